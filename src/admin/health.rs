@@ -1,0 +1,55 @@
+//! Ready or not (CONTRACT 5).
+
+use crate::{
+    config::Ready,
+    credential::{Credential, TokenState},
+    snapshot::Snapshot,
+};
+
+/// The answer of `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Ready,
+    /// Which credential is waited for, and why.
+    NotYet(String),
+}
+
+/// Of the whole program, by `[admin] ready`.
+pub fn ready(snapshot: &Snapshot) -> Verdict {
+    let all = || snapshot.credentials.values();
+    match snapshot.config.admin.ready {
+        Ready::Started => first_not(all(), settled),
+        Ready::Accepted => first_not(all(), accepted),
+        Ready::All => first_not(all(), one),
+        Ready::Any => {
+            if all().next().is_none() || all().any(|c| one(c) == Verdict::Ready) {
+                return Verdict::Ready;
+            }
+            Verdict::NotYet("no credential can send".to_owned())
+        }
+    }
+}
+
+/// Of one credential: it can send.
+pub fn one(credential: &Credential) -> Verdict {
+    if credential.able() { Verdict::Ready } else { Verdict::NotYet(format!("{}: no token may be sent", credential.name())) }
+}
+
+fn first_not<'a>(mut all: impl Iterator<Item = &'a std::sync::Arc<Credential>>, judge: impl Fn(&Credential) -> Verdict) -> Verdict {
+    all.find_map(|c| Some(judge(c)).filter(|v| *v != Verdict::Ready)).unwrap_or(Verdict::Ready)
+}
+
+/// Every token fetched at start has had its first outcome.
+fn settled(credential: &Credential) -> Verdict {
+    if credential.settled() { Verdict::Ready } else { Verdict::NotYet(format!("{}: first token call not done", credential.name())) }
+}
+
+/// The same, but a refused secret or a senseless answer holds it until a success. Whatever comes after that takes nothing away.
+fn accepted(credential: &Credential) -> Verdict {
+    let refused = |t: &TokenState| t.partition.is_none() && t.status.unaccepted;
+    // A child that waits for a refused parent is not counted as settled by a mistake: the parent is found first.
+    match credential.tokens().iter().find(|t| refused(t)) {
+        Some(t) => Verdict::NotYet(format!("{}: token {} was refused", credential.name(), t.token)),
+        None => settled(credential),
+    }
+}

@@ -1,0 +1,208 @@
+//! Wires everything: store, first snapshot, listeners, drain. The only file that knows all modules.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::{
+    admin::Admin,
+    config::{Config, Listen, Sight},
+    credential::World,
+    listen::{self, Address},
+    problem::Problems,
+    proxy,
+    reload::Reloader,
+    snapshot::Snapshot,
+    state::Disk,
+    telemetry::Metrics,
+    token::{Ledger, Memory, Now, Store},
+};
+
+/// What the caller of [`App::start`] may choose.
+#[derive(Default)]
+pub struct Options {
+    /// What a reload sees of the environment.
+    pub sight: Sight,
+}
+
+/// A running program. Dropped without [`App::stop`] it stops at once.
+pub struct App {
+    proxy: Vec<Address>,
+    admin: SocketAddr,
+    metrics_port: Option<SocketAddr>,
+    listeners: listen::Handle,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    store: Arc<Store>,
+    metrics: Metrics,
+    reloader: Reloader,
+    leaving: Arc<AtomicBool>,
+    stop_admin: watch::Sender<bool>,
+    poller: JoinHandle<()>,
+}
+
+/// Why the program could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {} (proxy.listen): {}", .0.address, .0.error)]
+    Bind(#[from] listen::BindError),
+    #[error("cannot listen on {address} ({key}): {error}")]
+    Port { key: &'static str, address: SocketAddr, error: std::io::Error },
+    #[error("{}", .0.list().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Config(Problems),
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("no random numbers: {0}")]
+    Random(String),
+}
+
+impl App {
+    /// Binds every port, then starts to serve. Keepers begin to fetch at once.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left half-started.
+    pub async fn start(config: Config, options: Options) -> Result<Self, StartError> {
+        let addresses: Vec<Address> = config
+            .proxy
+            .listen
+            .iter()
+            .map(|l| match l {
+                Listen::Tcp(a) => Address::Tcp(*a),
+                Listen::Unix(p) => Address::Unix(p.clone()),
+            })
+            .collect();
+        let sockets = listen::bind_for(&addresses, &listen::Peers::new(&config.proxy.peer_uids))?;
+        let admin_listener = port("admin.listen", config.admin.listen).await?;
+        let metrics_listener = match config.metrics {
+            Some(address) => Some(port("metrics.listen", address).await?),
+            None => None,
+        };
+
+        let metrics = Metrics::new()?;
+        let store = Arc::new(Store::default());
+        let world = World::new(store.clone(), ledger(config.state.as_deref(), &metrics).await, metrics.clone());
+        let snapshot = Snapshot::build(config, &world, 1).map_err(StartError::Config)?;
+        snapshot.adopt();
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let reloader = Reloader::new(snapshot.clone(), world, options.sight);
+
+        let leaving = Arc::new(AtomicBool::new(false));
+        let mut salt = [0; 16];
+        aws_lc_rs::rand::fill(&mut salt).map_err(|e| StartError::Random(e.to_string()))?;
+        let admin_address = local("admin.listen", &admin_listener)?;
+        let metrics_port = metrics_listener.as_ref().map(|l| local("metrics.listen", l)).transpose()?;
+
+        // From here on nothing fails.
+        let listeners = listen::serve(sockets, proxy::front(snapshot.clone(), metrics.clone()));
+        let admin = Admin {
+            snapshot: snapshot.clone(),
+            metrics: metrics.clone(),
+            reloader: reloader.clone(),
+            proxy: listeners.addresses().iter().map(ToString::to_string).collect(),
+            leaving: leaving.clone(),
+            started: Now::now(),
+            salt,
+        };
+        let (stop_admin, stopped) = watch::channel(false);
+        spawn_admin(admin.clone().serve(admin_listener, set(stopped.clone())));
+        if let Some(listener) = metrics_listener {
+            spawn_admin(admin.serve_read_only(listener, set(stopped)));
+        }
+        let poller = tokio::spawn(reloader.clone().poll());
+        Ok(Self {
+            proxy: listeners.addresses().to_vec(),
+            admin: admin_address,
+            metrics_port,
+            listeners,
+            snapshot,
+            store,
+            metrics,
+            reloader,
+            leaving,
+            stop_admin,
+            poller,
+        })
+    }
+
+    /// Where the data port really listens, as text.
+    #[must_use]
+    pub fn proxy(&self) -> Vec<String> {
+        self.proxy.iter().map(ToString::to_string).collect()
+    }
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+    #[must_use]
+    pub fn metrics_port(&self) -> Option<SocketAddr> {
+        self.metrics_port
+    }
+    #[must_use]
+    pub fn reloader(&self) -> &Reloader {
+        &self.reloader
+    }
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What SIGTERM does: not ready any more, `linger`, then drain, as configured. True if nothing had to be cut off.
+    pub async fn stop(self) -> bool {
+        let (linger, drain) = {
+            let snapshot = self.snapshot.load();
+            (snapshot.config.proxy.linger, snapshot.config.proxy.drain)
+        };
+        self.leaving.store(true, Ordering::Release);
+        self.poller.abort();
+        let begun = Now::now();
+        let clean = self.listeners.drain(linger, drain).await;
+        // A token call that is cut off is an attempt with an unknown outcome: it gets what is left of the drain, and a moment.
+        let left = drain.saturating_sub(begun.until(Now::now())).max(Duration::from_secs(1));
+        self.store.drain(left).await;
+        let _ = self.stop_admin.send(true);
+        clean
+    }
+}
+
+/// Where the guard counts: on disk, or as long as this process lives.
+pub async fn ledger(dir: Option<&Path>, metrics: &Metrics) -> Arc<dyn Ledger> {
+    let Some(dir) = dir else { return Arc::new(Memory::default()) };
+    let metrics = metrics.clone();
+    let disk = Disk::new(dir.to_owned(), move || metrics.state_failed());
+    // What is wrong with the folder is said now, not at the first token call; vendors that do not lock out are served all the same.
+    disk.open().await;
+    Arc::new(disk)
+}
+
+async fn port(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Port { key, address, error })
+}
+
+fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|error| StartError::Port { key, address: ([0, 0, 0, 0], 0).into(), error })
+}
+
+async fn set(mut flag: watch::Receiver<bool>) {
+    // An error means that the program is gone: stop as well.
+    let _ = flag.wait_for(|stop| *stop).await;
+}
+
+fn spawn_admin(serve: impl Future<Output = std::io::Result<()>> + Send + 'static) {
+    tokio::spawn(async move {
+        if let Err(error) = serve.await {
+            tracing::error!(%error, "the admin port broke");
+        }
+    });
+}

@@ -1,0 +1,109 @@
+//! `cupbearer check`: every problem and lint of a configuration at once.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use serde_json::json;
+
+use super::{
+    Exit, Format,
+    live::{self, Wish},
+};
+use crate::{
+    config::{self, Sight},
+    problem::{Problem, Problems, Severity},
+};
+
+/// Checks `file` and reports on `out`: as text for people, or as a JSON array of `{ severity, key, file, what, hint }`. With a `wish` the
+/// tokens of a configuration that is right are got, too; the JSON is then an object of `problems` and `tokens`.
+///
+/// # Errors
+/// Only those of `out`.
+pub fn check(file: &Path, sight: &Sight, strict: bool, wish: Option<&Wish>, format: Format, out: &mut dyn Write) -> io::Result<Exit> {
+    let (config, problems) = config::load(file, sight);
+    let all = || problems.list().iter().map(as_json).collect::<Vec<_>>();
+    if format == Format::Text {
+        text(file, &problems, out)?;
+    }
+    let had = match (wish, config) {
+        (Some(wish), Some(config)) if !problems.fatal() => match live::check(file, &config, wish, &all(), format, out)? {
+            Some(had) => had,
+            None => return Ok(Exit::Failed),
+        },
+        _ => {
+            if format == Format::Json {
+                writeln!(out, "{:#}", if wish.is_some() { json!({ "problems": all(), "tokens": [] }) } else { all().into() })?;
+            }
+            true
+        }
+    };
+    let wrong = problems.fatal() || (strict && !problems.list().is_empty());
+    Ok(match (wrong, had) {
+        (true, _) => Exit::Config,
+        (false, false) => Exit::NoToken,
+        (false, true) => Exit::Done,
+    })
+}
+
+fn text(file: &Path, problems: &Problems, out: &mut dyn Write) -> io::Result<()> {
+    for problem in problems.list() {
+        writeln!(out, "{problem}")?;
+    }
+    let lints = problems.list().iter().filter(|problem| problem.severity == Severity::Lint).count();
+    let errors = problems.list().len() - lints;
+    writeln!(out, "{}: {}, {}", file.display(), count(errors, "error"), count(lints, "lint"))
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+fn as_json(problem: &Problem) -> serde_json::Value {
+    let Problem { severity, key, file, what, hint } = problem;
+    let severity = match severity {
+        Severity::Problem => "error",
+        Severity::Lint => "lint",
+    };
+    json!({ "severity": severity, "key": key, "file": file, "what": what, "hint": hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(text: &str, strict: bool, format: Format) -> (Exit, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, text).unwrap();
+        let mut out = Vec::new();
+        let exit = check(&file, &Sight::default(), strict, None, format, &mut out).unwrap();
+        (exit, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_wrong_configuration_is_told_with_key_file_and_hint() {
+        let (exit, out) = run("[proxy]\nlisen = 1\ndrain = 1\n", false, Format::Text);
+        assert_eq!(exit, Exit::Config);
+        for part in ["error: proxy.lisen: is not a known key", "did you mean \"listen\"?", "proxy.drain", "c.toml: 2 errors, 0 lints"] {
+            assert!(out.contains(part), "{part} in {out}");
+        }
+    }
+
+    #[test]
+    fn lints_fail_only_where_that_was_asked_for() {
+        let text = "[proxy]\nclient_auth = \"hunter2\"\n";
+        assert_eq!(run(text, false, Format::Text).0, Exit::Done);
+        let (exit, out) = run(text, true, Format::Text);
+        assert!(exit == Exit::Config && out.contains("lint: proxy.client_auth") && !out.contains("hunter2"), "{out}");
+    }
+
+    #[test]
+    fn a_machine_gets_an_array() {
+        let (exit, out) = run("[proxy]\nlisen = 1\n", false, Format::Json);
+        let all: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((exit, &all[0]["severity"], &all[0]["key"]), (Exit::Config, &json!("error"), &json!("proxy.lisen")));
+        assert_eq!(run("", true, Format::Json), (Exit::Done, "[]\n".to_owned()));
+    }
+}

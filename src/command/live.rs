@@ -1,0 +1,274 @@
+//! `check --live`: each token once, through the engine that `run` uses and past the same guard, and what came of it.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use humantime::format_duration;
+use serde::Serialize;
+
+use super::{
+    Format,
+    explain::{self, Case},
+};
+use crate::{
+    app,
+    config::{self, Config},
+    credential::{Credential, TokenState, World},
+    oauth::TokenClient,
+    telemetry::Metrics,
+    tls::Tls,
+    token::{Class, Doing, Now, Refresh, Rotation, Store},
+};
+
+/// Beyond the timeouts of the calls themselves: a turn at the guard, a slow disk.
+const SPARE: Duration = Duration::from_secs(5);
+/// How often a running attempt is looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What is asked for beside the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// Only this credential.
+    pub credential: Option<String>,
+    /// Also where a new token ends the life of the one before.
+    pub force: bool,
+}
+
+/// What came of one token, or why a whole credential was left out. Never a token or a secret.
+#[derive(Debug, Default, Serialize)]
+pub struct Found {
+    pub credential: Arc<str>,
+    /// Not there where the credential was left out as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Arc<str>>,
+    pub outcome: Outcome,
+    /// How long the token call took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+    /// How long the token lives, in seconds, and when it would be renewed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub life: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_after: Option<u64>,
+    /// The vendor's status, where it answered with a refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What happened, in one line.
+    pub what: String,
+    /// What to do about it.
+    pub hints: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Ok,
+    #[default]
+    Skipped,
+    Retry,
+    Throttled,
+    Rejected,
+    Config,
+    Unreadable,
+}
+
+impl Outcome {
+    /// A token could not be had.
+    #[must_use]
+    pub fn failed(self) -> bool {
+        !matches!(self, Self::Ok | Self::Skipped)
+    }
+}
+
+impl From<Class> for Outcome {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Retry => Self::Retry,
+            Class::Throttled => Self::Throttled,
+            Class::Rejected => Self::Rejected,
+            Class::Config => Self::Config,
+            Class::Unreadable => Self::Unreadable,
+        }
+    }
+}
+
+/// Tries what `wish` names, one credential after the other.
+///
+/// # Errors
+/// What keeps it from trying at all, in words.
+pub fn live(config: &Config, wish: &Wish) -> Result<Vec<Found>, String> {
+    if let Some(name) = wish.credential.as_ref().filter(|name| !config.credentials.contains_key(&***name)) {
+        return Err(format!("there is no credential {name:?}"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let metrics = Metrics::new().map_err(|e| e.to_string())?;
+        let store = Arc::new(Store::default());
+        let world = World::new(store.clone(), app::ledger(config.state.as_deref(), &metrics).await, metrics);
+        let mut found = Vec::new();
+        for credential in config.credentials.values().filter(|c| wish.credential.as_deref().is_none_or(|name| *c.name == *name)) {
+            match left_out(credential, wish.force) {
+                Some(why) => found.push(Found { credential: credential.name.clone(), what: why, ..Found::default() }),
+                None => found.extend(tried(credential, &world).await),
+            }
+        }
+        // An attempt that is cut off would count as spent.
+        store.drain(SPARE).await;
+        Ok(found)
+    })
+}
+
+/// Why a credential is not tried.
+fn left_out(credential: &config::Credential, force: bool) -> Option<String> {
+    let profile = &credential.profile;
+    if profile.tokens.is_empty() {
+        return Some("nothing to get: it has no tokens, only what is placed as it is".to_owned());
+    }
+    if let Some(partition) = profile.partition.first() {
+        return Some(format!(
+            "each request names its own {} ({}), so there is no token to get without one",
+            partition.name, partition.header
+        ));
+    }
+    let replaces = profile.tokens.iter().find(|t| t.lifetime.rotation == Rotation::Replaces).filter(|_| !force)?;
+    Some(format!(
+        "a new {} token ends the one that a running program uses (rotation = \"replaces\"): --force gets it all the same",
+        replaces.name
+    ))
+}
+
+async fn tried(configured: &config::Credential, world: &World) -> Vec<Found> {
+    let mut profile = (*configured.profile).clone();
+    // Fetched at once, also what would wait for a first request.
+    profile.tokens.iter_mut().for_each(|t| t.lifetime.refresh = Refresh::Ahead);
+    let profile = Arc::new(profile);
+    let clients: Result<Vec<TokenClient>, Box<Found>> = {
+        let mut made: HashMap<Tls, TokenClient> = HashMap::new();
+        let mut client = |tls: &Tls| match made.get(tls) {
+            Some(client) => Ok(client.clone()),
+            None => TokenClient::new(tls).inspect(|client| _ = made.insert(tls.clone(), client.clone())),
+        };
+        let unusable = |token: &Arc<str>, what: String| {
+            let found = Found {
+                credential: configured.name.clone(),
+                token: Some(token.clone()),
+                outcome: Outcome::Config,
+                what: format!("tls: {what}"),
+                ..Found::default()
+            };
+            Box::new(found)
+        };
+        profile.tokens.iter().map(|t| client(&t.tls).map_err(|what| unusable(&t.name, what))).collect()
+    };
+    let clients = match clients {
+        Ok(clients) => clients,
+        Err(found) => return vec![*found],
+    };
+    let patience = profile.tokens.iter().map(|t| t.timeout).sum::<Duration>() + SPARE;
+    let credential = Credential::new(configured.name.clone(), profile, configured.secrets.clone(), configured.digest, clients, world);
+    let until = Now::now().after(patience);
+    while !credential.tokens().iter().all(|t| t.status.settled) && Now::now() < until {
+        tokio::time::sleep(LOOK).await;
+    }
+    let states = credential.tokens();
+    // From here on its keepers stop: nothing is tried twice.
+    drop(credential);
+    states.iter().map(|state| report(configured, state, world)).collect()
+}
+
+fn report(configured: &config::Credential, state: &TokenState, world: &World) -> Found {
+    let seconds = world.metrics.token_seconds(&configured.name, &state.token);
+    let took = Some(Duration::from_secs_f64(seconds)).filter(|took| !took.is_zero());
+    let found = Found {
+        credential: configured.name.clone(),
+        token: Some(state.token.clone()),
+        took_ms: took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        ..Found::default()
+    };
+    if let Some(token) = &state.status.token {
+        let (life, refresh) = (token.issued.sent.until(token.expires), token.issued.sent.until(token.refresh_at));
+        return Found {
+            outcome: Outcome::Ok,
+            life: Some(life.as_secs()),
+            refresh_after: Some(refresh.as_secs()),
+            what: format!("obtained{}, lives {}, renewed after about {}", within(took), whole(life), whole(refresh)),
+            hints: explain::issued(token.issued.life, token.issued.implausible, life),
+            ..found
+        };
+    }
+    match (&state.status.failure, &state.status.doing) {
+        (Some((failure, _)), _) => {
+            let answered = failure.status.map(|s| format!(" (status {s})")).unwrap_or_default();
+            Found {
+                outcome: failure.class.into(),
+                status: failure.status,
+                what: format!("{}{answered}{}: {}", explain::word(failure.class), within(took), failure.error),
+                hints: explain::failed(&Case { configured, token: &state.token, failure, rejections: state.status.rejections }),
+                ..found
+            }
+        }
+        (None, Doing::Parent(parent)) => {
+            Found { what: format!("not tried: it is made with the token {parent}, and there is none"), ..found }
+        }
+        (None, _) => Found {
+            outcome: Outcome::Retry,
+            what: "not tried in time: the guard's budget (guard.rate) is used up, or another process is at it".to_owned(),
+            ..found
+        },
+    }
+}
+
+fn within(took: Option<Duration>) -> String {
+    took.map_or_else(String::new, |took| format!(" after {} ms", took.as_millis()))
+}
+
+fn whole(d: Duration) -> impl std::fmt::Display {
+    format_duration(Duration::from_secs(d.as_secs()))
+}
+
+/// Writes it for people or for machines.
+///
+/// # Errors
+/// Only those of `out`.
+pub fn text(found: &[Found], out: &mut dyn Write) -> io::Result<()> {
+    for one in found {
+        let token = one.token.as_ref().map(|token| format!(", token {token}")).unwrap_or_default();
+        let skipped = if one.outcome == Outcome::Skipped && one.token.is_none() { "skipped: " } else { "" };
+        writeln!(out, "live: credential {}{token}: {skipped}{}", one.credential, one.what)?;
+        for hint in &one.hints {
+            writeln!(out, "  hint: {hint}")?;
+        }
+    }
+    Ok(())
+}
+
+/// Tries, writes and says whether every token was had. `problems` are those of the file, for the form that machines read.
+///
+/// # Errors
+/// Only those of `out`.
+pub fn check(
+    file: &Path,
+    config: &Config,
+    wish: &Wish,
+    problems: &[serde_json::Value],
+    format: Format,
+    out: &mut dyn Write,
+) -> io::Result<Option<bool>> {
+    let found = match live(config, wish) {
+        Ok(found) => found,
+        Err(why) => {
+            super::complain(format_args!("cupbearer: {}: {why}", file.display()));
+            return Ok(None);
+        }
+    };
+    match format {
+        Format::Text => text(&found, out)?,
+        Format::Json => writeln!(out, "{:#}", serde_json::json!({ "problems": problems, "tokens": found }))?,
+    }
+    Ok(Some(!found.iter().any(|one| one.outcome.failed())))
+}

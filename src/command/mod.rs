@@ -1,0 +1,275 @@
+//! The command line (CONTRACT 1): one file per subcommand, exit codes in one place.
+
+pub mod check;
+pub mod ctl;
+pub mod demo;
+pub mod explain;
+pub mod live;
+pub mod notify;
+pub mod profiles;
+pub mod run;
+pub mod schema;
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    config::{self, Config, Sight},
+    problem::{Problems, Severity},
+};
+
+/// What a command ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Done,
+    /// Port in use, proxy not reachable, not ready …
+    Failed,
+    /// `check --live`: a token could not be had.
+    NoToken,
+    /// The configuration is wrong (`EX_CONFIG` of sysexits.h).
+    Config,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::NoToken => 3,
+            Exit::Config => 78,
+        })
+    }
+}
+
+const AFTER: &str = "\
+Exit status:
+  0   done
+  1   could not run: port in use, admin port not reachable, not ready
+  2   wrong usage of the command line
+  3   check --live: a token could not be had
+  78  the configuration is wrong; every problem is printed with its key, its file and a hint
+
+Environment:
+  CUPBEARER_CONFIG           the configuration file, where --config is not given
+  CUPBEARER_<TABLE>__<KEY>   overrides a key of it, e.g. CUPBEARER_PROXY__DRAIN=5s; other CUPBEARER_* variables are ignored
+  CUPBEARER_ALLOW_DUMPS=1    `run` lets debuggers in and core files out; both hold secrets
+
+Start with `cupbearer demo`; `cupbearer profiles` lists the vendors that are built in.";
+
+/// A sidecar that calls vendor APIs with OAuth client-credentials tokens the application never sees.
+#[derive(Debug, Parser)]
+#[command(name = "cupbearer", version, max_term_width = 120, after_help = AFTER)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigArg {
+    /// Configuration file [default: ./cupbearer.toml, else /etc/cupbearer/config.toml]
+    #[arg(long, value_name = "FILE", env = "CUPBEARER_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the proxy until SIGTERM; logs and the ready line go to stderr
+    Run {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Write the bound addresses as JSON to this file once all ports accept
+        #[arg(long, value_name = "FILE")]
+        ready_file: Option<PathBuf>,
+    },
+    /// Show the main job on a built-in vendor, on real sockets, step by step
+    Demo {
+        /// Exit after the tour, with 0 if all was as promised (otherwise it goes on serving until Ctrl-C)
+        #[arg(long)]
+        once: bool,
+    },
+    /// Report every problem and lint of a configuration
+    Check {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Lints fail too
+        #[arg(long)]
+        strict: bool,
+        /// Secrets need not be there (for CI)
+        #[arg(long)]
+        no_secrets: bool,
+        /// Also get each token once, guard respected, and explain the answer; run it as the user that cupbearer runs as
+        #[arg(long, conflicts_with = "no_secrets")]
+        live: bool,
+        /// Only this credential's tokens
+        #[arg(long, value_name = "NAME", requires = "live")]
+        credential: Option<String>,
+        /// Also tokens that end the life of the one a running program uses
+        #[arg(long, requires = "live")]
+        force: bool,
+        /// Form of the report
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        format: Format,
+    },
+    /// List the built-in profiles, or print one as TOML with its settings, secrets and source
+    Profiles {
+        /// Profile to print [default: list all of them]
+        name: Option<String>,
+    },
+    /// Talk to the running proxy's admin port
+    Ctl {
+        /// What to do
+        #[arg(value_enum)]
+        action: Action,
+        /// Credential [default: all of them]
+        name: Option<String>,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Exit 0 or 1, for exec probes
+    Probe {
+        /// What to ask for
+        #[arg(value_enum)]
+        what: Probe,
+        /// Only this credential (with `ready`)
+        name: Option<String>,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Print a completion script, e.g. for ~/.local/share/bash-completion/completions/cupbearer
+    Completions {
+        /// The shell it is for
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A line for each problem, its hint, and a count
+    Text,
+    /// An array of { severity, key, file, what, hint }; with --live an object { problems, tokens }
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    /// What every token is doing
+    Status,
+    /// Fetch tokens now (guard respected)
+    Refresh,
+    /// Forget counted refusals and try again
+    Unlatch,
+    /// Read the configuration and the secrets again
+    Reload,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Probe {
+    /// The process answers
+    Live,
+    /// It is ready for traffic, as `[admin] ready` has it; with NAME: that credential can send
+    Ready,
+}
+
+impl ConfigArg {
+    /// The file to load.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| {
+            let here = PathBuf::from("cupbearer.toml");
+            if here.exists() { here } else { PathBuf::from("/etc/cupbearer/config.toml") }
+        })
+    }
+}
+
+/// The real environment.
+#[must_use]
+pub fn sight() -> Sight {
+    // A variable that is not UTF-8 is none of ours.
+    let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Sight { env: env.collect(), ..Sight::default() }
+}
+
+/// Loads `file`, reporting every problem and lint on stderr.
+///
+/// # Errors
+/// [`Exit::Config`].
+pub fn load(file: &Path) -> Result<Config, Exit> {
+    let (config, problems) = config::load(file, &sight());
+    usable(file, config, &problems, true)
+}
+
+/// For commands that only talk to the running program: where it answers, and the configuration where the file is right. What `run` and `check`
+/// advise is no news here, and a mistake that the running program does not know of keeps nobody from asking it.
+///
+/// # Errors
+/// [`Exit::Config`], where not even the address is known.
+pub fn find_admin(file: &Path) -> Result<(SocketAddr, Option<Config>), Exit> {
+    let sight = sight();
+    let (config, problems) = config::load(file, &sight);
+    if let Some(config) = config.filter(|_| !problems.fatal()) {
+        return Ok((config.admin.listen, Some(config)));
+    }
+    match config::admin_listen(file, &sight) {
+        Some(address) => {
+            let file = file.display();
+            complain(format_args!(
+                "cupbearer: {file} is wrong (`cupbearer check` says how); the program at {address} is asked all the same"
+            ));
+            Ok((address, None))
+        }
+        None => usable(file, None, &problems, false).map(|config| (config.admin.listen, Some(config))),
+    }
+}
+
+fn usable(file: &Path, config: Option<Config>, problems: &Problems, lints: bool) -> Result<Config, Exit> {
+    for problem in problems.list().iter().filter(|p| lints || p.severity == Severity::Problem) {
+        complain(format_args!("{problem}"));
+    }
+    config.filter(|_| !problems.fatal()).ok_or_else(|| {
+        complain(format_args!("cupbearer: {}: the configuration is wrong", file.display()));
+        Exit::Config
+    })
+}
+
+/// A line on stderr. That nobody reads it any more is no reason to fail.
+pub fn complain(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Text on stdout.
+pub fn say(text: &str) -> Exit {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Exit::Done,
+        Err(_) => Exit::Failed,
+    }
+}
+
+/// Runs one command to its end.
+pub fn dispatch(args: Args) -> Exit {
+    match args.command {
+        Command::Run { config, ready_file } => run::run(&config.file(), ready_file.as_deref()),
+        Command::Demo { once } => demo::demo(once),
+        Command::Check { config, strict, no_secrets, live, credential, force, format } => {
+            let sight = Sight { no_secrets, ..sight() };
+            let wish = live.then_some(live::Wish { credential, force });
+            check::check(&config.file(), &sight, strict, wish.as_ref(), format, &mut std::io::stdout()).unwrap_or(Exit::Failed)
+        }
+        Command::Profiles { name } => profiles::profiles(name.as_deref()),
+        Command::Ctl { action, name, config } => ctl::ctl(action, name.as_deref(), &config.file()),
+        Command::Probe { what, name, config } => ctl::probe(what, name.as_deref(), &config.file()),
+        Command::Schema => say(&format!("{}\n", schema::schema().trim_end())),
+        Command::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "cupbearer", &mut out);
+            say(&String::from_utf8_lossy(&out))
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `run`: the proxy, until SIGTERM.
+
+use std::path::Path;
+
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{
+    Exit, complain, load,
+    notify::{self, Manager},
+    sight,
+};
+use crate::{
+    app::{App, Options, StartError},
+    config::Config,
+    hardening::{self, ALLOW_DUMPS},
+    logging::{self, Volume},
+    reload::Step,
+};
+
+/// `cupbearer run`.
+pub fn run(file: &Path, ready_file: Option<&Path>) -> Exit {
+    // Before the first secret is in memory.
+    let open = hardening::harden(std::env::var(ALLOW_DUMPS).ok().as_deref());
+    let config = match load(file) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let volume = logging::start(config.log.json, config.log.level);
+    for what in open {
+        tracing::warn!("{what}");
+    }
+    raise_open_files();
+    let workers = match config.proxy.workers {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(serve(config, ready_file, volume.clone())),
+        Err(e) => {
+            complain(format_args!("cupbearer: {e}"));
+            Exit::Failed
+        }
+    }
+}
+
+async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>) -> Exit {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let (Ok(mut term), Ok(mut int), Ok(hup)) = signals else {
+        complain(format_args!("cupbearer: signals cannot be received here"));
+        return Exit::Failed;
+    };
+    let app = match App::start(config, Options { sight: sight() }).await {
+        Ok(app) => app,
+        Err(e) => {
+            complain(format_args!("cupbearer: {e}"));
+            return if matches!(e, StartError::Config(_)) { Exit::Config } else { Exit::Failed };
+        }
+    };
+    let metrics = app.metrics().clone();
+    logging::on_panic(move || metrics.panicked());
+    if let Err(e) = announce(&app, ready_file) {
+        complain(format_args!("cupbearer: the ready file cannot be written: {e}"));
+        return Exit::Failed;
+    }
+    let variable = |name| std::env::var(name).ok();
+    let manager = Manager::at(variable("NOTIFY_SOCKET").as_deref());
+    manager.ready();
+    if let Some(interval) = notify::interval(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref()) {
+        tokio::spawn(manager.clone().keep_alive(interval));
+    }
+    watch_reloads(&app, manager.clone(), volume);
+    let reloads = tokio::spawn(reload_on(hup, app.reloader().clone()));
+    tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+    manager.stopping();
+    tracing::info!("stopping: open requests are finished");
+    let done = tokio::select! {
+        clean = app.stop() => {
+            if !clean {
+                tracing::warn!("the drain was over before every request was done");
+            }
+            Exit::Done
+        }
+        _ = term.recv() => Exit::Failed,
+        _ = int.recv() => Exit::Failed,
+    };
+    reloads.abort();
+    done
+}
+
+/// The service manager hears of every reload, and the log gets the level of the configuration that runs after it.
+fn watch_reloads(app: &App, manager: Manager, volume: Option<Volume>) {
+    app.reloader().watch(move |step| match step {
+        Step::Begins => manager.reloading(),
+        Step::Ends(config) => {
+            if let Some(volume) = &volume {
+                volume.set(config.log.level);
+            }
+            manager.ready();
+        }
+    });
+}
+
+async fn reload_on(mut hup: Signal, reloader: crate::reload::Reloader) {
+    while hup.recv().await.is_some() {
+        reloader.reload().await;
+    }
+}
+
+/// `limits.connections` needs about two descriptors each, and many hosts start programs with 1024. Where it may not be raised, it stays.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+}
+
+/// The ready line, and the same as a file, which appears whole or not at all.
+fn announce(app: &App, ready_file: Option<&Path>) -> std::io::Result<()> {
+    let proxy = app.proxy();
+    complain(format_args!("ready proxy={} admin={}", proxy.join(","), app.admin()));
+    let Some(file) = ready_file else { return Ok(()) };
+    let text = json!({ "proxy": proxy, "admin": app.admin().to_string(), "metrics": app.metrics_port().map(|a| a.to_string()) });
+    let mut beside = file.as_os_str().to_owned();
+    beside.push(".new");
+    std::fs::write(&beside, format!("{text}\n"))?;
+    std::fs::rename(&beside, file)
+}

@@ -1,0 +1,221 @@
+//! OAuth-aware advice: what is right as configuration, but probably not meant so. One function for each kind of advice.
+
+mod oauth;
+
+use std::{collections::BTreeMap, fs::Metadata, os::unix::fs::PermissionsExt, path::Path};
+
+use url::{Host, Url};
+
+use super::{
+    Config, Credential, listen,
+    parse::{World, why},
+    shape,
+    value::SecretRef,
+};
+use crate::{problem::Problems, profile::Profile, secret::Source, token::Hold};
+
+/// Advice about a configuration that was found right.
+pub fn find(config: &Config, problems: &mut Problems) {
+    let all = [
+        lockout_without_state,
+        oauth::lockout_with_replicas,
+        unused_credentials,
+        environments,
+        refresh_margins,
+        oauth::two_ways,
+        oauth::foreign_scope,
+        oauth::same_client,
+        alike_targets,
+        shadowed_hosts,
+        unreachable,
+        private_keys,
+    ];
+    for advise in all {
+        advise(config, problems);
+    }
+}
+
+/// A secret in clear in the file. Profiles say which ones are public.
+pub fn inline(key: &str, secret: &SecretRef, problems: &mut Problems) {
+    if matches!(secret, SecretRef::Inline(_)) {
+        let hint = "whoever reads the configuration has it: use { file = \"…\" } or { env = \"…\" }";
+        problems.lint(key, "a secret stands in the configuration", Some(hint.to_owned()));
+    }
+}
+
+/// A secret's file that is not there, or that everybody on this host may read.
+pub fn secret_file(key: &str, secret: &SecretRef, world: World<'_>, problems: &mut Problems) {
+    if let SecretRef::File(file) | SecretRef::Json(file, _) = secret
+        && !world.sight.no_secrets
+    {
+        look_at(key, &world.path(file), problems);
+    }
+}
+
+/// The same for the files of a folder.
+pub fn secret_dir(at: &str, dir: &Path, profile: &Profile, sources: &BTreeMap<String, Source>, world: World<'_>, problems: &mut Problems) {
+    if world.sight.no_secrets {
+        return;
+    }
+    let key = format!("{at}.secrets.dir");
+    if !dir.is_dir() {
+        problems.lint(key, format!("{} is not there, or not a folder", dir.display()), Some(UNREADABLE.to_owned()));
+        return;
+    }
+    for (name, spec) in profile.secrets.iter().filter(|(name, _)| !sources.contains_key(*name)) {
+        let file = dir.join(name);
+        if !spec.optional || file.exists() {
+            look_at(&key, &file, problems);
+        }
+    }
+}
+
+const UNREADABLE: &str = "calls that need it are refused (secret_unreadable) until it can be read";
+
+fn look_at(key: &str, file: &Path, problems: &mut Problems) {
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    let found = std::fs::metadata(file).and_then(|meta| if meta.is_file() { std::fs::File::open(file).map(|_| meta) } else { Ok(meta) });
+    match found {
+        Err(error) => {
+            problems.lint(key, format!("{} cannot be read: {}", file.display(), why(&error)), Some(UNREADABLE.to_owned()));
+        }
+        Ok(meta) if !meta.is_file() => problems.lint(key, format!("{} is not a file", file.display()), None),
+        Ok(meta) => open_to_all(key, file, &meta, problems),
+    }
+}
+
+fn open_to_all(key: &str, file: &Path, meta: &Metadata, problems: &mut Problems) {
+    if meta.permissions().mode() & 0o004 != 0 && !on_read_only_mount(file) {
+        let hint = format!("chmod o-r {}", file.display());
+        problems.lint(key, format!("everybody on this host may read {}", file.display()), Some(hint));
+    }
+}
+
+/// The keys of client certificates. That they are there was checked before.
+fn private_keys(config: &Config, problems: &mut Problems) {
+    let upstreams = config.upstreams.iter().map(|u| (format!("upstreams.{}", shape::quoted(&u.name)), &u.tls));
+    let tokens = config.credentials.values().flat_map(|credential| {
+        credential.profile.tokens.iter().map(|token| (format!("{}.tokens.{}", at(credential), shape::quoted(&token.name)), &token.tls))
+    });
+    for (at, tls) in upstreams.chain(tokens) {
+        if let Some(file) = &tls.client_key_file
+            && let Ok(meta) = std::fs::metadata(file)
+        {
+            open_to_all(&format!("{at}.tls.client_key_file"), file, &meta, problems);
+        }
+    }
+}
+
+/// Secret volumes of Kubernetes are mounted read-only, with mode 0644; there the container is the border.
+fn on_read_only_mount(file: &Path) -> bool {
+    rustix::fs::statvfs(file).is_ok_and(|mount| mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+}
+
+fn lockout_without_state(config: &Config, problems: &mut Problems) {
+    for credential in config.credentials.values() {
+        if config.state.is_none() && credential.profile.limits.hold == Hold::UntilSecretChanges {
+            let what = "this vendor locks out after a few wrong attempts, and without [state] a restart forgets how many there were";
+            let hint = "set [state] dir = \"/var/lib/cupbearer\", and admin.ready = \"accepted\" to stop a rollout with a wrong secret";
+            problems.lint(at(credential), what, Some(hint.to_owned()));
+        }
+    }
+}
+
+fn unused_credentials(config: &Config, problems: &mut Problems) {
+    for credential in config.credentials.values().filter(|credential| !credential.profile.vend) {
+        if !config.upstreams.iter().any(|upstream| upstream.credential.as_ref() == Some(&credential.name)) {
+            let hint =
+                format!("set credential = \"{}\" in an upstream, or leave it out: its tokens are fetched all the same", credential.name);
+            problems.lint(at(credential), "no upstream uses it", Some(hint));
+        }
+    }
+}
+
+/// Words in host names of what is not production.
+const TRIAL: [&str; 13] =
+    ["sandbox", "sbx", "demo", "test", "testing", "staging", "stage", "stg", "dev", "uat", "qa", "preprod", "preview"];
+
+/// A token of the sandbox is of no use in production, and the other way round. Hosts are compared within one domain only.
+fn environments(config: &Config, problems: &mut Problems) {
+    for upstream in &config.upstreams {
+        let Some(credential) = upstream.credential.as_ref().and_then(|name| config.credentials.get(name)) else { continue };
+        let api = &upstream.target.host;
+        for (setting, value) in &credential.profile.settings {
+            let Some(Host::Domain(issuer)) = Url::parse(value).ok().and_then(|url| url.host().map(|host| host.to_owned())) else {
+                continue;
+            };
+            if listen::is_localhost(&issuer) || domain(api) != domain(&issuer) || is_trial(api) == is_trial(&issuer) {
+                continue;
+            }
+            let (trial, real) = if is_trial(api) { (api.as_str(), issuer.as_str()) } else { (issuer.as_str(), api.as_str()) };
+            let what = format!(
+                "its credential gets tokens from {issuer} ({}.settings.{setting}): {trial} looks like a test environment, {real} does not",
+                at(credential)
+            );
+            problems.lint(
+                format!("upstreams.{}.url", shape::quoted(&upstream.name)),
+                what,
+                Some("use hosts of one environment for both".to_owned()),
+            );
+        }
+    }
+}
+
+/// Whether a word before the domain says so.
+fn is_trial(host: &str) -> bool {
+    host.rsplit('.').skip(2).flat_map(|label| label.split('-')).any(|word| TRIAL.contains(&word))
+}
+
+/// The last two labels.
+fn domain(host: &str) -> Vec<&str> {
+    host.rsplit('.').take(2).collect()
+}
+
+fn refresh_margins(config: &Config, problems: &mut Problems) {
+    for credential in config.credentials.values() {
+        for token in &credential.profile.tokens {
+            let life = token.lifetime.cap.unwrap_or(token.lifetime.default);
+            if let Some(before) = token.lifetime.refresh_before.filter(|before| *before >= life) {
+                let key = format!("{}.tokens.{}.lifetime.refresh_before", at(credential), shape::quoted(&token.name));
+                let (before, life) = (humantime::format_duration(before), humantime::format_duration(life));
+                let what = format!("{before} before the end of a token that lives {life} is at once");
+                problems.lint(key, what, Some("leave it out: the margin is then a fifth of the life".to_owned()));
+            }
+        }
+    }
+}
+
+fn alike_targets(config: &Config, problems: &mut Problems) {
+    let pairs: Vec<_> = config.upstreams.iter().zip(&config.rules).filter(|(_, rule)| rule.forward).collect();
+    for (i, (upstream, rule)) in pairs.iter().enumerate() {
+        if let Some((first, _)) = pairs.iter().take(i).find(|(_, other)| other.url.alike(&rule.url)) {
+            let what = format!("a forward-proxy request could mean {} as well, so it reaches neither", first.name);
+            let hint = "set match.forward = false in one of them, or give them different base paths";
+            problems.lint(format!("upstreams.{}.url", shape::quoted(&upstream.name)), what, Some(hint.to_owned()));
+        }
+    }
+}
+
+/// Under a name of an upstream there is no routing by path.
+fn shadowed_hosts(config: &Config, problems: &mut Problems) {
+    for (upstream, rule) in config.upstreams.iter().zip(&config.rules) {
+        for host in rule.hosts.iter().filter(|host| config.proxy.hosts.contains(host)) {
+            let what = format!("{host} leads to this upstream whatever the path, so it is no name for routing by path (proxy.hosts)");
+            let key = format!("upstreams.{}.match.hosts", shape::quoted(&upstream.name));
+            problems.lint(key, what, Some("keep it in one of the two".to_owned()));
+        }
+    }
+}
+
+fn unreachable(config: &Config, problems: &mut Problems) {
+    for (upstream, rule) in config.upstreams.iter().zip(&config.rules) {
+        if rule.path.is_none() && rule.hosts.is_empty() && !rule.forward {
+            let key = format!("upstreams.{}.match", shape::quoted(&upstream.name));
+            problems.lint(key, "nothing leads to this upstream", Some("set match.path, match.hosts or match.forward".to_owned()));
+        }
+    }
+}
+
+fn at(credential: &Credential) -> String {
+    format!("credentials.{}", shape::quoted(&credential.name))
+}

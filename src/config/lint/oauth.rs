@@ -1,0 +1,122 @@
+//! Advice about how a client shows who it is, what it asks for, and who else uses it.
+
+use super::at;
+use crate::{
+    config::{Config, Credential, Ready, shape},
+    problem::Problems,
+    profile::{
+        Scope, Template, TokenSpec,
+        catalogue::{self, Description},
+        model::{ClientAuth, Param},
+    },
+    secret::Source,
+    token::{Hold, Rotation},
+};
+
+/// RFC 6749, 2.3: a client must not use more than one way in each request; strict vendors refuse it.
+pub fn two_ways(config: &Config, problems: &mut Problems) {
+    for credential in config.credentials.values() {
+        for token in &credential.profile.tokens {
+            let way = match token.client_auth {
+                ClientAuth::None => continue,
+                ClientAuth::Body => "in the body",
+                ClientAuth::Basic | ClientAuth::BasicRaw => "as HTTP Basic",
+                ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => "by an assertion",
+            };
+            let table = format!("{}.tokens.{}", at(credential), shape::quoted(&token.name));
+            let what = format!("the client shows who it is {way} (client_auth) and here once more");
+            let hint = "drop it here, or set client_auth = \"none\": a client must not use two ways at once (RFC 6749, 2.3)";
+            let authorization = |(name, value): &&(http::HeaderName, Template)| name == http::header::AUTHORIZATION && names_secret(value);
+            if token.headers.iter().any(|header| authorization(&header)) {
+                problems.lint(format!("{table}.headers.Authorization"), what.clone(), Some(hint.to_owned()));
+            }
+            for name in ["client_secret", "client_assertion"].into_iter().filter(|name| second(token, name)) {
+                problems.lint(format!("{table}.params.{name}"), what.clone(), Some(hint.to_owned()));
+            }
+        }
+    }
+}
+
+fn names_secret(value: &Template) -> bool {
+    value.source().contains("secrets.")
+}
+
+/// A parameter that `client_auth` does not set itself.
+fn second(token: &TokenSpec, name: &str) -> bool {
+    let own = match token.client_auth {
+        ClientAuth::Body => name == "client_secret",
+        ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => name == "client_assertion",
+        ClientAuth::Basic | ClientAuth::BasicRaw | ClientAuth::None => false,
+    };
+    !own && matches!(token.params.get(name), Some(Param::Text(text)) if !text.source().is_empty())
+}
+
+/// A built-in profile has no setting for a scope where its vendor documents none.
+pub fn foreign_scope(config: &Config, problems: &mut Problems) {
+    for credential in config.credentials.values() {
+        let knows_none = |d: &Description| d.settings.iter().all(|setting| setting.name != "scope");
+        // A profile of one's own, even of the same name, has settings of its own.
+        let Some(built_in) = catalogue::describe(&credential.profile.name).filter(knows_none) else { continue };
+        for token in &credential.profile.tokens {
+            let written = built_in.toml.contains("scope =");
+            if !written && matches!(token.params.get("scope"), Some(Param::Text(text)) if !text.source().is_empty()) {
+                let key = format!("{}.tokens.{}.params.scope", at(credential), shape::quoted(&token.name));
+                let what = format!("the vendor of profile {} documents no scope, and many refuse what they do not know", built_in.name);
+                problems.lint(key, what, Some("leave it out, unless the vendor told you so".to_owned()));
+            }
+        }
+    }
+}
+
+/// Each replica counts refusals for itself, so a rollout must stop at the first.
+pub fn lockout_with_replicas(config: &Config, problems: &mut Problems) {
+    // Where others come by this program's own address, it is one of several as a rule.
+    if config.metrics.is_none() || config.admin.ready != Ready::Started {
+        return;
+    }
+    for credential in config.credentials.values().filter(|c| c.profile.limits.hold == Hold::UntilSecretChanges) {
+        let what = "this vendor locks out after a few wrong attempts, and each replica counts its own";
+        let hint = "set [admin] ready = \"accepted\" and roll out one at a time (maxSurge 1), so that a wrong secret stops at the first";
+        problems.lint(at(credential), what, Some(hint.to_owned()));
+    }
+}
+
+/// Two credentials that take each other's tokens away, for ever.
+pub fn same_client(config: &Config, problems: &mut Problems) {
+    let all: Vec<&Credential> = config.credentials.values().collect();
+    for (i, credential) in all.iter().enumerate() {
+        let Some(id) = client(credential) else { continue };
+        let clash = all.iter().take(i).find(|other| {
+            let replaces = |c: &Credential| c.profile.tokens.iter().any(|t| t.lifetime.rotation == Rotation::Replaces);
+            client(other) == Some(id.clone()) && same_endpoint(credential, other) && (replaces(credential) || replaces(other))
+        });
+        if let Some(other) = clash {
+            let what = format!(
+                "it is the same client as {}, and a new token ends the one before (rotation = \"replaces\"): they end each other's",
+                at(other)
+            );
+            problems.lint(at(credential), what, Some("let both upstreams use one credential".to_owned()));
+        }
+    }
+}
+
+/// Where its client identifier comes from, as far as that is known without reading files.
+fn client(credential: &Credential) -> Option<Source> {
+    let secrets = &credential.secrets;
+    let listed = secrets.sources.get("client_id").cloned();
+    let source = listed.or_else(|| secrets.dir.as_ref().map(|dir| Source::File(dir.join("client_id"))))?;
+    match &source {
+        Source::Value(value) if value.expose().is_empty() => None,
+        _ => Some(source),
+    }
+}
+
+fn same_endpoint(one: &Credential, other: &Credential) -> bool {
+    let urls = |c: &Credential| -> Vec<String> {
+        let scope = Scope { settings: Some(&c.profile.settings), ..Scope::default() };
+        let rendered = c.profile.tokens.iter().filter_map(|t| t.url.as_ref()?.render(&scope).ok());
+        rendered.map(|url| url.to_string()).collect()
+    };
+    let theirs = urls(other);
+    urls(one).iter().any(|url| theirs.contains(url))
+}

@@ -1,0 +1,116 @@
+//! Addresses we listen on: how they are written, who may reach them, and that none is taken twice.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::{Listen, parse::World};
+use crate::problem::Problems;
+
+pub const STANDARD_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 14190);
+
+/// `IP:PORT` or `unix:PATH`.
+pub fn parse(key: &str, text: &str, world: World<'_>, problems: &mut Problems) -> Option<Listen> {
+    match text.strip_prefix("unix:") {
+        Some("") => {
+            problems.problem(key, "unix: needs a path", Some("for instance \"unix:/run/cupbearer.sock\"".to_owned()));
+            None
+        }
+        Some(path) => Some(Listen::Unix(world.path(path))),
+        None => socket(key, text, problems).map(Listen::Tcp),
+    }
+}
+
+/// `IP:PORT`.
+pub fn socket(key: &str, text: &str, problems: &mut Problems) -> Option<SocketAddr> {
+    let address = text.parse().ok();
+    if address.is_none() {
+        let hint = match (text.strip_prefix("localhost:"), text.parse::<IpAddr>(), text.strip_prefix(':')) {
+            (Some(port), ..) => format!("names are not looked up: write \"127.0.0.1:{port}\""),
+            (_, Ok(IpAddr::V4(_)), _) => format!("the port is missing: \"{text}:14180\""),
+            (_, Ok(IpAddr::V6(_)), _) => format!("write \"[{text}]:14180\""),
+            (.., Some(port)) => format!("write \"127.0.0.1:{port}\""),
+            _ => "an IP address and a port, such as \"127.0.0.1:14180\" or \"[::1]:14180\"".to_owned(),
+        };
+        problems.problem(key, format!("{text:?} is not an address to listen on"), Some(hint));
+    }
+    address
+}
+
+/// An address without which its table makes no sense.
+pub fn required(key: &str, text: Option<&str>, problems: &mut Problems) -> Option<SocketAddr> {
+    if text.is_none() {
+        problems.problem(key, "is required", Some("for instance \"[::]:14191\"; leave the table out for no such port".to_owned()));
+    }
+    socket(key, text?, problems)
+}
+
+/// Who reaches the data port can spend the tokens: other hosts must be let in by name of a key, and show who they are.
+pub fn remote(listen: &[Listen], allowed: bool, authenticated: bool, problems: &mut Problems) {
+    for (i, address) in listen.iter().enumerate() {
+        let Listen::Tcp(address) = address else { continue };
+        let key = format!("proxy.listen[{i}]");
+        if address.ip().to_canonical().is_loopback() {
+        } else if !allowed {
+            let hint = "set proxy.allow_remote = true and proxy.client_auth, or listen on 127.0.0.1";
+            problems.problem(key, format!("{address} can be reached from other hosts"), Some(hint.to_owned()));
+        } else if !authenticated {
+            let hint = "set proxy.client_auth = { file = \"…\" }, or proxy.allow_unauthenticated = true if the network keeps others out";
+            problems.problem(key, format!("whoever reaches {address} could spend the tokens"), Some(hint.to_owned()));
+        }
+    }
+}
+
+/// Every TCP address of ours.
+#[must_use]
+pub fn addresses(proxy: &[Listen], admin: SocketAddr, metrics: Option<SocketAddr>) -> Vec<SocketAddr> {
+    let proxy = proxy.iter().filter_map(|listen| if let Listen::Tcp(address) = listen { Some(*address) } else { None });
+    proxy.chain([admin]).chain(metrics).collect()
+}
+
+/// Two listeners cannot have one address.
+pub fn duplicates(proxy: &[Listen], admin: SocketAddr, metrics: Option<SocketAddr>, problems: &mut Problems) {
+    let data = proxy.iter().enumerate().map(|(i, listen)| (format!("proxy.listen[{i}]"), listen.clone()));
+    let others = [("admin.listen".to_owned(), Some(admin)), ("metrics.listen".to_owned(), metrics)];
+    let others = others.into_iter().filter_map(|(key, address)| Some((key, Listen::Tcp(address?))));
+    let all: Vec<_> = data.chain(others).collect();
+    for (i, (key, listen)) in all.iter().enumerate() {
+        if let Some((first, _)) = all.iter().take(i).find(|(_, other)| collide(other, listen)) {
+            problems.problem(key.as_str(), format!("the same address as {first}"), Some("give each listener a port of its own".to_owned()));
+        }
+    }
+}
+
+fn collide(a: &Listen, b: &Listen) -> bool {
+    match (a, b) {
+        (Listen::Tcp(a), Listen::Tcp(b)) => {
+            let one_covers = a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+            a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || one_covers)
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// Whether `host:port`, as an upstream's url names it, leads to one of our own listeners.
+#[must_use]
+pub fn is_ours(host: &str, port: u16, ours: &[SocketAddr]) -> Option<SocketAddr> {
+    let asked: Option<IpAddr> = host.parse().ok().map(|ip: IpAddr| ip.to_canonical());
+    ours.iter().copied().filter(|address| address.port() == port && port != 0).find(|address| {
+        let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+        let ip = address.ip().to_canonical();
+        match asked {
+            Some(asked) => asked == ip || (asked.is_unspecified() && local(ip)) || (ip.is_unspecified() && local(asked)),
+            None => is_localhost(host) && local(ip),
+        }
+    })
+}
+
+/// Names that mean this host wherever they are looked up (RFC 6761, 6.3).
+#[must_use]
+pub fn is_localhost(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+/// Whether plain HTTP to this host stays on this host.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    is_localhost(host) || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}

@@ -1,0 +1,220 @@
+//! What the program runs on ([`Config`]), and how it is loaded: defaults < file < environment, through figment.
+
+pub mod credential;
+pub mod file;
+pub mod lint;
+mod listen;
+pub mod parse;
+mod read;
+pub mod shape;
+mod source;
+mod upstream;
+pub mod value;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    problem::{Problem, Problems, Severity},
+    profile::Profile,
+    route,
+    secret::{Secrets, Source},
+    upstream::Upstream,
+};
+
+/// A configuration that was found right. Nothing re-checks it.
+#[derive(Debug)]
+pub struct Config {
+    pub proxy: Proxy,
+    pub admin: Admin,
+    pub metrics: Option<SocketAddr>,
+    pub log: Log,
+    pub state: Option<PathBuf>,
+    /// `None`: "off".
+    pub reload: Option<Duration>,
+    pub credentials: BTreeMap<Arc<str>, Credential>,
+    /// In the order of their names; `rules[i]` belongs to `upstreams[i]`.
+    pub upstreams: Vec<Upstream>,
+    pub rules: Vec<route::Rule>,
+    /// The file it came from, where there was one.
+    pub file: Option<PathBuf>,
+    /// Configuration and profile files, to be polled.
+    pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Proxy {
+    pub listen: Vec<Listen>,
+    /// A non-loopback address was allowed.
+    pub allow_remote: bool,
+    /// Users that may connect to a Unix socket; empty: only who may open its file, which has mode 0600.
+    pub peer_uids: Vec<u32>,
+    pub client_auth: Option<Source>,
+    /// 0: one per core the process may use.
+    pub workers: usize,
+    pub linger: Duration,
+    pub drain: Duration,
+    pub via: Option<String>,
+    pub hosts: Vec<String>,
+    /// Refuse what web pages send.
+    pub browser_deny: bool,
+    pub access_log: bool,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub connections: usize,
+    pub header_bytes: usize,
+    pub headers: usize,
+    pub uri_bytes: usize,
+    pub header_timeout: Duration,
+    pub idle: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    pub ready: Ready,
+    pub hosts: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    Started,
+    Accepted,
+    Any,
+    All,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    pub json: bool,
+    pub level: tracing::Level,
+}
+
+/// One credential: a profile with its settings, and where its secrets come from.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    pub name: Arc<str>,
+    pub profile: Arc<Profile>,
+    pub secrets: Secrets,
+    /// SHA-256 over its name and everything that shapes its token requests (merged profile and settings, secret sources; not secret
+    /// values, not lifetime, not guard).
+    pub digest: [u8; 32],
+    /// SHA-256 over the secret values that are known at load (inline and environment): a change of theirs must reach a running keeper.
+    pub values: [u8; 32],
+}
+
+/// How to look at the world while loading; tests hand in their own.
+#[derive(Clone, Default)]
+pub struct Sight {
+    /// `CUPBEARER_…__…` overrides and `{ env = … }` secrets are taken from here.
+    pub env: BTreeMap<String, String>,
+    /// `check --no-secrets`: secrets need not be there.
+    pub no_secrets: bool,
+}
+
+/// Names only: variables may hold secrets.
+impl std::fmt::Debug for Sight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sight").field("env", &self.env.keys()).field("no_secrets", &self.no_secrets).finish()
+    }
+}
+
+/// Loads `file`. Every problem and lint is in the list; the configuration is there if none of them is fatal.
+#[must_use]
+pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
+    let mut problems = Problems::default();
+    let text = match std::fs::read(file).map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(_)) => {
+            problems.problem("", "is not UTF-8", None);
+            return (None, attribute(problems, &[], Some(file)));
+        }
+        Err(error) => {
+            let hint = "name another file with --config FILE or CUPBEARER_CONFIG".to_owned();
+            problems.problem("", format!("cannot be read: {}", parse::why(&error)), Some(hint));
+            return (None, attribute(problems, &[], Some(file)));
+        }
+    };
+    let (config, problems) = build(&text, file.parent().unwrap_or(Path::new("")), Some(file), sight);
+    let config = config.map(|mut config| {
+        config.file = Some(file.to_path_buf());
+        config.files.insert(0, file.to_path_buf());
+        config
+    });
+    (config, problems)
+}
+
+/// Where `[admin] listen` says the running program can be asked, whatever else is wrong with `file`: a mistake on disk must not keep anyone from
+/// asking it. Of a text that is no TOML, what stands before the mistake counts. `None`: there is no such file, or that very key is wrong.
+#[must_use]
+pub fn admin_listen(file: &Path, sight: &Sight) -> Option<SocketAddr> {
+    let text = String::from_utf8_lossy(&std::fs::read(file).ok()?).into_owned();
+    let tree = |text: &str| source::tree(text, &sight.env, &mut Problems::default());
+    let sound = || text.get(..source::sound(&text)).unwrap_or_default();
+    let (tree, _) = tree(&text).or_else(|| tree(sound()))?;
+    match tree.pointer("/admin/listen") {
+        None => Some(listen::STANDARD_ADMIN),
+        Some(written) => written.as_str()?.parse().ok(),
+    }
+}
+
+/// The same from a text, for tests and the demo; relative paths start from `folder`.
+#[must_use]
+pub fn load_text(text: &str, folder: &Path, sight: &Sight) -> (Option<Config>, Problems) {
+    build(text, folder, None, sight)
+}
+
+fn build(text: &str, folder: &Path, file: Option<&Path>, sight: &Sight) -> (Option<Config>, Problems) {
+    let mut problems = Problems::default();
+    let Some((tree, overrides)) = source::tree(text, &sight.env, &mut problems) else {
+        return (None, attribute(problems, &[], file));
+    };
+    let config = parse::parse(tree, parse::World { folder, sight }, &mut problems);
+    let config = (!problems.fatal()).then_some(config);
+    if let Some(config) = &config {
+        lint::find(config, &mut problems);
+    }
+    (config, attribute(problems, &overrides, file))
+}
+
+/// Says of each problem where it stands: in an environment variable that overrides the key, or in `file`. Nothing is said twice.
+fn attribute(problems: Problems, overrides: &[(Vec<shape::Step>, String)], file: Option<&Path>) -> Problems {
+    let overrides: Vec<_> = overrides.iter().map(|(steps, variable)| (shape::dotted(steps), variable)).collect();
+    let mut all = Problems::default();
+    for Problem { severity, key, file: named, mut what, hint } in problems.into_list() {
+        let within = |over: &str| key.strip_prefix(over).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        let variable = overrides.iter().find(|(over, _)| within(over)).map(|(_, variable)| variable);
+        if let Some(variable) = variable {
+            what = format!("{what} (set by the environment variable {variable})");
+        }
+        let mut one = Problems::default();
+        match severity {
+            Severity::Problem => one.problem(key, what, hint),
+            Severity::Lint => one.lint(key, what, hint),
+        }
+        if let Some(file) = named.as_deref().or(file.filter(|_| variable.is_none())) {
+            one.in_file(file);
+        }
+        if !one.list().iter().all(|new| all.list().contains(new)) {
+            all.extend(one);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests;

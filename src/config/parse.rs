@@ -1,0 +1,297 @@
+//! `File` to `Config`: collects every problem.
+
+use std::{
+    fmt::Display,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::{
+    Admin, Config, Limits, Listen, Log, Proxy, Ready, Sight, credential,
+    file::{self, File},
+    listen, read,
+    upstream::{self, Upstreams},
+    value::{Lasting, SecretRef},
+};
+use crate::{
+    problem::Problems,
+    route,
+    secret::{Secret, Source},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// What parsing needs besides the file.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'a> {
+    /// Relative paths start here.
+    pub folder: &'a Path,
+    pub sight: &'a Sight,
+}
+
+/// Reads the whole tree. The configuration is complete only where no fatal problem was noted.
+pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Config {
+    let File { proxy, admin, metrics, log, state, reload, intercept, credentials, upstreams, .. } = read::read(&mut tree, problems);
+    if intercept.is_some() {
+        let hint = "leave [intercept] out; clients that know HTTPS_PROXY only can be pointed at an upstream's reverse URL instead";
+        problems.problem("intercept", "interception of CONNECT is not there in this release", Some(hint.to_owned()));
+    }
+    let proxy = parse_proxy(proxy.unwrap_or_default(), world, problems);
+    let admin = parse_admin(&admin.unwrap_or_default(), problems);
+    let metrics = metrics.and_then(|metrics| listen::required("metrics.listen", metrics.listen.as_deref(), problems));
+    listen::duplicates(&proxy.listen, admin.listen, metrics, problems);
+    let mut files = Vec::new();
+    let known: Vec<String> = credentials.iter().flatten().map(|(name, _)| name.clone()).collect();
+    let credentials = credentials
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, table)| credential::parse(&name, table, world, &mut files, problems))
+        .map(|credential| (credential.name.clone(), credential))
+        .collect();
+    let ours = listen::addresses(&proxy.listen, admin.listen, metrics);
+    let names = upstreams.iter().flatten().map(|(name, _)| name.clone()).collect();
+    let Upstreams { upstreams, rules } = upstream::parse(names, &tree, &known, &ours, world, problems);
+    Config {
+        proxy,
+        admin,
+        metrics,
+        log: parse_log(&log.unwrap_or_default()),
+        state: state.and_then(|state| parse_state(state, world, problems)),
+        reload: match reload.and_then(|reload| reload.interval) {
+            Some(interval) => interval.0.map(|every| within("reload.interval", Some(every), every, SECOND / 100..=DAY, problems)),
+            None => Some(5 * SECOND),
+        },
+        credentials,
+        upstreams,
+        rules,
+        file: None,
+        files,
+    }
+}
+
+fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) -> Proxy {
+    let written = proxy.listen.unwrap_or_else(|| vec!["127.0.0.1:14180".to_owned(), "[::1]:14180".to_owned()]);
+    if written.is_empty() {
+        problems.problem(
+            "proxy.listen",
+            "no address to listen on",
+            Some("leave the key out for 127.0.0.1:14180 and [::1]:14180".to_owned()),
+        );
+    }
+    let listen: Vec<Listen> =
+        written.iter().enumerate().filter_map(|(i, text)| listen::parse(&format!("proxy.listen[{i}]"), text, world, problems)).collect();
+    let allow_remote = proxy.allow_remote.unwrap_or(false);
+    let authenticated = proxy.client_auth.is_some() || proxy.allow_unauthenticated.unwrap_or(false);
+    listen::remote(&listen, allow_remote, authenticated, problems);
+    let peer_uids = proxy.peer_uids.unwrap_or_default();
+    if !peer_uids.is_empty() && !listen.iter().any(|l| matches!(l, Listen::Unix(_))) {
+        let hint = "only the peer of a Unix socket has a user: add \"unix:/run/cupbearer.sock\" to proxy.listen, or leave it out";
+        problems.lint("proxy.peer_uids", "there is no Unix socket it could hold for", Some(hint.to_owned()));
+    }
+    let limits = proxy.limits.unwrap_or_default();
+    let number = |key: &str, value: Option<usize>, default, range, problems: &mut Problems| {
+        within(&format!("proxy.limits.{key}"), value, default, range, problems)
+    };
+    Proxy {
+        listen,
+        allow_remote,
+        peer_uids,
+        client_auth: proxy.client_auth.and_then(|secret| {
+            super::lint::inline("proxy.client_auth", &secret, problems);
+            super::lint::secret_file("proxy.client_auth", &secret, world, problems);
+            world.source("proxy.client_auth", &secret, problems)
+        }),
+        workers: within("proxy.workers", proxy.workers, 0, 0..=1024, problems),
+        linger: lasting("proxy.linger", proxy.linger, Duration::ZERO, Duration::ZERO..=DAY, problems),
+        drain: lasting("proxy.drain", proxy.drain, 25 * SECOND, Duration::ZERO..=DAY, problems),
+        via: proxy.via.filter(|via| !via.is_empty()).inspect(|via| {
+            if !via.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b)) {
+                problems.problem(
+                    "proxy.via",
+                    format!("{via:?} cannot be a pseudonym"),
+                    Some("letters, digits, `-` and `.` (RFC 9110, 7.6.3)".to_owned()),
+                );
+            }
+        }),
+        hosts: hosts("proxy.hosts", proxy.hosts.unwrap_or_default(), problems),
+        browser_deny: proxy.browser != Some(file::Browser::Allow),
+        access_log: proxy.access_log.unwrap_or(false),
+        limits: Limits {
+            connections: number("connections", limits.connections, 10_000, 1..=1_000_000, problems),
+            header_bytes: number("header_bytes", limits.header_bytes, 65_536, 1024..=1_048_575, problems),
+            headers: number("headers", limits.headers, 256, 1..=256, problems),
+            uri_bytes: number("uri_bytes", limits.uri_bytes, 16_384, 256..=1_048_575, problems),
+            header_timeout: lasting("proxy.limits.header_timeout", limits.header_timeout, 10 * SECOND, SECOND / 1000..=HOUR, problems),
+            idle: lasting("proxy.limits.idle", limits.idle, 600 * SECOND, SECOND / 1000..=30 * DAY, problems),
+        },
+    }
+}
+
+fn parse_admin(admin: &file::Admin, problems: &mut Problems) -> Admin {
+    let standard = listen::STANDARD_ADMIN;
+    let address = admin.listen.as_deref().map_or(Some(standard), |text| listen::socket("admin.listen", text, problems)).unwrap_or(standard);
+    if !address.ip().is_loopback() {
+        let hint = "it can refresh and unlatch: keep it on 127.0.0.1 or [::1]; for scrapers and kubelet there is [metrics]";
+        problems.problem("admin.listen", format!("{address} is not loopback"), Some(hint.to_owned()));
+    }
+    Admin {
+        listen: address,
+        ready: match admin.ready {
+            None | Some(file::Ready::Started) => Ready::Started,
+            Some(file::Ready::Accepted) => Ready::Accepted,
+            Some(file::Ready::Any) => Ready::Any,
+            Some(file::Ready::All) => Ready::All,
+        },
+        hosts: hosts("admin.hosts", admin.hosts.clone().unwrap_or_default(), problems),
+    }
+}
+
+fn parse_state(state: file::State, world: World<'_>, problems: &mut Problems) -> Option<PathBuf> {
+    let dir = state.dir.filter(|dir| !dir.is_empty());
+    if dir.is_none() {
+        problems.problem("state.dir", "is required in [state]", Some("a folder of its own, such as \"/var/lib/cupbearer\"".to_owned()));
+    }
+    dir.map(|dir| world.path(&dir))
+}
+
+fn parse_log(log: &file::Log) -> Log {
+    Log {
+        json: log.format == Some(file::LogFormat::Json),
+        level: match log.level {
+            Some(file::Level::Error) => tracing::Level::ERROR,
+            Some(file::Level::Warn) => tracing::Level::WARN,
+            None | Some(file::Level::Info) => tracing::Level::INFO,
+            Some(file::Level::Debug) => tracing::Level::DEBUG,
+            Some(file::Level::Trace) => tracing::Level::TRACE,
+        },
+    }
+}
+
+impl World<'_> {
+    /// `text` as a path; relative ones start from the configuration's folder.
+    #[must_use]
+    pub fn path(&self, text: &str) -> PathBuf {
+        self.folder.join(text)
+    }
+
+    /// Where a secret comes from. An environment variable is read now; a file when it is used.
+    pub fn source(&self, key: &str, secret: &SecretRef, problems: &mut Problems) -> Option<Source> {
+        match secret {
+            SecretRef::Inline(value) if value.is_empty() => {
+                problems.problem(key, "is empty", Some("write { env = \"NAME\" } or { file = \"PATH\" }".to_owned()));
+                None
+            }
+            SecretRef::Inline(value) => Some(Source::Value(Secret::new(value.clone()))),
+            SecretRef::File(path) => Some(Source::File(self.path(path))),
+            SecretRef::Json(path, pointer) => Some(Source::Json(self.path(path), pointer.clone())),
+            SecretRef::Env(name) => match self.sight.env.get(name) {
+                Some(value) if !value.is_empty() => Some(Source::Value(Secret::new(value.clone()))),
+                _ if self.sight.no_secrets => Some(Source::Value(Secret::new(String::new()))),
+                found => {
+                    let state = if found.is_some() { "empty" } else { "not set" };
+                    problems.problem(
+                        key,
+                        format!("the environment variable {name} is {state}"),
+                        Some(format!("set {name} where cupbearer is started")),
+                    );
+                    None
+                }
+            },
+        }
+    }
+
+    /// A file that must be there and readable now.
+    pub fn file(&self, key: &str, text: &str, problems: &mut Problems) -> PathBuf {
+        let path = self.path(text);
+        let found =
+            std::fs::metadata(&path).and_then(|meta| if meta.is_file() { std::fs::File::open(&path).map(|_| true) } else { Ok(false) });
+        match found {
+            Ok(true) => {}
+            Ok(false) => problems.problem(key, format!("{} is not a file", path.display()), None),
+            Err(error) => {
+                let hint =
+                    (!Path::new(text).is_absolute()).then(|| "relative paths start from the folder of the configuration file".to_owned());
+                problems.problem(key, format!("{} cannot be read: {}", path.display(), why(&error)), hint);
+            }
+        }
+        path
+    }
+}
+
+/// Why a file cannot be read, without the number of the error.
+#[must_use]
+pub fn why(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        kind => kind.to_string(),
+    }
+}
+
+/// `value` or its default; a value outside `range` is a problem.
+pub fn within<T: PartialOrd + Written>(key: &str, value: Option<T>, default: T, range: RangeInclusive<T>, problems: &mut Problems) -> T {
+    let Some(value) = value else { return default };
+    if !range.contains(&value) {
+        problems.problem(key, format!("{} is out of range: {} to {}", value.shown(), range.start().shown(), range.end().shown()), None);
+    }
+    value
+}
+
+/// The same for durations.
+pub fn lasting(key: &str, value: Option<Lasting>, default: Duration, range: RangeInclusive<Duration>, problems: &mut Problems) -> Duration {
+    within(key, value.map(|value| value.0), default, range, problems)
+}
+
+/// How a value is written in a configuration.
+pub trait Written {
+    fn shown(&self) -> impl Display;
+}
+
+impl Written for usize {
+    fn shown(&self) -> impl Display {
+        *self
+    }
+}
+
+impl Written for Duration {
+    fn shown(&self) -> impl Display {
+        humantime::format_duration(*self)
+    }
+}
+
+/// Host names in the spelling that is compared.
+pub fn hosts(key: &str, written: Vec<String>, problems: &mut Problems) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for (i, text) in written.into_iter().enumerate() {
+        match host(&text) {
+            Some(host) if !hosts.contains(&host) => hosts.push(host),
+            Some(_) => {}
+            None => {
+                let hint = "a name or an address without scheme, port or wildcard, such as \"api.example\"; an international name in its xn-- form";
+                problems.problem(format!("{key}[{i}]"), format!("{text:?} is not a host name"), Some(hint.to_owned()));
+            }
+        }
+    }
+    hosts
+}
+
+fn host(text: &str) -> Option<String> {
+    let literal = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    match literal.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => Some(address.to_string()),
+        Err(_) => route::host_name(text).map(std::borrow::Cow::into_owned),
+    }
+}
+
+/// Whether `name` may name a credential or an upstream.
+pub fn name(key: &str, name: &str, problems: &mut Problems) {
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-')) {
+        let hint: String = name.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
+        let hint = if hint.is_empty() { None } else { Some(format!("for instance `{hint}`")) };
+        problems.problem(key, format!("{name:?} cannot be a name: lower-case letters, digits, `_` and `-` only"), hint);
+    }
+}

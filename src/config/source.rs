@@ -1,0 +1,128 @@
+//! The tree of values a configuration is read from: the file's text, overridden by the environment.
+
+use std::collections::BTreeMap;
+
+use figment::{
+    Figment,
+    providers::{Format, Serialized, Toml},
+};
+use serde_json::{Map, Value};
+
+use super::shape::{self, Step};
+use crate::problem::Problems;
+
+/// Mistakes that are stepped back over.
+const TURNS: usize = 64;
+
+const PREFIX: &str = "CUPBEARER_";
+
+/// Key paths that the environment set, and by which variable.
+pub type Overrides = Vec<(Vec<Step>, String)>;
+
+/// Reads `text` and lays the environment over it. A text that is no TOML is one problem; nothing else is looked at then.
+pub fn tree(text: &str, env: &BTreeMap<String, String>, problems: &mut Problems) -> Option<(Value, Overrides)> {
+    let written: Value = match Toml::from_str(text) {
+        Ok(tree) => tree,
+        Err(error) => {
+            let place = error.span().map(|span| position(text, span.start)).unwrap_or_default();
+            // The message only: the line itself may hold a secret.
+            problems.problem("", format!("not TOML{place}: {}", error.message().trim()), None);
+            return None;
+        }
+    };
+    let (overlay, overrides) = overlay(&written, env, problems);
+    let merged = Figment::from(Serialized::defaults(&written)).merge(Serialized::defaults(&overlay)).extract();
+    match merged {
+        Ok(tree) => Some((tree, overrides)),
+        Err(error) => {
+            problems.problem("", format!("cannot be read: {}", error.kind), None);
+            None
+        }
+    }
+}
+
+/// How many bytes of `text`, in whole lines, are TOML.
+pub fn sound(text: &str) -> usize {
+    let mut end = text.len();
+    // Each turn ends before the line with the first mistake: what is left is shorter each time.
+    for _ in 0..TURNS {
+        let Some(part) = text.get(..end) else { break };
+        let Err(error) = Toml::from_str::<Value>(part) else { return end };
+        let at = error.span().map_or(0, |span| span.start).min(end.saturating_sub(1));
+        end = part.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1).min(end.saturating_sub(1));
+        if end == 0 {
+            break;
+        }
+    }
+    0
+}
+
+fn position(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!(", line {line}, column {column}")
+}
+
+/// What variables of the form `CUPBEARER_TABLE__KEY` set. All others are left alone: Kubernetes sets `CUPBEARER_PORT` and the like.
+fn overlay(written: &Value, env: &BTreeMap<String, String>, problems: &mut Problems) -> (Value, Overrides) {
+    let mut overlay = Value::Object(Map::new());
+    let mut overrides = Vec::new();
+    for (variable, text) in env {
+        let Some(path) = variable.strip_prefix(PREFIX).filter(|path| path.contains("__")) else { continue };
+        let mut here = Some(written);
+        let mut steps = Vec::new();
+        for part in path.split("__") {
+            let key = spelling(part, here, &shape::at(&steps).keys());
+            here = here.and_then(|table| table.get(&key));
+            steps.push(Step::Key(key));
+        }
+        if steps.contains(&Step::Key(String::new())) {
+            problems.problem(shape::dotted(&steps), format!("the environment variable {variable} names no key"), None);
+            continue;
+        }
+        if insert(&mut overlay, &steps, value(text, &steps)) {
+            overrides.push((steps, variable.clone()));
+        } else {
+            let hint = Some("one of them names the table, the other a key in it: keep one".to_owned());
+            problems.problem(shape::dotted(&steps), format!("the environment variable {variable} contradicts another one"), hint);
+        }
+    }
+    (overlay, overrides)
+}
+
+/// A variable's part as a key: as it is written in the file or known to the schema where that differs only in case or `-` for `_`.
+fn spelling(part: &str, table: Option<&Value>, known: &[&str]) -> String {
+    let plain = |key: &str| key.to_ascii_lowercase().replace('-', "_");
+    let asked = plain(part);
+    let written = table.and_then(Value::as_object).into_iter().flat_map(|table| table.keys().map(String::as_str));
+    written.chain(known.iter().copied()).find(|key| plain(key) == asked).map_or(asked, str::to_owned)
+}
+
+fn value(text: &str, steps: &[Step]) -> Value {
+    let place = shape::at(steps);
+    if place.takes("string") {
+        return Value::String(text.to_owned());
+    }
+    // What is no TOML value is text.
+    let parsed = Toml::from_str(&format!("it = {text}")).ok().filter(|table: &Map<String, Value>| table.len() == 1);
+    match parsed.and_then(|mut table| table.remove("it")).unwrap_or_else(|| Value::String(text.to_owned())) {
+        // A list may be written with commas alone.
+        Value::String(list) if place.takes("array") => list.split(',').map(|item| Value::String(item.trim().to_owned())).collect(),
+        value => value,
+    }
+}
+
+fn insert(tree: &mut Value, steps: &[Step], value: Value) -> bool {
+    let mut here = tree;
+    for step in steps {
+        let (Step::Key(key), Value::Object(table)) = (step, here) else { return false };
+        here = table.entry(key).or_insert_with(|| Value::Object(Map::new()));
+    }
+    // A table that another variable began must not be replaced.
+    let free = here.as_object().is_some_and(Map::is_empty);
+    if free {
+        *here = value;
+    }
+    free
+}

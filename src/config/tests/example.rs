@@ -1,0 +1,76 @@
+//! `config.example.toml` is true: it loads, what it calls a default is one, and every key occurs in it.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml"));
+
+/// Only what has no default.
+const REQUIRED: &str = include_str!("required.toml");
+
+fn load_blind(text: &str) -> Config {
+    let (config, problems) = load_text(text, Path::new("/nowhere"), &Sight { no_secrets: true, ..Sight::default() });
+    assert!(problems.list().is_empty(), "{:#?}", problems.list());
+    config.unwrap()
+}
+
+#[test]
+fn the_example_says_the_defaults() {
+    let (example, required) = (load_blind(EXAMPLE), load_blind(REQUIRED));
+    let Config { proxy, admin, metrics, log, state, reload, credentials, upstreams, rules, file: _, files: _ } = example;
+    assert_eq!(proxy, required.proxy);
+    assert_eq!(admin, required.admin);
+    assert_eq!((metrics, state, reload), (required.metrics, required.state, required.reload));
+    assert_eq!(log, required.log);
+    assert_eq!(upstreams, required.upstreams);
+    assert_eq!(format!("{rules:?}"), format!("{:?}", required.rules));
+    assert_eq!(format!("{credentials:?}"), format!("{:?}", required.credentials));
+}
+
+/// The example with every commented key in force.
+fn uncommented() -> String {
+    let key = |line: &str| {
+        line.starts_with('[')
+            || line.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'2'))
+    };
+    EXAMPLE.lines().map(|line| line.strip_prefix("# ").filter(|rest| key(rest)).unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_key_of_the_schema_occurs_in_the_example() {
+    fn keys(schema: &Value, found: &mut BTreeSet<String>) {
+        match schema {
+            Value::Object(table) => {
+                if let Some(Value::Object(properties)) = table.get("properties") {
+                    found.extend(properties.keys().cloned());
+                }
+                table.values().for_each(|inner| keys(inner, found));
+            }
+            Value::Array(items) => items.iter().for_each(|inner| keys(inner, found)),
+            _ => {}
+        }
+    }
+    let mut all = BTreeSet::new();
+    keys(shape::schema(), &mut all);
+    assert!(all.len() > 50, "{all:?}");
+    let word = |text: &str, key: &str| {
+        text.match_indices(key).any(|(at, _)| {
+            let before = text[..at].chars().next_back();
+            let after = text[at + key.len()..].chars().next();
+            !before.is_some_and(|c| c.is_alphanumeric() || c == '_') && !after.is_some_and(|c| c.is_alphanumeric() || c == '_')
+        })
+    };
+    let missing: Vec<_> = all.iter().filter(|key| !word(EXAMPLE, key)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn the_commented_keys_are_known_as_well() {
+    let found = all(&uncommented(), &[], Severity::Problem);
+    let unknown: Vec<_> = found.iter().filter(|problem| problem.what.contains("known key")).collect();
+    assert!(unknown.is_empty(), "{unknown:#?}");
+    assert!(found.iter().any(|problem| problem.key == "intercept"), "{found:#?}");
+}

@@ -1,0 +1,290 @@
+//! `[upstreams.NAME]`, with `[upstream_defaults]` below it: where to forward to, and how requests are told to be for it.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::{
+    file, listen,
+    parse::{World, hosts, lasting, name, within},
+    shape,
+};
+use crate::{
+    problem::{self, Problems},
+    route::{self, Rule, Target},
+    tls::Tls,
+    upstream::{Replay, Timeouts, Upstream},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+
+/// Below this path we answer ourselves (vending).
+const RESERVED: &str = "/.cupbearer";
+
+/// `rules[i]` belongs to `upstreams[i]`.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    pub upstreams: Vec<Upstream>,
+    pub rules: Vec<Rule>,
+}
+
+/// One upstream's table, with its name and what it is looked at with.
+struct Table<'a> {
+    name: &'a str,
+    own: &'a Value,
+    defaults: &'a Value,
+    world: World<'a>,
+}
+
+/// Reads all upstreams of `tree`, which `read` has found to be of the right shape.
+pub fn parse(
+    names: Vec<String>,
+    tree: &Value,
+    credentials: &[String],
+    ours: &[SocketAddr],
+    world: World<'_>,
+    problems: &mut Problems,
+) -> Upstreams {
+    let mut found = Upstreams::default();
+    let nothing = Value::Object(Map::new());
+    let defaults = tree.get("upstream_defaults").unwrap_or(&nothing);
+    for upstream in names {
+        let own = tree.get("upstreams").and_then(|all| all.get(&upstream)).unwrap_or(&nothing);
+        let table = Table { name: &upstream, own, defaults, world };
+        if let Some((upstream, rule)) = table.parse(credentials, ours, problems) {
+            found.upstreams.push(upstream);
+            found.rules.push(rule);
+        }
+    }
+    ambiguous(&found, problems);
+    found
+}
+
+impl Table<'_> {
+    fn parse(&self, credentials: &[String], ours: &[SocketAddr], problems: &mut Problems) -> Option<(Upstream, Rule)> {
+        name(&format!("upstreams.{}", shape::quoted(self.name)), self.name, problems);
+        let mut table = self.defaults.clone();
+        merge(&mut table, self.own);
+        // Every part of it was read before; what was wrong has been noted and is gone.
+        let table: file::Upstream = serde_json::from_value(table).unwrap_or_default();
+        let credential = self.credential(table.credential, credentials, problems);
+        let target = self.target(table.url.as_deref(), table.allow_plaintext.unwrap_or(false), ours, problems);
+        let timeouts = table.timeouts.unwrap_or_default();
+        let pool = table.pool.unwrap_or_default();
+        let matches = table.matches.unwrap_or_default();
+        let path = self.path(matches.path, problems);
+        let hosts = hosts(&self.key("match.hosts"), matches.hosts.unwrap_or_else(|| vec![format!("{}.localhost", self.name)]), problems);
+        let tls = self.tls(table.tls.unwrap_or_default(), problems);
+        let connect = lasting(&self.key("timeouts.connect"), timeouts.connect, 5 * SECOND, SECOND / 1000..=10 * MINUTE, problems);
+        let read = lasting(&self.key("timeouts.read"), timeouts.read, MINUTE, SECOND / 1000..=30 * DAY, problems);
+        let token = lasting(&self.key("timeouts.token"), timeouts.token, 15 * SECOND, Duration::ZERO..=DAY, problems);
+        let pool_idle = lasting(&self.key("pool.idle"), pool.idle, 30 * SECOND, Duration::ZERO..=DAY, problems);
+        let pool_connections = within(&self.key("pool.connections"), pool.connections, 64, 0..=100_000, problems);
+        let pool_requests = within(&self.key("pool.requests"), pool.requests, 1024, 1..=1_000_000, problems);
+        let (target, credential) = (target?, credential?);
+        if !target.tls && tls != Tls::default() {
+            problems.lint(self.key("tls"), "is not used: the url is plain http", None);
+        }
+        let rule = Rule {
+            path,
+            strip_path: table.strip_path.unwrap_or(true),
+            hosts,
+            forward: matches.forward.unwrap_or(true),
+            url: target.clone(),
+        };
+        let upstream = Upstream {
+            name: self.name.into(),
+            target,
+            credential,
+            replay: match table.replay {
+                None | Some(file::Replay::Any) => Replay::Any,
+                Some(file::Replay::Idempotent) => Replay::Idempotent,
+                Some(file::Replay::Never) => Replay::Never,
+            },
+            rewrite_location: table.rewrite_location.unwrap_or(true),
+            http2: table.http2 != Some(file::Http2::Never),
+            timeouts: Timeouts { connect, read, token },
+            pool_idle,
+            pool_connections,
+            pool_requests,
+            tls,
+        };
+        Some((upstream, rule))
+    }
+
+    /// The key that `path` was written under: the upstream's own, or that of the defaults.
+    fn key(&self, path: &str) -> String {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        if self.own.pointer(&pointer).is_none() && self.defaults.pointer(&pointer).is_some() {
+            format!("upstream_defaults.{path}")
+        } else {
+            format!("upstreams.{}.{path}", shape::quoted(self.name))
+        }
+    }
+
+    /// The outer `None` is a mistake, the inner one is `"none"`.
+    #[allow(clippy::option_option, reason = "both are absences, of different things")]
+    fn credential(&self, written: Option<String>, known: &[String], problems: &mut Problems) -> Option<Option<Arc<str>>> {
+        let key = self.key("credential");
+        match written {
+            Some(none) if none == "none" => Some(None),
+            Some(name) if known.contains(&name) => Some(Some(name.into())),
+            Some(name) => {
+                let all = known.iter().map(String::as_str).chain(["none"]);
+                problems.problem(key, format!("there is no credential {name:?}"), problem::known(&name, all));
+                None
+            }
+            None => {
+                let hint = "the name of a table under [credentials], or \"none\" to let the client's own headers pass";
+                problems.problem(key, "is required", Some(hint.to_owned()));
+                None
+            }
+        }
+    }
+
+    fn target(&self, written: Option<&str>, allow_plaintext: bool, ours: &[SocketAddr], problems: &mut Problems) -> Option<Target> {
+        let key = self.key("url");
+        let Some(text) = written else {
+            problems.problem(key, "is required", Some("for instance \"https://api.example/v2\"".to_owned()));
+            return None;
+        };
+        let target = match target(text) {
+            Ok(target) => target,
+            Err((what, hint)) => {
+                problems.problem(key, what, hint.map(str::to_owned));
+                return None;
+            }
+        };
+        if !target.tls && !allow_plaintext && !listen::is_loopback(&target.host) {
+            let hint = "use https, or set allow_plaintext = true if the way there is safe";
+            problems.problem(key.clone(), "tokens would be sent in clear over plain http", Some(hint.to_owned()));
+        }
+        if let Some(own) = listen::is_ours(&target.host, target.port, ours) {
+            problems.problem(key, format!("is our own listener {own}"), Some("name the vendor's address".to_owned()));
+        }
+        Some(target)
+    }
+
+    fn path(&self, written: Option<String>, problems: &mut Problems) -> Option<String> {
+        let path = written.unwrap_or_else(|| format!("/{}", self.name));
+        if path.is_empty() {
+            return None;
+        }
+        if !route::acceptable_path(&path) || path.contains('?') {
+            let hint = "it starts with \"/\" and has no dot segment, white space, \"?\" or \"#\"; \"\" for no route by path";
+            problems.problem(self.key("match.path"), format!("{path:?} cannot be a path prefix"), Some(hint.to_owned()));
+        }
+        let trimmed = path.trim_end_matches('/');
+        if trimmed == RESERVED || trimmed.starts_with(&format!("{RESERVED}/")) {
+            problems.problem(self.key("match.path"), format!("{RESERVED} is our own"), Some("choose another path".to_owned()));
+        }
+        Some(if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() })
+    }
+
+    fn tls(&self, tls: file::Tls, problems: &mut Problems) -> Tls {
+        let mut file =
+            |name: &str, text: Option<String>| text.map(|text| self.world.file(&self.key(&format!("tls.{name}")), &text, problems));
+        let found = Tls {
+            ca_file: file("ca_file", tls.ca_file),
+            ca_only: tls.ca_only.unwrap_or(false),
+            client_cert_file: file("client_cert_file", tls.client_cert_file),
+            client_key_file: file("client_key_file", tls.client_key_file),
+            server_name: tls.server_name,
+        };
+        if found.ca_only && found.ca_file.is_none() {
+            problems.problem(self.key("tls.ca_only"), "nothing would be trusted", Some("set tls.ca_file as well".to_owned()));
+        }
+        match (&found.client_cert_file, &found.client_key_file) {
+            (Some(_), None) => problems.problem(self.key("tls.client_key_file"), "is required with client_cert_file", None),
+            (None, Some(_)) => problems.problem(self.key("tls.client_cert_file"), "is required with client_key_file", None),
+            _ => {}
+        }
+        if let Some(name) = &found.server_name
+            && rustls_pki_types::ServerName::try_from(name.as_str()).is_err()
+        {
+            problems.problem(self.key("tls.server_name"), format!("{name:?} is not a name a certificate can have"), None);
+        }
+        found
+    }
+}
+
+/// `over` laid upon `under`, table by table.
+fn merge(under: &mut Value, over: &Value) {
+    match (under, over) {
+        (Value::Object(under), Value::Object(over)) => {
+            for (key, value) in over {
+                merge(under.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over.clone(),
+    }
+}
+
+type Wrong = (String, Option<&'static str>);
+
+fn target(text: &str) -> Result<Target, Wrong> {
+    let hint = Some("for instance \"https://api.example/v2\"");
+    let no = |what: &str, hint| Err((what.to_owned(), hint));
+    if text.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control() || b == b'\\') {
+        return no("has white space or a backslash in it", hint);
+    }
+    let url = Url::parse(text).map_err(|error| (format!("{text:?} is not a URL: {error}"), hint))?;
+    let tls = match url.scheme() {
+        "https" => true,
+        "http" => false,
+        scheme => return Err((format!("the scheme {scheme:?} is not http or https"), hint)),
+    };
+    let authority_and_path = text.split_once("://").map_or("", |(_, rest)| rest);
+    if !url.username().is_empty() || url.password().is_some() || authority_and_path.split('/').next().unwrap_or_default().contains('@') {
+        return no("has user information in it", Some("what lets us in belongs into the credential"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return no("has a query or a fragment", Some("origin and base path only; parameters belong into the credential's [inject.query]"));
+    }
+    let path = authority_and_path.find('/').and_then(|at| authority_and_path.get(at..)).unwrap_or("/");
+    if !route::acceptable_path(path) || !route::acceptable_path(url.path()) {
+        return no("has a dot segment in its path", None);
+    }
+    let host = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_owned());
+    // One spelling for an IPv6 address, the one that `route` compares.
+    let host = host.map(|host| host.parse::<Ipv6Addr>().map_or(host, |address| address.to_string()));
+    match (host.filter(|host| !host.is_empty()), url.port_or_known_default()) {
+        (Some(host), Some(port)) if port != 0 => Ok(Target { tls, host, port, base: url.path().trim_end_matches('/').to_owned() }),
+        _ => no("names no host and port to connect to", hint),
+    }
+}
+
+/// Two upstreams with one route: neither could be told from the other.
+fn ambiguous(found: &Upstreams, problems: &mut Problems) {
+    let (mut paths, mut all_hosts): (HashMap<&str, &str>, HashMap<&str, &str>) = (HashMap::new(), HashMap::new());
+    for (upstream, rule) in found.upstreams.iter().zip(&found.rules) {
+        let name = &*upstream.name;
+        let key = |end: &str| format!("upstreams.{}.match.{end}", shape::quoted(name));
+        if let Some(path) = &rule.path
+            && let Some(first) = paths.insert(path, name)
+        {
+            problems.problem(
+                key("path"),
+                format!("{path:?} leads to upstream {first} already"),
+                Some("give each upstream a path of its own".to_owned()),
+            );
+        }
+        for host in &rule.hosts {
+            if let Some(first) = all_hosts.insert(host, name) {
+                problems.problem(
+                    key("hosts"),
+                    format!("{host:?} leads to upstream {first} already"),
+                    Some("give each upstream hosts of its own".to_owned()),
+                );
+            }
+        }
+    }
+}

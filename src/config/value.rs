@@ -1,0 +1,216 @@
+//! Kinds of values a configuration is written with: durations, `"off"`, and references to secrets.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, Visitor},
+};
+
+/// Nothing lasts longer: deadlines stay computable.
+const LONGEST: Duration = Duration::from_hours(400 * 24);
+
+/// A duration, such as `"250ms"`, `"30s"`, `"1h30m"`; at most 400 days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lasting(pub Duration);
+
+/// A duration, or `"off"` (`None`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrOff(pub Option<Duration>);
+
+/// # Errors
+/// In words, for what is not a whole number with one of the units ms, s, m, h, d (or several such), or is longer than 400 days.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("{text:?} is not a duration: write a whole number and a unit, such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"");
+    let units = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|unit| !unit.is_empty());
+    let known = units.clone().count() > 0 && units.clone().all(|unit| matches!(unit, "ms" | "s" | "m" | "h" | "d"));
+    let whole = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b' ');
+    let value = humantime::parse_duration(text).ok().filter(|_| known && whole).ok_or_else(wrong)?;
+    if value > LONGEST { Err(format!("{text:?} is too long: 400 days are the most")) } else { Ok(value) }
+}
+
+struct DurationText;
+
+impl Visitor<'_> for DurationText {
+    type Value = String;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration in quotes, such as \"30s\"")
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for Lasting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = deserializer.deserialize_str(DurationText)?;
+        duration(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for OrOff {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = deserializer.deserialize_str(DurationText)?;
+        if text == "off" { Ok(Self(None)) } else { duration(&text).map(Some).map(Self).map_err(de::Error::custom) }
+    }
+}
+
+impl JsonSchema for Lasting {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d) ?)+$", "description": "A duration: \"250ms\", \"30s\", \"5m\", \"1h\", \"2d\"." })
+    }
+}
+
+impl JsonSchema for OrOff {
+    fn schema_name() -> Cow<'static, str> {
+        "DurationOrOff".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(off|([0-9]+(ms|s|m|h|d) ?)+)$", "description": "A duration, or \"off\"." })
+    }
+}
+
+/// Where a secret stands. `Debug` shows stars for an inline value.
+#[derive(Clone, PartialEq, Eq)]
+pub enum SecretRef {
+    Inline(String),
+    Env(String),
+    File(String),
+    /// File and JSON pointer (RFC 6901).
+    Json(String, String),
+}
+
+impl fmt::Debug for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(_) => f.write_str("Inline(***)"),
+            Self::Env(name) => f.debug_tuple("Env").field(name).finish(),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Json(path, pointer) => f.debug_tuple("Json").field(path).field(pointer).finish(),
+        }
+    }
+}
+
+const FORMS: &str = "a secret is \"text\", { env = \"NAME\" }, { file = \"PATH\" } or { file = \"PATH\", json_key = \"/pointer\" }";
+
+struct SecretForm;
+
+/// Never names the value it was given: it may be a secret.
+impl<'de> Visitor<'de> for SecretForm {
+    type Value = SecretRef;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(FORMS)
+    }
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretRef, E> {
+        Err(E::custom(FORMS))
+    }
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretRef, E> {
+        Err(E::custom(format!("{FORMS}; put a number in quotes")))
+    }
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretRef, E> {
+        self.visit_i64(0)
+    }
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<SecretRef, E> {
+        self.visit_i64(0)
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretRef, E> {
+        Ok(SecretRef::Inline(text.to_owned()))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretRef, A::Error> {
+        let (mut env, mut file, mut json_key, mut foreign) = (None, None, None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            let value = map.next_value::<serde_json::Value>()?.as_str().map(str::to_owned);
+            match key.as_str() {
+                "env" => env = Some(value),
+                "file" => file = Some(value),
+                "json_key" => json_key = Some(value),
+                _ => foreign = Some(key),
+            }
+        }
+        if let Some(key) = foreign {
+            return Err(de::Error::custom(format!("unknown key {key:?}: {FORMS}")));
+        }
+        match (env, file, json_key) {
+            (Some(Some(name)), None, None) if !name.is_empty() => Ok(SecretRef::Env(name)),
+            (None, Some(Some(path)), None) if !path.is_empty() => Ok(SecretRef::File(path)),
+            (None, Some(Some(path)), Some(Some(pointer))) if !path.is_empty() => {
+                if pointer.starts_with('/') {
+                    Ok(SecretRef::Json(path, pointer))
+                } else {
+                    Err(de::Error::custom("json_key is a JSON pointer and starts with \"/\", such as \"/client/secret\""))
+                }
+            }
+            _ => Err(de::Error::custom(FORMS)),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SecretForm)
+    }
+}
+
+impl JsonSchema for SecretRef {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A secret: written here, in an environment variable, in a file, or in a JSON file.",
+            "oneOf": [
+                { "type": "string" },
+                { "type": "object", "properties": { "env": { "type": "string" } }, "required": ["env"], "additionalProperties": false },
+                {
+                    "type": "object",
+                    "properties": { "file": { "type": "string" }, "json_key": { "type": "string", "pattern": "^/" } },
+                    "required": ["file"],
+                    "additionalProperties": false
+                }
+            ]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_have_five_units_and_nothing_else() {
+        for (text, ms) in
+            [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("2d", 172_800_000), ("1h30m", 5_400_000), ("0s", 0)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for bad in ["", "5", "0", "5 minutes", "1M", "1y", "1.5s", "-1s", "s", "5us", "5sec", "99999999999999999999s", "401d", "1s\n\n2"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_secret_reference_is_refused_without_its_value() {
+        for bad in
+            ["4711815", "true", r#"{"file":"a","env":"hunter2"}"#, r#"{"json_key":"/hunter2"}"#, r#"{"env":4711815}"#, "[4711815]", "{}"]
+        {
+            let value: serde_json::Value = serde_json::from_str(bad).unwrap();
+            let error = SecretRef::deserialize(&value).unwrap_err().to_string();
+            assert!(!error.contains("4711815") && !error.contains("hunter2"), "{error}");
+        }
+        assert_eq!(format!("{:?}", SecretRef::Inline("hunter2".into())), "Inline(***)");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_an_answer(text in "\\PC*") {
+            let _ = duration(&text);
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! The tokens of one credential (and partition), presented together.
+//!
+//! [`Credential`] is what the rest of the program talks to; a bundle holds the keepers of one token set; [`presented`] is what a
+//! token set puts on a request.
+
+mod bundle;
+pub mod presented;
+mod refusal;
+mod status;
+mod world;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use http::HeaderName;
+
+pub use presented::{Placed, Presented, Value};
+pub use refusal::{Reason, Refusal};
+pub use status::TokenState;
+pub use world::World;
+
+use self::{
+    bundle::Bundle,
+    world::{Seen, Shared},
+};
+use crate::{
+    oauth::{Known, TokenCall, TokenClient},
+    profile::Profile,
+    secret::{Secrets, Values},
+    token::{Class, Keeper, KeeperName, Now, Tuning},
+};
+
+/// A credential at work.
+pub struct Credential {
+    name: Arc<str>,
+    profile: Arc<Profile>,
+    placed: Placed,
+    /// As this configuration has them; handed to running keepers by [`Credential::adopt`].
+    secrets: Arc<Secrets>,
+    tunings: Vec<Tuning>,
+    digest: [u8; 32],
+    clients: Vec<TokenClient>,
+    shared: Arc<Shared>,
+    world: World,
+    sets: Sets,
+}
+
+/// The token sets of a credential.
+enum Sets {
+    One(Arc<Bundle>),
+    /// Bounded, least recently used goes first. moka bounds memory here; freshness is the keepers' matter.
+    Many(moka::sync::Cache<Partition, Arc<Bundle>>),
+}
+
+/// Which of a credential's token sets a request is for; the empty one where the profile has no partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Partition(pub Vec<String>);
+
+/// The partition header is missing, repeated, or does not fit its pattern. Holds the header's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionInvalid(pub HeaderName);
+
+/// What to do with a vendor's 401.
+#[derive(Debug)]
+pub enum After401 {
+    /// Send the request once more, with this.
+    Replay(Arc<Presented>),
+    /// The vendor's answer goes on to the client.
+    Pass,
+}
+
+/// A token handed out (CONTRACT 3.4, RFC 6749 section 5.1).
+pub struct Vended {
+    pub access_token: Arc<zeroize::Zeroizing<String>>,
+    /// What really remains.
+    pub expires_in: Duration,
+}
+
+/// What the poller found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Looked {
+    Same,
+    Changed,
+    Unreadable(String),
+}
+
+impl Credential {
+    /// Finds the running keepers of this credential or starts them (partitioned ones start with their first request).
+    /// `clients` are the senders of its tokens, in the order of the profile.
+    #[must_use]
+    pub fn new(
+        name: Arc<str>,
+        profile: Arc<Profile>,
+        secrets: Secrets,
+        digest: [u8; 32],
+        clients: Vec<TokenClient>,
+        world: &World,
+    ) -> Self {
+        let secrets = Arc::new(secrets);
+        let shared = world.shared(&name, digest, &secrets);
+        let tunings = profile.tokens.iter().map(|t| Tuning { lifetime: t.lifetime.clone(), limits: profile.limits.clone() }).collect();
+        world.metrics.know_credential(&name, profile.tokens.iter().map(|t| &*t.name));
+        let sets = match profile.partition.iter().map(|p| p.max).min() {
+            Some(max) => {
+                Sets::Many(moka::sync::Cache::builder().max_capacity(max).eviction_policy(moka::policy::EvictionPolicy::lru()).build())
+            }
+            None => Sets::One(Arc::default()),
+        };
+        let placed = Placed::of(&profile);
+        let mut made = Self { name, profile, placed, secrets, tunings, digest, clients, shared, world: world.clone(), sets };
+        if let Sets::One(_) = made.sets {
+            made.sets = Sets::One(Arc::new(made.start(&Partition::default())));
+        }
+        made
+    }
+
+    /// Starts or finds the keepers of one token set.
+    fn start(&self, partition: &Partition) -> Bundle {
+        let values: Vec<(Arc<str>, String)> =
+            self.profile.partition.iter().map(|p| p.name.clone()).zip(partition.0.iter().cloned()).collect();
+        let mut keepers: Vec<Arc<Keeper>> = Vec::with_capacity(self.profile.tokens.len());
+        for (index, spec) in self.profile.tokens.iter().enumerate() {
+            let name = KeeperName {
+                credential: self.name.clone(),
+                token: spec.name.clone(),
+                partition: (!partition.0.is_empty()).then(|| partition.0.join("\u{1f}").into()),
+            };
+            let parents = spec.parents.iter().filter_map(|&i| keepers.get(i).cloned()).collect();
+            let (Some(client), Some(tuning)) = (self.clients.get(index), self.tunings.get(index)) else {
+                continue; // Both lists were made from `profile.tokens`.
+            };
+            let keeper = self.world.store.get_or_start(self.key(&name), || {
+                let call = TokenCall {
+                    name: name.clone(),
+                    profile: self.profile.clone(),
+                    index,
+                    secrets: self.shared.secrets.clone(),
+                    partition: values.clone(),
+                    client: client.clone(),
+                    metrics: self.world.metrics.clone(),
+                    known: Known::default(),
+                };
+                Keeper::spawn(name.clone(), parents, Arc::new(call), self.world.ledger.clone(), tuning.clone())
+            });
+            keepers.push(keeper);
+        }
+        Bundle::new(keepers, values)
+    }
+
+    /// A keeper's key: the credential's digest covers everything that shapes its requests, parents included.
+    fn key(&self, name: &KeeperName) -> [u8; 32] {
+        let mut h = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for part in
+            [&self.digest[..], name.credential.as_bytes(), name.token.as_bytes(), name.partition.as_deref().unwrap_or("").as_bytes()]
+        {
+            h.update(&part.len().to_be_bytes());
+            h.update(part);
+        }
+        let mut key = [0; 32];
+        key.copy_from_slice(h.finish().as_ref()); // SHA-256 has 32 bytes.
+        key
+    }
+
+    /// Called once this configuration is the one that runs: running keepers get its secrets and tuning.
+    pub fn adopt(&self) {
+        let changed = **self.shared.secrets.load() != *self.secrets;
+        self.shared.secrets.store(self.secrets.clone());
+        for bundle in self.bundles() {
+            for (keeper, tuning) in bundle.keepers().iter().zip(&self.tunings) {
+                keeper.retune(tuning.clone());
+            }
+        }
+        // The first look is the one that later ones compare with.
+        if changed || self.shared.seen.load().is_none() {
+            self.look();
+        }
+    }
+
+    /// Reads the secrets (blocking); where their values changed, presented headers are rendered anew and held keepers try at once.
+    pub fn look(&self) -> Looked {
+        let values = match self.shared.secrets.load().read() {
+            Ok(values) => values,
+            Err(e) => {
+                // What repairs an unreadable secret is a change: forget nothing, the last good values stay.
+                return Looked::Unreadable(e.to_string());
+            }
+        };
+        let digest = values.digest();
+        match self.shared.seen.load_full() {
+            Some(seen) if seen.digest == digest => Looked::Same,
+            before => {
+                self.shared.seen.store(Some(Arc::new(Seen { values, digest })));
+                self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+                // Values seen for the first time are no change, but news to a keeper that could not read them.
+                let unread = |k: &Keeper| k.status().failure.is_some_and(|(f, _)| f.class == Class::Unreadable);
+                for bundle in self.bundles() {
+                    bundle.keepers().iter().filter(|k| before.is_some() || unread(k)).for_each(|k| k.secret_changed());
+                }
+                if before.is_some() { Looked::Changed } else { Looked::Same }
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn profile(&self) -> &Arc<Profile> {
+        &self.profile
+    }
+
+    #[must_use]
+    pub fn placed(&self) -> &Placed {
+        &self.placed
+    }
+
+    /// Which token set the request is for.
+    ///
+    /// # Errors
+    /// [`PartitionInvalid`].
+    pub fn partition(&self, headers: &http::HeaderMap) -> Result<Partition, PartitionInvalid> {
+        let mut values = Vec::with_capacity(self.profile.partition.len());
+        for p in &self.profile.partition {
+            let mut all = headers.get_all(&p.header).iter();
+            let value = match (all.next(), all.next()) {
+                (Some(one), None) => one.to_str().ok().filter(|v| p.pattern.is_match(v)),
+                _ => None,
+            };
+            values.push(value.ok_or_else(|| PartitionInvalid(p.header.clone()))?.to_owned());
+        }
+        Ok(Partition(values))
+    }
+
+    fn bundle(&self, partition: &Partition) -> Arc<Bundle> {
+        match &self.sets {
+            Sets::One(bundle) => bundle.clone(),
+            Sets::Many(cache) => cache.get_with_by_ref(partition, || Arc::new(self.start(partition))),
+        }
+    }
+
+    fn bundles(&self) -> Vec<Arc<Bundle>> {
+        match &self.sets {
+            Sets::One(bundle) => vec![bundle.clone()],
+            Sets::Many(cache) => cache.iter().map(|(_, b)| b).collect(),
+        }
+    }
+
+    /// Hot path: what to place, if every token may be sent now.
+    #[must_use]
+    pub fn ready(&self, partition: &Partition) -> Option<Arc<Presented>> {
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        match &self.sets {
+            Sets::One(bundle) => bundle.ready(epoch, Now::now()),
+            Sets::Many(cache) => cache.get(partition)?.ready(epoch, Now::now()),
+        }
+    }
+
+    /// What to place; waits for tokens until `until`.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn present(&self, partition: &Partition, until: Now) -> Result<Arc<Presented>, Refusal> {
+        if let Some(presented) = self.ready(partition) {
+            return Ok(presented);
+        }
+        let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
+        let started = Now::now();
+        let bundle = self.bundle(partition);
+        let result = self.present_slowly(&bundle, until).await;
+        if !bundle.keepers().is_empty() {
+            self.world.metrics.token_waited(&self.name, started.until(Now::now()));
+        }
+        result
+    }
+
+    async fn present_slowly(&self, bundle: &Bundle, until: Now) -> Result<Arc<Presented>, Refusal> {
+        let values = self.values().await?;
+        loop {
+            let mut tokens = Vec::with_capacity(bundle.keepers().len());
+            for keeper in bundle.keepers() {
+                tokens.push(keeper.wait(until).await?);
+            }
+            let epoch = self.shared.epoch.load(Ordering::Acquire);
+            let presented = Presented::render(&self.profile, bundle.partition(), tokens, values.as_deref(), epoch)
+                .map_err(|why| Refusal::unrenderable(&why))?;
+            // While a child was waited for, a short-lived parent may have come to its end.
+            if presented.send_until > Now::now() {
+                let presented = Arc::new(presented);
+                bundle.keep(presented.clone());
+                return Ok(presented);
+            }
+        }
+    }
+
+    /// The last good secret values, where presented headers need any.
+    async fn values(&self) -> Result<Option<Arc<Values>>, Refusal> {
+        if !self.placed.uses_secrets {
+            return Ok(None);
+        }
+        if self.shared.seen.load().is_none() {
+            let secrets = self.shared.secrets.load_full();
+            let read = tokio::task::spawn_blocking(move || secrets.read()).await;
+            match read {
+                Ok(Ok(values)) => {
+                    let digest = values.digest();
+                    self.shared.seen.store(Some(Arc::new(Seen { values, digest })));
+                }
+                Ok(Err(e)) => return Err(Refusal::unreadable(&e.to_string())),
+                Err(_) => return Err(Refusal::unreadable("the read was cut off")),
+            }
+        }
+        Ok(self.shared.seen.load().as_ref().map(|s| Arc::new(s.values.clone())))
+    }
+
+    /// The vendor answered 401 to `sent`: marks its generations refused, parents first, and waits for the refresh.
+    pub async fn after_401(&self, partition: &Partition, sent: &Presented, until: Now) -> After401 {
+        let bundle = self.bundle(partition);
+        let generations = || bundle.keepers().iter().zip(&sent.numbers);
+        generations().for_each(|(keeper, &number)| keeper.reject(number));
+        let mut newer = false;
+        for (keeper, &number) in generations() {
+            newer |= keeper.after_rejection(number, until).await.is_some();
+        }
+        if !newer {
+            return After401::Pass;
+        }
+        match self.present(partition, until).await {
+            Ok(presented) => After401::Replay(presented),
+            Err(_) => After401::Pass,
+        }
+    }
+
+    /// The vendor answered something else than 401 to `sent`.
+    pub fn accepted(&self, partition: &Partition, sent: &Presented) {
+        let bundle = self.bundle(partition);
+        bundle.keepers().iter().zip(&sent.numbers).for_each(|(keeper, &number)| keeper.accepted(number));
+    }
+
+    /// Hands out the token itself, where the profile says `vend`.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn vend(&self, partition: &Partition, until: Now) -> Result<Vended, Refusal> {
+        let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
+        let bundle = self.bundle(partition);
+        let keeper = bundle.keepers().last().ok_or_else(|| Refusal::unrenderable("this credential has no token"))?;
+        let token = keeper.wait_fresh(until).await?;
+        Ok(Vended { access_token: token.issued.value.clone(), expires_in: Now::now().until(token.expires) })
+    }
+
+    /// Fetches every token now, guard respected.
+    pub fn refresh(&self) {
+        self.bundles().iter().flat_map(|b| b.keepers().to_vec()).for_each(|k| k.refresh());
+    }
+
+    /// Forgets what the guard counted, then tries at once.
+    pub async fn unlatch(&self) {
+        for bundle in self.bundles() {
+            for keeper in bundle.keepers() {
+                keeper.unlatch().await;
+            }
+        }
+    }
+
+    /// Counts up when secret values change.
+    #[must_use]
+    pub fn secret_generation(&self) -> u64 {
+        self.shared.epoch.load(Ordering::Acquire)
+    }
+
+    #[must_use]
+    pub fn waiters(&self) -> usize {
+        self.shared.waiters.load(Ordering::Acquire)
+    }
+}

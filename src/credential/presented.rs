@@ -1,0 +1,168 @@
+//! What one token set puts on a request: rendered once, valid while token numbers, secret epoch and `send_until` agree.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use http::{HeaderName, HeaderValue};
+use zeroize::Zeroizing;
+
+use crate::{
+    profile::{Profile, Scope, Template},
+    secret::Values,
+    token::{Now, Token},
+};
+
+/// Names that only we may set on a request with this credential: whatever the client sent under them is removed.
+#[derive(Debug, Clone, Default)]
+pub struct Placed {
+    /// Injected headers and those that select a partition; their twins with `_` for `-` are to be removed as well.
+    pub headers: Vec<HeaderName>,
+    pub query: Vec<String>,
+    pub cookies: Vec<String>,
+    /// Some template names `secrets.…`.
+    pub uses_secrets: bool,
+}
+
+/// A value to be placed: ready, or rendered anew for each request.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// Marked sensitive.
+    Ready(HeaderValue),
+    PerRequest(Template),
+}
+
+/// Everything one token set puts on a request.
+pub struct Presented {
+    /// Token generations, in the order of the profile.
+    pub numbers: Vec<u64>,
+    /// Of the secrets it was rendered with.
+    pub epoch: u64,
+    /// The earliest of its tokens' ends: not to be sent from here on.
+    pub send_until: Now,
+    pub headers: Vec<(HeaderName, Value)>,
+    pub headers_if_absent: Vec<(HeaderName, Value)>,
+    pub query: Vec<(String, Value)>,
+    pub cookies: Vec<(String, Value)>,
+    /// What `PerRequest` values are rendered with.
+    material: Material,
+}
+
+struct Material {
+    profile: Arc<Profile>,
+    tokens: Vec<Arc<Token>>,
+    vars: BTreeMap<String, String>,
+    partition: Vec<(Arc<str>, String)>,
+    values: Option<Values>,
+}
+
+impl Placed {
+    /// What `profile` injects.
+    #[must_use]
+    pub fn of(profile: &Profile) -> Self {
+        let inject = &profile.inject;
+        let headers = inject.headers.iter().map(|(n, _)| n).chain(profile.partition.iter().map(|p| &p.header));
+        let all = inject.headers.iter().chain(&inject.headers_if_absent).map(|(_, t)| t);
+        let all = all.chain(inject.query.iter().chain(&inject.cookies).map(|(_, t)| t));
+        Self {
+            headers: headers.cloned().collect(),
+            query: inject.query.iter().map(|(n, _)| n.clone()).collect(),
+            cookies: inject.cookies.iter().map(|(n, _)| n.clone()).collect(),
+            uses_secrets: all.flat_map(Template::names).any(|n| n.starts_with("secrets.")),
+        }
+    }
+}
+
+impl Presented {
+    /// Renders what is the same for every request.
+    ///
+    /// # Errors
+    /// In words, without values: a template that cannot be rendered, or a result that cannot be a header value.
+    pub(super) fn render(
+        profile: &Arc<Profile>,
+        partition: &[(Arc<str>, String)],
+        tokens: Vec<Arc<Token>>,
+        values: Option<&Values>,
+        epoch: u64,
+    ) -> Result<Self, String> {
+        let mut vars = BTreeMap::new();
+        for token in &tokens {
+            vars.extend(token.issued.vars.clone());
+        }
+        let keep_values = profile.inject.headers_if_absent.iter().chain(&profile.inject.headers).map(|(_, t)| t);
+        let keep_values = keep_values.chain(profile.inject.query.iter().chain(&profile.inject.cookies).map(|(_, t)| t));
+        let keep_values = keep_values.filter(|t| t.per_request()).flat_map(Template::names).any(|n| n.starts_with("secrets."));
+        let material = Material {
+            profile: profile.clone(),
+            vars,
+            partition: partition.to_vec(),
+            values: values.filter(|_| keep_values).cloned(),
+            tokens,
+        };
+        let render = |template: &Template| -> Result<Value, String> {
+            if template.per_request() {
+                return Ok(Value::PerRequest(template.clone()));
+            }
+            Ok(Value::Ready(header_value(&material.text(template, values)?)?))
+        };
+        let named = |list: &[(HeaderName, Template)]| -> Result<Vec<(HeaderName, Value)>, String> {
+            list.iter().map(|(n, t)| Ok((n.clone(), render(t).map_err(|why| format!("header {n}: {why}"))?))).collect()
+        };
+        let texts = |list: &[(String, Template)]| -> Result<Vec<(String, Value)>, String> {
+            list.iter().map(|(n, t)| Ok((n.clone(), render(t).map_err(|why| format!("{n}: {why}"))?))).collect()
+        };
+        Ok(Self {
+            numbers: material.tokens.iter().map(|t| t.number).collect(),
+            epoch,
+            send_until: material.tokens.iter().map(|t| t.send_until).min().unwrap_or(Now::FAR),
+            headers: named(&profile.inject.headers)?,
+            headers_if_absent: named(&profile.inject.headers_if_absent)?,
+            query: texts(&profile.inject.query)?,
+            cookies: texts(&profile.inject.cookies)?,
+            material,
+        })
+    }
+
+    /// The text of a value for this request; [`Value::PerRequest`] ones are rendered now.
+    ///
+    /// # Errors
+    /// In words, without the value, where a rendered value cannot be a header value.
+    pub fn text(&self, value: &Value) -> Result<HeaderValue, String> {
+        match value {
+            Value::Ready(ready) => Ok(ready.clone()),
+            Value::PerRequest(template) => header_value(&self.material.text(template, self.material.values.as_ref())?),
+        }
+    }
+}
+
+impl Material {
+    fn text(&self, template: &Template, values: Option<&Values>) -> Result<Zeroizing<String>, String> {
+        let tokens: Vec<(&str, &str)> =
+            self.profile.tokens.iter().zip(&self.tokens).map(|(spec, t)| (&*spec.name, t.issued.value.as_str())).collect();
+        let partition: Vec<(&str, &str)> = self.partition.iter().map(|(n, v)| (&**n, v.as_str())).collect();
+        let scope = Scope {
+            settings: Some(&self.profile.settings),
+            secrets: values,
+            tokens: &tokens,
+            partition: &partition,
+            vars: Some(&self.vars),
+            assertion: None,
+            wall: None,
+        };
+        template.render(&scope).map_err(|e| e.why)
+    }
+}
+
+/// Visible ASCII, spaces and tabs (RFC 9110 section 5.5), marked sensitive.
+fn header_value(text: &str) -> Result<HeaderValue, String> {
+    if !text.bytes().all(|b| b == b'\t' || (0x20..0x7f).contains(&b)) {
+        return Err("the rendered value holds characters that no header may have".to_owned());
+    }
+    let mut value = HeaderValue::from_str(text).map_err(|_| "the rendered value cannot be a header value".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+impl fmt::Debug for Presented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presented").field("numbers", &self.numbers).field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,42 @@
+//! Why a request gets no token; knows nothing of HTTP.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::token::{Class, Failure, Unavailable, Why};
+
+/// Why a request gets no token.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// The token at fault.
+    pub token: Option<Arc<str>>,
+    pub retry_after: Option<Duration>,
+    pub failure: Option<Arc<Failure>>,
+}
+
+/// The kinds of [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    NoToken(Why),
+    /// More than `max_waiters` wait.
+    Overloaded,
+}
+
+impl Refusal {
+    pub(super) fn unreadable(why: &str) -> Self {
+        Self::local(Why::Unreadable, Class::Unreadable, why)
+    }
+    pub(super) fn unrenderable(why: &str) -> Self {
+        Self::local(Why::Misconfigured, Class::Config, why)
+    }
+    fn local(why: Why, class: Class, error: &str) -> Self {
+        let failure = Failure { class, status: None, error: error.to_owned(), wait: None, client_refused: false, timed_out: false };
+        Self { reason: Reason::NoToken(why), token: None, retry_after: None, failure: Some(Arc::new(failure)) }
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(u: Unavailable) -> Self {
+        Self { reason: Reason::NoToken(u.why), token: Some(u.token), retry_after: u.retry_after, failure: u.failure }
+    }
+}

@@ -1,0 +1,40 @@
+//! How the tokens of a credential stand, for the admin port and the metrics.
+
+use std::sync::Arc;
+
+use super::Credential;
+use crate::token::{Doing, Status};
+
+/// One token of a credential; of a partitioned one every running token set has its own.
+#[derive(Debug, Clone)]
+pub struct TokenState {
+    pub token: Arc<str>,
+    pub partition: Option<Arc<str>>,
+    pub status: Status,
+}
+
+impl Credential {
+    /// Every token, in graph order.
+    #[must_use]
+    pub fn tokens(&self) -> Vec<TokenState> {
+        let keepers = self.bundles().into_iter().flat_map(|b| b.keepers().to_vec());
+        keepers.map(|k| TokenState { token: k.name().token.clone(), partition: k.name().partition.clone(), status: k.status() }).collect()
+    }
+
+    /// Every token fetched at start has had its first outcome, good or bad.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.tokens().iter().all(|t| t.status.settled || matches!(t.status.doing, Doing::Resting))
+    }
+
+    /// It can send: a token is there, or would be fetched when asked for (resting, lazy, partitioned, static).
+    #[must_use]
+    pub fn able(&self) -> bool {
+        let now = crate::token::Now::now();
+        self.tokens().iter().all(|t| {
+            t.partition.is_some()
+                || matches!(t.status.doing, Doing::Resting)
+                || t.status.token.as_ref().is_some_and(|token| token.send_until > now)
+        })
+    }
+}

@@ -1,0 +1,209 @@
+//! One connection: tell HTTP/2 from HTTP/1, read heads within their deadline, have them judged, hand them to pingora one by one.
+
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
+use pingora_core::{
+    apps::{HttpServerApp, ServerApp},
+    protocols::{Stream, http::ServerSession, l4::stream::Stream as L4},
+    server::ShutdownWatch,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Handler, LATE, Limits, Seen,
+    gather::Gather,
+    head::{PREFACE, Scan, scan},
+    watched::watch,
+};
+
+/// After a refusal: so long we wait for the client to take it (closing with unread bytes would reset the connection).
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Room for the rest of a head, once its first bytes are there; a connection that waits has none.
+const ROOM: usize = 4096;
+
+enum Arrived {
+    /// A request head of so many bytes stands at the start of the buffer.
+    Head(usize),
+    Http2,
+    TooLarge,
+    Malformed,
+    TooSlow,
+    /// Closed, broken, idle for too long, or we are draining.
+    Gone,
+}
+
+pub(super) async fn serve<H: Handler>(mut io: L4, handler: &H, draining: &ShutdownWatch) {
+    let mut buf = BytesMut::new();
+    let arrived = read_head(&mut io, &mut buf, handler.limits(), draining).await;
+    if matches!(arrived, Arrived::Http2) {
+        let io = watch(io, &buf, handler.limits().header_timeout);
+        handler.app().process_new(Box::new(io), draining).await;
+        return;
+    }
+    let mut stream: Stream = Box::new(Gather::new(io));
+    let mut arrived = arrived;
+    loop {
+        let seen = match arrived {
+            Arrived::Head(n) => {
+                let head = buf.get(..n).unwrap_or_default();
+                if *draining.borrow() { Seen::Draining(head) } else { Seen::Head(head) }
+            }
+            Arrived::TooLarge => Seen::TooLarge(&buf),
+            Arrived::TooSlow => Seen::TooSlow,
+            // HTTP/2 cannot begin on a connection that spoke HTTP/1.
+            Arrived::Malformed | Arrived::Http2 => Seen::Malformed,
+            Arrived::Gone => return,
+        };
+        if let Some(answer) = handler.answer(seen) {
+            refuse(stream, &answer).await;
+            return;
+        }
+        let mut session = ServerSession::new_http1(stream);
+        // pingora decides on reuse by the request's own words; how long we wait for the next is our business.
+        session.set_keepalive(Some(60));
+        session.set_pipelined_prefix(std::mem::take(&mut buf));
+        let Some(reused) = handler.app().process_new_http(session, draining).await else { return };
+        stream = reused.consume().0;
+        arrived = read_head(&mut stream, &mut buf, handler.limits(), draining).await;
+    }
+}
+
+/// Sends a last answer and closes.
+pub(super) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8]) {
+    let farewell = async {
+        stream.write_all(answer).await.ok()?;
+        stream.flush().await.ok()?;
+        stream.shutdown().await.ok()?;
+        let mut sink = [0; 4096];
+        while stream.read(&mut sink).await.is_ok_and(|n| n > 0) {}
+        Some(())
+    };
+    let _ = timeout(FAREWELL, farewell).await;
+}
+
+/// Most heads fit, so that they are read in one go; an idle connection costs no more.
+const HEAD: usize = 1024;
+
+async fn read_head<S: AsyncRead + Unpin>(io: &mut S, buf: &mut BytesMut, limits: Limits, draining: &ShutdownWatch) -> Arrived {
+    buf.reserve(HEAD);
+    let mut stop = draining.clone();
+    let patience = if *stop.borrow() { LATE } else { limits.idle };
+    tokio::select! {
+        biased;
+        first = timeout(patience, io.read_buf(buf)) => if !matches!(first, Ok(Ok(1..))) { return Arrived::Gone },
+        () = super::set(&mut stop), if patience != LATE => return Arrived::Gone,
+    }
+    // What the client sent in one go is taken in one go: pingora answers a request with another one behind it, and then closes, if it has
+    // both at once. It gives up the first without an answer when it finds the second in the socket.
+    if buf.len() == buf.capacity() {
+        buf.reserve(ROOM);
+        let _ = io.read_buf(buf).now_or_never();
+    }
+    let deadline = sleep(limits.header_timeout);
+    tokio::pin!(deadline);
+    let mut seen = 0;
+    loop {
+        // RFC 9112 2.2: empty lines before a request are skipped.
+        while seen == 0 && buf.starts_with(b"\r\n") {
+            buf.advance(2);
+        }
+        if buf.as_ref() != b"\r" {
+            match scan(buf, seen) {
+                Scan::Complete(n) if PREFACE.starts_with(buf.get(..n).unwrap_or_default()) => {
+                    if buf.len() >= PREFACE.len() {
+                        return if buf.starts_with(PREFACE) { Arrived::Http2 } else { Arrived::Malformed };
+                    }
+                }
+                Scan::Complete(n) => return if n > limits.head_bytes { Arrived::TooLarge } else { Arrived::Head(n) },
+                Scan::Malformed => return Arrived::Malformed,
+                Scan::Partial(_) if buf.len() > limits.head_bytes => return Arrived::TooLarge,
+                Scan::Partial(n) => seen = n,
+            }
+        }
+        buf.reserve(ROOM);
+        tokio::select! {
+            biased;
+            () = &mut deadline => return Arrived::TooSlow,
+            read = io.read_buf(buf) => if !matches!(read, Ok(1..)) { return Arrived::Gone },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{io::duplex, sync::watch};
+
+    const LIMITS: Limits =
+        Limits { connections: 1, head_bytes: 64, header_timeout: Duration::from_secs(10), idle: Duration::from_mins(10) };
+
+    async fn arrives(bytes: &[u8]) -> (&'static str, BytesMut) {
+        let (_stop, draining) = watch::channel(false);
+        let (mut client, mut server) = duplex(4096);
+        client.write_all(bytes).await.unwrap();
+        let mut buf = BytesMut::new();
+        let arrived = read_head(&mut server, &mut buf, LIMITS, &draining).await;
+        (word(&arrived), buf)
+    }
+
+    fn word(arrived: &Arrived) -> &'static str {
+        match arrived {
+            Arrived::Head(_) => "head",
+            Arrived::Http2 => "http2",
+            Arrived::TooLarge => "too large",
+            Arrived::Malformed => "malformed",
+            Arrived::TooSlow => "too slow",
+            Arrived::Gone => "gone",
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_arrives_is_told_apart() {
+        let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(64));
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], "head"),
+            (b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", "head"),
+            (PREFACE, "http2"),
+            (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", "malformed"),
+            (long.as_bytes(), "too large"),
+            (b"GET / HTTP/1.1\n\n", "malformed"),
+            (b"\x16\x03\x01\x00", "malformed"),
+            (b"GET / HT", "too slow"),
+            (b"\r", "too slow"),
+            (b"PRI * HTTP/2.0\r\n\r\nSM", "too slow"),
+            (b"", "gone"),
+        ] {
+            assert_eq!(arrives(bytes).await.0, expected, "{:?}", bytes.escape_ascii().to_string());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dripped_head_is_cut_off_at_its_total_deadline() {
+        let (_stop, draining) = watch::channel(false);
+        let (mut client, mut server) = duplex(4096);
+        let drip = tokio::spawn(async move {
+            while client.write_all(b"a").await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let mut buf = BytesMut::new();
+        let arrived = timeout(Duration::from_secs(11), read_head(&mut server, &mut buf, LIMITS, &draining)).await;
+        drip.abort();
+        assert_eq!(word(&arrived.expect("within the deadline")), "too slow");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_waits_for_a_request_ends_with_the_drain() {
+        let (stop, draining) = watch::channel(false);
+        let (_client, mut server) = duplex(4096);
+        let waiting = tokio::spawn(async move { word(&read_head(&mut server, &mut BytesMut::new(), LIMITS, &draining).await) });
+        tokio::task::yield_now().await;
+        stop.send_replace(true);
+        assert_eq!(waiting.await.unwrap(), "gone");
+    }
+}

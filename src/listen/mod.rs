@@ -1,0 +1,223 @@
+//! The data port's sockets: bind, accept up to a cap, read each request's head within its deadline, hand over, drain.
+
+pub mod bind;
+mod connection;
+mod descriptors;
+mod frames;
+mod gather;
+mod head;
+mod watched;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use pingora_core::{apps::HttpServerApp, protocols::l4::stream::Stream};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+pub use bind::{Address, BindError, Bound, Peers, bind, bind_for};
+pub use descriptors::Descriptors;
+
+/// How long a connection that was accepted after the drain began has to name its request.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What one connection may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections of all listeners together.
+    pub connections: usize,
+    /// Bytes of a request's head before it is refused unread: request line and header section together.
+    pub head_bytes: usize,
+    /// For a whole request head, from its first byte.
+    pub header_timeout: Duration,
+    /// A connection without a request is closed after this.
+    pub idle: Duration,
+}
+
+/// What was seen on a connection, before pingora sees it.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen<'a> {
+    /// The complete head of an HTTP/1 request, blank line included.
+    Head(&'a [u8]),
+    /// The same, after the drain began.
+    Draining(&'a [u8]),
+    /// More than `head_bytes` without an end.
+    TooLarge(&'a [u8]),
+    /// A line that does not end in CRLF, or bytes that cannot begin a request.
+    Malformed,
+    /// The head was not complete in time.
+    TooSlow,
+    /// More than `connections` are open.
+    Overloaded,
+}
+
+/// What answers on the connections.
+pub trait Handler: Send + Sync + 'static {
+    type App: HttpServerApp + Send + Sync + 'static;
+    fn app(&self) -> &Arc<Self::App>;
+    /// Read anew for each connection and request.
+    fn limits(&self) -> Limits;
+    /// A complete HTTP/1 response after which the connection is closed; `None`: the request goes on to [`Handler::app`]. Only [`Seen::Head`] may go on.
+    fn answer(&self, seen: Seen<'_>) -> Option<Bytes>;
+}
+
+/// Running listeners. Dropping it ends all connections.
+pub struct Handle {
+    bound: Vec<Address>,
+    close: watch::Sender<bool>,
+    draining: watch::Sender<bool>,
+    loops: JoinSet<()>,
+    cleanup: Box<dyn FnOnce() -> JoinHandle<()> + Send + Sync>,
+}
+
+struct Shared<H> {
+    handler: Arc<H>,
+    open: AtomicUsize,
+    /// What the kernel's limit leaves for clients.
+    most: usize,
+    /// Connections above the cap that are told so at a time; the rest are closed without a word.
+    refusals: Semaphore,
+    draining: watch::Receiver<bool>,
+}
+
+/// Starts to accept on every socket. Needs a tokio runtime.
+pub fn serve<H: Handler>(sockets: Vec<Bound>, handler: Arc<H>) -> Handle {
+    let (close, closed) = watch::channel(false);
+    let (draining, drained) = watch::channel(false);
+    let descriptors = Descriptors::of_this_process();
+    let most = descriptors.clients();
+    let configured = handler.limits().connections;
+    if most < configured {
+        tracing::warn!("proxy.limits.connections = {configured}, but the limit of open files (ulimit -n) lets in {most}");
+    }
+    let open = AtomicUsize::new(0);
+    let shared =
+        Arc::new(Shared { handler: handler.clone(), open, most, refusals: Semaphore::new(descriptors.refused()), draining: drained });
+    let bound = sockets.iter().map(|s| s.address().clone()).collect();
+    let mut loops = JoinSet::new();
+    for socket in sockets {
+        loops.spawn(accept(socket, shared.clone(), closed.clone()));
+    }
+    let cleanup = Box::new(move || tokio::spawn(async move { handler.app().http_cleanup().await }));
+    Handle { bound, close, draining, loops, cleanup }
+}
+
+impl Handle {
+    /// Where it really listens; a port 0 is replaced by the one that was given.
+    #[must_use]
+    pub fn addresses(&self) -> &[Address] {
+        &self.bound
+    }
+
+    /// Goes on accepting for `linger`, then closes the listeners and idle connections and lets open requests run until `drain` is over.
+    /// Both count from now. Returns the moment all is done: true if nothing had to be cut off.
+    pub async fn drain(mut self, linger: Duration, drain: Duration) -> bool {
+        let over = sleep(drain.max(linger));
+        tokio::pin!(over);
+        sleep(linger).await;
+        self.draining.send_replace(true);
+        self.close.send_replace(true);
+        // Wakes the connections that wait for a request, so it must not be awaited before them.
+        let cleanup = (self.cleanup)();
+        let all = async { while self.loops.join_next().await.is_some() {} };
+        let done = tokio::select! {
+            biased;
+            () = all => true,
+            () = over => false,
+        };
+        self.loops.shutdown().await;
+        cleanup.abort();
+        done
+    }
+}
+
+/// One listener's loop, with the connections it accepted.
+async fn accept<H: Handler>(socket: Bound, shared: Arc<Shared<H>>, mut closed: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    let mut pause = Duration::from_millis(5);
+    loop {
+        tokio::select! {
+            biased;
+            () = set(&mut closed) => break,
+            Some(_) = connections.join_next() => {}
+            accepted = socket.accept() => match accepted {
+                Ok(stream) => {
+                    pause = Duration::from_millis(5);
+                    admit(stream, &shared, &mut connections);
+                }
+                Err(e) => {
+                    pause = back_off(&e, pause).await;
+                }
+            },
+        }
+    }
+    // What the kernel had queued already is told that we are leaving.
+    while let Ok(accepted) = timeout(Duration::ZERO, socket.accept()).await {
+        match accepted {
+            Ok(stream) => admit(stream, &shared, &mut connections),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(_) => break,
+        }
+    }
+    drop(socket);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Ends when the flag is set, or can never be set any more.
+async fn set(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|set| *set).await;
+}
+
+/// Out of descriptors or memory: wait longer each time. Anything else concerns one connection that is gone already.
+async fn back_off(e: &io::Error, pause: Duration) -> Duration {
+    let scarce = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE, rustix::io::Errno::NOBUFS, rustix::io::Errno::NOMEM];
+    if e.raw_os_error().is_some_and(|code| scarce.iter().any(|s| s.raw_os_error() == code)) {
+        tracing::warn!(error = %e, "cannot accept connections");
+        sleep(pause).await;
+        return (pause * 2).min(Duration::from_secs(1));
+    }
+    tracing::debug!(error = %e, "a connection was gone before it was accepted");
+    tokio::task::yield_now().await;
+    pause
+}
+
+fn admit<H: Handler>(stream: Stream, shared: &Arc<Shared<H>>, connections: &mut JoinSet<()>) {
+    let shared = shared.clone();
+    if take(&shared.open, shared.handler.limits().connections.min(shared.most)) {
+        connections.spawn(async move {
+            let _open = Open(&shared.open);
+            connection::serve(stream, &*shared.handler, &shared.draining).await;
+        });
+        return;
+    }
+    connections.spawn(async move {
+        let Ok(_permit) = shared.refusals.try_acquire() else { return };
+        if let Some(answer) = shared.handler.answer(Seen::Overloaded) {
+            connection::refuse(stream, &answer).await;
+        }
+    });
+}
+
+/// Counts one connection up, unless `cap` are open.
+fn take(open: &AtomicUsize, cap: usize) -> bool {
+    open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < cap).then_some(n + 1)).is_ok()
+}
+
+/// Counts a connection down, however its task ends.
+struct Open<'a>(&'a AtomicUsize);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

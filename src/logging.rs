@@ -1,0 +1,195 @@
+//! Setting up logs: text for people or JSON for collectors, on stderr. Libraries are held at info whatever the user asks for, as several
+//! print whole requests at debug or trace, and an injected header would be among it.
+//!
+//! No request ever waits for whoever reads the log: lines go through a bounded queue to a thread of their own, and are dropped where it is full.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    time::Duration,
+};
+
+use tracing::{Level, level_filters::LevelFilter};
+use tracing_subscriber::{
+    filter::Targets,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
+};
+
+/// Lines that may wait for a slow reader.
+const QUEUE: usize = 8192;
+/// How long the end of the program waits for lines not written yet.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Changes the level of a running program. Once the last one is dropped, what was logged before it is written.
+#[derive(Clone)]
+pub struct Volume {
+    handle: reload::Handle<Targets, tracing_subscriber::Registry>,
+    _flush: Arc<Flush>,
+}
+
+impl Volume {
+    /// From now on lines of `level` and above are written.
+    pub fn set(&self, level: Level) {
+        // Fails only where the subscriber is gone: then nothing is logged anyway.
+        let _ = self.handle.reload(targets(level));
+    }
+}
+
+/// Installs the process's subscriber; later calls change nothing and give `None`.
+#[must_use]
+pub fn start(json: bool, level: Level) -> Option<Volume> {
+    let (filter, handle) = reload::Layer::new(targets(level));
+    let (lines, flush) = queue(io::stderr())?;
+    let base = tracing_subscriber::registry().with(filter);
+    // What cannot be written is no reason to complain: the complaint would go the same way, and end the task that logs.
+    let done = if json {
+        base.with(fmt::layer().json().flatten_event(true).log_internal_errors(false).with_writer(lines)).try_init()
+    } else {
+        let colour = io::stderr().is_terminal();
+        base.with(fmt::layer().with_ansi(colour).log_internal_errors(false).with_writer(lines)).try_init()
+    };
+    done.ok().map(|()| Volume { handle, _flush: Arc::new(flush) })
+}
+
+/// What is let through at `level`: that of our own lines, at most info of all others.
+#[must_use]
+pub fn targets(level: Level) -> Targets {
+    let level = LevelFilter::from_level(level);
+    Targets::new().with_default(LevelFilter::INFO.min(level)).with_target("cupbearer", level)
+}
+
+/// Calls `count` for every panic and logs where it was. Its message stays unsaid: it may hold what the code was working on.
+pub fn on_panic(count: impl Fn() + Send + Sync + 'static) {
+    std::panic::set_hook(Box::new(move |info| {
+        count();
+        let place = info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        tracing::error!(place, "a panic was caught; please report it");
+    }));
+}
+
+enum Item {
+    Line(Vec<u8>),
+    /// Everything before it is written once this is dropped.
+    Mark(SyncSender<()>),
+}
+
+/// The way into the queue.
+#[derive(Clone)]
+struct Lines(SyncSender<Item>);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+impl Write for Lines {
+    /// One call is one line: that is how the layers write.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Full, or the writer is gone: the line is lost, and nobody waits.
+        let _ = self.0.try_send(Item::Line(line.to_vec()));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits, when dropped, until all lines are written, but no longer than [`FLUSH`].
+struct Flush(SyncSender<Item>);
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        const STEP: Duration = Duration::from_millis(10);
+        let (mark, written) = sync_channel(0);
+        let mut item = Item::Mark(mark);
+        let mut left = FLUSH;
+        while let Err(TrySendError::Full(back)) = self.0.try_send(item) {
+            let Some(less) = left.checked_sub(STEP) else { return };
+            (item, left) = (back, less);
+            #[expect(clippy::disallowed_methods, reason = "once, at the program's end; no worker runs any more")]
+            std::thread::sleep(STEP);
+        }
+        // Nothing is ever sent: the mark's end is the news.
+        let _: Result<(), RecvTimeoutError> = written.recv_timeout(left);
+    }
+}
+
+fn queue(out: impl Write + Send + 'static) -> Option<(Lines, Flush)> {
+    let (lines, queued) = sync_channel(QUEUE);
+    std::thread::Builder::new().name("log".into()).spawn(move || write_out(&queued, out)).ok()?;
+    Some((Lines(lines.clone()), Flush(lines)))
+}
+
+/// Writes until every sender is gone. A reader that has left takes nothing away from anyone.
+fn write_out(queued: &Receiver<Item>, mut out: impl Write) {
+    for item in queued {
+        match item {
+            Item::Line(line) => _ = out.write_all(&line),
+            Item::Mark(mark) => drop(mark),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn libraries_that_print_headers_are_held_at_info() {
+        let t = targets(Level::TRACE);
+        assert!(t.would_enable("cupbearer::proxy", &Level::TRACE));
+        for name in [
+            "pingora_core::protocols::http::v1::client",
+            "pingora_proxy::proxy_h1",
+            "h2::codec",
+            "hyper::proto",
+            "reqwest::connect",
+            "a_library_not_written_yet",
+        ] {
+            assert!(!t.would_enable(name, &Level::DEBUG), "{name}");
+            assert!(t.would_enable(name, &Level::INFO), "{name}");
+        }
+        assert!(!targets(Level::WARN).would_enable("pingora_core", &Level::INFO));
+    }
+
+    /// Stands still until its door is opened, then remembers what it is given.
+    struct Reader(Receiver<()>, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Reader {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            self.1.lock().unwrap().extend(line);
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_costs_lines_and_no_time() {
+        let (open, door) = sync_channel(0);
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let (mut lines, flush) = queue(Reader(door, written.clone())).unwrap();
+        for _ in 0..3 * QUEUE {
+            lines.write_all(b"x\n").unwrap();
+        }
+        drop(open);
+        drop(lines);
+        drop(flush);
+        let got = written.lock().unwrap().len();
+        assert!((2 * QUEUE..=2 * QUEUE + 2).contains(&got), "{got}");
+    }
+}

@@ -1,0 +1,264 @@
+//! How one token of one credential is fetched: `Fetch` over a profile, its secrets and the sender.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws_lc_rs::digest;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::{
+    assertion::{self, Usual},
+    client::TokenClient,
+    request::{self, Refused, Request},
+    response::{self, Moment},
+    rules,
+    scrub::Scrub,
+};
+use crate::{
+    profile::{Profile, Scope, TokenSpec, model::ClientAuth},
+    secret::{Secret, Secrets, Values},
+    telemetry::Metrics,
+    token::{Class, Event, Failure, Fetch, Fut, GuardKey, Issued, KeeperName, Now, Prepared, Token},
+};
+
+/// How one token of one credential (and partition) is fetched.
+pub struct TokenCall {
+    pub name: KeeperName,
+    pub profile: Arc<Profile>,
+    /// Index into `profile.tokens`.
+    pub index: usize,
+    /// Inline values may change under a running keeper, so the latest are loaded for each attempt.
+    pub secrets: Arc<arc_swap::ArcSwap<Secrets>>,
+    /// Partition values by name.
+    pub partition: Vec<(Arc<str>, String)>,
+    pub client: TokenClient,
+    pub metrics: Metrics,
+    pub known: Known,
+}
+
+/// The token got last and the one before it: a vendor that refuses the next may tell them back, and then they are scrubbed.
+#[derive(Default)]
+pub struct Known(Mutex<[Option<Arc<Zeroizing<String>>>; 2]>);
+
+impl Known {
+    fn learn(&self, token: &Arc<Zeroizing<String>>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held[0].as_ref() != Some(token) {
+            *held = [Some(token.clone()), held[0].take()];
+        }
+    }
+
+    fn add_to(&self, scrub: &mut Scrub) {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        held.iter().flatten().for_each(|token| scrub.add(token));
+    }
+}
+
+impl Fetch for TokenCall {
+    fn prepare<'a>(&'a self, parents: &'a [Arc<Token>]) -> Fut<'a, Result<Box<dyn Prepared>, Failure>> {
+        Box::pin(async move {
+            let secrets = self.secrets.load_full();
+            // A file may lie on a slow disk.
+            let read = tokio::task::spawn_blocking(move || secrets.read()).await;
+            let values = read.map_err(|_| unread("secrets: the read was cut off".into()))?.map_err(|e| unread(e.to_string()))?;
+            let spec = self
+                .profile
+                .tokens
+                .get(self.index)
+                .ok_or_else(|| Refused::new("no such token in the profile").failure(&Scrub::default()))?;
+            let mut scrub = scrub(&values, &self.profile, spec, parents);
+            self.known.add_to(&mut scrub);
+            let mut attempt = Attempt {
+                profile: self.profile.clone(),
+                index: self.index,
+                partition: self.partition.clone(),
+                client: self.client.clone(),
+                scrub,
+                vars: parents.iter().flat_map(|p| p.issued.vars.clone()).collect(),
+                parents: self.named(spec, parents),
+                values,
+                key: None,
+            };
+            // A trial run: what cannot be made is found before an attempt is spent on it.
+            let trial = attempt.make(Now::now().wall()).map_err(|r| r.failure(&attempt.scrub))?;
+            attempt.key = trial.url().and_then(|url| attempt.guard_key(spec, url));
+            Ok(Box::new(attempt) as Box<dyn Prepared>)
+        })
+    }
+
+    fn note(&self, event: Event<'_>) {
+        if let Event::Issued { token, .. } = &event {
+            self.known.learn(&token.issued.value);
+        }
+        self.metrics.token_event(&self.name, &event);
+    }
+}
+
+impl TokenCall {
+    /// The parents' tokens with their names.
+    fn named(&self, spec: &TokenSpec, parents: &[Arc<Token>]) -> Vec<(Arc<str>, Arc<Zeroizing<String>>)> {
+        let names = spec.parents.iter().filter_map(|i| self.profile.tokens.get(*i)).map(|t| t.name.clone());
+        names.zip(parents.iter().map(|p| p.issued.value.clone())).collect()
+    }
+}
+
+/// One attempt: everything it is made of, read at one moment.
+struct Attempt {
+    profile: Arc<Profile>,
+    index: usize,
+    partition: Vec<(Arc<str>, String)>,
+    client: TokenClient,
+    scrub: Scrub,
+    vars: BTreeMap<String, String>,
+    parents: Vec<(Arc<str>, Arc<Zeroizing<String>>)>,
+    values: Values,
+    key: Option<GuardKey>,
+}
+
+/// What an attempt comes to.
+enum Made {
+    /// To be sent. With the assertion in it, if any.
+    Call(Box<Request>, Option<Zeroizing<String>>),
+    /// The assertion is itself the token; it lives that long.
+    Token(Zeroizing<String>, Duration),
+}
+
+impl Made {
+    fn url(&self) -> Option<&Url> {
+        match self {
+            Self::Call(request, _) => Some(&request.url),
+            Self::Token(..) => None,
+        }
+    }
+}
+
+impl Attempt {
+    fn spec(&self) -> Result<&TokenSpec, Refused> {
+        self.profile.tokens.get(self.index).ok_or_else(|| Refused::new("no such token in the profile"))
+    }
+
+    /// Renders and signs. Pure but for the fresh `jti`.
+    fn make(&self, wall: Duration) -> Result<Made, Refused> {
+        let spec = self.spec()?;
+        let tokens: Vec<(&str, &str)> = self.parents.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+        let partition: Vec<(&str, &str)> = self.partition.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+        let scope = Scope {
+            settings: Some(&self.profile.settings),
+            secrets: Some(&self.values),
+            tokens: &tokens,
+            partition: &partition,
+            vars: Some(&self.vars),
+            wall: Some(wall),
+            assertion: None,
+        };
+        let url = request::address(spec, &scope)?;
+        let audience = url.as_ref().map(Url::as_str);
+        let usual = Usual { client_id: self.values.get("client_id").map(Secret::expose), audience };
+        let signed = spec.assertion.as_ref().map(|a| assertion::sign(a, usual, &scope, wall)).transpose()?;
+        match (url, signed) {
+            (Some(url), signed) => {
+                let scope = Scope { assertion: signed.as_ref().map(|s| s.as_str()), ..scope };
+                let request = request::build(spec, url, &scope)?;
+                Ok(Made::Call(Box::new(request), signed))
+            }
+            (None, Some(token)) => match response::unusable(&token) {
+                None => Ok(Made::Token(token, spec.assertion.as_ref().map_or(Duration::ZERO, |a| a.lifetime))),
+                Some(why) => Err(Refused::new(format!("the assertion {why}"))),
+            },
+            (None, None) => Err(Refused::new("a token without a url needs an assertion table")),
+        }
+    }
+
+    /// What refusals of this request count against. The query is left out: with `format = "query"` it holds the secret.
+    fn guard_key(&self, spec: &TokenSpec, url: &Url) -> Option<GuardKey> {
+        let mut values: Vec<&str> =
+            request::secrets_used(spec).into_iter().filter_map(|n| self.values.get(n)).map(Secret::expose).collect();
+        if values.is_empty() {
+            return None;
+        }
+        values.sort_unstable();
+        let mut hash = digest::Context::new(&digest::SHA256);
+        for value in values {
+            hash.update(&(value.len() as u64).to_be_bytes());
+            hash.update(value.as_bytes());
+        }
+        let mut secret = [0; 32];
+        secret.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
+        let mut url = url.clone();
+        url.set_query(None);
+        let partition = self.partition.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
+        Some(GuardKey { url: url.into(), secret, partition: (!partition.is_empty()).then_some(partition) })
+    }
+}
+
+impl Prepared for Attempt {
+    fn key(&self) -> Option<&GuardKey> {
+        self.key.as_ref()
+    }
+
+    fn send(mut self: Box<Self>) -> Fut<'static, Result<Issued, Failure>> {
+        Box::pin(async move {
+            let sent = Now::now();
+            let wall = sent.wall();
+            let (request, assertion) = match self.make(wall).map_err(|r| r.failure(&self.scrub))? {
+                Made::Call(request, assertion) => (request, assertion),
+                Made::Token(token, life) => {
+                    return Ok(Issued { value: Arc::new(token), sent, life: Some(life), implausible: false, vars: BTreeMap::new() });
+                }
+            };
+            if let Some(assertion) = &assertion {
+                self.scrub.add(assertion);
+            }
+            let profile = self.profile.clone();
+            let spec = profile.tokens.get(self.index).ok_or_else(|| Refused::new("no such token in the profile").failure(&self.scrub))?;
+            let answer = self.client.send(*request, spec.timeout).await?;
+            let read = response::read(&answer, &spec.name, &spec.response, &profile.errors, Moment { sent, wall }, &mut self.scrub);
+            read.map_err(|mut failure| {
+                let skew = assertion
+                    .as_ref()
+                    .and_then(|_| rules::skew(&answer, wall))
+                    .filter(|_| matches!(failure.class, Class::Rejected | Class::Config));
+                if let Some(skew) = skew {
+                    let seconds = skew.as_secs();
+                    // Writing to a String cannot fail.
+                    let _ = write!(failure.error, "; our clock and the vendor's differ by {seconds} s, and the assertion is dated by ours");
+                }
+                failure
+            })
+        })
+    }
+}
+
+fn scrub(values: &Values, profile: &Profile, spec: &TokenSpec, parents: &[Arc<Token>]) -> Scrub {
+    let mut scrub = Scrub::default();
+    // A public identifier is often a short word: taking it out would garble the vendor's reason.
+    let secret = |name: &str| profile.secrets.get(name).is_none_or(|s| !s.public);
+    for secret in values.0.iter().filter(|(name, _)| secret(name)).map(|(_, value)| value) {
+        scrub.add(secret.expose());
+    }
+    for parent in parents {
+        scrub.add(&parent.issued.value);
+    }
+    if matches!(spec.client_auth, ClientAuth::Basic | ClientAuth::BasicRaw) {
+        let half = |name| values.get(name).map_or("", |s| s.expose());
+        let form = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let (id, secret) = (half("client_id"), half("client_secret"));
+        scrub.add(&format!("{id}:{secret}"));
+        scrub.add(&format!("{}:{}", form(id), form(secret)));
+    }
+    scrub
+}
+
+fn unread(error: String) -> Failure {
+    Failure { class: Class::Unreadable, status: None, error, wait: None, client_refused: false, timed_out: false }
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tls_tests;

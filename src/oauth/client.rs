@@ -1,0 +1,193 @@
+//! The only sender of token calls (reqwest).
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::Host;
+use zeroize::Zeroizing;
+
+use super::{
+    assertion::CLOCK_SET,
+    pick::{Answer, Body},
+    request::Request,
+    trouble,
+};
+use crate::{
+    tls::{Material, Tls},
+    token::{Class, Failure, Now},
+};
+
+/// Largest answer that is read, after decompression.
+const MAX_BODY: usize = 64 * 1024;
+/// Longer than this nobody keeps an idle connection for us.
+const POOL_IDLE: Duration = Duration::from_secs(90);
+/// A `server_name` is bound to one client per host; token URLs come from configuration, so there are few.
+const MAX_NAMED: usize = 64;
+
+/// A reqwest client for one `tls` table; connections are reused. Never reads proxy variables, never follows redirects.
+#[derive(Debug, Clone)]
+pub struct TokenClient {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Plain(reqwest::Client),
+    /// With `server_name`: reqwest takes the name for SNI and verification from the URL. So the URL is sent with that name, a resolver of its own
+    /// leads it to the real host, and `Host` names the real host. HTTP/1.1 only: in HTTP/2 the name would also be the `:authority`.
+    Named {
+        material: Box<Material>,
+        name: String,
+        plain: reqwest::Client,
+        clients: Mutex<HashMap<String, reqwest::Client>>,
+    },
+}
+
+impl TokenClient {
+    /// # Errors
+    /// A certificate or key file that cannot be read or used, in words.
+    pub fn new(tls: &Tls) -> Result<Self, String> {
+        let material = tls.load()?;
+        let inner = match material.server_name.clone() {
+            None => Inner::Plain(client(&material, None)?),
+            Some(name) => {
+                // Made at once, so that what is wrong with the files shows at load; it serves http URLs, which have no name to verify.
+                let plain = client(&material, None)?;
+                Inner::Named { material: Box::new(material), name, plain, clients: Mutex::default() }
+            }
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Sends one request, once. An answer of any status is an [`Answer`]; what breaks before its head is a failure.
+    ///
+    /// # Errors
+    /// [`Failure`] of class `retry`.
+    pub async fn send(&self, request: Request, timeout: Duration) -> Result<Answer, Failure> {
+        match tokio::time::timeout(timeout, self.exchange(request, timeout)).await {
+            Ok(done) => done,
+            Err(_) => Err(broken(no_answer(timeout), true)),
+        }
+    }
+
+    async fn exchange(&self, request: Request, timeout: Duration) -> Result<Answer, Failure> {
+        let started = Now::now();
+        let (client, request) = self.aim(request).map_err(|why| broken(why, false))?;
+        let response = client.execute(request).await.map_err(|e| broken(trouble::words(&e, clock_wrong()), e.is_timeout()))?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        // The status counts even where the body never comes to an end, so the body has a limit of its own, just before the total one.
+        let rest = timeout.saturating_sub(started.until(Now::now())).saturating_sub(Duration::from_millis(5));
+        let body = tokio::time::timeout(rest, drain(response)).await.unwrap_or_else(|_| Body::Broken {
+            why: format!("the answer did not end within {}", humantime::format_duration(timeout)),
+            timed_out: true,
+        });
+        Ok(Answer::new(status, headers, body))
+    }
+
+    /// The client to use, and the request as it takes it.
+    fn aim(&self, request: Request) -> Result<(reqwest::Client, reqwest::Request), String> {
+        let Request { method, mut url, mut headers, body } = request;
+        let client = match &*self.inner {
+            Inner::Plain(client) => client.clone(),
+            Inner::Named { name, .. } if url.scheme() == "https" => {
+                let client = self.named(&url)?;
+                let authority = url.port().map_or_else(|| host(&url), |port| format!("{}:{port}", host(&url)));
+                headers.insert(http::header::HOST, authority.parse().map_err(|_| "url: the host cannot be a Host header")?);
+                url.set_host(Some(name)).map_err(|e| format!("server_name: {e}"))?;
+                client
+            }
+            Inner::Named { plain, .. } => plain.clone(),
+        };
+        let mut sent = reqwest::Request::new(method, url);
+        *sent.headers_mut() = headers;
+        // `from_owner` keeps the bytes where they are wiped; hyper and TLS have copies of their own that are not.
+        *sent.body_mut() = body.map(|b: Zeroizing<Vec<u8>>| Bytes::from_owner(b).into());
+        Ok((client, sent))
+    }
+
+    fn named(&self, url: &url::Url) -> Result<reqwest::Client, String> {
+        let Inner::Named { material, clients, .. } = &*self.inner else { return Err("no server_name".into()) };
+        let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let real = host(url);
+        if let Some(client) = clients.get(&real) {
+            return Ok(client.clone());
+        }
+        if clients.len() >= MAX_NAMED {
+            clients.clear();
+        }
+        let made = client(material, Some(&real))?;
+        clients.insert(real, made.clone());
+        Ok(made)
+    }
+}
+
+/// `real`: where the name in the URL is led to.
+fn client(material: &Material, real: Option<&str>) -> Result<reqwest::Client, String> {
+    let alpn: &[&[u8]] = if real.is_some() { &[b"http/1.1"] } else { &[b"h2", b"http/1.1"] };
+    let mut builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .user_agent(concat!("cupbearer/", env!("CARGO_PKG_VERSION")))
+        .pool_idle_timeout(POOL_IDLE)
+        .tcp_nodelay(true)
+        .tls_backend_preconfigured(material.client_config(alpn)?);
+    if let Some(real) = real {
+        builder = builder.http1_only().dns_resolver(Arc::new(Lead(real.to_owned())));
+    }
+    builder.build().map_err(|e| format!("the HTTP client cannot be made: {}", e.without_url()))
+}
+
+/// The host as a URL writes it.
+fn host(url: &url::Url) -> String {
+    url.host_str().unwrap_or_default().to_owned()
+}
+
+/// Resolves every name to the addresses of one host.
+struct Lead(String);
+
+impl Resolve for Lead {
+    fn resolve(&self, _name: Name) -> Resolving {
+        let real = match Host::parse(&self.0) {
+            Ok(Host::Ipv6(ip)) => ip.to_string(),
+            _ => self.0.clone(),
+        };
+        Box::pin(async move {
+            // Port 0 is replaced by the one of the URL.
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((real.as_str(), 0)).await?.collect();
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Reads at most [`MAX_BODY`] bytes.
+async fn drain(mut response: reqwest::Response) -> Body {
+    let mut body = Zeroizing::new(Vec::with_capacity(4096));
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_BODY => return Body::TooLarge,
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Body::Whole(body),
+            Err(e) => return Body::Broken { why: trouble::words(&e, clock_wrong()), timed_out: e.is_timeout() },
+        }
+    }
+}
+
+fn clock_wrong() -> bool {
+    Now::now().wall() < CLOCK_SET
+}
+
+fn no_answer(timeout: Duration) -> String {
+    format!("no answer within {}", humantime::format_duration(timeout))
+}
+
+fn broken(error: String, timed_out: bool) -> Failure {
+    Failure { class: Class::Retry, status: None, error, wait: None, client_refused: false, timed_out }
+}

@@ -1,0 +1,87 @@
+//! An answer of a token endpoint, and finding something in it. Pure and total.
+
+use std::sync::OnceLock;
+
+use http::{HeaderMap, header::SET_COOKIE};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::profile::model::Pick;
+
+/// The body of an answer, as far as it could be had.
+pub enum Body {
+    /// Decompressed.
+    Whole(Zeroizing<Vec<u8>>),
+    /// More than 64 KiB after decompression; none of it is kept.
+    TooLarge,
+    /// It broke off, in words.
+    Broken { why: String, timed_out: bool },
+}
+
+/// An answer of a token endpoint.
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Body,
+    json: OnceLock<Option<Value>>,
+}
+
+impl Answer {
+    #[must_use]
+    pub fn new(status: u16, headers: HeaderMap, body: Body) -> Self {
+        Self { status, headers, body, json: OnceLock::new() }
+    }
+
+    /// The body as JSON, parsed once; `None` where it is none.
+    #[must_use]
+    pub fn json(&self) -> Option<&Value> {
+        self.json.get_or_init(|| serde_json::from_slice(self.bytes()?.strip_prefix(b"\xef\xbb\xbf").unwrap_or(self.bytes()?)).ok()).as_ref()
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        match &self.body {
+            Body::Whole(bytes) => Some(bytes),
+            Body::TooLarge | Body::Broken { .. } => None,
+        }
+    }
+}
+
+/// What stands there, as JSON; text from elsewhere is a string. `null` is nothing.
+#[must_use]
+pub fn value(answer: &Answer, pick: &Pick) -> Option<Value> {
+    match pick {
+        Pick::Pointer(pointer) => answer.json()?.pointer(pointer).filter(|v| !v.is_null()).cloned(),
+        Pick::Header(name) => Some(Value::String(answer.headers.get(name)?.to_str().ok()?.trim().to_owned())),
+        Pick::Cookie(name) => cookie(answer, name).map(Value::String),
+        Pick::Body => Some(Value::String(std::str::from_utf8(answer.bytes()?).ok()?.trim().to_owned())),
+    }
+}
+
+/// What stands there, as text: strings as they are, numbers and booleans as JSON writes them. Lists and tables are nothing.
+#[must_use]
+pub fn text(answer: &Answer, pick: &Pick) -> Option<String> {
+    match value(answer, pick)? {
+        Value::String(text) => Some(text),
+        Value::Bool(b) => Some(b.to_string()),
+        Value::Number(n) => Some(n.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Where it was looked for, in words.
+#[must_use]
+pub fn place(pick: &Pick) -> String {
+    match pick {
+        Pick::Pointer(pointer) => pointer.clone(),
+        Pick::Header(name) => format!("header {name}"),
+        Pick::Cookie(name) => format!("cookie {name}"),
+        Pick::Body => "the body".into(),
+    }
+}
+
+/// RFC 6265 5.2; the last cookie of a name wins, as it would in a browser.
+fn cookie(answer: &Answer, name: &str) -> Option<String> {
+    let lines = answer.headers.get_all(SET_COOKIE).iter().filter_map(|v| v.to_str().ok());
+    let found = lines.filter_map(|line| cookie::Cookie::parse(line).ok()).rfind(|c| c.name() == name);
+    found.map(|c| c.value_trimmed().to_owned())
+}

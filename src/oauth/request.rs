@@ -1,0 +1,320 @@
+//! One token request, from a profile's description and the values of this attempt. Pure: nothing is read, nothing is sent.
+
+use std::borrow::Cow;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{
+    HeaderMap, HeaderValue, Method,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
+};
+use serde_json::{Map, Value};
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use super::scrub::Scrub;
+use crate::{
+    profile::{
+        Scope, Template, TokenSpec,
+        model::{ClientAuth, Format, Param},
+    },
+    secret::Values,
+    token::{Class, Failure},
+};
+
+/// RFC 7523 2.2.
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// A token request, ready to be sent.
+pub struct Request {
+    pub method: Method,
+    pub url: Url,
+    /// What the profile and the client authentication put there is marked sensitive.
+    pub headers: HeaderMap,
+    pub body: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// Why a request cannot be made. Nothing was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub why: String,
+    /// It may heal by itself: the clock is set sooner or later.
+    pub again: bool,
+}
+
+impl Refused {
+    #[must_use]
+    pub fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), again: false }
+    }
+    #[must_use]
+    pub fn clock(why: &str) -> Self {
+        Self { why: why.into(), again: true }
+    }
+    /// As a failed attempt, scrubbed.
+    #[must_use]
+    pub fn failure(&self, scrub: &Scrub) -> Failure {
+        let class = if self.again { Class::Retry } else { Class::Config };
+        Failure { class, status: None, error: scrub.clean(&self.why), wait: None, client_refused: false, timed_out: false }
+    }
+}
+
+/// Builds the request. `scope` holds the signed assertion where the profile has one.
+///
+/// # Errors
+/// [`Refused`], in words without values.
+pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, Refused> {
+    let none = Values::default();
+    let secrets = scope.secrets.unwrap_or(&none);
+    let mut url = url;
+    let mut headers = HeaderMap::new();
+    let mut given = Vec::new();
+    for (name, template) in &spec.headers {
+        let text = render(template, scope)?;
+        given.push(name);
+        if !text.is_empty() {
+            headers.insert(name, sensitive(&text).map_err(|why| Refused::new(format!("headers.{name}: {why}")))?);
+        }
+    }
+    if let Some(basic) = basic(spec.client_auth, secrets)? {
+        if given.contains(&&AUTHORIZATION) {
+            return Err(Refused::new("headers.authorization: client_auth puts its own there (RFC 6749 2.3: one method per request)"));
+        }
+        headers.insert(AUTHORIZATION, sensitive(&basic).map_err(Refused::new)?);
+    }
+    if !given.contains(&&ACCEPT) {
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    }
+    let raw = spec.body.as_ref().map(|t| render(t, scope)).transpose()?;
+    let (kind, body) = match (spec.format, raw) {
+        (Format::Form, Some(raw)) => (Some("application/x-www-form-urlencoded"), Some(bytes(&raw))),
+        (Format::Json, Some(raw)) => (Some("application/json"), Some(bytes(&raw))),
+        (Format::Query | Format::None, Some(raw)) => {
+            if spec.format == Format::Query {
+                to_query(&mut url, &pairs(&params(spec, secrets, scope)?)?)?;
+            }
+            (None, Some(bytes(&raw)))
+        }
+        (Format::Form, None) => (Some("application/x-www-form-urlencoded"), Some(bytes(&form(&pairs(&params(spec, secrets, scope)?)?)))),
+        (Format::Json, None) => {
+            let table: Map<String, Value> = params(spec, secrets, scope)?.into_iter().map(|(k, v)| (k.into_owned(), v)).collect();
+            (Some("application/json"), Some(bytes(&Zeroizing::new(Value::Object(table).to_string()))))
+        }
+        (Format::Query, None) => {
+            to_query(&mut url, &pairs(&params(spec, secrets, scope)?)?)?;
+            (None, None)
+        }
+        (Format::None, None) => (None, None),
+    };
+    if let Some(kind) = kind.filter(|_| !given.contains(&&CONTENT_TYPE)) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    Ok(Request { method: spec.method.clone(), url, headers, body })
+}
+
+/// The token URL: https, or http to ourselves or where the profile allows plaintext (RFC 6749 3.2); without user info and fragment.
+///
+/// # Errors
+/// [`Refused`].
+pub fn address(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Option<Url>, Refused> {
+    let Some(template) = &spec.url else { return Ok(None) };
+    let text = render(template, scope)?;
+    let url = Url::parse(&text).map_err(|e| Refused::new(format!("url: {e}")))?;
+    let loopback = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        None => return Err(Refused::new("url: no host")),
+    };
+    match url.scheme() {
+        "https" => {}
+        "http" if loopback || spec.allow_plaintext => {}
+        "http" => return Err(Refused::new("url: http would show the secret to the network; use https, or allow_plaintext = true")),
+        other => return Err(Refused::new(format!("url: the scheme {other} is not http or https"))),
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Refused::new("url: user info does not belong into a URL; use client_auth = \"basic\""));
+    }
+    if url.fragment().is_some() {
+        return Err(Refused::new("url: a token endpoint has no fragment (RFC 6749 3.2)"));
+    }
+    Ok(Some(url))
+}
+
+/// # Errors
+/// [`Refused`]: the template's own error, which says nothing of values.
+pub fn render(template: &Template, scope: &Scope<'_>) -> Result<Zeroizing<String>, Refused> {
+    template.render(scope).map_err(|e| Refused::new(e.to_string()))
+}
+
+/// A parameter as JSON; nested values keep their types.
+///
+/// # Errors
+/// [`Refused`].
+pub fn tree(param: &Param, scope: &Scope<'_>) -> Result<Value, Refused> {
+    Ok(match param {
+        Param::Text(template) => Value::String(render(template, scope)?.to_string()),
+        Param::Bool(b) => Value::Bool(*b),
+        Param::Number(n) => Value::Number(n.clone()),
+        Param::List(list) => Value::Array(list.iter().map(|p| tree(p, scope)).collect::<Result<_, _>>()?),
+        Param::Table(table) => Value::Object(table.iter().map(|(k, p)| Ok((k.clone(), tree(p, scope)?))).collect::<Result<_, Refused>>()?),
+    })
+}
+
+type Named<'a> = (Cow<'a, str>, Value);
+
+/// All parameters, ours first. What the profile names itself is not sent a second time; what renders empty is not sent at all (RFC 6749 3.2).
+fn params<'a>(spec: &'a TokenSpec, secrets: &Values, scope: &Scope<'_>) -> Result<Vec<Named<'a>>, Refused> {
+    let mut ours: Vec<(&str, Option<String>)> = Vec::new();
+    if let Some(grant) = &spec.grant_type {
+        ours.push(("grant_type", Some(render(grant, scope)?.to_string())));
+    }
+    match spec.client_auth {
+        ClientAuth::Body => {
+            let value = |name| secrets.get(name).map(|s| s.expose().to_owned());
+            ours.extend([("client_id", value("client_id")), ("client_secret", value("client_secret"))]);
+        }
+        ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => {
+            let Some(assertion) = scope.assertion else { return Err(Refused::new("client_auth needs an assertion table")) };
+            ours.extend([("client_assertion_type", Some(ASSERTION_TYPE.to_owned())), ("client_assertion", Some(assertion.to_owned()))]);
+        }
+        ClientAuth::Basic | ClientAuth::BasicRaw | ClientAuth::None => {}
+    }
+    let ours = ours
+        .into_iter()
+        .filter(|(name, _)| !spec.params.contains_key(*name))
+        .filter_map(|(name, value)| Some((name.into(), Value::String(value?))));
+    let mut all: Vec<Named<'a>> = ours.collect();
+    for (name, param) in &spec.params {
+        all.push((name.as_str().into(), tree(param, scope)?));
+    }
+    all.retain(|(_, value)| !matches!(value, Value::String(text) if text.is_empty()));
+    Ok(all)
+}
+
+/// Parameters as text, for forms and queries; a list repeats its name.
+fn pairs<'a>(params: &'a [Named<'_>]) -> Result<Vec<(&'a str, Cow<'a, str>)>, Refused> {
+    fn text<'v>(name: &str, value: &'v Value) -> Result<Cow<'v, str>, Refused> {
+        match value {
+            Value::String(text) => Ok(text.into()),
+            Value::Bool(_) | Value::Number(_) => Ok(value.to_string().into()),
+            _ => Err(Refused::new(format!("params.{name}: only format = \"json\" can send a table or a list in a list"))),
+        }
+    }
+    let mut pairs = Vec::new();
+    for (name, value) in params {
+        match value {
+            Value::Array(list) => {
+                for item in list {
+                    pairs.push((name.as_ref(), text(name, item)?));
+                }
+            }
+            single => pairs.push((name.as_ref(), text(name, single)?)),
+        }
+    }
+    pairs.retain(|(_, text)| !text.is_empty());
+    Ok(pairs)
+}
+
+fn form(pairs: &[(&str, Cow<'_, str>)]) -> Zeroizing<String> {
+    Zeroizing::new(form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish())
+}
+
+fn to_query(url: &mut Url, pairs: &[(&str, Cow<'_, str>)]) -> Result<(), Refused> {
+    if let Some((twice, _)) = url.query_pairs().find(|(name, _)| pairs.iter().any(|(ours, _)| ours == name)) {
+        return Err(Refused::new(format!("params.{twice}: the url has it already, and no parameter may be sent twice (RFC 6749 3.2)")));
+    }
+    if !pairs.is_empty() {
+        url.query_pairs_mut().extend_pairs(pairs);
+    }
+    Ok(())
+}
+
+/// RFC 6749 2.3.1: identifier and secret are each form-encoded (appendix B) before base64. `basic_raw` is for vendors who forgot that.
+fn basic(auth: ClientAuth, secrets: &Values) -> Result<Option<Zeroizing<String>>, Refused> {
+    let encode = |text: &str| -> Zeroizing<String> {
+        Zeroizing::new(match auth {
+            ClientAuth::Basic => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
+            _ => text.to_owned(),
+        })
+    };
+    if !matches!(auth, ClientAuth::Basic | ClientAuth::BasicRaw) {
+        return Ok(None);
+    }
+    let id = encode(secrets.get("client_id").ok_or_else(|| Refused::new("client_auth: there is no secret client_id"))?.expose());
+    if auth == ClientAuth::BasicRaw && id.contains(':') {
+        return Err(Refused::new("client_auth: a client_id with a colon cannot be sent with basic_raw (RFC 7617 2)"));
+    }
+    let secret = encode(secrets.get("client_secret").map_or("", |s| s.expose()));
+    let both = Zeroizing::new(format!("{}:{}", id.as_str(), secret.as_str()));
+    Ok(Some(Zeroizing::new(format!("Basic {}", STANDARD.encode(both.as_bytes())))))
+}
+
+fn sensitive(text: &str) -> Result<HeaderValue, &'static str> {
+    if !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+        return Err("it holds a line break or another character that is not visible ASCII");
+    }
+    let mut value = HeaderValue::from_str(text).map_err(|_| "it cannot be a header value")?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn bytes(text: &str) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(text.as_bytes().to_vec())
+}
+
+/// The secrets a request really uses, by name: what the guard counts against.
+#[must_use]
+pub fn secrets_used(spec: &TokenSpec) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    let mut templates: Vec<&Template> = Vec::new();
+    templates.extend(spec.url.iter().chain(&spec.grant_type).chain(&spec.body));
+    templates.extend(spec.headers.iter().map(|(_, t)| t));
+    if sends_params(spec) {
+        spec.params.values().for_each(|p| leaves(p, &mut templates));
+    }
+    if let Some(assertion) = &spec.assertion {
+        templates.push(&assertion.key);
+        templates.extend(assertion.header.values());
+        assertion.claims.values().for_each(|p| leaves(p, &mut templates));
+    }
+    for template in templates {
+        names.extend(template.names().iter().filter_map(|n| n.strip_prefix("secrets.")));
+    }
+    names.extend(implied(spec));
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// A raw body stands in the place of the parameters, except where these go into the URL.
+fn sends_params(spec: &TokenSpec) -> bool {
+    match spec.format {
+        Format::Form | Format::Json => spec.body.is_none(),
+        Format::Query => true,
+        Format::None => false,
+    }
+}
+
+/// Secrets that client authentication sends without being told.
+fn implied(spec: &TokenSpec) -> Vec<&'static str> {
+    match spec.client_auth {
+        ClientAuth::Body if sends_params(spec) => {
+            ["client_id", "client_secret"].into_iter().filter(|name| !spec.params.contains_key(*name)).collect()
+        }
+        ClientAuth::Basic | ClientAuth::BasicRaw => vec!["client_id", "client_secret"],
+        ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => vec!["client_id"],
+        ClientAuth::Body | ClientAuth::None => vec![],
+    }
+}
+
+fn leaves<'a>(param: &'a Param, into: &mut Vec<&'a Template>) {
+    match param {
+        Param::Text(template) => into.push(template),
+        Param::List(list) => list.iter().for_each(|p| leaves(p, into)),
+        Param::Table(table) => table.values().for_each(|p| leaves(p, into)),
+        Param::Bool(_) | Param::Number(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

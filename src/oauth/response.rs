@@ -1,0 +1,191 @@
+//! Reads the token and its life out of an answer (RFC 6749 5.1, and everything vendors do instead). Pure and total.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::{Timestamp, fmt::temporal::DateTimeParser, tz::TimeZone};
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::{
+    pick::{self, Answer, Body},
+    rules::{self, Meaning},
+    scrub::Scrub,
+};
+use crate::{
+    profile::model::{AtFormat, Pick, Response, Rule},
+    token::{Class, Failure, Issued, Now},
+};
+
+/// Longest token, in bytes.
+pub const MAX_TOKEN: usize = 16 * 1024;
+/// Longest life that is believed.
+const MAX_LIFE: f64 = 400.0 * 86_400.0;
+/// Epoch figures from here on are milliseconds: as seconds they would be in the year 5138.
+const MILLISECONDS_FROM: f64 = 1e11;
+
+/// When the request was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    pub sent: Now,
+    /// The wall clock at that moment, since the Unix epoch.
+    pub wall: Duration,
+}
+
+/// What `answer` brings: the token named `token`, or why there is none. `scrub` learns the token, so that nothing repeats it.
+///
+/// # Errors
+/// The [`Failure`] by class, scrubbed.
+pub fn read(answer: &Answer, token: &str, spec: &Response, rules: &[Rule], moment: Moment, scrub: &mut Scrub) -> Result<Issued, Failure> {
+    let found = pick::value(answer, &spec.token);
+    if let Some(Value::String(text)) = &found {
+        scrub.add(text);
+    }
+    match rules::judge(answer, token, rules, moment.wall, scrub) {
+        Meaning::Failed(failure) => return Err(failure),
+        Meaning::Token => {}
+    }
+    if matches!(spec.token, Pick::Pointer(_)) && matches!(answer.body, Body::Whole(_)) && answer.json().is_none() {
+        return Err(Failure { class: Class::Retry, ..rules::config(answer, "the answer is not JSON", scrub) });
+    }
+    if let Some(kind) = needs_proof(answer) {
+        let why = format!("the token is of type {kind}, which needs a proof with every request; only bearer tokens can be placed");
+        return Err(rules::config(answer, &why, scrub));
+    }
+    let place = pick::place(&spec.token);
+    let value = match found {
+        Some(Value::String(text)) if !text.is_empty() => Zeroizing::new(text),
+        Some(Value::String(_)) => return Err(rules::config(answer, &format!("the token at {place} is empty"), scrub)),
+        Some(_) => return Err(rules::config(answer, &format!("what stands at {place} is not a string"), scrub)),
+        None => return Err(rules::config(answer, &format!("the answer has no token at {place}"), scrub)),
+    };
+    if let Some(why) = unusable(&value) {
+        return Err(rules::config(answer, &format!("the token at {place} {why}"), scrub));
+    }
+    let (life, implausible) = life(answer, &value, spec, moment.wall);
+    let vars: BTreeMap<String, String> = spec.vars.iter().filter_map(|(name, at)| Some((name.clone(), pick::text(answer, at)?))).collect();
+    Ok(Issued { value: Arc::new(value), sent: moment.sent, life, implausible, vars })
+}
+
+/// Why a token cannot go into a header: its size, or a character that is not visible ASCII.
+#[must_use]
+pub fn unusable(token: &str) -> Option<&'static str> {
+    match token {
+        "" => Some("is empty"),
+        t if t.len() > MAX_TOKEN => Some("is longer than 16 KiB"),
+        t if !t.bytes().all(|b| b.is_ascii_graphic()) => Some("has characters that are not visible ASCII"),
+        _ => None,
+    }
+}
+
+/// Token types that are worth nothing without a proof of possession (RFC 9449 5, draft-ietf-oauth-v2-http-mac).
+fn needs_proof(answer: &Answer) -> Option<&'static str> {
+    let kind = answer.json()?.get("token_type")?.as_str()?.trim();
+    ["DPoP", "MAC", "PoP", "HTTP-Signature"].into_iter().find(|k| k.eq_ignore_ascii_case(kind))
+}
+
+/// One statement about the life of a token.
+enum Said {
+    Nothing,
+    Implausible,
+    /// Seconds from the moment of sending.
+    Plausible(Duration),
+}
+
+impl Said {
+    fn seconds(seconds: Option<f64>) -> Self {
+        let plausible = seconds.filter(|s| s.is_finite() && *s <= MAX_LIFE).and_then(|s| Duration::try_from_secs_f64(s).ok());
+        match plausible.filter(|d| d.as_millis() > 0) {
+            Some(life) => Self::Plausible(life),
+            None => Self::Implausible,
+        }
+    }
+}
+
+/// The smallest plausible life, and whether something implausible was said.
+fn life(answer: &Answer, token: &str, spec: &Response, wall: Duration) -> (Option<Duration>, bool) {
+    let expires_in = spec
+        .expires_in
+        .as_ref()
+        .and_then(|at| pick::value(answer, at))
+        .map_or(Said::Nothing, |said| Said::seconds(number(&said).map(|n| n * spec.expires_unit.as_secs_f64())));
+    let expires_at = spec
+        .expires_at
+        .as_ref()
+        .and_then(|at| pick::value(answer, at))
+        .map_or(Said::Nothing, |said| Said::seconds(epoch(&said, &spec.expires_at_format).map(|at| at - wall.as_secs_f64())));
+    let jwt = if spec.jwt_exp { jwt_life(token, wall) } else { Said::Nothing };
+    let mut implausible = false;
+    let mut least: Option<Duration> = None;
+    for said in [expires_in, expires_at, jwt] {
+        match said {
+            Said::Nothing => {}
+            Said::Implausible => implausible = true,
+            Said::Plausible(life) => least = Some(least.map_or(life, |l| l.min(life))),
+        }
+    }
+    (least, implausible)
+}
+
+/// A number, also one written as a string.
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(n) => n.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+/// A moment in seconds since the Unix epoch.
+fn epoch(value: &Value, format: &AtFormat) -> Option<f64> {
+    match (format, value) {
+        (AtFormat::Auto, _) => match (number(value), value) {
+            (Some(n), _) if n >= MILLISECONDS_FROM => Some(n / 1000.0),
+            (Some(n), _) => Some(n),
+            (None, Value::String(text)) => Some(seconds(text.trim().parse().ok()?)),
+            (None, _) => None,
+        },
+        (AtFormat::Strftime { format, zone }, Value::String(text)) => written(text.trim(), format, zone.as_deref()),
+        (AtFormat::Strftime { format, zone }, Value::Number(n)) => written(&n.to_string(), format, zone.as_deref()),
+        (AtFormat::Strftime { .. }, _) => None,
+    }
+}
+
+/// A date in a vendor's own format. Where a clock change makes it mean two moments, the earlier is taken.
+fn written(text: &str, format: &str, zone: Option<&str>) -> Option<f64> {
+    let parsed = jiff::fmt::strtime::parse(format, text).ok()?;
+    let Some(zone) = zone else { return Some(seconds(parsed.to_timestamp().ok()?)) };
+    let zone = time_zone(zone)?;
+    Some(seconds(zone.to_ambiguous_timestamp(parsed.to_datetime().ok()?).earlier().ok()?))
+}
+
+/// An IANA name or an offset such as `+09:00`.
+#[must_use]
+pub fn time_zone(name: &str) -> Option<TimeZone> {
+    match name.trim() {
+        "Z" | "z" | "UTC" | "GMT" => Some(TimeZone::UTC),
+        other => DateTimeParser::new().parse_time_zone(other).ok(),
+    }
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_duration().as_secs_f64()
+}
+
+/// `exp − iat` of what looks like a JWT (RFC 7519 4.1.4, 4.1.6); without `iat`, `exp` against the wall clock. Nothing is verified: the vendor does that.
+fn jwt_life(token: &str, wall: Duration) -> Said {
+    let claims = || {
+        let mut parts = token.split('.');
+        let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
+        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?);
+        serde_json::from_slice::<Value>(&bytes).ok()
+    };
+    let Some(claims) = claims() else { return Said::Nothing };
+    let claim = |name| claims.get(name).filter(|v| !v.is_null());
+    let Some(exp) = claim("exp") else { return Said::Nothing };
+    let from = claim("iat").and_then(number).unwrap_or(wall.as_secs_f64());
+    Said::seconds(number(exp).map(|exp| exp - from))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! Where tokens and lives are found, what is refused, and arbitrary answers.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::SET_COOKIE};
+use proptest::prelude::*;
+
+use super::*;
+
+/// 2026-11-21T08:00:00Z
+const WALL: Duration = Duration::from_hours(498_680);
+
+fn spec() -> Response {
+    Response {
+        token: Pick::Pointer("/access_token".into()),
+        expires_in: Some(Pick::Pointer("/expires_in".into())),
+        expires_unit: Duration::from_secs(1),
+        expires_at: None,
+        expires_at_format: AtFormat::Auto,
+        jwt_exp: true,
+        vars: BTreeMap::new(),
+    }
+}
+
+fn answer(body: &str) -> Answer {
+    Answer::new(200, HeaderMap::new(), Body::Whole(body.as_bytes().to_vec().into()))
+}
+
+fn run(answer: &Answer, spec: &Response) -> Result<Issued, Failure> {
+    read(answer, "access", spec, &[], Moment { sent: Now::default(), wall: WALL }, &mut Scrub::default())
+}
+
+fn class(answer: &Answer, spec: &Response) -> Option<Class> {
+    run(answer, spec).err().map(|f| f.class)
+}
+
+fn lived(body: &str, spec: &Response) -> (Option<f64>, bool) {
+    let issued = run(&answer(body), spec).unwrap_or_else(|f| panic!("{body}: {}", f.error));
+    (issued.life.map(|l| l.as_secs_f64()), issued.implausible)
+}
+
+fn jwt(claims: &str) -> String {
+    format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+}
+
+#[test]
+fn a_plain_rfc_6749_answer_is_read_and_its_refresh_token_ignored() {
+    let body = r#"{"access_token":"abc","token_type":"BearerToken","expires_in":3600,"refresh_token":"never","scope":"a","extra":{}}"#;
+    let issued = run(&answer(body), &spec()).unwrap();
+    assert_eq!(issued.value.as_str(), "abc");
+    assert_eq!((issued.life, issued.implausible), (Some(Duration::from_hours(1)), false));
+    assert!(issued.vars.is_empty());
+}
+
+#[test]
+fn answers_without_a_usable_token_have_their_class() {
+    let long = format!(r#"{{"access_token":"{}"}}"#, "x".repeat(16_385));
+    let rows: Vec<(&str, Class)> = vec![
+        ("", Class::Retry),
+        ("<html>hello</html>", Class::Retry),
+        (r#"{"access_token":"ab"#, Class::Retry),
+        ("\u{1f}\u{8b}", Class::Retry),
+        (r#"{"access_token":"a","expires_in":NaN}"#, Class::Retry),
+        ("null", Class::Config),
+        ("[]", Class::Config),
+        ("{}", Class::Config),
+        (r#"{"error":"invalid_client"}"#, Class::Config),
+        (r#"{"access_token":null}"#, Class::Config),
+        (r#"{"access_token":""}"#, Class::Config),
+        (r#"{"access_token":7}"#, Class::Config),
+        (r#"{"access_token":{"a":"b"}}"#, Class::Config),
+        (r#"{"access_token":"a b"}"#, Class::Config),
+        (r#"{"access_token":"a\r\nX-Evil: 1"}"#, Class::Config),
+        (r#"{"access_token":"a\u0000"}"#, Class::Config),
+        (r#"{"access_token":"é"}"#, Class::Config),
+        (&long, Class::Config),
+        (r#"{"access_token":"a","token_type":"DPoP"}"#, Class::Config),
+        (r#"{"access_token":"a","token_type":"mac"}"#, Class::Config),
+        (r#"{"access_token":"a","token_type":" dpop "}"#, Class::Config),
+    ];
+    for (body, expected) in rows {
+        let failure = run(&answer(body), &spec()).err().unwrap_or_else(|| panic!("{body} should fail"));
+        assert_eq!(failure.class, expected, "{body}");
+        assert!(!failure.error.contains("Evil") && failure.error.len() < 200, "{}", failure.error);
+    }
+    for kind in ["bearer", "BEARER", "BearerToken", "N_A", ""] {
+        assert_eq!(class(&answer(&format!(r#"{{"access_token":"a","token_type":"{kind}"}}"#)), &spec()), None, "{kind}");
+    }
+    assert_eq!(class(&answer(&format!(r#"{{"access_token":"{}"}}"#, "x".repeat(16_384))), &spec()), None);
+    assert_eq!(class(&answer("\u{feff}{\"access_token\":\"a\"}"), &spec()), None);
+}
+
+#[test]
+fn a_description_that_repeats_the_token_is_scrubbed() {
+    let body = r#"{"access_token":"tok-en-0123","token_type":"DPoP","error_description":"got tok-en-0123"}"#;
+    assert!(run(&answer(body), &spec()).err().unwrap().error.contains("got ***"));
+}
+
+#[test]
+fn tokens_are_found_in_headers_cookies_and_bodies() {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-token", HeaderValue::from_static(" from-header "));
+    headers.append(SET_COOKIE, HeaderValue::from_static("other=1"));
+    headers.append(SET_COOKIE, HeaderValue::from_static("sid=\"old\"; Path=/"));
+    headers.append(SET_COOKIE, HeaderValue::from_static("sid=\"from-cookie\"; HttpOnly"));
+    let answer = Answer::new(201, headers, Body::Whole(b" from-body\r\n".to_vec().into()));
+    let rows = [
+        (Pick::Header(HeaderName::from_static("x-token")), "from-header"),
+        (Pick::Cookie("sid".into()), "from-cookie"),
+        (Pick::Body, "from-body"),
+    ];
+    for (token, expected) in rows {
+        assert_eq!(run(&answer, &Response { token, ..spec() }).unwrap().value.as_str(), expected);
+    }
+    for token in [Pick::Header(HeaderName::from_static("x-none")), Pick::Cookie("none".into())] {
+        assert_eq!(class(&answer, &Response { token, ..spec() }), Some(Class::Config));
+    }
+    let page = Answer::new(200, HeaderMap::new(), Body::Whole(vec![0xff, 0xfe].into()));
+    assert_eq!(class(&page, &Response { token: Pick::Body, ..spec() }), Some(Class::Config));
+}
+
+#[test]
+fn expires_in_is_a_number_or_a_numeric_string_and_nothing_absurd() {
+    let rows: Vec<(&str, Option<f64>, bool)> = vec![
+        ("3600", Some(3600.0), false),
+        ("\"3600\"", Some(3600.0), false),
+        ("\" 3600 \"", Some(3600.0), false),
+        ("3.6e3", Some(3600.0), false),
+        ("\"3.6e3\"", Some(3600.0), false),
+        ("0.5", Some(0.5), false),
+        ("34560000", Some(34_560_000.0), false),
+        ("34560001", None, true),
+        ("0", None, true),
+        ("-1", None, true),
+        ("0.0001", None, true),
+        ("1e12", None, true),
+        ("1e300", None, true),
+        ("18446744073709551615", None, true),
+        ("\"NaN\"", None, true),
+        ("\"inf\"", None, true),
+        ("\"soon\"", None, true),
+        ("true", None, true),
+        ("[]", None, true),
+        ("null", None, false),
+    ];
+    for (said, life, implausible) in rows {
+        assert_eq!(lived(&format!(r#"{{"access_token":"a","expires_in":{said}}}"#), &spec()), (life, implausible), "{said}");
+    }
+    assert_eq!(lived(r#"{"access_token":"a"}"#, &spec()), (None, false));
+    let milliseconds = Response { expires_unit: Duration::from_millis(1), ..spec() };
+    assert_eq!(lived(r#"{"access_token":"a","expires_in":90000}"#, &milliseconds), (Some(90.0), false));
+}
+
+#[test]
+fn expires_at_is_read_as_epoch_seconds_or_milliseconds_or_as_a_date() {
+    let auto = Response { expires_at: Some(Pick::Pointer("/at".into())), ..spec() };
+    let rows = [
+        ("1795248060", Some(60.0), false),
+        ("\"1795248060\"", Some(60.0), false),
+        ("1795248060000", Some(60.0), false),
+        ("\"2026-11-21T08:01:00Z\"", Some(60.0), false),
+        ("\"2026-11-21T17:01:00+09:00\"", Some(60.0), false),
+        ("\"2026-11-21T08:01:00.500Z\"", Some(60.5), false),
+        ("1795248000", None, true),
+        ("1", None, true),
+        ("\"2026-11-21 08:01\"", None, true),
+        ("\"9999-01-01T00:00:00Z\"", None, true),
+        ("1e400", None, true),
+        ("null", None, false),
+    ];
+    for (said, life, implausible) in rows.into_iter().filter(|r| r.0 != "1e400") {
+        let (found, odd) = lived(&format!(r#"{{"access_token":"a","at":{said}}}"#), &auto);
+        assert_eq!((found.map(|f| (f * 1000.0).round() / 1000.0), odd), (life, implausible), "{said}");
+    }
+}
+
+#[test]
+fn a_date_in_a_vendors_own_format_has_its_own_zone() {
+    let at = |format: &str, zone: Option<&str>, text: &str| written(text, format, zone);
+    assert_eq!(at("%Y-%m-%d %H:%M:%S", Some("Asia/Seoul"), "2026-11-21 17:00:00"), Some(1_795_248_000.0));
+    assert_eq!(at("%Y-%m-%d %H:%M:%S", Some("+09:00"), "2026-11-21 17:00:00"), Some(1_795_248_000.0));
+    assert_eq!(at("%Y-%m-%d %H:%M:%S", Some("UTC"), "2026-11-21 08:00:00"), Some(1_795_248_000.0));
+    assert_eq!(at("%Y%m%d%H%M%S %z", None, "20261121090000 +0100"), Some(1_795_248_000.0));
+    assert_eq!(at("%Y-%m-%d %H:%M:%S", None, "2026-11-21 08:00:00"), None);
+    assert_eq!(at("%Y-%m-%d %H:%M:%S", Some("Mars/Olympus"), "2026-11-21 08:00:00"), None);
+    assert_eq!(at("%Y", Some("UTC"), "nonsense"), None);
+    // 02:30 comes twice on 2026-10-25 in Berlin: the earlier (+02:00) is taken.
+    assert_eq!(at("%Y-%m-%d %H:%M", Some("Europe/Berlin"), "2026-10-25 02:30"), Some(1_792_888_200.0));
+}
+
+#[test]
+fn the_smallest_plausible_life_counts() {
+    let both = Response { expires_at: Some(Pick::Pointer("/at".into())), ..spec() };
+    assert_eq!(lived(r#"{"access_token":"a","expires_in":3600,"at":1795248060}"#, &both), (Some(60.0), false));
+    assert_eq!(lived(r#"{"access_token":"a","expires_in":30,"at":1795248060}"#, &both), (Some(30.0), false));
+    assert_eq!(lived(r#"{"access_token":"a","expires_in":0,"at":1795248060}"#, &both), (Some(60.0), true));
+}
+
+#[test]
+fn a_jwt_tells_its_life_by_exp_and_iat_and_is_not_verified() {
+    let of = |claims: &str| lived(&format!(r#"{{"access_token":"{}"}}"#, jwt(claims)), &spec());
+    assert_eq!(of(r#"{"exp":1000300,"iat":1000000}"#), (Some(300.0), false));
+    assert_eq!(of(r#"{"exp":1795248120}"#), (Some(120.0), false));
+    assert_eq!(of(r#"{"exp":1000300}"#), (None, true));
+    assert_eq!(of(r#"{"exp":"x","iat":1}"#), (None, true));
+    assert_eq!(of(r#"{"iat":1}"#), (None, false));
+    assert_eq!(of("[]"), (None, false));
+    assert_eq!(of("no JSON"), (None, false));
+    for token in ["a.b", "a.b.c.d", "e30.!!!.x", "opaque"] {
+        assert_eq!(lived(&format!(r#"{{"access_token":"{token}"}}"#), &spec()), (None, false), "{token}");
+    }
+    let off = Response { jwt_exp: false, ..spec() };
+    assert_eq!(lived(&format!(r#"{{"access_token":"{}"}}"#, jwt(r#"{"exp":2,"iat":1}"#)), &off), (None, false));
+}
+
+#[test]
+fn vars_are_taken_as_text() {
+    let vars = [("url", "/instance/url"), ("id", "/id"), ("none", "/none")].map(|(n, p)| (n.to_owned(), Pick::Pointer(p.into())));
+    let body = r#"{"access_token":"a","instance":{"url":"https://x.example"},"id":7}"#;
+    let issued = run(&answer(body), &Response { vars: vars.into(), ..spec() }).unwrap();
+    assert_eq!(issued.vars, BTreeMap::from([("id".into(), "7".into()), ("url".into(), "https://x.example".into())]));
+}
+
+proptest! {
+    #[test]
+    fn any_answer_gives_a_token_or_a_failure(status in 100u16..1000, body in any::<Vec<u8>>(), wall in any::<u64>()) {
+        let answer = Answer::new(status, HeaderMap::new(), Body::Whole(body.into()));
+        for token in [Pick::Pointer("/access_token".into()), Pick::Body, Pick::Cookie("a".into())] {
+            let spec = Response { token, expires_at: Some(Pick::Body), ..spec() };
+            let moment = Moment { sent: Now::default(), wall: Duration::from_secs(wall) };
+            if let Ok(issued) = read(&answer, "access", &spec, &[], moment, &mut Scrub::default()) {
+                prop_assert!(unusable(&issued.value).is_none());
+                prop_assert!(issued.life.is_none_or(|l| !l.is_zero() && l <= Duration::from_hours(400 * 24)));
+            }
+        }
+    }
+
+    #[test]
+    fn any_lifetime_is_plausible_or_ignored(said in prop_oneof![any::<f64>().prop_map(|f| serde_json::json!(f)), any::<i64>().prop_map(Into::into), "\\PC{0,20}".prop_map(Into::into)], token in "[!-~]{1,60}") {
+        let body = serde_json::json!({ "access_token": token, "expires_in": said, "at": said }).to_string();
+        let spec = Response { expires_at: Some(Pick::Pointer("/at".into())), ..spec() };
+        let issued = run(&answer(&body), &spec).unwrap();
+        prop_assert!(issued.life.is_none_or(|l| !l.is_zero() && l <= Duration::from_hours(400 * 24)));
+    }
+
+    #[test]
+    fn any_text_in_any_format_is_a_date_or_none(text in "\\PC{0,40}", format in "[%A-Za-z0-9 :.-]{0,20}", zone in "\\PC{0,12}") {
+        written(&text, &format, Some(&zone));
+        written(&text, &format, None);
+    }
+}

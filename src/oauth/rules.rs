@@ -1,0 +1,180 @@
+//! What an answer of a token endpoint means (CONTRACT 2.3, "Classes of answers"): the user's and the profile's rules, then ours. Pure and total.
+
+use std::time::Duration;
+
+use http::{
+    HeaderName,
+    header::{DATE, RETRY_AFTER},
+};
+
+use super::{
+    pick::{self, Answer, Body},
+    scrub::Scrub,
+};
+use crate::{
+    profile::model::{At, Rule, StatusMatch, Test, Then},
+    token::{Class, Failure},
+};
+
+/// No vendor makes us wait longer, whatever it says.
+pub const MAX_WAIT: Duration = Duration::from_hours(1);
+/// A `Retry-After` of nothing is no leave to hammer.
+const MIN_WAIT: Duration = Duration::from_secs(1);
+/// 429 without `Retry-After`: never sooner than this.
+const THROTTLE: Duration = Duration::from_secs(5);
+
+/// Assertions live for about a minute; half of that is a difference worth telling.
+const SKEW: Duration = Duration::from_secs(30);
+
+/// What to do with an answer.
+#[derive(Debug)]
+pub enum Meaning {
+    /// A token should be in it.
+    Token,
+    Failed(Failure),
+}
+
+/// Judges `answer` to the call for the token named `token`. `wall` is the wall clock when it came (for dates in `Retry-After`).
+#[must_use]
+pub fn judge(answer: &Answer, token: &str, rules: &[Rule], wall: Duration, scrub: &Scrub) -> Meaning {
+    let told = Told::read(answer, scrub);
+    let after = retry_after(answer, wall);
+    let rule = rules.iter().find(|r| fits(r, answer, token)).and_then(|r| Some((class_of(r.then)?, r.hold)));
+    let (class, hold, why) = match rule {
+        Some((None, _)) => return Meaning::Token,
+        Some((Some(class), hold)) => (class, hold, None),
+        None => match usual(answer, told.code.as_deref(), after.is_some()) {
+            (None, _) => return Meaning::Token,
+            (Some(class), why) => (class, None, why),
+        },
+    };
+    let throttled = class == Class::Throttled || answer.status == 429;
+    let wait = match class {
+        Class::Retry | Class::Throttled => hold.or(after).or(throttled.then_some(THROTTLE)),
+        _ => hold,
+    };
+    Meaning::Failed(Failure {
+        class,
+        status: Some(answer.status),
+        client_refused: class == Class::Rejected && refuses_client(answer.status, told.code.as_deref()),
+        error: told.line(answer, why),
+        wait,
+        timed_out: matches!(answer.body, Body::Broken { timed_out: true, .. }),
+    })
+}
+
+/// A failure of class `config` about an answer: it says `why` and what the vendor said.
+#[must_use]
+pub fn config(answer: &Answer, why: &str, scrub: &Scrub) -> Failure {
+    let error = Told::read(answer, scrub).line(answer, Some(why.to_owned()));
+    Failure { class: Class::Config, status: Some(answer.status), error, wait: None, client_refused: false, timed_out: false }
+}
+
+/// `Retry-After` (RFC 9110 10.2.3) in either form, between 1 s and 1 h. A date counts from the answer's own `Date` where it has one, so that a wrong clock does no harm.
+#[must_use]
+pub fn retry_after(answer: &Answer, wall: Duration) -> Option<Duration> {
+    let text = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let asked = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // More digits than fit are simply very long.
+        text.parse().map_or(MAX_WAIT, Duration::from_secs)
+    } else {
+        date(answer, &RETRY_AFTER)?.saturating_sub(date(answer, &DATE).unwrap_or(wall))
+    };
+    Some(asked.clamp(MIN_WAIT, MAX_WAIT))
+}
+
+fn date(answer: &Answer, name: &HeaderName) -> Option<Duration> {
+    httpdate::parse_http_date(answer.headers.get(name)?.to_str().ok()?).ok()?.duration_since(std::time::UNIX_EPOCH).ok()
+}
+
+/// How far the answer's `Date` is from the wall clock at sending, where that is enough to make an assertion look expired or not valid yet.
+#[must_use]
+pub fn skew(answer: &Answer, wall: Duration) -> Option<Duration> {
+    Some(date(answer, &DATE)?.abs_diff(wall)).filter(|d| *d >= SKEW)
+}
+
+/// `None` outside: the rule says nothing about token answers. `None` inside: ok.
+#[expect(clippy::option_option, reason = "two different absences")]
+fn class_of(then: Then) -> Option<Option<Class>> {
+    match then {
+        Then::Ok => Some(None),
+        Then::Retry => Some(Some(Class::Retry)),
+        Then::Throttled => Some(Some(Class::Throttled)),
+        Then::Rejected => Some(Some(Class::Rejected)),
+        Then::Config => Some(Some(Class::Config)),
+        Then::StaleToken | Then::Pass => None,
+    }
+}
+
+fn fits(rule: &Rule, answer: &Answer, token: &str) -> bool {
+    let status = |m: &StatusMatch| match m {
+        StatusMatch::Exact(code) => *code == answer.status,
+        StatusMatch::Class(class) => *class == answer.status / 100,
+    };
+    let found = || match &rule.path {
+        None => rule.test.is_none(),
+        Some(path) => pick::text(answer, path).is_some_and(|text| match &rule.test {
+            None => true,
+            Some(Test::In(list)) => list.contains(&text),
+            Some(Test::NotIn(list)) => !list.contains(&text),
+        }),
+    };
+    rule.at == At::Token
+        && rule.token.as_deref().is_none_or(|t| t == token)
+        && (rule.status.is_empty() || rule.status.iter().any(status))
+        && class_of(rule.then).is_some()
+        && found()
+}
+
+/// The classes without any rule. `None`: there should be a token.
+fn usual(answer: &Answer, code: Option<&str>, waits: bool) -> (Option<Class>, Option<String>) {
+    let refused = matches!(code, Some("invalid_client" | "unauthorized_client" | "invalid_grant" | "access_denied"));
+    match (answer.status, &answer.body) {
+        // The status alone decides these: an answer that breaks off after its head is still a refusal, and counts as one.
+        (401, _) => (Some(Class::Rejected), None),
+        (429, _) => (Some(if waits { Class::Throttled } else { Class::Retry }), None),
+        (_, Body::TooLarge) => (Some(Class::Retry), Some("the answer is larger than 64 KiB".into())),
+        (_, Body::Broken { why, .. }) => (Some(Class::Retry), Some(why.clone())),
+        (200..=299, _) => (None, None),
+        (400 | 403, _) if refused => (Some(Class::Rejected), None),
+        (408 | 425 | 500..=599, _) => (Some(Class::Retry), None),
+        (400, _) if matches!(code, Some("temporarily_unavailable" | "server_error")) => (Some(Class::Retry), None),
+        (300..=399, _) => (Some(Class::Config), Some("a redirect, which is never followed".into())),
+        _ => (Some(Class::Config), None),
+    }
+}
+
+/// The refusal speaks of the client itself: `invalid_client`, or a 401 that gives no reason.
+fn refuses_client(status: u16, code: Option<&str>) -> bool {
+    code == Some("invalid_client") || (status == 401 && code.is_none())
+}
+
+/// What an answer says of its error (RFC 6749 5.2): the only text of it that is ever shown.
+struct Told {
+    code: Option<String>,
+    description: Option<String>,
+}
+
+impl Told {
+    fn read(answer: &Answer, scrub: &Scrub) -> Self {
+        let member = |name| answer.json().and_then(|v| v.get(name)).and_then(serde_json::Value::as_str);
+        let description = member("error_description").map(|d| scrub.description(d)).filter(|d| !d.is_empty());
+        Self { code: member("error").and_then(|e| scrub.code(e)), description }
+    }
+
+    fn line(self, answer: &Answer, why: Option<String>) -> String {
+        let said = match (self.code, self.description) {
+            (Some(code), Some(text)) => Some(format!("{code}: {text}")),
+            (Some(text), None) | (None, Some(text)) => Some(text),
+            (None, None) => None,
+        };
+        match (why, said) {
+            (Some(why), Some(said)) => format!("{why} ({said})"),
+            (Some(text), None) | (None, Some(text)) => text,
+            (None, None) => format!("the token endpoint answered {} without saying why", answer.status),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

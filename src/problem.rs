@@ -1,0 +1,136 @@
+//! A mistake in the configuration, or advice about it: where it stands, what is wrong, what to do.
+
+use std::{fmt, path::PathBuf};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration cannot be used (exit 78).
+    Problem,
+    /// It can, but is it meant so? (`check --strict` fails.)
+    Lint,
+}
+
+/// One mistake or piece of advice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub severity: Severity,
+    /// Key path, e.g. `upstreams.acme.url`; empty for the file as a whole.
+    pub key: String,
+    /// The file it stands in, where known.
+    pub file: Option<PathBuf>,
+    /// What is wrong. Never a secret's value.
+    pub what: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = match self.severity {
+            Severity::Problem => "error",
+            Severity::Lint => "lint",
+        };
+        write!(f, "{word}: ")?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.what)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n    hint: {hint}")?;
+        }
+        if let Some(file) = &self.file {
+            write!(f, "\n    in {}", file.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// Collects problems while parsing goes on.
+#[derive(Debug, Default)]
+pub struct Problems {
+    found: Vec<Problem>,
+}
+
+impl Problems {
+    /// Notes a problem at `key`.
+    pub fn problem(&mut self, key: impl Into<String>, what: impl Into<String>, hint: Option<String>) {
+        self.push(Severity::Problem, key.into(), what.into(), hint);
+    }
+    /// Notes advice at `key`.
+    pub fn lint(&mut self, key: impl Into<String>, what: impl Into<String>, hint: Option<String>) {
+        self.push(Severity::Lint, key.into(), what.into(), hint);
+    }
+    fn push(&mut self, severity: Severity, key: String, what: String, hint: Option<String>) {
+        self.found.push(Problem { severity, key, file: None, what, hint });
+    }
+    /// Notes one that is already put together.
+    pub fn add(&mut self, problem: Problem) {
+        self.found.push(problem);
+    }
+    /// Names the file of every problem that names none yet.
+    pub fn in_file(&mut self, file: &std::path::Path) {
+        for p in self.found.iter_mut().filter(|p| p.file.is_none()) {
+            p.file = Some(file.to_path_buf());
+        }
+    }
+    pub fn extend(&mut self, more: Problems) {
+        self.found.extend(more.found);
+    }
+    /// Whether anything but lints was found.
+    #[must_use]
+    pub fn fatal(&self) -> bool {
+        self.found.iter().any(|p| p.severity == Severity::Problem)
+    }
+    #[must_use]
+    pub fn list(&self) -> &[Problem] {
+        &self.found
+    }
+    #[must_use]
+    pub fn into_list(self) -> Vec<Problem> {
+        self.found
+    }
+}
+
+/// The candidate a mistyped name most likely meant, if any is near enough.
+#[must_use]
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    let score = |other: &str| {
+        let (start, edits) = (strsim::jaro_winkler(&name, other), strsim::normalized_damerau_levenshtein(&name, other));
+        // The first likes names that begin alike, the second short ones with one slip.
+        (start >= 0.75 || edits >= 0.65).then_some(start.max(edits))
+    };
+    let scored = candidates.into_iter().filter_map(|candidate| Some((score(&candidate.to_lowercase())?, candidate)));
+    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+}
+
+/// A hint that names the nearest candidate, or all of them where none is near.
+#[must_use]
+pub fn known<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let all: Vec<&str> = candidates.into_iter().collect();
+    match nearest(name, all.iter().copied()) {
+        Some(near) => Some(format!("did you mean {near:?}?")),
+        None if all.is_empty() => None,
+        None => Some(format!("known here: {}", all.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_the_one_that_was_meant_or_none() {
+        let keys = ["url", "headers", "client_auth", "client_id", "key"];
+        for (typed, meant) in
+            [("uri", "url"), ("header", "headers"), ("clientauth", "client_auth"), ("Client_ID", "client_id"), ("kye", "key")]
+        {
+            assert_eq!(nearest(typed, keys), Some(meant));
+        }
+        assert_eq!(nearest("zzz", keys), None);
+        assert_eq!(nearest("", keys), None);
+        assert_eq!(known("zzz", ["a", "b"]).unwrap(), "known here: a, b");
+        assert_eq!(known("zzz", []), None);
+    }
+}

@@ -1,0 +1,244 @@
+//! What a profile says of answers: where the token stands, how long it lives, what errors mean, how often to ask.
+
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use serde_json::Value;
+
+use super::{
+    model::{At, AtFormat, Pick, Response, Rule, Test, Then},
+    names::Build,
+    table::{ErrorTable, GuardTable, LifetimeTable, ResponseTable, Span},
+    token::{duration, path, positive},
+    values::{self, NEVER},
+};
+use crate::{
+    problem::known,
+    token::{Hold, Lifetime, Limits, Rate, Refresh, Rotation},
+};
+
+/// `.response`
+pub(super) fn response(b: &mut Build<'_>, at: &[&str], table: &ResponseTable) -> Response {
+    let mut pick = |key: &str, text: Option<&str>, default: Option<&str>| {
+        let text = text.or(default).filter(|text| !matches!(*text, "off" | ""))?;
+        let text = b.fixed(&path(at, key), text)?;
+        b.or_note(&path(at, key), values::pick(&text))
+    };
+    let token = pick("token", table.token.as_deref().filter(|text| !text.is_empty()), Some("/access_token"));
+    let expires_in = pick("expires_in", table.expires_in.as_deref(), Some("/expires_in"));
+    let expires_at = pick("expires_at", table.expires_at.as_deref(), None);
+    let vars = table.vars.iter().filter_map(|(name, text)| {
+        let at = path(&path(at, "vars"), name);
+        if !values::identifier(name) {
+            b.note(&at, "is no name a template can use (letters, digits, _)", None);
+        }
+        let pick = b.or_note(&at, values::pick(text))?;
+        Some((name.clone(), pick))
+    });
+    let vars = vars.collect();
+    let unit = b.one_of(
+        &path(at, "expires_unit"),
+        table.expires_unit.as_deref(),
+        Duration::from_secs(1),
+        &[
+            ("s", Duration::from_secs(1)),
+            ("ms", Duration::from_millis(1)),
+            ("m", Duration::from_mins(1)),
+            ("h", Duration::from_hours(1)),
+            ("d", Duration::from_hours(24)),
+        ],
+    );
+    Response {
+        // Only after a mistake that has been noted is there none.
+        token: token.unwrap_or(Pick::Body),
+        expires_in,
+        expires_unit: unit,
+        expires_at,
+        expires_at_format: at_format(b, &path(at, "expires_at_format"), table.expires_at_format.as_ref()),
+        jwt_exp: b.one_of(&path(at, "jwt_exp"), table.jwt_exp.as_deref(), true, &[("auto", true), ("off", false)]),
+        vars,
+    }
+}
+
+fn at_format(b: &mut Build<'_>, at: &[&str], value: Option<&Value>) -> AtFormat {
+    let wrong = "must be \"auto\" or { format = \"%Y-%m-%d %H:%M:%S\", zone = \"Asia/Seoul\" }";
+    let text = |key: &str| value.and_then(|v| v.get(key)).and_then(Value::as_str).map(str::to_owned);
+    let (format, zone) = match value {
+        None => return AtFormat::Auto,
+        Some(Value::String(word)) if word == "auto" => return AtFormat::Auto,
+        Some(Value::String(format)) => (format.clone(), None),
+        Some(Value::Object(table)) => {
+            let strange = table.iter().any(|(key, value)| !matches!(key.as_str(), "format" | "zone") || !value.is_string());
+            let Some(format) = text("format").filter(|_| !strange) else {
+                b.note(at, wrong, None);
+                return AtFormat::Auto;
+            };
+            (format, text("zone"))
+        }
+        Some(_) => {
+            b.note(at, wrong, None);
+            return AtFormat::Auto;
+        }
+    };
+    // A moment that is written and read back shows whether the format can be used at all.
+    let sample = jiff::Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
+    let written = jiff::fmt::strtime::format(&format, &sample).ok();
+    if !format.contains('%') || written.and_then(|text| jiff::fmt::strtime::parse(&format, text).ok()).is_none() {
+        b.note(at, "is not a strftime format", Some(wrong.into()));
+    }
+    let own_zone = ["%z", "%:z", "%Q", "%:Q", "%s"].iter().any(|zone| format.contains(zone));
+    match &zone {
+        None if !own_zone => b.note(at, "says no zone, so the moment is not known", Some("zone = \"UTC\", or %z in the format".into())),
+        Some(zone) if !known_zone(zone) => {
+            b.note(at, "has a zone that is not known", Some("an IANA name such as \"Asia/Seoul\", or an offset such as \"+09:00\"".into()));
+        }
+        _ => {}
+    }
+    AtFormat::Strftime { format, zone }
+}
+
+fn known_zone(zone: &str) -> bool {
+    TimeZone::get(zone).is_ok() || jiff::fmt::strtime::parse("%:z", zone).is_ok() || jiff::fmt::strtime::parse("%z", zone).is_ok()
+}
+
+/// `.lifetime`
+pub(super) fn lifetime(b: &mut Build<'_>, at: &[&str], table: &LifetimeTable, partitioned: bool) -> Lifetime {
+    let mut span =
+        |key: &str, span: Option<&Span>, word: &str| span.filter(|span| span.0 != word).and_then(|span| duration(b, &path(at, key), span));
+    let cap = span("cap", table.cap.as_ref(), "off");
+    let idle = span("idle", table.idle.as_ref(), "off");
+    let refresh_before = span("refresh_before", table.refresh_before.as_ref(), "auto");
+    let grace = span("grace", table.grace.as_ref(), "off").unwrap_or_default();
+    let min_remaining = span("min_remaining", table.min_remaining.as_ref(), "off").unwrap_or_default();
+    let off = table.rest_after.as_ref().is_some_and(|span| span.0 == "off");
+    let rest_after = table.rest_after.as_ref().filter(|_| !off);
+    for (key, value) in [("cap", cap), ("idle", idle)] {
+        if value.is_some_and(|d| d.is_zero()) {
+            b.note(&path(at, key), "must be longer than nothing", Some("\"off\" for none".into()));
+        }
+    }
+    let usual = if partitioned { Refresh::Lazy } else { Refresh::Ahead };
+    Lifetime {
+        default: positive(b, &path(at, "default"), table.default.as_ref(), Duration::from_mins(5)),
+        cap,
+        idle,
+        refresh: b.one_of(&path(at, "refresh"), table.refresh.as_deref(), usual, &[("ahead", Refresh::Ahead), ("lazy", Refresh::Lazy)]),
+        refresh_before,
+        rotation: b.one_of(
+            &path(at, "rotation"),
+            table.rotation.as_deref(),
+            Rotation::Overlap,
+            &[("overlap", Rotation::Overlap), ("replaces", Rotation::Replaces)],
+        ),
+        grace,
+        rest_after: positive(b, &path(at, "rest_after"), rest_after, if off { NEVER } else { Duration::from_hours(1) }),
+        min_remaining,
+    }
+}
+
+/// `guard`: the limits, and how many may wait.
+pub(super) fn guard(b: &mut Build<'_>, table: &GuardTable) -> (Limits, usize) {
+    let rate = match &table.rate {
+        None => vec![Rate { n: 120, per: Duration::from_mins(1) }],
+        Some(list) => {
+            let rates = list.iter().enumerate();
+            rates.filter_map(|(i, text)| b.or_note(&["guard", "rate", &i.to_string()], values::rate(text))).collect()
+        }
+    };
+    let hold = match &table.hold {
+        Some(span) if span.0 == "until_secret_changes" => Hold::UntilSecretChanges,
+        span => Hold::For(positive(b, &["guard", "hold"], span.as_ref(), Duration::from_mins(1))),
+    };
+    let mut count = |key: &str, value: Option<u64>, default: u32| match value.map(u32::try_from) {
+        None => default,
+        Some(Ok(n)) if n > 0 => n,
+        Some(_) => {
+            b.note(&["guard", key], "must be from 1 to 4294967295", None);
+            default
+        }
+    };
+    let max_rejections = count("max_rejections", table.max_rejections, 2);
+    let max_waiters = count("max_waiters", table.max_waiters, 10_000);
+    (Limits { rate, max_rejections, hold }, usize::try_from(max_waiters).unwrap_or(usize::MAX))
+}
+
+/// `errors`, in their order.
+pub(super) fn errors(b: &mut Build<'_>, tables: &[ErrorTable]) -> Vec<Rule> {
+    tables.iter().enumerate().map(|(i, table)| rule(b, &["errors", &i.to_string()], table)).collect()
+}
+
+fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
+    let key = |key| path(at, key);
+    for (name, value) in [("at", &table.at), ("then", &table.then)] {
+        if value.is_none() {
+            b.note(&key(name), "is missing", None);
+        }
+    }
+    let side = b.one_of(&key("at"), table.at.as_deref(), At::Token, &[("token", At::Token), ("api", At::Api)]);
+    let words: &[(&str, Then)] = match side {
+        At::Token => &[
+            ("ok", Then::Ok),
+            ("retry", Then::Retry),
+            ("throttled", Then::Throttled),
+            ("rejected", Then::Rejected),
+            ("config", Then::Config),
+        ],
+        At::Api => &[("stale_token", Then::StaleToken), ("pass", Then::Pass)],
+    };
+    let then = b.one_of(&key("then"), table.then.as_deref(), if side == At::Api { Then::Pass } else { Then::Config }, words);
+    if let Some(token) = table.token.as_ref().filter(|token| !b.tokens.contains(token)) {
+        let hint = known(token, b.tokens.iter().map(String::as_str));
+        b.note(&key("token"), format!("names an unknown token: {token}"), hint);
+    }
+    let status = match &table.status {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .enumerate()
+            .filter_map(|(i, value)| b.or_note(&path(&key("status"), &i.to_string()), values::status(value)))
+            .collect(),
+        Some(value) => b.or_note(&key("status"), values::status(value)).into_iter().collect(),
+    };
+    let pick = table.path.as_deref().and_then(|text| b.or_note(&key("path"), values::pick(text)));
+    let test = match (&table.r#in, &table.not_in) {
+        (Some(_), Some(_)) => {
+            b.note(&key("not_in"), "cannot be used together with in", None);
+            None
+        }
+        (Some(list), None) => Some(Test::In(texts(b, &key("in"), list))),
+        (None, Some(list)) => Some(Test::NotIn(texts(b, &key("not_in"), list))),
+        (None, None) => None,
+    };
+    match (&table.path, &test) {
+        (Some(_), None) => b.note(&key("path"), "needs in or not_in to compare with", None),
+        (None, Some(_)) => b.note(&key("path"), "is missing: in and not_in compare what stands there", None),
+        _ => {}
+    }
+    if side == At::Api {
+        if table.path.is_some() {
+            b.note(&key("path"), "cannot be used with at = \"api\": bodies of API answers are not looked into", None);
+        }
+        if table.hold.is_some() {
+            b.note(&key("hold"), "can be used with at = \"token\" only", None);
+        }
+        if status.is_empty() && table.status.is_none() {
+            b.note(&key("status"), "is missing: without it the rule would hit every answer", None);
+        }
+    }
+    let hold = table.hold.as_ref().and_then(|span| duration(b, &key("hold"), span));
+    Rule { at: side, token: table.token.as_deref().map(Into::into), status, path: pick, test, then, hold }
+}
+
+/// Compared as text, so numbers and booleans become what they would be in JSON.
+fn texts(b: &mut Build<'_>, at: &[&str], list: &[Value]) -> Vec<String> {
+    let items = list.iter().enumerate().filter_map(|(i, value)| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(n) => Some(n.to_string()),
+        Value::Bool(yes) => Some(yes.to_string()),
+        _ => {
+            b.note(&path(at, &i.to_string()), "must be text, a number, true or false", None);
+            None
+        }
+    });
+    items.collect()
+}

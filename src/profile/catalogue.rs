@@ -1,0 +1,91 @@
+//! The built-in profiles: TOML files embedded in the program.
+
+use std::path::Path;
+
+use super::merge::{self, Base};
+
+/// Name and TOML source of every built-in profile, sorted by name.
+#[must_use]
+pub fn all() -> &'static [(&'static str, &'static str)] {
+    &[
+        ("keycloak", include_str!("catalogue/keycloak.toml")),
+        ("keycloak_jwt", include_str!("catalogue/keycloak_jwt.toml")),
+        ("lean", include_str!("catalogue/lean.toml")),
+        ("lean_customer", include_str!("catalogue/lean_customer.toml")),
+        ("mypos", include_str!("catalogue/mypos.toml")),
+        ("oauth2", include_str!("catalogue/oauth2.toml")),
+        ("optoro", include_str!("catalogue/optoro.toml")),
+        ("sqr", include_str!("catalogue/sqr.toml")),
+        ("static", include_str!("catalogue/static.toml")),
+        ("worldline", include_str!("catalogue/worldline.toml")),
+        ("worldline_jwt", include_str!("catalogue/worldline_jwt.toml")),
+    ]
+}
+
+/// The TOML source of one.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static str> {
+    all().iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
+/// What a user has to know of a profile, what it extends included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    pub name: &'static str,
+    /// The file as it is, comments included.
+    pub toml: &'static str,
+    pub doc: String,
+    pub source: String,
+    pub settings: Vec<Setting>,
+    pub secrets: Vec<Needed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    pub name: String,
+    pub help: String,
+    pub default: Option<String>,
+    pub required: bool,
+    pub pattern: Option<String>,
+}
+
+/// A secret of a profile; `*` is any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    pub name: String,
+    pub help: String,
+    pub optional: bool,
+    pub public: bool,
+}
+
+/// For `cupbearer profiles NAME`.
+#[must_use]
+pub fn describe(name: &str) -> Option<Description> {
+    let (name, toml) = all().iter().find(|(known, _)| *known == name)?;
+    let head = merge::head(&Base::Builtin((*name).to_owned()), Path::new(""))?;
+    let settings = head.settings.into_iter().map(|(name, setting)| Setting {
+        name,
+        help: setting.help.unwrap_or_default(),
+        default: setting.default,
+        required: setting.required.unwrap_or(false),
+        pattern: setting.pattern,
+    });
+    let secrets = head.secrets.into_iter().map(|(name, secret)| Needed {
+        name,
+        help: secret.help.unwrap_or_default(),
+        optional: secret.optional.unwrap_or(false),
+        public: secret.public.unwrap_or(false),
+    });
+    Some(Description {
+        name,
+        toml,
+        doc: head.doc.unwrap_or_default(),
+        source: head.source.unwrap_or_default(),
+        settings: settings.collect(),
+        secrets: secrets.collect(),
+    })
+}
+
+#[cfg(test)]
+#[path = "catalogue_tests.rs"]
+mod tests;

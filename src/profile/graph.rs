@@ -1,0 +1,60 @@
+//! The tokens of a profile in an order in which each comes after those it is made with.
+
+use std::collections::BTreeMap;
+
+use super::{model::TokenSpec, names::Build, table::CredentialTable, token};
+
+/// Reads all tokens, finds who is made with whom, and sorts. Among equals the order is that of their names. A circle is noted.
+pub(super) fn tokens(b: &mut Build<'_>, body: &CredentialTable) -> Vec<TokenSpec> {
+    let partitioned = !body.partition.is_empty();
+    let mut open: BTreeMap<String, (TokenSpec, Vec<String>)> = BTreeMap::new();
+    for (name, table) in &body.tokens {
+        let spec = token::token(b, name, table, partitioned);
+        let parents = parents(b, name);
+        open.insert(name.clone(), (spec, parents));
+    }
+    let mut sorted: Vec<TokenSpec> = Vec::new();
+    while !open.is_empty() {
+        let done = |parent: &String| sorted.iter().position(|token| *token.name == **parent);
+        let next = open.iter().find(|(_, (_, parents))| parents.iter().all(|parent| done(parent).is_some())).map(|(name, _)| name.clone());
+        let Some((mut spec, parents)) = next.and_then(|name| open.remove(&name)) else {
+            circle(b, &open);
+            break;
+        };
+        spec.parents = parents.iter().filter_map(done).collect();
+        sorted.push(spec);
+    }
+    sorted
+}
+
+/// Tokens that are named in the request that was read last, or whose variables are.
+fn parents(b: &Build<'_>, own: &str) -> Vec<String> {
+    let mut parents: Vec<String> = Vec::new();
+    for name in &b.seen {
+        let token = match name.split_once('.') {
+            Some(("tokens", token)) => token.split('.').next(),
+            Some(("vars", var)) => var.split('.').next().and_then(|var| b.vars.get(var)).map(String::as_str),
+            _ => None,
+        };
+        // An unknown one has been noted with its template.
+        parents.extend(token.filter(|token| *token != own && b.tokens.iter().any(|t| t == token)).map(str::to_owned));
+    }
+    parents.sort_unstable();
+    parents.dedup();
+    parents
+}
+
+/// What is left waits for itself: names one circle.
+fn circle(b: &mut Build<'_>, open: &BTreeMap<String, (TokenSpec, Vec<String>)>) {
+    let mut way: Vec<String> = Vec::new();
+    let mut at = open.keys().next().cloned();
+    while let Some(name) = at {
+        if let Some(start) = way.iter().position(|seen| *seen == name) {
+            let names = way.iter().skip(start).chain([&name]).map(String::as_str).collect::<Vec<_>>().join(" → ");
+            b.note(&["tokens", &name], format!("the tokens are made with each other in a circle: {names}"), None);
+            return;
+        }
+        at = open.get(&name).and_then(|(_, parents)| parents.iter().find(|parent| open.contains_key(*parent))).cloned();
+        way.push(name);
+    }
+}

@@ -1,0 +1,279 @@
+//! One table out of a chain of `extends` and a user's overrides; then the model out of that table.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::{Map, Value};
+
+use super::{
+    answer, graph,
+    layers::{self, Layers},
+    model::{Profile, SecretSpec},
+    names::{Build, RESERVED},
+    present,
+    read::read,
+    table::{CredentialTable, HeadTable, SettingTable},
+    values,
+};
+use crate::problem::{Problems, known};
+
+/// Which profile a credential starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    Builtin(String),
+    /// Absolute, or relative to the configuration's folder.
+    File(PathBuf),
+}
+
+/// Builds the profile of one credential. `overrides` is the credential's table without `profile`, `settings` and `secrets`;
+/// `settings` are the user's values; `secrets` the names the user gave (`None`: a directory, so all may be there).
+/// Problems are noted under `at` (`credentials.acme`). `relative_to` is the folder relative paths start from.
+pub fn build(
+    base: &Base,
+    overrides: &Map<String, Value>,
+    settings: &BTreeMap<String, String>,
+    secrets: Option<&[String]>,
+    at: &str,
+    relative_to: &Path,
+    problems: &mut Problems,
+) -> Option<Profile> {
+    let mut found = Problems::default();
+    let layers = Layers::load(base, overrides, at, relative_to, &mut found);
+    let profile = layers.and_then(|layers| {
+        let (head, body) = tables(&layers, &mut found);
+        let given = secrets.map(|names| names.iter().cloned().collect());
+        Some(assemble(&layers, name_of(base), &head, &body, settings, given, &mut found)).filter(|_| !found.fatal())
+    });
+    problems.extend(found);
+    profile
+}
+
+/// The files a credential's profile is made of, for polling: the profile file and those it extends.
+#[must_use]
+pub fn files(base: &Base, relative_to: &Path) -> Vec<PathBuf> {
+    let layers = Layers::load(base, &Map::new(), "", relative_to, &mut Problems::default());
+    let fallback = || match base {
+        Base::File(path) => vec![relative_to.join(path)],
+        Base::Builtin(_) => Vec::new(),
+    };
+    layers.map_or_else(fallback, |layers| layers::files(&layers))
+}
+
+/// Settings and secrets of a profile with their help, `extends` followed, for `cupbearer profiles NAME`.
+pub(super) fn head(base: &Base, relative_to: &Path) -> Option<HeadTable> {
+    let mut problems = Problems::default();
+    let layers = Layers::load(base, &Map::new(), "", relative_to, &mut problems)?;
+    Some(tables(&layers, &mut problems).0)
+}
+
+fn name_of(base: &Base) -> Arc<str> {
+    match base {
+        Base::Builtin(name) => name.as_str().into(),
+        Base::File(path) => path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default().as_ref().into(),
+    }
+}
+
+/// The merged tables, read; what does not fit is noted where it was written.
+fn tables(layers: &Layers, problems: &mut Problems) -> (HeadTable, CredentialTable) {
+    let mut body = layers.merged(problems);
+    let mut head = Map::new();
+    for key in ["extends", "doc", "source", "settings", "secrets"] {
+        head.extend(body.remove(key).map(|value| (key.to_owned(), value)));
+    }
+    scalars_to_text(&mut head);
+    let (head, strange) = read::<HeadTable>(Value::Object(head));
+    let (body, more) = read::<CredentialTable>(Value::Object(body));
+    for misfit in strange.into_iter().chain(more) {
+        let path: Vec<&str> = misfit.path.iter().map(String::as_str).collect();
+        layers.note(problems, &path, misfit.what, misfit.hint);
+    }
+    (head, body)
+}
+
+/// `default = 5` and `default = true` are what `"5"` and `"true"` are.
+fn scalars_to_text(head: &mut Map<String, Value>) {
+    let settings = head.get_mut("settings").and_then(Value::as_object_mut);
+    for default in settings.into_iter().flat_map(Map::values_mut).filter_map(|setting| setting.get_mut("default")) {
+        if matches!(default, Value::Number(_) | Value::Bool(_)) {
+            *default = Value::String(default.to_string());
+        }
+    }
+}
+
+fn assemble(
+    layers: &Layers,
+    name: Arc<str>,
+    head: &HeadTable,
+    body: &CredentialTable,
+    user: &BTreeMap<String, String>,
+    given: Option<BTreeSet<String>>,
+    problems: &mut Problems,
+) -> Profile {
+    let mut b = Build {
+        layers,
+        problems,
+        settings: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        any_secret: head.secrets.contains_key("*"),
+        given,
+        tokens: body.tokens.keys().cloned().collect(),
+        partitions: body.partition.keys().cloned().collect(),
+        vars: BTreeMap::new(),
+        used: BTreeSet::new(),
+        seen: BTreeSet::new(),
+    };
+    declare(&mut b, head, body);
+    settings(&mut b, &head.settings, user);
+    let tokens = graph::tokens(&mut b, body);
+    let partition = present::partitions(&mut b, &body.partition);
+    let inject = present::inject(&mut b, &body.inject);
+    let errors = answer::errors(&mut b, &body.errors);
+    let (limits, max_waiters) = answer::guard(&mut b, &body.guard);
+    whole(&mut b, body);
+    secrets(&mut b);
+    Profile {
+        name,
+        settings: b.settings,
+        secrets: b.secrets,
+        tokens,
+        inject,
+        partition,
+        errors,
+        limits,
+        max_waiters,
+        vend: body.vend.unwrap_or(false),
+    }
+}
+
+/// Names first: templates may use them in any order.
+fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
+    for (name, secret) in head.secrets.iter().filter(|(name, _)| *name != "*") {
+        let spec = SecretSpec {
+            help: secret.help.clone().unwrap_or_default(),
+            optional: secret.optional.unwrap_or(false),
+            public: secret.public.unwrap_or(false),
+        };
+        b.secrets.insert(name.clone(), spec);
+    }
+    for (token, table) in &body.tokens {
+        for name in table.response.vars.keys() {
+            if let Some(other) = b.vars.insert(name.clone(), token.clone()) {
+                let what = format!("is a variable of token {other} too, and there is one namespace per credential");
+                b.note(&["tokens", token, "response", "vars", name], what, None);
+            }
+        }
+    }
+    let names = [
+        ("secrets", b.secrets.keys().cloned().collect::<Vec<_>>()),
+        ("tokens", b.tokens.clone()),
+        ("settings", head.settings.keys().cloned().collect()),
+    ];
+    for (group, names) in names {
+        for name in names.iter().filter(|name| !values::identifier(name)) {
+            b.note(&[group, name], "is no name a template can use (letters, digits, _)", Some(name.replace(['-', '.', ' '], "_")));
+        }
+    }
+    for name in head.settings.keys().filter(|name| RESERVED.contains(&name.as_str())) {
+        b.note(&["settings", name], "is a name that templates use for something else", None);
+    }
+}
+
+/// The user's values over the defaults, each as the profile wants it.
+fn settings(b: &mut Build<'_>, specs: &BTreeMap<String, SettingTable>, user: &BTreeMap<String, String>) {
+    for name in user.keys().filter(|name| !specs.contains_key(*name)) {
+        let at = b.layers.at.clone();
+        let hint = known(name, specs.keys().map(String::as_str));
+        b.problems.problem(
+            layers::dotted(&at, &["settings", name]),
+            "is not a setting of the profile",
+            hint.or(Some("the profile has no settings".into())),
+        );
+    }
+    for (name, spec) in specs {
+        let value = user.get(name).or(spec.default.as_ref()).cloned().unwrap_or_default();
+        let key = layers::dotted(&b.layers.at, &["settings", name]);
+        let help = spec.help.clone().filter(|help| !help.is_empty());
+        if value.is_empty() {
+            if spec.required.unwrap_or(false) {
+                b.problems.problem(key, "is missing", help);
+            }
+        } else if let Some(pattern) = &spec.pattern {
+            match values::whole(pattern) {
+                Ok(regex) if regex.is_match(&value) => {}
+                Ok(_) => b.problems.problem(key, format!("does not match {pattern}"), help),
+                Err(what) => b.note(&["settings", name, "pattern"], what, None),
+            }
+        } else if value.chars().any(char::is_control) {
+            b.problems.problem(key, "contains a control character", None);
+        }
+        b.settings.insert(name.clone(), value);
+    }
+}
+
+/// What concerns the profile as a whole.
+fn whole(b: &mut Build<'_>, body: &CredentialTable) {
+    let inject = &body.inject;
+    let nothing = inject.headers.is_empty() && inject.headers_if_absent.is_empty() && inject.query.is_empty() && inject.cookies.is_empty();
+    if nothing && body.tokens.is_empty() {
+        b.note(
+            &["inject"],
+            "is empty, and there is no token: nothing would be put on a request",
+            Some("inject.headers = { X-Api-Key = \"{{ secrets.api_key }}\" }".into()),
+        );
+    }
+    if body.vend == Some(true) && body.tokens.is_empty() {
+        b.note(&["vend"], "needs a token to hand out", None);
+    }
+    for name in b.partitions.clone() {
+        let twin = b.partitions.iter().find(|other| {
+            **other < name && header_of(body, other).is_some_and(|h| header_of(body, &name).is_some_and(|own| own.eq_ignore_ascii_case(h)))
+        });
+        if let Some(twin) = twin.cloned() {
+            b.note(&["partition", &name, "header"], format!("is the header of partition {twin} too"), None);
+        }
+    }
+}
+
+fn header_of<'t>(body: &'t CredentialTable, name: &str) -> Option<&'t str> {
+    body.partition.get(name)?.header.as_deref()
+}
+
+/// Compares what the credential gives with what the profile uses. A declared secret that nothing uses (`client_secret` where
+/// `client_auth` is "none") need not be there.
+fn secrets(b: &mut Build<'_>) {
+    let at = b.layers.at.clone();
+    for name in b.given.clone().into_iter().flatten() {
+        let key = layers::dotted(&at, &["secrets", &name]);
+        if b.any_secret && !b.secrets.contains_key(&name) {
+            if !values::identifier(&name) {
+                b.problems.problem(key, "is no name a template can use (letters, digits, _)", Some(name.replace(['-', '.', ' '], "_")));
+            }
+            b.secrets.insert(name, SecretSpec::default());
+        } else if !b.secrets.contains_key(&name) {
+            let hint = known(&name, b.secrets.keys().map(String::as_str)).or(Some("the profile has no secrets".into()));
+            b.problems.problem(key, "is not a secret of the profile", hint);
+        }
+    }
+    if b.any_secret {
+        // One that is not given has been noted where it is named.
+        for name in b.used.iter().filter(|name| b.given.as_ref().is_none_or(|given| given.contains(*name))) {
+            b.secrets.entry(name.clone()).or_default();
+        }
+    }
+    for (name, spec) in &mut b.secrets {
+        spec.optional |= !b.used.contains(name);
+        let absent = b.given.as_ref().is_some_and(|given| !given.contains(name));
+        if absent && !spec.optional {
+            let key = layers::dotted(&at, &["secrets"]);
+            let help = Some(spec.help.clone()).filter(|help| !help.is_empty()).map(|help| format!("{name}: {help}"));
+            b.problems.problem(key, format!("secret {name} is missing"), help);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;

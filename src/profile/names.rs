@@ -1,0 +1,189 @@
+//! While a profile is built: where problems go, and what its templates may name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{layers::Layers, model::SecretSpec, template::Template};
+use crate::{
+    problem::{Problems, known},
+    profile::Scope,
+};
+
+/// Names that are no settings.
+pub(super) const RESERVED: [&str; 8] = ["secrets", "token", "tokens", "partition", "vars", "assertion", "now", "uuid"];
+
+/// Everything known of a profile before its tokens are read.
+pub(super) struct Build<'a> {
+    pub layers: &'a Layers,
+    pub problems: &'a mut Problems,
+    pub settings: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, SecretSpec>,
+    /// The profile takes any secret (`secrets."*"`).
+    pub any_secret: bool,
+    /// Names the credential gives; `None`: a folder, so all may be there.
+    pub given: Option<BTreeSet<String>>,
+    pub tokens: Vec<String>,
+    pub partitions: Vec<String>,
+    /// Variable → the token whose answer holds it.
+    pub vars: BTreeMap<String, String>,
+    /// Secrets something uses.
+    pub used: BTreeSet<String>,
+    /// Names used since it was last emptied; a token's parents follow from them.
+    pub seen: BTreeSet<String>,
+}
+
+/// Where a template stands decides what it may name.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'p> {
+    /// In a token's request.
+    Request(&'p str),
+    /// In a token's assertion, which cannot name itself.
+    Assertion(&'p str),
+    /// On requests to the upstream.
+    Inject,
+}
+
+impl Build<'_> {
+    pub fn note(&mut self, path: &[&str], what: impl Into<String>, hint: Option<String>) {
+        self.layers.note(self.problems, path, what, hint);
+    }
+
+    /// Takes the value, or notes why there is none.
+    pub fn or_note<T>(&mut self, path: &[&str], result: Result<T, String>) -> Option<T> {
+        result.map_err(|what| self.note(path, what, None)).ok()
+    }
+
+    /// A template, its names checked. With a mistake in it: noted, and the text stands for it.
+    pub fn template(&mut self, path: &[&str], source: &str, place: Place<'_>) -> Template {
+        let template = match Template::parse(source) {
+            Ok(template) => template,
+            Err(what) => {
+                self.note(path, format!("is not a template: {what}"), None);
+                return Template::text("");
+            }
+        };
+        for name in template.names() {
+            if let Err((what, hint)) = self.allowed(name, place) {
+                self.note(path, what, hint);
+            }
+        }
+        self.seen.extend(template.names().iter().cloned());
+        template
+    }
+
+    /// A text that is needed at load, so only settings may stand in it.
+    pub fn fixed(&mut self, path: &[&str], source: &str) -> Option<String> {
+        let template = self.or_note(path, Template::parse(source))?;
+        let strange: Vec<&String> = template.names().iter().filter(|name| !self.settings.contains_key(*name)).collect();
+        if let Some(name) = strange.first() {
+            let hint = known(name, self.settings.keys().map(String::as_str));
+            self.note(path, format!("is needed at load, so it may name settings only, not {name}"), hint);
+            return None;
+        }
+        self.rendered(&template).or_else(|| {
+            self.note(path, "cannot be rendered", None);
+            None
+        })
+    }
+
+    /// What a template gives with settings alone, if they are all it names.
+    pub fn rendered(&self, template: &Template) -> Option<String> {
+        if !template.names().iter().all(|name| self.settings.contains_key(name)) {
+            return None;
+        }
+        let scope = Scope { settings: Some(&self.settings), ..Scope::default() };
+        template.render(&scope).ok().map(|text| (*text).clone())
+    }
+
+    /// One of several words.
+    pub fn one_of<T: Copy>(&mut self, path: &[&str], text: Option<&str>, default: T, words: &[(&str, T)]) -> T {
+        let Some(text) = text.and_then(|text| self.fixed(path, text)) else { return default };
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return *value;
+        }
+        let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let hint = crate::problem::nearest(&text, all.iter().copied()).map(|near| format!("did you mean {near:?}?"));
+        self.note(path, format!("must be one of {}", all.join(", ")), hint);
+        default
+    }
+
+    /// A secret that something other than a template needs, so that it must be there even where it is optional.
+    pub fn need_secret(&mut self, path: &[&str], name: &str, why: &str) {
+        if !self.any_secret && !self.secrets.contains_key(name) {
+            let hint = "declare it in the profile, or choose another client_auth".to_owned();
+            self.note(path, format!("{why} needs a secret {name}, which the profile does not have"), Some(hint));
+            return;
+        }
+        self.used.insert(name.to_owned());
+        let absent = self.given.as_ref().is_some_and(|given| !given.contains(name));
+        // Where it is not optional, its absence is noted once, with the others.
+        if absent && self.any_secret && !self.secrets.contains_key(name) {
+            self.note(&["secrets"], format!("secret {name} is missing: {why} needs it"), None);
+        }
+        if let Some(spec) = self.secrets.get_mut(name) {
+            spec.optional = false;
+        }
+    }
+
+    fn allowed(&mut self, name: &str, place: Place<'_>) -> Result<(), (String, Option<String>)> {
+        let mut parts = name.split('.');
+        let first = parts.next().unwrap_or_default();
+        let second = parts.next();
+        let own = match place {
+            Place::Request(own) | Place::Assertion(own) => Some(own),
+            Place::Inject => None,
+        };
+        let member = || second.ok_or_else(|| (format!("names {first} as a whole"), Some(format!("name one: {first}.NAME"))));
+        match first {
+            "secrets" => self.secret(member()?),
+            "tokens" => {
+                let token = member()?;
+                if Some(token) == own {
+                    return Err((format!("a token cannot be made with itself (tokens.{token})"), None));
+                }
+                among(self.tokens.iter(), "token", token)
+            }
+            "token" if own.is_some() => Err(("a token's request has no `token`".into(), Some("name another one: tokens.NAME".into()))),
+            "token" if self.tokens.is_empty() => Err(("there is no token".into(), None)),
+            "token" => Ok(()),
+            "partition" => among(self.partitions.iter(), "partition", member()?),
+            "vars" => {
+                let var = member()?;
+                if own.is_some() && self.vars.get(var).map(String::as_str) == own {
+                    return Err((format!("vars.{var} comes from this token's own answer"), None));
+                }
+                among(self.vars.keys(), "variable", var)
+            }
+            "assertion" if matches!(place, Place::Request(_)) => Ok(()),
+            "assertion" => Err(("an assertion can be named in a token's request only".into(), None)),
+            "now" if second.is_none_or(|part| part == "epoch") => Ok(()),
+            "now" => Err(("of now there is now.epoch only".into(), Some("for other forms: now | date(\"%Y-%m-%d\")".into()))),
+            "uuid" if second.is_none() => Ok(()),
+            _ => {
+                among(self.settings.keys(), "setting", first)?;
+                second.map_or(Ok(()), |_| Err((format!("setting {first} is text and has no parts"), None)))
+            }
+        }
+    }
+
+    fn secret(&mut self, name: &str) -> Result<(), (String, Option<String>)> {
+        self.used.insert(name.to_owned());
+        if self.secrets.contains_key(name) {
+            return Ok(());
+        }
+        if !self.any_secret {
+            return among(self.secrets.keys(), "secret", name);
+        }
+        match &self.given {
+            Some(given) if !given.contains(name) => among(given.iter(), "secret", name),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn among<'k>(names: impl Iterator<Item = &'k String>, what: &str, name: &str) -> Result<(), (String, Option<String>)> {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    if names.contains(&name) {
+        return Ok(());
+    }
+    Err((format!("names an unknown {what}: {name}"), known(name, names)))
+}

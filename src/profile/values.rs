@@ -1,0 +1,192 @@
+//! Texts of the profile language into values: durations, rates, sources, statuses. Errors say what would be right.
+
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use regex::Regex;
+
+use super::model::{Pick, StatusMatch};
+use crate::token::Rate;
+
+/// Stands for "off" where a duration is needed: longer than any process lives, short enough to count with.
+pub const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
+
+/// One number and one unit: ms, s, m, h or d; at most [`NEVER`].
+///
+/// # Errors
+/// What would be right.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "must be a duration such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"".to_owned();
+    let text = text.trim();
+    let known = ["ms", "s", "m", "h", "d"];
+    if !text.split(|c: char| c.is_ascii_digit() || c.is_whitespace()).all(|unit| unit.is_empty() || known.contains(&unit)) {
+        return Err(wrong());
+    }
+    let duration = humantime::parse_duration(text).map_err(|_| wrong())?;
+    if duration > NEVER { Err("is longer than a hundred years".into()) } else { Ok(duration) }
+}
+
+/// "120/m": so many calls per unit or duration.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    let wrong = || "must be a number per unit, such as \"120/m\", \"1000/d\" or \"10/10m\"".to_owned();
+    let (n, per) = text.split_once('/').ok_or_else(wrong)?;
+    let n = n.trim().parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?;
+    let per = per.trim();
+    let per = if per.starts_with(|c: char| c.is_ascii_digit()) { duration(per) } else { duration(&format!("1{per}")) };
+    let per = per.ok().filter(|per| !per.is_zero()).ok_or_else(wrong)?;
+    Ok(Rate { n, per })
+}
+
+/// A JSON pointer, `header:NAME`, `cookie:NAME` or `body`.
+pub fn pick(text: &str) -> Result<Pick, String> {
+    if text == "body" {
+        return Ok(Pick::Body);
+    }
+    if let Some(name) = text.strip_prefix("header:") {
+        return header(name).map(Pick::Header);
+    }
+    if let Some(name) = text.strip_prefix("cookie:") {
+        return cookie(name).map(|()| Pick::Cookie(name.to_owned()));
+    }
+    let escapes_right = text.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
+    if text.starts_with('/') && escapes_right {
+        return Ok(Pick::Pointer(text.to_owned()));
+    }
+    Err("must be a JSON pointer such as \"/access_token\", \"header:NAME\", \"cookie:NAME\" or \"body\"".into())
+}
+
+/// A header's name.
+pub fn header(name: &str) -> Result<HeaderName, String> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| "is no header name".to_owned())
+}
+
+/// A header that a profile may set: not one that frames the message or names the host.
+pub fn settable(name: &str) -> Result<HeaderName, String> {
+    const OURS: [&str; 10] = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "proxy-connection",
+        "expect",
+    ];
+    let name = header(name)?;
+    if OURS.contains(&name.as_str()) { Err("may not be set: it belongs to the connection".into()) } else { Ok(name) }
+}
+
+/// Whether a text can be a header's value: visible ASCII, spaces and tabs inside.
+pub fn header_value(text: &str) -> Result<(), String> {
+    let visible = HeaderValue::from_str(text).is_ok() && text.is_ascii() && text.trim() == text;
+    if visible { Ok(()) } else { Err("cannot be a header value (visible ASCII, no space at either end)".into()) }
+}
+
+/// A cookie's name: a token (RFC 6265 4.1.1).
+pub fn cookie(name: &str) -> Result<(), String> {
+    let token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    if token { Ok(()) } else { Err("is no cookie name".into()) }
+}
+
+/// "429", "5xx", 429.
+pub fn status(value: &serde_json::Value) -> Result<StatusMatch, String> {
+    let wrong = || "must be a status (100 to 599) or a class such as \"5xx\"".to_owned();
+    let text = match value {
+        serde_json::Value::Number(n) => n.to_string(),
+        serde_json::Value::String(s) => s.to_ascii_lowercase(),
+        _ => return Err(wrong()),
+    };
+    let class = text.strip_suffix("xx").and_then(|digit| digit.parse().ok()).filter(|class| (1..=5).contains(class));
+    let exact = text.parse().ok().filter(|code| (100..=599).contains(code));
+    class.map(StatusMatch::Class).or(exact.map(StatusMatch::Exact)).ok_or_else(wrong)
+}
+
+/// A pattern that begins with `^` and ends with `$`, made to match whole texts whatever stands between.
+pub fn anchored(pattern: &str) -> Result<Regex, String> {
+    let inner = pattern.strip_prefix('^').and_then(|p| p.strip_suffix('$'));
+    let escaped = inner.is_some_and(|inner| inner.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1);
+    match inner {
+        Some(inner) if !escaped => whole(inner),
+        _ => Err("must begin with ^ and end with $, so that it speaks of the whole value".into()),
+    }
+}
+
+/// A pattern that matches whole texts.
+pub fn whole(pattern: &str) -> Result<Regex, String> {
+    // Compiled alone first: "a)(b" would close our bracket.
+    Regex::new(pattern).and_then(|_| Regex::new(&format!(r"\A(?:{pattern})\z"))).map_err(|_| "is not a valid regular expression".to_owned())
+}
+
+/// Names that templates can speak of.
+pub fn identifier(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn durations_take_five_units_and_nothing_else() {
+        for (text, ms) in
+            [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("2d", 172_800_000), ("0s", 0), ("1h 30m", 5_400_000)]
+        {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
+        }
+        for text in ["", "5", "-1s", "1w", "5min", "off", "1.5s", "101y", "99999999999999999999d", "40000d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_a_number_per_unit_or_duration() {
+        assert_eq!(rate("120/m").unwrap(), Rate { n: 120, per: Duration::from_mins(1) });
+        assert_eq!(rate("10/10m").unwrap(), Rate { n: 10, per: Duration::from_mins(10) });
+        for text in ["", "0/m", "5", "5/", "/m", "5/0s", "-1/s", "5/w"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sources_are_pointers_headers_cookies_or_the_body() {
+        assert_eq!(pick("/a~1b").unwrap(), Pick::Pointer("/a~1b".into()));
+        assert_eq!(pick("header:X-T").unwrap(), Pick::Header(HeaderName::from_static("x-t")));
+        assert_eq!(pick("cookie:sid").unwrap(), Pick::Cookie("sid".into()));
+        assert_eq!(pick("body").unwrap(), Pick::Body);
+        for text in ["", "access_token", "/a~2", "header:", "header:a b", "cookie:", "cookie:a=b"] {
+            assert!(pick(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn statuses_are_codes_or_classes() {
+        assert_eq!(status(&json!(429)).unwrap(), StatusMatch::Exact(429));
+        assert_eq!(status(&json!("5XX")).unwrap(), StatusMatch::Class(5));
+        for value in [json!(99), json!(600), json!("6xx"), json!("xx"), json!(true), json!(4.5)] {
+            assert!(status(&value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn an_anchored_pattern_matches_whole_values_only() {
+        let pattern = anchored("^a|b$").unwrap();
+        assert!(pattern.is_match("a") && pattern.is_match("b"));
+        assert!(!pattern.is_match("ax") && !pattern.is_match("a\n"));
+        for text in ["", "a", "^a", "a$", "^a\\$", "^(a$", "^a)(b$", "^"] {
+            assert!(anchored(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_a_value_or_an_error(text in ".{0,40}") {
+            let _ = (duration(&text), rate(&text), pick(&text), anchored(&text), whole(&text), settable(&text), header_value(&text));
+            let _ = status(&json!(text));
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A token for a request: taken, waited for, taken again after a 401.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use http::{StatusCode, header};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::{
+    challenge,
+    chosen::{Access, Chosen},
+    reply::{Cause, Reply},
+};
+use crate::{
+    credential::{After401, Credential, Partition, Presented, Reason, Refusal},
+    profile::model::{At, StatusMatch, Then},
+    token::{Now, Why},
+    upstream::{Replay, Upstream},
+};
+
+/// Bytes of a request body that pingora keeps to send them once more.
+const RETRY_BUFFER: u64 = 64 * 1024;
+
+/// Why there is no answer to give.
+#[derive(Debug)]
+pub enum Stop {
+    Refuse(Box<Reply>),
+    /// The client has left.
+    Gone,
+}
+
+impl From<Reply> for Stop {
+    fn from(reply: Reply) -> Self {
+        Self::Refuse(Box::new(reply))
+    }
+}
+
+/// Which of a credential's token sets the request is for.
+///
+/// # Errors
+/// 400.
+pub fn partition(credential: &Credential, headers: &http::HeaderMap) -> Result<Partition, Reply> {
+    credential.partition(headers).map_err(|e| {
+        let mut reply =
+            Reply::new(Cause::PartitionInvalid, format!("the header {} is missing, repeated, or does not fit its pattern", e.0));
+        reply.credential = Some(credential.name().clone());
+        reply
+    })
+}
+
+/// What to place; waits with the upstream's patience, and no longer than the client does.
+///
+/// # Errors
+/// [`Stop`].
+pub async fn present(
+    session: &mut Session,
+    upstream: &Upstream,
+    credential: &Credential,
+    partition: &Partition,
+) -> Result<Arc<Presented>, Stop> {
+    if let Some(presented) = credential.ready(partition) {
+        return Ok(presented);
+    }
+    let until = Now::now().after(upstream.timeouts.token);
+    let result = while_there(session, credential.present(partition, until)).await.ok_or(Stop::Gone)?;
+    result.map_err(|refusal| refused(&refusal, credential, Some(&upstream.name)).into())
+}
+
+/// Runs `work`, or gives up when a client without a body to send has left; pingora does not watch it meanwhile.
+pub async fn while_there<T>(session: &mut Session, work: impl Future<Output = T>) -> Option<T> {
+    if !session.as_mut().is_body_empty() {
+        return Some(work.await);
+    }
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        _ = session.as_mut().read_body_or_idle(true) => None,
+    }
+}
+
+/// CONTRACT 4, for a credential that has no token to give.
+#[must_use]
+pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc<str>>) -> Reply {
+    let (cause, detail) = match refusal.reason {
+        Reason::Overloaded => (Cause::TokenOverloaded, "more requests wait for this token than guard.max_waiters allows"),
+        Reason::NoToken(Why::Hanging) => (Cause::TokenTimeout, "the token endpoint did not answer within timeouts.token"),
+        Reason::NoToken(Why::Down) => (Cause::TokenUnavailable, "the token endpoint is down, throttles us, or its budget is used up"),
+        Reason::NoToken(Why::Rejected) => (Cause::TokenRejected, "the token endpoint refuses our secret; see the log and /api/status"),
+        Reason::NoToken(Why::Misconfigured) => {
+            (Cause::TokenMisconfigured, "the token endpoint's answer makes no sense, or a parameter is wrong; see the log")
+        }
+        Reason::NoToken(Why::Unreadable) => {
+            (Cause::SecretUnreadable, "a secret of this credential is missing, empty or not readable; see the log")
+        }
+    };
+    let mut reply = Reply::new(cause, detail);
+    reply.credential = Some(credential.name().clone());
+    reply.token.clone_from(&refusal.token);
+    reply.upstream = upstream.cloned();
+    reply.retry_after = refusal.retry_after.map(|d| d.min(Duration::from_hours(1)));
+    reply
+}
+
+/// What the vendor's answer says of the token it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    Stale,
+    /// The vendor's answer goes on; it says nothing of the token.
+    Silent,
+}
+
+/// The profile's rules for API answers decide first, then the status and its challenge (CONTRACT 2.3).
+#[must_use]
+pub fn verdict(response: &ResponseHeader, credential: &Credential) -> Verdict {
+    let status = response.status.as_u16();
+    let fits = |m: &StatusMatch| match *m {
+        StatusMatch::Exact(code) => code == status,
+        StatusMatch::Class(class) => class == status / 100,
+    };
+    let rules = credential.profile().errors.iter().filter(|r| r.at == At::Api && r.path.is_none());
+    for rule in rules {
+        if rule.status.is_empty() || rule.status.iter().any(fits) {
+            return if rule.then == Then::StaleToken { Verdict::Stale } else { Verdict::Silent };
+        }
+    }
+    if response.status != StatusCode::UNAUTHORIZED {
+        return Verdict::Good;
+    }
+    if challenge::insufficient_scope(&response.headers) { Verdict::Good } else { Verdict::Stale }
+}
+
+/// Whether a request may be sent once more, or the reason that is counted.
+///
+/// # Errors
+/// The outcome label.
+pub fn may_replay(session: &Session, upstream: &Upstream) -> Result<(), &'static str> {
+    let allowed = match upstream.replay {
+        Replay::Any => true,
+        Replay::Idempotent => session.req_header().method.is_idempotent(),
+        Replay::Never => false,
+    };
+    if !allowed {
+        return Err("skipped_policy");
+    }
+    // What is announced counts, not what has come so far: a 401 may come in the middle of an upload.
+    let announced = session.req_header().headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|n| n > RETRY_BUFFER) || session.as_ref().retry_buffer_truncated() {
+        return Err("skipped_body");
+    }
+    Ok(())
+}
+
+/// The token was refused and the request is not to be sent again: the refresh goes on without us.
+pub fn tell(chosen: &Chosen) {
+    let Access::Credential { credential, partition, presented } = &chosen.access else { return };
+    let (credential, partition, presented) = (credential.clone(), partition.clone(), presented.clone());
+    let until = Now::now().after(chosen.upstream.timeouts.token);
+    tokio::spawn(async move { credential.after_401(&partition, &presented, until).await });
+}
+
+/// Waits for the token after the refused one; false: the vendor's answer goes on. `None`: the client has left.
+pub async fn renew(session: &mut Session, chosen: &mut Chosen) -> Option<bool> {
+    let Access::Credential { credential, partition, presented } = &mut chosen.access else { return Some(false) };
+    let until = Now::now().after(chosen.upstream.timeouts.token);
+    match while_there(session, credential.after_401(partition, presented, until)).await? {
+        After401::Replay(newer) => {
+            *presented = newer;
+            Some(true)
+        }
+        After401::Pass => Some(false),
+    }
+}

@@ -1,0 +1,235 @@
+//! May this request go on, and where to? The checks of CONTRACT 4 in their order, up to the partition.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::{HeaderMap, Method, Version, header};
+use pingora_http::RequestHeader;
+
+use super::{
+    head::{bad, too_large, too_long},
+    reply::{Cause, Reply},
+};
+use crate::{
+    config,
+    route::{Form, Hit, Miss, split_authority},
+    snapshot::Snapshot,
+};
+
+/// What the client asks for, taken from the places HTTP/1 and HTTP/2 have for it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asked<'a> {
+    pub form: Form<'a>,
+    pub path: &'a str,
+    /// `OPTIONS *`, or an OPTIONS or TRACE that may not go any further.
+    pub for_us: bool,
+}
+
+/// Limits of an HTTP/2 request; an HTTP/1 head was judged before pingora saw it.
+///
+/// # Errors
+/// The refusal.
+pub fn limits(request: &RequestHeader, limits: config::Limits) -> Result<(), Reply> {
+    if request.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let target = request.uri.path_and_query().map_or(0, |p| p.as_str().len());
+    if target > limits.uri_bytes {
+        return Err(too_long(limits));
+    }
+    let bytes: usize = request.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+    if bytes > limits.header_bytes || request.headers.len() > limits.headers {
+        return Err(too_large(limits));
+    }
+    Ok(())
+}
+
+/// Reads the target of a request.
+///
+/// # Errors
+/// The refusal.
+pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
+    let stay = request.method == Method::OPTIONS && request.headers.get(header::MAX_FORWARDS).is_some_and(|v| v.as_bytes() == b"0");
+    let host = request.headers.get(header::HOST).map(|v| v.to_str().map_err(|_| bad("Host is no host name"))).transpose()?;
+    if request.version == Version::HTTP_2 {
+        let authority = request.uri.authority().map(http::uri::Authority::as_str).or(host).filter(|a| !a.is_empty());
+        let host = authority.ok_or_else(|| bad("there is no :authority"))?;
+        let path = request.uri.path_and_query().map_or("/", |p| p.as_str());
+        // HTTP/2 has no absolute-form: a forward proxy is recognised by nothing, so by host or path like the rest.
+        return Ok(Asked { form: Form::Origin { host }, path, for_us: stay || path == "*" });
+    }
+    let target = std::str::from_utf8(request.raw_path()).map_err(|_| bad("the request target is not UTF-8"))?;
+    if target == "*" {
+        return Ok(Asked { form: Form::Origin { host: host.unwrap_or_default() }, path: "*", for_us: true });
+    }
+    if target.starts_with('/') {
+        return Ok(Asked { form: Form::Origin { host: host.unwrap_or_default() }, path: target, for_us: stay });
+    }
+    let (scheme, rest) = target.split_once("://").ok_or_else(|| bad("the request target cannot be read"))?;
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    Ok(Asked { form: Form::Absolute { scheme, authority }, path, for_us: stay })
+}
+
+/// `browser = "deny"`: what web pages send is refused, and so is a name that could have been rebound to us (CONTRACT 2, 4).
+///
+/// # Errors
+/// The refusal.
+pub fn browser(headers: &HeaderMap, asked: &Asked<'_>, snapshot: &Snapshot, unix: bool) -> Result<(), Reply> {
+    let proxy = &snapshot.config.proxy;
+    if !proxy.browser_deny {
+        return Ok(());
+    }
+    let refuse = |why: &str| Err(Reply::new(Cause::ForbiddenOrigin, why));
+    let own = match asked.form {
+        Form::Origin { host } => host,
+        Form::Absolute { authority, .. } => authority,
+    };
+    for site in &headers.get_all("sec-fetch-site") {
+        if !matches!(site.as_bytes(), b"none" | b"same-origin") {
+            return refuse("the request comes from another site's page (Sec-Fetch-Site); see proxy.browser");
+        }
+    }
+    for origin in &headers.get_all(header::ORIGIN) {
+        let authority = origin.to_str().ok().and_then(|o| o.strip_prefix("http://").or_else(|| o.strip_prefix("https://")));
+        if !authority.is_some_and(|a| a.eq_ignore_ascii_case(own)) {
+            return refuse("the request comes from another site's page (Origin); see proxy.browser");
+        }
+    }
+    let Form::Origin { host } = asked.form else { return Ok(()) };
+    if unix || host.is_empty() || ours(host, &proxy.hosts) || matched(host, &snapshot.config) {
+        return Ok(());
+    }
+    refuse("this host name is not known as ours, so it may have been pointed here by a web page; list it in proxy.hosts")
+}
+
+/// IP literals, localhost, *.localhost and `proxy.hosts`.
+fn ours(authority: &str, hosts: &[String]) -> bool {
+    let Some((host, _)) = split_authority(authority) else { return false };
+    host.parse::<IpAddr>().is_ok()
+        || host == "localhost"
+        || host.ends_with(".localhost")
+        || hosts.iter().any(|h| h.eq_ignore_ascii_case(&host))
+}
+
+fn matched(authority: &str, config: &config::Config) -> bool {
+    split_authority(authority).is_some_and(|(host, _)| config.rules.iter().any(|r| r.hosts.iter().any(|h| **h == *host)))
+}
+
+/// TRACE would hand the token back (RFC 9110 9.3.8).
+///
+/// # Errors
+/// The refusal.
+pub fn method(method: &Method) -> Result<(), Reply> {
+    if matches!(*method, Method::TRACE | Method::CONNECT) {
+        return Err(Reply::new(Cause::MethodRefused, format!("{method} is not forwarded")));
+    }
+    Ok(())
+}
+
+/// Our own Via means that the request went in a circle (RFC 9110 7.6.3).
+///
+/// # Errors
+/// The refusal.
+pub fn circle(headers: &HeaderMap, via: Option<&str>) -> Result<(), Reply> {
+    let Some(pseudonym) = via else { return Ok(()) };
+    let hops = headers.get_all(header::VIA).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    for hop in hops {
+        if hop.split_ascii_whitespace().nth(1) == Some(pseudonym) {
+            return Err(Reply::new(Cause::LoopDetected, "Via names this proxy already: an upstream's url leads back here"));
+        }
+    }
+    Ok(())
+}
+
+/// # Errors
+/// The refusal.
+pub fn route(snapshot: &Snapshot, asked: &Asked<'_>) -> Result<Hit, Reply> {
+    snapshot.router.find(asked.form, asked.path).map_err(|miss| match miss {
+        Miss::NoRoute => Reply::new(Cause::NoRoute, "no upstream matches this host or path"),
+        Miss::Forbidden => Reply::new(Cause::ForbiddenDestination, "no upstream has this host, port and base path"),
+        Miss::BadPath => bad("the path has a dot segment, or cannot be read in one way only"),
+    })
+}
+
+/// The answer to CONNECT while nothing is intercepted. Decided without any look-up of the name.
+#[must_use]
+pub fn connect(snapshot: &Snapshot, authority: &str) -> Reply {
+    let Some(upstream) = snapshot.router.connect(authority) else {
+        return Reply::new(Cause::ForbiddenDestination, "CONNECT to a host that is no configured upstream");
+    };
+    let rule = snapshot.config.rules.get(upstream);
+    let port = snapshot.config.proxy.listen.iter().find_map(|l| match l {
+        config::Listen::Tcp(a) if a.port() != 0 => Some(format!("http://{a}")),
+        _ => None,
+    });
+    let base = port.unwrap_or_else(|| "the proxy's own address".to_owned());
+    let instead = match rule.map(|r| (&r.path, r.hosts.first())) {
+        Some((Some(path), _)) => format!("; call {base}{path}/… instead"),
+        Some((None, Some(host))) => format!("; call {base} with Host: {host} instead"),
+        _ => String::new(),
+    };
+    let mut reply = Reply::new(Cause::InterceptOff, format!("interception of CONNECT is not part of this release{instead}"));
+    reply.upstream = snapshot.upstreams.get(upstream).map(|s| Arc::clone(&s.upstream.name));
+    reply
+}
+
+/// The field's value where it stands exactly once.
+#[must_use]
+pub fn only<'a>(request: &'a RequestHeader, name: &http::HeaderName) -> Option<&'a [u8]> {
+    let mut all = request.headers.get_all(name).iter();
+    let first = all.next()?;
+    all.next().is_none().then(|| first.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(method: &str, target: &str, headers: &[(&'static str, &str)]) -> RequestHeader {
+        let mut r = RequestHeader::build(method, target.as_bytes(), None).unwrap();
+        for (name, value) in headers {
+            r.append_header(*name, *value).unwrap();
+        }
+        r
+    }
+
+    #[test]
+    fn the_target_is_read_from_where_each_form_has_it() {
+        let r = request("GET", "/a%2Fb?x", &[("host", "h")]);
+        assert_eq!(asked(&r).unwrap(), Asked { form: Form::Origin { host: "h" }, path: "/a%2Fb?x", for_us: false });
+        let r = request("GET", "http://a.test:1?x", &[("host", "a.test:1")]);
+        assert_eq!(asked(&r).unwrap(), Asked { form: Form::Absolute { scheme: "http", authority: "a.test:1" }, path: "?x", for_us: false });
+        let mut r = request("GET", "/", &[]);
+        r.set_version(Version::HTTP_2);
+        assert!(asked(&r).is_err());
+        r.set_uri("http://a.test/p".parse().unwrap());
+        assert_eq!(asked(&r).unwrap().form, Form::Origin { host: "a.test" });
+        assert!(asked(&request("OPTIONS", "*", &[("host", "h")])).unwrap().for_us);
+        assert!(asked(&request("OPTIONS", "/a", &[("host", "h"), ("max-forwards", "0")])).unwrap().for_us);
+        assert!(!asked(&request("OPTIONS", "/a", &[("host", "h"), ("max-forwards", "1")])).unwrap().for_us);
+    }
+
+    #[test]
+    fn names_that_cannot_be_rebound_are_ours() {
+        let hosts = ["proxy.corp".to_owned()];
+        for host in ["127.0.0.1:14180", "[::1]:1", "10.1.2.3", "localhost", "LOCALHOST:80", "a.localhost", "proxy.corp:80"] {
+            assert!(ours(host, &hosts), "{host}");
+        }
+        for host in ["evil.test", "localhost.evil.test", "127.0.0.1.evil.test", "xlocalhost", ""] {
+            assert!(!ours(host, &hosts), "{host}");
+        }
+    }
+
+    #[test]
+    fn our_own_via_is_a_circle_and_a_foreign_one_is_not() {
+        let headers = request("GET", "/", &[("via", "1.1 other, HTTP/2.0 us (cupbearer)")]).headers.clone();
+        assert!(circle(&headers, Some("us")).is_err());
+        assert!(circle(&headers, Some("them")).is_ok());
+        assert!(circle(&headers, None).is_ok());
+    }
+
+    #[test]
+    fn methods_that_reflect_are_refused() {
+        assert!(method(&Method::TRACE).is_err());
+        assert!(method(&Method::from_bytes(b"PURGE").unwrap()).is_ok());
+    }
+}

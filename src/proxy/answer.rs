@@ -1,0 +1,281 @@
+//! Answers on their way to the client: the vendor's without what is not for the client, and our own.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, Method, StatusCode, header};
+use pingora_core::protocols::http::ServerSession;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+use tokio::time::timeout;
+
+use super::{chosen::Chosen, reply::Reply};
+use crate::route::{Target, split_authority};
+
+/// Not for the client (RFC 9110 7.6.1). `Transfer-Encoding` is left to pingora, which frames the answer anew.
+const HOP_BY_HOP: [HeaderName; 5] = [
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// So much of a refused HTTP/2 request's body is read, and for so long.
+const REST: usize = 64 * 1024;
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Of one answer so many interim (1xx) ones are passed on; RFC 9110 15.2 sets no bound, and a vendor must not keep a request for ever.
+const INTERIM: usize = 256;
+/// Fields of an answer's head, and their bytes: for HTTP/2 what pingora holds HTTP/1 to.
+const FIELDS: usize = 256;
+const HEAD: usize = 1 << 20;
+
+/// 1xx before the answer proper; 101 is one itself.
+#[must_use]
+pub fn interim(response: &ResponseHeader) -> bool {
+    response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Whether an answer's head may be passed on. `interims`: how many came before it; `upgrade`: another protocol was asked for (RFC 9110 15.2.2).
+///
+/// # Errors
+/// It is too large, one of too many, or a 101 nobody wanted.
+pub fn bounded(response: &ResponseHeader, interims: &mut usize, upgrade: bool) -> Result<()> {
+    *interims += usize::from(interim(response));
+    let bytes: usize = response.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let unwanted = response.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade;
+    if unwanted || *interims > INTERIM || response.headers.len() > FIELDS || bytes > HEAD {
+        return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
+    }
+    Ok(())
+}
+
+/// Removes hop-by-hop fields and those that Connection names. After 101 they belong to the new protocol. `trailers`: they come through, so the
+/// field that announces them may stay.
+pub fn clean(response: &mut ResponseHeader, trailers: bool) {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        return;
+    }
+    let keep = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
+    let named: Vec<HeaderName> = response
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|v| v.as_bytes().split(|b| *b == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| !keep.contains(name))
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        response.remove_header(name);
+    }
+    if !trailers {
+        response.remove_header(&header::TRAILER);
+    }
+}
+
+/// Turns a Location within the upstream's `url` into our path, where the match was by path.
+pub fn location(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
+    let Some(prefix) = chosen.stripped.as_deref().filter(|_| chosen.upstream.rewrite_location) else { return Ok(()) };
+    let new = response.headers.get(header::LOCATION).and_then(|v| v.to_str().ok()).and_then(|v| ours(v, &chosen.upstream.target, prefix));
+    match new {
+        Some(new) => response.insert_header(header::LOCATION, new),
+        None => Ok(()),
+    }
+}
+
+/// `None`: it leads elsewhere, or is relative to the path it came from and needs no change.
+fn ours(location: &str, target: &Target, prefix: &str) -> Option<String> {
+    let path = if let Some((scheme, rest)) = location.split_once("://").filter(|(s, _)| !s.contains(['/', '?', '#'])) {
+        let tls = if scheme.eq_ignore_ascii_case("https") {
+            true
+        } else if scheme.eq_ignore_ascii_case("http") {
+            false
+        } else {
+            return None;
+        };
+        within(rest, tls, target)?
+    } else if let Some(rest) = location.strip_prefix("//") {
+        within(rest, target.tls, target)?
+    } else {
+        location
+    };
+    if !path.starts_with('/') && !path.is_empty() && !path.starts_with(['?', '#']) || (path.is_empty() && location.is_empty()) {
+        return None;
+    }
+    let rest = path.strip_prefix(target.base.as_str())?;
+    if !(rest.is_empty() || rest.starts_with(['/', '?', '#'])) {
+        return None;
+    }
+    if path == location && !location.starts_with('/') {
+        return None;
+    }
+    let new = format!("{prefix}{rest}");
+    // "//x" would name another host.
+    if new.starts_with("//") || new.starts_with("/\\") {
+        return None;
+    }
+    Some(if new.starts_with('/') { new } else { format!("/{new}") })
+}
+
+/// Path and query of `rest` (`host:port/path`), if it is the target's origin.
+fn within<'a>(rest: &'a str, tls: bool, target: &Target) -> Option<&'a str> {
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (host, port) = split_authority(authority)?;
+    let port = port.unwrap_or(if tls { 443 } else { 80 });
+    (tls == target.tls && *host == *target.host && port == target.port).then_some(path)
+}
+
+/// A caller that speaks gRPC, and the content type it sent.
+#[must_use]
+pub fn grpc(session: &Session) -> Option<String> {
+    let kind = session.req_header().headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    kind.get(..16).filter(|k| k.eq_ignore_ascii_case("application/grpc"))?;
+    Some(kind.to_owned())
+}
+
+/// Writes a refusal. The connection stays usable where framing allows.
+///
+/// # Errors
+/// The client cannot be written to.
+pub async fn refuse(session: &mut Session, reply: &Reply) -> Result<()> {
+    write(session, reply).await?;
+    // A reset right behind the answer makes some HTTP/2 clients forget the answer, so a short body is read to its end.
+    if session.is_http2() {
+        let rest = async {
+            let mut left = REST;
+            while let Ok(Some(part)) = session.as_mut().read_request_body().await
+                && part.len() < left
+            {
+                left -= part.len();
+            }
+        };
+        let _ = timeout(SETTLE, rest).await;
+    }
+    Ok(())
+}
+
+async fn write(session: &mut Session, reply: &Reply) -> Result<()> {
+    if let Some(kind) = grpc(session) {
+        let mut response = reply.grpc(&kind)?;
+        if let ServerSession::H2(h2) = &mut *session.downstream_session {
+            // Trailers-only means that the stream ends with this very frame.
+            return h2.write_response_header(Box::new(response), true);
+        }
+        response.insert_header(header::CONTENT_LENGTH, 0)?;
+        return send(session, response, Bytes::new()).await;
+    }
+    let body = reply.body();
+    send(session, reply.response(body.len())?, body).await
+}
+
+/// Writes one whole answer of ours.
+///
+/// # Errors
+/// The client cannot be written to.
+pub async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) -> Result<()> {
+    if session.is_process_shutting_down() {
+        session.set_keepalive(None);
+    }
+    let empty = body.is_empty() || session.req_header().method == Method::HEAD;
+    if let (true, ServerSession::H2(h2)) = (empty, &mut *session.downstream_session) {
+        return h2.write_response_header(Box::new(response), true);
+    }
+    session.write_response_header(Box::new(response), empty).await?;
+    session.write_response_body(if empty { None } else { Some(body) }, true).await
+}
+
+/// What `OPTIONS *` gets: it asks about this proxy, not about a vendor (RFC 9110 9.3.7).
+///
+/// # Errors
+/// The client cannot be written to.
+pub async fn options(session: &mut Session) -> Result<()> {
+    let mut response = ResponseHeader::build(StatusCode::NO_CONTENT, Some(2))?;
+    response.insert_header(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
+    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    send(session, response, Bytes::new()).await
+}
+
+/// A token for a browser (RFC 6749 5.1).
+///
+/// # Errors
+/// The client cannot be written to.
+pub async fn vended(session: &mut Session, token: &Arc<zeroize::Zeroizing<String>>, seconds: u64) -> Result<()> {
+    let value = serde_json::json!({ "access_token": token.as_str(), "token_type": "Bearer", "expires_in": seconds });
+    let body = Bytes::from(value.to_string());
+    let mut response = ResponseHeader::build(StatusCode::OK, Some(4))?;
+    response.insert_header(header::CONTENT_TYPE, "application/json")?;
+    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    response.insert_header(header::PRAGMA, "no-cache")?;
+    response.insert_header(header::CONTENT_LENGTH, body.len())?;
+    send(session, response, body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_location_within_the_url_becomes_our_path_and_others_stay() {
+        let target = Target { tls: true, host: "api.test".into(), port: 443, base: "/v2".into() };
+        for (location, expected) in [
+            ("https://api.test/v2/x?y=https://api.test/v2#z", Some("/acme/x?y=https://api.test/v2#z")),
+            ("https://API.test:443/v2", Some("/acme")),
+            ("HTTPS://api.test/v2?a", Some("/acme?a")),
+            ("//api.test/v2/x", Some("/acme/x")),
+            ("/v2/x", Some("/acme/x")),
+            ("/v2", Some("/acme")),
+            ("/v22/x", None),
+            ("/v3/x", None),
+            ("http://api.test/v2/x", None),
+            ("https://api.test:8443/v2/x", None),
+            ("https://evil.test/v2/x", None),
+            ("https://api.test@evil.test/v2/x", None),
+            ("x", None),
+            ("../x", None),
+            ("?page=2", None),
+            ("#top", None),
+            ("", None),
+            ("mailto:a@b", None),
+        ] {
+            assert_eq!(ours(location, &target, "/acme").as_deref(), expected, "{location:?}");
+        }
+    }
+
+    #[test]
+    fn a_location_never_turns_into_another_host() {
+        let target = Target { tls: true, host: "api.test".into(), port: 443, base: String::new() };
+        assert_eq!(ours("https://api.test//evil.test/x", &target, ""), None);
+        assert_eq!(ours("https://api.test", &target, "").as_deref(), Some("/"));
+        assert_eq!(ours("/x", &target, "").as_deref(), Some("/x"));
+    }
+
+    #[test]
+    fn hop_by_hop_fields_of_an_answer_are_removed() {
+        let mut r = ResponseHeader::build(200, None).unwrap();
+        for (name, value) in [
+            ("connection", "close, X-B, content-length"),
+            ("x-b", "1"),
+            ("keep-alive", "1"),
+            ("trailer", "t"),
+            ("content-length", "5"),
+            ("x-c", "1"),
+        ] {
+            r.append_header(name, value).unwrap();
+        }
+        clean(&mut r, false);
+        assert!(r.headers.contains_key("x-c") && r.headers.contains_key("content-length"));
+        assert!(["x-b", "keep-alive", "trailer"].iter().all(|n| !r.headers.contains_key(*n)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_location_makes_it_panic_or_leave_this_host(location in "[a-z:/?#.@\\\\2v]{0,30}") {
+            let target = Target { tls: true, host: "a".into(), port: 443, base: String::new() };
+            if let Some(new) = ours(&location, &target, "") {
+                proptest::prop_assert!(new.starts_with('/') && !new.starts_with("//"));
+            }
+        }
+    }
+}

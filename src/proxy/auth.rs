@@ -1,0 +1,138 @@
+//! `client_auth`: callers prove that they may use this proxy (RFC 9110 11.7, RFC 7617, RFC 6750).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use subtle::ConstantTimeEq;
+
+use super::reply::{Cause, Reply};
+use crate::{
+    secret::{Secret, Secrets, Source},
+    token::Now,
+};
+
+/// A secret file is read again after this.
+const FRESH: Duration = Duration::from_secs(5);
+const NAME: &str = "client_auth";
+
+/// The shared secret as it was last read; the last good value stays while its file cannot be read.
+#[derive(Debug, Default)]
+pub struct Gate {
+    known: Mutex<Option<Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    source: Source,
+    at: Now,
+    secret: Arc<Secret>,
+}
+
+impl Gate {
+    /// Lets the request in, or not. `presented` is the value of `Proxy-Authorization`, where there is exactly one.
+    ///
+    /// # Errors
+    /// 407, or 502 where the secret itself cannot be read.
+    pub async fn check(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
+        let secret = self.secret(source).await?;
+        judge(&secret, presented)
+    }
+
+    /// The same without waiting, for the head of a CONNECT: an unread secret lets nobody in.
+    ///
+    /// # Errors
+    /// 407.
+    pub fn check_known(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
+        match (source, self.known().filter(|k| k.source == *source)) {
+            (Source::Value(secret), _) => judge(secret, presented),
+            (_, Some(known)) => judge(&known.secret, presented),
+            _ => Err(refused()),
+        }
+    }
+
+    fn known(&self) -> Option<Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn secret(&self, source: &Source) -> Result<Arc<Secret>, Reply> {
+        if let Source::Value(secret) = source {
+            return Ok(Arc::new(secret.clone()));
+        }
+        let known = self.known().filter(|k| k.source == *source);
+        if let Some(known) = known.as_ref().filter(|k| k.at.until(Now::now()) < FRESH) {
+            return Ok(known.secret.clone());
+        }
+        let sources = BTreeMap::from([(NAME.to_owned(), source.clone())]);
+        let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
+        let read = tokio::task::spawn_blocking(move || secrets.read()).await;
+        let fresh = read.ok().and_then(Result::ok).and_then(|values| values.get(NAME).cloned()).map(Arc::new);
+        if fresh.is_none() {
+            tracing::warn!("proxy.client_auth cannot be read");
+        }
+        let Some(secret) = fresh.or(known.map(|k| k.secret)) else {
+            return Err(Reply::new(Cause::SecretUnreadable, "proxy.client_auth cannot be read"));
+        };
+        let known = Known { source: source.clone(), at: Now::now(), secret: secret.clone() };
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
+        Ok(secret)
+    }
+}
+
+fn refused() -> Reply {
+    Reply::new(Cause::ProxyAuthRequired, "send the shared secret as Proxy-Authorization: Bearer, or as the password of Basic")
+}
+
+fn judge(secret: &Secret, presented: Option<&[u8]>) -> Result<(), Reply> {
+    let told = presented.and_then(password).ok_or_else(refused)?;
+    let right = !secret.expose().is_empty() && bool::from(told.as_slice().ct_eq(secret.expose().as_bytes()));
+    if right { Ok(()) } else { Err(refused()) }
+}
+
+/// What stands after Bearer, or the password of Basic.
+fn password(value: &[u8]) -> Option<Vec<u8>> {
+    let at = value.iter().position(|b| *b == b' ')?;
+    let (scheme, rest) = value.split_at(at);
+    let rest = rest.trim_ascii();
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Some(rest.to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    let pair = STANDARD.decode(rest).ok()?;
+    let colon = pair.iter().position(|b| *b == b':')?;
+    pair.get(colon + 1..).map(<[u8]>::to_vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(presented: Option<&str>) -> u16 {
+        let secret = Secret::new("s3:cret".to_owned());
+        judge(&secret, presented.map(str::as_bytes)).map_or_else(|r| r.cause.status().as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn bearer_or_the_password_of_basic_lets_in_and_nothing_else() {
+        assert_eq!(code(Some("Bearer s3:cret")), 200);
+        assert_eq!(code(Some("bearer  s3:cret")), 200);
+        assert_eq!(code(Some(&format!("Basic {}", STANDARD.encode("anyone:s3:cret")))), 200);
+        for wrong in ["Bearer s3:cre", "Bearer s3:crets", "Bearer", "s3:cret", "Basic s3:cret", "Digest s3:cret", "Basic !!", ""] {
+            assert_eq!(code(Some(wrong)), 407, "{wrong}");
+        }
+        assert_eq!(code(None), 407);
+        assert!(judge(&Secret::new(String::new()), Some(b"Bearer ")).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = password(&bytes);
+        }
+    }
+}

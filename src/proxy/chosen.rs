@@ -1,0 +1,177 @@
+//! What was decided for one request, and what is known of it so far.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use crate::{
+    credential::{Credential, Partition, Presented},
+    snapshot::Snapshot,
+    telemetry::Metrics,
+    token::Now,
+    upstream::Upstream,
+};
+
+use super::{
+    pace::Pace,
+    places::{Place, UnderWay},
+    reply::Reply,
+    trace::TraceId,
+};
+
+/// The proof that a request has a route, and a token where it needs one: nothing is sent without it.
+pub struct Chosen {
+    pub upstream: Arc<Upstream>,
+    /// Path and query to send, before anything is injected.
+    pub path: String,
+    /// What was taken off the path, for Location; `None` where the match was not by path.
+    pub stripped: Option<Arc<str>>,
+    pub access: Access,
+}
+
+/// What lets the request in.
+pub enum Access {
+    /// The client's own headers.
+    Own,
+    Credential {
+        credential: Arc<Credential>,
+        partition: Partition,
+        presented: Arc<Presented>,
+    },
+}
+
+/// What kind of connection a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Speaks {
+    Http,
+    /// HTTP/2 is a must.
+    Grpc,
+    /// The connection becomes another protocol's (WebSocket).
+    Upgrade,
+}
+
+/// One request's state, from its head to its log line.
+pub struct Ctx {
+    pub snapshot: Arc<Snapshot>,
+    pub started: Now,
+    pub chosen: Option<Chosen>,
+    /// Set where a later phase found the reason for an error that pingora only carries.
+    pub refusal: Option<Reply>,
+    pub flight: Option<Flight>,
+    pub replay: Option<Replay>,
+    /// Times `upstream_peer` was called: pingora's own bound is shared by all reasons for a retry.
+    pub tries: usize,
+    /// Interim (1xx) answers so far.
+    pub interim: usize,
+    pub addresses: Option<Arc<[SocketAddr]>>,
+    /// Index of the address in use.
+    pub address: usize,
+    pub speaks: Speaks,
+    /// For the access log: the status that was sent, and our code where it was ours.
+    pub code: Option<&'static str>,
+    pub status: u16,
+    /// For our lines about it.
+    pub trace: Option<TraceId>,
+    /// Set where the body has a known length.
+    pub(super) pace: Option<Pace>,
+    /// The right to be at the upstream; kept over all tries.
+    pub(super) place: Option<Place>,
+    _under_way: UnderWay,
+}
+
+impl Ctx {
+    pub(super) fn new(snapshot: Arc<Snapshot>, under_way: UnderWay) -> Self {
+        Self {
+            snapshot,
+            started: Now::now(),
+            chosen: None,
+            refusal: None,
+            flight: None,
+            replay: None,
+            tries: 0,
+            interim: 0,
+            addresses: None,
+            address: 0,
+            speaks: Speaks::Http,
+            code: None,
+            status: 0,
+            trace: None,
+            pace: None,
+            place: None,
+            _under_way: under_way,
+        }
+    }
+
+    /// The trace it belongs to, where its client names one.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<&str> {
+        self.trace.as_ref().map(TraceId::as_str)
+    }
+
+    /// `""` where none matched.
+    #[must_use]
+    pub fn upstream(&self) -> &str {
+        self.flight.as_ref().map_or("", |f| &f.upstream)
+    }
+}
+
+/// Counts a request in flight, and down again however it ends.
+pub struct Flight {
+    metrics: Metrics,
+    upstream: Arc<str>,
+    begun: Now,
+    /// The vendor's status, once it is what the client gets.
+    answered: Option<u16>,
+}
+
+impl Flight {
+    #[must_use]
+    pub fn begin(metrics: &Metrics, upstream: &Arc<str>, begun: Now) -> Self {
+        metrics.request_begin(upstream);
+        Self { metrics: metrics.clone(), upstream: upstream.clone(), begun, answered: None }
+    }
+    pub fn name(&self) -> &Arc<str> {
+        &self.upstream
+    }
+    pub fn answered(&mut self, status: u16) {
+        self.answered = Some(status);
+    }
+    /// The answer was begun but cannot be finished.
+    pub fn broken(&mut self) {
+        self.answered = None;
+    }
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.begun.until(Now::now())
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        match self.answered {
+            Some(status) => self.metrics.request_end(&self.upstream, status, self.age().as_secs_f64()),
+            None => self.metrics.request_aborted(&self.upstream),
+        }
+    }
+}
+
+/// A request that is being sent once more; unless it is told otherwise, it failed.
+pub struct Replay {
+    metrics: Metrics,
+    upstream: Arc<str>,
+    outcome: &'static str,
+}
+
+impl Replay {
+    #[must_use]
+    pub fn begin(metrics: &Metrics, upstream: &Arc<str>) -> Self {
+        Self { metrics: metrics.clone(), upstream: upstream.clone(), outcome: "failed" }
+    }
+    pub fn worked(&mut self) {
+        self.outcome = "ok";
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.metrics.replay(&self.upstream, self.outcome);
+    }
+}

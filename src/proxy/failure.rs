@@ -1,0 +1,79 @@
+//! What pingora could not do, as a refusal of ours.
+
+use pingora_error::{
+    Error,
+    ErrorSource::{Downstream, Internal},
+    ErrorType,
+};
+
+use super::reply::{Cause, Reply};
+
+/// Connection attempts, for the metric.
+#[must_use]
+pub fn connect_outcome(e: &Error) -> &'static str {
+    match e.etype() {
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => "timeout",
+        ErrorType::TLSHandshakeFailure | ErrorType::TLSWantX509Lookup | ErrorType::InvalidCert | ErrorType::HandshakeError => "tls",
+        _ => "refused",
+    }
+}
+
+/// `None`: the client is gone, there is nobody to tell. Says nothing in the vendor's words.
+#[must_use]
+pub fn reply(e: &Error) -> Option<Reply> {
+    use ErrorType as T;
+    let (cause, detail) = match (e.esource(), e.etype()) {
+        // The last of them is HTTP/2: the stream was reset.
+        (Downstream, T::WriteError | T::ReadError | T::ConnectionClosed | T::WriteTimedout | T::H2Error) => return None,
+        (Downstream, T::ReadTimedout) => (Cause::RequestTimeout, "the request body did not arrive in time"),
+        (Downstream, _) => (Cause::BadRequest, "the request body is malformed, or Connection names a field it may not"),
+        (_, T::ConnectTimedout) => (Cause::ConnectTimeout, "no connection within timeouts.connect"),
+        (_, T::TLSHandshakeTimedout) => (Cause::ConnectTimeout, "no TLS handshake within timeouts.connect"),
+        (_, T::ConnectRefused) => (Cause::Refused, "the connection was refused"),
+        (_, T::ConnectNoRoute | T::ConnectError | T::SocketError | T::BindError) => (Cause::Unreachable, "no connection could be made"),
+        (_, T::TLSHandshakeFailure | T::TLSWantX509Lookup | T::InvalidCert) => tls(e),
+        (_, T::ReadTimedout | T::WriteTimedout) => (Cause::UpstreamTimeout, "nothing was heard within timeouts.read"),
+        // With TLS 1.3 a client certificate is refused only after the handshake.
+        (_, T::ReadError | T::WriteError | T::H2Error) if e.to_string().contains("received fatal alert") => {
+            (Cause::UpstreamAlert, "it ended the secure connection with an alert; see tls.client_cert_file")
+        }
+        (_, T::ConnectionClosed | T::ReadError | T::WriteError) => {
+            (Cause::UpstreamIncomplete, "the connection broke before the answer was whole")
+        }
+        (Internal, T::InternalError) => (Cause::Internal, "see the log"),
+        _ => (Cause::UpstreamProtocol, "the answer is no valid HTTP"),
+    };
+    Some(Reply::new(cause, detail))
+}
+
+/// A certificate that is not trusted is for the user to mend, so it is told apart.
+fn tls(e: &Error) -> (Cause, &'static str) {
+    if *e.etype() == ErrorType::InvalidCert || e.to_string().contains("invalid peer certificate") {
+        (
+            Cause::UpstreamCertificate,
+            "its certificate is not trusted, has expired, or is for another name; see tls.ca_file and tls.server_name",
+        )
+    } else {
+        (Cause::UpstreamTls, "the TLS handshake failed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_its_code() {
+        let code = |t: ErrorType, down: bool| {
+            let e = if down { Error::new_down(t) } else { Error::new_up(t) };
+            reply(&e).map(|r| (r.cause.code(), r.cause.status().as_u16()))
+        };
+        assert_eq!(code(ErrorType::ConnectTimedout, false), Some(("upstream_timeout", 504)));
+        assert_eq!(code(ErrorType::ReadTimedout, false), Some(("upstream_timeout", 504)));
+        assert_eq!(code(ErrorType::ConnectRefused, false), Some(("upstream_unreachable", 502)));
+        assert_eq!(code(ErrorType::TLSHandshakeFailure, false), Some(("upstream_tls", 502)));
+        assert_eq!(code(ErrorType::InvalidHTTPHeader, false), Some(("upstream_protocol", 502)));
+        assert_eq!(code(ErrorType::InvalidHTTPHeader, true), Some(("bad_request", 400)));
+        assert_eq!(code(ErrorType::ConnectionClosed, true), None);
+    }
+}

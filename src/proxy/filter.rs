@@ -1,0 +1,400 @@
+//! `ProxyHttp`: pingora's phases. What they decide stands in the files beside this one.
+
+use std::{os::fd::RawFd, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Version, header};
+use pingora_core::{
+    protocols::{Digest, l4::socket::SocketAddr},
+    upstreams::peer::HttpPeer,
+};
+use pingora_error::{Error, ErrorType, Result, RetryType};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use super::{
+    Proxy,
+    access::{self, Stop, Verdict},
+    admit, answer,
+    chosen::{Access, Chosen, Ctx, Flight, Replay, Speaks},
+    failure,
+    front::TRIES,
+    inject,
+    pace::Pace,
+    peer,
+    reply::{Cause, Reply},
+    resolve::DnsError,
+    trace::TraceId,
+    vend,
+};
+use crate::{
+    route::{Form, Hit},
+    token::Now,
+};
+
+/// The one error upon which a request that was written is written again.
+const REPLAY: ErrorType = ErrorType::Custom("the token was refused and is renewed");
+/// Of one name so many addresses are tried.
+const ADDRESSES: usize = 4;
+/// What is left of a request body after its answer is read for so long, to keep the connection.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the checks found.
+enum Next {
+    Options,
+    Vend(String),
+    Forward(Hit),
+}
+
+impl Proxy {
+    /// The order is CONTRACT 4's. `true`: it was answered here.
+    async fn admit(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool, Stop> {
+        let snapshot = ctx.snapshot.clone();
+        let proxy = &snapshot.config.proxy;
+        if session.is_http2() && session.is_process_shutting_down() {
+            return Err(Reply::new(Cause::Draining, "no new requests are taken").into());
+        }
+        // One connection may carry many requests; all of them together are no more than connections would be.
+        if session.is_http2() && self.places.under_way() > proxy.limits.connections {
+            return Err(Reply::new(Cause::Overloaded, "as many requests as proxy.limits.connections are under way").into());
+        }
+        admit::limits(session.req_header(), proxy.limits)?;
+        if let Some(source) = &proxy.client_auth {
+            let presented = admit::only(session.req_header(), &header::PROXY_AUTHORIZATION).map(<[u8]>::to_vec);
+            self.gate.check(source, presented.as_deref()).await?;
+        }
+        let unix = matches!(session.server_addr(), Some(SocketAddr::Unix(_)));
+        let next = {
+            let request = session.req_header();
+            let asked = admit::asked(request)?;
+            admit::browser(&request.headers, &asked, &snapshot, unix)?;
+            admit::method(&request.method)?;
+            admit::circle(&request.headers, proxy.via.as_deref())?;
+            match asked.form {
+                _ if asked.for_us => Next::Options,
+                Form::Origin { .. } if vend::is_ours(asked.path) => Next::Vend(asked.path.to_owned()),
+                _ => Next::Forward(admit::route(&snapshot, &asked)?),
+            }
+        };
+        match next {
+            Next::Options => answer::options(session).await.map_err(|_| Stop::Gone)?,
+            Next::Vend(path) => {
+                let vended = vend::vend(session, &snapshot, &path).await?;
+                answer::vended(session, &vended.access_token, vended.expires_in.as_secs()).await.map_err(|_| Stop::Gone)?;
+            }
+            Next::Forward(hit) => {
+                self.choose(session, ctx, hit).await?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn choose(&self, session: &mut Session, ctx: &mut Ctx, hit: Hit) -> Result<(), Stop> {
+        let lost = || Reply::new(Cause::Internal, "see the log");
+        let served = ctx.snapshot.upstreams.get(hit.upstream).cloned().ok_or_else(lost)?;
+        let upstream = served.upstream;
+        ctx.flight = Some(Flight::begin(&self.metrics, &upstream.name, ctx.started));
+        if session.is_upgrade_req() {
+            ctx.speaks = Speaks::Upgrade;
+        } else if session.is_http2() && answer::grpc(session).is_some() {
+            ctx.speaks = Speaks::Grpc;
+        }
+        let access = match (served.credential, &upstream.credential) {
+            (None, None) => Access::Own,
+            (Some(credential), Some(_)) => {
+                let partition = access::partition(&credential, &session.req_header().headers)?;
+                let presented = access::present(session, &upstream, &credential, &partition).await?;
+                Access::Credential { credential, partition, presented }
+            }
+            // Never without the credential it was configured with.
+            _ => return Err(lost().into()),
+        };
+        ctx.chosen = Some(Chosen { upstream, path: hit.path, stripped: hit.stripped, access });
+        Ok(())
+    }
+
+    /// Answers, counts and logs one refusal.
+    async fn refuse(&self, session: &mut Session, ctx: &mut Ctx, mut reply: Reply) -> Result<()> {
+        self.count(ctx, &mut reply);
+        ctx.status = reply.cause.status().as_u16();
+        answer::refuse(session, &reply).await
+    }
+
+    fn count(&self, ctx: &mut Ctx, reply: &mut Reply) {
+        reply.upstream = reply.upstream.take().or_else(|| ctx.flight.as_ref().map(|f| f.name().clone()));
+        let (upstream, code) = (reply.upstream.as_deref().unwrap_or_default(), reply.cause.code());
+        self.metrics.refused(upstream, code);
+        ctx.code = Some(code);
+        if reply.cause.status().is_server_error() {
+            tracing::warn!(upstream, code, detail = %reply.detail, trace_id = ctx.trace_id(), "request refused");
+        } else {
+            tracing::debug!(upstream, code, detail = %reply.detail, trace_id = ctx.trace_id(), "request refused");
+        }
+    }
+
+    /// The addresses to try, looked up once for each request.
+    async fn addresses(&self, ctx: &mut Ctx, chosen_host: (&str, u16), patience: Duration) -> Result<Arc<[std::net::SocketAddr]>> {
+        if let Some(known) = &ctx.addresses {
+            return Ok(known.clone());
+        }
+        match self.resolver.addresses(chosen_host.0, chosen_host.1, patience).await {
+            Ok(found) => {
+                ctx.addresses = Some(found.clone());
+                Ok(found)
+            }
+            Err(e) => {
+                self.metrics.upstream_connect(ctx.upstream(), "dns");
+                let cause = if e == DnsError::Timeout { Cause::DnsTimeout } else { Cause::Dns };
+                ctx.refusal = Some(Reply::new(cause, format!("{}: {e}", chosen_host.0)));
+                Err(Error::new_up(ErrorType::ConnectError))
+            }
+        }
+    }
+}
+
+#[expect(clippy::unnecessary_box_returns, reason = "pingora's errors are boxed everywhere")]
+fn unsent() -> Box<Error> {
+    Error::new_in(ErrorType::InternalError)
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Ctx;
+
+    fn new_ctx(&self) -> Ctx {
+        Ctx::new(self.snapshot.load_full(), self.places.begin())
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut pingora_core::modules::http::HttpModules) {
+        // None: what the vendor sends goes on as it is.
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
+        let idle = ctx.snapshot.config.proxy.limits.idle;
+        let sized = session.req_header().headers.contains_key(header::CONTENT_LENGTH);
+        ctx.pace = sized.then(|| Pace::begin(idle, ctx.started));
+        session.set_read_timeout(Some(ctx.pace.map_or(idle, |p| p.left())));
+        session.set_write_timeout(Some(idle));
+        session.set_total_drain_timeout(Some(DRAIN));
+        // RFC 9110 15.2: HTTP/1.0 knows no 1xx.
+        ctx.trace = TraceId::of(&session.req_header().headers);
+        let old = session.req_header().version == Version::HTTP_10;
+        session.set_ignore_info_resp(old);
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+        match self.admit(session, ctx).await {
+            Ok(answered) => Ok(answered),
+            Err(Stop::Gone) => Err(Error::new_down(ErrorType::ConnectionClosed)),
+            Err(Stop::Refuse(reply)) => {
+                self.refuse(session, ctx, *reply).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn request_body_filter(&self, session: &mut Session, body: &mut Option<Bytes>, _end: bool, ctx: &mut Ctx) -> Result<()> {
+        if let Some(pace) = &mut ctx.pace {
+            let patience = pace.arrived(body.as_ref().map_or(0, Bytes::len), Now::now());
+            session.set_read_timeout(Some(patience));
+        }
+        Ok(())
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+        ctx.tries += 1;
+        let upstream = ctx.chosen.as_ref().map(|c| c.upstream.clone()).ok_or_else(unsent)?;
+        if ctx.place.is_none() {
+            let place = access::while_there(session, self.places.take(&upstream)).await;
+            ctx.place = place.ok_or_else(|| Error::new_down(ErrorType::ConnectionClosed))?;
+            if ctx.place.is_none() {
+                ctx.refusal = Some(Reply::new(Cause::Overloaded, "no place became free within timeouts.connect (pool.requests)"));
+                return Err(unsent());
+            }
+        }
+        let host = (upstream.target.host.as_str(), upstream.target.port);
+        let addresses = self.addresses(ctx, host, upstream.timeouts.connect).await?;
+        let identity = match self.trust.identity(&upstream.tls).await {
+            Ok(identity) => identity,
+            Err(why) => {
+                tracing::warn!(upstream = %upstream.name, %why, trace_id = ctx.trace_id(), "tls files cannot be used");
+                ctx.refusal = Some(Reply::new(Cause::UpstreamTls, "the files of this upstream's tls table cannot be used; see the log"));
+                return Err(Error::new_up(ErrorType::InvalidCert));
+            }
+        };
+        let address = *addresses.get(ctx.address).or(addresses.first()).ok_or_else(unsent)?;
+        let mut peer = peer::peer(&upstream, address, &identity, ctx.speaks);
+        peer.group_key = peer.group_key.wrapping_add(self.downgrades.era(&upstream.name));
+        Ok(Box::new(peer))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        _digest: Option<&Digest>,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
+        if !reused {
+            self.metrics.upstream_connect(ctx.upstream(), "ok");
+        }
+        Ok(())
+    }
+
+    /// Nothing was written yet, so another address may be tried.
+    fn fail_to_connect(&self, _session: &mut Session, _peer: &HttpPeer, ctx: &mut Ctx, mut e: Box<Error>) -> Box<Error> {
+        let outcome = failure::connect_outcome(&e);
+        // Nothing was sent or read yet: this tells of addresses, names and certificates only.
+        self.metrics.cannot_connect(ctx.upstream(), outcome, &e.to_string(), ctx.trace_id());
+        let known = ctx.addresses.as_ref().map_or(0, |a| a.len()).min(ADDRESSES);
+        let more = ctx.address + 1 < known && outcome != "tls" && ctx.tries < TRIES;
+        ctx.address += usize::from(more);
+        e.set_retry(more);
+        e
+    }
+
+    async fn upstream_request_filter(&self, session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+        let chosen = ctx.chosen.as_mut().ok_or_else(unsent)?;
+        if let Access::Credential { credential, partition, presented } = &mut chosen.access
+            && presented.send_until <= Now::now()
+        {
+            // Connecting outlasted a short token. Nothing was written yet.
+            match access::present(session, &chosen.upstream, credential, partition).await {
+                Ok(newer) => *presented = newer,
+                Err(Stop::Gone) => return Err(Error::new_down(ErrorType::ConnectionClosed)),
+                Err(Stop::Refuse(reply)) => {
+                    ctx.refusal = Some(*reply);
+                    return Err(unsent());
+                }
+            }
+        }
+        inject::apply(request, session.req_header(), chosen, ctx.snapshot.config.proxy.via.as_deref())
+    }
+
+    async fn upstream_response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        answer::bounded(response, &mut ctx.interim, ctx.speaks == Speaks::Upgrade)?;
+        let Some(chosen) = ctx.chosen.as_mut() else { return Ok(()) };
+        let Access::Credential { credential, partition, presented } = &chosen.access else { return Ok(()) };
+        if answer::interim(response) {
+            return Ok(());
+        }
+        let found = access::verdict(response, credential);
+        if found != Verdict::Stale {
+            if found == Verdict::Good {
+                credential.accepted(partition, presented);
+            }
+            ctx.replay.iter_mut().for_each(Replay::worked);
+            return Ok(());
+        }
+        let name = chosen.upstream.name.clone();
+        self.metrics.token_rejected(&name);
+        let may = if ctx.replay.is_some() { None } else { Some(access::may_replay(session, &chosen.upstream)) };
+        match may {
+            Some(Ok(())) if ctx.tries < TRIES => match access::renew(session, chosen).await {
+                None => Err(Error::new_down(ErrorType::ConnectionClosed)),
+                Some(false) => {
+                    self.metrics.replay(&name, "failed");
+                    Ok(())
+                }
+                Some(true) => {
+                    ctx.replay = Some(Replay::begin(&self.metrics, &name));
+                    let mut again = Error::new_up(REPLAY);
+                    again.set_retry(true);
+                    Err(again)
+                }
+            },
+            may => {
+                if let Some(outcome) = may.map(|m| m.err().unwrap_or("failed")) {
+                    self.metrics.replay(&name, outcome);
+                }
+                access::tell(chosen);
+                Ok(())
+            }
+        }
+    }
+
+    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        let trailers = session.is_http2() && response.version == Version::HTTP_2;
+        answer::clean(response, trailers);
+        if answer::interim(response) {
+            return Ok(());
+        }
+        if let Some(chosen) = &ctx.chosen {
+            answer::location(response, chosen)?;
+        }
+        if session.is_process_shutting_down() {
+            session.set_keepalive(None);
+        }
+        ctx.status = response.status.as_u16();
+        if let Some(flight) = &mut ctx.flight {
+            flight.answered(ctx.status);
+        }
+        Ok(())
+    }
+
+    /// A request of which anything was written is sent again after a 401, or where HTTP/2 says that it was not looked at (RFC 9113 8.7).
+    fn error_while_proxy(&self, _peer: &HttpPeer, session: &mut Session, mut e: Box<Error>, ctx: &mut Ctx, _reused: bool) -> Box<Error> {
+        if let (ErrorType::InvalidH2, Some(flight)) = (e.etype(), &ctx.flight) {
+            self.downgrades.broke(flight.name());
+        }
+        let untouched = matches!(e.etype(), ErrorType::H2Error | ErrorType::H2Downgrade) && matches!(e.retry, RetryType::Decided(true));
+        let again = *e.etype() == REPLAY || (untouched && !session.as_ref().retry_buffer_truncated());
+        e.set_retry(again && ctx.tries < TRIES);
+        e
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
+        let begun =
+            session.response_written().is_some_and(|r| !r.status.is_informational() || r.status == http::StatusCode::SWITCHING_PROTOCOLS);
+        session.set_keepalive(None);
+        let mut error_code = 0;
+        match ctx.refusal.take().or_else(|| failure::reply(e)) {
+            None => tracing::debug!(upstream = ctx.upstream(), "the client has left"),
+            // What was begun must not look finished: the connection is closed, the stream reset.
+            Some(mut reply) if begun => {
+                if ctx.status != 101 {
+                    ctx.flight.iter_mut().for_each(Flight::broken);
+                    self.count(ctx, &mut reply);
+                }
+            }
+            Some(reply) => {
+                error_code = reply.cause.status().as_u16();
+                let upstream = ctx.upstream().to_owned();
+                tracing::debug!(upstream, kind = e.etype().as_str(), "failed to forward");
+                if self.refuse(session, ctx, reply).await.is_err() {
+                    tracing::debug!("a refusal could not be written");
+                }
+            }
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _e: Option<&Error>, ctx: &mut Ctx) {
+        if ctx.snapshot.config.proxy.access_log {
+            let request = session.req_header();
+            let path = request.uri.path();
+            let took = ctx.started.until(Now::now()).as_secs_f64();
+            tracing::info!(target: "access", method = %request.method, path, upstream = ctx.upstream(), status = ctx.status, code = ctx.code, took, replayed = ctx.replay.is_some(), trace_id = ctx.trace_id());
+        }
+        ctx.flight = None;
+        ctx.replay = None;
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error) -> bool {
+        // pingora's lines hold bytes of requests and answers.
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error, _context: ProxyWarnLogContext) -> bool {
+        true
+    }
+
+    fn request_summary(&self, session: &Session, ctx: &Ctx) -> String {
+        format!("{} upstream={}", session.req_header().method, ctx.upstream())
+    }
+}

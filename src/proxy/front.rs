@@ -1,0 +1,143 @@
+//! The data port as `listen` sees it: heads are judged here before pingora reads them.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use pingora_core::{
+    apps::HttpServerOptions,
+    protocols::http::v2::server::{H2Options, default_h2_options},
+    server::configuration::ServerConf,
+};
+use pingora_proxy::{HttpProxy, http_proxy};
+
+use super::{
+    Proxy, admit,
+    auth::Gate,
+    downgrade::Downgrades,
+    head::{self, Sound},
+    peer::Trust,
+    places::Places,
+    reply::{Cause, Reply},
+    resolve::Resolver,
+};
+use crate::{
+    config::Limits,
+    listen::{Descriptors, Handler, Limits as Caps, Seen},
+    snapshot::Snapshot,
+    telemetry::Metrics,
+};
+
+/// All tries of one request: several addresses, a lost connection, one replay.
+pub const TRIES: usize = 8;
+/// HTTP/2 streams a client may have open on one connection.
+const STREAMS: u32 = 250;
+
+pub struct Front {
+    app: Arc<HttpProxy<Proxy>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Metrics,
+    gate: Arc<Gate>,
+}
+
+/// The data port over what runs now.
+#[must_use]
+pub fn front(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics) -> Arc<Front> {
+    front_with(snapshot, metrics, Resolver::default())
+}
+
+/// As `front`, with another source of addresses.
+#[must_use]
+pub fn front_with(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics, resolver: Resolver) -> Arc<Front> {
+    let now = snapshot.load();
+    let descriptors = Descriptors::of_this_process();
+    let idle: usize = now.upstreams.iter().map(|s| s.upstream.pool_connections).sum();
+    let conf = ServerConf {
+        max_retries: TRIES,
+        threads: 1,
+        upstream_keepalive_pool_size: idle.clamp(1, descriptors.idle().max(1)),
+        ..ServerConf::default()
+    };
+    let gate = Arc::new(Gate::default());
+    let proxy = Proxy {
+        snapshot: snapshot.clone(),
+        metrics: metrics.clone(),
+        resolver,
+        trust: Trust::default(),
+        downgrades: Downgrades::default(),
+        gate: gate.clone(),
+        places: Places::new(descriptors.vendors()),
+    };
+    let mut app = http_proxy(&Arc::new(conf), proxy);
+    let mut options = HttpServerOptions::default();
+    options.h2c = true;
+    options.h2_idle_timeout = Some(now.config.proxy.limits.idle);
+    app.server_options = Some(options);
+    app.h2_options = Some(h2(now.config.proxy.limits));
+    drop(now);
+    Arc::new(Front { app: Arc::new(app), snapshot, metrics, gate })
+}
+
+/// Bounded, for a connection from anyone (CVE-2026-105297).
+fn h2(limits: Limits) -> H2Options {
+    let mut options = default_h2_options();
+    let bytes = limits.header_bytes.saturating_add(limits.uri_bytes).saturating_add(limits.headers.saturating_mul(32));
+    options.max_header_list_size(u32::try_from(bytes).unwrap_or(u32::MAX)).max_concurrent_streams(STREAMS);
+    options
+}
+
+impl Front {
+    fn judge(&self, head: &[u8], snapshot: &Snapshot) -> Option<Reply> {
+        let proxy = &snapshot.config.proxy;
+        match head::judge(head, proxy.limits) {
+            Ok(Sound::Request) => None,
+            Err(reply) => Some(reply),
+            Ok(Sound::Connect { authority, proxy_authorization }) => {
+                let known = proxy.client_auth.as_ref().map_or(Ok(()), |source| self.gate.check_known(source, proxy_authorization));
+                Some(known.err().unwrap_or_else(|| admit::connect(snapshot, authority)))
+            }
+        }
+    }
+}
+
+impl Handler for Front {
+    type App = HttpProxy<Proxy>;
+
+    fn app(&self) -> &Arc<HttpProxy<Proxy>> {
+        &self.app
+    }
+
+    fn limits(&self) -> Caps {
+        let limits = self.snapshot.load().config.proxy.limits;
+        Caps {
+            connections: limits.connections,
+            head_bytes: limits.header_bytes.saturating_add(limits.uri_bytes),
+            header_timeout: limits.header_timeout,
+            idle: limits.idle,
+        }
+    }
+
+    fn answer(&self, seen: Seen<'_>) -> Option<Bytes> {
+        let snapshot = self.snapshot.load();
+        let limits = snapshot.config.proxy.limits;
+        let mut head_request = false;
+        let reply = match seen {
+            Seen::Head(head) => {
+                head_request = head.starts_with(b"HEAD ");
+                self.judge(head, &snapshot)?
+            }
+            Seen::Draining(head) => {
+                head_request = head.starts_with(b"HEAD ");
+                Reply::new(Cause::Draining, "no new requests are taken")
+            }
+            Seen::TooLarge(head) => head::too_large_unread(head, limits),
+            Seen::Malformed => Reply::new(Cause::BadRequest, "this is no HTTP/1 request: each line of its head ends in CR LF"),
+            Seen::TooSlow => {
+                Reply::new(Cause::RequestTimeout, "the head of the request was not complete within proxy.limits.header_timeout")
+            }
+            Seen::Overloaded => Reply::new(Cause::Overloaded, "proxy.limits.connections are open"),
+        };
+        self.metrics.refused(reply.upstream.as_deref().unwrap_or_default(), reply.cause.code());
+        Some(reply.raw(head_request))
+    }
+}

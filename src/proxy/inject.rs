@@ -1,0 +1,267 @@
+//! The request as the vendor gets it: what only we may set is removed, then set.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use pingora_error::{Error, ErrorType::InternalError, Result};
+use pingora_http::RequestHeader;
+
+use super::chosen::{Access, Chosen};
+use crate::{
+    credential::{Placed, Presented, Value},
+    route::Target,
+};
+
+/// Unreserved characters stay (RFC 3986 2.3).
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Never for the vendor, whatever the HTTP version (RFC 9110 7.6.1, 11.7.2).
+const HOP_BY_HOP: [HeaderName; 4] = [
+    header::PROXY_AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+];
+
+/// Turns the client's request into the vendor's. `original` is the head as the client sent it: pingora has removed `TE` by now.
+///
+/// # Errors
+/// A value that is made for each request and cannot be a header value.
+pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Chosen, via: Option<&str>) -> Result<()> {
+    for name in &HOP_BY_HOP {
+        request.remove_header(name);
+    }
+    trailers(request, original);
+    let mut path = chosen.path.clone();
+    if let Access::Credential { credential, presented, .. } = &chosen.access {
+        strip(request, credential.placed());
+        path = place(request, credential.placed(), presented, &path)?;
+    }
+    request.set_raw_path(path.as_bytes())?;
+    request.insert_header(header::HOST, authority(&chosen.upstream.target))?;
+    if request.method == Method::OPTIONS {
+        count_down(request)?;
+    }
+    if let Some(pseudonym) = via {
+        let version = if original.version == Version::HTTP_2 {
+            "2.0"
+        } else if original.version == Version::HTTP_10 {
+            "1.0"
+        } else {
+            "1.1"
+        };
+        request.append_header(header::VIA, format!("{version} {pseudonym}"))?;
+    }
+    Ok(())
+}
+
+/// Host of a target as it stands in a Host field; the scheme's own port is left out.
+#[must_use]
+pub fn authority(target: &Target) -> String {
+    let host = if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() };
+    if target.port == if target.tls { 443 } else { 80 } { host } else { format!("{host}:{}", target.port) }
+}
+
+/// gRPC needs `te: trailers` (RFC 9113 8.2.2); trailers come through over HTTP/2 only.
+fn trailers(request: &mut RequestHeader, original: &RequestHeader) {
+    let asked = original.headers.get_all(header::TE).iter().filter_map(|v| v.to_str().ok());
+    let asked = asked.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case("trailers"));
+    request.remove_header(&header::TE);
+    if asked && request.version == Version::HTTP_2 {
+        let _ = request.insert_header(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes what the client sent under names that are ours, `_` and `-` being the same to many servers.
+fn strip(request: &mut RequestHeader, placed: &Placed) {
+    let ours = |name: &HeaderName| {
+        let twin = |other: &HeaderName| same(name.as_str(), other.as_str());
+        twin(&header::AUTHORIZATION) || twin(&header::PROXY_AUTHORIZATION) || placed.headers.iter().any(twin)
+    };
+    let found: Vec<HeaderName> = request.headers.keys().filter(|n| ours(n)).cloned().collect();
+    for name in found {
+        request.remove_header(&name);
+    }
+}
+
+fn same(a: &str, b: &str) -> bool {
+    let fold = |c: u8| if c == b'_' { b'-' } else { c };
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(x, y)| fold(x) == fold(y))
+}
+
+fn place(request: &mut RequestHeader, placed: &Placed, presented: &Presented, path: &str) -> Result<String> {
+    let text = |value: &Value| presented.text(value).map_err(|why| Error::explain(InternalError, why));
+    for (name, value) in &presented.headers {
+        request.insert_header(name.clone(), text(value)?)?;
+    }
+    for (name, value) in &presented.headers_if_absent {
+        if !request.headers.contains_key(name) {
+            request.insert_header(name.clone(), text(value)?)?;
+        }
+    }
+    if !placed.cookies.is_empty() {
+        let mut all = Vec::new();
+        for (name, value) in &presented.cookies {
+            all.push((name.as_str(), text(value)?));
+        }
+        if let Some(cookie) = cookies(&request.headers, &placed.cookies, &all) {
+            request.insert_header(header::COOKIE, cookie)?;
+        } else {
+            request.remove_header(&header::COOKIE);
+        }
+    }
+    if placed.query.is_empty() {
+        return Ok(path.to_owned());
+    }
+    let mut path = without(path, &placed.query);
+    for (name, value) in &presented.query {
+        let value = text(value)?;
+        path.push(if path.contains('?') { '&' } else { '?' });
+        path.extend(utf8_percent_encode(name, QUERY));
+        path.push('=');
+        path.extend(utf8_percent_encode(value.to_str().unwrap_or_default(), QUERY));
+    }
+    Ok(path)
+}
+
+/// The client's cookies but those of our names, then ours, in one field (RFC 6265 5.4).
+fn cookies(headers: &HeaderMap, names: &[String], ours: &[(&str, HeaderValue)]) -> Option<HeaderValue> {
+    let mut all: Vec<u8> = Vec::new();
+    let mut add = |pair: &[u8]| {
+        if !all.is_empty() {
+            all.extend_from_slice(b"; ");
+        }
+        all.extend_from_slice(pair);
+    };
+    for pair in headers.get_all(header::COOKIE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b';')) {
+        let pair = pair.trim_ascii();
+        let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii_end();
+        if !pair.is_empty() && !names.iter().any(|n| n.as_bytes() == name) {
+            add(pair);
+        }
+    }
+    for (name, value) in ours {
+        add(&[name.as_bytes(), b"=", value.as_bytes()].concat());
+    }
+    if all.is_empty() {
+        return None;
+    }
+    let mut value = HeaderValue::from_bytes(&all).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// `path` without the query parameters of these names, however encoded; the rest stays byte for byte.
+fn without(path: &str, names: &[String]) -> String {
+    let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
+    let ours = |pair: &str| {
+        let name = pair.split('=').next().unwrap_or_default().replace('+', " ");
+        let name = percent_decode_str(&name).decode_utf8_lossy().into_owned();
+        names.iter().any(|n| same(n, &name))
+    };
+    // Some servers take `;` for `&`.
+    let kept: Vec<String> = query
+        .split('&')
+        .filter_map(|pair| {
+            if !pair.split(';').any(ours) {
+                return Some(pair.to_owned());
+            }
+            let rest: Vec<&str> = pair.split(';').filter(|p| !ours(p)).collect();
+            (!rest.is_empty()).then(|| rest.join(";"))
+        })
+        .collect();
+    if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
+}
+
+/// RFC 9110 7.6.2; zero never comes here.
+fn count_down(request: &mut RequestHeader) -> Result<()> {
+    let left = request.headers.get(header::MAX_FORWARDS).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    match left {
+        Some(n) => request.insert_header(header::MAX_FORWARDS, n.saturating_sub(1).to_string()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(headers: &[(&'static str, &str)]) -> RequestHeader {
+        let mut r = RequestHeader::build("GET", b"/x", None).unwrap();
+        for (name, value) in headers {
+            r.append_header(*name, *value).unwrap();
+        }
+        r
+    }
+
+    #[test]
+    fn names_of_ours_are_removed_with_their_twins() {
+        let mut r = request(&[
+            ("authorization", "mine"),
+            ("Proxy_Authorization", "mine"),
+            ("X_Session", "mine"),
+            ("x-session", "mine"),
+            ("x-sessions", "stays"),
+            ("x-other", "stays"),
+        ]);
+        strip(&mut r, &Placed { headers: vec![HeaderName::from_static("x-session")], ..Placed::default() });
+        let mut left: Vec<&str> = r.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-other", "x-sessions"]);
+    }
+
+    #[test]
+    fn a_query_loses_our_names_however_they_are_written_and_nothing_else() {
+        let names = ["access_token".to_owned()];
+        for (before, after) in [
+            ("/a?x=1&access_token=evil&y=%2F", "/a?x=1&y=%2F"),
+            ("/a?access%5ftoken=evil", "/a"),
+            ("/a?%61ccess_token", "/a"),
+            ("/a?x=1;access_token=evil&y", "/a?x=1&y"),
+            ("/a?access-token=evil&access_token=evil", "/a"),
+            ("/a?access_tokens=1&&=&a=b=c", "/a?access_tokens=1&&=&a=b=c"),
+            ("/access_token?", "/access_token?"),
+            ("/a", "/a"),
+        ] {
+            assert_eq!(without(before, &names), after);
+        }
+    }
+
+    #[test]
+    fn cookies_are_merged_into_one_field_and_ours_are_single() {
+        let r = request(&[("cookie", "a=1; sid=evil"), ("cookie", "b=\"2\"; sid =evil; SID=stays")]);
+        let ours = [("sid", HeaderValue::from_static("good"))];
+        assert_eq!(cookies(&r.headers, &["sid".to_owned()], &ours).unwrap(), "a=1; b=\"2\"; SID=stays; sid=good");
+        assert_eq!(cookies(&request(&[("cookie", "sid=evil")]).headers, &["sid".to_owned()], &[]), None);
+    }
+
+    #[test]
+    fn the_host_field_names_a_port_only_where_it_is_not_the_schemes_own() {
+        let t = |tls, host: &str, port| authority(&Target { tls, host: host.into(), port, base: String::new() });
+        assert_eq!(t(true, "a.test", 443), "a.test");
+        assert_eq!(t(false, "a.test", 443), "a.test:443");
+        assert_eq!(t(true, "::1", 8443), "[::1]:8443");
+    }
+
+    #[test]
+    fn te_trailers_goes_on_over_http_2_only() {
+        let original = request(&[("te", "gzip, Trailers")]);
+        let mut h1 = original.clone();
+        trailers(&mut h1, &original);
+        assert!(!h1.headers.contains_key("te"));
+        let mut h2 = request(&[]);
+        h2.set_version(Version::HTTP_2);
+        trailers(&mut h2, &original);
+        assert_eq!(h2.headers["te"], "trailers");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn after_stripping_no_parameter_of_ours_is_left(query in "[a-z%_=&;5fF+-]{0,40}") {
+            let names = ["a_t".to_owned()];
+            let once = without(&format!("/p?{query}&a%5Ft=evil"), &names);
+            proptest::prop_assert_eq!(&without(&once, &names), &once);
+            for (name, _) in form_urlencoded::parse(once.split_once('?').map_or("", |q| q.1).as_bytes()) {
+                proptest::prop_assert_ne!(name, "a_t");
+            }
+        }
+    }
+}

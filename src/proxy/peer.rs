@@ -1,0 +1,206 @@
+//! Where and how to connect: one address of an upstream, with its timeouts, its TLS, and its place in the pool.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{chosen::Speaks, patient::Patient};
+use crate::{tls::Tls, token::Now, upstream::Upstream};
+use pingora_core::{
+    protocols::{ALPN, TcpKeepalive, tls::CaType},
+    upstreams::peer::HttpPeer,
+    utils::tls::{CertKey, WrappedX509, parse_x509},
+};
+use rustls::RootCertStore;
+
+/// Certificate and key files are looked at again after this; only new connections notice.
+const FRESH: Duration = Duration::from_secs(10);
+/// HTTP/2 streams on one connection.
+const STREAMS: usize = 100;
+
+/// What the files of `tls` tables hold, in pingora's types, parsed once for as long as they stay the same.
+#[derive(Default)]
+pub struct Trust {
+    known: Mutex<HashMap<Tls, (Now, Arc<Identity>)>>,
+}
+
+/// Who is trusted and who we are, on connections to one upstream.
+#[derive(Default)]
+pub struct Identity {
+    /// `None`: the platform's certificates.
+    ca: Option<Arc<CaType>>,
+    cert: Option<Arc<CertKey>>,
+    /// Over all of it: connections made with another identity are not reused.
+    digest: u64,
+}
+
+impl Trust {
+    /// # Errors
+    /// In words: files that cannot be read or used, where there is no last good state.
+    pub async fn identity(&self, tls: &Tls) -> Result<Arc<Identity>, String> {
+        if tls.ca_file.is_none() && !tls.ca_only && tls.client_cert_file.is_none() {
+            return Ok(Arc::default());
+        }
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(tls).cloned();
+        if let Some((at, identity)) = &known
+            && at.until(Now::now()) < FRESH
+        {
+            return Ok(identity.clone());
+        }
+        let (table, last) = (tls.clone(), known.map(|(_, identity)| identity));
+        let before = last.clone();
+        let read = tokio::task::spawn_blocking(move || load(&table, before)).await;
+        let identity = match (read, last) {
+            (Ok(Ok(identity)), _) => identity,
+            (Ok(Err(why)), Some(last)) => {
+                tracing::warn!(%why, "tls files of an upstream cannot be used; going on with what was read before");
+                last
+            }
+            (Ok(Err(why)), None) => return Err(why),
+            (Err(_), last) => last.ok_or_else(|| "a certificate cannot be parsed".to_owned())?,
+        };
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(tls.clone(), (Now::now(), identity.clone()));
+        Ok(identity)
+    }
+}
+
+fn load(tls: &Tls, last: Option<Arc<Identity>>) -> Result<Arc<Identity>, String> {
+    let material = tls.load()?;
+    let mut hasher = DefaultHasher::new();
+    for root in &material.roots {
+        root.as_ref().hash(&mut hasher);
+    }
+    if let Some(own) = &material.identity {
+        own.chain.iter().for_each(|c| c.as_ref().hash(&mut hasher));
+        own.key.secret_der().hash(&mut hasher);
+    }
+    let digest = hasher.finish().max(1);
+    if let Some(last) = last.filter(|l| l.digest == digest) {
+        return Ok(last);
+    }
+    // A platform's store may hold what webpki does not take; pingora would then refuse to connect at all.
+    let usable = material.roots.iter().filter(|c| RootCertStore::empty().add((*c).clone()).is_ok());
+    let usable = usable.filter(|c| x509_parser::parse_x509_certificate(c).is_ok());
+    let ca =
+        (tls.ca_file.is_some() || tls.ca_only).then(|| usable.map(|c| WrappedX509::new(c.to_vec(), parse_x509)).collect::<Arc<CaType>>());
+    if ca.as_ref().is_some_and(|ca| ca.is_empty()) {
+        return Err("there is no certificate to trust".to_owned());
+    }
+    let cert = material.identity.filter(|own| !own.chain.is_empty()).map(|own| {
+        let chain = own.chain.iter().map(|c| c.to_vec()).collect();
+        Arc::new(CertKey::new(chain, own.key.secret_der().to_vec()))
+    });
+    Ok(Arc::new(Identity { ca, cert, digest }))
+}
+
+/// The peer for one try.
+#[must_use]
+pub fn peer(upstream: &Upstream, address: SocketAddr, identity: &Identity, speaks: Speaks) -> HttpPeer {
+    let target = &upstream.target;
+    // Never empty: without a name pingora would not know what to verify.
+    let name = upstream.tls.server_name.as_ref().unwrap_or(&target.host);
+    // A socket address is no name: nothing is looked up here.
+    let mut peer = HttpPeer::new(address, target.tls, if target.tls { name.clone() } else { String::new() });
+    let alpn = match (upstream.http2, speaks, target.tls) {
+        (true, Speaks::Grpc, _) => ALPN::H2,
+        (true, Speaks::Http, true) => ALPN::H2H1,
+        _ => ALPN::H1,
+    };
+    let mut hasher = DefaultHasher::new();
+    (&upstream.name, identity.digest, speaks == Speaks::Upgrade, &target.host, alpn.get_max_http_version(), alpn.get_min_http_version())
+        .hash(&mut hasher);
+    peer.group_key = hasher.finish();
+    peer.client_cert_key.clone_from(&identity.cert);
+    let options = &mut peer.options;
+    options.alpn = alpn;
+    if speaks == Speaks::Upgrade {
+        options.custom_l4 = Some(Arc::new(Patient(upstream.timeouts.connect)));
+    }
+    options.ca.clone_from(&identity.ca);
+    options.verify_cert = true;
+    options.verify_hostname = true;
+    options.connection_timeout = Some(upstream.timeouts.connect);
+    options.total_connection_timeout = Some(upstream.timeouts.connect);
+    options.read_timeout = Some(upstream.timeouts.read);
+    options.write_timeout = Some(upstream.timeouts.read);
+    options.idle_timeout = Some(upstream.pool_idle);
+    options.max_h2_streams = STREAMS;
+    // Also finds out that the other side of a long, silent stream is gone.
+    let (idle, interval) = (Duration::from_mins(1), Duration::from_secs(15));
+    options.tcp_keepalive = Some(TcpKeepalive { idle, interval, count: 3, user_timeout: Duration::ZERO });
+    peer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::{
+        route::Target,
+        upstream::{Replay, Timeouts},
+    };
+
+    fn upstream(tls: Tls) -> Upstream {
+        let second = Duration::from_secs(1);
+        Upstream {
+            name: "a".into(),
+            target: Target { tls: true, host: "api.test".into(), port: 443, base: String::new() },
+            credential: None,
+            replay: Replay::Any,
+            rewrite_location: true,
+            http2: true,
+            timeouts: Timeouts { connect: second, read: second, token: second },
+            pool_idle: second,
+            pool_connections: 1,
+            pool_requests: 1,
+            tls,
+        }
+    }
+
+    fn written(folder: &tempfile::TempDir, name: &str) -> (PathBuf, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let (cert, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        (cert, key)
+    }
+
+    #[test]
+    fn a_peer_verifies_and_has_every_timeout() {
+        let made = peer(&upstream(Tls::default()), "127.0.0.1:1".parse().unwrap(), &Identity::default(), Speaks::Http);
+        assert_eq!(made.sni, "api.test");
+        let o = &made.options;
+        assert!(o.verify_cert && o.verify_hostname && o.ca.is_none());
+        assert!(
+            [o.connection_timeout, o.total_connection_timeout, o.read_timeout, o.write_timeout, o.idle_timeout].iter().all(Option::is_some)
+        );
+        let named = upstream(Tls { server_name: Some("other.test".into()), ..Tls::default() });
+        assert_eq!(peer(&named, "127.0.0.1:1".parse().unwrap(), &Identity::default(), Speaks::Http).sni, "other.test");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_client_certificate_is_noticed_and_gets_connections_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = written(&folder, "one.test");
+        let tls = Tls { ca_file: Some(cert.clone()), client_cert_file: Some(cert.clone()), client_key_file: Some(key), ..Tls::default() };
+        let trust = Trust::default();
+        let first = trust.identity(&tls).await.unwrap();
+        assert!(first.ca.is_some() && first.cert.is_some());
+        tokio::time::advance(FRESH * 2).await;
+        assert!(Arc::ptr_eq(&first, &trust.identity(&tls).await.unwrap()), "unchanged files are not parsed again");
+        written(&folder, "two.test");
+        tokio::time::advance(FRESH * 2).await;
+        let second = trust.identity(&tls).await.unwrap();
+        let key = |identity| peer(&upstream(tls.clone()), "127.0.0.1:1".parse().unwrap(), identity, Speaks::Http).group_key;
+        assert_ne!(key(&first), key(&second));
+        std::fs::remove_file(cert).unwrap();
+        tokio::time::advance(FRESH * 2).await;
+        assert!(Arc::ptr_eq(&second, &trust.identity(&tls).await.unwrap()), "the last good one stays");
+    }
+}

@@ -1,0 +1,202 @@
+//! Which upstream a request is for: by host, by path, or as a forward proxy. Total: any bytes give an answer.
+
+mod authority;
+mod path;
+
+use std::{collections::HashMap, sync::Arc};
+
+pub use authority::{name as host_name, split as split_authority};
+pub use path::acceptable as acceptable_path;
+
+/// Where one upstream answers.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// `match.path`: a prefix of whole segments, `"/acme"`; `"/"` is every path; `None`: not by path.
+    pub path: Option<String>,
+    pub strip_path: bool,
+    /// `match.hosts`, lower case, without port.
+    pub hosts: Vec<String>,
+    /// `match.forward`: the `url` itself is matched for absolute-form requests (and CONNECT).
+    pub forward: bool,
+    pub url: Target,
+}
+
+/// Origin and base path of an upstream's `url`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    pub tls: bool,
+    /// Lower case; an IPv6 literal without brackets.
+    pub host: String,
+    pub port: u16,
+    /// `""` or `"/v2"`: never a trailing slash.
+    pub base: String,
+}
+
+/// How a request names its target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form<'a> {
+    /// Origin-form; `host` is the Host header or `:authority`.
+    Origin { host: &'a str },
+    /// Absolute-form (`http://host/…`).
+    Absolute { scheme: &'a str, authority: &'a str },
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    /// Index of the rule.
+    pub upstream: usize,
+    /// Path and query to send, base path in front.
+    pub path: String,
+    /// The prefix that was taken off, for `rewrite_location`; empty where `strip_path` is off or the prefix is `/`; `None` where the
+    /// match was not by path.
+    pub stripped: Option<Arc<str>>,
+}
+
+/// Why nothing was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    NoRoute,
+    /// Forward proxy: the host is no upstream's.
+    Forbidden,
+    /// A dot segment, however encoded, or a path without a leading slash.
+    BadPath,
+}
+
+/// All rules, ready for look-up.
+#[derive(Debug, Default)]
+pub struct Router {
+    rules: Vec<Rule>,
+    /// `match.hosts` to rule.
+    hosts: HashMap<String, usize>,
+    /// `match.path` to rule and what is taken off; `""` is every path.
+    paths: HashMap<String, (usize, Arc<str>)>,
+    /// Length of the longest key of `paths`: longer prefixes of a request need not be tried.
+    longest: usize,
+    /// Host of `url` to the rules that answer absolute-form requests for it, longest base path first.
+    forward: HashMap<String, Vec<usize>>,
+}
+
+impl Router {
+    /// Ambiguous routes have been refused by `config::parse` before.
+    #[must_use]
+    pub fn new(rules: Vec<Rule>) -> Self {
+        let mut router = Self::default();
+        for (i, rule) in rules.iter().enumerate() {
+            for host in &rule.hosts {
+                router.hosts.insert(host.clone(), i);
+            }
+            if let Some(path) = &rule.path {
+                let path = path.trim_end_matches('/');
+                router.longest = router.longest.max(path.len());
+                router.paths.insert(path.to_owned(), (i, if rule.strip_path { path } else { "" }.into()));
+            }
+            if rule.forward {
+                router.forward.entry(rule.url.host.clone()).or_default().push(i);
+            }
+        }
+        for same_host in router.forward.values_mut() {
+            same_host.sort_by_key(|&i| std::cmp::Reverse(rules.get(i).map_or(0, |rule| rule.url.base.len())));
+        }
+        router.rules = rules;
+        router
+    }
+
+    /// # Errors
+    /// [`Miss`].
+    pub fn find(&self, form: Form<'_>, path_and_query: &str) -> Result<Hit, Miss> {
+        let (path, query) = path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
+        if query.bytes().any(|b| matches!(b, b'#' | 0x7f | 0..=b' ')) {
+            return Err(Miss::BadPath);
+        }
+        match form {
+            Form::Origin { host } => self.reverse(host, path, query),
+            // An empty path is the same as "/" (RFC 9112, 3.2.2).
+            Form::Absolute { scheme, authority } => self.absolute(scheme, authority, if path.is_empty() { "/" } else { path }, query),
+        }
+    }
+
+    /// CONNECT: the first rule whose `url` has this host and port (443 where none is named).
+    #[must_use]
+    pub fn connect(&self, authority: &str) -> Option<usize> {
+        self.same_origin("https", authority).next().map(|(i, _)| i)
+    }
+
+    fn reverse(&self, host: &str, path: &str, query: &str) -> Result<Hit, Miss> {
+        if !acceptable_path(path) {
+            return Err(Miss::BadPath);
+        }
+        if let Some(&upstream) = split_authority(host).and_then(|(host, _)| self.hosts.get(&*host)) {
+            return self.hit(upstream, path, query, None);
+        }
+        let (upstream, prefix) = self.by_path(path).ok_or(Miss::NoRoute)?;
+        // What is taken off is a prefix of `path`, or empty.
+        self.hit(*upstream, path.strip_prefix(&**prefix).unwrap_or(path), query, Some(prefix.clone()))
+    }
+
+    /// The longest prefix of whole segments that some rule has.
+    fn by_path(&self, path: &str) -> Option<&(usize, Arc<str>)> {
+        let bytes = path.as_bytes();
+        (0..=self.longest.min(bytes.len()))
+            .rev()
+            .filter(|&end| bytes.get(end).is_none_or(|&b| b == b'/'))
+            .find_map(|end| self.paths.get(path.get(..end)?))
+    }
+
+    fn absolute(&self, scheme: &str, authority: &str, path: &str, query: &str) -> Result<Hit, Miss> {
+        let mut here = self.same_origin(scheme, authority).peekable();
+        // Who asks for a foreign host is told so, whatever the path.
+        here.peek().ok_or(Miss::Forbidden)?;
+        if !acceptable_path(path) {
+            return Err(Miss::BadPath);
+        }
+        let mut fits = here.filter(|(_, rule)| lies_within(path, &rule.url.base));
+        let (upstream, rule) = fits.next().ok_or(Miss::Forbidden)?;
+        if fits.next().is_some_and(|(_, other)| other.url.base == rule.url.base) {
+            return Err(Miss::Forbidden);
+        }
+        Ok(Hit { upstream, path: [path, query].concat(), stripped: None })
+    }
+
+    /// Rules whose `url` has this host and port, longest base path first. `http` and `https` count as one where neither names another
+    /// port than its default; otherwise the port decides, whatever the scheme.
+    fn same_origin(&self, scheme: &str, authority: &str) -> impl Iterator<Item = (usize, &Rule)> {
+        let tls = scheme.eq_ignore_ascii_case("https");
+        let asked = if tls || scheme.eq_ignore_ascii_case("http") { split_authority(authority) } else { None };
+        let (rules, port) = match &asked {
+            Some((host, port)) => (self.forward.get(&**host), port.unwrap_or(default_port(tls))),
+            None => (None, 0),
+        };
+        let usual = port == default_port(tls);
+        rules.into_iter().flatten().filter_map(|&i| Some((i, self.rules.get(i)?))).filter(move |(_, rule)| {
+            let url = &rule.url;
+            url.port == port || (usual && url.port == default_port(url.tls))
+        })
+    }
+
+    fn hit(&self, upstream: usize, path: &str, query: &str, stripped: Option<Arc<str>>) -> Result<Hit, Miss> {
+        let base = &self.rules.get(upstream).ok_or(Miss::NoRoute)?.url.base;
+        let slash = if base.is_empty() && path.is_empty() { "/" } else { "" };
+        Ok(Hit { upstream, path: [base, slash, path, query].concat(), stripped })
+    }
+}
+
+fn default_port(tls: bool) -> u16 {
+    if tls { 443 } else { 80 }
+}
+
+fn lies_within(path: &str, base: &str) -> bool {
+    path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl Target {
+    /// Whether an absolute-form request could mean either: same origin (with the twin rule) and same base path.
+    #[must_use]
+    pub fn alike(&self, other: &Target) -> bool {
+        let usual = |t: &Target| t.port == default_port(t.tls);
+        self.host == other.host && self.base == other.base && (self.port == other.port || (usual(self) && usual(other)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

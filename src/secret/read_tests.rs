@@ -1,0 +1,156 @@
+//! Tests of reading secrets, against real files.
+
+use std::{
+    os::unix::fs::symlink,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn one(source: Source) -> Result<String, String> {
+    let secrets = Secrets { sources: [("s".to_owned(), source)].into(), names: vec!["s".into()], ..Secrets::default() };
+    secrets.read().map(|v| v.get("s").unwrap().expose().to_owned()).map_err(|e| e.why)
+}
+
+fn file(bytes: &[u8]) -> Result<String, String> {
+    let dir = folder();
+    fs::write(dir.path().join("s"), bytes).unwrap();
+    one(Source::File(dir.path().join("s")))
+}
+
+fn key(text: &str, pointer: &str) -> Result<String, String> {
+    let dir = folder();
+    fs::write(dir.path().join("s"), text).unwrap();
+    one(Source::Json(dir.path().join("s"), pointer.into()))
+}
+
+fn pair(dir: &Path) -> Secrets {
+    Secrets { dir: Some(dir.into()), names: vec!["id".into(), "secret".into()], ..Secrets::default() }
+}
+
+#[test]
+fn one_trailing_newline_is_dropped_and_nothing_else() {
+    assert_eq!(file(b"a b\n").unwrap(), "a b");
+    assert_eq!(file(b"a\r\n").unwrap(), "a");
+    assert_eq!(file(b"a\n\n").unwrap(), "a\n");
+    assert_eq!(file(b" a\r").unwrap(), " a\r");
+    assert_eq!(file(b"\xef\xbb\xbfa").unwrap(), "a");
+}
+
+#[test]
+fn what_cannot_be_a_secret_is_refused_in_words() {
+    assert!(file(b"").unwrap_err().contains("empty"));
+    assert!(file(b"\n").unwrap_err().contains("empty"));
+    assert!(file(b"\xff").unwrap_err().contains("UTF-8"));
+    assert!(file(b"a\0b").unwrap_err().contains("NUL"));
+    assert!(file(&vec![b'a'; LIMIT + 1]).unwrap_err().contains("1 MiB"));
+    assert_eq!(file(&vec![b'a'; LIMIT]).unwrap().len(), LIMIT);
+}
+
+#[test]
+fn a_fifo_a_folder_and_a_device_are_refused_without_hanging() {
+    let dir = folder();
+    let fifo = dir.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    for path in [fifo, dir.path().to_path_buf(), "/dev/zero".into()] {
+        assert!(one(Source::File(path)).unwrap_err().contains("regular file"));
+    }
+}
+
+#[test]
+fn a_json_key_gives_strings_and_numbers() {
+    let text = "{\"a\": {\"b/c\": \"v\\n\"}, \"n\": 12, \"t\": true, \"e\": \"\"}";
+    assert_eq!(key(text, "/a/b~1c").unwrap(), "v\n");
+    assert_eq!(key(text, "/n").unwrap(), "12");
+    assert!(key(text, "/t").unwrap_err().contains("neither"));
+    assert!(key(text, "/x").unwrap_err().contains("nothing at"));
+    assert!(key(text, "/e").unwrap_err().contains("empty"));
+    let broken = key("{\"a\": hunter2}", "/a").unwrap_err();
+    assert!(broken.contains("not JSON") && !broken.contains("hunter2"));
+}
+
+#[test]
+fn an_optional_secret_may_be_absent_from_the_folder_but_not_where_its_file_is_named() {
+    let dir = folder();
+    fs::write(dir.path().join("id"), "me").unwrap();
+    let mut secrets = pair(dir.path());
+    assert_eq!(secrets.read().unwrap_err().name, "secret");
+    secrets.optional = vec!["secret".into()];
+    assert_eq!(secrets.read().unwrap().0.len(), 1);
+    secrets.sources.insert("secret".into(), Source::File(dir.path().join("nowhere")));
+    assert!(secrets.read().unwrap_err().why.contains("not there"));
+}
+
+#[test]
+fn a_name_without_any_source_is_unreadable() {
+    let secrets = Secrets { names: vec!["id".into()], ..Secrets::default() };
+    assert_eq!(secrets.read().unwrap_err().name, "id");
+}
+
+#[test]
+fn a_missing_file_heals_by_itself() {
+    let dir = folder();
+    let secrets = pair(dir.path());
+    assert!(secrets.read().is_err());
+    fs::write(dir.path().join("id"), "a").unwrap();
+    fs::write(dir.path().join("secret"), "b").unwrap();
+    assert_eq!(secrets.read().unwrap().get("secret").unwrap().expose(), "b");
+}
+
+/// The kubelet's way: a new folder, then `..data` renamed over, then the old folder removed.
+fn swap(volume: &Path, generation: usize) {
+    let folder = volume.join(format!("..gen{generation}"));
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("id"), format!("id-{generation}")).unwrap();
+    fs::write(folder.join("secret"), format!("secret-{generation}")).unwrap();
+    symlink(format!("..gen{generation}"), volume.join("..data_tmp")).unwrap();
+    fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+    if generation > 0 {
+        fs::remove_dir_all(volume.join(format!("..gen{}", generation - 1))).unwrap();
+    }
+}
+
+#[test]
+fn a_kubernetes_swap_never_mixes_an_id_with_the_secret_of_another_generation() {
+    let dir = folder();
+    swap(dir.path(), 0);
+    for name in ["id", "secret"] {
+        symlink(format!("..data/{name}"), dir.path().join(name)).unwrap();
+    }
+    let secrets = pair(dir.path());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for generation in 1..300 {
+                swap(dir.path(), generation);
+            }
+            done.store(true, Ordering::Release);
+        });
+        let mut seen = 0;
+        while !done.load(Ordering::Acquire) || seen == 0 {
+            // A writer that swaps without a pause may outrun the bounded tries; that is an error, never a mixture.
+            if let Ok(values) = secrets.read() {
+                let id = values.get("id").unwrap().expose().trim_start_matches("id-").to_owned();
+                assert_eq!(values.get("secret").unwrap().expose(), format!("secret-{id}"));
+                seen += 1;
+            }
+        }
+    });
+    assert_eq!(secrets.read().unwrap().get("id").unwrap().expose(), "id-299");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_a_value_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200), pointer in ".{0,20}") {
+        let _ = plain(&bytes);
+        let _ = json(&bytes, &pointer);
+    }
+}

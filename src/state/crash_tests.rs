@@ -1,0 +1,138 @@
+//! Processes that share a folder, crash, start anew and damage nothing: whatever the order, the vendor sees no attempt too many.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::{Disk, folder::Folder};
+use crate::token::{Ask, GuardKey, Hold, Ledger, Limits, Permit, Spend, Verdict};
+
+const MAX: u32 = 2;
+
+#[derive(Debug, Clone)]
+enum Do {
+    Spend {
+        process: bool,
+        secret: bool,
+    },
+    Settle {
+        which: usize,
+        verdict: Verdict,
+    },
+    Lose {
+        which: usize,
+    },
+    /// SIGKILL, and a new one in its place.
+    Kill {
+        process: bool,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Do>> {
+    let verdict = prop_oneof![5 => Just(Verdict::Rejected), 2 => Just(Verdict::GivenBack), 1 => Just(Verdict::Success)];
+    let step = prop_oneof![
+        6 => (any::<bool>(), any::<bool>()).prop_map(|(process, secret)| Do::Spend { process, secret }),
+        4 => (any::<usize>(), verdict).prop_map(|(which, verdict)| Do::Settle { which, verdict }),
+        1 => any::<usize>().prop_map(|which| Do::Lose { which }),
+        2 => any::<bool>().prop_map(|process| Do::Kill { process }),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+/// What the vendor saw of one secret since its last success.
+#[derive(Default)]
+struct Seen {
+    refused: u32,
+    open: u32,
+}
+
+async fn play(steps: Vec<Do>) -> Result<(), TestCaseError> {
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() };
+    let limits = Limits { rate: vec![], max_rejections: MAX, hold: Hold::UntilSecretChanges };
+    // Without the pause of 30 s.
+    let ask = Ask { credential: Arc::from("a"), parent_renewed: true };
+    let start = || Disk::new(dir.path().join("state"), || {});
+    let mut processes = [start(), start()];
+    let mut open: Vec<(usize, Permit)> = vec![];
+    let mut seen = [Seen::default(), Seen::default()];
+    for step in steps {
+        match step {
+            Do::Spend { process, secret } => {
+                let (process, secret) = (usize::from(process), u8::from(secret));
+                let key = GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None };
+                let seen = &mut seen[usize::from(secret)];
+                match processes[process].spend(&key, &limits, &ask).await {
+                    Spend::Go(permit) => {
+                        seen.open += 1;
+                        prop_assert!(seen.refused + seen.open <= MAX, "{} refused, {} open", seen.refused, seen.open);
+                        open.push((process, permit));
+                    }
+                    Spend::Busy => prop_assert!(seen.open > 0),
+                    Spend::Latched(None) => prop_assert!(seen.refused >= MAX),
+                    other => prop_assert!(false, "{other:?}"),
+                }
+            }
+            Do::Settle { which, verdict } if !open.is_empty() => {
+                let (process, permit) = open.swap_remove(which % open.len());
+                let seen = &mut seen[usize::from(permit.key.secret[0])];
+                processes[process].settle(permit, verdict, &limits).await;
+                seen.open -= 1;
+                match verdict {
+                    Verdict::Success => seen.refused = 0,
+                    Verdict::GivenBack => {}
+                    _ => seen.refused += 1,
+                }
+            }
+            Do::Lose { which } if !open.is_empty() => {
+                let (process, permit) = open.swap_remove(which % open.len());
+                let seen = &mut seen[usize::from(permit.key.secret[0])];
+                let written = processes[process].freed();
+                drop(permit);
+                written.await;
+                seen.open -= 1;
+                seen.refused += 1;
+            }
+            Do::Kill { process } => {
+                let process = usize::from(process);
+                let (mut dead, alive): (Vec<_>, Vec<_>) = open.into_iter().partition(|(owner, _)| *owner == process);
+                open = alive;
+                for (_, permit) in &mut dead {
+                    permit.redeem();
+                    let seen = &mut seen[usize::from(permit.key.secret[0])];
+                    seen.open -= 1;
+                    seen.refused += 1;
+                }
+                processes[process] = start();
+            }
+            Do::Settle { .. } | Do::Lose { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn no_order_of_crashes_and_restarts_lets_a_third_wrong_attempt_out(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(play(steps))?;
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_stands_still_with_the_lock_holds_nobody_up_for_ever() {
+    let dir = TempDir::new().unwrap();
+    let disk = Disk::new(dir.path().to_owned(), || {});
+    disk.open().await;
+    let other = Folder::new(dir.path().to_owned());
+    let locked = other.lock().unwrap();
+    let key = GuardKey { url: "https://issuer.example/token".into(), secret: [1; 32], partition: None };
+    let limits = Limits { rate: vec![], max_rejections: MAX, hold: Hold::UntilSecretChanges };
+    let ask = Ask { credential: Arc::from("a"), parent_renewed: false };
+    let spend = tokio::time::timeout(Duration::from_secs(30), disk.spend(&key, &limits, &ask)).await.unwrap();
+    assert!(matches!(spend, Spend::NoMemory));
+    drop(locked);
+    assert!(matches!(disk.spend(&key, &limits, &ask).await, Spend::Go(_)));
+}

@@ -1,0 +1,171 @@
+//! The ledger: each change is read, judged and written under the folder's lock, on a thread that may block.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    book::{Book, Ended},
+    trouble::{Report, Trouble},
+};
+use crate::token::{Ask, Counted, Fut, GuardKey, Hold, Ledger, Limits, Memory, Now, Permit, Spend, Stamp, Verdict, guard::Answer};
+
+/// How often the folder is looked at for what other processes did there.
+const LOOK: Duration = Duration::from_millis(250);
+/// Attempts on disk have this bit in their number, those counted in memory do not.
+const ON_DISK: u64 = 1 << 63;
+
+/// A ledger that outlives processes.
+#[derive(Clone)]
+pub struct Disk(Arc<Inner>);
+
+struct Inner {
+    book: Book,
+    /// Where that is allowed, what cannot be counted on disk.
+    memory: Memory,
+    freed: Arc<Notify>,
+    report: Report,
+}
+
+impl Disk {
+    /// A ledger in `dir`, which is made at the first use. `count_error` is told of each time that it cannot be read or written.
+    #[must_use]
+    pub fn new(dir: PathBuf, count_error: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner { book: Book::new(dir), memory: Memory::default(), freed: Arc::default(), report: Report::new(count_error) }))
+    }
+
+    /// Opens the folder now, so that what is wrong with it is reported at the start.
+    pub async fn open(&self) {
+        let stamp = Stamp::now();
+        let _ = self.work(move |inner| inner.book.open(&stamp).map(drop)).await;
+    }
+
+    /// Runs on a thread that may block; a caller who leaves does not stop it.
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce(&Arc<Inner>) -> Result<T, Trouble> + Send + 'static) -> Result<T, Trouble> {
+        let inner = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(&inner);
+            if let Err(trouble) = &done {
+                inner.report.fails(trouble);
+            }
+            done
+        });
+        done.await.unwrap_or(Err(Trouble::CutOff))
+    }
+}
+
+impl Ledger for Disk {
+    fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
+        Box::pin(async move {
+            // What was counted in memory while the disk could not be used holds on.
+            if let Some(until) = self.0.memory.counted(key).await.latched {
+                return Spend::Latched(until);
+            }
+            let (key_, limits_, ask_, stamp) = (key.clone(), limits.clone(), ask.clone(), Stamp::now());
+            match self.work(move |inner| inner.spend(&key_, &limits_, &ask_, &stamp)).await {
+                Ok(spend) => spend,
+                Err(_) if limits.hold == Hold::UntilSecretChanges => Spend::NoMemory,
+                Err(_) => self.0.memory.spend(key, limits, ask).await,
+            }
+        })
+    }
+
+    fn settle<'a>(&'a self, mut permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()> {
+        Box::pin(async move {
+            if permit.id & ON_DISK == 0 {
+                return self.0.memory.settle(permit, verdict, limits).await;
+            }
+            permit.redeem();
+            let (key, id, stamp) = (permit.key.clone(), permit.id, Stamp::now());
+            if verdict == Verdict::Success {
+                self.0.memory.clear(&key).await;
+            }
+            if self.work(move |inner| inner.book.settle(&key, id, verdict, &stamp)).await.is_ok() {
+                self.0.report.works();
+            }
+            self.0.freed.notify_waiters();
+        })
+    }
+
+    fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()> {
+        Box::pin(async move {
+            self.0.memory.clear(key).await;
+            let (key, stamp) = (key.clone(), Stamp::now());
+            if self.work(move |inner| inner.book.clear(&key, &stamp)).await.is_ok() {
+                self.0.report.mended();
+            }
+            self.0.freed.notify_waiters();
+        })
+    }
+
+    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Counted> {
+        Box::pin(async move {
+            let in_memory = self.0.memory.counted(key).await;
+            let (key, stamp) = (key.clone(), Stamp::now());
+            let on_disk = self.work(move |inner| inner.book.counted(&key, &stamp)).await.unwrap_or_default();
+            Counted { rejections: on_disk.rejections.max(in_memory.rejections), latched: on_disk.latched.or(in_memory.latched) }
+        })
+    }
+
+    fn freed(&self) -> Fut<'static, ()> {
+        // Made here and not at the first poll: they must hear of what is settled between now and then.
+        let (ours, in_memory) = (Arc::clone(&self.0.freed).notified_owned(), self.0.memory.freed());
+        let (disk, before) = (self.clone(), self.0.book.changed());
+        Box::pin(async move {
+            tokio::select! {
+                () = ours => {}
+                () = in_memory => {}
+                () = disk.others_changed(before) => {}
+            }
+        })
+    }
+}
+
+impl Disk {
+    /// Other processes tell nobody: the folder is looked at.
+    async fn others_changed(self, before: Option<SystemTime>) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let inner = Arc::clone(&self.0);
+            let seen = tokio::task::spawn_blocking(move || inner.book.changed()).await;
+            if seen.is_ok_and(|seen| seen != before) {
+                return;
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn spend(self: &Arc<Self>, key: &GuardKey, limits: &Limits, ask: &Ask, stamp: &Stamp) -> Result<Spend, Trouble> {
+        let id = rand::random::<u64>() | ON_DISK;
+        Ok(match self.book.spend(key, limits, ask, id, stamp)? {
+            Answer::Go => {
+                self.report.works();
+                let inner = Arc::clone(self);
+                Spend::Go(Permit::new(key.clone(), id, move |key, id| inner.lost(key, id)))
+            }
+            Answer::Busy => Spend::Busy,
+            Answer::Later(t) => Spend::Later(t),
+            Answer::Latched(t) => Spend::Latched(t),
+        })
+    }
+
+    /// A permit was dropped. Does not block.
+    fn lost(self: Arc<Self>, key: &GuardKey, id: u64) {
+        self.book.ended(key, Ended { id, verdict: None, at: Now::now() });
+        // Without a runtime the process ends, and others see that.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (key, stamp) = (key.clone(), Stamp::now());
+            runtime.spawn_blocking(move || {
+                if let Err(trouble) = self.book.catch_up(&key, &stamp) {
+                    self.report.fails(&trouble);
+                }
+                self.freed.notify_waiters();
+            });
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What stands in a file: a line that names schema and checksum, then a line of JSON. Pure and total.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::fingerprint::hex;
+use crate::token::{
+    Stamp,
+    guard::{Budget, Record},
+};
+
+/// The schema of all files here. A file with another number is not guessed at.
+const VERSION: u32 = 1;
+/// What nobody used for so long is swept away, if nothing is counted in it.
+const KEPT: Duration = Duration::from_hours(30 * 24);
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    version: u32,
+    sha256: String,
+}
+
+/// What is remembered of one token URL and secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// The file's own name, so that one that was moved is noticed.
+    pub name: String,
+    /// The folder's salt, so that it is not lost with its file.
+    pub salt: String,
+    /// When it was written: moments in it are carried over a reboot by this.
+    pub noted: Stamp,
+    /// Whose the attempts without an outcome are.
+    pub owners: BTreeMap<u64, String>,
+    pub record: Record,
+}
+
+/// What is left of a credential's budget.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Purse {
+    pub noted: Stamp,
+    pub budget: Budget,
+}
+
+impl Entry {
+    pub fn new(name: &str, salt: String, stamp: &Stamp) -> Self {
+        Self { name: name.to_owned(), salt, noted: stamp.clone(), owners: BTreeMap::new(), record: Record::default() }
+    }
+
+    /// As it is to be read now: moments on this boot's clock, attempts of owners that are gone without an outcome for ever.
+    pub fn bring_up(&mut self, present: &Stamp, alive: impl Fn(&str) -> bool) {
+        let Self { noted, owners, record, .. } = self;
+        record.carry(|moment| noted.carry(moment, present));
+        owners.retain(|_, owner| alive(owner));
+        record.orphan(|id| owners.contains_key(&id), present.boot);
+        *noted = present.clone();
+    }
+
+    /// Nothing is counted in it, and it was noted long ago.
+    pub fn is_stale(&self, noted: &Stamp, present: &Stamp) -> bool {
+        self.record.is_blank() && self.owners.is_empty() && is_old(noted, present)
+    }
+}
+
+impl Purse {
+    pub fn new(budget: Budget, stamp: &Stamp) -> Self {
+        Self { noted: stamp.clone(), budget }
+    }
+
+    pub fn bring_up(&mut self, present: &Stamp) {
+        let Self { noted, budget } = self;
+        budget.carry(|moment| noted.carry(moment, present));
+        *noted = present.clone();
+    }
+
+    pub fn is_stale(&self, present: &Stamp) -> bool {
+        is_old(&self.noted, present)
+    }
+}
+
+fn is_old(noted: &Stamp, present: &Stamp) -> bool {
+    if noted.boot_id == present.boot_id { noted.boot.until(present.boot) > KEPT } else { present.wall.saturating_sub(noted.wall) > KEPT }
+}
+
+/// The bytes of a file.
+///
+/// # Errors
+/// Where `body` has no form in JSON; none of ours is such.
+pub(super) fn encode(body: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let body = serde_json::to_vec(body)?;
+    let mut bytes = serde_json::to_vec(&Head { version: VERSION, sha256: checksum(&body) })?;
+    bytes.push(b'\n');
+    bytes.extend(body);
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Reads what [`encode`] wrote.
+///
+/// # Errors
+/// What is wrong with it, in words without its contents.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let mut lines = bytes.splitn(2, |b| *b == b'\n');
+    let head: Head =
+        serde_json::from_slice(lines.next().unwrap_or_default()).map_err(|_| "damaged: its first line is not ours".to_owned())?;
+    if head.version != VERSION {
+        return Err(format!("written in schema {}, this program knows {VERSION}", head.version));
+    }
+    let body = lines.next().and_then(|rest| rest.strip_suffix(b"\n")).ok_or("damaged: it ends early")?;
+    if checksum(body) != head.sha256 {
+        return Err("damaged: its checksum is wrong".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|_| "damaged: its contents are not ours".to_owned())
+}
+
+fn checksum(body: &[u8]) -> String {
+    hex(digest(&SHA256, body).as_ref())
+}

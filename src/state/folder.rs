@@ -1,0 +1,217 @@
+//! The folder: who may use it, one lock for all changes, files that are old or new but never half.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use rustix::fs::OFlags;
+
+use super::trouble::Trouble;
+
+/// Much more than ten thousand partitions need.
+const LARGEST: u64 = 16 * 1024 * 1024;
+/// How often, and how far apart, the lock is tried for: 2 s in all.
+const TRIES: u32 = 400;
+const TRY_AGAIN: Duration = Duration::from_millis(5);
+const BESIDE: &str = "new";
+
+/// A folder of our own.
+#[derive(Debug)]
+pub(super) struct Folder {
+    dir: PathBuf,
+}
+
+/// The folder, locked for a change.
+pub(super) struct Locked<'a> {
+    folder: &'a Folder,
+    _lock: File,
+}
+
+impl Folder {
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Sees that the folder is there and that nobody else may write into it; makes it where it is `new`.
+    ///
+    /// # Errors
+    /// Not there, not a folder, somebody else's, or writable for others.
+    pub fn check(&self, new: bool) -> Result<(), Trouble> {
+        let meta = match std::fs::metadata(&self.dir) {
+            Err(error) if new && error.kind() == io::ErrorKind::NotFound => {
+                let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+                made.and_then(|()| std::fs::metadata(&self.dir)).map_err(io_at("make the folder", &self.dir))?
+            }
+            other => other.map_err(io_at("use the folder", &self.dir))?,
+        };
+        let wrong = |why: &str| Err(Trouble::Folder { dir: self.dir.clone(), why: why.to_owned() });
+        let us = rustix::process::geteuid().as_raw();
+        if !meta.is_dir() {
+            return wrong("is not a folder");
+        }
+        if meta.uid() != us {
+            return wrong(&format!("belongs to user {}, not to us (user {us}): name a folder in it, which is then made", meta.uid()));
+        }
+        if meta.mode() & 0o022 != 0 {
+            return wrong("others may write into it: chmod 700");
+        }
+        if meta.mode() & 0o077 != 0 {
+            std::fs::set_permissions(&self.dir, PermissionsExt::from_mode(0o700)).map_err(io_at("close to others", &self.dir))?;
+        }
+        Ok(())
+    }
+
+    /// When a file in it last came or went.
+    pub fn changed(&self) -> Option<SystemTime> {
+        std::fs::metadata(&self.dir).and_then(|meta| meta.modified()).ok()
+    }
+
+    /// Waits for its turn, at most 2 s. Not for an async task.
+    ///
+    /// # Errors
+    /// The lock's file cannot be opened, or another process stands still while it holds it.
+    pub fn lock(&self) -> Result<Locked<'_>, Trouble> {
+        let path = self.dir.join("lock");
+        let file = open_own(OpenOptions::new().write(true).create(true), &path).map_err(io_at("open", &path))?;
+        for _ in 0..TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(Locked { folder: self, _lock: file }),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(io_at("lock", &path)(error)),
+            }
+            #[expect(clippy::disallowed_methods, reason = "this thread is one for work that blocks")]
+            std::thread::sleep(TRY_AGAIN);
+        }
+        Err(Trouble::Locked(path))
+    }
+
+    /// The whole file; `None` where it is not there. Needs no lock: files are replaced whole.
+    ///
+    /// # Errors
+    /// It cannot be read, is not a file or larger than 16 MiB.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Trouble> {
+        let path = self.dir.join(name);
+        let file = match open_own(OpenOptions::new().read(true), &path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(io_at("open", &path))?,
+        };
+        let mut bytes = Vec::new();
+        let is_file = file.metadata().map_err(io_at("read", &path))?.is_file();
+        if is_file {
+            file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(io_at("read", &path))?;
+        }
+        if !is_file || bytes.len() as u64 > LARGEST {
+            return Err(self.damaged(name, "damaged: it is not a file of ours".to_owned()));
+        }
+        Ok(Some(bytes))
+    }
+
+    pub fn damaged(&self, name: &str, why: String) -> Trouble {
+        Trouble::Damaged { file: self.dir.join(name), why }
+    }
+
+    /// Whether the process that made this owner's file still lives. A shared lock, so that two who look do not see each other.
+    pub fn is_alive(&self, owner: &str) -> bool {
+        let path = self.dir.join(owner_file(owner));
+        match open_own(OpenOptions::new().read(true), &path) {
+            Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+            Err(_) => false,
+        }
+    }
+}
+
+impl Locked<'_> {
+    /// Replaces a file. It is on disk for good after [`Locked::sync`].
+    ///
+    /// # Errors
+    /// The disk is full, read-only, gone. The old file is then still there.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Trouble> {
+        let (path, beside) = (self.folder.dir.join(name), self.folder.dir.join(BESIDE));
+        let written = (|| {
+            // What a killed process left.
+            remove(&beside)?;
+            let mut file = open_own(OpenOptions::new().write(true).create_new(true), &beside)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&beside, &path)
+        })();
+        written.map_err(|error| {
+            let _ = remove(&beside); // It takes room on a disk that may be full.
+            io_at("write", &path)(error)
+        })
+    }
+
+    /// Brings renames to the disk.
+    ///
+    /// # Errors
+    /// The disk says so.
+    pub fn sync(&self) -> Result<(), Trouble> {
+        let dir = &self.folder.dir;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at("write", dir))
+    }
+
+    /// Makes the file that shows, as long as it is held, that its owner lives.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn own(&self, owner: &str) -> Result<File, Trouble> {
+        let path = self.folder.dir.join(owner_file(owner));
+        let made = open_own(OpenOptions::new().write(true).create_new(true), &path).and_then(|file| file.lock().map(|()| file));
+        made.map_err(io_at("write", &path))
+    }
+
+    /// Names of all files, sorted.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn names(&self) -> Result<Vec<String>, Trouble> {
+        let dir = &self.folder.dir;
+        let all = std::fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(io_at("read", dir))?;
+        let mut names: Vec<String> = all.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes what nobody needs any more; that it stays does no harm.
+    pub fn sweep(&self, name: &str) {
+        let _ = remove(&self.folder.dir.join(name));
+    }
+
+    /// Removes the files of owners that are gone: their attempts know it by that.
+    pub fn sweep_owners(&self, names: &[String]) {
+        for name in names {
+            if name.strip_prefix(OWNER).is_some_and(|owner| !self.folder.is_alive(owner)) {
+                self.sweep(name);
+            }
+        }
+    }
+}
+
+const OWNER: &str = "owner-";
+
+fn owner_file(owner: &str) -> String {
+    // An owner's name comes from a file: it must not lead out of the folder.
+    format!("{OWNER}{}", owner.chars().filter(char::is_ascii_hexdigit).collect::<String>())
+}
+
+/// Opens a file that is private when it is made. No symbolic link is followed, and no pipe is waited for.
+fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    options.mode(0o600).custom_flags(i32::try_from(flags.bits()).unwrap_or_default()).open(path)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn io_at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Trouble {
+    let path = path.to_owned();
+    move |error| Trouble::Io { what, path, error }
+}

@@ -1,0 +1,70 @@
+//! Why the guard's memory cannot be relied on, and who is told.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+/// What is wrong with the folder. Its text names files and what to do, never what is counted for whom.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error("{}: {why}; `cupbearer ctl unlatch` writes it anew and forgets what was counted there", .file.display())]
+    Damaged { file: PathBuf, why: String },
+    #[error("{}: {why}", .dir.display())]
+    Folder { dir: PathBuf, why: String },
+    #[error("cannot {what} {}: {error}", .path.display())]
+    Io { what: &'static str, path: PathBuf, error: io::Error },
+    #[error("{}: another process holds it for too long", .0.display())]
+    Locked(PathBuf),
+    #[error("the work on the guard's memory was cut off")]
+    CutOff,
+}
+
+/// Counts each failure, and logs each kind of it once until it is over.
+pub(super) struct Report {
+    count: Box<dyn Fn() + Send + Sync>,
+    told: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    /// Damaged files stay so until they are written anew, while others can be used.
+    damaged: BTreeSet<PathBuf>,
+    other: Option<String>,
+}
+
+impl Report {
+    pub fn new(count: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { count: Box::new(count), told: Mutex::default() }
+    }
+
+    /// It could not be read or written.
+    pub fn fails(&self, trouble: &Trouble) {
+        (self.count)();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = match trouble {
+            Trouble::Damaged { file, .. } => told.damaged.insert(file.clone()),
+            other => told.other.replace(other.to_string()).is_none_or(|old| old != other.to_string()),
+        };
+        if new {
+            tracing::error!(
+                %trouble,
+                "the guard's memory cannot be relied on: no token calls where only a changed secret opens the latch, others are counted in memory"
+            );
+        }
+    }
+
+    /// Something was written.
+    pub fn works(&self) {
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).other.take().is_some() {
+            tracing::info!("the guard's memory can be used again");
+        }
+    }
+
+    /// Something was written anew.
+    pub fn mended(&self) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).damaged.clear();
+    }
+}

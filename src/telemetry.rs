@@ -1,0 +1,394 @@
+//! Metrics (CONTRACT 6). The only file that knows prometheus; one event, one method: it counts, and where it is worth a line it logs.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::token::{Class, Event, KeeperName, Now};
+
+mod repeats;
+mod traffic;
+
+pub use traffic::Traffic;
+
+const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Handles of all series of one running program. Cheap to clone; several may live side by side in one process.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    recent: traffic::Recent,
+    repeats: repeats::Repeats,
+    /// Gauges read from states are set and gathered under this lock, so that no scrape sees half of them.
+    scrape: Mutex<()>,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    in_flight: IntGaugeVec,
+    refusals: IntCounterVec,
+    replays: IntCounterVec,
+    token_rejections: IntCounterVec,
+    connects: IntCounterVec,
+    token_requests: IntCounterVec,
+    token_request_seconds: HistogramVec,
+    token_expiry: GaugeVec,
+    token_refresh: GaugeVec,
+    token_last_success: GaugeVec,
+    token_sendable: IntGaugeVec,
+    token_resting: IntGaugeVec,
+    token_unchanged: IntCounterVec,
+    token_implausible: IntCounterVec,
+    token_wait_seconds: HistogramVec,
+    token_waiters: IntGaugeVec,
+    latched: IntGaugeVec,
+    rejections: IntGaugeVec,
+    info: IntGaugeVec,
+    secret_read_errors: IntCounterVec,
+    secret_changes: IntCounterVec,
+    reloads: IntCounterVec,
+    last_reload: Gauge,
+    certificate_expiry: GaugeVec,
+    state_write_errors: IntCounter,
+    panics: IntCounter,
+}
+
+/// How one token stands, for the gauges that are read at scrape time.
+#[derive(Debug, Clone)]
+pub struct TokenGauges {
+    pub credential: Arc<str>,
+    pub token: Arc<str>,
+    /// Unix seconds; 0 without a token.
+    pub expiry: f64,
+    pub refresh: f64,
+    pub last_success: f64,
+    pub sendable: bool,
+    pub resting: bool,
+}
+
+/// How one credential stands.
+#[derive(Debug, Clone)]
+pub struct CredentialGauges {
+    pub credential: Arc<str>,
+    pub profile: Arc<str>,
+    pub latched: bool,
+    pub rejections: u32,
+    pub waiters: usize,
+}
+
+/// Registers collectors under the common prefix.
+struct Register(Registry);
+
+impl Register {
+    fn add<T: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<T>) -> prometheus::Result<T> {
+        let made = made?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(format!("cupbearer_{name}"), help), labels))
+    }
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        self.add(GaugeVec::new(Opts::new(format!("cupbearer_{name}"), help), labels))
+    }
+    fn whole(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(format!("cupbearer_{name}"), help), labels))
+    }
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+        let opts = HistogramOpts::new(format!("cupbearer_{name}"), help).buckets(BUCKETS.to_vec());
+        self.add(HistogramVec::new(opts, labels))
+    }
+}
+
+fn unix_now() -> f64 {
+    #[expect(clippy::disallowed_methods, reason = "a timestamp metric is wall-clock time and decides nothing")]
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+impl Metrics {
+    /// # Errors
+    /// None in practice: only a name registered twice or not well-formed, which a test would have found.
+    pub fn new() -> prometheus::Result<Self> {
+        let r = Register(Registry::new());
+        r.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let build = r.whole("build_info", "Constant 1, names the build.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let ct = &["credential", "token"];
+        let last_reload = r.add(Gauge::with_opts(Opts::new(
+            "cupbearer_config_last_reload_success_timestamp_seconds",
+            "Unix time of the last successful configuration load.",
+        )))?;
+        last_reload.set(unix_now());
+        let reloads = r.counters("config_reloads_total", "Configuration reloads.", &["outcome"])?;
+        for outcome in ["applied", "unchanged", "refused"] {
+            reloads.with_label_values(&[outcome]);
+        }
+        let inner = Inner {
+            requests: r.counters("requests_total", "Requests answered by the vendor, by status.", &["upstream", "code"])?,
+            request_seconds: r.seconds(
+                "request_duration_seconds",
+                "Time from the first byte of a request to the last byte of its answer.",
+                &["upstream"],
+            )?,
+            in_flight: r.whole("requests_in_flight", "Requests being served now.", &["upstream"])?,
+            refusals: r.counters("refusals_total", "Requests refused by cupbearer itself, by error code.", &["upstream", "code"])?,
+            replays: r.counters("replays_total", "Requests considered for one replay after a 401.", &["upstream", "outcome"])?,
+            token_rejections: r.counters(
+                "token_rejections_total",
+                "Answers with status 401 taken to mean that the token is stale.",
+                &["upstream"],
+            )?,
+            connects: r.counters("upstream_connects_total", "Connection attempts to the vendor.", &["upstream", "outcome"])?,
+            token_requests: r.counters("token_requests_total", "Token requests by outcome.", &["credential", "token", "outcome"])?,
+            token_request_seconds: r.seconds("token_request_duration_seconds", "Duration of token requests.", ct)?,
+            token_expiry: r.gauges(
+                "token_expiry_timestamp_seconds",
+                "Unix time when the current token expires, 0 without one; of partitions the earliest.",
+                ct,
+            )?,
+            token_refresh: r.gauges("token_refresh_timestamp_seconds", "Unix time of the next planned token request, 0 for none.", ct)?,
+            token_last_success: r.gauges("token_last_success_timestamp_seconds", "Unix time of the last successful token request.", ct)?,
+            token_sendable: r.whole("token_sendable", "1 while a token may be sent.", ct)?,
+            token_resting: r.whole("token_resting", "1 while a token is not renewed because nobody uses it.", ct)?,
+            token_unchanged: r.counters("token_unchanged_total", "Token requests that returned the token already held.", ct)?,
+            token_implausible: r.counters("token_lifetime_implausible_total", "Answers whose lifetime was ignored.", ct)?,
+            token_wait_seconds: r.seconds("token_wait_seconds", "Time requests waited for a token.", &["credential"])?,
+            token_waiters: r.whole("token_waiters", "Requests waiting for a token now.", &["credential"])?,
+            latched: r.whole("credential_latched", "1 while token requests are stopped after rejections.", &["credential"])?,
+            rejections: r.whole("credential_rejections", "Rejections counted against the lockout limit.", &["credential"])?,
+            info: r.whole("credential_info", "Constant 1, names the profile.", &["credential", "profile"])?,
+            secret_read_errors: r.counters("secret_read_errors_total", "Secrets that could not be read.", &["credential"])?,
+            secret_changes: r.counters("secret_changes_total", "Changes seen in secret values.", &["credential"])?,
+            reloads,
+            last_reload,
+            certificate_expiry: r.gauges(
+                "certificate_expiry_timestamp_seconds",
+                "Unix time when a configured certificate expires.",
+                &["use"],
+            )?,
+            state_write_errors: r
+                .add(IntCounter::new("cupbearer_state_write_errors_total", "Failed reads and writes of the guard's memory."))?,
+            panics: r.add(IntCounter::new("cupbearer_panics_total", "Panics that were caught."))?,
+            registry: r.0,
+            recent: traffic::Recent::default(),
+            repeats: repeats::Repeats::default(),
+            scrape: Mutex::new(()),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Makes every series of an upstream whose labels are known appear with 0.
+    pub fn know_upstream(&self, upstream: &str) {
+        let m = &self.0;
+        m.recent.know(upstream);
+        m.request_seconds.with_label_values(&[upstream]);
+        m.in_flight.with_label_values(&[upstream]);
+        m.token_rejections.with_label_values(&[upstream]);
+        for outcome in ["ok", "failed", "skipped_body", "skipped_policy"] {
+            m.replays.with_label_values(&[upstream, outcome]);
+        }
+        for outcome in ["ok", "dns", "refused", "timeout", "tls"] {
+            m.connects.with_label_values(&[upstream, outcome]);
+        }
+    }
+
+    /// The same for a credential and its tokens.
+    pub fn know_credential<'a>(&self, credential: &str, tokens: impl Iterator<Item = &'a str>) {
+        let m = &self.0;
+        m.token_wait_seconds.with_label_values(&[credential]);
+        m.secret_read_errors.with_label_values(&[credential]);
+        m.secret_changes.with_label_values(&[credential]);
+        for token in tokens {
+            let ct = [credential, token];
+            for outcome in ["ok", "retry", "throttled", "rejected", "config"] {
+                m.token_requests.with_label_values(&[credential, token, outcome]);
+            }
+            m.token_request_seconds.with_label_values(&ct);
+            m.token_unchanged.with_label_values(&ct);
+            m.token_implausible.with_label_values(&ct);
+        }
+    }
+
+    /// A request chose its upstream.
+    pub fn request_begin(&self, upstream: &str) {
+        self.0.in_flight.with_label_values(&[upstream]).inc();
+    }
+    /// The vendor answered with `status`. Codes that are not registered count as `other`, or a vendor could mint series without end.
+    pub fn request_end(&self, upstream: &str, status: u16, seconds: f64) {
+        let code = http::StatusCode::from_u16(status).ok().filter(|c| c.canonical_reason().is_some());
+        let code = code.as_ref().map_or("other", http::StatusCode::as_str);
+        self.0.requests.with_label_values(&[upstream, code]).inc();
+        self.0.recent.note(upstream, status);
+        self.0.request_seconds.with_label_values(&[upstream]).observe(seconds);
+        self.0.in_flight.with_label_values(&[upstream]).dec();
+    }
+    /// The request ended without an answer from the vendor.
+    pub fn request_aborted(&self, upstream: &str) {
+        self.0.in_flight.with_label_values(&[upstream]).dec();
+    }
+    /// We refused a request; `upstream` is empty where none was found.
+    pub fn refused(&self, upstream: &str, code: &'static str) {
+        self.0.refusals.with_label_values(&[upstream, code]).inc();
+    }
+    /// A 401 was considered for a replay.
+    pub fn replay(&self, upstream: &str, outcome: &'static str) {
+        self.0.replays.with_label_values(&[upstream, outcome]).inc();
+    }
+    /// A 401 was taken to mean that the token is stale.
+    pub fn token_rejected(&self, upstream: &str) {
+        self.0.token_rejections.with_label_values(&[upstream]).inc();
+    }
+    /// A connection to the vendor was made, or not.
+    pub fn upstream_connect(&self, upstream: &str, outcome: &'static str) {
+        self.0.connects.with_label_values(&[upstream, outcome]).inc();
+    }
+    /// A connection to the vendor could not be made; `trace_id` is that of the request.
+    pub fn cannot_connect(&self, upstream: &str, outcome: &'static str, error: &str, trace_id: Option<&str>) {
+        self.upstream_connect(upstream, outcome);
+        if let Some(times) = self.0.repeats.again(("connect", upstream), error, Now::now()) {
+            tracing::warn!(upstream, outcome, error, trace_id, times, "cannot connect{}", repeats::words(times));
+        }
+    }
+    /// A request waited for a token.
+    pub fn token_waited(&self, credential: &str, waited: Duration) {
+        self.0.token_wait_seconds.with_label_values(&[credential]).observe(waited.as_secs_f64());
+    }
+    /// The poller saw a new secret value.
+    pub fn secret_changed(&self, credential: &str) {
+        self.0.secret_changes.with_label_values(&[credential]).inc();
+        self.0.repeats.over(("secret", credential));
+        tracing::info!(credential, "secret changed");
+    }
+    /// The poller could not read a secret.
+    pub fn secret_unreadable(&self, credential: &str, why: &str) {
+        self.0.secret_read_errors.with_label_values(&[credential]).inc();
+        if let Some(times) = self.0.repeats.again(("secret", credential), why, Now::now()) {
+            tracing::warn!(credential, why, times, "secret cannot be read{}", repeats::words(times));
+        }
+    }
+    /// A configuration was applied, found the same, or refused.
+    pub fn reloaded(&self, outcome: &'static str) {
+        self.0.reloads.with_label_values(&[outcome]).inc();
+        if outcome != "refused" {
+            self.0.last_reload.set(unix_now());
+        }
+    }
+    /// The configured certificates, by the key that names their file, with their end in Unix seconds. Those of before are forgotten.
+    pub fn certificates(&self, all: &[(String, i64)]) {
+        let gauge = &self.0.certificate_expiry;
+        gauge.reset();
+        for (key, expires) in all {
+            #[expect(clippy::cast_precision_loss, reason = "seconds of the next million years fit")]
+            gauge.with_label_values(&[&**key]).set(*expires as f64);
+        }
+    }
+    /// The guard's memory on disk could not be read or written.
+    pub fn state_failed(&self) {
+        self.0.state_write_errors.inc();
+    }
+    /// A panic was caught.
+    pub fn panicked(&self) {
+        self.0.panics.inc();
+    }
+
+    /// Seconds that the calls for a token took in all.
+    #[must_use]
+    pub fn token_seconds(&self, credential: &str, token: &str) -> f64 {
+        self.0.token_request_seconds.with_label_values(&[credential, token]).get_sample_sum()
+    }
+
+    /// Everything a keeper tells of its work.
+    pub fn token_event(&self, name: &KeeperName, event: &Event<'_>) {
+        let m = &self.0;
+        let (credential, token) = (&*name.credential, &*name.token);
+        let ct = [credential, token];
+        match event {
+            Event::Issued { took, unchanged, implausible, token: issued } => {
+                m.token_requests.with_label_values(&[credential, token, "ok"]).inc();
+                m.token_request_seconds.with_label_values(&ct).observe(took.as_secs_f64());
+                if *unchanged {
+                    m.token_unchanged.with_label_values(&ct).inc();
+                }
+                if *implausible {
+                    m.token_implausible.with_label_values(&ct).inc();
+                    tracing::warn!(credential, token, "the answer names an implausible lifetime; it is ignored");
+                }
+                let untold = Some(m.repeats.over(ct)).filter(|n| *n > 0);
+                let life = issued.issued.sent.until(issued.expires).as_secs();
+                tracing::info!(credential, token, generation = issued.number, life, took_ms = ms(*took), untold, "token obtained");
+            }
+            Event::Failed { took, failure, next, latched } => {
+                let outcome = match failure.class {
+                    Class::Retry => "retry",
+                    Class::Throttled => "throttled",
+                    Class::Rejected => "rejected",
+                    Class::Config => "config",
+                    Class::Unreadable => {
+                        m.secret_read_errors.with_label_values(&[credential]).inc();
+                        if let Some(times) = m.repeats.again(ct, &failure.error, Now::now()) {
+                            tracing::warn!(credential, token, error = %failure.error, times, "secret cannot be read{}", repeats::words(times));
+                        }
+                        return;
+                    }
+                };
+                m.token_requests.with_label_values(&[credential, token, outcome]).inc();
+                m.token_request_seconds.with_label_values(&ct).observe(took.as_secs_f64());
+                let Some(times) = m.repeats.again(ct, (outcome, failure.status, latched, &failure.error), Now::now()) else { return };
+                let next = next.map_or_else(|| "when the secret changes".to_owned(), |d| format!("in {:.1} s", d.as_secs_f64()));
+                let status = failure.status.unwrap_or(0);
+                tracing::warn!(credential, token, outcome, status, error = %failure.error, latched, next, times, "token request failed{}", repeats::words(times));
+            }
+            // Counted and logged where it happened; this is told again and again.
+            Event::NoMemory => tracing::debug!(credential, token, "no token call: the guard's memory cannot be read or written"),
+            Event::Resting => tracing::debug!(credential, token, "token rests: nobody uses it"),
+        }
+    }
+
+    /// The text exposition (format 0.0.4) of everything, with the gauges of tokens and credentials as they stand now.
+    #[must_use]
+    pub fn render(&self, tokens: &[TokenGauges], credentials: &[CredentialGauges]) -> Vec<u8> {
+        let m = &self.0;
+        let _whole = m.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        for gauge in [&m.token_expiry, &m.token_refresh, &m.token_last_success] {
+            gauge.reset();
+        }
+        for gauge in [&m.token_sendable, &m.token_resting, &m.token_waiters, &m.latched, &m.rejections, &m.info] {
+            gauge.reset();
+        }
+        for t in tokens {
+            let ct = [&*t.credential, &*t.token];
+            m.token_expiry.with_label_values(&ct).set(t.expiry);
+            m.token_refresh.with_label_values(&ct).set(t.refresh);
+            m.token_last_success.with_label_values(&ct).set(t.last_success);
+            m.token_sendable.with_label_values(&ct).set(t.sendable.into());
+            m.token_resting.with_label_values(&ct).set(t.resting.into());
+        }
+        for c in credentials {
+            let label = [&*c.credential];
+            m.token_waiters.with_label_values(&label).set(i64::try_from(c.waiters).unwrap_or(i64::MAX));
+            m.latched.with_label_values(&label).set(c.latched.into());
+            m.rejections.with_label_values(&label).set(c.rejections.into());
+            m.info.with_label_values(&[&*c.credential, &*c.profile]).set(1);
+        }
+        let mut out = Vec::with_capacity(16 * 1024);
+        if let Err(e) = TextEncoder::new().encode(&m.registry.gather(), &mut out) {
+            tracing::error!(error = %e, "metrics cannot be written");
+        }
+        out
+    }
+}
+
+fn ms(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}

@@ -1,0 +1,122 @@
+//! The traffic of one upstream as counted, for the status page: codes since start, and the last of them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use prometheus::{IntCounterVec, core::Collector};
+
+use super::Metrics;
+
+/// How many codes are remembered of an upstream.
+const LAST: usize = 8;
+
+/// What was counted of one upstream since start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Answers of the vendor by status; `other` holds those that are not registered.
+    pub answers: BTreeMap<String, u64>,
+    /// Our own refusals by error code.
+    pub refusals: BTreeMap<String, u64>,
+    pub in_flight: u64,
+    /// The vendor's last statuses, the newest first; at most eight.
+    pub last: Vec<u16>,
+}
+
+/// The last statuses of every upstream. Names come from configuration, so there are few.
+#[derive(Default)]
+pub(super) struct Recent(RwLock<HashMap<String, Arc<Ring>>>);
+
+#[derive(Default)]
+struct Ring {
+    /// Counts all that were noted; the next place is this, modulo the length.
+    count: AtomicUsize,
+    codes: [AtomicU16; LAST],
+}
+
+impl Recent {
+    pub(super) fn know(&self, upstream: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).entry(upstream.to_owned()).or_default();
+    }
+
+    pub(super) fn note(&self, upstream: &str, status: u16) {
+        if let Some(ring) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(upstream) {
+            let at = ring.count.fetch_add(1, Relaxed);
+            if let Some(place) = ring.codes.get(at % LAST) {
+                place.store(status, Relaxed);
+            }
+        }
+    }
+
+    fn last(&self, upstream: &str) -> Vec<u16> {
+        let Some(ring) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(upstream).cloned() else { return Vec::new() };
+        let count = ring.count.load(Relaxed);
+        let places = (1..=LAST.min(count)).filter_map(|back| ring.codes.get((count - back) % LAST));
+        // A place that was taken but not yet written holds 0.
+        places.map(|code| code.load(Relaxed)).filter(|code| *code != 0).collect()
+    }
+}
+
+impl Metrics {
+    /// What was counted of `upstream`.
+    #[must_use]
+    pub fn traffic(&self, upstream: &str) -> Traffic {
+        let m = &self.0;
+        Traffic {
+            answers: by_code(&m.requests, upstream),
+            refusals: by_code(&m.refusals, upstream),
+            in_flight: u64::try_from(m.in_flight.with_label_values(&[upstream]).get()).unwrap_or(0),
+            last: m.recent.last(upstream),
+        }
+    }
+}
+
+/// The series of one upstream, by their label `code`.
+fn by_code(counters: &IntCounterVec, upstream: &str) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    for family in counters.collect() {
+        for series in family.get_metric() {
+            let label = |name: &str| series.get_label().iter().find(|l| l.name() == name).map(prometheus::proto::LabelPair::value);
+            if label("upstream") == Some(upstream)
+                && let Some(code) = label("code")
+            {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an integer counter, exposed as a float")]
+                found.insert(code.to_owned(), series.get_counter().get_value() as u64);
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_counted_by_upstream_and_the_newest_comes_first() {
+        let metrics = Metrics::new().unwrap();
+        metrics.know_upstream("a");
+        metrics.know_upstream("b");
+        assert_eq!(metrics.traffic("a"), Traffic::default());
+        for status in [200, 200, 503, 299] {
+            metrics.request_begin("a");
+            metrics.request_end("a", status, 0.1);
+        }
+        metrics.request_begin("a");
+        metrics.refused("a", "token_timeout");
+        metrics.refused("b", "token_timeout");
+        let seen = metrics.traffic("a");
+        assert_eq!(seen.answers, BTreeMap::from([("200".into(), 2), ("503".into(), 1), ("other".into(), 1)]));
+        assert_eq!(seen.refusals, BTreeMap::from([("token_timeout".into(), 1)]));
+        assert_eq!((seen.in_flight, seen.last), (1, vec![299, 503, 200, 200]));
+        for status in 400..420 {
+            metrics.request_end("a", status, 0.1);
+        }
+        assert_eq!(metrics.traffic("a").last, (412..420).rev().collect::<Vec<_>>());
+        assert_eq!(metrics.traffic("b").last, Vec::<u16>::new());
+    }
+}

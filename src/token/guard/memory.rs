@@ -1,0 +1,131 @@
+//! The guard of one process: records by key, budgets by credential, and the ledger that keeps them in memory.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::{Answer, Ask, Budget, Counted, GuardKey, Ledger, Limits, Permit, Record, Spend, Verdict};
+use crate::token::{clock::Now, fetch::Fut};
+
+/// All records and budgets. Pure: every method is told the time.
+#[derive(Debug, Default)]
+pub struct Guard {
+    records: HashMap<(String, [u8; 32]), Record>,
+    budgets: HashMap<Arc<str>, Budget>,
+}
+
+impl Guard {
+    /// Asks and, where the answer is `Go`, writes the attempt `id` down as spent.
+    pub fn spend(&mut self, key: &GuardKey, limits: &Limits, ask: &Ask, id: u64, now: Now) -> Answer {
+        let record = self.records.entry((key.url.clone(), key.secret)).or_default();
+        let answer = record.ask(key.partition.as_deref(), limits, ask, now);
+        if answer != Answer::Go {
+            return answer;
+        }
+        let budget = self.budgets.entry(Arc::clone(&ask.credential)).or_default();
+        if let Err(later) = budget.ready(&limits.rate, now) {
+            return Answer::Later(later);
+        }
+        budget.take();
+        record.spend(key.partition.as_deref(), id, now);
+        Answer::Go
+    }
+
+    /// Writes down how the attempt ended.
+    pub fn settle(&mut self, key: &GuardKey, id: u64, verdict: Verdict, now: Now) {
+        if let Some(record) = self.record(key) {
+            record.settle(key.partition.as_deref(), id, verdict, now);
+        }
+    }
+
+    /// The attempt's outcome will never be known.
+    pub fn lose(&mut self, key: &GuardKey, id: u64, now: Now) {
+        if let Some(record) = self.record(key) {
+            record.lose(key.partition.as_deref(), id, now);
+        }
+    }
+
+    /// Forgets what is counted.
+    pub fn clear(&mut self, key: &GuardKey) {
+        if let Some(record) = self.record(key) {
+            record.clear(key.partition.as_deref());
+        }
+    }
+
+    /// What is counted now.
+    #[must_use]
+    pub fn counted(&self, key: &GuardKey, now: Now) -> Counted {
+        self.records.get(&(key.url.clone(), key.secret)).map(|r| r.status(key.partition.as_deref(), now)).unwrap_or_default()
+    }
+
+    fn record(&mut self, key: &GuardKey) -> Option<&mut Record> {
+        self.records.get_mut(&(key.url.clone(), key.secret))
+    }
+}
+
+/// A ledger that lives as long as the process.
+#[derive(Debug, Default)]
+pub struct Memory {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<(u64, Guard)>,
+    freed: Arc<Notify>,
+}
+
+impl Inner {
+    /// Never held across an await.
+    fn lock(&self) -> MutexGuard<'_, (u64, Guard)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ledger for Memory {
+    fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
+        Box::pin(async move {
+            let mut lock = self.inner.lock();
+            let (last, guard) = &mut *lock;
+            let id = last.wrapping_add(1);
+            match guard.spend(key, limits, ask, id, Now::now()) {
+                Answer::Go => {
+                    *last = id;
+                    let inner = Arc::clone(&self.inner);
+                    Spend::Go(Permit::new(key.clone(), id, move |key, id| {
+                        inner.lock().1.lose(key, id, Now::now());
+                        inner.freed.notify_waiters();
+                    }))
+                }
+                Answer::Busy => Spend::Busy,
+                Answer::Later(t) => Spend::Later(t),
+                Answer::Latched(t) => Spend::Latched(t),
+            }
+        })
+    }
+
+    fn settle<'a>(&'a self, mut permit: Permit, verdict: Verdict, _: &'a Limits) -> Fut<'a, ()> {
+        permit.redeem();
+        self.inner.lock().1.settle(&permit.key, permit.id, verdict, Now::now());
+        self.inner.freed.notify_waiters();
+        Box::pin(std::future::ready(()))
+    }
+
+    fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()> {
+        self.inner.lock().1.clear(key);
+        self.inner.freed.notify_waiters();
+        Box::pin(std::future::ready(()))
+    }
+
+    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Counted> {
+        Box::pin(std::future::ready(self.inner.lock().1.counted(key, Now::now())))
+    }
+
+    fn freed(&self) -> Fut<'static, ()> {
+        // Made here and not at the first poll: it must hear of what is settled between now and then.
+        Box::pin(Arc::clone(&self.inner.freed).notified_owned())
+    }
+}

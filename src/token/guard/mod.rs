@@ -1,0 +1,149 @@
+//! How often we may still ask: spend before an attempt, settle after it, latch at the limit. Pure but for `Ledger`, the seam to memory or disk.
+
+mod budget;
+mod count;
+mod memory;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    budget::Budget,
+    count::Count,
+    memory::{Guard, Memory},
+    record::{Answer, Record},
+};
+use super::{clock::Now, fetch::Fut};
+
+/// What refusals are counted against: the token URL and the secret values sent to it. Never the secret itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GuardKey {
+    pub url: String,
+    /// SHA-256 over the secret values.
+    pub secret: [u8; 32],
+    /// The partition, where only it may be at fault.
+    pub partition: Option<String>,
+}
+
+/// `guard` of a profile, plus what one attempt asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    pub rate: Vec<Rate>,
+    pub max_rejections: u32,
+    pub hold: Hold,
+}
+
+/// "120/m": a bucket of `n`, refilled evenly over `per`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    pub n: u32,
+    pub per: Duration,
+}
+
+/// How long a latch holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hold {
+    /// Doubling from here to one hour.
+    For(Duration),
+    UntilSecretChanges,
+}
+
+/// The guard's answer before an attempt.
+#[derive(Debug)]
+pub enum Spend {
+    /// Go, and settle the permit. Dropped unsettled it is an unknown outcome.
+    Go(Permit),
+    /// As many attempts as may still be spent are under way.
+    Busy,
+    /// Out of budget, or in the pause after a refusal, until then.
+    Later(Now),
+    /// No call until then; `None`: until the secret changes.
+    Latched(Option<Now>),
+    /// The memory cannot be read or written.
+    NoMemory,
+}
+
+/// Who asks, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The credential: the budget is its own, and its limits hold for all who share the key.
+    pub credential: Arc<str>,
+    /// After a refusal: a chain's parent was not fetched for the refused attempt and now is, so this one need not wait 30 s. It counts all the same.
+    pub parent_renewed: bool,
+}
+
+/// One attempt that was written down as spent.
+pub struct Permit {
+    pub key: GuardKey,
+    pub id: u64,
+    lost: Option<Lost>,
+}
+
+/// Told when a permit is dropped unsettled.
+type Lost = Box<dyn FnOnce(&GuardKey, u64) + Send + Sync>;
+
+impl Permit {
+    /// `lost` runs where the permit is dropped before it is settled; it must not block.
+    #[must_use]
+    pub fn new(key: GuardKey, id: u64, lost: impl FnOnce(&GuardKey, u64) + Send + Sync + 'static) -> Self {
+        Self { key, id, lost: Some(Box::new(lost)) }
+    }
+
+    /// For ledgers: the outcome is known, nothing is lost.
+    pub fn redeem(&mut self) {
+        self.lost = None;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(lost) = self.lost.take() {
+            lost(&self.key, self.id);
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Clears the count.
+    Success,
+    /// Keeps it: the client itself is refused.
+    Rejected,
+    /// Refused, but not in words that mean the client: of a partitioned token whose secret has succeeded before it holds the partition alone,
+    /// of any other it is the same as `Rejected`.
+    RejectedPartition,
+    /// Gives it back.
+    GivenBack,
+}
+
+/// What is counted for a key now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// Refusals and unknown outcomes.
+    pub rejections: u32,
+    /// `Some`: latched, until then or (`None`) until the secret changes.
+    pub latched: Option<Option<Now>>,
+}
+
+/// Where attempts are written down.
+pub trait Ledger: Send + Sync {
+    fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend>;
+    fn settle<'a>(&'a self, permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()>;
+    /// Forgets what is counted (ctl unlatch); writes a damaged record anew.
+    fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()>;
+    /// What is counted for the key, to be shown.
+    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Counted>;
+    /// Ends when an attempt of anybody was settled, lost or cleared after this call: worth asking again after `Busy`.
+    fn freed(&self) -> Fut<'static, ()>;
+}

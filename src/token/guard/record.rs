@@ -1,0 +1,174 @@
+//! All that is counted for one token URL and secret: the secret itself, its partitions, the limits of those who share it. Pure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Ask, Count, Counted, Hold, Limits, Now, Verdict};
+
+/// The guard's answer, before anything is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Go,
+    /// As many attempts as may still be spent are under way.
+    Busy,
+    Later(Now),
+    /// `None`: until the secret changes.
+    Latched(Option<Now>),
+}
+
+/// What one ledger keeps under one (token URL, secret).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    secret: Count,
+    partitions: BTreeMap<String, Count>,
+    /// The secret has been good at least once.
+    succeeded: bool,
+    sharers: BTreeMap<String, Sharer>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Sharer {
+    max: u32,
+    hold: Hold,
+    seen: Now,
+}
+
+/// A credential that has not asked for so long no longer binds the others.
+const SHARER_GONE: Duration = Duration::from_hours(24);
+/// That it asked is written down again after this.
+const SHARER_NOTED: Duration = Duration::from_hours(1);
+/// More partitions with something counted are not remembered; the one refused longest ago gives way.
+const MOST_PARTITIONS: usize = 10_000;
+
+impl Record {
+    /// May `ask` make an attempt? `Answer::Go` is not yet a spent attempt: see [`Record::spend`].
+    pub fn ask(&mut self, partition: Option<&str>, limits: &Limits, ask: &Ask, now: Now) -> Answer {
+        // While something is counted, everybody's limits stay: one that is latched for good does not ask, and still binds the others.
+        let counted = self.secret.counted(self.strictest().1, now) > 0;
+        self.sharers.retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
+        self.sharers.insert(ask.credential.to_string(), Sharer { max: limits.max_rejections, hold: limits.hold, seen: now });
+        let (max, hold) = self.strictest();
+        match self.secret.ask(max, hold, ask.parent_renewed, now) {
+            Answer::Go => {}
+            other => return other,
+        }
+        match partition.and_then(|p| self.partitions.get_mut(p)) {
+            Some(count) => count.ask(max, hold, ask.parent_renewed, now),
+            None => Answer::Go,
+        }
+    }
+
+    /// Writes the attempt `id` down as spent.
+    pub fn spend(&mut self, partition: Option<&str>, id: u64, now: Now) {
+        self.secret.spend(id, now);
+        if let Some(p) = partition {
+            if self.partitions.len() >= MOST_PARTITIONS
+                && !self.partitions.contains_key(p)
+                && let Some(oldest) = self.partitions.iter().min_by_key(|(_, c)| c.age()).map(|(k, _)| k.clone())
+            {
+                self.partitions.remove(&oldest);
+            }
+            self.partitions.entry(p.to_owned()).or_default().spend(id, now);
+        }
+    }
+
+    /// Writes down how it ended.
+    pub fn settle(&mut self, partition: Option<&str>, id: u64, verdict: Verdict, now: Now) {
+        let (max, _) = self.strictest();
+        let alone = verdict == Verdict::RejectedPartition && partition.is_some() && self.succeeded;
+        match verdict {
+            Verdict::Success => {
+                self.succeeded = true;
+                self.secret.succeeded(id);
+            }
+            Verdict::Rejected | Verdict::RejectedPartition if !alone => self.secret.rejected(id, max, now),
+            _ => self.secret.given_back(id),
+        }
+        if let Some(p) = partition
+            && let Some(count) = self.partitions.get_mut(p)
+        {
+            match verdict {
+                Verdict::Success => count.succeeded(id),
+                Verdict::RejectedPartition if alone => count.rejected(id, max, now),
+                _ => count.given_back(id),
+            }
+            if count.is_blank() {
+                self.partitions.remove(p);
+            }
+        }
+    }
+
+    /// What became of the attempt will never be known.
+    pub fn lose(&mut self, partition: Option<&str>, id: u64, now: Now) {
+        let (max, _) = self.strictest();
+        self.secret.lost_outcome(id, max, now);
+        // The secret's count holds it; the partition need not count it too.
+        if let Some(p) = partition
+            && let Some(count) = self.partitions.get_mut(p)
+        {
+            count.given_back(id);
+            if count.is_blank() {
+                self.partitions.remove(p);
+            }
+        }
+    }
+
+    /// Forgets what is counted (unlatch); attempts under way stay written down.
+    pub fn clear(&mut self, partition: Option<&str>) {
+        self.secret.clear();
+        self.partitions.iter_mut().filter(|(name, _)| partition.is_none_or(|p| p == *name)).for_each(|(_, count)| count.clear());
+        self.partitions.retain(|_, count| !count.is_blank());
+    }
+
+    /// What is to be shown.
+    #[must_use]
+    pub fn status(&self, partition: Option<&str>, now: Now) -> Counted {
+        let (max, hold) = self.strictest();
+        let own = partition.and_then(|p| self.partitions.get(p));
+        Counted {
+            rejections: self.secret.counted(hold, now).max(own.map_or(0, |c| c.counted(hold, now))),
+            latched: self.secret.latched(max, hold, now).or_else(|| own.and_then(|c| c.latched(max, hold, now))),
+        }
+    }
+
+    /// For a ledger that outlives processes: attempts whose owner is gone are unknown outcomes.
+    pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now) {
+        self.secret.orphan(&alive, now);
+        self.partitions.values_mut().for_each(|c| c.orphan(&alive, now));
+    }
+
+    /// For a ledger that outlives boots: moves every moment.
+    pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
+        self.secret.carry(&to);
+        self.partitions.values_mut().for_each(|c| c.carry(&to));
+        self.sharers.values_mut().for_each(|s| s.seen = to(s.seen));
+    }
+
+    /// Nothing is counted and nothing is under way.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.secret.is_blank() && self.partitions.values().all(Count::is_blank)
+    }
+
+    /// Whether it is worth writing this one where `old` stands: that somebody who is known asked again is not.
+    #[must_use]
+    pub fn differs(&self, old: &Self) -> bool {
+        let same = |(a, b): ((&String, &Sharer), (&String, &Sharer))| {
+            a.0 == b.0 && (a.1.max, a.1.hold) == (b.1.max, b.1.hold) && b.1.seen.until(a.1.seen) < SHARER_NOTED
+        };
+        (&self.secret, &self.partitions, self.succeeded) != (&old.secret, &old.partitions, old.succeeded)
+            || self.sharers.len() != old.sharers.len()
+            || !self.sharers.iter().zip(&old.sharers).all(same)
+    }
+
+    /// The lowest limit and the longest hold of those who share the key.
+    fn strictest(&self) -> (u32, Hold) {
+        let max = self.sharers.values().map(|s| s.max).min().unwrap_or(1).max(1);
+        let hold = self.sharers.values().map(|s| s.hold).reduce(|a, b| match (a, b) {
+            (Hold::For(a), Hold::For(b)) => Hold::For(a.max(b)),
+            _ => Hold::UntilSecretChanges,
+        });
+        (max, hold.unwrap_or(Hold::UntilSecretChanges))
+    }
+}

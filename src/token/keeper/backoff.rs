@@ -1,0 +1,129 @@
+//! How long to wait after a failure. Pure; no class waits for nothing.
+
+use std::time::Duration;
+
+use crate::token::{
+    clock::Now,
+    fetch::{Class, Failure},
+    slot::{Gate, GateKind},
+};
+
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Full jitter may say zero; a hot loop may not be.
+const LEAST: Duration = Duration::from_millis(100);
+const THROTTLED_LEAST: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+const FIRST_HELD: Duration = Duration::from_mins(1);
+const LONGEST_HELD: Duration = Duration::from_mins(15);
+const UNREADABLE: Duration = Duration::from_secs(5);
+const REFUSED: Duration = Duration::from_secs(30);
+const TOO_MANY_REQUESTS: u16 = 429;
+
+/// Failures in a row, by what they double.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    retries: u32,
+    held: u32,
+    refused: u32,
+}
+
+impl Backoff {
+    /// A call succeeded.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Until when to wait after `failure`, that came at `now`. `random` in 0..1.
+    pub fn after(&mut self, failure: &Failure, now: Now, random: f64) -> Gate {
+        let asked = failure.wait.unwrap_or_default().min(LONGEST_WAIT);
+        let (wait, kind) = match failure.class {
+            Class::Retry => {
+                let jittered = self.jittered(random);
+                let least = if failure.status == Some(TOO_MANY_REQUESTS) { THROTTLED_LEAST } else { LEAST };
+                (jittered.max(least), GateKind::Retry)
+            }
+            Class::Throttled => {
+                let least = if failure.wait.is_some() { LEAST } else { THROTTLED_LEAST };
+                (self.jittered(random).max(least), GateKind::Throttled)
+            }
+            Class::Config => {
+                self.held = self.held.saturating_add(1);
+                (doubled(FIRST_HELD, self.held, LONGEST_HELD), GateKind::Config)
+            }
+            // The guard holds it longer where a secret was sent; this is what holds where none was.
+            Class::Rejected => {
+                self.refused = self.refused.saturating_add(1);
+                (doubled(REFUSED, self.refused, LONGEST_WAIT), GateKind::Rejected)
+            }
+            Class::Unreadable => (UNREADABLE, GateKind::Unreadable),
+        };
+        Gate { until: Some(now.after(wait.max(asked))), kind }
+    }
+
+    fn jittered(&mut self, random: f64) -> Duration {
+        self.retries = self.retries.saturating_add(1);
+        let random = if random.is_finite() { random.clamp(0.0, 1.0) } else { 1.0 };
+        doubled(FIRST_RETRY, self.retries, LONGEST_RETRY).mul_f64(random)
+    }
+}
+
+/// `first` the first time, then doubling, at most `most`.
+pub(super) fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+    first.saturating_mul(1 << times.saturating_sub(1).min(20)).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn failure(class: Class) -> Failure {
+        Failure { class, status: None, error: "test".into(), wait: None, client_refused: false, timed_out: false }
+    }
+
+    fn waits(failure: &Failure, random: f64, times: usize) -> Vec<f64> {
+        let mut backoff = Backoff::default();
+        (0..times).map(|_| Now::default().until(backoff.after(failure, Now::default(), random).until.unwrap()).as_secs_f64()).collect()
+    }
+
+    #[test]
+    fn retries_double_from_half_a_second_to_30_with_full_jitter_and_a_floor() {
+        assert_eq!(waits(&failure(Class::Retry), 1.0, 8), [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
+        assert_eq!(waits(&failure(Class::Retry), 0.5, 3), [0.25, 0.5, 1.0]);
+        assert_eq!(waits(&failure(Class::Retry), 0.0, 3), [0.1, 0.1, 0.1]);
+    }
+
+    #[test]
+    fn a_429_without_a_time_is_never_asked_again_within_5_s() {
+        assert_eq!(waits(&Failure { status: Some(429), ..failure(Class::Retry) }, 0.0, 2), [5.0, 5.0]);
+        assert_eq!(waits(&failure(Class::Throttled), 0.0, 2), [5.0, 5.0]);
+    }
+
+    #[test]
+    fn throttled_waits_as_told_up_to_an_hour() {
+        let told = |secs| Failure { wait: Some(Duration::from_secs(secs)), ..failure(Class::Throttled) };
+        assert_eq!(waits(&told(7), 0.0, 2), [7.0, 7.0]);
+        assert_eq!(waits(&told(999_999), 0.0, 1), [3600.0]);
+        assert_eq!(waits(&told(0), 1.0, 4), [0.5, 1.0, 2.0, 4.0], "zero is no time at all");
+    }
+
+    #[test]
+    fn held_is_a_minute_doubling_to_15() {
+        assert_eq!(waits(&failure(Class::Config), 0.0, 6), [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_class_waits_for_nothing_nor_longer_than_an_hour(
+            class in prop_oneof![Just(Class::Retry), Just(Class::Throttled), Just(Class::Rejected), Just(Class::Config), Just(Class::Unreadable)],
+            wait in proptest::option::of(0..u64::MAX), random in any::<f64>(), times in 1..80usize,
+        ) {
+            let failure = Failure { wait: wait.map(Duration::from_millis), ..failure(class) };
+            for wait in waits(&failure, random, times) {
+                prop_assert!((0.1..=3600.0).contains(&wait), "{wait}");
+            }
+        }
+    }
+}

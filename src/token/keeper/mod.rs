@@ -1,0 +1,166 @@
+//! One task keeps one token: sleep until due, prepare, spend, send, settle, publish or note the failure.
+
+mod attempt;
+mod backoff;
+mod task;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::Ordering::{Acquire, Relaxed, Release},
+    },
+    time::Duration,
+};
+
+use super::{
+    clock::Now,
+    fetch::{Failure, Fetch},
+    guard::{Ledger, Limits},
+    refusals::By,
+    schedule::Lifetime,
+    slot::{Slot, Status, Token},
+};
+
+/// What a keeper is known by, for logs and states; labels come from configuration only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KeeperName {
+    pub credential: Arc<str>,
+    pub token: Arc<str>,
+    pub partition: Option<Arc<str>>,
+}
+
+/// What may change under a running keeper.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tuning {
+    pub lifetime: Lifetime,
+    pub limits: Limits,
+}
+
+/// Keeps one token. Dropping the last handle lets a running attempt finish and then stops the task.
+pub struct Keeper {
+    pub(super) slot: Arc<Slot>,
+    parents: Vec<Arc<Keeper>>,
+    ledger: Arc<dyn Ledger>,
+}
+
+/// Why there is no token for a request.
+#[derive(Debug, Clone)]
+pub struct Unavailable {
+    pub why: Why,
+    /// When it is worth asking again.
+    pub retry_after: Option<Duration>,
+    pub failure: Option<Arc<Failure>>,
+    /// The token at fault (a parent's name where a chain waits for it).
+    pub token: Arc<str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// A call is running and the caller's patience is over.
+    Hanging,
+    /// Endpoint down, throttled, or out of budget.
+    Down,
+    /// The vendor refuses our secret (latched or not).
+    Rejected,
+    /// Held: the answer makes no sense.
+    Misconfigured,
+    /// A secret cannot be read.
+    Unreadable,
+}
+
+impl Keeper {
+    /// Starts the task on the current tokio runtime.
+    #[must_use]
+    pub fn spawn(name: KeeperName, parents: Vec<Arc<Keeper>>, fetch: Arc<dyn Fetch>, ledger: Arc<dyn Ledger>, tuning: Tuning) -> Arc<Self> {
+        let slot = Arc::new(Slot::new(name, tuning, Now::now()));
+        tokio::spawn(task::Task::new(Arc::clone(&slot), parents.clone(), fetch, Arc::clone(&ledger)).run());
+        Arc::new(Self { slot, parents, ledger })
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &KeeperName {
+        &self.slot.name
+    }
+
+    /// Hot path: the token, if it may be sent at `now`; marks the keeper as used.
+    #[must_use]
+    pub fn get(&self, now: Now) -> Option<Arc<Token>> {
+        self.slot.get(now)
+    }
+
+    /// The vendor's API refused this generation (401). Costs nothing for an old generation or within the pause.
+    pub fn reject(&self, number: u64) {
+        self.slot.refuse(number, By::Api);
+    }
+
+    /// The vendor's API took this generation: undoes the doubling of the pause.
+    pub fn accepted(&self, number: u64) {
+        if self.slot.refusal_level.load(Relaxed) != 0 && self.slot.token.load().as_ref().is_some_and(|t| t.number == number) {
+            self.slot.refusal_level.store(0, Relaxed);
+        }
+    }
+
+    /// Fetch now, guard respected.
+    pub fn refresh(&self) {
+        self.slot.raise(&self.slot.by_hand);
+    }
+
+    /// A secret changed: held and latched keepers try at once.
+    pub fn secret_changed(&self) {
+        self.slot.raise(&self.slot.secret_changed);
+    }
+
+    /// Forget what the guard counted for the secret last sent, then try at once.
+    pub async fn unlatch(&self) {
+        let key = self.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(key) = key {
+            self.ledger.clear(&key).await;
+        }
+        self.secret_changed();
+    }
+
+    /// New lifetime and limits; held and latched keepers try at once, where something changed.
+    pub fn retune(&self, tuning: Tuning) {
+        self.slot.retune(tuning);
+    }
+
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let state = self.slot.state.borrow().clone();
+        Status {
+            doing: state.doing,
+            token: self.slot.token.load_full(),
+            failure: state.failure.map(|(failure, at)| (failure, at.wall())),
+            settled: state.settled,
+            unaccepted: state.unaccepted,
+            rejections: state.rejections,
+        }
+    }
+
+    /// Ends when a first outcome, good or bad, is there.
+    pub async fn settled(&self) {
+        // An error would mean that the slot is gone, which this handle holds.
+        let _ = self.slot.state.subscribe().wait_for(|s| s.settled).await;
+    }
+
+    /// How many callers wait for a token now.
+    #[must_use]
+    pub fn waiters(&self) -> usize {
+        self.slot.waiters.load(Acquire)
+    }
+
+    /// A child was refused that was made with this generation: fetch anew, whatever pause the API's refusals made.
+    pub(super) fn blame(&self, number: u64) {
+        self.slot.refuse(number, By::Child);
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.slot.closed.store(true, Release);
+        self.slot.wake.notify_one();
+    }
+}

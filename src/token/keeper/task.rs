@@ -1,0 +1,389 @@
+//! The loop: what to do next, and sleeping until then. Only this task calls `Fetch` and writes the slot.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::sleep};
+
+use super::{
+    Keeper, Tuning,
+    attempt::AFTER_REFUSAL,
+    backoff::{Backoff, doubled},
+    wait::NAP,
+};
+use crate::token::{
+    clock::Now,
+    fetch::{Event, Fetch, Fut},
+    guard::Ledger,
+    schedule::Refresh,
+    slot::{Doing, Gate, GateKind, Joined, Slot, State, Token},
+};
+
+/// Two calls never start closer together, unless an API's refusal, an operator or a child asks.
+const LEAST_GAP: Duration = Duration::from_millis(200);
+/// An operator's refreshes do not follow each other more closely.
+const BY_HAND_GAP: Duration = Duration::from_secs(1);
+/// Keepers of a chain start one after the other within this: what a parent fetches from its start on is fetched for its children, too.
+const TOGETHER: Duration = Duration::from_secs(1);
+const REFUSAL_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_REFUSAL_PAUSE: Duration = Duration::from_mins(15);
+/// Waiting for a turn at the guard, asked again after this even if nobody says that one is free.
+const TURN: Duration = Duration::from_secs(1);
+
+/// What an attempt is made for, besides a token that is needed or due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A vendor's API refused the token.
+    Refused,
+    /// An operator or a child asked, or the second attempt after a parent was blamed.
+    Asked,
+    /// A caller wants more life than is left.
+    Fresh,
+}
+
+/// All a keeper's task knows.
+pub(super) struct Task {
+    pub slot: Arc<Slot>,
+    pub parents: Vec<Arc<Keeper>>,
+    pub fetch: Arc<dyn Fetch>,
+    pub ledger: Arc<dyn Ledger>,
+    pub tuning: Tuning,
+    pub backoff: Backoff,
+    pub gate: Option<Gate>,
+    /// How long the last refusal wants us to wait, whatever becomes of the guard's latch.
+    pub asked_until: Option<Now>,
+    pub state: State,
+    pub todo: Option<Cause>,
+    /// When the attempt that is wanted became wanted: a parent fetched since then was fetched for it.
+    pub wanted_since: Option<Now>,
+    /// After a refusal that the parents are blamed for: which ones, by index and generation.
+    pub blamed: Option<Vec<(usize, u64)>>,
+    pub last_call: Option<Now>,
+    tuned: u64,
+    parent_states: Vec<watch::Receiver<State>>,
+    parent_joined: Option<(usize, Joined)>,
+    refusals_taken: u64,
+    pub refusal_refresh: Option<Now>,
+    resting: bool,
+}
+
+enum Step {
+    Stop,
+    /// `None`: until woken.
+    Sleep(Option<Duration>),
+    Parent(usize),
+    Attempt(Vec<Arc<Token>>),
+}
+
+impl Task {
+    pub fn new(slot: Arc<Slot>, parents: Vec<Arc<Keeper>>, fetch: Arc<dyn Fetch>, ledger: Arc<dyn Ledger>) -> Self {
+        let (tuned, tuning) = slot.tuning();
+        let state = slot.state.borrow().clone();
+        let parent_states = parents.iter().map(|p| p.slot.state.subscribe()).collect();
+        let wanted_since = parents.iter().map(|p| p.slot.born).min().filter(|born| slot.born <= born.after(TOGETHER));
+        Self {
+            slot,
+            parents,
+            fetch,
+            ledger,
+            tuning,
+            backoff: Backoff::default(),
+            gate: None,
+            asked_until: None,
+            state,
+            todo: None,
+            wanted_since,
+            blamed: None,
+            last_call: None,
+            tuned,
+            parent_states,
+            parent_joined: None,
+            refusals_taken: 0,
+            refusal_refresh: None,
+            resting: false,
+        }
+    }
+
+    pub async fn run(mut self) {
+        loop {
+            match self.step(Now::now()) {
+                Step::Stop => return,
+                Step::Sleep(d) => self.sleep(d).await,
+                Step::Parent(i) => self.await_parent(i).await,
+                Step::Attempt(parents) => {
+                    if let Some(freed) = self.guarded_attempt(&parents).await {
+                        self.await_turn(freed).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What to do now. Reads flags and clocks, writes the state, calls nobody.
+    fn step(&mut self, now: Now) -> Step {
+        if self.slot.closed.load(Acquire) {
+            return Step::Stop;
+        }
+        if self.gate.is_some_and(|g| g.until.is_some_and(|t| t <= now)) {
+            self.gate = None;
+        }
+        self.take_flags(now);
+        let token = self.slot.token.load_full();
+        let sendable = token.as_ref().is_some_and(|t| self.slot.sendable(t, now));
+        let waited_for = self.slot.waiters.load(Acquire) > 0;
+        let ahead = self.renews_ahead(now, waited_for);
+        let due = match &token {
+            Some(token) if sendable => ahead.then(|| self.due(token)),
+            _ => (ahead || waited_for).then_some(now),
+        };
+        // Whatever the schedule says, two calls do not follow each other at once.
+        let due = due.map(|due| self.last_call.map_or(due, |last| due.max(last.after(LEAST_GAP))));
+        if self.todo.is_none() && due.is_none_or(|due| due > now) {
+            return self.rest_until(now, due, ahead);
+        }
+        if self.gate.is_some() {
+            if self.todo.is_some() {
+                self.finish();
+            }
+            return self.rest_until(now, due, ahead);
+        }
+        self.wanted_since.get_or_insert(now);
+        match self.gather(now) {
+            Ok(tokens) => {
+                self.parent_joined = None;
+                self.state.parent = None;
+                if self.slot.state.borrow().gate.is_some() || self.slot.state.borrow().parent.is_some() {
+                    // Whoever comes now waits for this attempt.
+                    self.state.doing = Doing::Due(now);
+                    self.publish();
+                }
+                Step::Attempt(tokens)
+            }
+            Err(i) => self.wait_for_parent(i, now),
+        }
+    }
+
+    fn take_flags(&mut self, now: Now) {
+        let (tuned, tuning) = self.slot.tuning();
+        let retuned = tuned != self.tuned;
+        if retuned {
+            let lifetime_changed = self.tuning.lifetime != tuning.lifetime;
+            (self.tuned, self.tuning) = (tuned, tuning);
+            if lifetime_changed {
+                self.plan_anew(now);
+            }
+        }
+        let (new_secret, asked) = (self.slot.secret_changed.swap(false, AcqRel), self.slot.by_hand.swap(false, AcqRel));
+        let changed = new_secret || retuned;
+        let by_hand = asked && self.last_call.is_none_or(|last| last.after(BY_HAND_GAP) <= now);
+        if self.gate.is_some_and(|g| (changed && g.kind.opens_on_change()) || (by_hand && g.kind.opens_by_hand())) {
+            self.gate = None;
+        } else if new_secret || asked {
+            // Those who saw the flag wait for what comes of it: nothing.
+            self.publish();
+        }
+        let token = self.slot.token.load_full();
+        if by_hand {
+            self.todo.get_or_insert(Cause::Asked);
+        }
+        if self.slot.want_fresh.load(Acquire) {
+            match &token {
+                Some(t) if self.slot.sendable(t, now) && !self.slot.fresh(t, now) => drop(self.todo.get_or_insert(Cause::Fresh)),
+                _ => self.slot.want_fresh.store(false, Release),
+            }
+        }
+        self.take_refusals(token.map_or(0, |t| t.number), now);
+    }
+
+    fn take_refusals(&mut self, current: u64, now: Now) {
+        let seen = self.slot.refusals.count();
+        if seen == self.refusals_taken {
+            return;
+        }
+        self.refusals_taken = seen;
+        let (refused, blamed) = self.slot.refusals.take();
+        if blamed >= current && blamed > 0 {
+            self.todo.get_or_insert(Cause::Asked);
+        } else if refused >= current && refused > 0 && self.refusal_pause().is_none_or(|end| end <= now) {
+            self.todo.get_or_insert(Cause::Refused);
+        }
+        if self.todo.is_none() {
+            self.finish();
+        }
+    }
+
+    /// Refreshes that refusals cause pause until then.
+    fn refusal_pause(&self) -> Option<Now> {
+        let level = self.slot.refusal_level.load(Relaxed).max(1);
+        Some(self.refusal_refresh?.after(doubled(REFUSAL_PAUSE, level, LONGEST_REFUSAL_PAUSE)))
+    }
+
+    /// Does this keeper fetch without being asked? Not where it is lazy, unused for long, or draining.
+    fn renews_ahead(&mut self, now: Now, waited_for: bool) -> bool {
+        if self.tuning.lifetime.refresh == Refresh::Lazy {
+            return false;
+        }
+        let unused = self.slot.unused(now);
+        let resting = !waited_for && unused >= self.tuning.lifetime.rest_after;
+        if resting && !self.resting {
+            self.note(Event::Resting);
+        }
+        self.resting = resting;
+        !resting && !self.slot.draining.load(Acquire)
+    }
+
+    /// When a token that may still be sent is to be renewed.
+    fn due(&self, token: &Token) -> Now {
+        let used = Now::at(Duration::from_millis(self.slot.last_use(token)));
+        self.tuning.lifetime.idle_refresh(used).map_or(token.refresh_at, |idle| idle.min(token.refresh_at))
+    }
+
+    /// Nothing to do now: says so, and for how long.
+    fn rest_until(&mut self, now: Now, due: Option<Now>, ahead: bool) -> Step {
+        self.parent_joined = None;
+        self.state.parent = None;
+        if self.todo.is_none() && self.gate.is_none() && due.is_none_or(|due| due > now) {
+            self.wanted_since = None;
+        }
+        let (doing, until) = match (self.gate, due) {
+            (Some(Gate { until: Some(t), kind: GateKind::Retry | GateKind::Throttled | GateKind::Budget }), _) => (Doing::Due(t), Some(t)),
+            (Some(Gate { until, kind }), _) => (Doing::Held { until, latched: kind == GateKind::Latched }, until),
+            (None, Some(due)) => (Doing::Due(due), Some(due)),
+            (None, None) => (Doing::Resting, None),
+        };
+        self.state.doing = doing;
+        self.publish_change();
+        // Where it renews ahead or rests from it, a use is noticed by looking; where it is lazy, it is woken.
+        let looks = ahead || self.resting || self.gate.is_some();
+        Step::Sleep(until.map(|t| now.until(t).min(NAP)).or(looks.then_some(NAP)))
+    }
+
+    /// The parents' tokens, or the first parent that has none.
+    fn gather(&mut self, now: Now) -> Result<Vec<Arc<Token>>, usize> {
+        let mut tokens = Vec::with_capacity(self.parents.len());
+        for (i, (parent, state)) in self.parents.iter().zip(&mut self.parent_states).enumerate() {
+            // Seen first, judged second: what changes after this wakes the wait below.
+            state.borrow_and_update();
+            match parent.get(now) {
+                Some(token) if !parent.slot.refusal_pending() => tokens.push(token),
+                _ => return Err(i),
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn wait_for_parent(&mut self, i: usize, now: Now) -> Step {
+        let Some(parent) = self.parents.get(i).cloned() else { return Step::Sleep(Some(NAP)) };
+        if self.parent_joined.as_ref().is_none_or(|(joined, _)| *joined != i) {
+            self.parent_joined = Some((i, parent.slot.join()));
+        }
+        self.state.parent = Some(i);
+        self.state.doing = Doing::Parent(Arc::clone(&parent.slot.name.token));
+        if parent.verdict(now, now).is_some() {
+            // The parent's first outcome is ours too, and nothing that was asked for will be done now.
+            self.state.settled |= parent.slot.state.borrow().settled;
+            if self.blamed.is_some() {
+                self.gate = Some(Gate { until: Some(now.after(AFTER_REFUSAL)), kind: GateKind::Rejected });
+            }
+            if self.todo.is_some() {
+                self.finish();
+            }
+        }
+        self.publish_change();
+        Step::Parent(i)
+    }
+
+    async fn await_parent(&mut self, i: usize) {
+        let slot = Arc::clone(&self.slot);
+        let Some(state) = self.parent_states.get_mut(i) else { return };
+        tokio::select! {
+            () = slot.wake.notified() => {}
+            // The parent's handle is held here, so its slot lives.
+            _ = state.changed() => {
+                // Those who wait for us look at the parent through us.
+                self.slot.state.send_modify(|_| {});
+            }
+            () = sleep(NAP) => {}
+        }
+    }
+
+    async fn await_turn(&mut self, freed: Fut<'static, ()>) {
+        tokio::select! {
+            () = freed => {}
+            () = self.slot.wake.notified() => {}
+            () = sleep(TURN) => {}
+        }
+    }
+
+    async fn sleep(&mut self, d: Option<Duration>) {
+        let latched = self.gate.is_some_and(|g| g.kind == GateKind::Latched);
+        let freed = latched.then(|| self.ledger.freed());
+        let nap = async {
+            match d {
+                Some(d) => sleep(d).await,
+                None => std::future::pending().await,
+            }
+        };
+        let freed = async {
+            match freed {
+                Some(freed) => freed.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.slot.wake.notified() => return,
+            () = nap => {}
+            () = freed => {}
+        }
+        if latched {
+            self.look_at_latch().await;
+        }
+    }
+
+    /// Another keeper of the same secret may have opened the latch.
+    async fn look_at_latch(&mut self) {
+        let key = self.last_key();
+        if let Some(key) = key {
+            let counted = self.ledger.counted(&key).await;
+            self.state.rejections = counted.rejections;
+            if counted.latched.is_none() {
+                let asked = self.asked_until.filter(|end| *end > Now::now());
+                self.gate = asked.map(|end| Gate { until: Some(end), kind: GateKind::Rejected });
+            }
+        }
+    }
+
+    /// What was asked for is done, or will not be done.
+    pub fn finish(&mut self) {
+        self.todo = None;
+        self.blamed = None;
+        self.slot.want_fresh.store(false, Release);
+        self.state.refusals_done = self.refusals_taken;
+        self.publish();
+    }
+
+    /// Shows the state to all who watch, whether or not it changed: flags beside it may have.
+    pub fn publish(&mut self) {
+        self.state.gate = self.gate;
+        self.slot.state.send_replace(self.state.clone());
+    }
+
+    /// The same, without waking a crowd of waiters for nothing.
+    fn publish_change(&mut self) {
+        self.state.gate = self.gate;
+        if !self.slot.state.borrow().same(&self.state) {
+            self.publish();
+        }
+    }
+
+    /// Tells the world. Its panics are its own.
+    pub fn note(&self, event: Event<'_>) {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.fetch.note(event)));
+    }
+}

@@ -1,0 +1,189 @@
+//! Failed attempts: what they change (nothing), and the time between them.
+
+use super::*;
+use crate::token::clock::simulate_suspend;
+
+/// Without a secret the guard counts nothing: what is measured is the keeper's own waiting.
+fn uncounted(reply: Reply) -> Arc<Script> {
+    let script = Script::always(reply);
+    *script.key.lock().unwrap() = None;
+    script
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_back_off_up_to_30_s_and_never_run_hot() {
+    let script = uncounted(fail(Class::Retry));
+    let _keeper = start(&script, tuning());
+    pass(10 * MINUTE).await;
+    let gaps = script.gaps();
+    assert!(gaps.iter().all(|gap| (0.1..=30.2).contains(gap)), "{gaps:?}");
+    assert!((20..200).contains(&gaps.len()), "{}", gaps.len());
+    assert_eq!(script.events("Failed"), script.done.load(SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_waits_as_long_as_it_was_told() {
+    let told = Failure { wait: Some(Duration::from_secs(42)), ..failure(Class::Throttled) };
+    let script = uncounted(Reply::Fail(told));
+    let keeper = start(&script, tuning());
+    pass(5 * MINUTE).await;
+    assert!(script.gaps().iter().all(|gap| (42.0..42.2).contains(gap)), "{:?}", script.gaps());
+    keeper.refresh();
+    let calls = script.count();
+    pass(SEC).await;
+    assert_eq!(script.count(), calls, "not even by hand");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_without_a_time_is_left_alone_for_5_s() {
+    let script = uncounted(Reply::Fail(Failure { status: Some(429), ..failure(Class::Retry) }));
+    let _keeper = start(&script, tuning());
+    pass(5 * MINUTE).await;
+    assert!(script.gaps().iter().all(|gap| *gap >= 5.0), "{:?}", script.gaps());
+    assert!(script.count() > 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_makes_no_sense_is_held_a_minute_doubling_and_tried_at_once_after_a_change() {
+    let script = uncounted(fail(Class::Config));
+    let keeper = start(&script, tuning());
+    pass(47 * MINUTE).await;
+    let rounded: Vec<_> = script.gaps().iter().map(|gap| gap.floor()).collect();
+    assert_eq!(rounded, [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]);
+    assert!(matches!(keeper.status().doing, Doing::Held { until: Some(_), latched: false }));
+    let refused = keeper.wait(within(15 * SEC)).await.unwrap_err();
+    assert_eq!(refused.why, Why::Misconfigured);
+    for change in [0, 1] {
+        let calls = script.count();
+        if change == 0 {
+            keeper.secret_changed();
+        } else {
+            keeper.retune(Tuning { lifetime: Lifetime { cap: Some(MINUTE), ..plain() }, ..tuning() });
+        }
+        pass(SEC).await;
+        assert_eq!(script.count(), calls + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_secret_is_looked_at_every_few_seconds_and_costs_no_call() {
+    let script = Script::always(Reply::Token(300 * SEC));
+    *script.unreadable.lock().unwrap() = true;
+    let keeper = start(&script, tuning());
+    pass(MINUTE).await;
+    assert!((10..=14).contains(&script.prepared.load(SeqCst)));
+    assert_eq!(keeper.wait(within(SEC)).await.unwrap_err().why, Why::Unreadable);
+    *script.unreadable.lock().unwrap() = false;
+    keeper.secret_changed();
+    assert!(keeper.wait(within(SEC)).await.is_ok());
+    assert_eq!(script.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_without_a_secret_is_not_repeated_within_30_s() {
+    let script = uncounted(fail(Class::Rejected));
+    let _keeper = start(&script, tuning());
+    pass(20 * MINUTE).await;
+    let rounded: Vec<_> = script.gaps().iter().map(|gap| gap.floor()).collect();
+    assert_eq!(rounded, [30.0, 60.0, 120.0, 240.0, 480.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_refresh_changes_nothing_while_the_old_token_may_be_sent() {
+    let script = Script::new(|n, _| if n == 0 { Reply::Token(300 * SEC) } else { fail(Class::Retry) });
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    pass(260 * SEC).await;
+    assert!(script.count() > 1, "it was tried");
+    assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
+    pass(9 * SEC).await;
+    assert!(keeper.get(Now::now()).is_some());
+    pass(SEC).await;
+    assert!(keeper.get(Now::now()).is_none(), "270 s: no longer sent");
+    assert!(matches!(keeper.status().failure, Some((f, _)) if f.class == Class::Retry));
+    script.answer(|_, _| Reply::Token(300 * SEC));
+    assert_eq!(keeper.wait(within(MINUTE)).await.unwrap().number, 2, "and it heals by itself");
+    assert!(keeper.status().failure.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_live_to_see_the_next_attempt_is_refused_at_once() {
+    let script = Script::always(Reply::Fail(Failure { wait: Some(MINUTE), ..failure(Class::Throttled) }));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    let start = Now::now();
+    let refused = keeper.wait(within(15 * SEC)).await.unwrap_err();
+    assert_eq!((refused.why, start.until(Now::now())), (Why::Down, Duration::ZERO));
+    assert!(refused.retry_after.is_some_and(|d| d > 50 * SEC && d <= MINUTE));
+    script.answer(|_, _| Reply::Token(300 * SEC));
+    assert!(keeper.wait(within(2 * MINUTE)).await.is_ok(), "who can, waits for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_is_never_handed_out_not_even_after_a_suspend() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    assert!(keeper.get(Now::now()).is_some());
+    *script.took.lock().unwrap() = MINUTE;
+    simulate_suspend(2 * 3600 * SEC);
+    assert!(keeper.get(Now::now()).is_none());
+    let refused = keeper.wait(within(SEC)).await.unwrap_err();
+    assert_eq!(refused.why, Why::Hanging);
+    assert_eq!(keeper.wait(within(2 * MINUTE)).await.unwrap().number, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspend_is_noticed_within_15_s_without_any_request() {
+    let script = Script::always(Reply::Token(1800 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    simulate_suspend(1750 * SEC);
+    pass(16 * SEC).await;
+    assert_eq!(script.count(), 2);
+    assert_eq!(keeper.get(Now::now()).unwrap().number, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_arrives_dead_is_a_failure_and_not_a_hot_loop() {
+    let script = uncounted(Reply::Token(SEC));
+    *script.took.lock().unwrap() = 2 * SEC;
+    let keeper = start(&script, tuning());
+    pass(MINUTE).await;
+    assert!(keeper.status().token.is_none());
+    assert!(script.gaps().iter().all(|gap| *gap >= 2.1), "{:?}", script.gaps());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_names_its_wait_is_waited_for_beyond_the_latch() {
+    let refused = Reply::Fail(Failure { wait: Some(5 * MINUTE), ..failure(Class::Rejected) });
+    let script = Script::list(vec![refused]);
+    let _keeper = start(&script, tuning());
+    pass(16 * MINUTE).await;
+    assert!(script.count() >= 3 && script.gaps().iter().all(|gap| *gap >= 300.0), "{:?}", script.gaps());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_with_less_life_than_the_call_took_is_not_sent_any_more() {
+    let script = Script::list(vec![Reply::Same("same", 60 * SEC), Reply::Same("same", SEC), Reply::Token(300 * SEC)]);
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    *script.took.lock().unwrap() = 2 * SEC;
+    while script.done.load(SeqCst) < 2 {
+        pass(SEC / 10).await;
+    }
+    assert!(keeper.get(Now::now()).is_none());
+    assert_eq!(keeper.wait(within(MINUTE)).await.unwrap().number, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backoff_is_cut_short_by_hand_a_second_after_the_last_call() {
+    let script = Script::list(vec![fail(Class::Config), Reply::Token(300 * SEC)]);
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    pass(2 * SEC).await;
+    assert_eq!(script.count(), 1);
+    keeper.refresh();
+    assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
+    assert_eq!(script.count(), 2);
+}

@@ -1,0 +1,141 @@
+//! The guard as keepers meet it.
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::token::guard::{Ask, Counted, Permit, Rate, Spend, Verdict};
+
+fn until_changed() -> Tuning {
+    Tuning { limits: Limits { hold: Hold::UntilSecretChanges, ..tuning().limits }, ..tuning() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_secret_is_tried_twice_and_then_latched() {
+    let script = Script::always(fail(Class::Rejected));
+    let keeper = start(&script, until_changed());
+    pass(40 * MINUTE).await;
+    assert_eq!(script.count(), 2);
+    assert!(script.gaps()[0] >= 30.0);
+    let status = keeper.status();
+    assert_eq!((status.doing, status.rejections), (Doing::Held { until: None, latched: true }, 2));
+    let refused = keeper.wait(within(MINUTE)).await.unwrap_err();
+    assert_eq!((refused.why, refused.retry_after), (Why::Rejected, None));
+    keeper.refresh();
+    keeper.secret_changed();
+    pass(MINUTE).await;
+    assert_eq!(script.count(), 2, "the same secret again is no change");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_third_attempt_never_leaves_though_100_keepers_share_the_secret() {
+    let script = Script::always(fail(Class::Rejected));
+    let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
+    let keepers: Vec<_> = (0..100).map(|_| start_with(&script, vec![], Arc::clone(&ledger), until_changed())).collect();
+    let refused = join_all(keepers.iter().map(|k| k.wait(within(10 * MINUTE)))).await;
+    assert!(refused.iter().all(|r| r.as_ref().is_err_and(|u| u.why == Why::Rejected)));
+    pass(40 * MINUTE).await;
+    assert_eq!(script.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_secret_opens_the_latch_at_once() {
+    let script = Script::always(fail(Class::Rejected));
+    let keeper = start(&script, until_changed());
+    pass(2 * MINUTE).await;
+    assert_eq!(script.count(), 2);
+    *script.key.lock().unwrap() = Some(key(2));
+    script.answer(|_, _| Reply::Token(300 * SEC));
+    keeper.secret_changed();
+    assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
+    assert_eq!(keeper.status().rejections, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_each_hold_one_attempt_leaves() {
+    let script = Script::always(fail(Class::Rejected));
+    let keeper = start(&script, tuning());
+    pass(16 * MINUTE).await;
+    let rounded: Vec<_> = script.gaps().iter().map(|gap| gap.floor()).collect();
+    assert_eq!(rounded, [30.0, 60.0, 120.0, 240.0, 480.0]);
+    assert!(matches!(keeper.status().doing, Doing::Held { until: Some(_), latched: true }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn unlatched_by_hand_it_is_tried_at_once() {
+    let script = Script::list(vec![fail(Class::Rejected), fail(Class::Rejected), Reply::Token(300 * SEC)]);
+    let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
+    let keeper = start_with(&script, vec![], Arc::clone(&ledger), until_changed());
+    pass(2 * MINUTE).await;
+    let other = start_with(&script, vec![], ledger, until_changed());
+    other.settled().await;
+    assert_eq!(other.wait(within(SEC)).await.unwrap_err().why, Why::Rejected);
+    keeper.unlatch().await;
+    assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
+    assert_eq!(other.wait(within(SEC)).await.unwrap().number, 1, "who shares the secret is let in too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_keepers_than_attempts_wait_their_turn_and_all_are_served() {
+    let script = Script::always(Reply::Token(300 * SEC));
+    let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
+    let keepers: Vec<_> = (0..20).map(|_| start_with(&script, vec![], Arc::clone(&ledger), tuning())).collect();
+    let tokens = join_all(keepers.iter().map(|k| k.wait(within(10 * SEC)))).await;
+    assert!(tokens.iter().all(Result::is_ok));
+    assert_eq!(script.count(), 20);
+    let calls = script.calls.lock().unwrap().clone();
+    assert!(calls.windows(3).all(|w| w[0].until(w[2]) >= SEC / 10), "never three at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_refreshes_stays_within_the_budget() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let rate = vec![Rate { n: 5, per: MINUTE }];
+    let keeper = start(&script, Tuning { limits: Limits { rate, ..tuning().limits }, ..tuning() });
+    for _ in 0..6000 {
+        keeper.refresh();
+        pass(SEC / 100).await;
+    }
+    assert!((6..=11).contains(&script.count()), "{}", script.count());
+    assert!(keeper.get(Now::now()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pause_after_a_first_refusal_ends_with_a_changed_secret() {
+    let script = Script::always(fail(Class::Rejected));
+    let keeper = start(&script, until_changed());
+    keeper.settled().await;
+    *script.key.lock().unwrap() = Some(key(2));
+    script.answer(|_, _| Reply::Token(300 * SEC));
+    keeper.secret_changed();
+    assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
+    assert!(script.gaps()[0] < 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_memory_no_call_leaves_and_the_reason_is_told() {
+    struct Broken;
+    impl Ledger for Broken {
+        fn spend<'a>(&'a self, _: &'a GuardKey, _: &'a Limits, _: &'a Ask) -> Fut<'a, Spend> {
+            Box::pin(std::future::ready(Spend::NoMemory))
+        }
+        fn settle<'a>(&'a self, _: Permit, _: Verdict, _: &'a Limits) -> Fut<'a, ()> {
+            Box::pin(std::future::ready(()))
+        }
+        fn clear<'a>(&'a self, _: &'a GuardKey) -> Fut<'a, ()> {
+            Box::pin(std::future::ready(()))
+        }
+        fn counted<'a>(&'a self, _: &'a GuardKey) -> Fut<'a, Counted> {
+            Box::pin(std::future::ready(Counted::default()))
+        }
+        fn freed(&self) -> Fut<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+    let script = Script::always(Reply::Token(300 * SEC));
+    let keeper = start_with(&script, vec![], Arc::new(Broken), until_changed());
+    pass(MINUTE).await;
+    let refused = keeper.wait(within(SEC)).await.unwrap_err();
+    assert_eq!((refused.why, script.count()), (Why::Down, 0));
+    assert!(refused.failure.unwrap().error.contains("memory"));
+    assert!((10..=13).contains(&script.events("NoMemory")));
+}

@@ -1,0 +1,176 @@
+//! Renewing, resting, idling: what the lifetime table asks for.
+
+use super::*;
+use crate::token::schedule::Rotation;
+
+fn with(lifetime: Lifetime) -> Tuning {
+    Tuning { lifetime, ..tuning() }
+}
+
+/// Uses the token every `every` for `d`; says how often there was none.
+async fn used(keeper: &Keeper, every: Duration, d: Duration) -> usize {
+    let end = within(d);
+    let mut missing = 0;
+    while Now::now() < end {
+        missing += usize::from(keeper.get(Now::now()).is_none());
+        pass(every).await;
+    }
+    missing
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_used_token_is_renewed_ahead_of_need_and_never_missed() {
+    let script = Script::always(Reply::Token(300 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    assert_eq!(used(&keeper, SEC, 3600 * SEC).await, 0);
+    assert!(script.gaps().iter().all(|gap| (209.9..=240.1).contains(gap)), "{:?}", script.gaps());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_one_second_is_kept_alive_without_a_hot_loop() {
+    let script = Script::always(Reply::Token(SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    assert_eq!(used(&keeper, SEC / 20, MINUTE).await, 0);
+    assert!(script.gaps().iter().all(|gap| (0.39..=0.51).contains(gap)), "{:?}", script.gaps());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_life_of_a_millisecond_does_not_hammer() {
+    let script = Script::always(Reply::Token(Duration::from_millis(1)));
+    *script.took.lock().unwrap() = Duration::ZERO;
+    *script.key.lock().unwrap() = None;
+    let _keeper = start(&script, tuning());
+    pass(MINUTE).await;
+    assert!(script.gaps().iter().all(|gap| *gap >= 0.1), "{:?}", script.gaps());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unused_token_rests_and_the_next_use_wakes_it() {
+    let script = Script::always(Reply::Token(300 * SEC));
+    let keeper = start(&script, tuning());
+    pass(2 * 3600 * SEC).await;
+    let calls = script.count();
+    assert!((15..=18).contains(&calls), "{calls}: it stopped after an hour");
+    assert_eq!((keeper.status().doing, script.events("Resting")), (Doing::Resting, 1));
+    assert!(keeper.wait(within(SEC)).await.is_ok());
+    pass(1000 * SEC).await;
+    assert!(script.count() >= calls + 5, "renewed again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_use_of_a_token_that_rests_with_life_left_is_noticed() {
+    let script = Script::always(Reply::Token(300 * SEC));
+    let keeper = start(&script, with(Lifetime { rest_after: 100 * SEC, ..plain() }));
+    pass(200 * SEC).await;
+    assert_eq!(keeper.status().doing, Doing::Resting);
+    assert!(keeper.get(Now::now()).is_some());
+    pass(60 * SEC).await;
+    assert_eq!(script.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lazy_token_is_fetched_when_needed_and_not_before() {
+    let script = Script::always(Reply::Token(300 * SEC));
+    let keeper = start(&script, lazy());
+    keeper.wait(within(SEC)).await.unwrap();
+    pass(3600 * SEC).await;
+    assert_eq!(script.count(), 1);
+    assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_token_dies_of_disuse_and_a_use_moves_its_end() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, Tuning { lifetime: Lifetime { idle: Some(600 * SEC), ..lazy().lifetime }, ..tuning() });
+    keeper.wait(within(SEC)).await.unwrap();
+    for _ in 0..3 {
+        pass(500 * SEC).await;
+        assert!(keeper.get(Now::now()).is_some());
+    }
+    pass(580 * SEC).await;
+    assert!(keeper.get(Now::now()).is_none());
+    assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_kept_ahead_is_renewed_before_it_dies_of_disuse() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, with(Lifetime { idle: Some(600 * SEC), ..plain() }));
+    pass(1200 * SEC).await;
+    assert_eq!(script.count(), 3);
+    assert!(keeper.get(Now::now()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_back_is_asked_for_again_at_half_of_what_remains() {
+    let dies = within(400 * SEC);
+    let script = Script::new(move |_, _| Reply::Same("same", Now::now().until(dies)));
+    let keeper = start(&script, tuning());
+    pass(399 * SEC).await;
+    let gaps = script.gaps();
+    assert!(gaps[0] > 280.0, "{gaps:?}");
+    assert!(gaps[1..].iter().all(|gap| *gap >= 5.0), "{gaps:?}");
+    assert_eq!(keeper.status().token.unwrap().number, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_replaces_the_old_one_is_not_fetched_before_the_old_one_is_done_with() {
+    let script = Script::always(Reply::Token(300 * SEC));
+    let keeper = start(&script, with(Lifetime { rotation: Rotation::Replaces, ..plain() }));
+    keeper.settled().await;
+    used(&keeper, SEC, 1000 * SEC).await;
+    assert!(script.gaps().iter().all(|gap| (270.0..270.1).contains(gap)), "{:?}", script.gaps());
+    assert!(keeper.get(Now::now()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_wants_life_left_gets_a_fresh_token() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, Tuning { lifetime: Lifetime { min_remaining: 600 * SEC, ..lazy().lifetime }, ..tuning() });
+    assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 1);
+    pass(2900 * SEC).await;
+    assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 1);
+    pass(200 * SEC).await;
+    assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
+    assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 2);
+    pass(3100 * SEC).await;
+    script.answer(|_, _| fail(Class::Retry));
+    assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 2, "better than none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_shorter_than_the_life_wanted_do_not_cost_a_call_each_time() {
+    let script = Script::always(Reply::Token(300 * SEC));
+    let keeper = start(&script, Tuning { lifetime: Lifetime { min_remaining: 600 * SEC, ..lazy().lifetime }, ..tuning() });
+    for _ in 0..100 {
+        assert!(keeper.wait_fresh(within(SEC)).await.is_ok());
+    }
+    assert_eq!(script.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_lifetime_reaches_a_running_token() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    keeper.retune(with(Lifetime { cap: Some(100 * SEC), ..plain() }));
+    pass(95 * SEC).await;
+    assert_eq!(script.count(), 2);
+    assert_eq!(keeper.get(Now::now()).unwrap().number, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dying_token_that_comes_back_is_not_asked_for_within_5_s_whoever_waits() {
+    let script = Script::always(Reply::Same("same", 2 * SEC));
+    let keeper = start(&script, tuning());
+    let end = within(MINUTE);
+    while Now::now() < end {
+        // Refused at once while there is none: the caller comes again.
+        let _ = keeper.wait(within(SEC)).await;
+        pass(SEC / 10).await;
+    }
+    assert!(script.gaps()[1..].iter().all(|gap| *gap >= 5.0), "{:?}", script.gaps());
+    assert!(script.count() > 5);
+}

@@ -1,0 +1,164 @@
+//! An API's 401: one refresh, then a pause that doubles.
+
+use futures_util::future::join_all;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_refusals_of_one_generation_make_one_call_and_all_get_the_new_token() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    let until = within(15 * SEC);
+    let newer = join_all((0..100).map(|_| {
+        keeper.reject(1);
+        keeper.after_rejection(1, until)
+    }))
+    .await;
+    assert!(newer.iter().all(|t| t.as_ref().is_some_and(|t| t.number == 2)));
+    assert_eq!(script.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_refusal_of_an_old_generation_costs_nothing() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    keeper.reject(1);
+    assert_eq!(keeper.after_rejection(1, within(SEC)).await.unwrap().number, 2);
+    let before = Now::now();
+    keeper.reject(1);
+    assert_eq!(keeper.after_rejection(1, within(SEC)).await.unwrap().number, 2);
+    assert_eq!((script.count(), Now::now()), (2, before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_refusals_makes_one_refresh_per_pause_and_the_pause_doubles() {
+    let script = Script::always(Reply::Token(36_000 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    let end = within(45 * MINUTE);
+    while Now::now() < end {
+        let token = keeper.get(Now::now()).expect("still sent");
+        keeper.reject(token.number);
+        pass(SEC / 10).await;
+    }
+    let gaps = script.gaps();
+    for (gap, least) in gaps[1..].iter().zip([10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 900.0]) {
+        assert!((least..least + 0.5).contains(gap), "{gaps:?}");
+    }
+    assert!(gaps.len() >= 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acceptance_undoes_the_doubling() {
+    let script = Script::always(Reply::Token(36_000 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    let end = within(5 * MINUTE);
+    while Now::now() < end {
+        let token = keeper.get(Now::now()).expect("still sent");
+        keeper.reject(token.number);
+        pass(SEC / 10).await;
+        keeper.accepted(keeper.get(Now::now()).expect("still sent").number);
+    }
+    assert!(script.gaps()[1..].iter().all(|gap| (10.0..10.5).contains(gap)), "{:?}", script.gaps());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acceptance_of_another_generation_undoes_nothing() {
+    let script = Script::always(Reply::Token(36_000 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    let end = within(5 * MINUTE);
+    while Now::now() < end {
+        let number = keeper.get(Now::now()).expect("still sent").number;
+        keeper.reject(number);
+        pass(SEC / 10).await;
+        keeper.accepted(number - 1);
+        keeper.accepted(number + 1_000);
+    }
+    assert!(script.gaps()[2..].iter().any(|gap| *gap >= 40.0), "{:?}", script.gaps());
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_are_counted_while_they_wait() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    *script.took.lock().unwrap() = MINUTE;
+    let keeper = start(&script, tuning());
+    let until = within(SEC);
+    let (seen, _, _) = tokio::join!(
+        async {
+            pass(SEC / 2).await;
+            keeper.waiters()
+        },
+        keeper.wait(until),
+        keeper.wait(until)
+    );
+    assert_eq!((seen, keeper.waiters()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn within_the_pause_the_refusal_passes_on_at_once_and_the_token_is_still_sent() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    keeper.reject(1);
+    assert!(keeper.after_rejection(1, within(SEC)).await.is_some());
+    let before = Now::now();
+    keeper.reject(2);
+    assert!(keeper.after_rejection(2, within(15 * SEC)).await.is_none());
+    assert_eq!(Now::now(), before);
+    assert_eq!(keeper.get(before).unwrap().number, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_fails_or_brings_the_same_token_ends_the_wait() {
+    for reply in [fail(Class::Retry), fail(Class::Config), Reply::Same("token-1", 3600 * SEC), Reply::Panic] {
+        let script = Script::list(vec![Reply::Token(3600 * SEC), reply]);
+        let keeper = start(&script, tuning());
+        keeper.settled().await;
+        let before = Now::now();
+        keeper.reject(1);
+        assert!(keeper.after_rejection(1, within(15 * SEC)).await.is_none());
+        assert!(before.until(Now::now()) < SEC);
+        assert_eq!(script.count(), 2);
+        assert_eq!(keeper.get(Now::now()).unwrap().number, 1, "the vendor decides");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_is_held_a_refusal_is_denied_at_once() {
+    let script = Script::new(|n, _| if n == 0 { Reply::Token(3600 * SEC) } else { fail(Class::Config) });
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    keeper.refresh();
+    pass(2 * SEC).await;
+    keeper.refresh();
+    pass(SEC).await;
+    let (calls, before) = (script.count(), Now::now());
+    keeper.reject(1);
+    assert!(keeper.after_rejection(1, within(15 * SEC)).await.is_none());
+    assert_eq!((script.count(), Now::now()), (calls, before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_just_after_a_refresh_that_changes_nothing_is_refused_at_once() {
+    // The pause after a refusal is not opened by hand, nor is a backoff within a second of the last call, nor by a changed secret.
+    let by_hand: fn(&Keeper) = Keeper::refresh;
+    let by_change: fn(&Keeper) = Keeper::secret_changed;
+    for (class, why, tell) in [
+        (Class::Rejected, Why::Rejected, by_hand),
+        (Class::Config, Why::Misconfigured, by_hand),
+        (Class::Throttled, Why::Down, by_hand),
+        (Class::Throttled, Why::Down, by_change),
+    ] {
+        let script = Script::new(move |_, _| Reply::Fail(Failure { wait: Some(10 * MINUTE), ..failure(class) }));
+        let keeper = start(&script, tuning());
+        keeper.settled().await;
+        let before = Now::now();
+        tell(&keeper);
+        assert_eq!(keeper.wait(within(15 * SEC)).await.unwrap_err().why, why);
+        assert_eq!((script.count(), Now::now()), (1, before), "{class:?}");
+    }
+}

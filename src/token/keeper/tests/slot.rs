@@ -1,0 +1,128 @@
+//! The slot by itself: to the millisecond, and what is worth telling those who watch.
+
+use arc_swap::ArcSwapOption;
+
+use super::*;
+use crate::token::{
+    slot::{Gate, GateKind, Slot, State},
+    store::Store,
+};
+
+/// A slot with a token obtained now that lives for a hundred seconds, and is sent for ninety.
+fn slot(tuning: Tuning) -> (Slot, Now, Arc<Token>) {
+    let now = Now::now();
+    let token = Arc::new(Token {
+        number: 1,
+        issued: issued("made up", now, 100 * SEC),
+        parents: vec![],
+        expires: now.after(100 * SEC),
+        send_until: now.after(90 * SEC),
+        refresh_at: now.after(80 * SEC),
+    });
+    let slot = Slot::new(named("access"), tuning, now);
+    slot.token.store(Some(token.clone()));
+    (slot, now, token)
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_sent_until_its_last_moment_and_not_in_it() {
+    let (slot, now, _) = slot(tuning());
+    assert!(slot.get(now.after(90 * SEC).before(MS)).is_some());
+    assert!(slot.get(now.after(90 * SEC)).is_none());
+    let empty = Slot::new(named("access"), tuning(), now);
+    assert!(ArcSwapOption::load(&empty.token).is_none() && empty.get(now).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn disuse_ends_it_to_the_millisecond_and_a_use_begins_it_anew() {
+    let idle = Tuning { lifetime: Lifetime { idle: Some(20 * SEC), ..plain() }, ..tuning() };
+    let (slot, now, token) = slot(idle);
+    let lasts = slot.tuning().1.lifetime.idle_until(Now::default()).expect("idle is set").millis();
+    let lasts = Duration::from_millis(lasts);
+    assert!(!slot.sendable(&token, now.after(lasts)), "its use was at its birth");
+    assert!(slot.get(now.after(lasts).before(MS)).is_some());
+    let used = now.after(lasts).before(MS);
+    assert!(slot.sendable(&token, used.after(lasts).before(MS)));
+    assert!(!slot.sendable(&token, used.after(lasts)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_given_again_is_fresh_until_its_next_planned_fetch() {
+    let vended = Tuning { lifetime: Lifetime { min_remaining: 60 * SEC, ..plain() }, ..tuning() };
+    let (slot, now, token) = slot(vended);
+    assert!(slot.fresh(&token, now.after(40 * SEC)));
+    assert!(!slot.fresh(&token, now.after(40 * SEC + MS)));
+    slot.unchanged.store(true, SeqCst);
+    assert!(slot.fresh(&token, now.after(80 * SEC).before(MS)));
+    assert!(!slot.fresh(&token, now.after(80 * SEC)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_in_vain_is_a_need_and_no_use() {
+    let (slot, now, token) = slot(tuning());
+    let later = now.after(30 * SEC);
+    assert_eq!(slot.unused(later), 30 * SEC);
+    slot.ask(later);
+    assert_eq!((slot.unused(later.after(SEC)), slot.last_use(&token)), (SEC, now.millis()));
+}
+
+#[test]
+fn what_opens_a_gate_is_what_the_contract_says() {
+    use GateKind::{Budget, Config, Latched, NoMemory, Rejected, Retry, Throttled, Unreadable};
+    for (kind, by_change, by_hand) in [
+        (Retry, false, true),
+        (Throttled, false, false),
+        (Budget, false, false),
+        (Rejected, true, false),
+        (Latched, true, false),
+        (Config, true, true),
+        (Unreadable, true, true),
+        (NoMemory, true, true),
+    ] {
+        assert_eq!((kind.opens_on_change(), kind.opens_by_hand()), (by_change, by_hand), "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_part_of_a_state_is_worth_telling() {
+    let (slot, now, _) = slot(tuning());
+    let state = slot.state.borrow().clone();
+    assert!(state.same(&state.clone()));
+    let gate = Some(Gate { until: None, kind: GateKind::Config });
+    let others: [State; 8] = [
+        State { doing: Doing::Due(now), ..state.clone() },
+        State { gate, ..state.clone() },
+        State { parent: Some(0), ..state.clone() },
+        State { failure: Some((Arc::new(failure(Class::Retry)), now)), ..state.clone() },
+        State { settled: true, ..state.clone() },
+        State { unaccepted: true, ..state.clone() },
+        State { rejections: 1, ..state.clone() },
+        State { refusals_done: 1, ..state.clone() },
+    ];
+    for other in others {
+        assert!(!state.same(&other) && other.same(&other.clone()), "{other:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_forgets_keepers_that_have_ended_and_no_other() {
+    let (store, script) = (Store::default(), Script::always(Reply::Token(300 * SEC)));
+    let get = |n: u8| store.get_or_start([n; 32], || start(&script, tuning()));
+    let (first, second) = (get(1), get(2));
+    assert!(Arc::ptr_eq(&first, &get(1)) && Arc::ptr_eq(&second, &get(2)));
+    drop(second);
+    let third = get(3);
+    assert!(Arc::ptr_eq(&first, &get(1)) && Arc::ptr_eq(&third, &get(3)));
+    first.settled().await;
+    // Calls of all that live are waited for.
+    *script.took.lock().unwrap() = MINUTE;
+    first.refresh();
+    pass(2 * SEC).await;
+    first.refresh();
+    pass(SEC / 10).await;
+    let before = Now::now();
+    store.drain(10 * MINUTE).await;
+    assert!(before.until(Now::now()) > SEC, "{:?}", before.until(Now::now()));
+}

@@ -1,0 +1,18 @@
+//! The token engine: one task keeps one token. Imports nothing of ours; knows no HTTP, no files, no pingora.
+
+pub mod clock;
+pub mod fetch;
+pub mod guard;
+pub mod keeper;
+mod refusals;
+pub mod schedule;
+pub mod slot;
+pub mod store;
+
+pub use clock::{Now, Stamp};
+pub use fetch::{Class, Event, Failure, Fetch, Fut, Issued, Prepared};
+pub use guard::{Ask, Counted, GuardKey, Hold, Ledger, Limits, Memory, Permit, Rate, Spend, Verdict};
+pub use keeper::{Keeper, KeeperName, Tuning, Unavailable, Why};
+pub use schedule::{Lifetime, Refresh, Rotation};
+pub use slot::{Doing, Status, Token};
+pub use store::Store;

@@ -1,0 +1,311 @@
+//! The latest token, and what its keeper is doing.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+        },
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, watch};
+
+use super::{
+    clock::Now,
+    fetch::{Failure, Issued},
+    guard::GuardKey,
+    keeper::{KeeperName, Tuning},
+    refusals::{By, Refusals},
+    schedule::Lifetime,
+};
+
+/// A token in the slot of its keeper.
+pub struct Token {
+    /// Generation: counts up from 1 within its keeper.
+    pub number: u64,
+    pub issued: Issued,
+    /// Numbers of the parents it was made with, in the order of the profile.
+    pub parents: Vec<u64>,
+    /// Dead from here on.
+    pub expires: Now,
+    /// Sent only until here (CONTRACT 2.3).
+    pub send_until: Now,
+    /// The next planned fetch.
+    pub refresh_at: Now,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// What a keeper is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Doing {
+    /// A call is running since then.
+    Calling(Now),
+    /// The next call is due then.
+    Due(Now),
+    /// Waits for this parent's token.
+    Parent(Arc<str>),
+    /// No call until then; `None`: until the secret or the configuration changes. `latched`: the guard's latch.
+    Held { until: Option<Now>, latched: bool },
+    /// Unused, or lazy and not asked yet.
+    Resting,
+}
+
+/// All there is to show of one keeper.
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub doing: Doing,
+    pub token: Option<Arc<Token>>,
+    /// The last failure, until a call succeeds, and the wall-clock time (Unix epoch) at which it came.
+    pub failure: Option<(Arc<Failure>, Duration)>,
+    /// A first outcome, good or bad, is there.
+    pub settled: bool,
+    /// The vendor refused it or made no sense (classes `rejected` and `config`), and no call ever succeeded.
+    pub unaccepted: bool,
+    /// Refusals counted against the lockout limit now.
+    pub rejections: u32,
+}
+
+/// Why no attempt is made before a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gate {
+    /// `None`: until the secret or the configuration changes.
+    pub until: Option<Now>,
+    pub kind: GateKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GateKind {
+    /// Backoff after a failure that may pass.
+    Retry,
+    /// The vendor named the time.
+    Throttled,
+    /// The budget is used up, or two calls would follow too closely.
+    Budget,
+    /// The pause after a refusal.
+    Rejected,
+    Latched,
+    Config,
+    Unreadable,
+    NoMemory,
+}
+
+impl GateKind {
+    /// A changed secret or a changed configuration may have mended it.
+    pub fn opens_on_change(self) -> bool {
+        matches!(self, Self::Rejected | Self::Latched | Self::Config | Self::Unreadable | Self::NoMemory)
+    }
+
+    /// An operator's `refresh` may ignore it. What the vendor or the guard says may not be ignored.
+    pub fn opens_by_hand(self) -> bool {
+        matches!(self, Self::Retry | Self::Config | Self::Unreadable | Self::NoMemory)
+    }
+}
+
+/// What a keeper's task publishes of itself. Only the task writes it.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    pub doing: Doing,
+    pub gate: Option<Gate>,
+    /// Index of the parent waited for.
+    pub parent: Option<usize>,
+    pub failure: Option<(Arc<Failure>, Now)>,
+    pub settled: bool,
+    pub unaccepted: bool,
+    pub rejections: u32,
+    /// Refusals up to this count (`Slot::refusals`) are done with.
+    pub refusals_done: u64,
+}
+
+impl State {
+    /// Nothing to tell those who saw `other`.
+    pub fn same(&self, other: &Self) -> bool {
+        let failure = |s: &Self| s.failure.as_ref().map(|(failure, at)| (Arc::as_ptr(failure), *at));
+        self.doing == other.doing
+            && self.gate == other.gate
+            && self.parent == other.parent
+            && failure(self) == failure(other)
+            && self.settled == other.settled
+            && self.unaccepted == other.unaccepted
+            && self.rejections == other.rejections
+            && self.refusals_done == other.refusals_done
+    }
+}
+
+/// Where the handles of a keeper and its task meet. The task writes token and state; the others read them or raise a flag.
+pub(super) struct Slot {
+    pub name: KeeperName,
+    /// When its keeper started.
+    pub born: Now,
+    pub token: ArcSwapOption<Token>,
+    pub state: watch::Sender<State>,
+    /// Raised with every flag below.
+    pub wake: Notify,
+    /// When the token was last handed out, in milliseconds since boot.
+    used: AtomicU64,
+    /// When a caller last asked for one in vain. That is no use of the token (`idle`), but a need of the keeper (`rest_after`).
+    asked: AtomicU64,
+    /// How long an unused token may be sent; `u64::MAX`: as long as it lives.
+    idle: AtomicU64,
+    /// Callers that wait for a token.
+    pub waiters: AtomicUsize,
+    pub refusals: Refusals,
+    /// Refreshes caused by refusals without an acceptance in between: doubles the pause.
+    pub refusal_level: AtomicU32,
+    pub by_hand: AtomicBool,
+    pub want_fresh: AtomicBool,
+    pub secret_changed: AtomicBool,
+    /// Fetch for waiters only.
+    pub draining: AtomicBool,
+    /// No handle is left.
+    pub closed: AtomicBool,
+    /// An attempt is under way, from before it is written down until its outcome is.
+    pub busy: AtomicBool,
+    /// The last call brought the token that was there already.
+    pub unchanged: AtomicBool,
+    tuning: Mutex<(u64, Tuning)>,
+    /// What the guard counted the last attempt against.
+    pub last_key: Mutex<Option<GuardKey>>,
+}
+
+impl Slot {
+    pub fn new(name: KeeperName, tuning: Tuning, now: Now) -> Self {
+        let state = State {
+            doing: Doing::Resting,
+            gate: None,
+            parent: None,
+            failure: None,
+            settled: false,
+            unaccepted: false,
+            rejections: 0,
+            refusals_done: 0,
+        };
+        Self {
+            name,
+            born: now,
+            token: ArcSwapOption::empty(),
+            state: watch::Sender::new(state),
+            wake: Notify::new(),
+            used: AtomicU64::new(0),
+            asked: AtomicU64::new(now.millis()),
+            idle: AtomicU64::new(idle_millis(&tuning.lifetime)),
+            waiters: AtomicUsize::new(0),
+            refusals: Refusals::default(),
+            refusal_level: AtomicU32::new(0),
+            by_hand: AtomicBool::new(false),
+            want_fresh: AtomicBool::new(false),
+            secret_changed: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
+            unchanged: AtomicBool::new(false),
+            tuning: Mutex::new((0, tuning)),
+            last_key: Mutex::new(None),
+        }
+    }
+
+    /// The hot path: one load, comparisons, one relaxed store where the millisecond is a new one.
+    pub fn get(&self, now: Now) -> Option<Arc<Token>> {
+        let token = self.token.load();
+        let token = token.as_ref().filter(|t| self.sendable(t, now))?;
+        let millis = now.millis();
+        if self.used.load(Relaxed) < millis {
+            self.used.store(millis, Relaxed);
+        }
+        Some(Arc::clone(token))
+    }
+
+    /// May the token be sent at `now`?
+    pub fn sendable(&self, token: &Token, now: Now) -> bool {
+        if now >= token.send_until {
+            return false;
+        }
+        let idle = self.idle.load(Relaxed);
+        idle == u64::MAX || now.millis() < self.last_use(token).saturating_add(idle)
+    }
+
+    /// Is it worth handing out where a fresh one is asked for (`min_remaining`)?
+    pub fn fresh(&self, token: &Token, now: Now) -> bool {
+        let whole = token.issued.sent.until(token.expires);
+        let asked = self.tuning().1.lifetime.min_remaining.min(whole.saturating_sub(whole / 10));
+        now.until(token.expires) >= asked || (self.unchanged.load(Acquire) && now < token.refresh_at)
+    }
+
+    /// When the token was last used; in milliseconds since boot.
+    pub fn last_use(&self, token: &Token) -> u64 {
+        self.used.load(Relaxed).max(token.issued.sent.millis())
+    }
+
+    /// How long nobody has asked for a token.
+    pub fn unused(&self, now: Now) -> Duration {
+        Duration::from_millis(now.millis().saturating_sub(self.used.load(Relaxed).max(self.asked.load(Relaxed))))
+    }
+
+    /// Somebody asks.
+    pub fn ask(&self, now: Now) {
+        self.asked.fetch_max(now.millis(), Relaxed);
+    }
+
+    pub fn raise(&self, flag: &AtomicBool) {
+        flag.store(true, Release);
+        self.wake.notify_one();
+    }
+
+    /// Marks a generation as refused (by an API) or blamed (for a child's refusal). An older one costs nothing.
+    pub fn refuse(&self, number: u64, by: By) {
+        if self.token.load().as_ref().is_none_or(|t| t.number != number) {
+            return;
+        }
+        self.refusals.tell(number, by);
+        self.wake.notify_one();
+    }
+
+    /// A refusal is not yet done with.
+    pub fn refusal_pending(&self) -> bool {
+        self.refusals.count() != self.state.borrow().refusals_done
+    }
+
+    /// The tuning and how often it was changed.
+    pub fn tuning(&self) -> (u64, Tuning) {
+        self.tuning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn retune(&self, tuning: Tuning) {
+        {
+            let mut lock = self.tuning.lock().unwrap_or_else(PoisonError::into_inner);
+            if lock.1 == tuning {
+                return;
+            }
+            self.idle.store(idle_millis(&tuning.lifetime), Relaxed);
+            *lock = (lock.0 + 1, tuning);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Counts a waiter for as long as the answer lives, and wakes the task.
+    pub fn join(self: &Arc<Self>) -> Joined {
+        self.waiters.fetch_add(1, AcqRel);
+        self.wake.notify_one();
+        Joined(Arc::clone(self))
+    }
+}
+
+/// One who waits. Leaving cancels nothing.
+pub(super) struct Joined(Arc<Slot>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.0.waiters.fetch_sub(1, AcqRel);
+    }
+}
+
+fn idle_millis(lifetime: &Lifetime) -> u64 {
+    lifetime.idle_until(Now::default()).map_or(u64::MAX, |end| end.millis().max(1))
+}

@@ -1,0 +1,113 @@
+//! Running keepers by key, shared across snapshots through weak references.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::Ordering::{Acquire, Release},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{keeper::Keeper, slot::Slot};
+
+/// Finds or starts keepers.
+#[derive(Default)]
+pub struct Store {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    keepers: HashMap<[u8; 32], Arc<OnceLock<Weak<Keeper>>>>,
+    /// Every task that may still run, those without a handle included.
+    slots: Vec<Weak<Slot>>,
+    draining: bool,
+}
+
+impl Store {
+    /// The running keeper under `key` (a digest of all that shapes its request), or the one `start` makes. `start` runs at most once at a time
+    /// for a key, and may itself ask the store for other keys.
+    pub fn get_or_start(&self, key: [u8; 32], start: impl FnOnce() -> Arc<Keeper>) -> Arc<Keeper> {
+        let mut start = Some(start);
+        loop {
+            let cell = self.cell(key);
+            let mut started = None;
+            let weak = cell.get_or_init(|| match start.take() {
+                Some(start) => {
+                    let keeper = start();
+                    self.register(&keeper);
+                    let weak = Arc::downgrade(&keeper);
+                    started = Some(keeper);
+                    weak
+                }
+                // Not reached: `start` is taken only here, and then the keeper it made is the answer.
+                None => Weak::new(),
+            });
+            if let Some(keeper) = started.or_else(|| weak.upgrade()) {
+                return keeper;
+            }
+        }
+    }
+
+    /// From now on keepers fetch only for waiters; ends when running calls have ended or `patience` is over.
+    pub async fn drain(&self, patience: Duration) {
+        let slots: Vec<_> = {
+            let mut inner = self.lock();
+            inner.draining = true;
+            inner.slots.iter().filter_map(Weak::upgrade).collect()
+        };
+        for slot in &slots {
+            slot.raise(&slot.draining);
+        }
+        #[expect(clippy::disallowed_methods, reason = "a bound on our own waiting, not the life of a token")]
+        let end = Instant::now() + patience.min(Duration::from_hours(24));
+        loop {
+            // Listed anew: a request that is still open may have started one.
+            let Some(slot) = self.lock().slots.iter().filter_map(Weak::upgrade).find(|s| s.busy.load(Acquire)) else { return };
+            let mut state = slot.state.subscribe();
+            let idle = async {
+                // The task publishes after it has put the flag down.
+                while slot.busy.load(Acquire) {
+                    if state.changed().await.is_err() {
+                        break;
+                    }
+                }
+            };
+            if timeout_at(end, idle).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The place of a keeper that lives, is being started, or is to be started.
+    fn cell(&self, key: [u8; 32]) -> Arc<OnceLock<Weak<Keeper>>> {
+        let mut inner = self.lock();
+        if let Some(cell) = inner.keepers.get(&key)
+            && cell.get().is_none_or(|weak| weak.strong_count() > 0)
+        {
+            return Arc::clone(cell);
+        }
+        // A new one starts: the moment to forget those that have ended.
+        inner.keepers.retain(|_, cell| cell.get().is_none_or(|weak| weak.strong_count() > 0));
+        inner.slots.retain(|slot| slot.strong_count() > 0);
+        let cell = Arc::new(OnceLock::new());
+        inner.keepers.insert(key, Arc::clone(&cell));
+        cell
+    }
+
+    fn register(&self, keeper: &Keeper) {
+        let mut inner = self.lock();
+        inner.slots.push(Arc::downgrade(&keeper.slot));
+        if inner.draining {
+            keeper.slot.draining.store(true, Release);
+        }
+    }
+
+    /// Never held across an await or a call to others.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,165 @@
+//! `check --live`: each token once, past the guard, and the answer in words that name the key to change.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    certs::Authority,
+    daemon::{Done, cli},
+    endpoint::{Auth, Endpoint},
+    issuer::Issuer,
+    tokens::Tokens,
+    wire::Reply,
+};
+
+/// A folder with a configuration in it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new(text: &str) -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        place.write("c.toml", text);
+        place
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.path().join(name), text).unwrap();
+    }
+
+    async fn live(&self, more: &[&str]) -> Done {
+        let file = self.0.path().join("c.toml").display().to_string();
+        let done = cli(&[&["check", "--live", "--config", &file], more].concat()).await;
+        assert_eq!(done.stderr, "", "{done:?}");
+        done
+    }
+}
+
+async fn issuer(endpoint: Endpoint) -> Issuer {
+    Issuer::start(&Tokens::default(), vec![endpoint]).await
+}
+
+/// A credential of the issuer's one client, and what else its tables hold.
+fn acme(issuer: &Issuer, settings: &str, secret: &str) -> String {
+    let url = issuer.url();
+    format!(
+        "[credentials.acme]\nsettings = {{ token_url = \"{url}/token\"{settings} }}\nsecrets = {{ client_id = \"acme\", client_secret = {secret:?} }}\n\
+         [upstreams.acme]\nurl = \"http://127.0.0.1:9\"\ncredential = \"acme\"\n"
+    )
+}
+
+fn has(done: &Done, parts: &[&str]) {
+    for part in parts {
+        assert!(done.stdout.contains(part), "{part:?} in {done:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_token_is_got_once_and_told_with_its_time_and_life() {
+    let issuer = issuer(Endpoint::new("/token", "acme", "s3cret")).await;
+    let lazy = "[credentials.acme.tokens.access.lifetime]\nrefresh = \"lazy\"\n";
+    let place = Place::new(&format!("{}{lazy}", acme(&issuer, "", "s3cret")));
+    let done = place.live(&[]).await;
+    assert_eq!((done.code, issuer.calls("/token")), (0, 1), "{done:?}");
+    has(&done, &["live: credential acme, token access: obtained after ", " ms, lives 1h, renewed after about "]);
+    let done = place.live(&["--format", "json"]).await;
+    let told: Value = serde_json::from_str(&done.stdout).unwrap();
+    let token = &told["tokens"][0];
+    assert_eq!((&token["outcome"], &token["life"], issuer.calls("/token")), (&json!("ok"), &json!(3600), 2), "{told}");
+    assert!(told["problems"].is_array() && token["took_ms"].is_u64(), "{told}");
+    let secret = issuer.tokens().all("access").into_iter().find(|token| done.stdout.contains(token.as_str()));
+    assert!(secret.is_none() && !done.stdout.contains("s3cret"), "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_basic_encodes_otherwise_leads_to_basic_raw() {
+    let secret = "a+b/c=d%e";
+    let issuer = issuer(Endpoint { auth: Auth::BasicRaw, ..Endpoint::new("/token", "acme", secret) }).await;
+    let done = Place::new(&acme(&issuer, ", client_auth = \"basic\"", secret)).live(&[]).await;
+    assert_eq!(done.code, 3, "{done:?}");
+    has(&done, &["refused (status 401)", "invalid_client", "try credentials.acme.settings.client_auth = \"basic_raw\"", "1 of 2 refusals"]);
+    assert!(!done.stdout.contains(secret), "{done:?}");
+    let done = Place::new(&acme(&issuer, ", client_auth = \"basic_raw\"", secret)).live(&[]).await;
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_explained_by_the_key_to_change() {
+    let issuer = issuer(Endpoint::new("/token", "acme", "s3cret")).await;
+    let code = |status, error| Reply::json(status, &json!({ "error": error }));
+    let cases: Vec<(Reply, &[&str])> = vec![
+        (code(400, "invalid_scope"), &["does not grant \"orders\"", "credentials.acme.settings.scope"]),
+        (code(404, "not_found"), &["check the path in credentials.acme.settings.token_url (http://127.0.0.1:", "/token)"]),
+        (code(400, "unauthorized_client"), &["must allow this client the grant client_credentials"]),
+        (code(400, "invalid_request"), &["a parameter is missing", "credentials.acme.tokens.access.params"]),
+        (Reply::new(301, "").with("Location", "https://else.example/"), &["a redirect, which is never followed", "settings.token_url"]),
+        (Reply::new(200, "<html>").with("Content-Type", "text/html"), &["the answer is not JSON", "a web page answers there"]),
+        (Reply::json(200, &json!({ "jwt": "x" })), &["no token at /access_token", "credentials.acme.tokens.access.response"]),
+        (Reply::new(503, ""), &["the vendor's own trouble"]),
+    ];
+    for (n, (reply, parts)) in cases.into_iter().enumerate() {
+        issuer.script(reply);
+        let done = Place::new(&acme(&issuer, ", scope = \"orders\"", "s3cret")).live(&[]).await;
+        assert_eq!((done.code, issuer.calls("/token")), (3, n + 1), "{done:?}");
+        has(&done, parts);
+    }
+    issuer.script(Reply::json(200, &json!({ "access_token": "t0ken" })));
+    let done = Place::new(&acme(&issuer, "", "s3cret")).live(&[]).await;
+    assert_eq!(done.code, 0);
+    has(&done, &["lives 5m", "does not say how long the token lives", "lifetime.default"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_is_explained_by_the_check_that_failed() {
+    let ca = Authority::new("vendor's own");
+    let tls = Authority::server(&ca.localhost(&[]), &["http/1.1"]);
+    let issuer = Issuer::with_tls(&Tokens::default(), vec![Endpoint::new("/token", "acme", "s3cret")], Some(tls)).await;
+    let done = Place::new(&acme(&issuer, "", "s3cret")).live(&[]).await;
+    assert_eq!(done.code, 3, "{done:?}");
+    has(&done, &["TLS: certificate has an unknown issuer", "credentials.acme.tokens.access.tls.ca_file"]);
+    issuer.down().await;
+    let done = Place::new(&acme(&issuer, "", "s3cret")).live(&[]).await;
+    assert_eq!(done.code, 3, "{done:?}");
+    has(&done, &["connection refused", "nothing listens there"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guard_of_the_state_folder_is_respected() {
+    let issuer = issuer(Endpoint::new("/token", "acme", "s3cret")).await;
+    let place = Place::new(&format!("[state]\ndir = \"state\"\n{}", acme(&issuer, "", "wrong")));
+    assert_eq!(place.live(&[]).await.code, 3);
+    let again = place.live(&[]).await;
+    assert_eq!((again.code, issuer.calls("/token")), (3, 1), "{again:?}");
+    has(&again, &["nothing was sent: the guard remembers"]);
+    place.write("c.toml", &format!("[state]\ndir = \"state\"\n{}", acme(&issuer, "", "s3cret")));
+    assert_eq!(place.live(&[]).await.code, 0, "another secret has a count of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_a_running_program_needs_is_left_alone_unless_forced() {
+    let issuer = issuer(Endpoint::new("/token", "acme", "s3cret")).await;
+    issuer.change("/token", |e| e.life = Duration::from_secs(900));
+    let replaces = "[credentials.acme.tokens.access.lifetime]\nrotation = \"replaces\"\n\
+        [credentials.lean]\nprofile = \"lean_customer\"\nsecrets = { client_id = \"c\", client_secret = \"d\" }\n\
+        [credentials.key]\nprofile = \"static\"\nsecrets = { key = \"k\" }\ninject = { headers = { X-Key = \"{{ secrets.key }}\" } }\n";
+    let place = Place::new(&format!("{}{replaces}", acme(&issuer, "", "s3cret")));
+    let done = place.live(&[]).await;
+    assert_eq!((done.code, issuer.seen().len()), (0, 0), "{done:?}");
+    has(
+        &done,
+        &[
+            "credential acme: skipped: a new access token ends the one",
+            "credential lean: skipped: each request names its own customer_id",
+            "credential key: skipped: nothing to get",
+        ],
+    );
+    let forced = place.live(&["--force", "--credential", "acme"]).await;
+    assert_eq!((forced.code, issuer.calls("/token")), (0, 1), "{forced:?}");
+    has(&forced, &["lives 15m"]);
+    assert!(!forced.stdout.contains("lean: "), "{forced:?}");
+    let file = place.0.path().join("c.toml").display().to_string();
+    let nobody = cli(&["check", "--live", "--credential", "nobody", "--config", &file]).await;
+    assert!(nobody.code == 1 && nobody.stderr.contains("no credential \"nobody\""), "{nobody:?}");
+    let alone = cli(&["check", "--force", "--config", &file]).await;
+    assert_eq!(alone.code, 2, "{alone:?}");
+}

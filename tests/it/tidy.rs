@@ -1,0 +1,210 @@
+//! The house rules a compiler does not hold: who may import whom, how long a file may be, and what must not be there.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Who may import whom; the same table stands in `src/lib.rs`.
+const MAY_TOUCH: &[(&str, &[&str])] = &[
+    ("problem", &[]),
+    ("secret", &[]),
+    ("token", &[]),
+    ("state", &["token"]),
+    ("tls", &[]),
+    ("route", &[]),
+    ("upstream", &["route", "tls"]),
+    ("telemetry", &["token"]),
+    ("logging", &[]),
+    ("hardening", &[]),
+    ("profile", &["secret", "problem", "token", "tls"]),
+    ("oauth", &["token", "secret", "profile", "tls", "telemetry"]),
+    ("credential", &["token", "oauth", "profile", "secret", "telemetry"]),
+    ("config", &["profile", "route", "upstream", "secret", "problem", "tls", "token"]),
+    ("snapshot", &["config", "credential", "oauth", "route", "upstream", "tls", "problem"]),
+    ("reload", &["config", "credential", "snapshot", "problem", "telemetry", "token"]),
+    ("listen", &[]),
+    ("proxy", &["snapshot", "credential", "config", "upstream", "route", "token", "telemetry", "tls", "listen", "profile", "secret"]),
+    ("admin", &["snapshot", "credential", "config", "problem", "token", "telemetry", "reload"]),
+];
+
+/// Libraries that are known in one room only.
+const ONE_ROOM: &[(&str, &[&str])] = &[
+    ("prometheus::", &["telemetry", "app"]),
+    ("figment::", &["config", "profile"]),
+    ("reqwest::", &["oauth", "command"]),
+    ("pingora_", &["proxy", "listen", "logging"]),
+    ("minijinja::", &["profile"]),
+    ("axum::", &["admin", "command"]),
+    ("moka::", &["credential", "proxy"]),
+    ("jsonwebtoken::", &["oauth", "profile"]),
+];
+
+const LONGEST: usize = 400;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(under: &str) -> Vec<PathBuf> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    let dir = root().join(under);
+    if dir.exists() {
+        walk(&dir, &mut found);
+    }
+    found
+}
+
+/// The room a source file belongs to: `token` for `src/token/guard.rs` and `src/token.rs`.
+fn room(file: &Path) -> String {
+    let relative = file.strip_prefix(root().join("src")).unwrap();
+    relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// The code of a file: no comments, nothing from `#[cfg(test)]` on.
+fn code(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let text = text.split("#[cfg(test)]\nmod").next().unwrap().to_owned();
+    text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+/// Unit tests in a file of their own.
+fn is_test(file: &Path) -> bool {
+    file.file_stem().unwrap().to_str().unwrap().ends_with("tests") || file.components().any(|c| c.as_os_str() == "tests")
+}
+
+/// Our own rooms that a file names, in `use crate::…` (nested or not) and in paths.
+fn touched(code: &str, rooms: &[&str]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        if let Some(list) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let mut top = String::new();
+            for c in list.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    _ if depth == 1 => top.push(c),
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+            }
+            found.extend(top.split(',').map(|part| part.trim().split("::").next().unwrap_or("").to_owned()));
+        } else {
+            found.insert(rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned());
+        }
+    }
+    found.retain(|name| rooms.contains(&name.as_str()));
+    found
+}
+
+#[test]
+fn every_room_imports_only_what_the_table_allows() {
+    let rooms: Vec<&str> = MAY_TOUCH.iter().map(|(room, _)| *room).chain(["app", "command"]).collect();
+    let mut wrong = Vec::new();
+    for file in rust_files("src") {
+        let room = room(&file);
+        let Some((_, allowed)) = MAY_TOUCH.iter().find(|(name, _)| *name == room) else {
+            assert!(["app", "command", "lib", "main"].contains(&room.as_str()), "{} has no line in the table", file.display());
+            continue;
+        };
+        for other in touched(&code(&file), &rooms) {
+            if other != room && !allowed.contains(&other.as_str()) {
+                wrong.push(format!("{} imports crate::{other}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_library_is_known_in_its_rooms_only() {
+    let mut wrong = Vec::new();
+    for file in rust_files("src") {
+        let (room, code) = (room(&file), code(&file));
+        for (library, rooms) in ONE_ROOM {
+            if code.contains(library) && !rooms.contains(&room.as_str()) {
+                wrong.push(format!("{} names {library}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_is_longer_than_its_first_reader_can_hold() {
+    let files = ["src", "tests", "benches"].into_iter().flat_map(rust_files);
+    let long: Vec<String> = files
+        .map(|f| (fs::read_to_string(&f).unwrap().lines().count(), f))
+        .filter(|(lines, _)| *lines > LONGEST)
+        .map(|(lines, f)| format!("{lines} lines: {}", f.display()))
+        .collect();
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+#[test]
+fn every_file_begins_with_its_charter() {
+    let without: Vec<_> = rust_files("src").into_iter().filter(|f| !fs::read_to_string(f).unwrap().starts_with("//! ")).collect();
+    assert!(without.is_empty(), "{without:?}");
+}
+
+#[test]
+fn no_vendor_is_named_in_rust_code() {
+    let vendors = ["mypos", "optoro", "optiturn", "worldline", "sqr-group", "leantech"];
+    let mut wrong = Vec::new();
+    // The demo and the example of a configuration name built-in profiles as a user does.
+    let exempt = |f: &Path| f.to_str().unwrap().contains("/demo/") || is_test(f);
+    for file in rust_files("src").into_iter().filter(|f| !exempt(f)) {
+        let code = code(&file).to_lowercase();
+        wrong.extend(vendors.iter().filter(|v| code.contains(**v)).map(|v| format!("{} names {v}", file.display())));
+    }
+    // Embedding a file by its name is not knowing the vendor.
+    wrong.retain(|w| !w.contains("profile/catalogue.rs"));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_architecture_page_has_the_same_table() {
+    let page = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    for (room, allowed) in MAY_TOUCH {
+        let row = page.lines().find(|l| l.starts_with(&format!("//! | [`{room}`]"))).unwrap_or_else(|| panic!("no row for {room}"));
+        let last = row.trim_end_matches('|').trim_end().rsplit('|').next().unwrap().trim();
+        let named: BTreeSet<&str> = last.split(", ").filter(|n| *n != "–").collect();
+        assert_eq!(named, allowed.iter().copied().collect(), "{room}");
+    }
+    for file in rust_files("src") {
+        let room = room(&file);
+        assert!(["lib", "main"].contains(&room.as_str()) || page.contains(&format!("[`{room}`]")), "{room} is not on the page");
+    }
+}
+
+#[test]
+fn nothing_is_left_open_in_the_tree() {
+    let marks = [
+        ["TO", "DO"].concat(),
+        ["FIX", "ME"].concat(),
+        ["to", "do!("].concat(),
+        ["unimpl", "emented!("].concat(),
+        ["#[ign", "ore"].concat(),
+    ];
+    let mut left = Vec::new();
+    for file in ["src", "tests", "benches"].into_iter().flat_map(rust_files) {
+        let text = fs::read_to_string(&file).unwrap();
+        left.extend(marks.iter().filter(|m| text.contains(m.as_str())).map(|m| format!("{}: {m}", file.display())));
+    }
+    assert!(left.is_empty(), "{}", left.join("\n"));
+}
