@@ -165,6 +165,7 @@ impl App {
             (snapshot.config.proxy.linger, snapshot.config.proxy.drain)
         };
         self.leaving.store(true, Ordering::Release);
+        tracing::info!("stopping: open requests are finished");
         self.poller.abort();
         let begun = Now::now();
         let clean = self.listeners.drain(linger, drain).await;

@@ -35,6 +35,7 @@ pub fn run(file: &Path, ready_file: Option<&Path>) -> Exit {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         n => n,
     };
+    tracing::debug!(workers, "worker threads");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
     match runtime {
         Ok(runtime) => runtime.block_on(serve(config, ready_file, volume.clone())),
@@ -74,7 +75,6 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>
     let reloads = tokio::spawn(reload_on(hup, app.reloader().clone()));
     tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
     manager.stopping();
-    tracing::info!("stopping: open requests are finished");
     let done = tokio::select! {
         clean = app.stop() => {
             if !clean {

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn challenges_that_say_insufficient_scope_pass() {
+    fn r10_challenges_that_say_insufficient_scope_pass() {
         for fields in [
             &["Bearer error=\"insufficient_scope\""][..],
             &["bearer ERROR=insufficient_scope"],

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_two_readings_or_none_is_refused() {
+    fn r25_r26_what_has_two_readings_or_none_is_refused() {
         for head in [
             "GET / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\nHost:\r\n\r\n",

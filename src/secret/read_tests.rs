@@ -46,7 +46,7 @@ fn one_trailing_newline_is_dropped_and_nothing_else() {
 }
 
 #[test]
-fn what_cannot_be_a_secret_is_refused_in_words() {
+fn s3_what_cannot_be_a_secret_is_refused_in_words() {
     assert!(file(b"").unwrap_err().contains("empty"));
     assert!(file(b"\n").unwrap_err().contains("empty"));
     assert!(file(b"\xff").unwrap_err().contains("UTF-8"));
@@ -56,7 +56,7 @@ fn what_cannot_be_a_secret_is_refused_in_words() {
 }
 
 #[test]
-fn a_fifo_a_folder_and_a_device_are_refused_without_hanging() {
+fn s3_a_fifo_a_folder_and_a_device_are_refused_without_hanging() {
     let dir = folder();
     let fifo = dir.path().join("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
@@ -119,7 +119,7 @@ fn swap(volume: &Path, generation: usize) {
 }
 
 #[test]
-fn a_kubernetes_swap_never_mixes_an_id_with_the_secret_of_another_generation() {
+fn s1_s2_a_kubernetes_swap_never_mixes_an_id_with_the_secret_of_another_generation() {
     let dir = folder();
     swap(dir.path(), 0);
     for name in ["id", "secret"] {

@@ -88,7 +88,7 @@ const TARGETS: [&str; 66] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_paths_and_queries_arrive_as_they_were_written() {
+async fn r30_odd_paths_and_queries_arrive_as_they_were_written() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &format!("{}/v2", vendor.url()))).await;
     let mut client = RawClient::connect(sidecar.addr()).await;
@@ -103,7 +103,7 @@ async fn odd_paths_and_queries_arrive_as_they_were_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_byte_of_a_target_arrives_as_it_is_or_the_request_is_refused_as_ours() {
+async fn r30_every_byte_of_a_target_arrives_as_it_is_or_the_request_is_refused_as_ours() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     for place in ["/x?", "/x"] {
@@ -148,7 +148,7 @@ const FIELDS: [(&str, &str); 14] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn header_fields_arrive_in_their_case_and_order_with_repeats_side_by_side() {
+async fn r20_header_fields_arrive_in_their_case_and_order_with_repeats_side_by_side() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     for (sent, expected) in FIELDS {
@@ -162,6 +162,19 @@ async fn header_fields_arrive_in_their_case_and_order_with_repeats_side_by_side(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r21_a_connection_field_that_names_what_it_may_not_is_refused_and_reaches_nobody() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
+    let many = (0..11).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(", ");
+    for named in ["host", "x-forwarded-for", "close, X-Forwarded-Proto", ":path", "a b", "x@y", &many] {
+        let head = format!("GET /acme/x HTTP/1.1\r\nHost: localhost\r\nConnection: {named}\r\n\r\n");
+        let answer = RawClient::ask(sidecar.addr(), head.as_bytes()).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some("bad_request")), "{named}: {}", answer.head);
+    }
+    assert_eq!(vendor.counts().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bytes_above_ascii_in_a_field_arrive_unchanged_both_ways() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
@@ -172,7 +185,7 @@ async fn bytes_above_ascii_in_a_field_arrive_unchanged_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answers_fields_arrive_in_their_case_and_order_with_only_date_and_connection_of_ours() {
+async fn r34_an_answers_fields_arrive_in_their_case_and_order_with_only_date_and_connection_of_ours() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     let fields = [
@@ -286,7 +299,7 @@ fn memory(process: &Process, field: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_mebibytes_each_way_arrive_whole_and_are_never_held() {
+async fn p6_a_hundred_mebibytes_each_way_arrive_whole_and_are_never_held() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
@@ -340,7 +353,7 @@ async fn a_reader_that_pauses_holds_the_writer_back_and_not_the_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trailers_of_http_1_are_dropped_and_the_bodies_are_whole() {
+async fn r28_trailers_of_http_1_are_dropped_and_the_bodies_are_whole() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     vendor.script(Reply { trailers: vec![("X-After".into(), "1".into())], ..Reply::new(200, "body") }.with("Trailer", "X-After"));

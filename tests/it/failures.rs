@@ -206,7 +206,7 @@ async fn an_endpoint_that_is_gone_or_hangs_is_asked_again_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_status_has_its_class() {
+async fn r8_t5_each_status_has_its_class() {
     let soon = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_002));
     let date = httpdate::fmt_http_date(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
     let throttled = |after: &str| error(429, "slow_down").with("Retry-After", after);
@@ -287,7 +287,7 @@ async fn a_redirect_is_not_followed_and_the_other_server_hears_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_lifetime_is_believed_that_makes_no_sense_and_none_makes_a_hot_loop() {
+async fn t4_no_lifetime_is_believed_that_makes_no_sense_and_none_makes_a_hot_loop() {
     // What the answer says, the life that is believed in seconds, and whether it is counted as implausible.
     let cases = [
         (json!(0), 300, true),

@@ -55,7 +55,7 @@ async fn http_names_the_https_upstream_of_the_same_host_and_the_call_goes_over_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_is_not_configured_is_refused_before_any_look_up_or_connection() {
+async fn r29_a3_a_host_that_is_not_configured_is_refused_before_any_look_up_or_connection() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let other = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
@@ -97,7 +97,7 @@ async fn a_host_that_is_not_configured_is_refused_before_any_look_up_or_connecti
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connect_is_told_what_to_do_instead_or_that_the_host_is_foreign() {
+async fn r29_connect_is_told_what_to_do_instead_or_that_the_host_is_foreign() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     let known = format!("127.0.0.1:{}", vendor.port());

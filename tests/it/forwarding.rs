@@ -25,7 +25,7 @@ fn values<'a>(request: &'a Request, name: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_sends_under_an_injected_name_never_arrives() {
+async fn r9_a8_what_a_client_sends_under_an_injected_name_never_arrives() {
     let tokens = Tokens::default();
     let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
     let needs = vec![
@@ -152,7 +152,7 @@ async fn callers_prove_themselves_in_either_scheme_and_on_every_kind_of_request(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn via_tells_of_us_only_where_it_is_set_and_then_finds_circles() {
+async fn r22_via_tells_of_us_only_where_it_is_set_and_then_finds_circles() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let text = PORTS.replace("[admin]", "via = \"cup-1\"\n[admin]");
     let sidecar = Sidecar::with_files(&format!("{text}{}", open("acme", &vendor.url())), &[]).await;
@@ -174,7 +174,7 @@ async fn via_tells_of_us_only_where_it_is_set_and_then_finds_circles() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn options_and_trace_never_carry_a_token_further_than_they_may() {
+async fn r23_v12_options_and_trace_never_carry_a_token_further_than_they_may() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     for (line, fields) in [("OPTIONS *", ""), ("OPTIONS *", "Max-Forwards: 5\r\n"), ("OPTIONS /acme/x", "Max-Forwards: 0\r\n")] {

@@ -132,7 +132,7 @@ fn stanza(name: &str, token_url: &str, api: &str, settings: &str, more: &str) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn success_shows_nothing_in_any_form_of_token_request() {
+async fn h1_success_shows_nothing_in_any_form_of_token_request() {
     let (issuer, vendor) = (issuer(granted()).await, api().await);
     let (token_url, to) = (format!("{}/token", issuer.url()), vendor.url());
     let key = certs::signer(jsonwebtoken::Algorithm::ES256);
@@ -215,7 +215,7 @@ async fn a_vendor_that_echoes_our_secret_in_its_refusal_finds_no_ear() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_would_forge_headers_is_no_token() {
+async fn t9_a_token_that_would_forge_headers_is_no_token() {
     for token in [format!("{TOKEN}\r\nX-Forged: 1"), format!("{TOKEN}\0"), format!("{TOKEN}é"), format!("{TOKEN}{}", "x".repeat(20_000))] {
         let (issuer, vendor) = (issuer(Reply::json(200, &json!({ "access_token": token }))).await, api().await);
         let text = stanza("a", &format!("{}/token", issuer.url()), &vendor.url(), "", "");
@@ -225,7 +225,7 @@ async fn a_token_that_would_forge_headers_is_no_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_and_a_vendor_that_tells_our_token_back_show_nothing_of_our_own() {
+async fn v12_a_replay_and_a_vendor_that_tells_our_token_back_show_nothing_of_our_own() {
     let (issuer, vendor) = (issuer(granted()).await, api().await);
     vendor.always(Some(
         Reply::new(401, TOKEN).with("WWW-Authenticate", &format!("Bearer error=\"invalid_token\", error_description=\"{TOKEN}\"")).into(),
@@ -251,7 +251,7 @@ async fn a_replay_and_a_vendor_that_tells_our_token_back_show_nothing_of_our_own
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn network_and_tls_failures_name_no_url_with_a_secret_in_it() {
+async fn h3_network_and_tls_failures_name_no_url_with_a_secret_in_it() {
     let authority = Authority::new("nobody trusts it");
     let tls = Authority::server(&authority.localhost(&[]), &["http/1.1"]);
     let (vendor, dark) = (Vendor::with_tls(&Tokens::default(), vec![], Some(tls)).await, format!("http://127.0.0.1:{}", free_port()));
@@ -366,7 +366,7 @@ async fn a_wrong_configuration_is_reported_without_the_secrets_in_it() {
 }
 
 #[test]
-fn the_debug_form_of_what_holds_secrets_shows_none() {
+fn h2_the_debug_form_of_what_holds_secrets_shows_none() {
     let text = format!("[proxy]\nclient_auth = '{SECRET}'\n{}", stanza("a", "https://t.example/", "https://v.example", "", ""));
     let sight = Sight { env: [("X".to_owned(), SECRET.to_owned())].into(), ..Sight::default() };
     let (config, problems) = config::load_text(&text, std::path::Path::new("."), &sight);

@@ -95,6 +95,25 @@ async fn the_trace_of_a_request_passes_untouched_and_stands_in_its_lines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn h6_what_a_caller_writes_in_query_and_headers_stands_in_no_line_label_or_status() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let text = format!("{}{}", open("free", &vendor.url()), open("dead", &format!("http://127.0.0.1:{}", free_port())));
+    let whole = PORTS.replace("[proxy]\n", "[proxy]\naccess_log = true\n") + "[log]\nlevel = \"debug\"\n" + &text;
+    let mut daemon = Daemon::with(Setup { whole: Some(&whole), ..Setup::default() }).await;
+    let paths = [("/free/told?key=callers-own", 200), ("/dead/told?key=callers-own", 502), ("/nowhere/told?key=callers-own", 404)];
+    for (path, status) in paths {
+        let request = daemon.client.get(daemon.url(path)).header("x-key", "callers-own").header("referer", "http://localhost/callers-own");
+        assert_eq!(request.send().await.unwrap().status().as_u16(), status);
+    }
+    assert!(vendor.seen()[0].target.ends_with("?key=callers-own"), "{}", vendor.seen()[0].target);
+    let shown = [daemon.admin("/metrics").await.1, daemon.admin("/api/status").await.1];
+    assert!(shown.iter().all(|text| !text.contains("callers-own") && !text.contains("told")), "{shown:?}");
+    daemon.stop().await;
+    let log = daemon.stderr.text();
+    assert!(log.contains("/free/told") && !log.contains("callers-own"), "the access log has the path and no more: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_level_follows_a_reload() {
     let free = open("free", "http://127.0.0.1:9");
     let mut daemon = Daemon::start(&format!("[log]\nlevel = \"info\"\n{free}")).await;

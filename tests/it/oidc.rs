@@ -45,7 +45,7 @@ async fn sidecar(server: &Foreign, id: &str, method: &str, key: Option<&Pair>) -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certified_server_gives_the_sidecar_a_token_by_each_of_four_methods() {
+async fn r1_a_certified_server_gives_the_sidecar_a_token_by_each_of_four_methods() {
     let key = signer(Algorithm::ES256);
     let public = EncodingKey::from_ec_pem(key.key.as_bytes()).unwrap();
     let jwk = serde_json::to_value(Jwk::from_encoding_key(&public, Algorithm::ES256).unwrap()).unwrap();

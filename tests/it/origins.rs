@@ -22,7 +22,7 @@ async fn parties() -> (Issuer, Vendor, Raw, Sidecar) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_redirect_of_a_token_endpoint_is_followed() {
+async fn r4_t10_no_redirect_of_a_token_endpoint_is_followed() {
     for status in [301, 302, 303, 307, 308] {
         let (tokens, stranger) = (Tokens::default(), Raw::start().await);
         let issuer = Issuer::start(&tokens, vec![]).await;
@@ -46,7 +46,7 @@ async fn no_redirect_of_a_vendor_is_followed_and_a_foreign_one_passes_as_it_is()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_goes_to_no_origin_a_caller_names() {
+async fn r17_a_token_goes_to_no_origin_a_caller_names() {
     let (_issuer, vendor, stranger, sidecar) = parties().await;
     let foreign = stranger.url();
     let authority = foreign.trim_start_matches("http://").to_owned();
@@ -76,7 +76,7 @@ async fn a_token_goes_to_no_origin_a_caller_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vendor_learns_nothing_but_what_the_caller_sent_and_its_token() {
+async fn h7_a_vendor_learns_nothing_but_what_the_caller_sent_and_its_token() {
     let (issuer, vendor, _stranger, sidecar) = parties().await;
     let answer = RawClient::ask(sidecar.addr(), b"GET /acme/x HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Mine: 1\r\nConnection: close\r\n\r\n").await;
     assert_eq!(answer.status, 200);

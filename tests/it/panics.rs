@@ -25,7 +25,7 @@ fn panic_on_purpose() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_is_counted_and_named_by_its_place_alone() {
+async fn p11_a_panic_is_counted_and_named_by_its_place_alone() {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["panics::panic_on_purpose", "--exact", "--nocapture"])

@@ -109,7 +109,7 @@ async fn a_connection_that_the_vendor_closed_while_it_was_idle_costs_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_written_to_a_connection_that_then_broke_is_never_written_again() {
+async fn v6_what_was_written_to_a_connection_that_then_broke_is_never_written_again() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     for (n, (method, end)) in
@@ -125,7 +125,7 @@ async fn what_was_written_to_a_connection_that_then_broke_is_never_written_again
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_is_not_used_again_after_an_answer_that_was_cut_or_followed_by_more() {
+async fn v7_a_connection_is_not_used_again_after_an_answer_that_was_cut_or_followed_by_more() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     let gate = Gate::shut();

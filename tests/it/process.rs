@@ -61,6 +61,27 @@ async fn it_says_where_it_listens_in_one_line_and_in_a_file_and_nothing_on_stdou
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn p10_it_has_as_many_workers_as_it_has_cores_and_one_still_renews_beside_traffic() {
+    let tokens = Tokens::default();
+    let mut endpoint = Endpoint::new("/token", "acme", "s3cret-acme");
+    endpoint.life = Duration::from_secs(2);
+    let issuer = Issuer::start(&tokens, vec![endpoint]).await;
+    let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
+    let text = format!("[log]\nlevel = \"debug\"\n{}", plain("acme", &format!("{}/token", issuer.url()), &vendor.url()));
+    let daemon = Daemon::with(Setup { text: &text, before: "taskset -p -c 0 $$ >&2", ..Setup::default() }).await;
+    daemon.stderr.until("worker threads workers=1").await;
+    let renewed = issuer.wait(4);
+    let busy = async {
+        loop {
+            let answers = futures_util::future::join_all((0..20).map(|_| daemon.get("/acme/x"))).await;
+            assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+        }
+    };
+    tokio::select! { () = renewed => {} () = busy => {} }
+    assert_eq!(vendor.counts().expired, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_metrics_port_the_ready_file_says_null() {
     let daemon = Daemon::start("").await;
     let file: Value = serde_json::from_slice(&std::fs::read(daemon.path("ready.json")).unwrap()).unwrap();
@@ -68,7 +89,7 @@ async fn without_a_metrics_port_the_ready_file_says_null() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_port_in_use_ends_it_with_1_and_one_line_that_names_address_and_key() {
+async fn p7_a_port_in_use_ends_it_with_1_and_one_line_that_names_address_and_key() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let metrics = format!("{PORTS}[metrics]\nlisten = \"{address}\"\n");
@@ -118,7 +139,7 @@ async fn an_idle_one_ends_at_once_with_0_on_sigterm_and_sigint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_lets_an_open_request_finish() {
+async fn p8_sigterm_lets_an_open_request_finish() {
     let (_vendor, gate, mut daemon, call) = under_way(&proxy("drain = \"15s\"")).await;
     daemon.signal(Signal::TERM);
     daemon.stderr.until("stopping").await;
@@ -129,7 +150,7 @@ async fn sigterm_lets_an_open_request_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_outlasts_the_drain_is_cut_off() {
+async fn p8_a_request_that_outlasts_the_drain_is_cut_off() {
     let (_vendor, _gate, mut daemon, call) = under_way(&proxy("drain = \"300ms\"")).await;
     daemon.signal(Signal::TERM);
     let begun = Instant::now();
@@ -141,7 +162,7 @@ async fn a_request_that_outlasts_the_drain_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_lingering_it_takes_new_calls_and_is_not_ready() {
+async fn p8_while_lingering_it_takes_new_calls_and_is_not_ready() {
     let vendor = vendor().await;
     let whole = format!("{}{}", proxy("linger = \"2s\"\ndrain = \"3s\""), bare(&vendor.url()));
     let mut daemon = Daemon::with(Setup { whole: Some(&whole), ..Setup::default() }).await;
@@ -158,7 +179,7 @@ async fn while_lingering_it_takes_new_calls_and_is_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_it_at_once() {
+async fn p8_a_second_signal_ends_it_at_once() {
     let (_vendor, _gate, mut daemon, call) = under_way(&proxy("drain = \"60s\"")).await;
     daemon.signal(Signal::TERM);
     daemon.stderr.until("stopping").await;
@@ -190,7 +211,7 @@ async fn sighup_reloads_at_once() {
 const TALKATIVE: &str = "access_log = true\ndrain = \"2s\"";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_reading_stderr_any_more_stops_no_call() {
+async fn p9_nobody_reading_stderr_any_more_stops_no_call() {
     let vendor = vendor().await;
     let whole = format!("{}{}[log]\nlevel = \"trace\"\n", proxy(TALKATIVE), bare(&vendor.url()));
     for closed in ["", "exec 2>&-", "exec 1>&- 2>&- 0<&-"] {
@@ -212,7 +233,7 @@ async fn nobody_reading_stderr_any_more_stops_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_of_stderr_that_stands_still_stops_no_call() {
+async fn p9_a_reader_of_stderr_that_stands_still_stops_no_call() {
     let vendor = vendor().await;
     let whole = format!("{}{}[log]\nlevel = \"trace\"\n", proxy(TALKATIVE), bare(&vendor.url()));
     let (mut child, folder) = spawn(&Setup { whole: Some(&whole), ..Setup::default() });
@@ -229,7 +250,7 @@ async fn a_reader_of_stderr_that_stands_still_stops_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn out_of_descriptors_it_refuses_and_then_goes_on() {
+async fn p5_out_of_descriptors_it_refuses_and_then_goes_on() {
     let vendor = vendor().await;
     let text = bare(&vendor.url());
     let mut daemon = Daemon::with(Setup { text: &text, before: "ulimit -n 48", ..Setup::default() }).await;

@@ -111,7 +111,7 @@ async fn a_grpc_call_brings_its_status_back_in_trailers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_grpc_caller_is_refused_in_its_own_language() {
+async fn r36_a_grpc_caller_is_refused_in_its_own_language() {
     let tokens = Tokens::default();
     let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "other")]).await;
     let gone = format!("http://127.0.0.1:{}", crate::support::tool::free_port());
@@ -136,7 +136,7 @@ async fn a_grpc_caller_is_refused_in_its_own_language() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_truncated_answer_never_looks_complete_to_either_protocol() {
+async fn r27_v7_a_truncated_answer_never_looks_complete_to_either_protocol() {
     let length = b"HTTP/1.1 200 OK\r\nX-A: b\r\nContent-Length: 12\r\n\r\nhello, world".to_vec();
     let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n7\r\n, world\r\n0\r\n\r\n".to_vec();
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
@@ -170,7 +170,7 @@ async fn a_stream_that_the_vendor_resets_is_never_answered_as_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_unix_socket_serves_its_owner_alone() {
+async fn a6_a_unix_socket_serves_its_owner_alone() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.sock");

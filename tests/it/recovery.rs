@@ -80,7 +80,7 @@ async fn passed_unchanged(answer: reqwest::Response, challenge: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_parallel_401s_make_one_token_call_and_a_hundred_identical_replays() {
+async fn t8_a_hundred_parallel_401s_make_one_token_call_and_a_hundred_identical_replays() {
     let w = World::warm("").await;
     let gate = Gate::shut();
     w.tokens.revoke_all("access");
@@ -143,7 +143,7 @@ async fn an_issuer_that_is_down_shows_only_when_the_token_may_no_longer_be_sent(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn insufficient_scope_and_403_pass_untouched_and_cost_no_token_call() {
+async fn r10_v3_insufficient_scope_and_403_pass_untouched_and_cost_no_token_call() {
     let w = World::warm("").await;
     let challenge = "Bearer realm=\"a, b\", error=\"insufficient_scope\", scope=\"write\"";
     w.vendor.script(refusal(challenge));
@@ -158,7 +158,7 @@ async fn insufficient_scope_and_403_pass_untouched_and_cost_no_token_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn late_401s_for_an_old_token_cost_nothing_and_are_replayed_with_the_newer() {
+async fn v2_late_401s_for_an_old_token_cost_nothing_and_are_replayed_with_the_newer() {
     let w = World::warm("").await;
     let gate = Gate::shut();
     for _ in 0..50 {
@@ -184,7 +184,7 @@ async fn late_401s_for_an_old_token_cost_nothing_and_are_replayed_with_the_newer
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vendor_that_refuses_every_token_costs_one_token_call_and_its_401s_pass_unchanged() {
+async fn v1_a_vendor_that_refuses_every_token_costs_one_token_call_and_its_401s_pass_unchanged() {
     let w = World::warm("").await;
     let challenge = "Bearer realm=\"acme\", error=\"invalid_token\"";
     w.vendor.always(Some(refusal(challenge).into()));
@@ -211,7 +211,7 @@ async fn a_vendor_that_refuses_every_token_costs_one_token_call_and_its_401s_pas
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_beyond_64_kib_passes_the_401_and_the_next_request_has_a_new_token() {
+async fn v4_a_body_beyond_64_kib_passes_the_401_and_the_next_request_has_a_new_token() {
     let w = World::warm("").await;
     w.tokens.revoke_all("access");
     let answer = w.post("/acme/large", vec![b'x'; 65_537]).await;
@@ -227,7 +227,7 @@ async fn a_body_beyond_64_kib_passes_the_401_and_the_next_request_has_a_new_toke
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_401_in_the_middle_of_an_upload_reaches_the_caller() {
+async fn v5_a_401_in_the_middle_of_an_upload_reaches_the_caller() {
     let w = World::warm("").await;
     let (held, body) = (Gate::shut(), "no, thanks");
     let head = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nConnection: close\r\n";

@@ -84,7 +84,7 @@ fn table() -> BTreeSet<Row> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refusal_that_can_occur_is_whole_and_says_what_the_contract_says() {
+async fn r32_r33_every_refusal_that_can_occur_is_whole_and_says_what_the_contract_says() {
     let mut seen = Seen::default();
     requests(&mut seen).await;
     callers(&mut seen).await;

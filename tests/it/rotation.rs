@@ -80,7 +80,7 @@ fn mount(folder: &Path, version: &str, files: &[(&str, &str)]) {
 type Change = fn(&Path, &str);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_secret_is_used_at_the_next_call_and_the_old_token_lives_on_until_then() {
+async fn s9_a_new_secret_is_used_at_the_next_call_and_the_old_token_lives_on_until_then() {
     let replace: Change = |file, content| {
         fs::write(file.with_extension("new"), content).unwrap();
         fs::rename(file.with_extension("new"), file).unwrap();
@@ -160,7 +160,7 @@ async fn a_secret_that_cannot_be_read_is_told_so_and_heals_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_secret_cannot_be_read_the_running_token_goes_on() {
+async fn s4_while_a_secret_cannot_be_read_the_running_token_goes_on() {
     let w = World::start().await;
     let secrets = "{ client_id = \"acme\", client_secret = { file = \"secret\" } }";
     let sidecar = Sidecar::with_files(&w.text(secrets, ""), &[("secret", "old")]).await;
@@ -183,7 +183,7 @@ async fn while_a_secret_cannot_be_read_the_running_token_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_token_call_has_identifier_and_secret_of_one_version() {
+async fn s1_s2_every_token_call_has_identifier_and_secret_of_one_version() {
     let w = World::start().await;
     // Lives so short that the endpoint is called as often as it may be: about five times a second.
     for n in 0..100 {

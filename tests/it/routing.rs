@@ -136,7 +136,7 @@ async fn a_location_within_the_upstream_leads_back_to_us_and_a_foreign_one_stays
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redirect_to_another_host_is_passed_on_and_never_gets_the_token() {
+async fn v11_a_redirect_to_another_host_is_passed_on_and_never_gets_the_token() {
     let tokens = Tokens::default();
     let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
     let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;

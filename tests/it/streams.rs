@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn websocket_messages_of_all_kinds_and_lengths_come_back() {
+async fn r36_websocket_messages_of_all_kinds_and_lengths_come_back() {
     let tokens = Tokens::default();
     let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
     let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
@@ -118,7 +118,7 @@ async fn what_a_client_sends_reaches_the_vendor_before_the_client_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn early_hints_pass_to_http_1_1_and_never_to_http_1_0() {
+async fn r24_early_hints_pass_to_http_1_1_and_never_to_http_1_0() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     let hints = || Reply { interim: vec![(103, vec![("Link".into(), "</a>; rel=preload".into())])], ..Reply::new(200, "hi") };
@@ -135,7 +135,7 @@ async fn early_hints_pass_to_http_1_1_and_never_to_http_1_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mebibyte_is_sent_only_after_the_vendor_said_continue() {
+async fn r24_a_mebibyte_is_sent_only_after_the_vendor_said_continue() {
     let vendor = Raw::start().await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     let mut client = RawClient::connect(sidecar.addr()).await;
@@ -155,7 +155,7 @@ async fn a_mebibyte_is_sent_only_after_the_vendor_said_continue() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vendor_that_refuses_an_expectation_never_gets_the_body() {
+async fn r24_a_vendor_that_refuses_an_expectation_never_gets_the_body() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     vendor.script_early(Reply::new(417, "no"));

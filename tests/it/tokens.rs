@@ -53,7 +53,7 @@ async fn a_call_arrives_with_a_living_token_the_caller_never_saw() {
 
 /// The program runs as a process of its own, for 10,000 sockets at the vendor are as many as one process may have in two halves.
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_requests_on_a_cold_token_make_one_token_call_and_are_all_answered() {
+async fn l1_ten_thousand_requests_on_a_cold_token_make_one_token_call_and_are_all_answered() {
     const CONNECTIONS: usize = 100;
     const STREAMS: usize = 100;
     raise_open_files();

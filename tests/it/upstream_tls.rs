@@ -81,7 +81,7 @@ async fn a_vendor_by_ip_address_is_verified_by_that_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vendor_that_wants_a_client_certificate_gets_ours_and_no_other_is_taken() {
+async fn r14_a_vendor_that_wants_a_client_certificate_gets_ours_and_no_other_is_taken() {
     let (ours, other) = (Authority::new("ours"), Authority::new("other"));
     let own = ours.leaf(&["us"], Leaf::Client);
     let foreign = other.leaf(&["us"], Leaf::Client);

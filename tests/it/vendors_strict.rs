@@ -61,7 +61,7 @@ fn claims(issuer: &Issuer) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn worldline_gets_a_fresh_assertion_for_every_attempt_retries_included() {
+async fn r12_worldline_gets_a_fresh_assertion_for_every_attempt_retries_included() {
     let (tokens, key) = (Tokens::default(), signer(Algorithm::RS256));
     let (issuer, rules, sidecar, vendor) = signed(&tokens, &key, &thumbprint(&key), "").await;
     assert_eq!(sidecar.status_of("/worldline_jwt/x").await, 200);
@@ -79,7 +79,7 @@ async fn worldline_gets_a_fresh_assertion_for_every_attempt_retries_included() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn worldline_refuses_another_kid_audience_life_and_a_jti_used_before() {
+async fn r12_r13_worldline_refuses_another_kid_audience_life_and_a_jti_used_before() {
     let (tokens, key) = (Tokens::default(), signer(Algorithm::RS256));
     let print = thumbprint(&key);
     let none = "";

@@ -167,7 +167,7 @@ fn an_upstream_cannot_be_ourselves() {
 }
 
 #[test]
-fn other_hosts_are_let_in_on_purpose_only() {
+fn a6_other_hosts_are_let_in_on_purpose_only() {
     let listen = |more: &str| format!("[proxy]\nlisten = [\"0.0.0.0:1\"]\n{more}\n");
     assert!(mistake(&listen(""), "proxy.listen[0]").hint.unwrap().contains("allow_remote"));
     assert!(mistake(&listen("allow_remote = true"), "proxy.listen[0]").hint.unwrap().contains("client_auth"));

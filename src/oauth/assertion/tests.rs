@@ -108,7 +108,7 @@ fn every_algorithm_signs_what_its_public_key_verifies() {
 }
 
 #[test]
-fn the_usual_claims_are_those_of_rfc_7523() {
+fn r12_the_usual_claims_are_those_of_rfc_7523() {
     let (header, claims) = parts(&signed(&spec(Algorithm::HS256), "k").unwrap());
     assert_eq!(header, serde_json::json!({ "alg": "HS256", "typ": "JWT" }));
     assert_eq!(claims["iss"], "app");

@@ -261,7 +261,7 @@ async fn plaintext_to_elsewhere_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn a_rule_of_the_profile_decides_over_the_status() {
+async fn t12_a_rule_of_the_profile_decides_over_the_status() {
     let (url, _told) = serving(http("400 Bad", "", "{}")).await;
     let mut call = call(spec(&url));
     let rule = Rule {
@@ -277,22 +277,40 @@ async fn a_rule_of_the_profile_decides_over_the_status() {
     assert_eq!(failure(&call).await.class, Class::Rejected);
 }
 
-#[tokio::test]
-async fn an_assertion_can_be_the_client_or_the_token_itself() {
-    let own = Assertion {
+fn signed_with_the_secret() -> Assertion {
+    Assertion {
         alg: jsonwebtoken::Algorithm::HS256,
         key: template("{{ secrets.client_secret }}"),
         header: BTreeMap::new(),
         claims: BTreeMap::new(),
         lifetime: Duration::from_secs(45),
-    };
+    }
+}
+
+#[tokio::test]
+async fn c7_a_refused_assertion_is_told_how_far_its_clock_is_from_the_vendors() {
+    let signed = |url: &str| TokenSpec { client_auth: ClientAuth::ClientSecretJwt, assertion: Some(signed_with_the_secret()), ..spec(url) };
+    let now = std::time::UNIX_EPOCH + Now::now().wall();
+    let minutes = Duration::from_mins(5);
+    for (date, told) in [(now - minutes, true), (now + minutes, true), (now, false)] {
+        let date = httpdate::fmt_http_date(date);
+        let (url, _told) = serving(http("401 No", &format!("date: {date}\r\n"), "")).await;
+        let refused = failure(&call(signed(&url))).await.error;
+        // A second is lost in the date, another while the call runs.
+        let seconds = (298..=302).any(|s| refused.contains(&format!("differ by {s} s")));
+        assert_eq!((refused.contains("differ"), seconds), (told, told), "{date}: {refused}");
+        let undated = failure(&call(spec(&url))).await.error;
+        assert!(!undated.contains("differ"), "without an assertion no clock of ours was told: {undated}");
+    }
+}
+
+#[tokio::test]
+async fn an_assertion_can_be_the_client_or_the_token_itself() {
+    let own = signed_with_the_secret();
     let (url, mut told) = serving(http("200 OK", "", GOOD)).await;
     let jwt = call(TokenSpec { client_auth: ClientAuth::ClientSecretJwt, assertion: Some(own.clone()), ..spec(&url) });
     run(&jwt).await.ok().unwrap();
     run(&jwt).await.ok().unwrap();
-    let (late, _told) = serving(http("401 No", "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", "")).await;
-    let refused = failure(&call(TokenSpec { client_auth: ClientAuth::ClientSecretJwt, assertion: Some(own.clone()), ..spec(&late) })).await;
-    assert!(refused.error.contains("differ by"), "{}", refused.error);
     let (first, second) = (told.recv().await.unwrap(), told.recv().await.unwrap());
     assert!(first.contains("&client_assertion=eyJ") && !first.contains("client_id="));
     assert_ne!(first, second);

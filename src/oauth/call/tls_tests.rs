@@ -63,7 +63,7 @@ async fn tls_serving(
 }
 
 #[tokio::test]
-async fn a_certificate_is_verified_and_what_is_wrong_with_it_is_said() {
+async fn r4_t11_a_certificate_is_verified_and_what_is_wrong_with_it_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let (port, file, mut told) = tls_serving(&["localhost"], &folder, false, false).await;
     let trusting = Tls { ca_file: Some(file), ca_only: true, ..Tls::default() };
@@ -98,7 +98,7 @@ async fn a_server_name_is_asked_for_and_verified_while_the_host_stays_the_urls()
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_where_the_server_wants_one() {
+async fn r14_a_client_certificate_is_shown_where_the_server_wants_one() {
     let folder = tempfile::tempdir().unwrap();
     let (port, file, mut told) = tls_serving(&["localhost"], &folder, false, true).await;
     let url = format!("https://localhost:{port}/token");

@@ -29,7 +29,7 @@ fn refused(spec: &TokenSpec, scope: &Scope<'_>) -> String {
 }
 
 #[test]
-fn the_default_is_a_form_with_the_client_in_the_body() {
+fn r5_the_default_is_a_form_with_the_client_in_the_body() {
     let secrets = client();
     let request = made(&TokenSpec { params: params(&[("scope", "read write"), ("audience", "")]), ..spec(URL) }, &scope(&secrets)).unwrap();
     assert_eq!(request.method, Method::POST);
@@ -44,7 +44,7 @@ fn the_default_is_a_form_with_the_client_in_the_body() {
 }
 
 #[test]
-fn basic_encodes_both_halves_first_and_basic_raw_does_not() {
+fn r1_basic_encodes_both_halves_first_and_basic_raw_does_not() {
     let secrets = client();
     let by = |client_auth| made(&TokenSpec { client_auth, ..spec(URL) }, &scope(&secrets));
     let basic = by(ClientAuth::Basic).unwrap();
@@ -60,7 +60,7 @@ fn basic_encodes_both_halves_first_and_basic_raw_does_not() {
 }
 
 #[test]
-fn one_way_of_authentication_per_request() {
+fn r2_one_way_of_authentication_per_request() {
     let secrets = client();
     let own = vec![(AUTHORIZATION, template("Basic x"))];
     let why = refused(&TokenSpec { client_auth: ClientAuth::Basic, headers: own, ..spec(URL) }, &scope(&secrets));
@@ -106,7 +106,7 @@ fn json_keeps_types_and_leaves_out_only_empty_parameters_at_the_top() {
 }
 
 #[test]
-fn a_list_repeats_its_name_in_a_form_and_a_table_is_refused() {
+fn r16_a_list_repeats_its_name_in_a_form_and_a_table_is_refused() {
     let secrets = values(&[]);
     let list = |items| TokenSpec { params: BTreeMap::from([("resource".into(), Param::List(items))]), ..spec(URL) };
     let request =
@@ -119,7 +119,7 @@ fn a_list_repeats_its_name_in_a_form_and_a_table_is_refused() {
 }
 
 #[test]
-fn what_the_profile_names_itself_is_not_sent_twice() {
+fn r3_what_the_profile_names_itself_is_not_sent_twice() {
     let secrets = values(&[("client_id", "x"), ("client_secret", "y"), ("merchant_id", "m")]);
     let own = params(&[("client_id", "{{ secrets.merchant_id }}"), ("client_secret", ""), ("grant_type", "custom")]);
     let request = made(&TokenSpec { params: own, ..spec(URL) }, &scope(&secrets)).unwrap();

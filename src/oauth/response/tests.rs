@@ -42,7 +42,7 @@ fn jwt(claims: &str) -> String {
 }
 
 #[test]
-fn a_plain_rfc_6749_answer_is_read_and_its_refresh_token_ignored() {
+fn r6_r7_a_plain_rfc_6749_answer_is_read_and_its_refresh_token_ignored() {
     let body = r#"{"access_token":"abc","token_type":"BearerToken","expires_in":3600,"refresh_token":"never","scope":"a","extra":{}}"#;
     let issued = run(&answer(body), &spec()).unwrap();
     assert_eq!(issued.value.as_str(), "abc");
@@ -51,7 +51,7 @@ fn a_plain_rfc_6749_answer_is_read_and_its_refresh_token_ignored() {
 }
 
 #[test]
-fn answers_without_a_usable_token_have_their_class() {
+fn r15_answers_without_a_usable_token_have_their_class() {
     let long = format!(r#"{{"access_token":"{}"}}"#, "x".repeat(16_385));
     let rows: Vec<(&str, Class)> = vec![
         ("", Class::Retry),
@@ -118,7 +118,7 @@ fn tokens_are_found_in_headers_cookies_and_bodies() {
 }
 
 #[test]
-fn expires_in_is_a_number_or_a_numeric_string_and_nothing_absurd() {
+fn t4_expires_in_is_a_number_or_a_numeric_string_and_nothing_absurd() {
     let rows: Vec<(&str, Option<f64>, bool)> = vec![
         ("3600", Some(3600.0), false),
         ("\"3600\"", Some(3600.0), false),
@@ -173,7 +173,7 @@ fn expires_at_is_read_as_epoch_seconds_or_milliseconds_or_as_a_date() {
 }
 
 #[test]
-fn a_date_in_a_vendors_own_format_has_its_own_zone() {
+fn c4_a_date_in_a_vendors_own_format_has_its_own_zone() {
     let at = |format: &str, zone: Option<&str>, text: &str| written(text, format, zone);
     assert_eq!(at("%Y-%m-%d %H:%M:%S", Some("Asia/Seoul"), "2026-11-21 17:00:00"), Some(1_795_248_000.0));
     assert_eq!(at("%Y-%m-%d %H:%M:%S", Some("+09:00"), "2026-11-21 17:00:00"), Some(1_795_248_000.0));

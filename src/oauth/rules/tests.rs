@@ -29,7 +29,7 @@ fn error(code: &str) -> String {
 }
 
 #[test]
-fn every_answer_has_the_class_the_contract_gives_it() {
+fn r8_every_answer_has_the_class_the_contract_gives_it() {
     use Class::{Config, Rejected, Retry};
     let html = "<html>no</html>".to_owned();
     let mut rows: Vec<(u16, String, Option<Class>)> = vec![(200, "{}".into(), None), (201, html.clone(), None), (204, String::new(), None)];
@@ -74,7 +74,7 @@ fn a_refusal_counts_by_its_status_even_where_the_body_breaks_off_or_is_too_large
 }
 
 #[test]
-fn retry_after_is_read_in_both_forms_and_stays_between_a_second_and_an_hour() {
+fn r35_retry_after_is_read_in_both_forms_and_stays_between_a_second_and_an_hour() {
     let date = |seconds: u64| httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(seconds));
     let now = WALL.as_secs();
     let rows: Vec<(String, Option<u64>)> = vec![

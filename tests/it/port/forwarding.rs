@@ -103,7 +103,7 @@ async fn callers_prove_themselves_where_client_auth_is_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_loses_its_hop_by_hop_fields_and_its_location_leads_back_to_us() {
+async fn r20_an_answer_loses_its_hop_by_hop_fields_and_its_location_leads_back_to_us() {
     let answer = b"HTTP/1.1 302 Found\r\nConnection: X-B\r\nX-B: 1\r\nKeep-Alive: 5\r\nTrailer: T\r\nX-C: 1\r\nLocation: /v2/y?z\r\nContent-Length: 0\r\n\r\n";
     let vendor = Vendor::start(|_, _| answer.to_vec()).await;
     let port = port(vec![upstream("acme", vendor.address)], |_| ());

@@ -22,7 +22,7 @@ async fn retries_back_off_up_to_30_s_and_never_run_hot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn throttled_waits_as_long_as_it_was_told() {
+async fn t5_throttled_waits_as_long_as_it_was_told() {
     let told = Failure { wait: Some(Duration::from_secs(42)), ..failure(Class::Throttled) };
     let script = uncounted(Reply::Fail(told));
     let keeper = start(&script, tuning());
@@ -32,6 +32,24 @@ async fn throttled_waits_as_long_as_it_was_told() {
     let calls = script.count();
     pass(SEC).await;
     assert_eq!(script.count(), calls, "not even by hand");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l4_a_thousand_waiters_of_a_throttled_endpoint_are_released_at_one_moment_by_one_call() {
+    let told = Failure { wait: Some(42 * SEC), ..failure(Class::Throttled) };
+    let script = Script::list(vec![Reply::Fail(told), Reply::Token(300 * SEC)]);
+    *script.key.lock().unwrap() = None;
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    let (asked, patience) = (Now::now(), within(MINUTE));
+    let waits = (0..1000).map(|_| {
+        let keeper = Arc::clone(&keeper);
+        tokio::spawn(async move { keeper.wait(patience).await.map(|_| Now::now()) })
+    });
+    let released = futures_util::future::join_all(waits).await.into_iter().map(|r| r.unwrap().unwrap()).collect::<Vec<_>>();
+    let moments = released.iter().map(|r| asked.until(*r)).collect::<std::collections::BTreeSet<_>>();
+    assert!(moments.len() == 1 && (42 * SEC..43 * SEC).contains(moments.first().unwrap()), "{moments:?}");
+    assert_eq!((script.count(), script.prepared.load(SeqCst)), (2, 2), "nobody asked meanwhile");
 }
 
 #[tokio::test(start_paused = true)]

@@ -104,7 +104,7 @@ async fn a_token_kept_ahead_is_renewed_before_it_dies_of_disuse() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_token_back_is_asked_for_again_at_half_of_what_remains() {
+async fn t7_the_same_token_back_is_asked_for_again_at_half_of_what_remains() {
     let dies = within(400 * SEC);
     let script = Script::new(move |_, _| Reply::Same("same", Now::now().until(dies)));
     let keeper = start(&script, tuning());
@@ -116,7 +116,7 @@ async fn the_same_token_back_is_asked_for_again_at_half_of_what_remains() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_replaces_the_old_one_is_not_fetched_before_the_old_one_is_done_with() {
+async fn t8_a_token_that_replaces_the_old_one_is_not_fetched_before_the_old_one_is_done_with() {
     let script = Script::always(Reply::Token(300 * SEC));
     let keeper = start(&script, with(Lifetime { rotation: Rotation::Replaces, ..plain() }));
     keeper.settled().await;
@@ -173,4 +173,26 @@ async fn a_dying_token_that_comes_back_is_not_asked_for_within_5_s_whoever_waits
     }
     assert!(script.gaps()[1..].iter().all(|gap| *gap >= 5.0), "{:?}", script.gaps());
     assert!(script.count() > 5);
+}
+
+/// The largest distance between what was seen and an even spread over `0..1`, times the root of their number: above 2.5 once in 100,000.
+fn kolmogorov_smirnov(mut seen: Vec<f64>) -> f64 {
+    seen.sort_by(f64::total_cmp);
+    let n = f64::from(u32::try_from(seen.len()).unwrap());
+    let apart = seen.iter().zip(0u32..).map(|(x, i)| (x - f64::from(i) / n).abs().max((x - f64::from(i + 1) / n).abs()));
+    apart.fold(0.0, f64::max) * n.sqrt()
+}
+
+#[tokio::test(start_paused = true)]
+async fn l2_l3_a_thousand_that_began_in_the_same_second_renew_evenly_over_a_tenth_of_the_life() {
+    let life = 1000 * SEC;
+    let scripts: Vec<_> = (0..1000).map(|_| Script::always(Reply::Token(life))).collect();
+    let _keepers: Vec<_> = scripts.iter().map(|script| start(script, tuning())).collect();
+    pass(900 * SEC).await;
+    assert!(scripts.iter().all(|script| script.count() == 2));
+    let phases = scripts.iter().map(|script| script.gaps()[0]).collect::<Vec<_>>();
+    assert!(phases.iter().all(|phase| (700.0..=800.1).contains(phase)), "{phases:?}");
+    let spread = kolmogorov_smirnov(phases.iter().map(|phase| (phase - 700.0) / 100.0).collect());
+    assert!(spread < 2.5, "{spread}: {phases:?}");
+    assert!(kolmogorov_smirnov(vec![0.5; 1000]) > 10.0, "it tells a crowd from an even spread");
 }

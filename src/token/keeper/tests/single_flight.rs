@@ -52,7 +52,7 @@ async fn a_wait_ends_with_the_caller_s_patience_while_a_call_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_a_call_is_a_failure_that_the_keeper_survives() {
+async fn p11_a_panic_in_a_call_is_a_failure_that_the_keeper_survives() {
     let script = Script::list(vec![Reply::Panic, Reply::Token(300 * SEC)]);
     let keeper = start(&script, tuning());
     keeper.settled().await;
