@@ -31,6 +31,8 @@ pub(super) enum Ends {
     Token(u64),
     Same(u64),
     Fails(Class, Option<u64>),
+    /// In the middle of the call: nobody will ever know what the endpoint made of it.
+    Panics,
 }
 
 pub(super) fn steps() -> impl Strategy<Value = Step> {
@@ -40,6 +42,7 @@ pub(super) fn steps() -> impl Strategy<Value = Step> {
         4 => (1..2000u64).prop_map(Ends::Token),
         1 => (1..600u64).prop_map(Ends::Same),
         4 => (class(), proptest::option::of(0..200u64)).prop_map(|(c, w)| Ends::Fails(c, w)),
+        1 => Just(Ends::Panics),
     ];
     prop_oneof![
         8 => prop_oneof![1..1000u64, 1000..60_000u64, 60_000..400_000u64].prop_map(Step::Pass),
