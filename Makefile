@@ -49,9 +49,11 @@ conformance: tools keycloak go-tools $(TOOLS)/kubernetes.stamp
 bench: $(TOOLS)/build.stamp
 	cargo bench --locked
 
-# Ten minutes (CUPBEARER_SOAK_SECONDS): the real program between five vendors that fail at random, and a million random steps of the token engine.
+# A million random steps of the token engine, 500 kills at random moments, and for ten minutes (CUPBEARER_SOAK_SECONDS) the real program between
+# five vendors that fail at random.
 soak: $(TOOLS)/build.stamp
 	CUPBEARER_MACHINE_STEPS=$${CUPBEARER_MACHINE_STEPS:-1000000} $(CARGO_TEST) --lib machine:: -- --nocapture
+	CUPBEARER_KILLS=$${CUPBEARER_KILLS:-500} $(CARGO_TEST) --test it p1_files
 	$(CARGO_TEST) --test soak
 
 # Every crate of Cargo.lock, those for building and testing included, as CycloneDX.
