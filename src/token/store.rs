@@ -82,6 +82,13 @@ impl Store {
         }
     }
 
+    /// How many keepers and tasks it remembers.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.keepers.len(), inner.slots.len())
+    }
+
     /// The place of a keeper that lives, is being started, or is to be started.
     fn cell(&self, key: [u8; 32]) -> Arc<OnceLock<Weak<Keeper>>> {
         let mut inner = self.lock();

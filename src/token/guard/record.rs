@@ -172,3 +172,6 @@ impl Record {
         (max, hold.unwrap_or(Hold::UntilSecretChanges))
     }
 }
+
+#[cfg(test)]
+mod tests;

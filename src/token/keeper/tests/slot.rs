@@ -115,6 +115,10 @@ async fn the_store_forgets_keepers_that_have_ended_and_no_other() {
     drop(second);
     let third = get(3);
     assert!(Arc::ptr_eq(&first, &get(1)) && Arc::ptr_eq(&third, &get(3)));
+    assert_eq!(store.remembered().0, 2);
+    pass(SEC).await;
+    let _fourth = get(4);
+    assert_eq!(store.remembered(), (3, 3));
     first.settled().await;
     // Calls of all that live are waited for.
     *script.took.lock().unwrap() = MINUTE;
