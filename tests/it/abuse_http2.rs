@@ -220,12 +220,6 @@ async fn a10_a13_a_header_block_and_a_handshake_have_one_deadline_and_idle_conne
     timeout(Duration::from_secs(6), quiet.until_gone()).await.expect("closed after idle");
 }
 
-/// Resident memory of a process, in KiB.
-fn rss(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.trim().strip_suffix(" kB")).unwrap().trim().parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a13_floods_end_their_own_connection_in_bounded_memory_while_others_are_served() {
     let vendor = Recorder::start(Parser::Strict).await;
@@ -237,9 +231,8 @@ async fn a13_floods_end_their_own_connection_in_bounded_memory_while_others_are_
     );
     std::fs::write(&file, text).unwrap();
     let process = Process::run(&file).await;
-    let pid = process.child.id().unwrap();
     assert_eq!(ask(process.proxy, &[]).await, End::Answered);
-    let before = rss(pid);
+    let before = process.kib("VmRSS");
 
     let big = [&[0, 1, b'x', 126][..], &[b'v'; 126]].concat();
     let continuation = [frame(HEADERS, END_STREAM, 1, &request(&[])), frame(CONTINUATION, 0, 1, &big.repeat(100)).repeat(2_000)].concat();
@@ -280,7 +273,7 @@ async fn a13_floods_end_their_own_connection_in_bounded_memory_while_others_are_
         let gone = timeout(Duration::from_secs(10), async { while read.read(&mut sink).await.is_ok_and(|n| n > 0) {} }).await;
         assert!(gone.is_ok() || name == "HPACK bomb", "{name} goes on");
         flood.abort();
-        let now = rss(pid);
+        let now = process.kib("VmRSS");
         assert!(now < before + 64 * 1024, "{name}: from {before} to {now} KiB");
     }
     assert_eq!(ask(process.proxy, &[]).await, End::Answered);

@@ -4,7 +4,11 @@ use std::io::Write as _;
 
 use crate::{
     faults::{Api, Case, Over, PROTOCOL, TIMEOUT, Token, Wire, at_issuers, at_vendors, case},
-    faults_server::{Act, good, token},
+    faults_server::{Act, Broken, good, token},
+    support::{
+        raw::RawClient,
+        sidecar::{PORTS, Process, open},
+    },
 };
 
 /// Who closes says so: a request on a connection that ends at that moment is not sent again.
@@ -188,6 +192,33 @@ async fn v8_floods_and_nonsense_of_a_vendor_end_soon() {
 #[tokio::test(flavor = "multi_thread")]
 async fn v8_floods_and_nonsense_of_a_vendor_over_tls_end_soon() {
     at_vendors(encodings(), Wire::Tls).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn v8_what_a_vendor_sends_without_end_is_never_held() {
+    let vendor = Broken::start(None).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    std::fs::write(&file, format!("{PORTS}{}", open("acme", &vendor.url()))).unwrap();
+    let process = Process::run(&file).await;
+    let ask = || RawClient::ask(process.proxy, b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    for _ in 0..20 {
+        assert_eq!(ask().await.status, 200);
+    }
+    let floods: Vec<_> = encodings().into_iter().filter(|case| matches!(case.fault.acts.last(), Some(Act::Flood(_)))).collect();
+    assert!(floods.len() >= 7, "{}", floods.len());
+    // pingora reads heads of up to 1 MiB, into buffers that double: that is used once, and not once more for each flood.
+    let mut most = process.kib("VmRSS") + 32 * 1024;
+    for _ in 0..3 {
+        for case in &floods {
+            vendor.breaks(Some(case.fault.clone())).await;
+            ask().await;
+            assert!(process.kib("VmHWM") < most, "{}: {} of {most} KiB", case.name, process.kib("VmHWM"));
+        }
+        most = process.kib("VmRSS") + 8 * 1024;
+    }
+    vendor.breaks(None).await;
+    assert_eq!(ask().await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

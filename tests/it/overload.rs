@@ -20,12 +20,6 @@ use crate::support::{
     wire::{Answer, Reply, Step},
 };
 
-/// Resident memory of a process, in KiB.
-fn rss(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.trim().strip_suffix(" kB")).unwrap().trim().parse().unwrap()
-}
-
 fn file(folder: &tempfile::TempDir, text: &str) -> PathBuf {
     let file = folder.path().join("c.toml");
     std::fs::write(&file, text).unwrap();
@@ -52,10 +46,9 @@ async fn a10_ten_thousand_idle_connections_cost_little_and_the_next_is_told_so()
         vendor.url()
     );
     let process = Process::run(&file(&folder, &text)).await;
-    let pid = process.child.id().unwrap();
     let mut serving = RawClient::connect(process.proxy).await;
     assert_eq!(get(&mut serving, "/acme/x").await.unwrap().status, 200);
-    let before = rss(pid);
+    let before = process.kib("VmRSS");
     let mut all = Vec::with_capacity(idle);
     for n in 0..idle {
         let tcp = timeout(Duration::from_secs(20), TcpStream::connect(process.proxy)).await.expect("accepted in time").unwrap();
@@ -69,7 +62,7 @@ async fn a10_ten_thousand_idle_connections_cost_little_and_the_next_is_told_so()
     assert_eq!((above.status, above.json()["code"].as_str()), (503, Some("overloaded")));
     assert!(above.header("retry-after").is_some());
     assert_eq!(get(&mut serving, "/acme/x").await.unwrap().status, 200);
-    let each = (rss(pid).saturating_sub(before)) * 1024 / all.len() as u64;
+    let each = (process.kib("VmRSS").saturating_sub(before)) * 1024 / all.len() as u64;
     assert!(each < 16 * 1024, "{each} bytes for each idle connection");
     drop(all);
     let ask = b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\n\r\n";

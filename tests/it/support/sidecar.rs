@@ -184,6 +184,13 @@ impl Process {
         Self { child, proxy: proxy.parse().unwrap(), admin: admin.parse().unwrap(), before: seen, log }
     }
 
+    /// KiB of memory: `VmRSS` is what is resident now, `VmHWM` the most that ever was.
+    pub fn kib(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':')).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap()
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
