@@ -89,6 +89,18 @@ mod tests {
     }
 
     #[test]
+    fn a_success_begins_anew() {
+        let round = |backoff: &mut Backoff| {
+            [Class::Retry, Class::Config, Class::Rejected].map(|class| backoff.after(&failure(class), Now::default(), 1.0).until)
+        };
+        let mut backoff = Backoff::default();
+        let (first, second) = (round(&mut backoff), round(&mut backoff));
+        assert!(first.iter().zip(&second).all(|(a, b)| a < b), "{first:?} {second:?}");
+        backoff.reset();
+        assert_eq!(round(&mut backoff), first);
+    }
+
+    #[test]
     fn retries_double_from_half_a_second_to_30_with_full_jitter_and_a_floor() {
         assert_eq!(waits(&failure(Class::Retry), 1.0, 8), [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
         assert_eq!(waits(&failure(Class::Retry), 0.5, 3), [0.25, 0.5, 1.0]);

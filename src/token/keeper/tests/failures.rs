@@ -13,12 +13,13 @@ fn uncounted(reply: Reply) -> Arc<Script> {
 #[tokio::test(start_paused = true)]
 async fn retries_back_off_up_to_30_s_and_never_run_hot() {
     let script = uncounted(fail(Class::Retry));
-    let _keeper = start(&script, tuning());
+    let keeper = start(&script, tuning());
     pass(10 * MINUTE).await;
     let gaps = script.gaps();
     assert!(gaps.iter().all(|gap| (0.1..=30.2).contains(gap)), "{gaps:?}");
     assert!((20..200).contains(&gaps.len()), "{}", gaps.len());
     assert_eq!(script.events("Failed"), script.done.load(SeqCst));
+    assert!(!keeper.status().unaccepted, "who does not answer has refused nothing");
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,8 @@ async fn a_refused_secret_is_tried_twice_and_then_latched() {
     assert!(script.gaps()[0] >= 30.0);
     let status = keeper.status();
     assert_eq!((status.doing, status.rejections), (Doing::Held { until: None, latched: true }, 2));
+    let told: Vec<_> = script.events.lock().unwrap().iter().map(|e| e.contains("latched: true")).collect();
+    assert_eq!(told, [false, true]);
     let refused = keeper.wait(within(MINUTE)).await.unwrap_err();
     assert_eq!((refused.why, refused.retry_after), (Why::Rejected, None));
     keeper.refresh();
@@ -97,6 +99,35 @@ async fn a_flood_of_refreshes_stays_within_the_budget() {
     }
     assert!((6..=11).contains(&script.count()), "{}", script.count());
     assert!(keeper.get(Now::now()).is_some());
+    let status = keeper.status();
+    assert!(status.failure.is_none() && status.rejections == 0, "to wait for the budget is no failure: {:?}", status.failure);
+    assert!(matches!(status.doing, Doing::Held { latched: false, .. } | Doing::Due(_)), "{:?}", status.doing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_did_to_the_secret_is_told_and_is_no_refusal_of_who_has_a_token() {
+    let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
+    let good = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start_with(&good, vec![], Arc::clone(&ledger), until_changed());
+    keeper.settled().await;
+    let bad = Script::always(fail(Class::Rejected));
+    let other = start_with(&bad, vec![], Arc::clone(&ledger), until_changed());
+    other.settled().await;
+    assert!(other.status().unaccepted);
+    // It is asked, and held back by the other's refusal.
+    pass(2 * SEC).await;
+    keeper.refresh();
+    pass(SEC).await;
+    let status = keeper.status();
+    assert_eq!((good.count(), status.rejections, status.unaccepted, status.settled), (1, 1, false, true));
+    let (failure, _) = status.failure.unwrap();
+    assert_eq!(failure.class, Class::Rejected);
+    assert!(failure.error.contains("was refused before"), "{}", failure.error);
+    // One that has none yet is told as much, and is not accepted.
+    let late = Script::always(Reply::Token(3600 * SEC));
+    let third = start_with(&late, vec![], ledger, until_changed());
+    third.settled().await;
+    assert_eq!((late.count(), third.status().unaccepted), (0, true));
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,4 +169,27 @@ async fn without_memory_no_call_leaves_and_the_reason_is_told() {
     assert_eq!((refused.why, script.count()), (Why::Down, 0));
     assert!(refused.failure.unwrap().error.contains("memory"));
     assert!((10..=13).contains(&script.events("NoMemory")));
+    let status = keeper.status();
+    assert!(status.settled && !status.unaccepted, "the vendor has not spoken");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_counts_against_the_partition_only_where_the_client_was_not_meant() {
+    for (partition, client_refused, of_all, of_its_own) in
+        [(Some("x"), true, 1, 1), (Some("x"), false, 0, 1), (None, true, 1, 1), (None, false, 1, 1)]
+    {
+        let refusal = Failure { client_refused, ..failure(Class::Rejected) };
+        let script = Script::list(vec![Reply::Token(3600 * SEC), Reply::Fail(refusal)]);
+        let whose = |partition: Option<&str>| GuardKey { partition: partition.map(Into::into), ..key(1) };
+        *script.key.lock().unwrap() = Some(whose(partition));
+        let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
+        let keeper = start_with(&script, vec![], Arc::clone(&ledger), tuning());
+        keeper.settled().await;
+        pass(2 * SEC).await;
+        keeper.refresh();
+        pass(SEC).await;
+        let counted = [ledger.counted(&whose(Some("y"))).await.rejections, ledger.counted(&whose(partition)).await.rejections];
+        assert_eq!((script.count(), counted), (2, [of_all, of_its_own]), "{partition:?}, {client_refused}");
+        assert!(!keeper.status().unaccepted, "it was accepted once");
+    }
 }
