@@ -15,7 +15,7 @@ use super::{
     Keeper, Tuning,
     attempt::AFTER_REFUSAL,
     backoff::{Backoff, doubled},
-    wait::NAP,
+    wait::{NAP, nap},
 };
 use crate::token::{
     clock::Now,
@@ -261,7 +261,7 @@ impl Task {
         self.publish_change();
         // Where it renews ahead or rests from it, a use is noticed by looking; where it is lazy, it is woken.
         let looks = ahead || self.resting || self.gate.is_some();
-        Step::Sleep(until.map(|t| now.until(t).min(NAP)).or(looks.then_some(NAP)))
+        Step::Sleep(until.map(|t| now.until(t).min(nap())).or(looks.then(nap)))
     }
 
     /// The parents' tokens, or the first parent that has none.

@@ -14,6 +14,11 @@ use crate::token::{
 /// No one sleeps longer without looking at the clock that goes on during suspend.
 pub(super) const NAP: Duration = Duration::from_secs(15);
 
+/// How long a keeper sleeps that has nothing to do: between half of [`NAP`] and all of it, so that after a suspend not all look in one moment.
+pub(super) fn nap() -> Duration {
+    NAP.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+}
+
 impl Keeper {
     /// The token, waiting as long as an attempt is running or due before `until`; otherwise refused at once.
     ///

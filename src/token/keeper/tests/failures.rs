@@ -164,6 +164,23 @@ async fn a_suspend_is_noticed_within_15_s_without_any_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c2_after_a_suspend_those_that_began_together_do_not_ask_together() {
+    let scripts: Vec<_> = (0..50).map(|_| Script::always(Reply::Token(1800 * SEC))).collect();
+    let _keepers: Vec<_> = scripts.iter().map(|script| start(script, tuning())).collect();
+    pass(10 * MINUTE).await;
+    simulate_suspend(1750 * SEC);
+    let woke = Now::now();
+    pass(16 * SEC).await;
+    let mut each_second = [0; 16];
+    for script in &scripts {
+        let calls = script.calls.lock().unwrap();
+        assert_eq!(calls.len(), 2);
+        each_second[usize::try_from(woke.until(calls[1]).as_secs()).unwrap()] += 1;
+    }
+    assert!(each_second.iter().all(|calls| *calls < 16), "{each_second:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_arrives_dead_is_a_failure_and_not_a_hot_loop() {
     let script = uncounted(Reply::Token(SEC));
     *script.took.lock().unwrap() = 2 * SEC;
