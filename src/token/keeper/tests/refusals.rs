@@ -33,6 +33,29 @@ async fn a_late_refusal_of_an_old_generation_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn blame_from_a_child_costs_a_call_only_for_the_generation_it_was_made_with() {
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, tuning());
+    keeper.settled().await;
+    let mut calls = vec![];
+    for number in [1, 1, 2, 0] {
+        keeper.blame(number);
+        pass(20 * SEC).await;
+        calls.push(script.count());
+    }
+    assert_eq!(calls, [2, 2, 3, 3]);
+    // Where there is no token yet, nothing can be refused.
+    let script = Script::always(Reply::Token(3600 * SEC));
+    let keeper = start(&script, lazy());
+    pass(SEC).await;
+    keeper.blame(0);
+    pass(SEC).await;
+    keeper.reject(0);
+    pass(MINUTE).await;
+    assert_eq!(script.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_storm_of_refusals_makes_one_refresh_per_pause_and_the_pause_doubles() {
     let script = Script::always(Reply::Token(36_000 * SEC));
     let keeper = start(&script, tuning());
