@@ -53,6 +53,18 @@ async fn a_parent_that_was_on_its_way_just_before_its_child_started_was_fetched_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_parent_that_came_for_a_caller_who_has_left_was_not_fetched_for_the_next() {
+    let session = Script::new(|_, parents| if parents[0].number == 1 { fail(Class::Rejected) } else { Reply::Token(300 * SEC) });
+    let c = chain(Script::always(Reply::Token(3600 * SEC)), session, forever(lazy()), forever(lazy()));
+    *c.partner.took.lock().unwrap() = 40 * SEC;
+    assert_eq!(c.child.wait(within(5 * SEC)).await.unwrap_err().why, Why::Hanging);
+    pass(2 * MINUTE).await;
+    assert_eq!((c.partner.count(), c.session.count()), (1, 0), "nobody wants the child any more");
+    let token = c.child.wait(within(MINUTE)).await.unwrap();
+    assert_eq!((token.parents.as_slice(), c.partner.count(), c.session.count()), ([2].as_slice(), 2, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_child_with_an_older_parent_has_it_fetched_anew_and_is_tried_once_more_at_once() {
     let session = Script::new(|_, parents| if parents[0].number == 1 { fail(Class::Rejected) } else { Reply::Token(300 * SEC) });
     let c = chain(Script::always(Reply::Token(3600 * SEC)), session, forever(tuning()), forever(lazy()));
