@@ -106,3 +106,70 @@ fn who_has_not_asked_for_a_day_binds_the_others_no_more_unless_something_is_coun
     assert_eq!([DAY - 1, DAY, DAY + 1].map(|secs| strictest(false, secs)), [1, 2, 2]);
     assert_eq!(strictest(true, DAY + 1), 1);
 }
+
+#[test]
+fn a_partition_counts_its_own_refusals_from_the_first_success_on_until_its_own_success() {
+    let mut record = asked(3);
+    let mut id = 0;
+    let mut ends = |record: &mut Record, partition, verdict, secs| {
+        id += 1;
+        record.spend(partition, id, at(secs));
+        record.settle(partition, id, verdict, at(secs));
+        ["x", "y"].map(|p| record.status(Some(p), at(secs)).rejections)
+    };
+    assert_eq!(ends(&mut record, Some("x"), Verdict::RejectedPartition, 0), [1, 1], "of the secret, for all we know");
+    assert_eq!(ends(&mut record, None, Verdict::Success, 30), [0, 0]);
+    assert_eq!(ends(&mut record, Some("x"), Verdict::RejectedPartition, 60), [1, 0]);
+    assert!(!record.is_blank());
+    assert_eq!(ends(&mut record, Some("y"), Verdict::Success, 90), [1, 0]);
+    assert_eq!(ends(&mut record, Some("x"), Verdict::Success, 120), [0, 0]);
+    assert!(record.is_blank());
+}
+
+#[test]
+fn unlatching_one_partition_forgets_it_and_no_other() {
+    let mut record = asked(3);
+    record.spend(None, 0, at(0));
+    record.settle(None, 0, Verdict::Success, at(0));
+    for (id, partition) in [(1, "x"), (2, "y")] {
+        record.spend(Some(partition), id, at(1));
+        record.settle(Some(partition), id, Verdict::RejectedPartition, at(1));
+    }
+    record.clear(Some("x"));
+    assert_eq!(["x", "y"].map(|p| record.status(Some(p), at(2)).rejections), [0, 1]);
+    record.clear(None);
+    assert!(record.is_blank() && record.partitions.is_empty());
+}
+
+#[test]
+fn what_is_written_down_again_is_what_counts_and_not_that_somebody_asked() {
+    let old = asked(3);
+    let changed = |change: fn(&mut Record)| {
+        let mut new = old.clone();
+        change(&mut new);
+        new.differs(&old)
+    };
+    assert!(!changed(|_| {}));
+    assert!(
+        !changed(|r| {
+            ask(r, 3, 3599);
+        }),
+        "it asked within the hour"
+    );
+    assert!(changed(|r| {
+        ask(r, 3, 3600);
+    }));
+    assert!(
+        changed(|r| {
+            ask(r, 2, 1);
+        }),
+        "another limit"
+    );
+    assert!(changed(|r| r.spend(None, 1, at(1))));
+    assert!(changed(|r| r.spend(Some("x"), 1, at(1))));
+    assert!(changed(|r| r.settle(None, 1, Verdict::Success, at(1))), "the first success");
+    assert!(changed(|r| {
+        let limits = Limits { rate: vec![], max_rejections: 3, hold: Hold::For(MINUTE) };
+        r.ask(None, &limits, &Ask { credential: "b".into(), parent_renewed: false }, at(1));
+    }));
+}
