@@ -54,8 +54,7 @@ pub fn read(answer: &Answer, token: &str, spec: &Response, rules: &[Rule], momen
     }
     let place = pick::place(&spec.token);
     let value = match found {
-        Some(Value::String(text)) if !text.is_empty() => Zeroizing::new(text),
-        Some(Value::String(_)) => return Err(rules::config(answer, &format!("the token at {place} is empty"), scrub)),
+        Some(Value::String(text)) => Zeroizing::new(text),
         Some(_) => return Err(rules::config(answer, &format!("what stands at {place} is not a string"), scrub)),
         None => return Err(rules::config(answer, &format!("the answer has no token at {place}"), scrub)),
     };
