@@ -23,6 +23,10 @@ use tokio::{
     net::TcpListener,
 };
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// An issuer that gives everybody the same long-lived token of 1,000 characters.
 async fn issuer() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

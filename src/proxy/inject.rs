@@ -1,5 +1,7 @@
 //! The request as the vendor gets it: what only we may set is removed, then set.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use pingora_error::{Error, ErrorType::InternalError, Result};
@@ -30,10 +32,10 @@ pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Cho
         request.remove_header(name);
     }
     trailers(request, original);
-    let mut path = chosen.path.clone();
+    let mut path = Cow::Borrowed(chosen.path.as_str());
     if let Access::Credential { credential, presented, .. } = &chosen.access {
         strip(request, credential.placed());
-        path = place(request, credential.placed(), presented, &path)?;
+        path = place(request, credential.placed(), presented, path)?;
     }
     request.set_raw_path(path.as_bytes())?;
     request.insert_header(header::HOST, authority(&chosen.upstream.target))?;
@@ -87,7 +89,7 @@ fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(x, y)| fold(x) == fold(y))
 }
 
-fn place(request: &mut RequestHeader, placed: &Placed, presented: &Presented, path: &str) -> Result<String> {
+fn place<'a>(request: &mut RequestHeader, placed: &Placed, presented: &Presented, path: Cow<'a, str>) -> Result<Cow<'a, str>> {
     let text = |value: &Value| presented.text(value).map_err(|why| Error::explain(InternalError, why));
     for (name, value) in &presented.headers {
         request.insert_header(name.clone(), text(value)?)?;
@@ -109,9 +111,9 @@ fn place(request: &mut RequestHeader, placed: &Placed, presented: &Presented, pa
         }
     }
     if placed.query.is_empty() {
-        return Ok(path.to_owned());
+        return Ok(path);
     }
-    let mut path = without(path, &placed.query);
+    let mut path = without(&path, &placed.query);
     for (name, value) in &presented.query {
         let value = text(value)?;
         path.push(if path.contains('?') { '&' } else { '?' });
@@ -119,7 +121,7 @@ fn place(request: &mut RequestHeader, placed: &Placed, presented: &Presented, pa
         path.push('=');
         path.extend(utf8_percent_encode(value.to_str().unwrap_or_default(), QUERY));
     }
-    Ok(path)
+    Ok(Cow::Owned(path))
 }
 
 /// The client's cookies but those of our names, then ours, in one field (RFC 6265 5.4).

@@ -30,8 +30,8 @@ impl Now {
     pub fn now() -> Self {
         let origin = origin();
         // tokio's clock stands still while a test has paused it; otherwise it is the monotonic one.
-        let ticking = tokio::time::Instant::now().into_std().saturating_duration_since(origin.mono);
-        Self(origin.boot.saturating_add(ticking).saturating_add(suspended(origin)).saturating_add(SIMULATED.get()))
+        let ticking = tokio::time::Instant::now().into_std();
+        Self(ticked(origin, ticking).saturating_add(suspended(origin)).saturating_add(SIMULATED.get()))
     }
 
     /// A moment given as time since boot (records of a ledger, tests).
@@ -132,6 +132,12 @@ fn origin() -> &'static Origin {
     ORIGIN.get_or_init(|| Origin { mono: Instant::now(), boot: boot_clock() })
 }
 
+/// The boot clock when the monotonic one says `mono`, no suspend since the origin. A test may have paused tokio's before the origin was read.
+fn ticked(origin: &Origin, mono: Instant) -> Duration {
+    let (ahead, behind) = (mono.saturating_duration_since(origin.mono), origin.mono.saturating_duration_since(mono));
+    origin.boot.saturating_add(ahead).saturating_sub(behind)
+}
+
 fn suspended(origin: &Origin) -> Duration {
     let mut least = Duration::MAX;
     // A thread that is put aside between the two reads sees a difference too: look again before believing it.
@@ -177,6 +183,14 @@ mod tests {
         tokio::time::advance(HOUR).await;
         assert_eq!(start.until(Now::now()), HOUR);
         assert_eq!(Now::now(), Now::now());
+    }
+
+    #[test]
+    fn a_clock_paused_before_the_origin_was_read_is_followed_as_exactly() {
+        let paused = Instant::now();
+        let origin = Origin { mono: paused + HOUR, boot: HOUR * 3 };
+        assert_eq!(ticked(&origin, paused), HOUR * 2);
+        assert_eq!(ticked(&origin, paused + HOUR * 2), HOUR * 4);
     }
 
     #[test]
