@@ -57,11 +57,11 @@ pub fn start(json: bool, level: Level) -> Option<Volume> {
     done.ok().map(|()| Volume { handle, _flush: Arc::new(flush) })
 }
 
-/// What is let through at `level`: that of our own lines, at most info of all others.
+/// What is let through at `level`: that of our own lines, at most info of all others, the access log always: it has a switch of its own.
 #[must_use]
 pub fn targets(level: Level) -> Targets {
     let level = LevelFilter::from_level(level);
-    Targets::new().with_default(LevelFilter::INFO.min(level)).with_target("cupbearer", level)
+    Targets::new().with_default(LevelFilter::INFO.min(level)).with_target("cupbearer", level).with_target("access", LevelFilter::INFO)
 }
 
 /// Calls `count` for every panic and logs where it was. Its message stays unsaid: it may hold what the code was working on.
@@ -162,6 +162,7 @@ mod tests {
             assert!(t.would_enable(name, &Level::INFO), "{name}");
         }
         assert!(!targets(Level::WARN).would_enable("pingora_core", &Level::INFO));
+        assert!(targets(Level::ERROR).would_enable("access", &Level::INFO));
     }
 
     /// Stands still until its door is opened, then remembers what it is given.

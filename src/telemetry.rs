@@ -9,8 +9,9 @@ use prometheus::{
     Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::token::{Class, Event, KeeperName, Now};
+use crate::token::Now;
 
+mod events;
 mod repeats;
 mod traffic;
 
@@ -79,6 +80,18 @@ pub struct CredentialGauges {
     pub latched: bool,
     pub rejections: u32,
     pub waiters: usize,
+}
+
+/// A request that we refused ourselves.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused<'a> {
+    /// Empty where none was found.
+    pub upstream: &'a str,
+    pub code: &'static str,
+    pub detail: &'a str,
+    /// Not the caller's mistake.
+    pub ours: bool,
+    pub trace_id: Option<&'a str>,
 }
 
 /// Registers collectors under the common prefix.
@@ -231,9 +244,15 @@ impl Metrics {
     pub fn request_aborted(&self, upstream: &str) {
         self.0.in_flight.with_label_values(&[upstream]).dec();
     }
-    /// We refused a request; `upstream` is empty where none was found.
-    pub fn refused(&self, upstream: &str, code: &'static str) {
+    /// We refused a request. What is not the caller's mistake is told, its repeats once a minute.
+    pub fn refused(&self, refused: &Refused<'_>) {
+        let Refused { upstream, code, detail, ours, trace_id } = *refused;
         self.0.refusals.with_label_values(&[upstream, code]).inc();
+        let told = ours.then(|| self.0.repeats.again(("refused", upstream), (code, detail), Now::now())).flatten();
+        match told {
+            Some(times) => tracing::warn!(upstream, code, detail, trace_id, times, "request refused{}", repeats::words(times)),
+            None => tracing::debug!(upstream, code, detail, trace_id, "request refused"),
+        }
     }
     /// A 401 was considered for a replay.
     pub fn replay(&self, upstream: &str, outcome: &'static str) {
@@ -268,7 +287,7 @@ impl Metrics {
     pub fn secret_unreadable(&self, credential: &str, why: &str) {
         self.0.secret_read_errors.with_label_values(&[credential]).inc();
         if let Some(times) = self.0.repeats.again(("secret", credential), why, Now::now()) {
-            tracing::warn!(credential, why, times, "secret cannot be read{}", repeats::words(times));
+            tracing::warn!(credential, error = why, times, "secret cannot be read{}", repeats::words(times));
         }
     }
     /// A configuration was applied, found the same, or refused.
@@ -300,53 +319,6 @@ impl Metrics {
     #[must_use]
     pub fn token_seconds(&self, credential: &str, token: &str) -> f64 {
         self.0.token_request_seconds.with_label_values(&[credential, token]).get_sample_sum()
-    }
-
-    /// Everything a keeper tells of its work.
-    pub fn token_event(&self, name: &KeeperName, event: &Event<'_>) {
-        let m = &self.0;
-        let (credential, token) = (&*name.credential, &*name.token);
-        let ct = [credential, token];
-        match event {
-            Event::Issued { took, unchanged, implausible, token: issued } => {
-                m.token_requests.with_label_values(&[credential, token, "ok"]).inc();
-                m.token_request_seconds.with_label_values(&ct).observe(took.as_secs_f64());
-                if *unchanged {
-                    m.token_unchanged.with_label_values(&ct).inc();
-                }
-                if *implausible {
-                    m.token_implausible.with_label_values(&ct).inc();
-                    tracing::warn!(credential, token, "the answer names an implausible lifetime; it is ignored");
-                }
-                let untold = Some(m.repeats.over(ct)).filter(|n| *n > 0);
-                let life = issued.issued.sent.until(issued.expires).as_secs();
-                tracing::info!(credential, token, generation = issued.number, life, took_ms = ms(*took), untold, "token obtained");
-            }
-            Event::Failed { took, failure, next, latched } => {
-                let outcome = match failure.class {
-                    Class::Retry => "retry",
-                    Class::Throttled => "throttled",
-                    Class::Rejected => "rejected",
-                    Class::Config => "config",
-                    Class::Unreadable => {
-                        m.secret_read_errors.with_label_values(&[credential]).inc();
-                        if let Some(times) = m.repeats.again(ct, &failure.error, Now::now()) {
-                            tracing::warn!(credential, token, error = %failure.error, times, "secret cannot be read{}", repeats::words(times));
-                        }
-                        return;
-                    }
-                };
-                m.token_requests.with_label_values(&[credential, token, outcome]).inc();
-                m.token_request_seconds.with_label_values(&ct).observe(took.as_secs_f64());
-                let Some(times) = m.repeats.again(ct, (outcome, failure.status, latched, &failure.error), Now::now()) else { return };
-                let next = next.map_or_else(|| "when the secret changes".to_owned(), |d| format!("in {:.1} s", d.as_secs_f64()));
-                let status = failure.status.unwrap_or(0);
-                tracing::warn!(credential, token, outcome, status, error = %failure.error, latched, next, times, "token request failed{}", repeats::words(times));
-            }
-            // Counted and logged where it happened; this is told again and again.
-            Event::NoMemory => tracing::debug!(credential, token, "no token call: the guard's memory cannot be read or written"),
-            Event::Resting => tracing::debug!(credential, token, "token rests: nobody uses it"),
-        }
     }
 
     /// The text exposition (format 0.0.4) of everything, with the gauges of tokens and credentials as they stand now.
@@ -381,10 +353,6 @@ impl Metrics {
         }
         out
     }
-}
-
-fn ms(d: Duration) -> u64 {
-    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl std::fmt::Debug for Metrics {

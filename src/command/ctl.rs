@@ -3,41 +3,74 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use http::{Method, StatusCode};
+use serde_json::Value;
 
 use super::{Action, Exit, Probe, complain, find_admin, say};
+use crate::problem::{Problem, Severity};
 
-/// `cupbearer ctl`.
+/// `cupbearer ctl`. What credentials there are, the running program knows: the file may have changed since it was read.
 pub fn ctl(action: Action, name: Option<&str>, file: &Path) -> Exit {
-    let (admin, config) = match find_admin(file) {
+    let admin = match find_admin(file) {
         Ok(found) => found,
         Err(exit) => return exit,
     };
-    if let Some(name) = name.filter(|n| config.as_ref().is_some_and(|config| !config.credentials.contains_key(*n))) {
-        complain(format_args!("cupbearer: {}: there is no credential {name:?}", file.display()));
-        return Exit::Failed;
-    }
     let verb = match action {
-        Action::Status => return status(admin, name),
         Action::Reload => return reload(admin),
-        Action::Refresh => "refresh",
-        Action::Unlatch => "unlatch",
+        Action::Status => None,
+        Action::Refresh => Some("refresh"),
+        Action::Unlatch => Some("unlatch"),
     };
-    let names: Vec<String> = match (name, config) {
-        (Some(name), _) => vec![name.to_owned()],
-        (None, Some(config)) => config.credentials.keys().map(|n| n.as_ref().to_owned()).collect(),
-        (None, None) => match page(admin) {
-            Ok(page) => credentials(&page).iter().filter_map(|c| Some(c.get("name")?.as_str()?.to_owned())).collect(),
-            Err(exit) => return exit,
-        },
+    let mut page = match page(admin) {
+        Ok(page) => page,
+        Err(exit) => return exit,
     };
-    for name in names {
-        match ask(admin, Method::POST, &format!("/api/credentials/{name}/{verb}")) {
-            Ok((status, _)) if status.is_success() => _ = say(&format!("{name}: {verb} accepted\n")),
-            Ok((status, body)) => return refused(status, &body),
-            Err(exit) => return exit,
+    if let Some(name) = name
+        && let Some(all) = page.get_mut("credentials").and_then(Value::as_array_mut)
+    {
+        all.retain(|c| text(c, "name") == name);
+        if all.is_empty() {
+            complain(format_args!("cupbearer: the running program has no credential {name:?}: `cupbearer ctl status` lists all"));
+            return Exit::Failed;
         }
     }
-    Exit::Done
+    let Some(verb) = verb else { return say(&format!("{page:#}\n")) };
+    let mut exit = Exit::Done;
+    for credential in list(&page, "credentials") {
+        // One that fails keeps nobody else from being asked for.
+        if let Err(failed) = ask_for(admin, credential, verb) {
+            exit = failed;
+        }
+    }
+    exit
+}
+
+fn ask_for(admin: SocketAddr, credential: &Value, verb: &str) -> Result<(), Exit> {
+    let name = text(credential, "name");
+    let (status, body) = ask(admin, Method::POST, &format!("/api/credentials/{name}/{verb}"))?;
+    if !status.is_success() {
+        return Err(refused(status, &format!("{name}: {}", body.trim_start())));
+    }
+    say(&format!("{name}: {verb} accepted\n"));
+    let latched = list(credential, "tokens").iter().find(|t| text(t, "state") == "latched");
+    if let (Some(token), "refresh") = (latched, verb) {
+        let until = match text(token, "refresh_at") {
+            "" => String::new(),
+            at => format!(" before {at}"),
+        };
+        complain(format_args!(
+            "cupbearer: {name} is latched: its secret was refused, and no token call is made{until} unless the secret changes; \
+             `cupbearer ctl unlatch {name}` allows one more"
+        ));
+    }
+    Ok(())
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Every problem of a refused configuration is told as `check` tells it. A wrong one that this command read itself has been told already.
@@ -46,20 +79,18 @@ fn reload(admin: SocketAddr) -> Exit {
         Ok(answer) => answer,
         Err(exit) => return exit,
     };
-    let answer: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-    let word = |value: &serde_json::Value, key: &str| value.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
-    let list = |key: &str| answer.get(key).and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+    let answer: Value = serde_json::from_str(&body).unwrap_or_default();
     match status {
         StatusCode::OK => {
-            let restart: Vec<_> = list("restart").iter().filter_map(|k| k.as_str().map(str::to_owned)).collect();
+            let restart: Vec<_> = list(&answer, "restart").iter().filter_map(Value::as_str).collect();
             if !restart.is_empty() {
                 complain(format_args!("cupbearer: only a restart brings into effect: {}", restart.join(", ")));
             }
-            say(&format!("reload: {}\n", word(&answer, "outcome")))
+            say(&format!("reload: {}\n", text(&answer, "outcome")))
         }
         StatusCode::UNPROCESSABLE_ENTITY => {
-            for problem in list("problems") {
-                complain(format_args!("{}: {}: {}", word(&problem, "severity"), word(&problem, "key"), word(&problem, "what")));
+            for problem in list(&answer, "problems") {
+                complain(format_args!("{}", told(problem)));
             }
             complain(format_args!("cupbearer: the configuration was refused; the old one goes on"));
             Exit::Config
@@ -68,19 +99,19 @@ fn reload(admin: SocketAddr) -> Exit {
     }
 }
 
-fn status(admin: SocketAddr, name: Option<&str>) -> Exit {
-    let mut page = match page(admin) {
-        Ok(page) => page,
-        Err(exit) => return exit,
-    };
-    if let (Some(name), Some(all)) = (name, page.get_mut("credentials").and_then(serde_json::Value::as_array_mut)) {
-        all.retain(|c| c.get("name").and_then(serde_json::Value::as_str) == Some(name));
+fn told(problem: &Value) -> Problem {
+    let some = |key: &str| Some(text(problem, key)).filter(|text| !text.is_empty());
+    Problem {
+        severity: if text(problem, "severity") == "lint" { Severity::Lint } else { Severity::Problem },
+        key: text(problem, "key").to_owned(),
+        file: some("file").map(Into::into),
+        what: text(problem, "what").to_owned(),
+        hint: some("hint").map(str::to_owned),
     }
-    say(&format!("{page:#}\n"))
 }
 
 /// `/api/status`.
-fn page(admin: SocketAddr) -> Result<serde_json::Value, Exit> {
+fn page(admin: SocketAddr) -> Result<Value, Exit> {
     match ask(admin, Method::GET, "/api/status")? {
         (status, body) if status.is_success() => serde_json::from_str(&body).map_err(|_| {
             complain(format_args!("cupbearer: the admin port's answer is not JSON"));
@@ -90,14 +121,10 @@ fn page(admin: SocketAddr) -> Result<serde_json::Value, Exit> {
     }
 }
 
-fn credentials(page: &serde_json::Value) -> &[serde_json::Value] {
-    page.get("credentials").and_then(serde_json::Value::as_array).map_or(&[], Vec::as_slice)
-}
-
 /// `cupbearer probe`.
 pub fn probe(what: Probe, name: Option<&str>, file: &Path) -> Exit {
     let admin = match find_admin(file) {
-        Ok((admin, _)) => admin,
+        Ok(admin) => admin,
         Err(exit) => return exit,
     };
     let path = match (what, name) {

@@ -206,16 +206,16 @@ pub fn load(file: &Path) -> Result<Config, Exit> {
     usable(file, config, &problems, true)
 }
 
-/// For commands that only talk to the running program: where it answers, and the configuration where the file is right. What `run` and `check`
-/// advise is no news here, and a mistake that the running program does not know of keeps nobody from asking it.
+/// For commands that only talk to the running program: where it answers. What `run` and `check` advise is no news here, and a mistake that the
+/// running program does not know of keeps nobody from asking it.
 ///
 /// # Errors
 /// [`Exit::Config`], where not even the address is known.
-pub fn find_admin(file: &Path) -> Result<(SocketAddr, Option<Config>), Exit> {
+pub fn find_admin(file: &Path) -> Result<SocketAddr, Exit> {
     let sight = sight();
     let (config, problems) = config::load(file, &sight);
     if let Some(config) = config.filter(|_| !problems.fatal()) {
-        return Ok((config.admin.listen, Some(config)));
+        return Ok(config.admin.listen);
     }
     match config::admin_listen(file, &sight) {
         Some(address) => {
@@ -223,9 +223,9 @@ pub fn find_admin(file: &Path) -> Result<(SocketAddr, Option<Config>), Exit> {
             complain(format_args!(
                 "cupbearer: {file} is wrong (`cupbearer check` says how); the program at {address} is asked all the same"
             ));
-            Ok((address, None))
+            Ok(address)
         }
-        None => usable(file, None, &problems, false).map(|config| (config.admin.listen, Some(config))),
+        None => usable(file, None, &problems, false).map(|config| config.admin.listen),
     }
 }
 

@@ -81,14 +81,18 @@ pub async fn while_there<T>(session: &mut Session, work: impl Future<Output = T>
 /// CONTRACT 4, for a credential that has no token to give.
 #[must_use]
 pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc<str>>) -> Reply {
+    // No token is to blame: its own templates are, or a secret's value. The reason says nothing of values.
+    let unplaceable = refusal.failure.as_ref().filter(|_| refusal.token.is_none());
+    let unplaceable = unplaceable.map(|f| format!("what this credential places into requests cannot be made: {}", f.error));
     let (cause, detail) = match refusal.reason {
         Reason::Overloaded => (Cause::TokenOverloaded, "more requests wait for this token than guard.max_waiters allows"),
         Reason::NoToken(Why::Hanging) => (Cause::TokenTimeout, "the token endpoint did not answer within timeouts.token"),
         Reason::NoToken(Why::Down) => (Cause::TokenUnavailable, "the token endpoint is down, throttles us, or its budget is used up"),
         Reason::NoToken(Why::Rejected) => (Cause::TokenRejected, "the token endpoint refuses our secret; see the log and /api/status"),
-        Reason::NoToken(Why::Misconfigured) => {
-            (Cause::TokenMisconfigured, "the token endpoint's answer makes no sense, or a parameter is wrong; see the log")
-        }
+        Reason::NoToken(Why::Misconfigured) => (
+            Cause::TokenMisconfigured,
+            unplaceable.as_deref().unwrap_or("the token endpoint's answer makes no sense, or a parameter is wrong; see the log"),
+        ),
         Reason::NoToken(Why::Unreadable) => {
             (Cause::SecretUnreadable, "a secret of this credential is missing, empty or not readable; see the log")
         }

@@ -124,14 +124,8 @@ impl Proxy {
 
     fn count(&self, ctx: &mut Ctx, reply: &mut Reply) {
         reply.upstream = reply.upstream.take().or_else(|| ctx.flight.as_ref().map(|f| f.name().clone()));
-        let (upstream, code) = (reply.upstream.as_deref().unwrap_or_default(), reply.cause.code());
-        self.metrics.refused(upstream, code);
-        ctx.code = Some(code);
-        if reply.cause.status().is_server_error() {
-            tracing::warn!(upstream, code, detail = %reply.detail, trace_id = ctx.trace_id(), "request refused");
-        } else {
-            tracing::debug!(upstream, code, detail = %reply.detail, trace_id = ctx.trace_id(), "request refused");
-        }
+        ctx.code = Some(reply.cause.code());
+        self.metrics.refused(&reply.told(ctx.trace_id()));
     }
 
     /// The addresses to try, looked up once for each request.

@@ -137,7 +137,7 @@ impl Handler for Front {
             }
             Seen::Overloaded => Reply::new(Cause::Overloaded, "proxy.limits.connections are open"),
         };
-        self.metrics.refused(reply.upstream.as_deref().unwrap_or_default(), reply.cause.code());
+        self.metrics.refused(&reply.told(None));
         Some(reply.raw(head_request))
     }
 }

@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use pingora_http::ResponseHeader;
 use serde_json::{Map, Value};
 
-use crate::token::Now;
+use crate::{telemetry::Refused, token::Now};
 
 /// What gRPC wants escaped in `grpc-message`: all but visible ASCII, and the percent sign.
 const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
@@ -159,6 +159,13 @@ pub struct Reply {
 impl Reply {
     pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
         Self { cause, detail: detail.into(), upstream: None, credential: None, token: None, retry_after: None, allow: METHODS }
+    }
+
+    /// For metrics and log.
+    #[must_use]
+    pub fn told<'a>(&'a self, trace_id: Option<&'a str>) -> Refused<'a> {
+        let upstream = self.upstream.as_deref().unwrap_or_default();
+        Refused { upstream, code: self.cause.code(), detail: &self.detail, ours: self.cause.status().is_server_error(), trace_id }
     }
 
     fn retry_seconds(&self) -> Option<u64> {

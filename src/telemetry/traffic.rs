@@ -107,8 +107,9 @@ mod tests {
             metrics.request_end("a", status, 0.1);
         }
         metrics.request_begin("a");
-        metrics.refused("a", "token_timeout");
-        metrics.refused("b", "token_timeout");
+        let of = |upstream| crate::telemetry::Refused { upstream, code: "token_timeout", detail: "", ours: true, trace_id: None };
+        metrics.refused(&of("a"));
+        metrics.refused(&of("b"));
         let seen = metrics.traffic("a");
         assert_eq!(seen.answers, BTreeMap::from([("200".into(), 2), ("503".into(), 1), ("other".into(), 1)]));
         assert_eq!(seen.refusals, BTreeMap::from([("token_timeout".into(), 1)]));

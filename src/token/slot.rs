@@ -67,7 +67,8 @@ pub struct Status {
     pub failure: Option<(Arc<Failure>, Duration)>,
     /// A first outcome, good or bad, is there.
     pub settled: bool,
-    /// The vendor refused it or made no sense (classes `rejected` and `config`), and no call ever succeeded.
+    /// The vendor refused it or made no sense (classes `rejected` and `config`), or the guard could not remember and allowed no call; and no call
+    /// ever succeeded.
     pub unaccepted: bool,
     /// Refusals counted against the lockout limit now.
     pub rejections: u32,

@@ -35,7 +35,7 @@ drain   = "2s"
 [admin]
 listen = "127.0.0.1:$admin"
 [state]
-dir = "/var/lib/cupbearer"
+dir = "/var/lib/cupbearer/guard"
 [credentials.key]
 profile = "static"
 inject  = { headers = { X-Key = "{{ secrets.key }}" } }
@@ -49,7 +49,8 @@ printf 'k' > "$root/run/secrets/key"; chmod 444 "$root/run/secrets/key"
 # Really nobody where we may choose; otherwise whoever we are, shown as nobody.
 as=(); nobody=$(id -u)
 if [ "$nobody" = 0 ]; then
-  chown -R 65534:65534 "$out" "$scratch/state"; nobody=65534
+  # The volume is root's and open to the group, as Kubernetes makes it.
+  chown -R 65534:65534 "$out"; chgrp 65534 "$scratch/state"; chmod 2777 "$scratch/state"; nobody=65534
   as=(setpriv --reuid 65534 --regid 65534 --clear-groups)
 fi
 jail=("${as[@]}" bwrap --unshare-user --uid 65534 --gid 65534 --unshare-pid --unshare-ipc --unshare-uts --as-pid-1
@@ -74,6 +75,7 @@ child=$(sed -n 's/.*"child-pid": \([0-9]*\).*/\1/p' "$scratch/info")
 if check "it says that it is ready" test -s "$out/ready.json" && [ -s "$out/ready.json" ]; then
   check "it is alive" quietly curl -fsS -m 5 "http://127.0.0.1:$admin/livez"
   check "it has its first metrics" eval "curl -fsS -m 5 http://127.0.0.1:$admin/metrics | grep -q '^cupbearer_build_info'"
+  check "the guard's folder was made, for its own eyes only" eval '[[ $(stat -c %a "$scratch/state/guard") = *700 ]]'
   check "the probe inside says so, too" quietly "${jail[@]}" /cupbearer probe live
   status=/proc/$child/status
   check "it is nobody ($nobody)" grep -qP "^Uid:\t$nobody\t$nobody\t$nobody\t$nobody" "$status"

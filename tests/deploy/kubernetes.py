@@ -11,7 +11,9 @@ own types (npm @kubernetes-models/prometheus-operator), and by rules written her
 import copy
 import importlib.resources
 import json
+import pathlib
 import sys
+import tomllib
 
 from common import DEPLOY, TOOLS, Verdict, partly, run, skip, tool
 
@@ -158,6 +160,14 @@ def safe(folder, docs):
             say(c["securityContext"]["runAsUser"] == 65532, "cupbearer is user 65532")
             mounted = {m["name"]: m for m in c["volumeMounts"]}
             say(not any("subPath" in m for m in mounted.values()), "nothing is mounted by subPath")
+            configs = [tomllib.loads(text) for d in docs if d["kind"] == "ConfigMap" for key, text in d["data"].items() if key.endswith(".toml")]
+            for state in [pathlib.PurePosixPath(config["state"]["dir"]) for config in configs if "state" in config]:
+                # The root of an emptyDir or a claim belongs to root.
+                under = [m for m in mounted.values() if pathlib.PurePosixPath(m["mountPath"]) in state.parents and not m.get("readOnly")]
+                say(under, "the guard's folder is one that cupbearer makes in a writable volume", state)
+                say({m["name"] for m in under} <= {v["name"] for v in pod["volumes"]}, "and the volume is there", under)
+            if "initContainers" in pod:
+                say(any("state" in config for config in configs), "a restarted sidecar remembers refused attempts")
             if c in pod.get("initContainers", []):
                 say(c["restartPolicy"] == "Always", "the sidecar is native")
                 probe = c["startupProbe"]
@@ -178,6 +188,9 @@ def safe(folder, docs):
             rules = [r for r in doc["spec"]["ingress"] if any(p.get("port") in ("cb-metrics", 14191) for p in r.get("ports", [{"port": "cb-metrics"}]))]
             narrow = all("namespaceSelector" in f and "podSelector" in f for r in rules for f in r.get("from", [{}]))
             verdict.check(rules and narrow, f"{folder}: only the scraper reaches the read-only port", rules)
+            named = {p.get("port") for r in doc["spec"]["ingress"] for p in r.get("ports", [])}
+            of_init = {p["name"] for d in docs if pod_of(d) for c in pod_of(d).get("initContainers", []) for p in c.get("ports", [])}
+            verdict.check(not named & of_init, f"{folder}: no port of an init container is named, which some network plugins do not know", named & of_init)
             open_admin = [r for r in doc["spec"]["ingress"] if "ports" not in r or any(p.get("port") == 14190 for p in r["ports"])]
             verdict.check(not open_admin, f"{folder}: nobody reaches the admin port", open_admin)
     if folder.startswith("lockout"):

@@ -200,6 +200,10 @@ async fn ctl_and_probe_talk_to_the_running_program() {
     let one: Value = serde_json::from_str(&run(&["ctl", "status", "acme"]).await.stdout).unwrap();
     assert_eq!((all["credentials"].as_array().unwrap().len(), one["credentials"].as_array().unwrap().len()), (2, 1));
     assert_eq!(one["credentials"][0]["name"], "acme");
+    // Asked for, it stays latched, and whoever asked is told.
+    let latched = run(&["ctl", "refresh", "other"]).await;
+    assert_eq!((latched.code, &*latched.stdout), (0, "other: refresh accepted\n"), "{latched:?}");
+    assert!(latched.stderr.contains("other is latched") && latched.stderr.contains("`cupbearer ctl unlatch other`"), "{latched:?}");
     issuer.change("/token", |e| e.client = "other".into());
     issuer.change("/token", |e| e.secrets = vec!["s3cret-other".into()]);
     let unlatched = run(&["ctl", "unlatch", "other"]).await;
@@ -215,8 +219,18 @@ async fn ctl_and_probe_talk_to_the_running_program() {
         assert_eq!(again.stdout, "acme: refresh accepted\nother: refresh accepted\n");
         let reload = run(&["ctl", "reload"]).await;
         assert!(reload.code == 78 && reload.stderr.contains("the old one goes on"), "{reload:?}");
+        assert!(reload.stderr.contains(&format!("    in {file}")), "{reload:?}");
         assert_eq!(run(&["ctl", "status", "acme"]).await.code, 0);
     }
+    // What the file says by now about credentials is not what the program runs on.
+    std::fs::write(
+        &file,
+        text.replace("[credentials.other", "[credentials.another").replace("credential = \"other\"", "credential = \"another\""),
+    )
+    .unwrap();
+    let (status, again) = (run(&["ctl", "status", "other"]).await, run(&["ctl", "refresh"]).await);
+    assert!(status.code == 0 && status.stdout.contains("\"other\""), "{status:?}");
+    assert_eq!((again.code, &*again.stdout), (0, "acme: refresh accepted\nother: refresh accepted\n"), "{again:?}");
     std::fs::write(&file, &text).unwrap();
     // By the variable instead of the option.
     let mut by_variable = tokio::process::Command::new(crate::support::sidecar::binary());

@@ -170,6 +170,17 @@ async fn tokens(seen: &mut Seen) {
     let sidecar = Sidecar::start(&text).await;
     let answer = ask(sidecar.addr(), "GET /acme/x", "").await;
     seen.named(&answer, ("secret_unreadable", 502, "proxy_configuration_error"), [Some("acme"), Some("acme"), Some("access")]);
+    // A key with a line break in it: there is no endpoint to blame, and the answer says what it is.
+    let text = format!(
+        "[credentials.key]\nprofile = \"static\"\ninject = {{ headers = {{ X-Key = \"{{{{ secrets.key }}}}\" }} }}\nsecrets = {{ key = {{ file = \"key\" }} }}\n\
+         [upstreams.key]\nurl = \"{}\"\ncredential = \"key\"\n",
+        vendor.url()
+    );
+    let sidecar = Sidecar::with_files(&text, &[("key", "hush-hush\n\n")]).await;
+    let answer = ask(sidecar.addr(), "GET /key/x", "").await;
+    seen.named(&answer, ("token_misconfigured", 502, "proxy_configuration_error"), [Some("key"), Some("key"), None]);
+    assert!(answer.text().contains("header x-key: the rendered value holds characters that no header may have"), "{}", answer.text());
+    assert!(!answer.text().contains("hush-hush"), "{}", answer.text());
     assert_eq!(vendor.connections(), 0);
 }
 

@@ -147,7 +147,8 @@ impl Task {
             _ => (Class::Rejected, "this secret was refused before; not tried again yet"),
         };
         self.state.settled = true;
-        self.state.unaccepted |= class == Class::Rejected && self.slot.token.load().is_none();
+        // Also without memory: a rollout that went on would spread what can make no call.
+        self.state.unaccepted |= self.slot.token.load().is_none();
         if self.state.failure.is_none() {
             self.state.failure = Some((Arc::new(Failure::own(class, error)), now));
         }

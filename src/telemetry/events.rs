@@ -1,0 +1,58 @@
+//! What keepers tell of their work, counted and logged.
+
+use std::time::Duration;
+
+use super::{Metrics, repeats};
+use crate::token::{Class, Event, KeeperName, Now};
+
+impl Metrics {
+    /// Everything a keeper tells of its work.
+    pub fn token_event(&self, name: &KeeperName, event: &Event<'_>) {
+        let m = &self.0;
+        let (credential, token) = (&*name.credential, &*name.token);
+        let ct = [credential, token];
+        match event {
+            Event::Issued { took, unchanged, implausible, token: issued } => {
+                m.token_requests.with_label_values(&[credential, token, "ok"]).inc();
+                m.token_request_seconds.with_label_values(&ct).observe(took.as_secs_f64());
+                if *unchanged {
+                    m.token_unchanged.with_label_values(&ct).inc();
+                }
+                if *implausible {
+                    m.token_implausible.with_label_values(&ct).inc();
+                    tracing::warn!(credential, token, "the answer names an implausible lifetime; it is ignored");
+                }
+                let untold = Some(m.repeats.over(ct)).filter(|n| *n > 0);
+                let life = issued.issued.sent.until(issued.expires).as_secs();
+                tracing::info!(credential, token, generation = issued.number, life, took_ms = ms(*took), untold, "token obtained");
+            }
+            Event::Failed { took, failure, next, latched } => {
+                let outcome = match failure.class {
+                    Class::Retry => "retry",
+                    Class::Throttled => "throttled",
+                    Class::Rejected => "rejected",
+                    Class::Config => "config",
+                    Class::Unreadable => {
+                        m.secret_read_errors.with_label_values(&[credential]).inc();
+                        if let Some(times) = m.repeats.again(ct, &failure.error, Now::now()) {
+                            tracing::warn!(credential, token, error = %failure.error, times, "secret cannot be read{}", repeats::words(times));
+                        }
+                        return;
+                    }
+                };
+                m.token_requests.with_label_values(&[credential, token, outcome]).inc();
+                m.token_request_seconds.with_label_values(&ct).observe(took.as_secs_f64());
+                let Some(times) = m.repeats.again(ct, (outcome, failure.status, latched, &failure.error), Now::now()) else { return };
+                let next = next.map_or_else(|| "when the secret changes".to_owned(), |d| format!("in {:.1} s", d.as_secs_f64()));
+                tracing::warn!(credential, token, outcome, status = failure.status, error = %failure.error, latched, next, times, "token request failed{}", repeats::words(times));
+            }
+            // Counted and logged where it happened; this is told again and again.
+            Event::NoMemory => tracing::debug!(credential, token, "no token call: the guard's memory cannot be read or written"),
+            Event::Resting => tracing::debug!(credential, token, "token rests: nobody uses it"),
+        }
+    }
+}
+
+fn ms(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
