@@ -80,11 +80,8 @@ impl App {
             })
             .collect();
         let sockets = listen::bind_for(&addresses, &listen::Peers::new(&config.proxy.peer_uids))?;
-        let admin_listener = port("admin.listen", config.admin.listen).await?;
-        let metrics_listener = match config.metrics {
-            Some(address) => Some(port("metrics.listen", address).await?),
-            None => None,
-        };
+        let admin_listener = port("admin.listen", config.admin.listen)?;
+        let metrics_listener = config.metrics.map(|address| port("metrics.listen", address)).transpose()?;
 
         let metrics = Metrics::new()?;
         let store = Arc::new(Store::default());
@@ -187,8 +184,8 @@ pub async fn ledger(dir: Option<&Path>, metrics: &Metrics) -> Arc<dyn Ledger> {
     Arc::new(disk)
 }
 
-async fn port(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Port { key, address, error })
+fn port(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    listen::plain(address).map_err(|error| StartError::Port { key, address, error })
 }
 
 fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartError> {

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::{self, Sight},
     problem::{Problem, Problems, Severity},
+    state,
 };
 
 /// Checks `file` and reports on `out`: as text for people, or as a JSON array of `{ severity, key, file, what, hint }`. With a `wish` the
@@ -22,7 +23,12 @@ use crate::{
 /// # Errors
 /// Only those of `out`.
 pub fn check(file: &Path, sight: &Sight, strict: bool, wish: Option<&Wish>, format: Format, out: &mut dyn Write) -> io::Result<Exit> {
-    let (config, problems) = config::load(file, sight);
+    let (config, mut problems) = config::load(file, sight);
+    if let Some(trouble) = config.as_ref().and_then(|config| state::unusable(config.state.as_deref()?)).filter(|_| !sight.no_secrets) {
+        let hint = "run this check as the user that cupbearer runs as; where that folder is a volume's own, name a folder in it";
+        problems.lint("state.dir", format!("the guard cannot remember: {trouble}"), Some(hint.to_owned()));
+        problems.in_file(file);
+    }
     let all = || problems.list().iter().map(as_json).collect::<Vec<_>>();
     if format == Format::Text {
         text(file, &problems, out)?;
@@ -97,6 +103,25 @@ mod tests {
         assert_eq!(run(text, false, Format::Text).0, Exit::Done);
         let (exit, out) = run(text, true, Format::Text);
         assert!(exit == Exit::Config && out.contains("lint: proxy.client_auth") && !out.contains("hunter2"), "{out}");
+    }
+
+    #[test]
+    fn a_folder_in_which_the_guard_cannot_remember_is_told_unless_secrets_are_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |dir: &str| format!("[state]\ndir = \"{}/{dir}\"\n", folder.path().display());
+        let open = folder.path().join("open");
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        for dir in ["open", "file"] {
+            let (exit, out) = run(&text(dir), true, Format::Text);
+            assert!(exit == Exit::Config && out.contains("lint: state.dir: the guard cannot remember: "), "{out}");
+        }
+        assert_eq!(run(&text("not-there-yet"), true, Format::Text).0, Exit::Done);
+        let elsewhere = Sight { no_secrets: true, ..Sight::default() };
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, text("open")).unwrap();
+        assert_eq!(check(&file, &elsewhere, true, None, Format::Text, &mut Vec::new()).unwrap(), Exit::Done);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
         TokenSpec,
         model::{ClientAuth, Format, Profile},
     },
-    token::{Class, Failure},
+    token::{Class, Failure, Issued},
 };
 
 /// A token that could not be had.
@@ -18,6 +18,8 @@ pub struct Case<'a> {
     pub failure: &'a Failure,
     /// Refusals that the guard counts now.
     pub rejections: u32,
+    /// There is a `[state]` that outlives this check.
+    pub remembers: bool,
 }
 
 /// The class as a word of the line that is printed.
@@ -34,12 +36,21 @@ pub fn word(class: Class) -> &'static str {
 
 /// What is worth knowing of a token that was had.
 #[must_use]
-pub fn issued(said: Option<Duration>, implausible: bool, life: Duration) -> Vec<String> {
+pub fn issued(configured: &config::Credential, token: &str, issued: &Issued, life: Duration) -> Vec<String> {
     let mut hints = Vec::new();
-    if implausible {
+    let spec = configured.profile.tokens.iter().find(|t| *t.name == *token);
+    if let Some(before) = spec.and_then(|t| t.lifetime.refresh_before).filter(|before| *before >= life) {
+        let (before, life) = (humantime::format_duration(before), humantime::format_duration(life));
+        hints.push(format!(
+            "refresh_before ({before}) is as long as this token's life ({life}), so it is renewed at half of it: leave out \
+             credentials.{}.tokens.{token}.lifetime.refresh_before",
+            configured.name
+        ));
+    }
+    if issued.implausible {
         hints.push("the answer names a lifetime that cannot be (not above 0, or more than 400 days): it is ignored".to_owned());
     }
-    if said.is_none() {
+    if issued.life.is_none() {
         let life = humantime::format_duration(life);
         hints.push(format!(
             "the answer does not say how long the token lives, so {life} is taken: set lifetime.default to what the vendor documents"
@@ -65,11 +76,16 @@ pub fn failed(case: &Case<'_>) -> Vec<String> {
         hints.push("set this machine's clock (NTP): an assertion is refused where it looks expired, or dated in the future".to_owned());
     }
     if case.rejections > 0 {
-        let limits = &profile.limits;
-        hints.push(format!(
-            "this counts: {} of {} refusals are used for this secret; `cupbearer ctl unlatch {}` forgets them",
-            case.rejections, limits.max_rejections, case.configured.name
-        ));
+        let (name, most) = (&case.configured.name, profile.limits.max_rejections);
+        hints.push(if case.remembers {
+            format!(
+                "this counts: {} of {most} refusals are used for this secret; `cupbearer ctl unlatch {name}` forgets them",
+                case.rejections
+            )
+        } else {
+            "the vendor may count this against the account; without [state] neither the next check nor `cupbearer run` knows of it"
+                .to_owned()
+        });
     }
     hints
 }
@@ -146,6 +162,11 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
         hints.push("the vendor must allow this client the grant client_credentials (machine to machine, service account)".to_owned());
     } else if says("invalid_client") || status == 401 || (*class == Class::Rejected && !says("invalid_grant")) {
         hints.extend(client(case, spec));
+    } else if status == 403 {
+        hints.push(
+            "a 403 that names no error is often a firewall's, or a list of addresses that may call: ask the vendor whether this host's is on it"
+                .to_owned(),
+        );
     } else if status == 404 || status == 410 {
         hints.push(format!("the host answers, but knows no such path: check the path in {}", url_key(case)));
     } else if status == 405 {

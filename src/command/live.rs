@@ -22,7 +22,7 @@ use crate::{
     oauth::TokenClient,
     telemetry::Metrics,
     tls::Tls,
-    token::{Class, Doing, Now, Refresh, Rotation, Store},
+    token::{Class, Doing, Hold, Now, Refresh, Rotation, Store},
 };
 
 /// Beyond the timeouts of the calls themselves: a turn at the guard, a slow disk.
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(5);
 pub struct Wish {
     /// Only this credential.
     pub credential: Option<String>,
-    /// Also where a new token ends the life of the one before.
+    /// Also where a new token ends the life of the one before, or where nothing would remember a refusal of a vendor that locks out.
     pub force: bool,
 }
 
@@ -112,9 +112,9 @@ pub fn live(config: &Config, wish: &Wish) -> Result<Vec<Found>, String> {
         let world = World::new(store.clone(), app::ledger(config.state.as_deref(), &metrics).await, metrics);
         let mut found = Vec::new();
         for credential in config.credentials.values().filter(|c| wish.credential.as_deref().is_none_or(|name| *c.name == *name)) {
-            match left_out(credential, wish.force) {
+            match left_out(credential, config.state.is_some(), wish.force) {
                 Some(why) => found.push(Found { credential: credential.name.clone(), what: why, ..Found::default() }),
-                None => found.extend(tried(credential, &world).await),
+                None => found.extend(tried(credential, config.state.is_some(), &world).await),
             }
         }
         // An attempt that is cut off would count as spent.
@@ -124,7 +124,7 @@ pub fn live(config: &Config, wish: &Wish) -> Result<Vec<Found>, String> {
 }
 
 /// Why a credential is not tried.
-fn left_out(credential: &config::Credential, force: bool) -> Option<String> {
+fn left_out(credential: &config::Credential, remembers: bool, force: bool) -> Option<String> {
     let profile = &credential.profile;
     if profile.tokens.is_empty() {
         return Some("nothing to get: it has no tokens, only what is placed as it is".to_owned());
@@ -135,6 +135,13 @@ fn left_out(credential: &config::Credential, force: bool) -> Option<String> {
             partition.name, partition.header
         ));
     }
+    if profile.limits.hold == Hold::UntilSecretChanges && !remembers && !force {
+        return Some(
+            "this vendor locks out after a few wrong attempts, and without [state] nothing remembers those of this check: set [state] dir, or \
+             --force tries all the same"
+                .to_owned(),
+        );
+    }
     let replaces = profile.tokens.iter().find(|t| t.lifetime.rotation == Rotation::Replaces).filter(|_| !force)?;
     Some(format!(
         "a new {} token ends the one that a running program uses (rotation = \"replaces\"): --force gets it all the same",
@@ -142,7 +149,7 @@ fn left_out(credential: &config::Credential, force: bool) -> Option<String> {
     ))
 }
 
-async fn tried(configured: &config::Credential, world: &World) -> Vec<Found> {
+async fn tried(configured: &config::Credential, remembers: bool, world: &World) -> Vec<Found> {
     let mut profile = (*configured.profile).clone();
     // Fetched at once, also what would wait for a first request.
     profile.tokens.iter_mut().for_each(|t| t.lifetime.refresh = Refresh::Ahead);
@@ -178,10 +185,10 @@ async fn tried(configured: &config::Credential, world: &World) -> Vec<Found> {
     let states = credential.tokens();
     // From here on its keepers stop: nothing is tried twice.
     drop(credential);
-    states.iter().map(|state| report(configured, state, world)).collect()
+    states.iter().map(|state| report(configured, state, remembers, world)).collect()
 }
 
-fn report(configured: &config::Credential, state: &TokenState, world: &World) -> Found {
+fn report(configured: &config::Credential, state: &TokenState, remembers: bool, world: &World) -> Found {
     let seconds = world.metrics.token_seconds(&configured.name, &state.token);
     let took = Some(Duration::from_secs_f64(seconds)).filter(|took| !took.is_zero());
     let found = Found {
@@ -197,7 +204,7 @@ fn report(configured: &config::Credential, state: &TokenState, world: &World) ->
             life: Some(life.as_secs()),
             refresh_after: Some(refresh.as_secs()),
             what: format!("obtained{}, lives {}, renewed after about {}", within(took), whole(life), whole(refresh)),
-            hints: explain::issued(token.issued.life, token.issued.implausible, life),
+            hints: explain::issued(configured, &state.token, &token.issued, life),
             ..found
         };
     }
@@ -208,7 +215,7 @@ fn report(configured: &config::Credential, state: &TokenState, world: &World) ->
                 outcome: failure.class.into(),
                 status: failure.status,
                 what: format!("{}{answered}{}: {}", explain::word(failure.class), within(took), failure.error),
-                hints: explain::failed(&Case { configured, token: &state.token, failure, rejections: state.status.rejections }),
+                hints: explain::failed(&Case { configured, token: &state.token, failure, rejections: state.status.rejections, remembers }),
                 ..found
             }
         }

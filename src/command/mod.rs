@@ -109,7 +109,7 @@ pub enum Command {
         /// Only this credential's tokens
         #[arg(long, value_name = "NAME", requires = "live")]
         credential: Option<String>,
-        /// Also tokens that end the life of the one a running program uses
+        /// Also tokens that end the life of the one a running program uses, and vendors that lock out where no [state] remembers a refusal
         #[arg(long, requires = "live")]
         force: bool,
         /// Form of the report
@@ -197,15 +197,6 @@ pub fn sight() -> Sight {
     Sight { env: env.collect(), ..Sight::default() }
 }
 
-/// Loads `file`, reporting every problem and lint on stderr.
-///
-/// # Errors
-/// [`Exit::Config`].
-pub fn load(file: &Path) -> Result<Config, Exit> {
-    let (config, problems) = config::load(file, &sight());
-    usable(file, config, &problems, true)
-}
-
 /// For commands that only talk to the running program: where it answers. What `run` and `check` advise is no news here, and a mistake that the
 /// running program does not know of keeps nobody from asking it.
 ///
@@ -229,6 +220,7 @@ pub fn find_admin(file: &Path) -> Result<SocketAddr, Exit> {
     }
 }
 
+/// The configuration, if it can be used; problems are told on stderr, lints where they are wanted.
 fn usable(file: &Path, config: Option<Config>, problems: &Problems, lints: bool) -> Result<Config, Exit> {
     for problem in problems.list().iter().filter(|p| lints || p.severity == Severity::Problem) {
         complain(format_args!("{problem}"));

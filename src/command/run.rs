@@ -4,17 +4,19 @@ use std::path::Path;
 
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::Level;
 
 use super::{
-    Exit, complain, load,
+    Exit, complain,
     notify::{self, Manager},
-    sight,
+    sight, usable,
 };
 use crate::{
     app::{App, Options, StartError},
-    config::Config,
+    config::{self, Config},
     hardening::{self, ALLOW_DUMPS},
     logging::{self, Volume},
+    problem::{Problem, Severity},
     reload::Step,
 };
 
@@ -22,11 +24,10 @@ use crate::{
 pub fn run(file: &Path, ready_file: Option<&Path>) -> Exit {
     // Before the first secret is in memory.
     let open = hardening::harden(std::env::var(ALLOW_DUMPS).ok().as_deref());
-    let config = match load(file) {
-        Ok(config) => config,
+    let (config, volume) = match begin(file) {
+        Ok(begun) => begun,
         Err(exit) => return exit,
     };
-    let volume = logging::start(config.log.json, config.log.level);
     for what in open {
         tracing::warn!("{what}");
     }
@@ -46,23 +47,54 @@ pub fn run(file: &Path, ready_file: Option<&Path>) -> Exit {
     }
 }
 
+/// The configuration and the log. Who wants JSON gets its problems and lints as JSON, too, a line each.
+fn begin(file: &Path) -> Result<(Config, Option<Volume>), Exit> {
+    let sight = sight();
+    let (config, problems) = config::load(file, &sight);
+    let json = config.as_ref().map_or_else(|| config::wants_json(file, &sight), |config| config.log.json);
+    if !json {
+        let config = usable(file, config, &problems, true)?;
+        let volume = logging::start(false, config.log.level);
+        return Ok((config, volume));
+    }
+    let volume = logging::start(true, config.as_ref().map_or(Level::INFO, |config| config.log.level));
+    for Problem { severity, key, file, what, hint } in problems.list() {
+        let file = file.as_ref().map(|file| file.display().to_string());
+        match severity {
+            Severity::Problem => tracing::error!(key, file, hint, "{what}"),
+            Severity::Lint => tracing::warn!(key, file, hint, "{what}"),
+        }
+    }
+    let Some(config) = config.filter(|_| !problems.fatal()) else {
+        tracing::error!(file = %file.display(), "the configuration is wrong");
+        return Err(Exit::Config);
+    };
+    Ok((config, volume))
+}
+
+/// What ends the program, in the form of its log.
+fn fail(json: bool, why: &dyn std::fmt::Display) {
+    if json { tracing::error!("{why}") } else { complain(format_args!("cupbearer: {why}")) }
+}
+
 async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>) -> Exit {
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
     let (Ok(mut term), Ok(mut int), Ok(hup)) = signals else {
         complain(format_args!("cupbearer: signals cannot be received here"));
         return Exit::Failed;
     };
+    let json = config.log.json;
     let app = match App::start(config, Options { sight: sight() }).await {
         Ok(app) => app,
         Err(e) => {
-            complain(format_args!("cupbearer: {e}"));
+            fail(json, &e);
             return if matches!(e, StartError::Config(_)) { Exit::Config } else { Exit::Failed };
         }
     };
     let metrics = app.metrics().clone();
     logging::on_panic(move || metrics.panicked());
     if let Err(e) = announce(&app, ready_file) {
-        complain(format_args!("cupbearer: the ready file cannot be written: {e}"));
+        fail(json, &format_args!("the ready file cannot be written: {e}"));
         return Exit::Failed;
     }
     let variable = |name| std::env::var(name).ok();

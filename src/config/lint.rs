@@ -135,7 +135,8 @@ fn unused_credentials(config: &Config, problems: &mut Problems) {
 const TRIAL: [&str; 13] =
     ["sandbox", "sbx", "demo", "test", "testing", "staging", "stage", "stg", "dev", "uat", "qa", "preprod", "preview"];
 
-/// A token of the sandbox is of no use in production, and the other way round. Hosts are compared within one domain only.
+/// A token of the sandbox is of no use in production, and the other way round. Hosts are compared within one domain only, where
+/// `acme-sandbox.com` counts as the sandbox of `acme.com`.
 fn environments(config: &Config, problems: &mut Problems) {
     for upstream in &config.upstreams {
         let Some(credential) = upstream.credential.as_ref().and_then(|name| config.credentials.get(name)) else { continue };
@@ -161,20 +162,21 @@ fn environments(config: &Config, problems: &mut Problems) {
     }
 }
 
-/// Whether a word before the domain says so.
+/// Whether a word before the last label says so.
 fn is_trial(host: &str) -> bool {
-    host.rsplit('.').skip(2).flat_map(|label| label.split('-')).any(|word| TRIAL.contains(&word))
+    host.rsplit('.').skip(1).flat_map(|label| label.split('-')).any(|word| TRIAL.contains(&word))
 }
 
-/// The last two labels.
-fn domain(host: &str) -> Vec<&str> {
-    host.rsplit('.').take(2).collect()
+/// The last two labels, without the words that tell a test environment.
+fn domain(host: &str) -> Vec<Vec<&str>> {
+    host.rsplit('.').take(2).map(|label| label.split('-').filter(|word| !TRIAL.contains(word)).collect()).collect()
 }
 
 fn refresh_margins(config: &Config, problems: &mut Problems) {
     for credential in config.credentials.values() {
         for token in &credential.profile.tokens {
-            let life = token.lifetime.cap.unwrap_or(token.lifetime.default);
+            // Only `cap` is known before an answer came; `default` counts where the vendor names none, which `check --live` sees.
+            let Some(life) = token.lifetime.cap else { continue };
             if let Some(before) = token.lifetime.refresh_before.filter(|before| *before >= life) {
                 let key = format!("{}.tokens.{}.lifetime.refresh_before", at(credential), shape::quoted(&token.name));
                 let (before, life) = (humantime::format_duration(before), humantime::format_duration(life));

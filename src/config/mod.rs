@@ -162,14 +162,23 @@ pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
 /// asking it. Of a text that is no TOML, what stands before the mistake counts. `None`: there is no such file, or that very key is wrong.
 #[must_use]
 pub fn admin_listen(file: &Path, sight: &Sight) -> Option<SocketAddr> {
-    let text = String::from_utf8_lossy(&std::fs::read(file).ok()?).into_owned();
-    let tree = |text: &str| source::tree(text, &sight.env, &mut Problems::default());
-    let sound = || text.get(..source::sound(&text)).unwrap_or_default();
-    let (tree, _) = tree(&text).or_else(|| tree(sound()))?;
-    match tree.pointer("/admin/listen") {
+    match written(file, sight)?.pointer("/admin/listen") {
         None => Some(listen::STANDARD_ADMIN),
         Some(written) => written.as_str()?.parse().ok(),
     }
+}
+
+/// Whether `[log] format` wants JSON, whatever else is wrong with `file`: a mistake is told in the form that its reader understands.
+#[must_use]
+pub fn wants_json(file: &Path, sight: &Sight) -> bool {
+    written(file, sight).is_some_and(|tree| tree.pointer("/log/format").is_some_and(|format| format == "json"))
+}
+
+fn written(file: &Path, sight: &Sight) -> Option<serde_json::Value> {
+    let text = String::from_utf8_lossy(&std::fs::read(file).ok()?).into_owned();
+    let tree = |text: &str| source::tree(text, &sight.env, &mut Problems::default());
+    let sound = || text.get(..source::sound(&text)).unwrap_or_default();
+    tree(&text).or_else(|| tree(sound())).map(|(tree, _)| tree)
 }
 
 /// The same from a text, for tests and the demo; relative paths start from `folder`.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs, io,
-    net::{SocketAddr, TcpListener as StdTcp},
+    net::{Ipv4Addr, SocketAddr, TcpListener as StdTcp},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
@@ -80,7 +80,7 @@ enum Socket {
     Unix(UnixListener, (u64, u64), Peers),
 }
 
-/// Binds all of them, or none. An IPv6 address is skipped where the host has no IPv6 and another address is left.
+/// Binds all of them, or none. Where the host has no IPv6, `[::]` is `0.0.0.0`, and another IPv6 address is skipped if one is left.
 ///
 /// # Errors
 /// [`BindError`] for the first address that cannot be used.
@@ -98,10 +98,16 @@ pub fn bind_for(addresses: &[Address], peers: &Peers) -> Result<Vec<Bound>, Bind
     for address in addresses {
         match one(address, addresses, peers) {
             Ok(bound) => all.push(bound),
-            Err(error) if absent(address, &error) => {
-                tracing::info!(%address, "skipped: this host has no IPv6");
-                skipped = Some(BindError { address: address.clone(), error });
-            }
+            Err(error) if absent(address, &error) => match instead(address, addresses) {
+                Some(v4) => {
+                    tracing::info!(%address, instead = %v4, "this host has no IPv6");
+                    all.push(one(&v4, addresses, peers).map_err(|error| BindError { address: v4, error })?);
+                }
+                None => {
+                    tracing::info!(%address, "skipped: this host has no IPv6");
+                    skipped = Some(BindError { address: address.clone(), error });
+                }
+            },
             Err(error) => return Err(BindError { address: address.clone(), error }),
         }
     }
@@ -109,6 +115,22 @@ pub fn bind_for(addresses: &[Address], peers: &Peers) -> Result<Vec<Bound>, Bind
         Some(e) if all.is_empty() => Err(e),
         _ => Ok(all),
     }
+}
+
+/// A listener for whoever accepts by himself. Where the host has no IPv6, `[::]` is `0.0.0.0`.
+///
+/// # Errors
+/// The address cannot be used.
+pub fn plain(address: SocketAddr) -> io::Result<TcpListener> {
+    let wanted = Address::Tcp(address);
+    let made = tcp(address, &[]).or_else(|error| match instead(&wanted, &[]) {
+        Some(Address::Tcp(v4)) if absent(&wanted, &error) => {
+            tracing::info!(%address, instead = %v4, "this host has no IPv6");
+            tcp(v4, &[])
+        }
+        _ => Err(error),
+    })?;
+    TcpListener::from_std(made)
 }
 
 impl Bound {
@@ -205,6 +227,13 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
+/// `[::]` means every address of this host: without IPv6 those are the IPv4 ones, unless they have a listener of their own.
+fn instead(address: &Address, all: &[Address]) -> Option<Address> {
+    let Address::Tcp(a) = address else { return None };
+    let v4 = Address::Tcp((Ipv4Addr::UNSPECIFIED, a.port()).into());
+    (a.is_ipv6() && a.ip().is_unspecified() && !all.contains(&v4)).then_some(v4)
+}
+
 fn absent(address: &Address, error: &io::Error) -> bool {
     let none = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
     matches!(address, Address::Tcp(a) if a.is_ipv6()) && error.raw_os_error().is_some_and(|c| none.iter().any(|n| n.raw_os_error() == c))
@@ -235,6 +264,14 @@ mod tests {
         drop(first);
         let both = [Address::Tcp(taken), Address::Tcp(SocketAddr::new("::".parse().unwrap(), taken.port()))];
         assert!(!bind(&both).unwrap().is_empty());
+    }
+
+    #[test]
+    fn without_ipv6_every_address_means_every_one_of_ipv4() {
+        let tcp = |a: &str| Address::Tcp(a.parse().unwrap());
+        assert_eq!(instead(&tcp("[::]:80"), &[tcp("[::]:80")]), Some(tcp("0.0.0.0:80")));
+        assert_eq!(instead(&tcp("[::]:80"), &[tcp("[::]:80"), tcp("0.0.0.0:80")]), None);
+        assert_eq!(instead(&tcp("[::1]:80"), &[tcp("[::1]:80")]), None, "loopback is not everybody");
     }
 
     #[tokio::test]

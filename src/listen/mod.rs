@@ -25,7 +25,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use bind::{Address, BindError, Bound, Peers, bind, bind_for};
+pub use bind::{Address, BindError, Bound, Peers, bind, bind_for, plain};
 pub use descriptors::Descriptors;
 
 /// How long a connection that was accepted after the drain began has to name its request.

@@ -22,3 +22,12 @@ mod trouble;
 
 pub use disk::Disk;
 pub use trouble::Trouble;
+
+/// Why this folder is of no use to us; `None` where it is, or where it is not there yet.
+#[must_use]
+pub fn unusable(dir: &std::path::Path) -> Option<Trouble> {
+    match folder::Folder::new(dir.to_owned()).check(false) {
+        Err(Trouble::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => None,
+        other => other.err(),
+    }
+}

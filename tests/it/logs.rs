@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use crate::support::{
-    daemon::{Daemon, Setup},
+    daemon::{Daemon, Setup, refused},
     endpoint::Endpoint,
     issuer::{Issuer, PATIENCE},
     sidecar::{PORTS, open, plain},
@@ -53,6 +53,33 @@ async fn the_same_failure_is_told_once_however_often_it_comes() {
     }
     assert_eq!(lines(&log, "cannot connect").len(), 1, "{log}");
     assert_eq!(lines(&log, "request refused").len(), 1, "a vendor that is down fills no disk: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_wants_json_gets_problems_and_lints_of_the_start_as_json_too() {
+    let json = "[log]\nformat = \"json\"\n";
+    let each = |stderr: &str| -> Vec<Value> {
+        let lines = stderr.lines().filter(|line| !line.starts_with("ready "));
+        lines.map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    };
+    // A lint, then an address in use: the program's end is a line of its own.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let lint = plain("acme", "http://127.0.0.1:9/token", "http://127.0.0.1:9");
+    let whole = PORTS.replacen("127.0.0.1:0", &taken.local_addr().unwrap().to_string(), 1) + json + &lint;
+    let done = refused(Setup { whole: Some(&whole), ..Setup::default() }).await;
+    let lines = each(&done.stderr);
+    assert_eq!(done.code, 1, "{done:?}");
+    let key = |level: &str, key: &str| lines.iter().any(|line| line["level"] == level && line["key"] == key && line["hint"].is_string());
+    assert!(key("WARN", "credentials.acme.secrets.client_secret"), "{done:?}");
+    assert!(lines.last().unwrap()["message"].as_str().unwrap().contains("cannot listen on"), "{done:?}");
+    // What cannot be used, and what is no TOML after the part that asks for JSON.
+    for wrong in ["[proxy]\nlisen = 1\n", "[proxy]\nthis is = no = TOML\n"] {
+        let whole = format!("{json}{wrong}");
+        let done = refused(Setup { whole: Some(&whole), ..Setup::default() }).await;
+        let lines = each(&done.stderr);
+        assert_eq!((done.code, &lines.last().unwrap()["message"]), (78, &json!("the configuration is wrong")), "{done:?}");
+        assert!(lines.len() > 1 && lines.iter().all(|line| line["level"] == "ERROR"), "{done:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

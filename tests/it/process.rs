@@ -11,8 +11,9 @@ use crate::support::{
     endpoint::Endpoint,
     issuer::{Issuer, PATIENCE},
     raw::RawClient,
-    sidecar::{PORTS, client, plain},
+    sidecar::{PORTS, Process, binary, client, plain},
     tokens::Tokens,
+    tool::free_port,
     vendor::{Need, Vendor},
     wait::until,
     wire::{Gate, Reply},
@@ -309,4 +310,33 @@ async fn relative_paths_start_from_the_configuration_file() {
     let daemon = Daemon::with(Setup { text: &text, files: &files, before: "cd /", ..Setup::default() }).await;
     assert_eq!(daemon.get("/acme/x").await.0, 200);
     assert_eq!(issuer.calls("/token"), 1);
+}
+
+/// Runs a program for which this kernel has no IPv6: a filter answers EAFNOSUPPORT to `socket(AF_INET6, …)`.
+#[cfg(target_arch = "x86_64")]
+const WITHOUT_IPV6: &str = r#"
+import ctypes, os, struct, sys
+SOCKET, AF_INET6, EAFNOSUPPORT = 41, 10, 97
+def op(code, yes, no, k): return struct.pack("HBBI", code, yes, no, k)
+program = (op(0x20, 0, 0, 0) + op(0x15, 0, 3, SOCKET) + op(0x20, 0, 0, 16) + op(0x15, 0, 1, AF_INET6)
+           + op(0x06, 0, 0, 0x00050000 | EAFNOSUPPORT) + op(0x06, 0, 0, 0x7fff0000))
+buffer = ctypes.create_string_buffer(program)
+class Filter(ctypes.Structure): _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_void_p)]
+libc, filter = ctypes.CDLL(None), Filter(6, ctypes.addressof(buffer))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.byref(filter), 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[cfg(target_arch = "x86_64")]
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_host_without_ipv6_every_address_means_those_of_ipv4() {
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let file = folder.path().join("c.toml");
+    let text = format!("{}[metrics]\nlisten = \"[::]:{port}\"\n{}", proxy("drain = \"2s\""), bare("http://127.0.0.1:9"));
+    std::fs::write(&file, text.replace("[\"127.0.0.1:0\"]", "[\"127.0.0.1:0\", \"[::1]:0\"]")).unwrap();
+    let mut command = tokio::process::Command::new("python3");
+    command.args(["-c", WITHOUT_IPV6, binary(), "run", "--config"]).arg(&file);
+    let process = Process::spawn(command).await;
+    assert_eq!(read(client().get(format!("http://127.0.0.1:{port}/livez"))).await.0, 200);
+    assert!(process.before.contains("this host has no IPv6"), "{}", process.before);
 }
