@@ -190,6 +190,11 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
         let hint = known(token, b.tokens.iter().map(String::as_str));
         b.note(&key("token"), format!("names an unknown token: {token}"), hint);
     }
+    let lists =
+        [("status", table.status.as_ref().and_then(Value::as_array)), ("in", table.r#in.as_ref()), ("not_in", table.not_in.as_ref())];
+    for (name, _) in lists.into_iter().filter(|(_, list)| list.is_some_and(Vec::is_empty)) {
+        b.note(&key(name), "is an empty list", Some("name at least one value, or leave the key out".into()));
+    }
     let status = match &table.status {
         None => Vec::new(),
         Some(Value::Array(list)) => list
@@ -224,6 +229,15 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
         if status.is_empty() && table.status.is_none() {
             b.note(&key("status"), "is missing: without it the rule would hit every answer", None);
         }
+    }
+    // Good tokens come with answers too: what hits them all would refuse them all, and latch the credential.
+    if side == At::Token && table.then.is_some() && then != Then::Ok && table.status.is_none() && table.path.is_none() {
+        let hint = "say which answers are meant: status = [400, \"5xx\"], or path and in".to_owned();
+        b.note(
+            &key("status"),
+            "is missing: without status and path the rule would hit every answer, those with a good token included",
+            Some(hint),
+        );
     }
     let hold = table.hold.as_ref().and_then(|span| duration(b, &key("hold"), span));
     Rule { at: side, token: table.token.as_deref().map(Into::into), status, path: pick, test, then, hold }

@@ -8,6 +8,9 @@ use serde_json::json;
 use super::*;
 use crate::profile::model::{AtFormat, ClientAuth, Param, Then};
 
+#[path = "rules_tests.rs"]
+mod rules;
+
 struct Try {
     profile: Option<Profile>,
     found: Vec<(String, String, String)>,

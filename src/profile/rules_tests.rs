@@ -1,0 +1,29 @@
+//! Tests of `errors`: a rule says which answers it means.
+
+use super::*;
+
+fn rule(rule: Value) -> Try {
+    oauth2(json!({"errors": [rule]}))
+}
+
+#[test]
+fn a_rule_that_would_hit_every_answer_of_a_token_endpoint_is_refused() {
+    for then in ["rejected", "retry", "throttled", "config"] {
+        let tried = rule(json!({"at": "token", "token": "access", "then": then}));
+        tried.says("credentials.x.errors[0].status", "those with a good token included");
+        assert_eq!(tried.found.len(), 1, "{:?}", tried.found);
+    }
+    rule(json!({"at": "token", "then": "ok"})).right();
+    rule(json!({"at": "token", "status": "4xx", "then": "rejected"})).right();
+    rule(json!({"at": "token", "path": "/code", "in": ["E1"], "then": "rejected"})).right();
+}
+
+#[test]
+fn a_rule_with_an_empty_list_is_refused() {
+    rule(json!({"at": "token", "status": [], "then": "rejected"})).says("credentials.x.errors[0].status", "empty list");
+    rule(json!({"at": "api", "status": [], "then": "pass"})).says("credentials.x.errors[0].status", "empty list");
+    for key in ["in", "not_in"] {
+        let tried = rule(json!({"at": "token", "path": "/code", key: [], "then": "rejected"}));
+        tried.says(&format!("credentials.x.errors[0].{key}"), "empty list");
+    }
+}
