@@ -51,7 +51,12 @@ impl Snapshot {
                     Ok(client) => {
                         clients.insert(token.tls.clone(), client);
                     }
-                    Err(what) => problems.problem(format!("credentials.{}.tokens.{}.tls", credential.name, token.name), what, None),
+                    // What is wrong with the table itself was told when it was parsed.
+                    Err(what) => {
+                        let hint = "see what this host trusts (ca-certificates, SSL_CERT_FILE), and that no file changed meanwhile";
+                        let key = format!("credentials.{}.tokens.{}.tls", credential.name, token.name);
+                        problems.problem(key, what, Some(hint.to_owned()));
+                    }
                 }
             }
         }

@@ -17,6 +17,10 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject
 /// No file of a `tls` table is larger than this.
 const MAX_FILE: u64 = 1024 * 1024;
 
+const PLACE: &str = "relative paths start from the folder of the file they are written in";
+const CERTIFICATE: &str = "a file with one or more certificates in PEM (-----BEGIN CERTIFICATE-----)";
+const KEY: &str = "a file with the certificate's private key in PEM (-----BEGIN PRIVATE KEY-----), not encrypted";
+
 /// `tls = { … }` of a token or an upstream. Paths are absolute or relative to the working directory by now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Tls {
@@ -50,6 +54,30 @@ pub struct Identity {
     pub key: PrivateKeyDer<'static>,
 }
 
+/// One thing that is wrong with a `tls` table.
+#[derive(Debug)]
+pub struct Fault {
+    /// The key that is at fault, such as `ca_file`.
+    pub key: &'static str,
+    /// In words, naming the file.
+    pub what: String,
+    pub hint: &'static str,
+    /// The file is not there, or not for this user: elsewhere it may well be.
+    pub unread: bool,
+}
+
+impl Fault {
+    fn new(key: &'static str, what: impl Into<String>, hint: &'static str) -> Self {
+        Self { key, what: what.into(), hint, unread: false }
+    }
+}
+
+impl From<Fault> for String {
+    fn from(fault: Fault) -> Self {
+        fault.what
+    }
+}
+
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Identity").field("chain", &self.chain.len()).finish_non_exhaustive()
@@ -62,37 +90,63 @@ impl Tls {
     /// # Errors
     /// In words, naming the file: not readable, no PEM certificate in it, a key that does not fit, a name that cannot be asked for.
     pub fn load(&self) -> Result<Material, String> {
-        let mut own = Vec::new();
         let mut roots = if self.ca_only { Vec::new() } else { rustls_native_certs::load_native_certs().certs };
-        if self.ca_only && self.ca_file.is_none() {
-            return Err("ca_only needs ca_file: nothing would be trusted".into());
-        }
-        if let Some(file) = &self.ca_file {
-            for certificate in certificates(file)? {
-                usable_root(file, &certificate)?;
-                own.push((file.clone(), certificate.clone()));
-                roots.push(certificate);
-            }
-        }
-        let identity = match (&self.client_cert_file, &self.client_key_file) {
-            (None, None) => None,
-            (Some(cert), Some(key)) => {
-                let pair = Pair { cert: cert.clone(), key: key.clone() };
-                Some((pair.read()?, pair))
-            }
-            (Some(_), None) => return Err("client_cert_file needs client_key_file".into()),
-            (None, Some(_)) => return Err("client_key_file needs client_cert_file".into()),
-        };
+        let mut own = self.trusted()?;
+        roots.extend(own.iter().map(|(_, certificate)| certificate.clone()));
+        let identity = self.identity()?;
         if let Some((identity, pair)) = &identity {
             own.extend(identity.chain.iter().map(|c| (pair.cert.clone(), c.clone())));
         }
-        if let Some(name) = &self.server_name
-            && !matches!(ServerName::try_from(name.as_str()), Ok(ServerName::DnsName(_)))
-        {
-            return Err(format!("server_name: {name:?} is not a DNS name"));
-        }
+        self.name()?;
         let (identity, pair) = identity.unzip();
         Ok(Material { roots, identity, server_name: self.server_name.clone(), pair, own })
+    }
+
+    /// Everything that would make [`Tls::load`] fail, by key. `blind`: files that cannot be read here are not missed (`check --no-secrets`).
+    #[must_use]
+    pub fn faults(&self, blind: bool) -> Vec<Fault> {
+        let all = [self.trusted().err(), self.identity().err(), self.name().err()];
+        all.into_iter().flatten().filter(|fault| !(blind && fault.unread)).collect()
+    }
+
+    /// The certificates of `ca_file`.
+    fn trusted(&self) -> Result<Vec<(PathBuf, CertificateDer<'static>)>, Fault> {
+        let Some(file) = &self.ca_file else {
+            if self.ca_only {
+                return Err(Fault::new("ca_only", "ca_only needs ca_file: nothing would be trusted", "set ca_file as well"));
+            }
+            return Ok(Vec::new());
+        };
+        let found = certificates("ca_file", file)?;
+        for certificate in &found {
+            RootCertStore::empty()
+                .add(certificate.clone())
+                .map_err(|e| Fault::new("ca_file", format!("{}: a certificate cannot be used: {e}", file.display()), CERTIFICATE))?;
+        }
+        Ok(found.into_iter().map(|certificate| (file.clone(), certificate)).collect())
+    }
+
+    fn identity(&self) -> Result<Option<(Identity, Pair)>, Fault> {
+        let together = "client_cert_file and client_key_file belong together: set both or none";
+        match (&self.client_cert_file, &self.client_key_file) {
+            (None, None) => Ok(None),
+            (Some(cert), Some(key)) => {
+                let pair = Pair { cert: cert.clone(), key: key.clone() };
+                Ok(Some((pair.read()?, pair)))
+            }
+            (Some(_), None) => Err(Fault::new("client_key_file", "is missing: client_cert_file needs client_key_file", together)),
+            (None, Some(_)) => Err(Fault::new("client_cert_file", "is missing: client_key_file needs client_cert_file", together)),
+        }
+    }
+
+    fn name(&self) -> Result<(), Fault> {
+        match &self.server_name {
+            Some(name) if !matches!(ServerName::try_from(name.as_str()), Ok(ServerName::DnsName(_))) => {
+                let hint = "the name in the server's certificate, such as \"api.example\"; leave it out where that is the host of the url";
+                Err(Fault::new("server_name", format!("{name:?} is not a DNS name"), hint))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Every file this table depends on.
@@ -160,7 +214,7 @@ impl Material {
 /// # Errors
 /// In words, naming the file.
 pub fn certificate_expiry(file: &Path) -> Result<i64, String> {
-    let all = certificates(file)?;
+    let all = certificates("ca_file", file)?;
     let Some(first) = all.first() else { return Err(format!("{}: no PEM certificate", file.display())) };
     let (_, certificate) =
         x509_parser::parse_x509_certificate(first).map_err(|_| format!("{}: not an X.509 certificate", file.display()))?;
@@ -169,10 +223,6 @@ pub fn certificate_expiry(file: &Path) -> Result<i64, String> {
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
-}
-
-fn usable_root(file: &Path, certificate: &CertificateDer<'static>) -> Result<(), String> {
-    RootCertStore::empty().add(certificate.clone()).map_err(|e| format!("{}: a certificate cannot be used: {e}", file.display()))
 }
 
 fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, rustls::Error> {
@@ -197,20 +247,21 @@ impl Pair {
         })
     }
 
-    fn read(&self) -> Result<Identity, String> {
-        let chain = certificates(&self.cert)?;
-        let text = zeroize::Zeroizing::new(contents(&self.key)?);
+    fn read(&self) -> Result<Identity, Fault> {
+        let wrong_key = |what: &str| Fault::new("client_key_file", format!("{}: {what}", self.key.display()), KEY);
+        let chain = certificates("client_cert_file", &self.cert)?;
+        let text = zeroize::Zeroizing::new(contents("client_key_file", &self.key)?);
         let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
             let hint = if find(&text, b"ENCRYPTED") { " (an encrypted key cannot be read)" } else { "" };
-            format!("{}: no PEM private key{hint}", self.key.display())
+            wrong_key(&format!("no PEM private key{hint}"))
         })?;
         let identity = Identity { chain, key };
         certified(&identity).map_err(|e| match e {
-            rustls::Error::InconsistentKeys(_) => {
-                format!("{}: the key does not fit the certificate in {}", self.key.display(), self.cert.display())
+            rustls::Error::InconsistentKeys(_) => wrong_key(&format!("the key does not fit the certificate in {}", self.cert.display())),
+            rustls::Error::InvalidCertificate(_) => {
+                Fault::new("client_cert_file", format!("{}: not an X.509 certificate", self.cert.display()), CERTIFICATE)
             }
-            rustls::Error::InvalidCertificate(_) => format!("{}: not an X.509 certificate", self.cert.display()),
-            _ => format!("{}: the private key cannot be used", self.key.display()),
+            _ => wrong_key("the private key cannot be used"),
         })?;
         Ok(identity)
     }
@@ -240,24 +291,26 @@ impl ResolvesClientCert for Rotating {
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = contents(file)?;
+fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let text = contents(key, file)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let wrong = |what: &str| Fault::new(key, format!("{}: {what}", file.display()), CERTIFICATE);
     match found {
         Ok(list) if !list.is_empty() => Ok(list),
-        Ok(_) => Err(format!("{}: no PEM certificate", file.display())),
-        Err(_) => Err(format!("{}: damaged PEM", file.display())),
+        Ok(_) => Err(wrong("no PEM certificate")),
+        Err(_) => Err(wrong("damaged PEM")),
     }
 }
 
-fn contents(file: &Path) -> Result<Vec<u8>, String> {
-    let refuse = |e: std::io::Error| format!("{}: {}", file.display(), plain(&e));
+fn contents(key: &'static str, file: &Path) -> Result<Vec<u8>, Fault> {
+    let wrong = |what: &str, hint| Fault::new(key, format!("{}: {what}", file.display()), hint);
+    let refuse = |e: std::io::Error| Fault { unread: true, ..wrong(plain(&e), PLACE) };
     let about = std::fs::metadata(file).map_err(refuse)?;
     if !about.is_file() {
-        return Err(format!("{}: not a regular file", file.display()));
+        return Err(wrong("not a regular file", PLACE));
     }
     if about.len() > MAX_FILE {
-        return Err(format!("{}: larger than 1 MiB", file.display()));
+        return Err(wrong("larger than 1 MiB", CERTIFICATE));
     }
     std::fs::read(file).map_err(refuse)
 }
@@ -275,109 +328,4 @@ fn find(text: &[u8], word: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn made(names: &[&str]) -> (String, String) {
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let made = rcgen::generate_simple_self_signed(names).unwrap();
-        (made.cert.pem(), made.signing_key.serialize_pem())
-    }
-
-    fn written(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-
-    #[test]
-    fn a_ca_file_and_a_client_certificate_are_loaded() {
-        let folder = tempfile::tempdir().unwrap();
-        let (cert, key) = made(&["a.example"]);
-        let tls = Tls {
-            ca_file: Some(written(&folder, "ca.pem", &cert)),
-            ca_only: true,
-            client_cert_file: Some(written(&folder, "c.pem", &cert)),
-            client_key_file: Some(written(&folder, "k.pem", &key)),
-            ..Tls::default()
-        };
-        let material = tls.load().unwrap();
-        assert_eq!(material.roots.len(), 1);
-        assert_eq!(material.identity.as_ref().unwrap().chain.len(), 1);
-        assert_eq!(material.client_config(&[b"h2", b"http/1.1"]).unwrap().alpn_protocols.len(), 2);
-        assert!(!format!("{material:?}").contains("PRIVATE"));
-        assert_eq!(tls.files().len(), 3);
-    }
-
-    #[test]
-    fn each_mistake_is_told_in_words_with_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let (cert, key) = made(&["a.example"]);
-        let (_, other) = made(&["b.example"]);
-        let good = written(&folder, "c.pem", &cert);
-        let empty = written(&folder, "empty.pem", "hello\n");
-        let broken = written(&folder, "broken.pem", "-----BEGIN CERTIFICATE-----\nMIIB!!\n-----END CERTIFICATE-----\n");
-        let junk = written(&folder, "junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-        let (key, other) = (written(&folder, "k.pem", &key), written(&folder, "o.pem", &other));
-        let locked = written(&folder, "e.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
-        let ca = |file: &Path| Tls { ca_file: Some(file.into()), ..Tls::default() };
-        let pair = |c: &Path, k: &Path| Tls { client_cert_file: Some(c.into()), client_key_file: Some(k.into()), ..Tls::default() };
-        let cases: Vec<(Tls, &str)> = vec![
-            (ca(&empty), "empty.pem: no PEM certificate"),
-            (ca(&broken), "broken.pem: damaged PEM"),
-            (ca(&junk), "junk.pem: a certificate cannot be used"),
-            (ca(&folder.path().join("none.pem")), "none.pem: there is no such file"),
-            (ca(folder.path()), "not a regular file"),
-            (Tls { ca_only: true, ..Tls::default() }, "ca_only needs ca_file"),
-            (pair(&good, &other), "o.pem: the key does not fit the certificate in"),
-            (pair(&good, &empty), "empty.pem: no PEM private key"),
-            (pair(&good, &locked), "an encrypted key cannot be read"),
-            (pair(&junk, &key), "junk.pem: not an X.509 certificate"),
-            (Tls { client_cert_file: Some(good.clone()), ..Tls::default() }, "needs client_key_file"),
-            (Tls { client_key_file: Some(key.clone()), ..Tls::default() }, "needs client_cert_file"),
-            (Tls { server_name: Some("a b".into()), ..Tls::default() }, "is not a DNS name"),
-            (Tls { server_name: Some("10.0.0.1".into()), ..Tls::default() }, "is not a DNS name"),
-        ];
-        for (tls, says) in cases {
-            let error = tls.load().err().unwrap_or_default();
-            assert!(error.contains(says), "{error:?} should say {says:?}");
-        }
-    }
-
-    #[test]
-    fn new_connections_show_the_pair_on_disk_and_never_halves_of_two() {
-        let folder = tempfile::tempdir().unwrap();
-        let ((cert, key), (newer_cert, newer_key)) = (made(&["a.example"]), made(&["b.example"]));
-        let tls = Tls {
-            client_cert_file: Some(written(&folder, "c.pem", &cert)),
-            client_key_file: Some(written(&folder, "k.pem", &key)),
-            ca_file: Some(written(&folder, "ca.pem", &cert)),
-            ..Tls::default()
-        };
-        let config = tls.load().unwrap().client_config(&[]).unwrap();
-        let shown = || config.client_auth_cert_resolver.resolve(&[], &[]).unwrap().cert.clone();
-        let first = shown();
-        written(&folder, "c.pem", &newer_cert);
-        assert_eq!(shown(), first);
-        written(&folder, "k.pem", &newer_key);
-        let second = shown();
-        assert_ne!(second, first);
-        std::fs::remove_file(folder.path().join("k.pem")).unwrap();
-        assert_eq!(shown(), second);
-    }
-
-    #[test]
-    fn an_expired_certificate_is_a_warning_and_its_end_is_known() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut params = rcgen::CertificateParams::new(vec!["a.example".into()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
-        let cert = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
-        let file = written(&folder, "old.pem", &cert);
-        assert_eq!(certificate_expiry(&file).unwrap(), 1_009_843_200);
-        let material = Tls { ca_file: Some(file), ..Tls::default() }.load().unwrap();
-        assert!(material.warnings(1_100_000_000)[0].contains("has expired"));
-        assert!(material.warnings(0)[0].contains("is not valid yet"));
-        assert!(material.warnings(1_000_000_000).is_empty());
-    }
-}
+mod tests;

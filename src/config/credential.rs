@@ -20,7 +20,7 @@ use crate::{
     problem::Problems,
     profile::{
         Profile, TokenSpec,
-        merge::{self, Base},
+        merge::{self, Base, Given},
         table::CredentialTable,
     },
     secret::{Secrets, Source},
@@ -98,7 +98,8 @@ pub fn parse(
     }
     let names: Vec<String> = written.refs.keys().cloned().collect();
     let names = if written.dir.is_some() { None } else { Some(&names[..]) };
-    let profile = merge::build(&base, &table, &settings, names, &at, world.folder, problems);
+    let filled = Given { settings: &settings, secrets: names, blind: world.sight.no_secrets };
+    let profile = merge::build(&base, &table, filled, &at, world.folder, problems);
     let mut sources = BTreeMap::new();
     for (secret, reference) in &written.refs {
         let key = format!("{at}.secrets.{}", shape::quoted(secret));

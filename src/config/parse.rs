@@ -204,23 +204,6 @@ impl World<'_> {
             },
         }
     }
-
-    /// A file that must be there and readable now.
-    pub fn file(&self, key: &str, text: &str, problems: &mut Problems) -> PathBuf {
-        let path = self.path(text);
-        let found =
-            std::fs::metadata(&path).and_then(|meta| if meta.is_file() { std::fs::File::open(&path).map(|_| true) } else { Ok(false) });
-        match found {
-            Ok(true) => {}
-            Ok(false) => problems.problem(key, format!("{} is not a file", path.display()), None),
-            Err(error) => {
-                let hint =
-                    (!Path::new(text).is_absolute()).then(|| "relative paths start from the folder of the configuration file".to_owned());
-                problems.problem(key, format!("{} cannot be read: {}", path.display(), why(&error)), hint);
-            }
-        }
-        path
-    }
 }
 
 /// Why a file cannot be read, without the number of the error.

@@ -190,27 +190,16 @@ impl Table<'_> {
     }
 
     fn tls(&self, tls: file::Tls, problems: &mut Problems) -> Tls {
-        let mut file =
-            |name: &str, text: Option<String>| text.map(|text| self.world.file(&self.key(&format!("tls.{name}")), &text, problems));
+        let file = |text: Option<String>| text.map(|text| self.world.path(&text));
         let found = Tls {
-            ca_file: file("ca_file", tls.ca_file),
+            ca_file: file(tls.ca_file),
             ca_only: tls.ca_only.unwrap_or(false),
-            client_cert_file: file("client_cert_file", tls.client_cert_file),
-            client_key_file: file("client_key_file", tls.client_key_file),
+            client_cert_file: file(tls.client_cert_file),
+            client_key_file: file(tls.client_key_file),
             server_name: tls.server_name,
         };
-        if found.ca_only && found.ca_file.is_none() {
-            problems.problem(self.key("tls.ca_only"), "nothing would be trusted", Some("set tls.ca_file as well".to_owned()));
-        }
-        match (&found.client_cert_file, &found.client_key_file) {
-            (Some(_), None) => problems.problem(self.key("tls.client_key_file"), "is required with client_cert_file", None),
-            (None, Some(_)) => problems.problem(self.key("tls.client_cert_file"), "is required with client_key_file", None),
-            _ => {}
-        }
-        if let Some(name) = &found.server_name
-            && rustls_pki_types::ServerName::try_from(name.as_str()).is_err()
-        {
-            problems.problem(self.key("tls.server_name"), format!("{name:?} is not a name a certificate can have"), None);
+        for fault in found.faults(self.world.sight.no_secrets) {
+            problems.problem(self.key(&format!("tls.{}", fault.key)), fault.what, Some(fault.hint.to_owned()));
         }
         found
     }

@@ -34,7 +34,14 @@ fn load_with(name: &str, settings: &BTreeMap<String, String>) -> Profile {
         overrides.insert("inject".into(), json!({"headers": {"X-Api-Key": "{{ secrets.api_key }}"}}));
     }
     let base = Base::Builtin(name.into());
-    let profile = merge::build(&base, &overrides, settings, None, "credentials.x", Path::new("/etc"), &mut problems);
+    let profile = merge::build(
+        &base,
+        &overrides,
+        merge::Given { settings, secrets: None, blind: false },
+        "credentials.x",
+        Path::new("/etc"),
+        &mut problems,
+    );
     assert!(problems.list().is_empty(), "{name}: {:#?}", problems.list());
     profile.unwrap()
 }

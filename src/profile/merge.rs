@@ -28,14 +28,22 @@ pub enum Base {
     File(PathBuf),
 }
 
-/// Builds the profile of one credential. `overrides` is the credential's table without `profile`, `settings` and `secrets`;
-/// `settings` are the user's values; `secrets` the names the user gave (`None`: a directory, so all may be there).
+/// What a credential says besides its overrides.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    pub settings: &'a BTreeMap<String, String>,
+    /// Names of the secrets; `None`: a directory, so all may be there.
+    pub secrets: Option<&'a [String]>,
+    /// Files of `tls` tables that cannot be read here are not missed.
+    pub blind: bool,
+}
+
+/// Builds the profile of one credential. `overrides` is the credential's table without `profile`, `settings` and `secrets`.
 /// Problems are noted under `at` (`credentials.acme`). `relative_to` is the folder relative paths start from.
 pub fn build(
     base: &Base,
     overrides: &Map<String, Value>,
-    settings: &BTreeMap<String, String>,
-    secrets: Option<&[String]>,
+    given: Given<'_>,
     at: &str,
     relative_to: &Path,
     problems: &mut Problems,
@@ -44,8 +52,7 @@ pub fn build(
     let layers = Layers::load(base, overrides, at, relative_to, &mut found);
     let profile = layers.and_then(|layers| {
         let (head, body) = tables(&layers, &mut found);
-        let given = secrets.map(|names| names.iter().cloned().collect());
-        Some(assemble(&layers, name_of(base), &head, &body, settings, given, &mut found)).filter(|_| !found.fatal())
+        Some(assemble(&layers, name_of(base), &head, &body, given, &mut found)).filter(|_| !found.fatal())
     });
     problems.extend(found);
     profile
@@ -108,8 +115,7 @@ fn assemble(
     name: Arc<str>,
     head: &HeadTable,
     body: &CredentialTable,
-    user: &BTreeMap<String, String>,
-    given: Option<BTreeSet<String>>,
+    given: Given<'_>,
     problems: &mut Problems,
 ) -> Profile {
     let mut b = Build {
@@ -118,7 +124,8 @@ fn assemble(
         settings: BTreeMap::new(),
         secrets: BTreeMap::new(),
         any_secret: head.secrets.contains_key("*"),
-        given,
+        given: given.secrets.map(|names| names.iter().cloned().collect()),
+        blind: given.blind,
         tokens: body.tokens.keys().cloned().collect(),
         partitions: body.partition.keys().cloned().collect(),
         vars: BTreeMap::new(),
@@ -126,7 +133,7 @@ fn assemble(
         seen: BTreeSet::new(),
     };
     declare(&mut b, head, body);
-    settings(&mut b, &head.settings, user);
+    settings(&mut b, &head.settings, given.settings);
     let tokens = graph::tokens(&mut b, body);
     let partition = present::partitions(&mut b, &body.partition);
     let inject = present::inject(&mut b, &body.inject);

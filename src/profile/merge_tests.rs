@@ -39,7 +39,8 @@ fn on(base: &Base, overrides: Value, settings: &Value, secrets: Option<&[&str]>)
     let mut problems = Problems::default();
     let Value::Object(overrides) = overrides else { panic!("a table") };
     let names = secrets.map(|names| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
-    let profile = build(base, &overrides, &pairs(settings), names.as_deref(), "credentials.x", Path::new("/etc/cup"), &mut problems);
+    let given = Given { settings: &pairs(settings), secrets: names.as_deref(), blind: true };
+    let profile = build(base, &overrides, given, "credentials.x", Path::new("/etc/cup"), &mut problems);
     assert_eq!(profile.is_none(), problems.fatal());
     let list = problems.into_list();
     let files = list.iter().map(|p| p.file.clone()).collect();
@@ -321,7 +322,8 @@ fn files_of_a_tls_table_are_relative_to_where_they_are_written() {
     let tls = &profile.tokens[0].tls;
     assert_eq!(tls.ca_file.as_deref(), Some(Path::new("/etc/cup/ca.pem")));
     assert_eq!(tls.client_cert_file.as_deref(), Some(Path::new("/c.pem")));
-    access(json!({"tls": {"client_key_file": "k.pem", "ca_only": true}})).says("credentials.x.tokens.access.tls", "belong together");
+    access(json!({"tls": {"client_key_file": "k.pem", "ca_only": true}}))
+        .says("credentials.x.tokens.access.tls.client_cert_file", "belong together");
 }
 
 #[test]

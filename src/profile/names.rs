@@ -21,6 +21,8 @@ pub(super) struct Build<'a> {
     pub any_secret: bool,
     /// Names the credential gives; `None`: a folder, so all may be there.
     pub given: Option<BTreeSet<String>>,
+    /// Files that cannot be read here are not missed.
+    pub blind: bool,
     pub tokens: Vec<String>,
     pub partitions: Vec<String>,
     /// Variable → the token whose answer holds it.

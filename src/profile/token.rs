@@ -253,19 +253,17 @@ pub(super) fn headers(b: &mut Build<'_>, at: &[&str], table: &BTreeMap<String, S
 }
 
 fn tls(b: &mut Build<'_>, at: &[&str], table: &TlsTable) -> Tls {
-    if table.ca_only == Some(true) && table.ca_file.is_none() {
-        b.note(&path(at, "ca_only"), "needs a ca_file", None);
-    }
-    if table.client_cert_file.is_some() != table.client_key_file.is_some() {
-        b.note(at, "client_cert_file and client_key_file belong together", None);
-    }
-    Tls {
+    let found = Tls {
         ca_file: table.ca_file.clone().map(Into::into),
         ca_only: table.ca_only.unwrap_or(false),
         server_name: table.server_name.clone(),
         client_cert_file: table.client_cert_file.clone().map(Into::into),
         client_key_file: table.client_key_file.clone().map(Into::into),
+    };
+    for fault in found.faults(b.blind) {
+        b.note(&path(at, fault.key), fault.what, Some(fault.hint.to_owned()));
     }
+    found
 }
 
 fn assertion(

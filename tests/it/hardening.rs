@@ -126,8 +126,9 @@ fn s11_h8_a_secret_or_a_key_that_everybody_may_read_is_a_lint_and_nothing_is_ref
         path("key")
     );
     std::fs::write(path("c.toml"), text).unwrap();
-    for name in ["secret", "key", "cert"] {
-        std::fs::write(path(name), "x").unwrap();
+    let pair = rcgen::generate_simple_self_signed(vec!["client.test".to_owned()]).unwrap();
+    for (name, text) in [("secret", "x"), ("key", &pair.signing_key.serialize_pem()), ("cert", &pair.cert.pem())] {
+        std::fs::write(path(name), text).unwrap();
     }
     let found = |mode: u32| {
         for name in ["secret", "key"] {

@@ -221,32 +221,6 @@ fn limits_have_a_range() {
 }
 
 #[test]
-fn tls_files_must_be_there_and_come_in_pairs() {
-    let missing = mistake(&upstream("tls.ca_file = \"ca.pem\""), "upstreams.a.tls.ca_file");
-    assert!(missing.what.contains("/nowhere/ca.pem") && missing.hint.unwrap().contains("folder"));
-    mistake(&upstream("tls.ca_only = true"), "upstreams.a.tls.ca_only");
-    mistake(&upstream("tls.client_cert_file = \"/dev/../etc/passwd\""), "upstreams.a.tls.client_key_file");
-    mistake(&upstream("tls.server_name = \"a b\""), "upstreams.a.tls.server_name");
-}
-
-#[test]
-fn a_client_key_that_everybody_may_read_is_a_lint() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    let text = upstream(&format!("tls.client_cert_file = {:?}\ntls.client_key_file = {:?}", path("cert"), path("key")));
-    for (mode, expected) in [(0o600, 0), (0o640, 0), (0o644, 1)] {
-        for name in ["cert", "key"] {
-            std::fs::write(path(name), "x").unwrap();
-        }
-        std::fs::set_permissions(path("key"), std::fs::Permissions::from_mode(mode)).unwrap();
-        let found = lints(&text);
-        assert_eq!(found.len(), expected, "{found:#?}");
-        assert!(found.iter().all(|l| l.key == "upstreams.a.tls.client_key_file"));
-    }
-}
-
-#[test]
 fn a_list_of_peers_without_a_unix_socket_is_a_lint() {
     assert_eq!(lints("[proxy]\npeer_uids = [1000]\n")[0].key, "proxy.peer_uids");
     assert!(lints("[proxy]\npeer_uids = [1000]\nlisten = [\"unix:/run/c.sock\"]\n").is_empty());

@@ -4,6 +4,7 @@ mod credentials;
 mod environment;
 mod example;
 mod mistakes;
+mod tls;
 
 use std::{collections::BTreeMap, path::Path};
 
