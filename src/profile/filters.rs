@@ -68,7 +68,7 @@ fn date(value: &Value, format: &str) -> Result<String, Error> {
     moment.written(format).ok_or_else(|| complain("date: the format is not strftime's"))
 }
 
-fn bytes(value: &Value) -> Result<&[u8], Error> {
+pub(super) fn bytes(value: &Value) -> Result<&[u8], Error> {
     value.as_bytes().ok_or_else(|| complain("a filter was given neither text nor bytes (is an optional secret absent?)"))
 }
 

@@ -16,7 +16,7 @@ use super::{
     present,
     read::read,
     table::{CredentialTable, HeadTable, SettingTable},
-    values,
+    trial, values,
 };
 use crate::problem::{Problems, known};
 
@@ -131,6 +131,7 @@ fn assemble(
         vars: BTreeMap::new(),
         used: BTreeSet::new(),
         seen: BTreeSet::new(),
+        waiting: Vec::new(),
     };
     declare(&mut b, head, body);
     settings(&mut b, &head.settings, given.settings);
@@ -141,6 +142,7 @@ fn assemble(
     let (limits, max_waiters) = answer::guard(&mut b, &body.guard);
     whole(&mut b, body);
     secrets(&mut b);
+    trial::all(&mut b);
     Profile {
         name,
         settings: b.settings,

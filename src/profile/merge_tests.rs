@@ -10,6 +10,8 @@ use crate::profile::model::{AtFormat, ClientAuth, Param, Then};
 
 #[path = "rules_tests.rs"]
 mod rules;
+#[path = "trial_tests.rs"]
+mod trials;
 
 struct Try {
     profile: Option<Profile>,

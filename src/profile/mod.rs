@@ -14,6 +14,7 @@ mod read;
 pub mod table;
 pub mod template;
 mod token;
+mod trial;
 mod values;
 
 pub use merge::Base;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{layers::Layers, model::SecretSpec, template::Template};
+use super::{layers::Layers, model::SecretSpec, template::Template, trial::Waiting};
 use crate::{
     problem::{Problems, known},
-    profile::Scope,
+    profile::{RenderError, Scope},
 };
 
 /// Names that are no settings.
@@ -31,6 +31,8 @@ pub(super) struct Build<'a> {
     pub used: BTreeSet<String>,
     /// Names used since it was last emptied; a token's parents follow from them.
     pub seen: BTreeSet<String>,
+    /// Templates whose names are right, to be tried once everything is known.
+    pub waiting: Vec<Waiting>,
 }
 
 /// Where a template stands decides what it may name.
@@ -63,10 +65,15 @@ impl Build<'_> {
                 return Template::text("");
             }
         };
+        let mut right = true;
         for name in template.names() {
             if let Err((what, hint)) = self.allowed(name, place) {
                 self.note(path, what, hint);
+                right = false;
             }
+        }
+        if right && !template.is_plain() {
+            self.waiting.push(Waiting { path: path.iter().map(|part| (*part).to_owned()).collect(), template: template.clone() });
         }
         self.seen.extend(template.names().iter().cloned());
         template
@@ -81,10 +88,7 @@ impl Build<'_> {
             self.note(path, format!("is needed at load, so it may name settings only, not {name}"), hint);
             return None;
         }
-        self.rendered(&template).or_else(|| {
-            self.note(path, "cannot be rendered", None);
-            None
-        })
+        self.with_settings(&template).map_err(|error| self.note(path, format!("cannot be rendered: {}", error.why), None)).ok()
     }
 
     /// What a template gives with settings alone, if they are all it names.
@@ -92,8 +96,12 @@ impl Build<'_> {
         if !template.names().iter().all(|name| self.settings.contains_key(name)) {
             return None;
         }
+        self.with_settings(template).ok()
+    }
+
+    fn with_settings(&self, template: &Template) -> Result<String, RenderError> {
         let scope = Scope { settings: Some(&self.settings), ..Scope::default() };
-        template.render(&scope).ok().map(|text| (*text).clone())
+        template.render(&scope).map(|text| (*text).clone())
     }
 
     /// One of several words.
@@ -129,12 +137,21 @@ impl Build<'_> {
     fn allowed(&mut self, name: &str, place: Place<'_>) -> Result<(), (String, Option<String>)> {
         let mut parts = name.split('.');
         let first = parts.next().unwrap_or_default();
-        let second = parts.next();
+        let (second, third) = (parts.next(), parts.next());
         let own = match place {
             Place::Request(own) | Place::Assertion(own) => Some(own),
             Place::Inject => None,
         };
         let member = || second.ok_or_else(|| (format!("names {first} as a whole"), Some(format!("name one: {first}.NAME"))));
+        let texts = || Some("texts have no parts; filters such as `split` take them apart".to_owned());
+        match (first, second) {
+            ("secrets" | "tokens" | "partition" | "vars" | "now", Some(second)) if third.is_some() => {
+                return Err((format!("names a part of {first}.{second}, which has none"), texts()));
+            }
+            ("token" | "assertion", Some(_)) => return Err((format!("names a part of {first}, which has none"), texts())),
+            ("uuid", Some(_)) => return Err(("names a part of uuid, which has none".into(), Some("write {{ uuid() }}".into()))),
+            _ => {}
+        }
         match first {
             "secrets" => self.secret(member()?),
             "tokens" => {
@@ -159,10 +176,10 @@ impl Build<'_> {
             "assertion" => Err(("an assertion can be named in a token's request only".into(), None)),
             "now" if second.is_none_or(|part| part == "epoch") => Ok(()),
             "now" => Err(("of now there is now.epoch only".into(), Some("for other forms: now | date(\"%Y-%m-%d\")".into()))),
-            "uuid" if second.is_none() => Ok(()),
+            "uuid" => Ok(()),
             _ => {
                 among(self.settings.keys(), "setting", first)?;
-                second.map_or(Ok(()), |_| Err((format!("setting {first} is text and has no parts"), None)))
+                second.map_or(Ok(()), |_| Err((format!("names a part of setting {first}, which has none"), texts())))
             }
         }
     }

@@ -97,11 +97,23 @@ impl Template {
     pub fn render(&self, scope: &Scope<'_>) -> Result<Zeroizing<String>, RenderError> {
         let Some(program) = &self.0.program else { return Ok(Zeroizing::new(self.0.source.clone())) };
         let fail = |why: String| RenderError { template: expressions(&self.0.source), why };
-        let mut sink = Sink(Zeroizing::new(Vec::with_capacity(512)));
-        let template = program.get_template("t").map_err(|e| fail(reason(&e)))?;
-        template.render_captured_to(context(&self.0.names, scope), &mut sink).map_err(|e| fail(reason(&e)))?;
+        let sink = self.run(program, scope).map_err(|e| fail(reason(&e)))?;
         let text = std::str::from_utf8(&sink.0).map_err(|_| fail("the text is not UTF-8".into()))?;
         Ok(Zeroizing::new(text.to_owned()))
+    }
+
+    /// Whether it can be rendered with filters that `change` has put in place of the usual ones.
+    pub(super) fn attempt(&self, scope: &Scope<'_>, change: fn(&mut Environment<'static>)) -> Result<(), Error> {
+        let Some(program) = &self.0.program else { return Ok(()) };
+        let mut program = program.clone();
+        change(&mut program);
+        self.run(&program, scope).map(drop)
+    }
+
+    fn run(&self, program: &Environment<'static>, scope: &Scope<'_>) -> Result<Sink, Error> {
+        let mut sink = Sink(Zeroizing::new(Vec::with_capacity(512)));
+        program.get_template("t")?.render_captured_to(context(&self.0.names, scope), &mut sink)?;
+        Ok(sink)
     }
 
     #[must_use]
@@ -221,22 +233,27 @@ impl Write for Sink {
 }
 
 /// minijinja's details may quote values, so only its kinds and our own words are passed on.
-fn reason(error: &Error) -> String {
+pub(super) fn reason(error: &Error) -> String {
+    complaint(error).unwrap_or_else(|| match error.kind() {
+        ErrorKind::UndefinedError => "a name in it is not defined".into(),
+        kind => kind.to_string(),
+    })
+}
+
+/// What we say of it ourselves.
+pub(super) fn complaint(error: &Error) -> Option<String> {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(complaint) = inner.downcast_ref::<Complaint>() {
-            return complaint.to_string();
+            return Some(complaint.to_string());
         }
         let inside = inner.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         if let Some(complaint) = inside.and_then(|e| e.downcast_ref::<Complaint>()) {
-            return complaint.to_string();
+            return Some(complaint.to_string());
         }
         source = inner.source();
     }
-    match error.kind() {
-        ErrorKind::UndefinedError => "a name in it is not defined".into(),
-        kind => kind.to_string(),
-    }
+    None
 }
 
 fn syntax(error: &Error) -> String {
