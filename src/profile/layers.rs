@@ -158,6 +158,15 @@ impl Layers {
         problems.add(Problem { severity: Severity::Problem, key, file, what: what.into(), hint });
     }
 
+    /// Keys that may stand beside `key` where it was written, besides those that credentials and profiles share.
+    pub fn beside(&self, key: &str) -> &'static [&'static str] {
+        let owner = self.all.get(self.owner(&mut [key.to_owned()]));
+        match owner.map(|layer| &layer.origin) {
+            None | Some(Origin::Credential) => &["profile", "settings", "secrets"],
+            Some(Origin::File(_) | Origin::Builtin(_)) => &["extends", "doc", "source", "settings", "secrets"],
+        }
+    }
+
     /// Key and file of the layer that says most of `path`.
     fn place(&self, path: &[&str]) -> (String, Option<PathBuf>) {
         let mut path: Vec<String> = path.iter().map(|s| (*s).to_owned()).collect();

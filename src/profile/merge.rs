@@ -14,7 +14,7 @@ use super::{
     model::{Profile, SecretSpec},
     names::{Build, RESERVED},
     present,
-    read::read,
+    read::{self, read},
     table::{CredentialTable, HeadTable, SettingTable},
     trial, values,
 };
@@ -95,7 +95,11 @@ fn tables(layers: &Layers, problems: &mut Problems) -> (HeadTable, CredentialTab
     let (body, more) = read::<CredentialTable>(Value::Object(body));
     for misfit in strange.into_iter().chain(more) {
         let path: Vec<&str> = misfit.path.iter().map(String::as_str).collect();
-        layers.note(problems, &path, misfit.what, misfit.hint);
+        let hint = match path[..] {
+            [key] if misfit.what == read::UNKNOWN => read::hint_at_top::<CredentialTable>(key, layers.beside(key)),
+            _ => misfit.hint,
+        };
+        layers.note(problems, &path, misfit.what, hint);
     }
     (head, body)
 }

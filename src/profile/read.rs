@@ -67,9 +67,23 @@ fn misfit<T: JsonSchema>(value: &Value, path: Vec<String>, error: &str) -> Optio
     Some(Misfit { path, what: format!("must be {expected}, but is {kind}"), hint: None })
 }
 
+/// Words for a key that `T` does not have.
+pub const UNKNOWN: &str = "is not a known key";
+
+/// A hint for a key that stands at the top, where `more` keys are known besides those of `T`.
+pub fn hint_at_top<T: JsonSchema>(key: &str, more: &[&str]) -> Option<String> {
+    let mut siblings = keys(schema::<T>().as_value(), &[]);
+    siblings.extend(more.iter().map(|key| (*key).to_owned()));
+    hint(key, &siblings)
+}
+
+fn schema<T: JsonSchema>() -> schemars::Schema {
+    SchemaGenerator::new(SchemaSettings::default().with(|s| s.inline_subschemas = true)).into_root_schema_for::<T>()
+}
+
 /// serde names the table; which key of it is unknown follows from the schema.
 fn unknown<T: JsonSchema>(value: &Value, mut path: Vec<String>) -> Misfit {
-    let schema = SchemaGenerator::new(SchemaSettings::default().with(|s| s.inline_subschemas = true)).into_root_schema_for::<T>();
+    let schema = schema::<T>();
     let named = |path: &[String]| keys(schema.as_value(), path);
     // Some versions of the path end with the unknown key itself.
     let parent_known = path.split_last().map(|(last, parent)| (last.clone(), named(parent)));
@@ -77,13 +91,13 @@ fn unknown<T: JsonSchema>(value: &Value, mut path: Vec<String>) -> Misfit {
         && !siblings.is_empty()
         && !siblings.contains(&last)
     {
-        return Misfit { what: "is not a known key".into(), hint: hint(&last, &siblings), path };
+        return Misfit { what: UNKNOWN.into(), hint: hint(&last, &siblings), path };
     }
     let siblings = named(&path);
     let stray = at(value, &path).and_then(Value::as_object).and_then(|table| table.keys().find(|key| !siblings.contains(*key)).cloned());
     let stray = stray.unwrap_or_default();
     path.push(stray.clone());
-    Misfit { what: "is not a known key".into(), hint: hint(&stray, &siblings), path }
+    Misfit { what: UNKNOWN.into(), hint: hint(&stray, &siblings), path }
 }
 
 fn hint(name: &str, siblings: &BTreeSet<String>) -> Option<String> {

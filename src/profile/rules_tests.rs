@@ -1,4 +1,4 @@
-//! Tests of `errors`: a rule says which answers it means.
+//! Tests of `errors`, where a rule says which answers it means, and of keys at the top.
 
 use super::*;
 
@@ -25,5 +25,16 @@ fn a_rule_with_an_empty_list_is_refused() {
     for key in ["in", "not_in"] {
         let tried = rule(json!({"at": "token", "path": "/code", key: [], "then": "rejected"}));
         tried.says(&format!("credentials.x.errors[0].{key}"), "empty list");
+    }
+}
+
+#[test]
+fn an_unknown_key_of_a_credential_or_a_profile_is_told_every_key_that_may_stand_there() {
+    for (typed, meant) in [("profil", "profile"), ("setings", "settings"), ("secret", "secrets"), ("token", "tokens")] {
+        oauth2(json!({typed: "x"})).says(&format!("credentials.x.{typed}"), &format!("did you mean {meant:?}?"));
+    }
+    let token = "[tokens.a]\nurl = \"https://x.example\"\nclient_auth = \"none\"\n";
+    for (typed, meant) in [("extend", "extends"), ("setings", "settings"), ("sorce", "source")] {
+        own(&format!("{typed} = \"x\"\n{token}")).says(typed, &format!("did you mean {meant:?}?"));
     }
 }
