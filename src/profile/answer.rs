@@ -21,8 +21,8 @@ use crate::{
 pub(super) fn response(b: &mut Build<'_>, at: &[&str], table: &ResponseTable) -> Response {
     let mut pick = |key: &str, text: Option<&str>, default: Option<&str>| {
         let text = text.or(default).filter(|text| !matches!(*text, "off" | ""))?;
-        let text = b.fixed(&path(at, key), text)?;
-        b.or_note(&path(at, key), values::pick(&text))
+        let value = b.fixed(&path(at, key), text)?;
+        b.or_blame(&path(at, key), text, values::pick(&value))
     };
     let token = pick("token", table.token.as_deref().filter(|text| !text.is_empty()), Some("/access_token"));
     let expires_in = pick("expires_in", table.expires_in.as_deref(), Some("/expires_in"));

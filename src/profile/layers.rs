@@ -167,6 +167,11 @@ impl Layers {
         }
     }
 
+    /// Whether what stands at `path` was written in a profile file of the user's.
+    pub fn in_a_file(&self, path: &[&str]) -> bool {
+        self.place(path).1.is_some()
+    }
+
     /// Key and file of the layer that says most of `path`.
     fn place(&self, path: &[&str]) -> (String, Option<PathBuf>) {
         let mut path: Vec<String> = path.iter().map(|s| (*s).to_owned()).collect();

@@ -126,6 +126,7 @@ fn assemble(
         layers,
         problems,
         settings: BTreeMap::new(),
+        chosen: given.settings.keys().cloned().collect(),
         secrets: BTreeMap::new(),
         any_secret: head.secrets.contains_key("*"),
         given: given.secrets.map(|names| names.iter().cloned().collect()),

@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{layers::Layers, model::SecretSpec, template::Template, trial::Waiting};
+use super::{
+    layers::{self, Layers},
+    model::SecretSpec,
+    template::Template,
+    trial::Waiting,
+};
 use crate::{
     problem::{Problems, known},
     profile::{RenderError, Scope},
@@ -16,6 +21,8 @@ pub(super) struct Build<'a> {
     pub layers: &'a Layers,
     pub problems: &'a mut Problems,
     pub settings: BTreeMap<String, String>,
+    /// Settings whose value is the credential's own.
+    pub chosen: BTreeSet<String>,
     pub secrets: BTreeMap<String, SecretSpec>,
     /// The profile takes any secret (`secrets."*"`).
     pub any_secret: bool,
@@ -54,6 +61,23 @@ impl Build<'_> {
     /// Takes the value, or notes why there is none.
     pub fn or_note<T>(&mut self, path: &[&str], result: Result<T, String>) -> Option<T> {
         result.map_err(|what| self.note(path, what, None)).ok()
+    }
+
+    /// The same for a text that may be wrong only because a setting is.
+    pub fn or_blame<T>(&mut self, path: &[&str], source: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|what| self.blame(path, source, what, None)).ok()
+    }
+
+    /// Notes what is wrong with the value of `source` at `path`. Where that is one setting and nothing else, the setting is at fault.
+    pub fn blame(&mut self, path: &[&str], source: &str, what: impl Into<String>, hint: Option<String>) {
+        let inside = source.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}"));
+        let Some(name) = inside.map(str::trim).filter(|name| self.settings.contains_key(*name)).map(str::to_owned) else {
+            return self.note(path, what, hint);
+        };
+        if !self.chosen.contains(&name) && self.layers.in_a_file(&["settings", &name, "default"]) {
+            return self.note(&["settings", &name, "default"], what, hint);
+        }
+        self.problems.problem(layers::dotted(&self.layers.at, &["settings", &name]), what, hint);
     }
 
     /// A template, its names checked. With a mistake in it: noted, and the text stands for it.
@@ -106,14 +130,20 @@ impl Build<'_> {
 
     /// One of several words.
     pub fn one_of<T: Copy>(&mut self, path: &[&str], text: Option<&str>, default: T, words: &[(&str, T)]) -> T {
-        let Some(text) = text.and_then(|text| self.fixed(path, text)) else { return default };
-        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-            return *value;
+        self.choice(path, text, default, words).unwrap_or(default)
+    }
+
+    /// The same, for those who must know that the word was wrong.
+    pub fn choice<T: Copy>(&mut self, path: &[&str], source: Option<&str>, default: T, words: &[(&str, T)]) -> Option<T> {
+        let Some(source) = source else { return Some(default) };
+        let text = self.fixed(path, source)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let hint = crate::problem::nearest(&text, all.iter().copied()).map(|near| format!("did you mean {near:?}?"));
+            self.blame(path, source, format!("must be one of {}", all.join(", ")), hint);
         }
-        let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let hint = crate::problem::nearest(&text, all.iter().copied()).map(|near| format!("did you mean {near:?}?"));
-        self.note(path, format!("must be one of {}", all.join(", ")), hint);
-        default
+        found
     }
 
     /// A secret that something other than a template needs, so that it must be there even where it is optional.

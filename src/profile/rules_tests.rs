@@ -38,3 +38,25 @@ fn an_unknown_key_of_a_credential_or_a_profile_is_told_every_key_that_may_stand_
         own(&format!("{typed} = \"x\"\n{token}")).says(typed, &format!("did you mean {meant:?}?"));
     }
 }
+
+#[test]
+fn where_a_setting_is_wrong_the_setting_is_blamed_and_nothing_else() {
+    let base = Base::Builtin("oauth2".into());
+    let given = ["client_id", "client_secret"];
+    for (name, value, words) in [
+        ("client_auth", "foo", "must be one of body, basic"),
+        ("token_url", "http://a.example/t", "plain http"),
+        ("resource", "https://a.example/#x", "fragment"),
+    ] {
+        let mut settings = json!({"token_url": "https://a.example/t"});
+        settings[name] = json!(value);
+        let tried = on(&base, json!({}), &settings, Some(&given[..if name == "client_auth" { 1 } else { 2 }]));
+        tried.says(&format!("credentials.x.settings.{name}"), words);
+        assert_eq!(tried.found.len(), 1, "{:?}", tried.found);
+    }
+    let mixed = on(&base, json!({"tokens": {"access": {"url": "http://{{ audience }}/t"}}}), &json!({"audience": "a.example"}), None);
+    mixed.says("credentials.x.tokens.access.url", "plain http");
+    let own = own("[settings.how]\ndefault = \"baisc\"\n[tokens.a]\nurl = \"https://x.example\"\nclient_auth = \"{{ how }}\"\n");
+    own.says("settings.how.default", "did you mean \"basic\"?");
+    assert_eq!((own.found.len(), own.files.iter().flatten().count()), (1, 1), "{:?}", own.found);
+}

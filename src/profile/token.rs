@@ -37,7 +37,9 @@ pub(super) fn token(b: &mut Build<'_>, name: &str, table: &TokenTable, partition
     // Without parameters there is nowhere to put credentials: the default fits, what is written is checked below.
     let bare = format == Format::None || table.body.is_some();
     let default_auth = if bare { ClientAuth::None } else { ClientAuth::Body };
-    let client_auth = b.one_of(&path(&at, "client_auth"), table.client_auth.as_deref(), default_auth, &AUTHS);
+    let known_auth = b.choice(&path(&at, "client_auth"), table.client_auth.as_deref(), default_auth, &AUTHS);
+    // Of a word that is unknown nothing follows: what else it might need is not asked for.
+    let client_auth = known_auth.unwrap_or(ClientAuth::None);
     let allow_plaintext = table.allow_plaintext.unwrap_or(false);
 
     let url = table.url.as_deref().map(|url| b.template(&path(&at, "url"), url, place));
@@ -63,7 +65,7 @@ pub(super) fn token(b: &mut Build<'_>, name: &str, table: &TokenTable, partition
     let method = method(b, &path(&at, "method"), table.method.as_deref());
     let timeout = positive(b, &path(&at, "timeout"), table.timeout.as_ref(), Duration::from_secs(10));
 
-    let named = b.seen.contains("assertion");
+    let named = b.seen.contains("assertion") || (known_auth.is_none() && table.assertion.is_some());
     let assertion = assertion(b, &at, table.assertion.as_ref(), client_auth, named, url.is_none() && format == Format::None);
     need_secrets(b, &at, client_auth, assertion.as_ref());
     TokenSpec {
@@ -92,28 +94,29 @@ pub(super) fn path<'a>(at: &[&'a str], key: &'a str) -> Vec<&'a str> {
 
 /// A duration above zero.
 pub(super) fn positive(b: &mut Build<'_>, path: &[&str], span: Option<&Span>, default: Duration) -> Duration {
-    let Some(duration) = span.and_then(|span| duration(b, path, span)) else { return default };
+    let Some((span, duration)) = span.and_then(|span| Some((span, duration(b, path, span)?))) else { return default };
     if duration.is_zero() {
-        b.note(path, "must be longer than nothing", None);
+        b.blame(path, &span.0, "must be longer than nothing", None);
     }
     duration
 }
 
 pub(super) fn duration(b: &mut Build<'_>, path: &[&str], span: &Span) -> Option<Duration> {
     let text = b.fixed(path, &span.0)?;
-    b.or_note(path, values::duration(&text))
+    b.or_blame(path, &span.0, values::duration(&text))
 }
 
-fn method(b: &mut Build<'_>, path: &[&str], text: Option<&str>) -> Method {
-    let Some(text) = text.and_then(|text| b.fixed(path, text)) else { return Method::POST };
+fn method(b: &mut Build<'_>, path: &[&str], source: Option<&str>) -> Method {
+    let Some((source, text)) = source.and_then(|source| Some((source, b.fixed(path, source)?))) else { return Method::POST };
     match text.as_str() {
         "POST" => Method::POST,
         "GET" => Method::GET,
         "PUT" => Method::PUT,
         "PATCH" => Method::PATCH,
         _ => {
-            b.note(
+            b.blame(
                 path,
+                source,
                 "must be one of POST, GET, PUT, PATCH",
                 nearest(&text, ["POST", "GET", "PUT", "PATCH"]).map(|n| format!("did you mean {n:?}?")),
             );
@@ -127,7 +130,7 @@ fn check_url(b: &mut Build<'_>, path: &[&str], template: &Template, allow_plaint
     let unset = template.names().iter().any(|name| b.settings.get(name).is_some_and(String::is_empty));
     let Some(text) = b.rendered(template).filter(|_| !unset) else { return };
     if let Err((what, hint)) = judge_url(&text, allow_plaintext) {
-        b.note(path, what, hint.map(str::to_owned));
+        b.blame(path, template.source(), what, hint.map(str::to_owned));
     }
 }
 
@@ -205,7 +208,7 @@ fn check_params(b: &mut Build<'_>, at: &[&str], table: &TokenTable, client_auth:
     if let Some(Value::String(text)) = table.params.get("resource")
         && Template::parse(text).ok().and_then(|template| b.rendered(&template)).is_some_and(|resource| resource.contains('#'))
     {
-        b.note(&[at, &["params", "resource"]].concat(), "must not have a fragment (#…)", None);
+        b.blame(&[at, &["params", "resource"]].concat(), text, "must not have a fragment (#…)", None);
     }
 }
 
@@ -244,8 +247,8 @@ pub(super) fn headers(b: &mut Build<'_>, at: &[&str], table: &BTreeMap<String, S
         let at = path(at, name);
         let header = b.or_note(&at, values::settable(name));
         let template = b.template(&at, text, place);
-        if let Some(text) = b.rendered(&template) {
-            b.or_note(&at, values::header_value(&text));
+        if let Some(value) = b.rendered(&template) {
+            b.or_blame(&at, text, values::header_value(&value));
         }
         out.extend(header.map(|header| (header, template)));
     }
@@ -329,12 +332,12 @@ fn assertion(
     })
 }
 
-fn algorithm(b: &mut Build<'_>, at: &[&str], text: Option<&str>, default: Algorithm) -> Algorithm {
-    let Some(text) = text.and_then(|text| b.fixed(at, text)) else { return default };
+fn algorithm(b: &mut Build<'_>, at: &[&str], source: Option<&str>, default: Algorithm) -> Algorithm {
+    let Some((source, text)) = source.and_then(|source| Some((source, b.fixed(at, source)?))) else { return default };
     let known = ALGORITHMS.contains(&text.as_str());
     Algorithm::from_str(&text).ok().filter(|_| known).unwrap_or_else(|| {
         let hint = nearest(&text, ALGORITHMS).map(|near| format!("did you mean {near:?}?"));
-        b.note(at, format!("must be one of {}", ALGORITHMS.join(", ")), hint);
+        b.blame(at, source, format!("must be one of {}", ALGORITHMS.join(", ")), hint);
         default
     })
 }
