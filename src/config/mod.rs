@@ -202,11 +202,14 @@ fn build(text: &str, folder: &Path, file: Option<&Path>, sight: &Sight) -> (Opti
 
 /// Says of each problem where it stands: in an environment variable that overrides the key, or in `file`. Nothing is said twice.
 fn attribute(problems: Problems, overrides: &[(Vec<shape::Step>, String)], file: Option<&Path>) -> Problems {
-    let overrides: Vec<_> = overrides.iter().map(|(steps, variable)| (shape::dotted(steps), variable)).collect();
+    // A part of one value, such as the file of a secret, stands for the whole value.
+    let whole = |steps: &[shape::Step]| steps.split_last().filter(|_| source::is_part(steps)).map(|(_, whole)| shape::dotted(whole));
+    let overrides: Vec<_> = overrides.iter().map(|(steps, variable)| (shape::dotted(steps), whole(steps), variable)).collect();
     let mut all = Problems::default();
     for Problem { severity, key, file: named, mut what, hint } in problems.into_list() {
         let within = |over: &str| key.strip_prefix(over).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-        let variable = overrides.iter().find(|(over, _)| within(over)).map(|(_, variable)| variable);
+        let set = |over: &str, whole: &Option<String>| within(over) || whole.as_ref() == Some(&key);
+        let variable = overrides.iter().find(|(over, whole, _)| set(over, whole)).map(|(.., variable)| variable);
         if let Some(variable) = variable {
             what = format!("{what} (set by the environment variable {variable})");
         }

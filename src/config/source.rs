@@ -31,6 +31,8 @@ pub fn tree(text: &str, env: &BTreeMap<String, String>, problems: &mut Problems)
         }
     };
     let (overlay, overrides) = overlay(&written, env, problems);
+    let mut written = written;
+    overrides.iter().for_each(|(steps, _)| make_room(&mut written, steps));
     let merged = Figment::from(Serialized::defaults(&written)).merge(Serialized::defaults(&overlay)).extract();
     match merged {
         Ok(tree) => Some((tree, overrides)),
@@ -89,6 +91,29 @@ fn overlay(written: &Value, env: &BTreeMap<String, String>, problems: &mut Probl
         }
     }
     (overlay, overrides)
+}
+
+/// Places of a secret exclude each other: what a variable names leaves no room for the other kind in the file.
+fn make_room(written: &mut Value, steps: &[Step]) {
+    let Some((Step::Key(kind), parent)) = steps.split_last().filter(|_| is_part(steps)) else { return };
+    let others: &[&str] = match kind.as_str() {
+        "env" => &["file", "json_key"],
+        "file" | "json_key" => &["env"],
+        _ => return,
+    };
+    let table = parent.iter().try_fold(written, |here, step| match step {
+        Step::Key(key) => here.get_mut(key),
+        Step::Index(_) => None,
+    });
+    if let Some(Value::Object(table)) = table {
+        table.retain(|key, _| !others.contains(&key.as_str()));
+    }
+}
+
+/// Whether `steps` lead into a value that could as well be a text, such as `client_secret.file`: it is one value with what is around it.
+pub fn is_part(steps: &[Step]) -> bool {
+    let parent = steps.split_last().map(|(_, parent)| shape::at(parent));
+    parent.is_some_and(|parent| parent.takes("string") && parent.takes("object"))
 }
 
 /// A variable's part as a key: as it is written in the file or known to the schema where that differs only in case or `-` for `_`.

@@ -66,3 +66,36 @@ fn variables_that_contradict_each_other_are_a_mistake() {
     let found = all("", &[("CUPBEARER_PROXY__DRAIN", "5s"), ("CUPBEARER_PROXY__DRAIN__X", "5s")], Severity::Problem);
     assert_eq!(found.len(), 1, "{found:?}");
 }
+
+const A: &str = "[credentials.a]\nsettings = { token_url = \"https://auth.example/t\" }\n\
+                 secrets = { client_id = \"i\", client_secret = { env = \"S\" } }\n\
+                 [upstreams.a]\nurl = \"https://api.example\"\ncredential = \"a\"\n";
+
+#[test]
+fn a_mistake_in_a_setting_or_a_part_of_a_secret_names_the_variable_too() {
+    for (variable, value, key) in [
+        ("CUPBEARER_CREDENTIALS__A__SETTINGS__CLIENT_AUTH", "foo", "credentials.a.settings.client_auth"),
+        ("CUPBEARER_CREDENTIALS__A__SETTINGS__TOKEN_URL", "http://x.example", "credentials.a.settings.token_url"),
+        ("CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRET__ENV", "NOT_SET", "credentials.a.secrets.client_secret"),
+        ("CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRET__FIEL", "x", "credentials.a.secrets.client_secret"),
+    ] {
+        let found = all(A, &[(variable, value), ("S", "x")], Severity::Problem);
+        assert_eq!(found.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), [key], "{found:#?}");
+        assert!(found[0].what.contains(variable), "{}", found[0]);
+    }
+    let missing = all(A, &[("CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRET__FILE", "/nope"), ("S", "x")], Severity::Lint);
+    assert_eq!(missing.len(), 1, "{missing:#?}");
+    assert!(missing[0].what.contains("/nope") && missing[0].what.contains("CLIENT_SECRET__FILE"), "{}", missing[0]);
+}
+
+#[test]
+fn a_place_that_a_variable_names_leaves_no_room_for_another_kind() {
+    let source = |text: &str, env: &[(&str, &str)]| good_with(text, env).credentials["a"].secrets.sources["client_secret"].clone();
+    let (file, env) = ("CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRET__FILE", "CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRET__ENV");
+    assert_eq!(source(A, &[(file, "/x")]), Source::File("/x".into()));
+    let json = A.replace("{ env = \"S\" }", "{ file = \"/a\", json_key = \"/k\" }");
+    assert_eq!(source(&json, &[(file, "/x")]), Source::Json("/x".into(), "/k".into()));
+    assert_eq!(source(&json, &[(env, "S"), ("S", "x")]), Source::Value(crate::secret::Secret::new("x".into())));
+    let two = all(A, &[(file, "/x"), (env, "S"), ("S", "x")], Severity::Problem);
+    assert_eq!(two.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["credentials.a.secrets.client_secret"], "{two:#?}");
+}
