@@ -36,6 +36,13 @@ pub struct Upstreams {
     pub rules: Vec<Rule>,
 }
 
+/// What an upstream answers to, whatever else is wrong with it.
+struct Claim {
+    name: String,
+    path: Option<String>,
+    hosts: Vec<String>,
+}
+
 /// One upstream's table, with its name and what it is looked at with.
 struct Table<'a> {
     name: &'a str,
@@ -54,22 +61,25 @@ pub fn parse(
     problems: &mut Problems,
 ) -> Upstreams {
     let mut found = Upstreams::default();
+    let mut claims = Vec::new();
     let nothing = Value::Object(Map::new());
     let defaults = tree.get("upstream_defaults").unwrap_or(&nothing);
     for upstream in names {
         let own = tree.get("upstreams").and_then(|all| all.get(&upstream)).unwrap_or(&nothing);
         let table = Table { name: &upstream, own, defaults, world };
-        if let Some((upstream, rule)) = table.parse(credentials, ours, problems) {
+        let (claim, parsed) = table.parse(credentials, ours, problems);
+        claims.push(claim);
+        if let Some((upstream, rule)) = parsed {
             found.upstreams.push(upstream);
             found.rules.push(rule);
         }
     }
-    ambiguous(&found, problems);
+    ambiguous(&claims, problems);
     found
 }
 
 impl Table<'_> {
-    fn parse(&self, credentials: &[String], ours: &[SocketAddr], problems: &mut Problems) -> Option<(Upstream, Rule)> {
+    fn parse(&self, credentials: &[String], ours: &[SocketAddr], problems: &mut Problems) -> (Claim, Option<(Upstream, Rule)>) {
         name(&format!("upstreams.{}", shape::quoted(self.name)), self.name, problems);
         let mut table = self.defaults.clone();
         merge(&mut table, self.own);
@@ -89,7 +99,8 @@ impl Table<'_> {
         let pool_idle = lasting(&self.key("pool.idle"), pool.idle, 30 * SECOND, Duration::ZERO..=DAY, problems);
         let pool_connections = within(&self.key("pool.connections"), pool.connections, 64, 0..=100_000, problems);
         let pool_requests = within(&self.key("pool.requests"), pool.requests, 1024, 1..=1_000_000, problems);
-        let (target, credential) = (target?, credential?);
+        let claim = Claim { name: self.name.to_owned(), path: path.clone(), hosts: hosts.clone() };
+        let (Some(target), Some(credential)) = (target, credential) else { return (claim, None) };
         if !target.tls && tls != Tls::default() {
             problems.lint(self.key("tls"), "is not used: the url is plain http", None);
         }
@@ -117,7 +128,7 @@ impl Table<'_> {
             pool_requests,
             tls,
         };
-        Some((upstream, rule))
+        (claim, Some((upstream, rule)))
     }
 
     /// The key that `path` was written under: the upstream's own, or that of the defaults.
@@ -252,12 +263,11 @@ fn target(text: &str) -> Result<Target, Wrong> {
 }
 
 /// Two upstreams with one route: neither could be told from the other.
-fn ambiguous(found: &Upstreams, problems: &mut Problems) {
+fn ambiguous(claims: &[Claim], problems: &mut Problems) {
     let (mut paths, mut all_hosts): (HashMap<&str, &str>, HashMap<&str, &str>) = (HashMap::new(), HashMap::new());
-    for (upstream, rule) in found.upstreams.iter().zip(&found.rules) {
-        let name = &*upstream.name;
+    for Claim { name, path, hosts } in claims {
         let key = |end: &str| format!("upstreams.{}.match.{end}", shape::quoted(name));
-        if let Some(path) = &rule.path
+        if let Some(path) = path
             && let Some(first) = paths.insert(path, name)
         {
             problems.problem(
@@ -266,7 +276,7 @@ fn ambiguous(found: &Upstreams, problems: &mut Problems) {
                 Some("give each upstream a path of its own".to_owned()),
             );
         }
-        for host in &rule.hosts {
+        for host in hosts {
             if let Some(first) = all_hosts.insert(host, name) {
                 problems.problem(
                     key("hosts"),

@@ -147,6 +147,16 @@ fn two_upstreams_cannot_have_one_route() {
 }
 
 #[test]
+fn a_wrong_url_or_credential_does_not_hide_that_two_upstreams_have_one_route() {
+    for wrong in ["url = \"ftp://b.example\"\ncredential = \"none\"", "url = \"https://b.example\"\ncredential = \"gone\""] {
+        let text = format!("{}[upstreams.b]\n{wrong}\nmatch = {{ path = \"/a\", hosts = [\"a.localhost\"] }}\n", upstream(""));
+        let keys: Vec<String> = mistakes(&text).into_iter().map(|problem| problem.key).collect();
+        assert_eq!(keys.len(), 3, "{keys:?}");
+        assert!(keys.ends_with(&["upstreams.b.match.path".to_owned(), "upstreams.b.match.hosts".to_owned()]), "{keys:?}");
+    }
+}
+
+#[test]
 fn an_upstream_cannot_be_ourselves() {
     for own in [
         "http://127.0.0.1:14180/x",
