@@ -96,7 +96,7 @@ pub fn parse(
             files.push(file);
         }
     }
-    let names: Vec<String> = written.refs.keys().cloned().collect();
+    let names: Vec<String> = written.refs.keys().chain(&written.wrong).cloned().collect();
     let names = if written.dir.is_some() { None } else { Some(&names[..]) };
     let filled = Given { settings: &settings, secrets: names, blind: world.sight.no_secrets };
     let profile = merge::build(&base, &table, filled, &at, world.folder, problems);
@@ -105,7 +105,7 @@ pub fn parse(
         let key = format!("{at}.secrets.{}", shape::quoted(secret));
         let public = profile.as_ref().and_then(|profile| profile.secrets.get(secret)).is_some_and(|spec| spec.public);
         if profile.is_some() && !public {
-            lint::inline(&key, reference, problems);
+            lint::inline(&key, reference, world, problems);
         }
         lint::secret_file(&key, reference, world, problems);
         if let Some(source) = world.source(&key, reference, problems) {
@@ -180,6 +180,8 @@ fn settings(at: &str, written: Option<Value>, problems: &mut Problems) -> BTreeM
 #[derive(Default)]
 struct References {
     refs: BTreeMap<String, SecretRef>,
+    /// Names with a reference that cannot be understood. They are given, though wrong: nobody needs to be told that they are missing.
+    wrong: Vec<String>,
     dir: Option<String>,
 }
 
@@ -209,8 +211,7 @@ fn secrets(at: &str, written: Option<Value>, problems: &mut Problems) -> Referen
             }
             Err(error) => {
                 problems.problem(key, error.to_string(), None);
-                // It is there, though wrong: nobody needs to be told that it is missing.
-                found.refs.insert(name, SecretRef::File("unknown".to_owned()));
+                found.wrong.push(name);
             }
         }
     }

@@ -2,42 +2,58 @@
 
 mod oauth;
 
-use std::{collections::BTreeMap, fs::Metadata, os::unix::fs::PermissionsExt, path::Path};
+use std::{collections::BTreeMap, fs::Metadata, net::IpAddr, os::unix::fs::PermissionsExt, path::Path};
 
 use url::{Host, Url};
 
 use super::{
-    Config, Credential, listen,
+    Config, Credential, Listen, listen,
     parse::{World, why},
     shape,
     value::SecretRef,
 };
-use crate::{problem::Problems, profile::Profile, secret::Source, token::Hold};
+use crate::{
+    problem::{Problems, Severity},
+    profile::Profile,
+    secret::Source,
+    token::Hold,
+};
 
-/// Advice about a configuration that was found right.
+/// Advice about what could be parsed. Other mistakes do not hide it; what would follow from them alone is left out: no advice looks at more than
+/// the tables named with it, and is given only where none of these has a mistake.
 pub fn find(config: &Config, problems: &mut Problems) {
-    let all = [
-        lockout_without_state,
-        oauth::lockout_with_replicas,
-        unused_credentials,
-        environments,
-        refresh_margins,
-        oauth::two_ways,
-        oauth::foreign_scope,
-        oauth::same_client,
-        alike_targets,
-        shadowed_hosts,
-        unreachable,
-        private_keys,
+    let all: [(Advise, &[&str]); 12] = [
+        (lockout_without_state, &["state"]),
+        (oauth::lockout_with_replicas, &["admin", "metrics"]),
+        (unused_credentials, &["upstreams", "upstream_defaults"]),
+        (environments, &[]),
+        (refresh_margins, &[]),
+        (oauth::two_ways, &[]),
+        (oauth::foreign_scope, &[]),
+        (oauth::same_client, &[]),
+        (alike_targets, &[]),
+        (shadowed_hosts, &[]),
+        (unreachable, &["upstreams", "upstream_defaults"]),
+        (private_keys, &[]),
     ];
-    for advise in all {
-        advise(config, problems);
+    let wrong: Vec<String> = problems.list().iter().filter(|p| p.severity == Severity::Problem).map(|p| table_of(&p.key)).collect();
+    for (advise, tables) in all {
+        if !wrong.iter().any(|table| tables.contains(&table.as_str())) {
+            advise(config, problems);
+        }
     }
 }
 
-/// A secret in clear in the file. Profiles say which ones are public.
-pub fn inline(key: &str, secret: &SecretRef, problems: &mut Problems) {
-    if matches!(secret, SecretRef::Inline(_)) {
+type Advise = fn(&Config, &mut Problems);
+
+/// The first part of a key.
+fn table_of(key: &str) -> String {
+    key.split(['.', '[']).next().unwrap_or_default().to_owned()
+}
+
+/// A secret in clear in the file. Profiles say which ones are public; one that an environment variable gives is where the advice would put it.
+pub fn inline(key: &str, secret: &SecretRef, world: World<'_>, problems: &mut Problems) {
+    if matches!(secret, SecretRef::Inline(_)) && !world.outside(key) {
         let hint = "whoever reads the configuration has it: use { file = \"…\" } or { env = \"…\" }";
         problems.lint(key, "a secret stands in the configuration", Some(hint.to_owned()));
     }
@@ -200,11 +216,21 @@ fn alike_targets(config: &Config, problems: &mut Problems) {
 
 /// Under a name of an upstream there is no routing by path.
 fn shadowed_hosts(config: &Config, problems: &mut Problems) {
+    let listens = |ip: IpAddr| config.proxy.listen.iter().any(|listen| matches!(listen, Listen::Tcp(address) if address.ip() == ip));
+    // How callers reach us without a name of their own for an upstream.
+    let usual = |host: &str| host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback() || listens(ip));
     for (upstream, rule) in config.upstreams.iter().zip(&config.rules) {
-        for host in rule.hosts.iter().filter(|host| config.proxy.hosts.contains(host)) {
-            let what = format!("{host} leads to this upstream whatever the path, so it is no name for routing by path (proxy.hosts)");
+        for host in &rule.hosts {
+            let (why, hint) = if config.proxy.hosts.contains(host) {
+                ("it is no name for routing by path (proxy.hosts)", "keep it in one of the two".to_owned())
+            } else if usual(host) {
+                let hint = format!("leave it out: {}.localhost leads here without a path", upstream.name);
+                ("callers who go by path do not reach the others under it", hint)
+            } else {
+                continue;
+            };
             let key = format!("upstreams.{}.match.hosts", shape::quoted(&upstream.name));
-            problems.lint(key, what, Some("keep it in one of the two".to_owned()));
+            problems.lint(key, format!("{host} leads to this upstream whatever the path, so {why}"), Some(hint));
         }
     }
 }

@@ -192,11 +192,9 @@ fn build(text: &str, folder: &Path, file: Option<&Path>, sight: &Sight) -> (Opti
     let Some((tree, overrides)) = source::tree(text, &sight.env, &mut problems) else {
         return (None, attribute(problems, &[], file));
     };
-    let config = parse::parse(tree, parse::World { folder, sight }, &mut problems);
+    let config = parse::parse(tree, parse::World { folder, sight, overrides: &overrides }, &mut problems);
+    lint::find(&config, &mut problems);
     let config = (!problems.fatal()).then_some(config);
-    if let Some(config) = &config {
-        lint::find(config, &mut problems);
-    }
     (config, attribute(problems, &overrides, file))
 }
 

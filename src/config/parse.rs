@@ -12,7 +12,8 @@ use serde_json::Value;
 use super::{
     Admin, Config, Limits, Listen, Log, Proxy, Ready, Sight, credential,
     file::{self, File},
-    listen, read,
+    listen, read, shape,
+    source::Overrides,
     upstream::{self, Upstreams},
     value::{Lasting, SecretRef},
 };
@@ -32,6 +33,8 @@ pub struct World<'a> {
     /// Relative paths start here.
     pub folder: &'a Path,
     pub sight: &'a Sight,
+    /// What the environment sets.
+    pub overrides: &'a Overrides,
 }
 
 /// Reads the whole tree. The configuration is complete only where no fatal problem was noted.
@@ -102,7 +105,7 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
         allow_remote,
         peer_uids,
         client_auth: proxy.client_auth.and_then(|secret| {
-            super::lint::inline("proxy.client_auth", &secret, problems);
+            super::lint::inline("proxy.client_auth", &secret, world, problems);
             super::lint::secret_file("proxy.client_auth", &secret, world, problems);
             world.source("proxy.client_auth", &secret, problems)
         }),
@@ -177,6 +180,12 @@ impl World<'_> {
     #[must_use]
     pub fn path(&self, text: &str) -> PathBuf {
         self.folder.join(text)
+    }
+
+    /// Whether the value of `key` stands in the environment, not in the file.
+    #[must_use]
+    pub fn outside(&self, key: &str) -> bool {
+        self.overrides.iter().any(|(steps, _)| shape::dotted(steps) == key)
     }
 
     /// Where a secret comes from. An environment variable is read now; a file when it is used.

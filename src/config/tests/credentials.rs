@@ -73,6 +73,15 @@ fn mistakes_inside_a_credential_are_found_together() {
 }
 
 #[test]
+fn a_wrong_secret_reference_is_one_mistake_and_no_advice_about_a_file_nobody_named() {
+    for wrong in ["{ file = \"nope\", json_key = \"x\" }", "{ fil = \"x\" }", "3"] {
+        let (_, problems) = load_text(&plain().replace("{ env = \"S\" }", wrong), Path::new("/nowhere"), &sight(&[]));
+        let keys: Vec<&str> = problems.list().iter().map(|problem| problem.key.as_str()).collect();
+        assert_eq!(keys, ["credentials.acme.secrets.client_secret"], "{:#?}", problems.list());
+    }
+}
+
+#[test]
 fn a_profile_of_ones_own_is_a_file_and_is_polled() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("mine.toml"), "extends = \"oauth2\"\ndoc = \"Mine.\"\n").unwrap();
@@ -103,8 +112,10 @@ fn the_digest_tells_what_shapes_a_token_request_from_what_does_not() {
 }
 
 #[test]
-fn an_inline_secret_is_a_lint_unless_the_profile_calls_it_public() {
+fn an_inline_secret_is_a_lint_unless_the_profile_calls_it_public_or_a_variable_gives_it() {
     assert_eq!(advice(&plain().replace("{ env = \"S\" }", "\"hunter2\"")), ["credentials.acme.secrets.client_secret"]);
+    let variable = [("CUPBEARER_CREDENTIALS__ACME__SECRETS__CLIENT_SECRET", "hunter2")];
+    assert!(all(&plain(), &variable, Severity::Lint).is_empty());
 }
 
 #[test]

@@ -157,6 +157,24 @@ fn a_wrong_url_or_credential_does_not_hide_that_two_upstreams_have_one_route() {
 }
 
 #[test]
+fn a_mistake_elsewhere_does_not_hide_advice() {
+    let twin = format!("{}[upstreams.b]\nurl = \"https://api.example/v2\"\ncredential = \"none\"\n", upstream(""));
+    let text = format!("{twin}[proxy]\nlisen = []\nclient_auth = \"hunter2\"\n");
+    assert_eq!(lints(&text).into_iter().map(|lint| lint.key).collect::<Vec<_>>(), ["proxy.client_auth", "upstreams.b.url"]);
+}
+
+#[test]
+fn advice_that_follows_from_a_mistake_alone_is_not_given() {
+    let credential = "[credentials.c]\nsettings = { token_url = \"https://auth.example/t\" }\nsecrets = { dir = \"/\" }\n\
+                      guard.hold = \"until_secret_changes\"\n[upstreams.c]\ncredential = \"c\"\n";
+    let about = |text: &str| lints(text).into_iter().filter(|lint| lint.key == "credentials.c").count();
+    let right = "url = \"https://c.example\"\n";
+    assert_eq!(about(&format!("{credential}{right}")), 1, "no state");
+    assert_eq!(about(&format!("{credential}{right}[state]\n")), 0, "a state whose folder was forgotten");
+    assert_eq!(about(&format!("state.dir = \"/x\"\n{credential}url = \"ftp://c.example\"\n")), 0, "used, by an upstream with a wrong url");
+}
+
+#[test]
 fn an_upstream_cannot_be_ourselves() {
     for own in [
         "http://127.0.0.1:14180/x",
@@ -265,6 +283,23 @@ fn what_a_forward_request_cannot_tell_apart_is_a_lint() {
 }
 
 #[test]
-fn a_secret_in_the_configuration_is_a_lint() {
+fn a_secret_in_the_configuration_is_a_lint_and_one_in_a_variable_is_none() {
     assert_eq!(lints("[proxy]\nclient_auth = \"hunter2\"\n")[0].key, "proxy.client_auth");
+    for text in ["", "[proxy]\nclient_auth = { file = \"x\" }\n"] {
+        assert!(all(text, &[("CUPBEARER_PROXY__CLIENT_AUTH", "hunter2")], Severity::Lint).is_empty());
+    }
+}
+
+#[test]
+fn a_name_by_which_callers_reach_us_is_no_name_of_one_upstream() {
+    for host in ["localhost", "127.0.0.1", "::1", "[::ffff:127.0.0.1]", "192.0.2.7"] {
+        let text = format!(
+            "[proxy]\nlisten = [\"192.0.2.7:1\"]\nallow_remote = true\nallow_unauthenticated = true\n{}",
+            upstream(&format!("match.hosts = [{host:?}]"))
+        );
+        let found = lints(&text);
+        assert_eq!(found.iter().map(|lint| lint.key.as_str()).collect::<Vec<_>>(), ["upstreams.a.match.hosts"], "{host}");
+        assert!(found[0].what.contains("whatever the path"), "{}", found[0]);
+    }
+    assert!(lints(&upstream("match.hosts = [\"a.localhost\", \"x.localhost\", \"192.0.2.8\"]")).is_empty());
 }

@@ -44,6 +44,7 @@ fn tls_files_that_hold_no_pem_are_found_for_upstreams_and_tokens_alike() {
     let (cert, key) = made();
     for (name, text) in [("c.pem", cert.as_str()), ("k.pem", &key), ("other.pem", &made().1), ("bad.pem", "hello")] {
         std::fs::write(folder.path().join(name), text).unwrap();
+        std::fs::set_permissions(folder.path().join(name), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
     let all = [
         ("ca_file = \"c.pem\", ca_only = true, client_cert_file = \"c.pem\", client_key_file = \"k.pem\", server_name = \"a.b\"", None),
@@ -54,7 +55,6 @@ fn tls_files_that_hold_no_pem_are_found_for_upstreams_and_tokens_alike() {
         ("client_cert_file = \"c.pem\", client_key_file = \"other.pem\"", Some("client_key_file")),
         ("server_name = \"a b\"", Some("server_name")),
     ];
-    std::fs::set_permissions(folder.path().join("k.pem"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     for (tls, wrong) in all {
         let tls = format!("tls = {{ {tls} }}");
         for (text, at) in [(upstream(&tls), "upstreams.a"), (token(&tls), "credentials.a.tokens.access")] {
