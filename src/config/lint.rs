@@ -16,18 +16,19 @@ use crate::{
     problem::{Problems, Severity},
     profile::Profile,
     secret::Source,
-    token::Hold,
+    token::{Hold, Refresh},
 };
 
 /// Advice about what could be parsed. Other mistakes do not hide it; what would follow from them alone is left out: no advice looks at more than
 /// the tables named with it, and is given only where none of these has a mistake.
 pub fn find(config: &Config, problems: &mut Problems) {
-    let all: [(Advise, &[&str]); 12] = [
+    let all: [(Advise, &[&str]); 13] = [
         (lockout_without_state, &["state"]),
         (oauth::lockout_with_replicas, &["admin", "metrics"]),
         (unused_credentials, &["upstreams", "upstream_defaults"]),
         (environments, &[]),
         (refresh_margins, &[]),
+        (partitions_ahead, &[]),
         (oauth::two_ways, &[]),
         (oauth::foreign_scope, &[]),
         (oauth::same_client, &[]),
@@ -199,6 +200,17 @@ fn refresh_margins(config: &Config, problems: &mut Problems) {
                 let what = format!("{before} before the end of a token that lives {life} is at once");
                 problems.lint(key, what, Some("leave it out: the margin is then a fifth of the life".to_owned()));
             }
+        }
+    }
+}
+
+/// Which partitions there are is known from requests only.
+fn partitions_ahead(config: &Config, problems: &mut Problems) {
+    for credential in config.credentials.values().filter(|credential| !credential.profile.partition.is_empty()) {
+        for token in credential.profile.tokens.iter().filter(|token| token.lifetime.refresh == Refresh::Ahead) {
+            let key = format!("{}.tokens.{}.lifetime.refresh", at(credential), shape::quoted(&token.name));
+            let what = "partitions are lazy: nothing is fetched at start, and with \"ahead\" every value that was ever used is renewed until it rests";
+            problems.lint(key, what, Some("leave it out: a partition's token is then fetched when a request needs it".to_owned()));
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     problem::known,
-    token::{Hold, Lifetime, Limits, Rate, Refresh, Rotation},
+    token::{Hold, Lifetime, Limits, Rate, Refresh, Rotation, schedule::LONGEST},
 };
 
 /// `.response`
@@ -117,9 +117,16 @@ pub(super) fn lifetime(b: &mut Build<'_>, at: &[&str], table: &LifetimeTable, pa
             b.note(&path(at, key), "must be longer than nothing", Some("\"off\" for none".into()));
         }
     }
+    let default = positive(b, &path(at, "default"), table.default.as_ref(), Duration::from_mins(5));
+    if default > LONGEST
+        && let Some(written) = &table.default
+    {
+        let hint = "leave it out for 5m, or name a life that fits the vendor's tokens".to_owned();
+        b.blame(&path(at, "default"), &written.0, "is longer than 400 days, which no token is believed to live", Some(hint));
+    }
     let usual = if partitioned { Refresh::Lazy } else { Refresh::Ahead };
     Lifetime {
-        default: positive(b, &path(at, "default"), table.default.as_ref(), Duration::from_mins(5)),
+        default,
         cap,
         idle,
         refresh: b.one_of(&path(at, "refresh"), table.refresh.as_deref(), usual, &[("ahead", Refresh::Ahead), ("lazy", Refresh::Lazy)]),

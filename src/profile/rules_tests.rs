@@ -1,4 +1,4 @@
-//! Tests of `errors`, where a rule says which answers it means, and of keys at the top.
+//! Tests of `errors`, where a rule says which answers it means, and of what is said where.
 
 use super::*;
 
@@ -59,4 +59,11 @@ fn where_a_setting_is_wrong_the_setting_is_blamed_and_nothing_else() {
     let own = own("[settings.how]\ndefault = \"baisc\"\n[tokens.a]\nurl = \"https://x.example\"\nclient_auth = \"{{ how }}\"\n");
     own.says("settings.how.default", "did you mean \"basic\"?");
     assert_eq!((own.found.len(), own.files.iter().flatten().count()), (1, 1), "{:?}", own.found);
+}
+
+#[test]
+fn a_default_life_that_would_not_be_believed_is_refused() {
+    let default = |text: &str| access(json!({"lifetime": {"default": text}}));
+    default("401d").says("credentials.x.tokens.access.lifetime.default", "longer than 400 days");
+    assert_eq!(default("400d").right().tokens[0].lifetime.default, Duration::from_hours(9600));
 }

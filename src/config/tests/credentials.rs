@@ -170,6 +170,15 @@ fn a_margin_as_long_as_the_life_is_a_lint() {
 }
 
 #[test]
+fn partitions_that_are_to_be_renewed_ahead_are_a_lint() {
+    let partition = "partition.shop = { header = \"X-Shop\", pattern = \"^[0-9]+$\" }\n";
+    let refresh = |word: &str| format!("{}{partition}tokens.access.lifetime.refresh = {word:?}\n", plain());
+    assert_eq!(advice(&refresh("ahead")), ["credentials.acme.tokens.access.lifetime.refresh"]);
+    assert!(advice(&refresh("lazy")).is_empty());
+    assert!(advice(&format!("{}tokens.access.lifetime.refresh = \"ahead\"\n", plain())).is_empty());
+}
+
+#[test]
 fn secrets_from_the_environment_are_taken_as_they_are() {
     let config = good_with(
         &acme(SETTINGS),
