@@ -53,9 +53,9 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Notes a problem at `key`.
-    pub fn problem(&mut self, key: impl Into<String>, what: impl Into<String>, hint: Option<String>) {
-        self.push(Severity::Problem, key.into(), what.into(), hint);
+    /// Notes a problem at `key`. Whoever finds one says what to do.
+    pub fn problem(&mut self, key: impl Into<String>, what: impl Into<String>, hint: impl Into<String>) {
+        self.push(Severity::Problem, key.into(), what.into(), Some(hint.into()));
     }
     /// Notes advice at `key`.
     pub fn lint(&mut self, key: impl Into<String>, what: impl Into<String>, hint: Option<String>) {
@@ -67,12 +67,6 @@ impl Problems {
     /// Notes one that is already put together.
     pub fn add(&mut self, problem: Problem) {
         self.found.push(problem);
-    }
-    /// Names the file of every problem that names none yet.
-    pub fn in_file(&mut self, file: &std::path::Path) {
-        for p in self.found.iter_mut().filter(|p| p.file.is_none()) {
-            p.file = Some(file.to_path_buf());
-        }
     }
     pub fn extend(&mut self, more: Problems) {
         self.found.extend(more.found);
@@ -105,14 +99,20 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
 }
 
+/// A hint where `what` lists the right words already: the nearest of them, or how to do without.
+#[must_use]
+pub fn one_of<'a>(given: &str, words: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(given, words).map_or_else(|| "leave it out for the default".to_owned(), |near| format!("did you mean {near:?}?"))
+}
+
 /// A hint that names the nearest candidate, or all of them where none is near.
 #[must_use]
-pub fn known<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn known<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     let all: Vec<&str> = candidates.into_iter().collect();
     match nearest(name, all.iter().copied()) {
-        Some(near) => Some(format!("did you mean {near:?}?")),
-        None if all.is_empty() => None,
-        None => Some(format!("known here: {}", all.join(", "))),
+        Some(near) => format!("did you mean {near:?}?"),
+        None if all.is_empty() => "there are none here".to_owned(),
+        None => format!("known here: {}", all.join(", ")),
     }
 }
 
@@ -130,7 +130,11 @@ mod tests {
         }
         assert_eq!(nearest("zzz", keys), None);
         assert_eq!(nearest("", keys), None);
-        assert_eq!(known("zzz", ["a", "b"]).unwrap(), "known here: a, b");
-        assert_eq!(known("zzz", []), None);
+        assert_eq!(known("zzz", ["a", "b"]), "known here: a, b");
+        assert_eq!(known("zzz", []), "there are none here");
+        assert_eq!(
+            (one_of("aa", ["aaa"]).as_str(), one_of("zzz", ["a"]).as_str()),
+            ("did you mean \"aaa\"?", "leave it out for the default")
+        );
     }
 }

@@ -55,7 +55,7 @@ impl Snapshot {
                     Err(what) => {
                         let hint = "see what this host trusts (ca-certificates, SSL_CERT_FILE), and that no file changed meanwhile";
                         let key = format!("credentials.{}.tokens.{}.tls", credential.name, token.name);
-                        problems.problem(key, what, Some(hint.to_owned()));
+                        problems.problem(key, what, hint);
                     }
                 }
             }

@@ -14,7 +14,7 @@ use super::{
     Credential, lint,
     parse::{World, name},
     shape,
-    value::SecretRef,
+    value::{FORMS, SecretRef},
 };
 use crate::{
     problem::Problems,
@@ -85,7 +85,7 @@ pub fn parse(
     let at = format!("credentials.{}", shape::quoted(given));
     name(&at, given, problems);
     if given == "none" {
-        problems.problem(at.clone(), "\"none\" means no credential and cannot be the name of one", None);
+        problems.problem(at.clone(), "\"none\" means no credential and cannot be the name of one", "choose another name");
     }
     let base = base(&at, table.remove("profile"), problems);
     let settings = settings(&at, table.remove("settings"), problems);
@@ -146,7 +146,7 @@ fn base(at: &str, written: Option<Value>, problems: &mut Problems) -> Option<Bas
     };
     if base.is_none() {
         let what = "must be the name of a built-in profile, or { file = \"PATH\" }";
-        problems.problem(format!("{at}.profile"), what, Some("`cupbearer profiles` lists the built-in ones".to_owned()));
+        problems.problem(format!("{at}.profile"), what, "`cupbearer profiles` lists the built-in ones");
     }
     base
 }
@@ -156,7 +156,11 @@ fn settings(at: &str, written: Option<Value>, problems: &mut Problems) -> BTreeM
         None => return BTreeMap::new(),
         Some(Value::Object(table)) => table,
         Some(other) => {
-            problems.problem(format!("{at}.settings"), format!("must be a table, not {}", shape::kind_of(&other)), None);
+            problems.problem(
+                format!("{at}.settings"),
+                format!("must be a table, not {}", shape::kind_of(&other)),
+                "for instance { token_url = \"https://auth.example/token\", scope = \"read\" }",
+            );
             return BTreeMap::new();
         }
     };
@@ -167,7 +171,11 @@ fn settings(at: &str, written: Option<Value>, problems: &mut Problems) -> BTreeM
             Value::Bool(_) | Value::Number(_) => value.to_string(),
             _ => {
                 let key = format!("{at}.settings.{}", shape::quoted(&name));
-                problems.problem(key, format!("must be text, a number, true or false, not {}", shape::kind_of(&value)), None);
+                problems.problem(
+                    key,
+                    format!("must be text, a number, true or false, not {}", shape::kind_of(&value)),
+                    "`cupbearer profiles NAME` shows what each setting of a profile is for",
+                );
                 // It is there, though wrong: nobody needs to be told that it is missing.
                 String::new()
             }
@@ -192,7 +200,7 @@ fn secrets(at: &str, written: Option<Value>, problems: &mut Problems) -> Referen
         Some(Value::Object(table)) => table,
         Some(_) => {
             let hint = "for instance { client_id = \"…\", client_secret = { file = \"…\" } } or { dir = \"…\" }";
-            problems.problem(format!("{at}.secrets"), "must be a table", Some(hint.to_owned()));
+            problems.problem(format!("{at}.secrets"), "must be a table", hint);
             return found;
         }
     };
@@ -201,7 +209,11 @@ fn secrets(at: &str, written: Option<Value>, problems: &mut Problems) -> Referen
         if name == "dir" {
             match value {
                 Value::String(dir) if !dir.is_empty() => found.dir = Some(dir),
-                _ => problems.problem(key, "must be the path of a folder with one file per secret", None),
+                _ => problems.problem(
+                    key,
+                    "must be the path of a folder with one file per secret",
+                    "for instance dir = \"/run/secrets/acme\"",
+                ),
             }
             continue;
         }
@@ -210,7 +222,7 @@ fn secrets(at: &str, written: Option<Value>, problems: &mut Problems) -> Referen
                 found.refs.insert(name, reference);
             }
             Err(error) => {
-                problems.problem(key, error.to_string(), None);
+                problems.problem(key, error.to_string(), FORMS);
                 found.wrong.push(name);
             }
         }

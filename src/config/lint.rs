@@ -96,7 +96,7 @@ fn look_at(key: &str, file: &Path, problems: &mut Problems) {
         Err(error) => {
             problems.lint(key, format!("{} cannot be read: {}", file.display(), why(&error)), Some(UNREADABLE.to_owned()));
         }
-        Ok(meta) if !meta.is_file() => problems.lint(key, format!("{} is not a file", file.display()), None),
+        Ok(meta) if !meta.is_file() => problems.lint(key, format!("{} is not a file", file.display()), Some(UNREADABLE.to_owned())),
         Ok(meta) => open_to_all(key, file, &meta, problems),
     }
 }

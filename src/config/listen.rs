@@ -11,7 +11,7 @@ pub const STANDARD_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 pub fn parse(key: &str, text: &str, world: World<'_>, problems: &mut Problems) -> Option<Listen> {
     match text.strip_prefix("unix:") {
         Some("") => {
-            problems.problem(key, "unix: needs a path", Some("for instance \"unix:/run/cupbearer.sock\"".to_owned()));
+            problems.problem(key, "unix: needs a path", "for instance \"unix:/run/cupbearer.sock\"");
             None
         }
         Some(path) => Some(Listen::Unix(world.path(path))),
@@ -30,7 +30,7 @@ pub fn socket(key: &str, text: &str, problems: &mut Problems) -> Option<SocketAd
             (.., Some(port)) => format!("write \"127.0.0.1:{port}\""),
             _ => "an IP address and a port, such as \"127.0.0.1:14180\" or \"[::1]:14180\"".to_owned(),
         };
-        problems.problem(key, format!("{text:?} is not an address to listen on"), Some(hint));
+        problems.problem(key, format!("{text:?} is not an address to listen on"), hint);
     }
     address
 }
@@ -38,7 +38,7 @@ pub fn socket(key: &str, text: &str, problems: &mut Problems) -> Option<SocketAd
 /// An address without which its table makes no sense.
 pub fn required(key: &str, text: Option<&str>, problems: &mut Problems) -> Option<SocketAddr> {
     if text.is_none() {
-        problems.problem(key, "is required", Some("for instance \"[::]:14191\"; leave the table out for no such port".to_owned()));
+        problems.problem(key, "is required", "for instance \"[::]:14191\"; leave the table out for no such port");
     }
     socket(key, text?, problems)
 }
@@ -51,10 +51,10 @@ pub fn remote(listen: &[Listen], allowed: bool, authenticated: bool, problems: &
         if address.ip().to_canonical().is_loopback() {
         } else if !allowed {
             let hint = "set proxy.allow_remote = true and proxy.client_auth, or listen on 127.0.0.1";
-            problems.problem(key, format!("{address} can be reached from other hosts"), Some(hint.to_owned()));
+            problems.problem(key, format!("{address} can be reached from other hosts"), hint);
         } else if !authenticated {
             let hint = "set proxy.client_auth = { file = \"…\" }, or proxy.allow_unauthenticated = true if the network keeps others out";
-            problems.problem(key, format!("whoever reaches {address} could spend the tokens"), Some(hint.to_owned()));
+            problems.problem(key, format!("whoever reaches {address} could spend the tokens"), hint);
         }
     }
 }
@@ -74,7 +74,7 @@ pub fn duplicates(proxy: &[Listen], admin: SocketAddr, metrics: Option<SocketAdd
     let all: Vec<_> = data.chain(others).collect();
     for (i, (key, listen)) in all.iter().enumerate() {
         if let Some((first, _)) = all.iter().take(i).find(|(_, other)| collide(other, listen)) {
-            problems.problem(key.as_str(), format!("the same address as {first}"), Some("give each listener a port of its own".to_owned()));
+            problems.problem(key.as_str(), format!("the same address as {first}"), "give each listener a port of its own");
         }
     }
 }

@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    problem::{Problem, Problems, Severity},
+    problem::{Problem, Problems},
     profile::Profile,
     route,
     secret::{Secrets, Source},
@@ -140,12 +140,12 @@ pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
     let text = match std::fs::read(file).map(String::from_utf8) {
         Ok(Ok(text)) => text,
         Ok(Err(_)) => {
-            problems.problem("", "is not UTF-8", None);
+            problems.problem("", "is not UTF-8", "save the file as UTF-8 text");
             return (None, attribute(problems, &[], Some(file)));
         }
         Err(error) => {
             let hint = "name another file with --config FILE or CUPBEARER_CONFIG".to_owned();
-            problems.problem("", format!("cannot be read: {}", parse::why(&error)), Some(hint));
+            problems.problem("", format!("cannot be read: {}", parse::why(&error)), hint);
             return (None, attribute(problems, &[], Some(file)));
         }
     };
@@ -211,16 +211,10 @@ fn attribute(problems: Problems, overrides: &[(Vec<shape::Step>, String)], file:
         if let Some(variable) = variable {
             what = format!("{what} (set by the environment variable {variable})");
         }
-        let mut one = Problems::default();
-        match severity {
-            Severity::Problem => one.problem(key, what, hint),
-            Severity::Lint => one.lint(key, what, hint),
-        }
-        if let Some(file) = named.as_deref().or(file.filter(|_| variable.is_none())) {
-            one.in_file(file);
-        }
-        if !one.list().iter().all(|new| all.list().contains(new)) {
-            all.extend(one);
+        let file = named.or(file.filter(|_| variable.is_none()).map(Path::to_path_buf));
+        let one = Problem { severity, key, file, what, hint };
+        if !all.list().contains(&one) {
+            all.add(one);
         }
     }
     all

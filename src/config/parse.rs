@@ -42,7 +42,7 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
     let File { proxy, admin, metrics, log, state, reload, intercept, credentials, upstreams, .. } = read::read(&mut tree, problems);
     if intercept.is_some() {
         let hint = "leave [intercept] out; clients that know HTTPS_PROXY only can be pointed at an upstream's reverse URL instead";
-        problems.problem("intercept", "interception of CONNECT is not there in this release", Some(hint.to_owned()));
+        problems.problem("intercept", "interception of CONNECT is not there in this release", hint);
     }
     let proxy = parse_proxy(proxy.unwrap_or_default(), world, problems);
     let admin = parse_admin(&admin.unwrap_or_default(), problems);
@@ -80,11 +80,7 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
 fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) -> Proxy {
     let written = proxy.listen.unwrap_or_else(|| vec!["127.0.0.1:14180".to_owned(), "[::1]:14180".to_owned()]);
     if written.is_empty() {
-        problems.problem(
-            "proxy.listen",
-            "no address to listen on",
-            Some("leave the key out for 127.0.0.1:14180 and [::1]:14180".to_owned()),
-        );
+        problems.problem("proxy.listen", "no address to listen on", "leave the key out for 127.0.0.1:14180 and [::1]:14180");
     }
     let listen: Vec<Listen> =
         written.iter().enumerate().filter_map(|(i, text)| listen::parse(&format!("proxy.listen[{i}]"), text, world, problems)).collect();
@@ -114,11 +110,7 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
         drain: lasting("proxy.drain", proxy.drain, 25 * SECOND, Duration::ZERO..=DAY, problems),
         via: proxy.via.filter(|via| !via.is_empty()).inspect(|via| {
             if !via.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b)) {
-                problems.problem(
-                    "proxy.via",
-                    format!("{via:?} cannot be a pseudonym"),
-                    Some("letters, digits, `-` and `.` (RFC 9110, 7.6.3)".to_owned()),
-                );
+                problems.problem("proxy.via", format!("{via:?} cannot be a pseudonym"), "letters, digits, `-` and `.` (RFC 9110, 7.6.3)");
             }
         }),
         hosts: hosts("proxy.hosts", proxy.hosts.unwrap_or_default(), problems),
@@ -140,7 +132,7 @@ fn parse_admin(admin: &file::Admin, problems: &mut Problems) -> Admin {
     let address = admin.listen.as_deref().map_or(Some(standard), |text| listen::socket("admin.listen", text, problems)).unwrap_or(standard);
     if !address.ip().is_loopback() {
         let hint = "it can refresh and unlatch: keep it on 127.0.0.1 or [::1]; for scrapers and kubelet there is [metrics]";
-        problems.problem("admin.listen", format!("{address} is not loopback"), Some(hint.to_owned()));
+        problems.problem("admin.listen", format!("{address} is not loopback"), hint);
     }
     Admin {
         listen: address,
@@ -157,7 +149,7 @@ fn parse_admin(admin: &file::Admin, problems: &mut Problems) -> Admin {
 fn parse_state(state: file::State, world: World<'_>, problems: &mut Problems) -> Option<PathBuf> {
     let dir = state.dir.filter(|dir| !dir.is_empty());
     if dir.is_none() {
-        problems.problem("state.dir", "is required in [state]", Some("a folder of its own, such as \"/var/lib/cupbearer\"".to_owned()));
+        problems.problem("state.dir", "is required in [state]", "a folder of its own, such as \"/var/lib/cupbearer\"");
     }
     dir.map(|dir| world.path(&dir))
 }
@@ -192,7 +184,7 @@ impl World<'_> {
     pub fn source(&self, key: &str, secret: &SecretRef, problems: &mut Problems) -> Option<Source> {
         match secret {
             SecretRef::Inline(value) if value.is_empty() => {
-                problems.problem(key, "is empty", Some("write { env = \"NAME\" } or { file = \"PATH\" }".to_owned()));
+                problems.problem(key, "is empty", "write { env = \"NAME\" } or { file = \"PATH\" }");
                 None
             }
             SecretRef::Inline(value) => Some(Source::Value(Secret::new(value.clone()))),
@@ -206,7 +198,7 @@ impl World<'_> {
                     problems.problem(
                         key,
                         format!("the environment variable {name} is {state}"),
-                        Some(format!("set {name} where cupbearer is started")),
+                        format!("set {name} where cupbearer is started"),
                     );
                     None
                 }
@@ -228,7 +220,11 @@ pub fn why(error: &std::io::Error) -> String {
 pub fn within<T: PartialOrd + Written>(key: &str, value: Option<T>, default: T, range: RangeInclusive<T>, problems: &mut Problems) -> T {
     let Some(value) = value else { return default };
     if !range.contains(&value) {
-        problems.problem(key, format!("{} is out of range: {} to {}", value.shown(), range.start().shown(), range.end().shown()), None);
+        problems.problem(
+            key,
+            format!("{} is out of range: {} to {}", value.shown(), range.start().shown(), range.end().shown()),
+            "leave it out for the default",
+        );
     }
     value
 }
@@ -264,7 +260,7 @@ pub fn hosts(key: &str, written: Vec<String>, problems: &mut Problems) -> Vec<St
             Some(_) => {}
             None => {
                 let hint = "a name or an address without scheme, port or wildcard, such as \"api.example\"; an international name in its xn-- form";
-                problems.problem(format!("{key}[{i}]"), format!("{text:?} is not a host name"), Some(hint.to_owned()));
+                problems.problem(format!("{key}[{i}]"), format!("{text:?} is not a host name"), hint);
             }
         }
     }
@@ -283,7 +279,7 @@ fn host(text: &str) -> Option<String> {
 pub fn name(key: &str, name: &str, problems: &mut Problems) {
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-')) {
         let hint: String = name.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
-        let hint = if hint.is_empty() { None } else { Some(format!("for instance `{hint}`")) };
+        let hint = format!("for instance `{}`", if hint.is_empty() { "acme" } else { &hint });
         problems.problem(key, format!("{name:?} cannot be a name: lower-case letters, digits, `_` and `-` only"), hint);
     }
 }

@@ -7,7 +7,7 @@ use super::{
     file::File,
     shape::{self, Step},
 };
-use crate::problem::{Problems, known, nearest};
+use crate::problem::{Problems, known, one_of};
 
 /// Reads `tree`. What was wrong is noted in `problems` and gone from `tree` afterwards (unknown keys stay: nobody reads them).
 pub fn read(tree: &mut Value, problems: &mut Problems) -> File {
@@ -101,16 +101,16 @@ fn note(tree: &mut Value, steps: &[Step], shown: &[Step], error: &serde_json::Er
     let place = shape::at(steps);
     let words = place.words();
     let message = error.to_string();
-    let mut hint = None;
+    let mut hint = place.example().to_owned();
     let what = match value_at(tree, steps) {
         Some(Value::String(given)) if !words.is_empty() => {
-            hint = nearest(given, words.iter().copied()).map(|word| format!("did you mean {word:?}?"));
+            hint = one_of(given, words.iter().copied());
             format!("{given:?} is none of {}", words.join(", "))
         }
         Some(value) if message.starts_with("invalid type") || message.starts_with("invalid value") => {
             let given = shape::kind_of(value);
             if place.takes("string") && !place.takes("object") && value.is_number() {
-                hint = Some("put it in quotes; a duration has a unit, such as \"30s\"".to_owned());
+                "put it in quotes; a duration has a unit, such as \"30s\"".clone_into(&mut hint);
             }
             format!("must be {}, not {given}", place.kinds())
         }

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::file::File;
+use super::{file::File, value::FORMS};
 
 /// One step into the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +106,22 @@ impl Place {
         words.sort_unstable();
         words.dedup();
         words.join(" or ")
+    }
+}
+
+impl Place {
+    /// How to write what goes here, as a hint.
+    #[must_use]
+    pub fn example(&self) -> &'static str {
+        match ["string", "object", "array", "boolean", "integer"].map(|kind| self.takes(kind)) {
+            [true, true, ..] => FORMS,
+            [true, ..] => "text in quotes; leave it out for the default",
+            [_, true, ..] => "write [name] with its keys below, or { key = value }",
+            [_, _, true, ..] => "write it in brackets: [\"…\", \"…\"]",
+            [_, _, _, true, _] => "true or false, without quotes",
+            [.., true] => "a number without quotes",
+            _ => "compare with config.example.toml",
+        }
     }
 }
 

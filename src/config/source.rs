@@ -26,18 +26,24 @@ pub fn tree(text: &str, env: &BTreeMap<String, String>, problems: &mut Problems)
         Err(error) => {
             let place = error.span().map(|span| position(text, span.start)).unwrap_or_default();
             // The message only: the line itself may hold a secret.
-            problems.problem("", format!("not TOML{place}: {}", error.message().trim()), None);
+            problems.problem(
+                "",
+                format!("not TOML{place}: {}", error.message().trim()),
+                "text stands in quotes, a table is [name] or { key = value }, and each key may stand once",
+            );
             return None;
         }
     };
     let (overlay, overrides) = overlay(&written, env, problems);
     let mut written = written;
-    overrides.iter().for_each(|(steps, _)| make_room(&mut written, steps));
+    for (steps, _) in &overrides {
+        make_room(&mut written, steps);
+    }
     let merged = Figment::from(Serialized::defaults(&written)).merge(Serialized::defaults(&overlay)).extract();
     match merged {
         Ok(tree) => Some((tree, overrides)),
         Err(error) => {
-            problems.problem("", format!("cannot be read: {}", error.kind), None);
+            problems.problem("", format!("cannot be read: {}", error.kind), "compare with config.example.toml");
             None
         }
     }
@@ -80,13 +86,17 @@ fn overlay(written: &Value, env: &BTreeMap<String, String>, problems: &mut Probl
             steps.push(Step::Key(key));
         }
         if steps.contains(&Step::Key(String::new())) {
-            problems.problem(shape::dotted(&steps), format!("the environment variable {variable} names no key"), None);
+            problems.problem(
+                shape::dotted(&steps),
+                format!("the environment variable {variable} names no key"),
+                "CUPBEARER_TABLE__KEY: two underscores between the parts, none of them empty",
+            );
             continue;
         }
         if insert(&mut overlay, &steps, value(text, &steps)) {
             overrides.push((steps, variable.clone()));
         } else {
-            let hint = Some("one of them names the table, the other a key in it: keep one".to_owned());
+            let hint = "one of them names the table, the other a key in it: keep one";
             problems.problem(shape::dotted(&steps), format!("the environment variable {variable} contradicts another one"), hint);
         }
     }

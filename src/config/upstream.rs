@@ -102,7 +102,7 @@ impl Table<'_> {
         let claim = Claim { name: self.name.to_owned(), path: path.clone(), hosts: hosts.clone() };
         let (Some(target), Some(credential)) = (target, credential) else { return (claim, None) };
         if !target.tls && tls != Tls::default() {
-            problems.lint(self.key("tls"), "is not used: the url is plain http", None);
+            problems.lint(self.key("tls"), "is not used: the url is plain http", Some("use https, or leave it out".to_owned()));
         }
         let rule = Rule {
             path,
@@ -155,7 +155,7 @@ impl Table<'_> {
             }
             None => {
                 let hint = "the name of a table under [credentials], or \"none\" to let the client's own headers pass";
-                problems.problem(key, "is required", Some(hint.to_owned()));
+                problems.problem(key, "is required", hint);
                 None
             }
         }
@@ -164,22 +164,22 @@ impl Table<'_> {
     fn target(&self, written: Option<&str>, allow_plaintext: bool, ours: &[SocketAddr], problems: &mut Problems) -> Option<Target> {
         let key = self.key("url");
         let Some(text) = written else {
-            problems.problem(key, "is required", Some("for instance \"https://api.example/v2\"".to_owned()));
+            problems.problem(key, "is required", "for instance \"https://api.example/v2\"");
             return None;
         };
         let target = match target(text) {
             Ok(target) => target,
             Err((what, hint)) => {
-                problems.problem(key, what, hint.map(str::to_owned));
+                problems.problem(key, what, hint);
                 return None;
             }
         };
         if !target.tls && !allow_plaintext && !listen::is_loopback(&target.host) {
             let hint = "use https, or set allow_plaintext = true if the way there is safe";
-            problems.problem(key.clone(), "tokens would be sent in clear over plain http", Some(hint.to_owned()));
+            problems.problem(key.clone(), "tokens would be sent in clear over plain http", hint);
         }
         if let Some(own) = listen::is_ours(&target.host, target.port, ours) {
-            problems.problem(key, format!("is our own listener {own}"), Some("name the vendor's address".to_owned()));
+            problems.problem(key, format!("is our own listener {own}"), "name the vendor's address");
         }
         Some(target)
     }
@@ -191,11 +191,11 @@ impl Table<'_> {
         }
         if !route::acceptable_path(&path) || path.contains('?') {
             let hint = "it starts with \"/\" and has no dot segment, white space, \"?\" or \"#\"; \"\" for no route by path";
-            problems.problem(self.key("match.path"), format!("{path:?} cannot be a path prefix"), Some(hint.to_owned()));
+            problems.problem(self.key("match.path"), format!("{path:?} cannot be a path prefix"), hint);
         }
         let trimmed = path.trim_end_matches('/');
         if trimmed == RESERVED || trimmed.starts_with(&format!("{RESERVED}/")) {
-            problems.problem(self.key("match.path"), format!("{RESERVED} is our own"), Some("choose another path".to_owned()));
+            problems.problem(self.key("match.path"), format!("{RESERVED} is our own"), "choose another path");
         }
         Some(if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() })
     }
@@ -210,7 +210,7 @@ impl Table<'_> {
             server_name: tls.server_name,
         };
         for fault in found.faults(self.world.sight.no_secrets) {
-            problems.problem(self.key(&format!("tls.{}", fault.key)), fault.what, Some(fault.hint.to_owned()));
+            problems.problem(self.key(&format!("tls.{}", fault.key)), fault.what, fault.hint);
         }
         found
     }
@@ -228,10 +228,10 @@ fn merge(under: &mut Value, over: &Value) {
     }
 }
 
-type Wrong = (String, Option<&'static str>);
+type Wrong = (String, &'static str);
 
 fn target(text: &str) -> Result<Target, Wrong> {
-    let hint = Some("for instance \"https://api.example/v2\"");
+    let hint = "for instance \"https://api.example/v2\"";
     let no = |what: &str, hint| Err((what.to_owned(), hint));
     if text.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control() || b == b'\\') {
         return no("has white space or a backslash in it", hint);
@@ -244,14 +244,14 @@ fn target(text: &str) -> Result<Target, Wrong> {
     };
     let authority_and_path = text.split_once("://").map_or("", |(_, rest)| rest);
     if !url.username().is_empty() || url.password().is_some() || authority_and_path.split('/').next().unwrap_or_default().contains('@') {
-        return no("has user information in it", Some("what lets us in belongs into the credential"));
+        return no("has user information in it", "what lets us in belongs into the credential");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return no("has a query or a fragment", Some("origin and base path only; parameters belong into the credential's [inject.query]"));
+        return no("has a query or a fragment", "origin and base path only; parameters belong into the credential's [inject.query]");
     }
     let path = authority_and_path.find('/').and_then(|at| authority_and_path.get(at..)).unwrap_or("/");
     if !route::acceptable_path(path) || !route::acceptable_path(url.path()) {
-        return no("has a dot segment in its path", None);
+        return no("has a dot segment in its path", "write the path it leads to");
     }
     let host = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_owned());
     // One spelling for an IPv6 address, the one that `route` compares.
@@ -270,18 +270,14 @@ fn ambiguous(claims: &[Claim], problems: &mut Problems) {
         if let Some(path) = path
             && let Some(first) = paths.insert(path, name)
         {
-            problems.problem(
-                key("path"),
-                format!("{path:?} leads to upstream {first} already"),
-                Some("give each upstream a path of its own".to_owned()),
-            );
+            problems.problem(key("path"), format!("{path:?} leads to upstream {first} already"), "give each upstream a path of its own");
         }
         for host in hosts {
             if let Some(first) = all_hosts.insert(host, name) {
                 problems.problem(
                     key("hosts"),
                     format!("{host:?} leads to upstream {first} already"),
-                    Some("give each upstream hosts of its own".to_owned()),
+                    "give each upstream hosts of its own",
                 );
             }
         }

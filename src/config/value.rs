@@ -96,7 +96,8 @@ impl fmt::Debug for SecretRef {
     }
 }
 
-const FORMS: &str = "a secret is \"text\", { env = \"NAME\" }, { file = \"PATH\" } or { file = \"PATH\", json_key = \"/pointer\" }";
+/// How a secret is written, as a hint.
+pub const FORMS: &str = "a secret is \"text\", { env = \"NAME\" }, { file = \"PATH\" } or { file = \"PATH\", json_key = \"/pointer\" }";
 
 struct SecretForm;
 
@@ -104,13 +105,13 @@ struct SecretForm;
 impl<'de> Visitor<'de> for SecretForm {
     type Value = SecretRef;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(FORMS)
+        f.write_str("a secret")
     }
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretRef, E> {
-        Err(E::custom(FORMS))
+        Err(E::custom("is no secret"))
     }
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretRef, E> {
-        Err(E::custom(format!("{FORMS}; put a number in quotes")))
+        Err(E::custom("is a number: put it in quotes"))
     }
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretRef, E> {
         self.visit_i64(0)
@@ -133,7 +134,7 @@ impl<'de> Visitor<'de> for SecretForm {
             }
         }
         if let Some(key) = foreign {
-            return Err(de::Error::custom(format!("unknown key {key:?}: {FORMS}")));
+            return Err(de::Error::custom(format!("is no secret: it has the unknown key {key:?}")));
         }
         match (env, file, json_key) {
             (Some(Some(name)), None, None) if !name.is_empty() => Ok(SecretRef::Env(name)),
@@ -145,7 +146,7 @@ impl<'de> Visitor<'de> for SecretForm {
                     Err(de::Error::custom("json_key is a JSON pointer and starts with \"/\", such as \"/client/secret\""))
                 }
             }
-            _ => Err(de::Error::custom(FORMS)),
+            _ => Err(de::Error::custom("is no secret")),
         }
     }
 }

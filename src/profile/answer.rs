@@ -30,7 +30,7 @@ pub(super) fn response(b: &mut Build<'_>, at: &[&str], table: &ResponseTable) ->
     let vars = table.vars.iter().filter_map(|(name, text)| {
         let at = path(&path(at, "vars"), name);
         if !values::identifier(name) {
-            b.note(&at, "is no name a template can use (letters, digits, _)", None);
+            b.note(&at, "is no name a template can use (letters, digits, _)", name.replace(['-', '.', ' '], "_"));
         }
         let pick = b.or_note(&at, values::pick(text))?;
         Some((name.clone(), pick))
@@ -70,13 +70,13 @@ fn at_format(b: &mut Build<'_>, at: &[&str], value: Option<&Value>) -> AtFormat 
         Some(Value::Object(table)) => {
             let strange = table.iter().any(|(key, value)| !matches!(key.as_str(), "format" | "zone") || !value.is_string());
             let Some(format) = text("format").filter(|_| !strange) else {
-                b.note(at, wrong, None);
+                b.note(at, wrong, "what the vendor documents, such as { format = \"%Y-%m-%d %H:%M:%S\", zone = \"UTC\" }");
                 return AtFormat::Auto;
             };
             (format, text("zone"))
         }
         Some(_) => {
-            b.note(at, wrong, None);
+            b.note(at, wrong, "what the vendor documents, such as { format = \"%Y-%m-%d %H:%M:%S\", zone = \"UTC\" }");
             return AtFormat::Auto;
         }
     };
@@ -84,13 +84,13 @@ fn at_format(b: &mut Build<'_>, at: &[&str], value: Option<&Value>) -> AtFormat 
     let sample = jiff::Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
     let written = jiff::fmt::strtime::format(&format, &sample).ok();
     if !format.contains('%') || written.and_then(|text| jiff::fmt::strtime::parse(&format, text).ok()).is_none() {
-        b.note(at, "is not a strftime format", Some(wrong.into()));
+        b.note(at, "is not a strftime format", wrong);
     }
     let own_zone = ["%z", "%:z", "%Q", "%:Q", "%s"].iter().any(|zone| format.contains(zone));
     match &zone {
-        None if !own_zone => b.note(at, "says no zone, so the moment is not known", Some("zone = \"UTC\", or %z in the format".into())),
+        None if !own_zone => b.note(at, "says no zone, so the moment is not known", "zone = \"UTC\", or %z in the format"),
         Some(zone) if !known_zone(zone) => {
-            b.note(at, "has a zone that is not known", Some("an IANA name such as \"Asia/Seoul\", or an offset such as \"+09:00\"".into()));
+            b.note(at, "has a zone that is not known", "an IANA name such as \"Asia/Seoul\", or an offset such as \"+09:00\"");
         }
         _ => {}
     }
@@ -114,7 +114,7 @@ pub(super) fn lifetime(b: &mut Build<'_>, at: &[&str], table: &LifetimeTable, pa
     let rest_after = table.rest_after.as_ref().filter(|_| !off);
     for (key, value) in [("cap", cap), ("idle", idle)] {
         if value.is_some_and(|d| d.is_zero()) {
-            b.note(&path(at, key), "must be longer than nothing", Some("\"off\" for none".into()));
+            b.note(&path(at, key), "must be longer than nothing", "\"off\" for none");
         }
     }
     let default = positive(b, &path(at, "default"), table.default.as_ref(), Duration::from_mins(5));
@@ -122,7 +122,7 @@ pub(super) fn lifetime(b: &mut Build<'_>, at: &[&str], table: &LifetimeTable, pa
         && let Some(written) = &table.default
     {
         let hint = "leave it out for 5m, or name a life that fits the vendor's tokens".to_owned();
-        b.blame(&path(at, "default"), &written.0, "is longer than 400 days, which no token is believed to live", Some(hint));
+        b.blame(&path(at, "default"), &written.0, "is longer than 400 days, which no token is believed to live", hint);
     }
     let usual = if partitioned { Refresh::Lazy } else { Refresh::Ahead };
     Lifetime {
@@ -160,7 +160,7 @@ pub(super) fn guard(b: &mut Build<'_>, table: &GuardTable) -> (Limits, usize) {
         None => default,
         Some(Ok(n)) if n > 0 => n,
         Some(_) => {
-            b.note(&["guard", key], "must be from 1 to 4294967295", None);
+            b.note(&["guard", key], "must be from 1 to 4294967295", "leave it out for the default");
             default
         }
     };
@@ -178,7 +178,15 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
     let key = |key| path(at, key);
     for (name, value) in [("at", &table.at), ("then", &table.then)] {
         if value.is_none() {
-            b.note(&key(name), "is missing", None);
+            b.note(
+                &key(name),
+                "is missing",
+                if name == "at" {
+                    "at = \"token\" (answers of the token endpoint) or \"api\" (the upstream's)"
+                } else {
+                    "what the answer means, such as then = \"rejected\" or \"stale_token\""
+                },
+            );
         }
     }
     let side = b.one_of(&key("at"), table.at.as_deref(), At::Token, &[("token", At::Token), ("api", At::Api)]);
@@ -200,7 +208,7 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
     let lists =
         [("status", table.status.as_ref().and_then(Value::as_array)), ("in", table.r#in.as_ref()), ("not_in", table.not_in.as_ref())];
     for (name, _) in lists.into_iter().filter(|(_, list)| list.is_some_and(Vec::is_empty)) {
-        b.note(&key(name), "is an empty list", Some("name at least one value, or leave the key out".into()));
+        b.note(&key(name), "is an empty list", "name at least one value, or leave the key out");
     }
     let status = match &table.status {
         None => Vec::new(),
@@ -214,7 +222,7 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
     let pick = table.path.as_deref().and_then(|text| b.or_note(&key("path"), values::pick(text)));
     let test = match (&table.r#in, &table.not_in) {
         (Some(_), Some(_)) => {
-            b.note(&key("not_in"), "cannot be used together with in", None);
+            b.note(&key("not_in"), "cannot be used together with in", "write two rules");
             None
         }
         (Some(list), None) => Some(Test::In(texts(b, &key("in"), list))),
@@ -222,19 +230,31 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
         (None, None) => None,
     };
     match (&table.path, &test) {
-        (Some(_), None) => b.note(&key("path"), "needs in or not_in to compare with", None),
-        (None, Some(_)) => b.note(&key("path"), "is missing: in and not_in compare what stands there", None),
+        (Some(_), None) => b.note(&key("path"), "needs in or not_in to compare with", "in = [\"invalid_client\"], or not_in = [\"0\"]"),
+        (None, Some(_)) => b.note(
+            &key("path"),
+            "is missing: in and not_in compare what stands there",
+            "where in the answer to look: path = \"/error\", \"header:X-Error\" or \"body\"",
+        ),
         _ => {}
     }
     if side == At::Api {
         if table.path.is_some() {
-            b.note(&key("path"), "cannot be used with at = \"api\": bodies of API answers are not looked into", None);
+            b.note(
+                &key("path"),
+                "cannot be used with at = \"api\": bodies of API answers are not looked into",
+                "leave path, in and not_in out: status decides",
+            );
         }
         if table.hold.is_some() {
-            b.note(&key("hold"), "can be used with at = \"token\" only", None);
+            b.note(&key("hold"), "can be used with at = \"token\" only", "leave it out: a stale token is renewed by the rules of its own");
         }
         if status.is_empty() && table.status.is_none() {
-            b.note(&key("status"), "is missing: without it the rule would hit every answer", None);
+            b.note(
+                &key("status"),
+                "is missing: without it the rule would hit every answer",
+                "status = 403, or a list such as [401, \"5xx\"]",
+            );
         }
     }
     // Good tokens come with answers too: what hits them all would refuse them all, and latch the credential.
@@ -243,7 +263,7 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
         b.note(
             &key("status"),
             "is missing: without status and path the rule would hit every answer, those with a good token included",
-            Some(hint),
+            hint,
         );
     }
     let hold = table.hold.as_ref().and_then(|span| duration(b, &key("hold"), span));
@@ -257,7 +277,11 @@ fn texts(b: &mut Build<'_>, at: &[&str], list: &[Value]) -> Vec<String> {
         Value::Number(n) => Some(n.to_string()),
         Value::Bool(yes) => Some(yes.to_string()),
         _ => {
-            b.note(&path(at, &i.to_string()), "must be text, a number, true or false", None);
+            b.note(
+                &path(at, &i.to_string()),
+                "must be text, a number, true or false",
+                "write the value as it stands in the answer, in quotes",
+            );
             None
         }
     });

@@ -51,7 +51,11 @@ fn circle(b: &mut Build<'_>, open: &BTreeMap<String, (TokenSpec, Vec<String>)>) 
     while let Some(name) = at {
         if let Some(start) = way.iter().position(|seen| *seen == name) {
             let names = way.iter().skip(start).chain([&name]).map(String::as_str).collect::<Vec<_>>().join(" → ");
-            b.note(&["tokens", &name], format!("the tokens are made with each other in a circle: {names}"), None);
+            b.note(
+                &["tokens", &name],
+                format!("the tokens are made with each other in a circle: {names}"),
+                "one of them must be had without the others: take {{ tokens.… }} or {{ vars.… }} out of its request",
+            );
             return;
         }
         at = open.get(&name).and_then(|(_, parents)| parents.iter().find(|parent| open.contains_key(*parent))).cloned();

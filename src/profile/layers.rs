@@ -45,7 +45,7 @@ impl Layers {
                     problems,
                     &[key],
                     "belongs into a profile, not into a credential",
-                    Some("write a profile file: profile = { file = \"…\" }".into()),
+                    "write a profile file: profile = { file = \"…\" }",
                 );
             }
         }
@@ -57,7 +57,8 @@ impl Layers {
             if layers.all.iter().any(|layer| layer.origin == origin) || layers.all.len() > DEPTH {
                 let (key, file) = layers.origin_key();
                 let what = "the profiles extend each other in a circle".to_owned();
-                problems.add(Problem { severity: Severity::Problem, key, file, what, hint: None });
+                let hint = Some("let one of them extend another profile, or none".to_owned());
+                problems.add(Problem { severity: Severity::Problem, key, file, what, hint });
                 return None;
             }
             let table = match Self::fetch(&origin) {
@@ -94,20 +95,26 @@ impl Layers {
             (Value::String(name), _) => Some(Some(Origin::Builtin(name.clone()))),
             (Value::Object(table), Some(Value::String(file))) if table.len() == 1 => Some(Some(Origin::File(folder.join(file)))),
             _ => {
-                self.note(problems, &["extends"], "must be a built-in profile's name or { file = \"PATH\" }", None);
+                self.note(
+                    problems,
+                    &["extends"],
+                    "must be a built-in profile's name or { file = \"PATH\" }",
+                    "`cupbearer profiles` lists the built-in ones",
+                );
                 None
             }
         }
     }
 
     fn fetch(origin: &Origin) -> Result<Table, Problem> {
-        let problem = |what: String, hint: Option<String>, file: Option<PathBuf>| Problem {
+        let problem = |what: String, hint: String, file: Option<PathBuf>| Problem {
             severity: Severity::Problem,
             key: String::new(),
             file,
             what,
-            hint,
+            hint: Some(hint),
         };
+        let toml = "text stands in quotes, a table is [name] or { key = value }, and each key may stand once";
         match origin {
             Origin::Credential => Ok(Table::new()),
             Origin::Builtin(name) => {
@@ -115,11 +122,13 @@ impl Layers {
                     let names = catalogue::all().iter().map(|(name, _)| *name);
                     problem(format!("there is no built-in profile {name:?}"), known(name, names), None)
                 })?;
-                parse(text).map_err(|what| problem(what, None, None))
+                parse(text).map_err(|what| problem(what, toml.to_owned(), None))
             }
             Origin::File(path) => {
-                let text = text_of(path).map_err(|what| problem(format!("profile file {}: {what}", path.display()), None, None))?;
-                let mut table = parse(&text).map_err(|what| problem(what, None, Some(path.clone())))?;
+                let place = "relative paths start from the folder of the file they are written in";
+                let unread = |what| problem(format!("profile file {}: {what}", path.display()), place.to_owned(), None);
+                let text = text_of(path).map_err(unread)?;
+                let mut table = parse(&text).map_err(|what| problem(what, toml.to_owned(), Some(path.clone())))?;
                 resolve_paths(&mut table, path.parent().unwrap_or(Path::new("")));
                 Ok(table)
             }
@@ -135,7 +144,7 @@ impl Layers {
             for (path, what, hint) in missed {
                 let path: Vec<&str> = path.iter().map(String::as_str).collect();
                 let (key, file) = self.key_in(index, &path);
-                problems.add(Problem { severity: Severity::Problem, key, file, what, hint });
+                problems.add(Problem { severity: Severity::Problem, key, file, what, hint: Some(hint) });
             }
         }
         merged
@@ -153,9 +162,9 @@ impl Layers {
     }
 
     /// Notes a problem where a user would mend it.
-    pub fn note(&self, problems: &mut Problems, path: &[&str], what: impl Into<String>, hint: Option<String>) {
+    pub fn note(&self, problems: &mut Problems, path: &[&str], what: impl Into<String>, hint: impl Into<String>) {
         let (key, file) = self.place(path);
-        problems.add(Problem { severity: Severity::Problem, key, file, what: what.into(), hint });
+        problems.add(Problem { severity: Severity::Problem, key, file, what: what.into(), hint: Some(hint.into()) });
     }
 
     /// Keys that may stand beside `key` where it was written, besides those that credentials and profiles share.
@@ -279,7 +288,7 @@ fn resolve_paths(table: &mut Table, folder: &Path) {
     }
 }
 
-type Missed = Vec<(Vec<String>, String, Option<String>)>;
+type Missed = Vec<(Vec<String>, String, String)>;
 
 fn is_headers(path: &[String]) -> bool {
     path.last().is_some_and(|key| matches!(key.as_str(), "headers" | "headers_if_absent"))
@@ -301,7 +310,7 @@ fn lay(onto: &mut Table, over: &Table, path: &mut Vec<String>, missed: &mut Miss
         }
         if any_case && over.keys().any(|other| other != key && other < key && other.eq_ignore_ascii_case(key)) {
             let place = path.iter().cloned().chain([key.clone()]).collect();
-            missed.push((place, "is written twice: header names know no case".into(), None));
+            missed.push((place, "is written twice: header names know no case".into(), "keep one of them".into()));
         }
         let old = onto.keys().find(|other| *other == key || any_case && other.eq_ignore_ascii_case(key)).cloned();
         let old = old.and_then(|old| onto.remove(&old));

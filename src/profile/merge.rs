@@ -176,7 +176,7 @@ fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
         for name in table.response.vars.keys() {
             if let Some(other) = b.vars.insert(name.clone(), token.clone()) {
                 let what = format!("is a variable of token {other} too, and there is one namespace per credential");
-                b.note(&["tokens", token, "response", "vars", name], what, None);
+                b.note(&["tokens", token, "response", "vars", name], what, "choose another name in one of the two");
             }
         }
     }
@@ -187,11 +187,11 @@ fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
     ];
     for (group, names) in names {
         for name in names.iter().filter(|name| !values::identifier(name)) {
-            b.note(&[group, name], "is no name a template can use (letters, digits, _)", Some(name.replace(['-', '.', ' '], "_")));
+            b.note(&[group, name], "is no name a template can use (letters, digits, _)", name.replace(['-', '.', ' '], "_"));
         }
     }
     for name in head.settings.keys().filter(|name| RESERVED.contains(&name.as_str())) {
-        b.note(&["settings", name], "is a name that templates use for something else", None);
+        b.note(&["settings", name], "is a name that templates use for something else", format!("call it my_{name}, for instance"));
     }
 }
 
@@ -199,17 +199,13 @@ fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
 fn settings(b: &mut Build<'_>, specs: &BTreeMap<String, SettingTable>, user: &BTreeMap<String, String>) {
     for name in user.keys().filter(|name| !specs.contains_key(*name)) {
         let at = b.layers.at.clone();
-        let hint = known(name, specs.keys().map(String::as_str));
-        b.problems.problem(
-            layers::dotted(&at, &["settings", name]),
-            "is not a setting of the profile",
-            hint.or(Some("the profile has no settings".into())),
-        );
+        let hint = if specs.is_empty() { "the profile has no settings".into() } else { known(name, specs.keys().map(String::as_str)) };
+        b.problems.problem(layers::dotted(&at, &["settings", name]), "is not a setting of the profile", hint);
     }
     for (name, spec) in specs {
         let value = user.get(name).or(spec.default.as_ref()).cloned().unwrap_or_default();
         let key = layers::dotted(&b.layers.at, &["settings", name]);
-        let help = spec.help.clone().filter(|help| !help.is_empty());
+        let help = spec.help.clone().filter(|help| !help.is_empty()).unwrap_or_else(|| format!("settings = {{ {name} = \"…\" }}"));
         if value.is_empty() {
             if spec.required.unwrap_or(false) {
                 b.problems.problem(key, "is missing", help);
@@ -218,10 +214,10 @@ fn settings(b: &mut Build<'_>, specs: &BTreeMap<String, SettingTable>, user: &BT
             match values::whole(pattern) {
                 Ok(regex) if regex.is_match(&value) => {}
                 Ok(_) => b.problems.problem(key, format!("does not match {pattern}"), help),
-                Err(what) => b.note(&["settings", name, "pattern"], what, None),
+                Err((what, hint)) => b.note(&["settings", name, "pattern"], what, hint),
             }
         } else if value.chars().any(char::is_control) {
-            b.problems.problem(key, "contains a control character", None);
+            b.problems.problem(key, "contains a control character", "take it out; a line break at the end of a text is one");
         }
         b.settings.insert(name.clone(), value);
     }
@@ -235,18 +231,22 @@ fn whole(b: &mut Build<'_>, body: &CredentialTable) {
         b.note(
             &["inject"],
             "is empty, and there is no token: nothing would be put on a request",
-            Some("inject.headers = { X-Api-Key = \"{{ secrets.api_key }}\" }".into()),
+            "inject.headers = { X-Api-Key = \"{{ secrets.api_key }}\" }",
         );
     }
     if body.vend == Some(true) && body.tokens.is_empty() {
-        b.note(&["vend"], "needs a token to hand out", None);
+        b.note(&["vend"], "needs a token to hand out", "leave it out, or say under tokens how to get one");
     }
     for name in b.partitions.clone() {
         let twin = b.partitions.iter().find(|other| {
             **other < name && header_of(body, other).is_some_and(|h| header_of(body, &name).is_some_and(|own| own.eq_ignore_ascii_case(h)))
         });
         if let Some(twin) = twin.cloned() {
-            b.note(&["partition", &name, "header"], format!("is the header of partition {twin} too"), None);
+            b.note(
+                &["partition", &name, "header"],
+                format!("is the header of partition {twin} too"),
+                "give each partition a header of its own",
+            );
         }
     }
 }
@@ -263,11 +263,12 @@ fn secrets(b: &mut Build<'_>) {
         let key = layers::dotted(&at, &["secrets", &name]);
         if b.any_secret && !b.secrets.contains_key(&name) {
             if !values::identifier(&name) {
-                b.problems.problem(key, "is no name a template can use (letters, digits, _)", Some(name.replace(['-', '.', ' '], "_")));
+                b.problems.problem(key, "is no name a template can use (letters, digits, _)", name.replace(['-', '.', ' '], "_"));
             }
             b.secrets.insert(name, SecretSpec::default());
         } else if !b.secrets.contains_key(&name) {
-            let hint = known(&name, b.secrets.keys().map(String::as_str)).or(Some("the profile has no secrets".into()));
+            let none = b.secrets.is_empty();
+            let hint = if none { "the profile has no secrets".into() } else { known(&name, b.secrets.keys().map(String::as_str)) };
             b.problems.problem(key, "is not a secret of the profile", hint);
         }
     }
@@ -282,7 +283,8 @@ fn secrets(b: &mut Build<'_>) {
         let absent = b.given.as_ref().is_some_and(|given| !given.contains(name));
         if absent && !spec.optional {
             let key = layers::dotted(&at, &["secrets"]);
-            let help = Some(spec.help.clone()).filter(|help| !help.is_empty()).map(|help| format!("{name}: {help}"));
+            let help = if spec.help.is_empty() { "{ file = \"…\" } or { env = \"…\" }" } else { &spec.help };
+            let help = format!("{name}: {help}");
             b.problems.problem(key, format!("secret {name} is missing"), help);
         }
     }

@@ -46,7 +46,7 @@ fn on(base: &Base, overrides: Value, settings: &Value, secrets: Option<&[&str]>)
     assert_eq!(profile.is_none(), problems.fatal());
     let list = problems.into_list();
     let files = list.iter().map(|p| p.file.clone()).collect();
-    let found = list.into_iter().map(|p| (p.key, p.what, p.hint.unwrap_or_default())).collect();
+    let found = list.into_iter().map(|p| (p.key, p.what, p.hint.filter(|hint| !hint.is_empty()).unwrap())).collect();
     Try { profile, found, files }
 }
 

@@ -7,14 +7,17 @@ use super::{
     model::SecretSpec,
     template::Template,
     trial::Waiting,
+    values::Wrong,
 };
 use crate::{
-    problem::{Problems, known},
+    problem::{Problems, known, one_of},
     profile::{RenderError, Scope},
 };
 
 /// Names that are no settings.
 pub(super) const RESERVED: [&str; 8] = ["secrets", "token", "tokens", "partition", "vars", "assertion", "now", "uuid"];
+
+const EXPRESSION: &str = "an expression stands between {{ and }}, such as {{ secrets.client_id }} or {{ now | date(\"%Y\") }}";
 
 /// Everything known of a profile before its tokens are read.
 pub(super) struct Build<'a> {
@@ -54,22 +57,22 @@ pub(super) enum Place<'p> {
 }
 
 impl Build<'_> {
-    pub fn note(&mut self, path: &[&str], what: impl Into<String>, hint: Option<String>) {
+    pub fn note(&mut self, path: &[&str], what: impl Into<String>, hint: impl Into<String>) {
         self.layers.note(self.problems, path, what, hint);
     }
 
     /// Takes the value, or notes why there is none.
-    pub fn or_note<T>(&mut self, path: &[&str], result: Result<T, String>) -> Option<T> {
-        result.map_err(|what| self.note(path, what, None)).ok()
+    pub fn or_note<T>(&mut self, path: &[&str], result: Result<T, Wrong>) -> Option<T> {
+        result.map_err(|(what, hint)| self.note(path, what, hint)).ok()
     }
 
     /// The same for a text that may be wrong only because a setting is.
-    pub fn or_blame<T>(&mut self, path: &[&str], source: &str, result: Result<T, String>) -> Option<T> {
-        result.map_err(|what| self.blame(path, source, what, None)).ok()
+    pub fn or_blame<T>(&mut self, path: &[&str], source: &str, result: Result<T, Wrong>) -> Option<T> {
+        result.map_err(|(what, hint)| self.blame(path, source, what, hint)).ok()
     }
 
     /// Notes what is wrong with the value of `source` at `path`. Where that is one setting and nothing else, the setting is at fault.
-    pub fn blame(&mut self, path: &[&str], source: &str, what: impl Into<String>, hint: Option<String>) {
+    pub fn blame(&mut self, path: &[&str], source: &str, what: impl Into<String>, hint: impl Into<String>) {
         let inside = source.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}"));
         let Some(name) = inside.map(str::trim).filter(|name| self.settings.contains_key(*name)).map(str::to_owned) else {
             return self.note(path, what, hint);
@@ -85,7 +88,7 @@ impl Build<'_> {
         let template = match Template::parse(source) {
             Ok(template) => template,
             Err(what) => {
-                self.note(path, format!("is not a template: {what}"), None);
+                self.note(path, format!("is not a template: {what}"), EXPRESSION);
                 return Template::text("");
             }
         };
@@ -105,14 +108,21 @@ impl Build<'_> {
 
     /// A text that is needed at load, so only settings may stand in it.
     pub fn fixed(&mut self, path: &[&str], source: &str) -> Option<String> {
-        let template = self.or_note(path, Template::parse(source))?;
+        let template = Template::parse(source).map_err(|what| self.note(path, format!("is not a template: {what}"), EXPRESSION)).ok()?;
         let strange: Vec<&String> = template.names().iter().filter(|name| !self.settings.contains_key(*name)).collect();
         if let Some(name) = strange.first() {
             let hint = known(name, self.settings.keys().map(String::as_str));
             self.note(path, format!("is needed at load, so it may name settings only, not {name}"), hint);
             return None;
         }
-        self.with_settings(&template).map_err(|error| self.note(path, format!("cannot be rendered: {}", error.why), None)).ok()
+        match self.with_settings(&template) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                let hint = "only settings can stand here, and what they are decides it at load";
+                self.note(path, format!("cannot be rendered: {}", error.why), hint);
+                None
+            }
+        }
     }
 
     /// What a template gives with settings alone, if they are all it names.
@@ -140,7 +150,7 @@ impl Build<'_> {
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
             let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let hint = crate::problem::nearest(&text, all.iter().copied()).map(|near| format!("did you mean {near:?}?"));
+            let hint = one_of(&text, all.iter().copied());
             self.blame(path, source, format!("must be one of {}", all.join(", ")), hint);
         }
         found
@@ -150,21 +160,25 @@ impl Build<'_> {
     pub fn need_secret(&mut self, path: &[&str], name: &str, why: &str) {
         if !self.any_secret && !self.secrets.contains_key(name) {
             let hint = "declare it in the profile, or choose another client_auth".to_owned();
-            self.note(path, format!("{why} needs a secret {name}, which the profile does not have"), Some(hint));
+            self.note(path, format!("{why} needs a secret {name}, which the profile does not have"), hint);
             return;
         }
         self.used.insert(name.to_owned());
         let absent = self.given.as_ref().is_some_and(|given| !given.contains(name));
         // Where it is not optional, its absence is noted once, with the others.
         if absent && self.any_secret && !self.secrets.contains_key(name) {
-            self.note(&["secrets"], format!("secret {name} is missing: {why} needs it"), None);
+            self.note(
+                &["secrets"],
+                format!("secret {name} is missing: {why} needs it"),
+                format!("give it: secrets = {{ {name} = {{ file = \"…\" }} }}"),
+            );
         }
         if let Some(spec) = self.secrets.get_mut(name) {
             spec.optional = false;
         }
     }
 
-    fn allowed(&mut self, name: &str, place: Place<'_>) -> Result<(), (String, Option<String>)> {
+    fn allowed(&mut self, name: &str, place: Place<'_>) -> Result<(), (String, String)> {
         let mut parts = name.split('.');
         let first = parts.next().unwrap_or_default();
         let (second, third) = (parts.next(), parts.next());
@@ -172,14 +186,14 @@ impl Build<'_> {
             Place::Request(own) | Place::Assertion(own) => Some(own),
             Place::Inject => None,
         };
-        let member = || second.ok_or_else(|| (format!("names {first} as a whole"), Some(format!("name one: {first}.NAME"))));
-        let texts = || Some("texts have no parts; filters such as `split` take them apart".to_owned());
+        let member = || second.ok_or_else(|| (format!("names {first} as a whole"), format!("name one: {first}.NAME")));
+        let texts = || "texts have no parts; filters such as `split` take them apart".to_owned();
         match (first, second) {
             ("secrets" | "tokens" | "partition" | "vars" | "now", Some(second)) if third.is_some() => {
                 return Err((format!("names a part of {first}.{second}, which has none"), texts()));
             }
             ("token" | "assertion", Some(_)) => return Err((format!("names a part of {first}, which has none"), texts())),
-            ("uuid", Some(_)) => return Err(("names a part of uuid, which has none".into(), Some("write {{ uuid() }}".into()))),
+            ("uuid", Some(_)) => return Err(("names a part of uuid, which has none".into(), "write {{ uuid() }}".into())),
             _ => {}
         }
         match first {
@@ -187,26 +201,32 @@ impl Build<'_> {
             "tokens" => {
                 let token = member()?;
                 if Some(token) == own {
-                    return Err((format!("a token cannot be made with itself (tokens.{token})"), None));
+                    return Err((format!("a token cannot be made with itself (tokens.{token})"), "name another token, or none".into()));
                 }
                 among(self.tokens.iter(), "token", token)
             }
-            "token" if own.is_some() => Err(("a token's request has no `token`".into(), Some("name another one: tokens.NAME".into()))),
-            "token" if self.tokens.is_empty() => Err(("there is no token".into(), None)),
-            "token" => Ok(()),
+            "token" if own.is_some() => Err(("a token's request has no `token`".into(), "name another one: tokens.NAME".into())),
+            "token" if self.tokens.is_empty() => {
+                Err(("there is no token".into(), "say under tokens how to get one, or put a secret here: {{ secrets.NAME }}".into()))
+            }
             "partition" => among(self.partitions.iter(), "partition", member()?),
             "vars" => {
                 let var = member()?;
                 if own.is_some() && self.vars.get(var).map(String::as_str) == own {
-                    return Err((format!("vars.{var} comes from this token's own answer"), None));
+                    return Err((
+                        format!("vars.{var} comes from this token's own answer"),
+                        "it is known only afterwards: take it from another token's answer".into(),
+                    ));
                 }
                 among(self.vars.keys(), "variable", var)
             }
             "assertion" if matches!(place, Place::Request(_)) => Ok(()),
-            "assertion" => Err(("an assertion can be named in a token's request only".into(), None)),
+            "assertion" => {
+                Err(("an assertion can be named in a token's request only".into(), "name the token that it gets: {{ token }}".into()))
+            }
             "now" if second.is_none_or(|part| part == "epoch") => Ok(()),
-            "now" => Err(("of now there is now.epoch only".into(), Some("for other forms: now | date(\"%Y-%m-%d\")".into()))),
-            "uuid" => Ok(()),
+            "now" => Err(("of now there is now.epoch only".into(), "for other forms: now | date(\"%Y-%m-%d\")".into())),
+            "token" | "uuid" => Ok(()),
             _ => {
                 among(self.settings.keys(), "setting", first)?;
                 second.map_or(Ok(()), |_| Err((format!("names a part of setting {first}, which has none"), texts())))
@@ -214,7 +234,7 @@ impl Build<'_> {
         }
     }
 
-    fn secret(&mut self, name: &str) -> Result<(), (String, Option<String>)> {
+    fn secret(&mut self, name: &str) -> Result<(), (String, String)> {
         self.used.insert(name.to_owned());
         if self.secrets.contains_key(name) {
             return Ok(());
@@ -229,7 +249,7 @@ impl Build<'_> {
     }
 }
 
-fn among<'k>(names: impl Iterator<Item = &'k String>, what: &str, name: &str) -> Result<(), (String, Option<String>)> {
+fn among<'k>(names: impl Iterator<Item = &'k String>, what: &str, name: &str) -> Result<(), (String, String)> {
     let names: Vec<&str> = names.map(String::as_str).collect();
     if names.contains(&name) {
         return Ok(());

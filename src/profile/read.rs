@@ -15,7 +15,7 @@ pub struct Misfit {
     /// Keys and indices from the root.
     pub path: Vec<String>,
     pub what: String,
-    pub hint: Option<String>,
+    pub hint: String,
 }
 
 /// Reads `T`, whose fields all have defaults. Never quotes a value.
@@ -64,14 +64,20 @@ fn misfit<T: JsonSchema>(value: &Value, path: Vec<String>, error: &str) -> Optio
         "a string" => "text in quotes",
         e => e,
     };
-    Some(Misfit { path, what: format!("must be {expected}, but is {kind}"), hint: None })
+    let hint = match expected {
+        "a table" => "write [name] with its keys below, or { key = value }",
+        "a list" => "write it in brackets: [\"…\", \"…\"]",
+        "a whole number from 0 up" | "true or false" => "write it without quotes",
+        _ => "write it in quotes",
+    };
+    Some(Misfit { path, what: format!("must be {expected}, but is {kind}"), hint: hint.to_owned() })
 }
 
 /// Words for a key that `T` does not have.
 pub const UNKNOWN: &str = "is not a known key";
 
 /// A hint for a key that stands at the top, where `more` keys are known besides those of `T`.
-pub fn hint_at_top<T: JsonSchema>(key: &str, more: &[&str]) -> Option<String> {
+pub fn hint_at_top<T: JsonSchema>(key: &str, more: &[&str]) -> String {
     let mut siblings = keys(schema::<T>().as_value(), &[]);
     siblings.extend(more.iter().map(|key| (*key).to_owned()));
     hint(key, &siblings)
@@ -100,7 +106,7 @@ fn unknown<T: JsonSchema>(value: &Value, mut path: Vec<String>) -> Misfit {
     Misfit { what: UNKNOWN.into(), hint: hint(&stray, &siblings), path }
 }
 
-fn hint(name: &str, siblings: &BTreeSet<String>) -> Option<String> {
+fn hint(name: &str, siblings: &BTreeSet<String>) -> String {
     known(name, siblings.iter().map(String::as_str).filter(|key| *key != "drop"))
 }
 

@@ -15,7 +15,7 @@ use super::{
     template::Template,
     values,
 };
-use crate::{problem::nearest, tls::Tls};
+use crate::{problem::one_of, tls::Tls};
 
 const FORMATS: [(&str, Format); 4] = [("form", Format::Form), ("json", Format::Json), ("query", Format::Query), ("none", Format::None)];
 const AUTHS: [(&str, ClientAuth); 6] = [
@@ -46,11 +46,7 @@ pub(super) fn token(b: &mut Build<'_>, name: &str, table: &TokenTable, partition
     match &url {
         Some(url) => check_url(b, &path(&at, "url"), url, allow_plaintext),
         None if format == Format::None => {}
-        None => b.note(
-            &path(&at, "url"),
-            "is missing",
-            Some("where the token is fetched from, e.g. \"https://auth.example/oauth/token\"".into()),
-        ),
+        None => b.note(&path(&at, "url"), "is missing", "where the token is fetched from, e.g. \"https://auth.example/oauth/token\""),
     }
     if bare {
         check_bare(b, &at, table, client_auth);
@@ -96,7 +92,7 @@ pub(super) fn path<'a>(at: &[&'a str], key: &'a str) -> Vec<&'a str> {
 pub(super) fn positive(b: &mut Build<'_>, path: &[&str], span: Option<&Span>, default: Duration) -> Duration {
     let Some((span, duration)) = span.and_then(|span| Some((span, duration(b, path, span)?))) else { return default };
     if duration.is_zero() {
-        b.blame(path, &span.0, "must be longer than nothing", None);
+        b.blame(path, &span.0, "must be longer than nothing", "such as \"30s\"; leave it out for the default");
     }
     duration
 }
@@ -114,12 +110,7 @@ fn method(b: &mut Build<'_>, path: &[&str], source: Option<&str>) -> Method {
         "PUT" => Method::PUT,
         "PATCH" => Method::PATCH,
         _ => {
-            b.blame(
-                path,
-                source,
-                "must be one of POST, GET, PUT, PATCH",
-                nearest(&text, ["POST", "GET", "PUT", "PATCH"]).map(|n| format!("did you mean {n:?}?")),
-            );
+            b.blame(path, source, "must be one of POST, GET, PUT, PATCH", one_of(&text, ["POST", "GET", "PUT", "PATCH"]));
             Method::POST
         }
     }
@@ -130,7 +121,7 @@ fn check_url(b: &mut Build<'_>, path: &[&str], template: &Template, allow_plaint
     let unset = template.names().iter().any(|name| b.settings.get(name).is_some_and(String::is_empty));
     let Some(text) = b.rendered(template).filter(|_| !unset) else { return };
     if let Err((what, hint)) = judge_url(&text, allow_plaintext) {
-        b.blame(path, template.source(), what, hint.map(str::to_owned));
+        b.blame(path, template.source(), what, hint);
     }
 }
 
@@ -138,8 +129,8 @@ fn check_url(b: &mut Build<'_>, path: &[&str], template: &Template, allow_plaint
 ///
 /// # Errors
 /// What is wrong and what to do, without the URL itself.
-pub fn judge_url(text: &str, allow_plaintext: bool) -> Result<Url, (String, Option<&'static str>)> {
-    let url = Url::parse(text).map_err(|e| (format!("is no URL ({e})"), Some("https://HOST/PATH")))?;
+pub fn judge_url(text: &str, allow_plaintext: bool) -> Result<Url, (String, &'static str)> {
+    let url = Url::parse(text).map_err(|e| (format!("is no URL ({e})"), "https://HOST/PATH"))?;
     let loopback = url.host().is_some_and(|host| match host {
         Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
         Host::Ipv4(ip) => IpAddr::V4(ip).is_loopback(),
@@ -148,14 +139,14 @@ pub fn judge_url(text: &str, allow_plaintext: bool) -> Result<Url, (String, Opti
     match url.scheme() {
         "https" => {}
         "http" if loopback || allow_plaintext => {}
-        "http" => return Err(("would send secrets over plain http".into(), Some("use https, or set allow_plaintext = true"))),
-        _ => return Err(("must be an https URL".into(), None)),
+        "http" => return Err(("would send secrets over plain http".into(), "use https, or set allow_plaintext = true")),
+        _ => return Err(("must be an https URL".into(), "https://HOST/PATH")),
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(("must not hold a user name or password".into(), Some("use secrets and client_auth = \"basic\"")));
+        return Err(("must not hold a user name or password".into(), "use secrets and client_auth = \"basic\""));
     }
     if url.fragment().is_some() {
-        return Err(("must not have a fragment (#…)".into(), None));
+        return Err(("must not have a fragment (#…)".into(), "leave # and what follows it out"));
     }
     Ok(url)
 }
@@ -164,19 +155,23 @@ pub fn judge_url(text: &str, allow_plaintext: bool) -> Result<Url, (String, Opti
 fn check_bare(b: &mut Build<'_>, at: &[&str], table: &TokenTable, client_auth: ClientAuth) {
     let why = if table.body.is_some() { "a raw body" } else { "format = \"none\"" };
     if !table.params.is_empty() {
-        b.note(&path(at, "params"), format!("cannot be sent together with {why}"), None);
+        b.note(
+            &path(at, "params"),
+            format!("cannot be sent together with {why}"),
+            "write them into the body or the url, or choose another format",
+        );
     }
     if table.grant_type.as_deref().is_some_and(|grant| !grant.is_empty()) {
-        b.note(&path(at, "grant_type"), format!("cannot be sent together with {why}"), None);
+        b.note(&path(at, "grant_type"), format!("cannot be sent together with {why}"), "leave it out, or choose another format");
     }
     if table.body.is_some() && table.format.as_deref() == Some("none") {
-        b.note(&path(at, "body"), "cannot be sent together with format = \"none\"", None);
+        b.note(&path(at, "body"), "cannot be sent together with format = \"none\"", "leave format out");
     }
     if matches!(client_auth, ClientAuth::Body | ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt) {
         b.note(
             &path(at, "client_auth"),
             format!("puts parameters into the request, which {why} does not have"),
-            Some("none, basic or basic_raw".into()),
+            "none, basic or basic_raw",
         );
     }
 }
@@ -190,25 +185,34 @@ fn check_params(b: &mut Build<'_>, at: &[&str], table: &TokenTable, client_auth:
     for name in table.params.keys() {
         let at = [at, &["params", name]].concat();
         if ours.contains(&name.as_str()) {
-            b.note(&at, "would be sent twice: client_auth sends it", Some("leave it out, or set client_auth = \"none\"".into()));
+            b.note(&at, "would be sent twice: client_auth sends it", "leave it out, or set client_auth = \"none\"");
         }
         if name == "grant_type" {
-            b.note(&at, "would be sent twice", Some("use the key grant_type; \"\" sends none".into()));
+            b.note(&at, "would be sent twice", "use the key grant_type; \"\" sends none");
         }
         if name.is_empty() {
-            b.note(&at, "has no name", None);
+            b.note(&at, "has no name", "write NAME = \"value\"");
         }
     }
     for (name, value) in &table.params {
         if format != Format::Json && nested(value) {
-            b.note(&[at, &["params", name]].concat(), "can be a table only with format = \"json\"", None);
+            b.note(
+                &[at, &["params", name]].concat(),
+                "can be a table only with format = \"json\"",
+                "set format = \"json\", or write the value as text",
+            );
         }
     }
     // RFC 8707 section 2: no fragment.
     if let Some(Value::String(text)) = table.params.get("resource")
         && Template::parse(text).ok().and_then(|template| b.rendered(&template)).is_some_and(|resource| resource.contains('#'))
     {
-        b.blame(&[at, &["params", "resource"]].concat(), text, "must not have a fragment (#…)", None);
+        b.blame(
+            &[at, &["params", "resource"]].concat(),
+            text,
+            "must not have a fragment (#…)",
+            "leave # and what follows it out (RFC 8707, 2)",
+        );
     }
 }
 
@@ -264,7 +268,7 @@ fn tls(b: &mut Build<'_>, at: &[&str], table: &TlsTable) -> Tls {
         client_key_file: table.client_key_file.clone().map(Into::into),
     };
     for fault in found.faults(b.blind) {
-        b.note(&path(at, fault.key), fault.what, Some(fault.hint.to_owned()));
+        b.note(&path(at, fault.key), fault.what, fault.hint);
     }
     found
 }
@@ -283,16 +287,24 @@ fn assertion(
         Some(table) if by_auth || named || self_made => table,
         Some(_) => {
             let hint = "client_auth = \"private_key_jwt\", or {{ assertion }} in a parameter, header or body".to_owned();
-            b.note(at, "is not used by anything", Some(hint));
+            b.note(at, "is not used by anything", hint);
             return None;
         }
         None if by_auth => &AssertionTable::default(),
         None if named => {
-            b.note(at, "is missing, though a template names it", None);
+            b.note(
+                at,
+                "is missing, though a template names it",
+                "say how it is signed: assertion = { alg = \"RS256\", key = \"{{ secrets.private_key }}\" }",
+            );
             return None;
         }
         None if self_made => {
-            b.note(at, "is missing: without url and with format = \"none\" the assertion is the token", None);
+            b.note(
+                at,
+                "is missing: without url and with format = \"none\" the assertion is the token",
+                "say how it is signed: assertion = { alg = \"RS256\", key = \"{{ secrets.private_key }}\" }, or set url",
+            );
             return None;
         }
         None => return None,
@@ -307,7 +319,7 @@ fn assertion(
         b.note(
             &path(at, "alg"),
             "does not fit client_auth: private_key_jwt signs with RS, PS, ES or EdDSA, client_secret_jwt with HS",
-            None,
+            "leave it out for RS256, or HS256 with client_secret_jwt",
         );
     }
     let key = table.key.clone().unwrap_or_else(|| {
@@ -318,7 +330,7 @@ fn assertion(
     let header = table.header.iter().map(|(name, text)| {
         let at = path(&path(at, "header"), name);
         if name == "alg" {
-            b.note(&at, "is set by the key alg of the assertion", None);
+            b.note(&at, "is set by the key alg of the assertion", "leave it out here: assertion.alg");
         }
         (name.clone(), b.template(&at, text, place))
     });
@@ -336,7 +348,7 @@ fn algorithm(b: &mut Build<'_>, at: &[&str], source: Option<&str>, default: Algo
     let Some((source, text)) = source.and_then(|source| Some((source, b.fixed(at, source)?))) else { return default };
     let known = ALGORITHMS.contains(&text.as_str());
     Algorithm::from_str(&text).ok().filter(|_| known).unwrap_or_else(|| {
-        let hint = nearest(&text, ALGORITHMS).map(|near| format!("did you mean {near:?}?"));
+        let hint = one_of(&text, ALGORITHMS);
         b.blame(at, source, format!("must be one of {}", ALGORITHMS.join(", ")), hint);
         default
     })

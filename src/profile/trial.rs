@@ -38,7 +38,7 @@ pub(super) fn all(b: &mut Build<'_>) {
     for Waiting { path, template } in std::mem::take(&mut b.waiting) {
         if let Err((what, hint)) = one(b, &template) {
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
-            b.note(&path, what, Some(hint));
+            b.note(&path, what, hint);
         }
     }
 }

@@ -8,6 +8,9 @@ use regex::Regex;
 use super::model::{Pick, StatusMatch};
 use crate::token::Rate;
 
+/// What is wrong with a text, and what would be right.
+pub type Wrong = (&'static str, &'static str);
+
 /// Stands for "off" where a duration is needed: longer than any process lives, short enough to count with.
 pub const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 
@@ -15,30 +18,34 @@ pub const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 ///
 /// # Errors
 /// What would be right.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "must be a duration such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"".to_owned();
+pub fn duration(text: &str) -> Result<Duration, Wrong> {
+    let wrong = ("must be a duration: a whole number and a unit", "such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"");
     let text = text.trim();
     let known = ["ms", "s", "m", "h", "d"];
     if !text.split(|c: char| c.is_ascii_digit() || c.is_whitespace()).all(|unit| unit.is_empty() || known.contains(&unit)) {
-        return Err(wrong());
+        return Err(wrong);
     }
-    let duration = humantime::parse_duration(text).map_err(|_| wrong())?;
-    if duration > NEVER { Err("is longer than a hundred years".into()) } else { Ok(duration) }
+    let duration = humantime::parse_duration(text).map_err(|_| wrong)?;
+    if duration > NEVER {
+        Err(("is longer than a hundred years", "name a shorter time; \"off\" stands for none where that makes sense"))
+    } else {
+        Ok(duration)
+    }
 }
 
 /// "120/m": so many calls per unit or duration.
-pub fn rate(text: &str) -> Result<Rate, String> {
-    let wrong = || "must be a number per unit, such as \"120/m\", \"1000/d\" or \"10/10m\"".to_owned();
-    let (n, per) = text.split_once('/').ok_or_else(wrong)?;
-    let n = n.trim().parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?;
+pub fn rate(text: &str) -> Result<Rate, Wrong> {
+    let wrong = ("must be a number per unit", "such as \"120/m\", \"1000/d\" or \"10/10m\"");
+    let (n, per) = text.split_once('/').ok_or(wrong)?;
+    let n = n.trim().parse().ok().filter(|n| *n > 0).ok_or(wrong)?;
     let per = per.trim();
     let per = if per.starts_with(|c: char| c.is_ascii_digit()) { duration(per) } else { duration(&format!("1{per}")) };
-    let per = per.ok().filter(|per| !per.is_zero()).ok_or_else(wrong)?;
+    let per = per.ok().filter(|per| !per.is_zero()).ok_or(wrong)?;
     Ok(Rate { n, per })
 }
 
 /// A JSON pointer, `header:NAME`, `cookie:NAME` or `body`.
-pub fn pick(text: &str) -> Result<Pick, String> {
+pub fn pick(text: &str) -> Result<Pick, Wrong> {
     if text == "body" {
         return Ok(Pick::Body);
     }
@@ -52,16 +59,16 @@ pub fn pick(text: &str) -> Result<Pick, String> {
     if text.starts_with('/') && escapes_right {
         return Ok(Pick::Pointer(text.to_owned()));
     }
-    Err("must be a JSON pointer such as \"/access_token\", \"header:NAME\", \"cookie:NAME\" or \"body\"".into())
+    Err(("must be a JSON pointer, a header, a cookie or the body", "\"/access_token\", \"header:NAME\", \"cookie:NAME\" or \"body\""))
 }
 
 /// A header's name.
-pub fn header(name: &str) -> Result<HeaderName, String> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_| "is no header name".to_owned())
+pub fn header(name: &str) -> Result<HeaderName, Wrong> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| ("is no header name", "letters, digits and `-`, such as X-Api-Key"))
 }
 
 /// A header that a profile may set: not one that frames the message or names the host.
-pub fn settable(name: &str) -> Result<HeaderName, String> {
+pub fn settable(name: &str) -> Result<HeaderName, Wrong> {
     const OURS: [&str; 10] = [
         "host",
         "content-length",
@@ -75,48 +82,50 @@ pub fn settable(name: &str) -> Result<HeaderName, String> {
         "expect",
     ];
     let name = header(name)?;
-    if OURS.contains(&name.as_str()) { Err("may not be set: it belongs to the connection".into()) } else { Ok(name) }
+    if OURS.contains(&name.as_str()) { Err(("may not be set: it belongs to the connection", "leave it out")) } else { Ok(name) }
 }
 
 /// Whether a text can be a header's value: visible ASCII, spaces and tabs inside.
-pub fn header_value(text: &str) -> Result<(), String> {
+pub fn header_value(text: &str) -> Result<(), Wrong> {
     let visible = HeaderValue::from_str(text).is_ok() && text.is_ascii() && text.trim() == text;
-    if visible { Ok(()) } else { Err("cannot be a header value (visible ASCII, no space at either end)".into()) }
+    if visible { Ok(()) } else { Err(("cannot be a header value", "visible ASCII, no line break, no space at either end")) }
 }
 
 /// A cookie's name: a token (RFC 6265 4.1.1).
-pub fn cookie(name: &str) -> Result<(), String> {
+pub fn cookie(name: &str) -> Result<(), Wrong> {
     let token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
-    if token { Ok(()) } else { Err("is no cookie name".into()) }
+    if token { Ok(()) } else { Err(("is no cookie name", "letters, digits, `-` and `_`")) }
 }
 
 /// "429", "5xx", 429.
-pub fn status(value: &serde_json::Value) -> Result<StatusMatch, String> {
-    let wrong = || "must be a status (100 to 599) or a class such as \"5xx\"".to_owned();
+pub fn status(value: &serde_json::Value) -> Result<StatusMatch, Wrong> {
+    let wrong = ("must be a status or a class of them", "a number from 100 to 599, or \"1xx\" to \"5xx\"");
     let text = match value {
         serde_json::Value::Number(n) => n.to_string(),
         serde_json::Value::String(s) => s.to_ascii_lowercase(),
-        _ => return Err(wrong()),
+        _ => return Err(wrong),
     };
     let class = text.strip_suffix("xx").and_then(|digit| digit.parse().ok()).filter(|class| (1..=5).contains(class));
     let exact = text.parse().ok().filter(|code| (100..=599).contains(code));
-    class.map(StatusMatch::Class).or(exact.map(StatusMatch::Exact)).ok_or_else(wrong)
+    class.map(StatusMatch::Class).or(exact.map(StatusMatch::Exact)).ok_or(wrong)
 }
 
 /// A pattern that begins with `^` and ends with `$`, made to match whole texts whatever stands between.
-pub fn anchored(pattern: &str) -> Result<Regex, String> {
+pub fn anchored(pattern: &str) -> Result<Regex, Wrong> {
     let inner = pattern.strip_prefix('^').and_then(|p| p.strip_suffix('$'));
     let escaped = inner.is_some_and(|inner| inner.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1);
     match inner {
         Some(inner) if !escaped => whole(inner),
-        _ => Err("must begin with ^ and end with $, so that it speaks of the whole value".into()),
+        _ => Err(("must begin with ^ and end with $, so that it speaks of the whole value", "such as \"^[0-9]+$\"")),
     }
 }
 
 /// A pattern that matches whole texts.
-pub fn whole(pattern: &str) -> Result<Regex, String> {
+pub fn whole(pattern: &str) -> Result<Regex, Wrong> {
     // Compiled alone first: "a)(b" would close our bracket.
-    Regex::new(pattern).and_then(|_| Regex::new(&format!(r"\A(?:{pattern})\z"))).map_err(|_| "is not a valid regular expression".to_owned())
+    Regex::new(pattern)
+        .and_then(|_| Regex::new(&format!(r"\A(?:{pattern})\z")))
+        .map_err(|_| ("is not a valid regular expression", "see https://docs.rs/regex/latest/regex/#syntax"))
 }
 
 /// Names that templates can speak of.
