@@ -24,6 +24,7 @@ use crate::{
 
 /// The longest text a template may render to.
 const OUTPUT: usize = 64 * 1024;
+pub(super) const TOO_LONG: &str = "it renders to more than 64 KiB";
 /// Steps a template may take; a plain one takes about ten.
 const FUEL: u64 = 20_000;
 /// Filters of minijinja that stay; what loops or prints structures goes.
@@ -217,7 +218,7 @@ impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let needed = self.0.len() + bytes.len();
         if needed > OUTPUT {
-            return Err(io::Error::other(Complaint("it renders to more than 64 KiB")));
+            return Err(io::Error::other(Complaint(TOO_LONG)));
         }
         if needed > self.0.capacity() {
             let mut larger = Zeroizing::new(Vec::with_capacity(needed * 2));

@@ -16,7 +16,7 @@ use super::{
     filters,
     model::SecretSpec,
     names::Build,
-    template::{Scope, Template, complaint, reason},
+    template::{Scope, TOO_LONG, Template, complaint, reason},
 };
 use crate::secret::{Secret, Values};
 
@@ -29,7 +29,7 @@ pub(super) struct Waiting {
 /// Stands for every secret, token and variable: longer than any part of it that a template asks for.
 const PLACEHOLDER: &str = "placeholder-placeholder-placeholder-placeholder-placeholder-placeholder";
 /// Parts that splitting a placeholder gives.
-const PARTS: usize = 32;
+const PARTS: usize = 16;
 /// Some moment that is not now.
 const MOMENT: Duration = Duration::from_secs(1_700_000_000);
 
@@ -50,6 +50,10 @@ fn one(b: &Build<'_>, template: &Template) -> Result<(), (String, String)> {
     let (given, absent): (Vec<_>, Vec<_>) = b.secrets.iter().partition(|(name, spec)| there(b, name, spec));
     let given: BTreeSet<&str> = given.iter().map(|(name, _)| name.as_str()).collect();
     let Err(error) = render(b, template, &given, exact) else { return Ok(()) };
+    // How much there is of a placeholder says nothing of a value.
+    if !exact && (error.kind() == ErrorKind::OutOfFuel || complaint(&error).is_some_and(|what| what == TOO_LONG)) {
+        return Ok(());
+    }
     // An optional secret that is not given: with it, all might be well.
     for (name, _) in absent.iter().filter(|(name, _)| template.names().contains(&format!("secrets.{name}"))) {
         let others: BTreeSet<&str> = b.secrets.keys().map(String::as_str).filter(|other| other != name).collect();
@@ -122,7 +126,7 @@ fn advice(error: &Error, template: &Template) -> &'static str {
         _ if uses("now") && template.source().contains("now()") => {
             "now is a value: {{ now }}, {{ now.epoch }} or {{ now | date(\"%Y-%m-%d\") }}"
         }
-        _ if complaint(error).is_some() => {
+        _ if complaint(error).is_some_and(|what| what.contains("bytes")) => {
             "bytes come from cert_der, spki_der, sha1 and sha256; hex, b64encode and b64url make text of them"
         }
         _ => "texts are joined with ~ and changed with filters; only numbers can be calculated with",

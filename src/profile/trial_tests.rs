@@ -64,6 +64,7 @@ fn a_template_that_some_value_suits_is_taken() {
         "{{ region | upper }}{{ now.epoch - 60 }}{{ now | date('%Y') }}{{ uuid() }}",
         "{% if secrets.extra %}{{ secrets.extra }}{% endif %}",
         "{{ secrets.extra | default('') }}",
+        "{% for a in secrets.id | split %}{% for b in secrets.pem | split %}{% for c in region | split %}{{ a ~ b ~ c | first }}{% endfor %}{% endfor %}{% endfor %}",
         "{% if region == 'us' %}{{ secrets.pem }}{% else %}{{ region }}{% endif %}",
     ] {
         rich(text).right();
