@@ -9,11 +9,11 @@ use url::{Host, Url};
 use super::{
     Config, Credential, Listen, listen,
     parse::{World, why},
-    shape,
+    read, shape,
     value::SecretRef,
 };
 use crate::{
-    problem::{Problems, Severity},
+    problem::{Problem, Problems, Severity},
     profile::Profile,
     secret::Source,
     token::{Hold, Refresh},
@@ -37,7 +37,9 @@ pub fn find(config: &Config, problems: &mut Problems) {
         (unreachable, &["upstreams", "upstream_defaults"]),
         (private_keys, &[]),
     ];
-    let wrong: Vec<String> = problems.list().iter().filter(|p| p.severity == Severity::Problem).map(|p| table_of(&p.key)).collect();
+    // An unknown key takes nothing away; where it stands for one that is missed, that is a mistake of its own.
+    let counts = |p: &&Problem| p.severity == Severity::Problem && p.what != read::UNKNOWN;
+    let wrong: Vec<String> = problems.list().iter().filter(counts).map(|p| table_of(&p.key)).collect();
     for (advise, tables) in all {
         if !wrong.iter().any(|table| tables.contains(&table.as_str())) {
             advise(config, problems);

@@ -9,6 +9,9 @@ use super::{
 };
 use crate::problem::{Problems, known, one_of};
 
+/// Words for a key that nobody reads.
+pub const UNKNOWN: &str = "is not a known key";
+
 /// Reads `tree`. What was wrong is noted in `problems` and gone from `tree` afterwards (unknown keys stay: nobody reads them).
 pub fn read(tree: &mut Value, problems: &mut Problems) -> File {
     let mut gone = Vec::new();
@@ -121,5 +124,5 @@ fn note(tree: &mut Value, steps: &[Step], shown: &[Step], error: &serde_json::Er
 
 fn note_unknown(steps: &[Step], problems: &mut Problems) {
     let Some((Step::Key(key), table)) = steps.split_last() else { return };
-    problems.problem(shape::dotted(steps), "is not a known key", known(key, shape::at(table).keys()));
+    problems.problem(shape::dotted(steps), UNKNOWN, known(key, shape::at(table).keys()));
 }

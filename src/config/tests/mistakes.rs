@@ -158,6 +158,13 @@ fn a_wrong_url_or_credential_does_not_hide_that_two_upstreams_have_one_route() {
 
 #[test]
 fn a_mistake_elsewhere_does_not_hide_advice() {
+    let unused = "[credentials.c]\nsettings = { token_url = \"https://auth.example/t\" }\nsecrets = { client_id = \"i\", client_secret = { file = \"/dev/null\" } }\n";
+    let text = format!("{}bogus = 1\n{unused}", upstream(""));
+    assert!(
+        lints(&text).iter().any(|lint| lint.key == "credentials.c" && lint.what.contains("no upstream uses it")),
+        "{:#?}",
+        lints(&text)
+    );
     let twin = format!("{}[upstreams.b]\nurl = \"https://api.example/v2\"\ncredential = \"none\"\n", upstream(""));
     let text = format!("{twin}[proxy]\nlisen = []\nclient_auth = \"hunter2\"\n");
     assert_eq!(lints(&text).into_iter().map(|lint| lint.key).collect::<Vec<_>>(), ["proxy.client_auth", "upstreams.b.url"]);
@@ -170,6 +177,7 @@ fn advice_that_follows_from_a_mistake_alone_is_not_given() {
     let about = |text: &str| lints(text).into_iter().filter(|lint| lint.key == "credentials.c").count();
     let right = "url = \"https://c.example\"\n";
     assert_eq!(about(&format!("{credential}{right}")), 1, "no state");
+    assert_eq!(about(&format!("{credential}{right}bogus = 1\n")), 1, "no state, whatever unknown keys there are");
     assert_eq!(about(&format!("{credential}{right}[state]\n")), 0, "a state whose folder was forgotten");
     assert_eq!(about(&format!("state.dir = \"/x\"\n{credential}url = \"ftp://c.example\"\n")), 0, "used, by an upstream with a wrong url");
 }
