@@ -26,8 +26,13 @@ pub fn check(file: &Path, sight: &Sight, strict: bool, wish: Option<&Wish>, form
     let (config, mut problems) = config::load(file, sight);
     if let Some(trouble) = config.as_ref().and_then(|config| state::unusable(config.state.as_deref()?)).filter(|_| !sight.no_secrets) {
         let hint = "run this check as the user that cupbearer runs as; where that folder is a volume's own, name a folder in it";
-        problems.lint("state.dir", format!("the guard cannot remember: {trouble}"), Some(hint.to_owned()));
-        problems.in_file(file);
+        problems.add(Problem {
+            severity: Severity::Lint,
+            key: "state.dir".to_owned(),
+            file: Some(file.to_owned()),
+            what: format!("the guard cannot remember: {trouble}"),
+            hint: Some(hint.to_owned()),
+        });
     }
     let all = || problems.list().iter().map(as_json).collect::<Vec<_>>();
     if format == Format::Text {
