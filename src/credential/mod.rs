@@ -278,13 +278,14 @@ impl Credential {
     }
 
     async fn present_slowly(&self, bundle: &Bundle, until: Now) -> Result<Arc<Presented>, Refusal> {
-        let values = self.values().await?;
         loop {
             let mut tokens = Vec::with_capacity(bundle.keepers().len());
             for keeper in bundle.keepers() {
                 tokens.push(keeper.wait(until).await?);
             }
+            // After the wait, for it may be long, and the epoch first: what changes in between is rendered once more, never taken for newer than it is.
             let epoch = self.shared.epoch.load(Ordering::Acquire);
+            let values = self.values().await?;
             let presented = Presented::render(&self.profile, bundle.partition(), tokens, values.as_deref(), epoch)
                 .map_err(|why| Refusal::unrenderable(&why))?;
             // While a child was waited for, a short-lived parent may have come to its end.

@@ -20,7 +20,7 @@ use crate::support::{
     tokens::Tokens,
     vendor::{Need, Vendor},
     wait::until,
-    wire::{Reply, Request},
+    wire::{Gate, Reply, Request},
 };
 
 const CHANGES: &str = "cupbearer_secret_changes_total{credential=\"acme\"}";
@@ -256,4 +256,23 @@ async fn presented_headers_are_rendered_again_when_their_secret_changes() {
     sidecar.rewrite("secret", "newest");
     until("the newest secret is presented", async || shown().await == "key newest").await;
     assert_eq!(w.calls(), 1, "the token had nothing to do with it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_changes_while_a_request_waits_for_its_token_is_presented_in_its_new_form() {
+    let w = World::start().await;
+    let inject = "[credentials.acme.inject.headers]\nX-Shared = \"key {{ secrets.client_secret }}\"\n";
+    let text = w.text("{ client_id = \"acme\", client_secret = { file = \"secret\" } }", inject).replace("300ms", "15s");
+    let gate = Gate::shut();
+    w.tokens.add("tok-slow", "access", "acme", "", Duration::from_mins(5));
+    w.issuer.script(Reply::json(200, &json!({ "access_token": "tok-slow", "expires_in": 300 })).behind(&gate));
+    let sidecar = Sidecar::with_files(&text, &[("secret", "old")]).await;
+    let waiting = tokio::spawn(sidecar.client.get(sidecar.url("/acme/x")).send());
+    sidecar.until_metric("cupbearer_token_waiters{credential=\"acme\"}", 1.0).await;
+    sidecar.rewrite("secret", "new");
+    sidecar.until_metric(CHANGES, 1.0).await;
+    gate.open();
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    assert_eq!(w.vendor.last().header("x-shared"), Some("key new"));
+    assert_eq!((w.calls(), w.issuer.refusals().len()), (1, 0));
 }
