@@ -8,15 +8,19 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use futures_util::{StreamExt as _, stream};
 
 use crate::{
     config::{self, Config, Listen, Sight},
-    credential::{Looked, World},
+    credential::{Look, World},
     problem::{Problem, Problems},
     snapshot::Snapshot,
     telemetry::Metrics,
     token::Now,
 };
+
+/// So many credentials' secrets are read at the same time.
+const AT_A_TIME: usize = 8;
 
 /// How the last reload ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,7 +102,7 @@ impl Reloader {
             self.tell(Step::Ends(&self.0.snapshot.load().config));
             outcome
         };
-        self.look_at_secrets().await;
+        self.look_at_secrets(Look::Now).await;
         outcome
     }
 
@@ -150,7 +154,12 @@ impl Reloader {
         if seen == *running {
             return Outcome::Unchanged;
         }
-        match Snapshot::build(config, &self.0.world, old.generation + 1) {
+        let (world, generation) = (self.0.world.clone(), old.generation + 1);
+        // It reads certificates.
+        let Ok(built) = tokio::task::spawn_blocking(move || Snapshot::build(config, &world, generation)).await else {
+            return Outcome::Refused(vec![]); // The runtime is going down.
+        };
+        match built {
             Ok(new) => {
                 let new = Arc::new(new);
                 self.0.snapshot.store(new.clone());
@@ -164,10 +173,13 @@ impl Reloader {
 
     /// Polls contents until the program ends. `None` as the interval: only SIGHUP and the admin port reload.
     pub async fn poll(self) {
+        // Each for itself: a certificate on a mount that hangs keeps nobody from seeing a new secret, nor the other way round.
+        tokio::join!(self.poll_configuration(), self.poll_secrets());
+    }
+
+    async fn poll_configuration(&self) {
         loop {
-            let interval = self.0.snapshot.load().config.reload;
-            tokio::time::sleep(interval.unwrap_or(Duration::from_secs(5)).max(Duration::from_millis(50))).await;
-            if interval.is_none() {
+            if !self.interval_over().await {
                 continue;
             }
             let files = watched(&self.0.snapshot.load().config);
@@ -175,24 +187,32 @@ impl Reloader {
             // After a refusal everything is read each time: what was missing may be a file that the running configuration does not name.
             if seen != *self.0.running.lock().await || matches!(self.last(), Some((Outcome::Refused(_), _))) {
                 self.try_again().await;
+                self.look_at_secrets(Look::Now).await;
             }
-            self.look_at_secrets().await;
         }
     }
 
-    async fn look_at_secrets(&self) {
-        let snapshot = self.0.snapshot.load_full();
-        let looked = tokio::task::spawn_blocking(move || {
-            let all = snapshot.credentials.values();
-            all.map(|c| (c.name().clone(), c.look())).collect::<Vec<_>>()
-        });
-        for (name, looked) in looked.await.unwrap_or_default() {
-            match looked {
-                Looked::Same => {}
-                Looked::Changed => self.0.metrics.secret_changed(&name),
-                Looked::Unreadable(why) => self.0.metrics.secret_unreadable(&name, &why),
+    async fn poll_secrets(&self) {
+        // The first look is the one that later ones compare with.
+        self.look_at_secrets(Look::Poll).await;
+        loop {
+            if self.interval_over().await {
+                self.look_at_secrets(Look::Poll).await;
             }
         }
+    }
+
+    /// Waits for it; false where nothing is polled.
+    async fn interval_over(&self) -> bool {
+        let interval = self.0.snapshot.load().config.reload;
+        tokio::time::sleep(interval.unwrap_or(Duration::from_secs(5)).max(Duration::from_millis(50))).await;
+        interval.is_some()
+    }
+
+    /// Several at a time: one may have to wait for its files.
+    async fn look_at_secrets(&self, look: Look) {
+        let all: Vec<_> = self.0.snapshot.load().credentials.values().cloned().collect();
+        stream::iter(all).for_each_concurrent(AT_A_TIME, async |credential| credential.look(look).await).await;
     }
 }
 

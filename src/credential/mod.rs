@@ -4,6 +4,7 @@
 //! token set puts on a request.
 
 mod bundle;
+mod look;
 pub mod presented;
 mod refusal;
 mod status;
@@ -16,20 +17,18 @@ use std::{
 
 use http::HeaderName;
 
+pub use look::Look;
 pub use presented::{Placed, Presented, Value};
 pub use refusal::{Reason, Refusal};
 pub use status::TokenState;
 pub use world::World;
 
-use self::{
-    bundle::Bundle,
-    world::{Seen, Shared},
-};
+use self::{bundle::Bundle, world::Shared};
 use crate::{
     oauth::{Known, TokenCall, TokenClient},
     profile::Profile,
-    secret::{Secrets, Values},
-    token::{Class, Keeper, KeeperName, Now, Tuning},
+    secret::Secrets,
+    token::{Keeper, KeeperName, Now, Tuning},
 };
 
 /// A credential at work.
@@ -78,14 +77,6 @@ pub struct Vended {
     pub expires_in: Duration,
 }
 
-/// What the poller found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Looked {
-    Same,
-    Changed,
-    Unreadable(String),
-}
-
 impl Credential {
     /// Finds the running keepers of this credential or starts them (partitioned ones start with their first request).
     /// `clients` are the senders of its tokens, in the order of the profile.
@@ -99,7 +90,7 @@ impl Credential {
         world: &World,
     ) -> Self {
         let secrets = Arc::new(secrets);
-        let shared = world.shared(&name, digest, &secrets);
+        let shared = world.shared(&name, digest, || Shared::new(secrets.clone()));
         let tunings = profile.tokens.iter().map(|t| Tuning { lifetime: t.lifetime.clone(), limits: profile.limits.clone() }).collect();
         world.metrics.know_credential(&name, profile.tokens.iter().map(|t| &*t.name));
         let sets = match profile.partition.iter().map(|p| p.max).min() {
@@ -163,42 +154,13 @@ impl Credential {
         key
     }
 
-    /// Called once this configuration is the one that runs: running keepers get its secrets and tuning.
+    /// Called once this configuration is the one that runs: running keepers get its secrets and tuning. Reads no file; a look (see
+    /// [`Credential::look`]) finds out what that changed.
     pub fn adopt(&self) {
-        let changed = **self.shared.secrets.load() != *self.secrets;
         self.shared.secrets.store(self.secrets.clone());
         for bundle in self.bundles() {
             for (keeper, tuning) in bundle.keepers().iter().zip(&self.tunings) {
                 keeper.retune(tuning.clone());
-            }
-        }
-        // The first look is the one that later ones compare with.
-        if changed || self.shared.seen.load().is_none() {
-            self.look();
-        }
-    }
-
-    /// Reads the secrets (blocking); where their values changed, presented headers are rendered anew and held keepers try at once.
-    pub fn look(&self) -> Looked {
-        let values = match self.shared.secrets.load().read() {
-            Ok(values) => values,
-            Err(e) => {
-                // What repairs an unreadable secret is a change: forget nothing, the last good values stay.
-                return Looked::Unreadable(e.to_string());
-            }
-        };
-        let digest = values.digest();
-        match self.shared.seen.load_full() {
-            Some(seen) if seen.digest == digest => Looked::Same,
-            before => {
-                self.shared.seen.store(Some(Arc::new(Seen { values, digest })));
-                self.shared.epoch.fetch_add(1, Ordering::AcqRel);
-                // Values seen for the first time are no change, but news to a keeper that could not read them.
-                let unread = |k: &Keeper| k.status().failure.is_some_and(|(f, _)| f.class == Class::Unreadable);
-                for bundle in self.bundles() {
-                    bundle.keepers().iter().filter(|k| before.is_some() || unread(k)).for_each(|k| k.secret_changed());
-                }
-                if before.is_some() { Looked::Changed } else { Looked::Same }
             }
         }
     }
@@ -249,6 +211,10 @@ impl Credential {
         }
     }
 
+    fn keepers(&self) -> Vec<Arc<Keeper>> {
+        self.bundles().iter().flat_map(|b| b.keepers().to_vec()).collect()
+    }
+
     /// Hot path: what to place, if every token may be sent now.
     #[must_use]
     pub fn ready(&self, partition: &Partition) -> Option<Arc<Presented>> {
@@ -297,26 +263,6 @@ impl Credential {
         }
     }
 
-    /// The last good secret values, where presented headers need any.
-    async fn values(&self) -> Result<Option<Arc<Values>>, Refusal> {
-        if !self.placed.uses_secrets {
-            return Ok(None);
-        }
-        if self.shared.seen.load().is_none() {
-            let secrets = self.shared.secrets.load_full();
-            let read = tokio::task::spawn_blocking(move || secrets.read()).await;
-            match read {
-                Ok(Ok(values)) => {
-                    let digest = values.digest();
-                    self.shared.seen.store(Some(Arc::new(Seen { values, digest })));
-                }
-                Ok(Err(e)) => return Err(Refusal::unreadable(&e.to_string())),
-                Err(_) => return Err(Refusal::unreadable("the read was cut off")),
-            }
-        }
-        Ok(self.shared.seen.load().as_ref().map(|s| Arc::new(s.values.clone())))
-    }
-
     /// The vendor answered 401 to `sent`: marks its generations refused, parents first, and waits for the refresh.
     pub async fn after_401(&self, partition: &Partition, sent: &Presented, until: Now) -> After401 {
         let bundle = self.bundle(partition);
@@ -355,15 +301,13 @@ impl Credential {
 
     /// Fetches every token now, guard respected.
     pub fn refresh(&self) {
-        self.bundles().iter().flat_map(|b| b.keepers().to_vec()).for_each(|k| k.refresh());
+        self.keepers().iter().for_each(|k| k.refresh());
     }
 
     /// Forgets what the guard counted, then tries at once.
     pub async fn unlatch(&self) {
-        for bundle in self.bundles() {
-            for keeper in bundle.keepers() {
-                keeper.unlatch().await;
-            }
+        for keeper in self.keepers() {
+            keeper.unlatch().await;
         }
     }
 
@@ -375,6 +319,6 @@ impl Credential {
 
     #[must_use]
     pub fn waiters(&self) -> usize {
-        self.shared.waiters.load(Ordering::Acquire)
+        self.shared.waiters()
     }
 }

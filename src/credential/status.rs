@@ -17,8 +17,10 @@ impl Credential {
     /// Every token, in graph order.
     #[must_use]
     pub fn tokens(&self) -> Vec<TokenState> {
-        let keepers = self.bundles().into_iter().flat_map(|b| b.keepers().to_vec());
-        keepers.map(|k| TokenState { token: k.name().token.clone(), partition: k.name().partition.clone(), status: k.status() }).collect()
+        let keepers = self.keepers();
+        let states =
+            keepers.iter().map(|k| TokenState { token: k.name().token.clone(), partition: k.name().partition.clone(), status: k.status() });
+        states.collect()
     }
 
     /// Every token fetched at start has had its first outcome, good or bad.

@@ -11,9 +11,9 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{Reason, Refusal};
+use super::{Reason, Refusal, look::Looking};
 use crate::{
-    secret::{Secrets, Values},
+    secret::{Files, Secrets, Values},
     telemetry::Metrics,
     token::{Ledger, Store},
 };
@@ -36,39 +36,64 @@ impl World {
     pub fn new(store: Arc<Store>, ledger: Arc<dyn Ledger>, metrics: Metrics) -> Self {
         Self { store, ledger, metrics, running: Arc::default() }
     }
+
+    /// What runs under this name and digest, or the one `start` makes.
+    pub(super) fn shared(&self, name: &Arc<str>, digest: [u8; 32], start: impl FnOnce() -> Shared) -> Arc<Shared> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|_, s| s.strong_count() > 0);
+        if let Some(shared) = running.get(&(name.clone(), digest)).and_then(Weak::upgrade) {
+            return shared;
+        }
+        let shared = Arc::new(start());
+        running.insert((name.clone(), digest), Arc::downgrade(&shared));
+        shared
+    }
 }
 
 /// What outlives a snapshot as long as the credential stays the same.
 pub(super) struct Shared {
     /// What token calls read at the moment of use.
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
-    /// The last values that could be read: for presented headers.
+    /// The last values that were read and believed: for presented headers.
     pub(super) seen: ArcSwapOption<Seen>,
     /// Counts up when secret values change, so that presented headers are rendered again.
     pub(super) epoch: AtomicU64,
-    pub(super) waiters: AtomicUsize,
+    /// Held by who looks whether the secrets changed.
+    pub(super) looking: Arc<tokio::sync::Mutex<Looking>>,
+    waiters: AtomicUsize,
 }
 
 pub(super) struct Seen {
     pub(super) values: Values,
     pub(super) digest: [u8; 32],
+    pub(super) files: Files,
 }
 
-impl World {
-    pub(super) fn shared(&self, name: &Arc<str>, digest: [u8; 32], secrets: &Arc<Secrets>) -> Arc<Shared> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|_, s| s.strong_count() > 0);
-        if let Some(shared) = running.get(&(name.clone(), digest)).and_then(Weak::upgrade) {
-            return shared;
-        }
-        let shared = Arc::new(Shared {
-            secrets: Arc::new(ArcSwap::new(secrets.clone())),
+impl Shared {
+    pub(super) fn new(secrets: Arc<Secrets>) -> Self {
+        Self {
+            secrets: Arc::new(ArcSwap::new(secrets)),
             seen: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
+            looking: Arc::default(),
             waiters: AtomicUsize::new(0),
-        });
-        running.insert((name.clone(), digest), Arc::downgrade(&shared));
-        shared
+        }
+    }
+
+    /// Makes `newer` what is seen, unless somebody else put something in the place of `before` meanwhile.
+    pub(super) fn see(&self, before: Option<&Arc<Seen>>, newer: Seen) -> bool {
+        let changed = before.is_none_or(|before| before.digest != newer.digest);
+        let before = before.cloned();
+        let found = self.seen.compare_and_swap(&before, Some(Arc::new(newer)));
+        let done = match (&*found, &before) {
+            (Some(found), Some(before)) => Arc::ptr_eq(found, before),
+            (None, None) => true,
+            _ => false,
+        };
+        if done && changed {
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        done
     }
 }
 
@@ -80,6 +105,10 @@ impl Shared {
             return Err(Refusal { reason: Reason::Overloaded, token: None, retry_after: Some(Duration::from_secs(1)), failure: None });
         }
         Ok(line)
+    }
+
+    pub(super) fn waiters(&self) -> usize {
+        self.waiters.load(Ordering::Acquire)
     }
 }
 

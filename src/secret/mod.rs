@@ -12,6 +12,8 @@ use aws_lc_rs::digest::{Context, SHA256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+pub use read::Files;
+
 /// A secret value. It has no `Display`, no `Serialize`, and its `Debug` prints stars. Compared in constant time.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
@@ -84,6 +86,14 @@ impl Secrets {
     /// # Errors
     /// [`Unreadable`] for the first secret that is missing, empty, too large (1 MiB), not a regular file or not UTF-8.
     pub fn read(&self) -> Result<Values, Unreadable> {
+        self.read_with_files().map(|(values, _)| values)
+    }
+
+    /// The same, and which files it found.
+    ///
+    /// # Errors
+    /// As [`Secrets::read`].
+    pub fn read_with_files(&self) -> Result<(Values, Files), Unreadable> {
         read::consistent(self)
     }
 

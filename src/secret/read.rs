@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     str,
+    time::Duration,
 };
 
 use rustix::fs::OFlags;
@@ -35,11 +36,39 @@ impl Identity {
         let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
         Self { resolved, numbers: [meta.dev(), meta.ino(), meta.size()], times }
     }
+
+    /// Another file lies here than before: a rename or a swapped link brought it, whole.
+    fn replaces(&self, before: &Self) -> bool {
+        self.resolved != before.resolved || self.numbers[..2] != before.numbers[..2]
+    }
+
+    /// Last written after this moment (Unix epoch). A time in the future counts as just now.
+    fn written_after(&self, wall: Duration) -> bool {
+        let [seconds, nanos, ..] = self.times;
+        let nanos = u32::try_from(nanos).unwrap_or_default();
+        u64::try_from(seconds).is_ok_and(|seconds| Duration::new(seconds, nanos) > wall)
+    }
+}
+
+/// Which files a read found where: tells a file that was replaced from one that somebody writes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files(BTreeMap<PathBuf, Identity>);
+
+impl Files {
+    /// Is there a file that was not replaced since `before` but written to, and that after `wall` (Unix epoch)? Then its writer may not have
+    /// finished.
+    #[must_use]
+    pub fn being_written(&self, before: &Self, wall: Duration) -> bool {
+        self.0.iter().any(|(path, now)| match before.0.get(path) {
+            Some(old) if now == old || now.replaces(old) => false,
+            _ => now.written_after(wall),
+        })
+    }
 }
 
 /// Reads every secret. All symlinks are resolved first (Kubernetes: `..data` once, in effect), then the resolved files are read, then
 /// everything is resolved again: a difference means that the set may be mixed, and it is read anew.
-pub(super) fn consistent(secrets: &Secrets) -> Result<Values, Unreadable> {
+pub(super) fn consistent(secrets: &Secrets) -> Result<(Values, Files), Unreadable> {
     if let Some(name) = secrets.missing() {
         return Err(Unreadable { name: name.clone(), file: None, why: "it is not given".into() });
     }
@@ -50,7 +79,8 @@ pub(super) fn consistent(secrets: &Secrets) -> Result<Values, Unreadable> {
         let files = before.iter().map(|(path, found)| (*path, found.as_ref().map_err(clone).and_then(whole))).collect();
         let result = gather(secrets, &wanted, &files);
         if same(&before, &resolve(&paths)) {
-            return result;
+            let files = before.into_iter().filter_map(|(path, found)| Some((path.to_path_buf(), found.ok()?)));
+            return result.map(|values| (values, Files(files.collect())));
         }
     }
     let (name, file) = match wanted.iter().find_map(|(name, source)| file_of(source).map(|file| (*name, file))) {

@@ -131,6 +131,27 @@ async fn a_changed_secret_is_tried_at_once_and_only_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn half_a_secret_opens_no_latch() {
+    let (issuer, vendor) = parts().await;
+    let guard = "[credentials.a.guard]\nmax_rejections = 1\nhold = \"until_secret_changes\"\n";
+    let [a, b] = [("a", "{ file = \"secret\" }"), ("b", "{ file = \"other\" }")].map(|(n, s)| stanza(n, s, &issuer, &vendor));
+    let sidecar = Sidecar::with_files(&format!("{PORTS}{a}{guard}{b}"), &[("secret", "wrong"), ("other", "right")]).await;
+    sidecar.until_state("a", "access", "latched").await;
+    sidecar.until_get("/b/x", 200).await;
+    std::fs::write(sidecar.path("secret"), "ri").unwrap();
+    // All secrets are looked at together, so what is seen of one says that the other was looked at.
+    for n in ["1", "2"] {
+        sidecar.rewrite("other", n);
+        sidecar.until_metric("cupbearer_secret_changes_total{credential=\"b\"}", n.parse().unwrap()).await;
+    }
+    assert_eq!(issuer.calls("/token"), 2);
+    std::fs::write(sidecar.path("secret"), "right").unwrap();
+    sidecar.until_get("/a/x", 200).await;
+    assert_eq!((issuer.calls("/token"), issuer.refusals()), (3, vec!["wrong secret".to_owned()]));
+    assert_eq!(sidecar.metric("cupbearer_secret_changes_total{credential=\"a\"}").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_latch_lets_one_attempt_through_when_its_hold_ends_and_then_holds_twice_as_long() {
     let (issuer, vendor) = parts().await;
     let guard = "[credentials.a.guard]\nmax_rejections = 1\nhold = \"1s\"\n";

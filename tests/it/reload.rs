@@ -5,12 +5,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
+    certs::Authority,
     endpoint::Endpoint,
     issuer::Issuer,
     sidecar::{PORTS, Process, Sidecar, binary, plain},
     tokens::Tokens,
     tool::free_port,
     vendor::{Need, Vendor},
+    wait::until,
     wire::{Gate, Reply},
 };
 
@@ -207,6 +209,45 @@ async fn an_unchanged_credential_keeps_its_token_and_its_keeper() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watched_file_that_hangs_keeps_nobody_from_seeing_a_new_secret() {
+    let scene = Scene::new().await;
+    let authority = Authority::new("ours");
+    let secret = scene.acme().replace("\"s3cret-acme\"", "{ file = \"secret\" }");
+    let safe = "[upstreams.safe]\nurl = \"https://vendor.example\"\ncredential = \"acme\"\ntls = { ca_file = \"ca.pem\" }\n";
+    let text = format!("{PORTS}{secret}{safe}");
+    let sidecar = Sidecar::with_files(&text, &[("ca.pem", &authority.pem), ("secret", "wrong")]).await;
+    sidecar.until_state("acme", "access", "held").await;
+    // To open a FIFO for reading waits until somebody writes.
+    let fifo = sidecar.path("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    std::fs::rename(fifo, sidecar.path("ca.pem")).unwrap();
+    let writer = || {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        std::fs::OpenOptions::new().write(true).custom_flags(flags).open(sidecar.path("ca.pem"))
+    };
+    let mut hung = None;
+    until("the poller opens it", async || {
+        hung = writer().ok().map(|writer| Hung(sidecar.path("ca.pem"), writer));
+        hung.is_some()
+    })
+    .await;
+    sidecar.rewrite("secret", "s3cret-acme");
+    sidecar.until_metric("cupbearer_secret_changes_total{credential=\"acme\"}", 1.0).await;
+    sidecar.until_get("/acme/x", 200).await;
+    drop(hung);
+}
+
+/// A FIFO that somebody reads; whoever does goes on when this is dropped, and nobody begins to.
+struct Hung(std::path::PathBuf, #[expect(dead_code, reason = "it is held open")] std::fs::File);
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_restart_is_named_until_it_is_as_it_was() {
     let scene = Scene::new().await;
     let text = format!("{BY_HAND}{}", scene.acme());
@@ -277,7 +318,7 @@ async fn a_signal_and_ctl_reload_a_process_and_the_log_says_so() {
         .replace("[admin]\nlisten = \"127.0.0.1:0\"", &format!("[admin]\nlisten = \"127.0.0.1:{}\"", free_port()));
     std::fs::write(&file, &text).unwrap();
     let mut process = Process::run(&file).await;
-    let until = async |process: &mut Process, words: &str| {
+    let logged = async |process: &mut Process, words: &str| {
         let mut line = String::new();
         while !line.contains(words) {
             line.clear();
@@ -287,15 +328,15 @@ async fn a_signal_and_ctl_reload_a_process_and_the_log_says_so() {
     };
     std::fs::write(&file, format!("{text}{}", scene.beta())).unwrap();
     process.signal(rustix::process::Signal::HUP);
-    until(&mut process, "configuration reloaded").await;
+    logged(&mut process, "configuration reloaded").await;
     std::fs::write(&file, format!("{text}[nonsense]\n")).unwrap();
     process.signal(rustix::process::Signal::HUP);
-    until(&mut process, "configuration refused, the old one goes on").await;
+    logged(&mut process, "configuration refused, the old one goes on").await;
     std::fs::write(&file, &text).unwrap();
     let ctl = async || tokio::process::Command::new(binary()).args(["ctl", "reload", "--config"]).arg(&file).output().await.unwrap();
     let output = ctl().await;
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout)), (Some(0), "reload: applied\n".into()));
-    until(&mut process, "configuration reloaded").await;
+    logged(&mut process, "configuration reloaded").await;
     assert_eq!(String::from_utf8_lossy(&ctl().await.stdout), "reload: unchanged\n");
     assert_eq!(scene.issuer.calls("/acme"), 1);
 }
