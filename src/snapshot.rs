@@ -85,7 +85,7 @@ impl Snapshot {
         Ok(Self { config, router, upstreams, credentials, generation })
     }
 
-    /// Called once this is what runs: running keepers get its secrets and limits.
+    /// Called once this is what runs: running keepers get its secrets and limits, and trust what it trusts.
     pub fn adopt(&self) {
         self.credentials.values().for_each(|c| c.adopt());
     }

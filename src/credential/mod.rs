@@ -90,7 +90,7 @@ impl Credential {
         world: &World,
     ) -> Self {
         let secrets = Arc::new(secrets);
-        let shared = world.shared(&name, digest, || Shared::new(secrets.clone()));
+        let shared = world.shared(&name, digest, || Shared::new(secrets.clone(), &clients));
         let tunings = profile.tokens.iter().map(|t| Tuning { lifetime: t.lifetime.clone(), limits: profile.limits.clone() }).collect();
         world.metrics.know_credential(&name, profile.tokens.iter().map(|t| &*t.name));
         let sets = match profile.partition.iter().map(|p| p.max).min() {
@@ -119,7 +119,7 @@ impl Credential {
                 partition: (!partition.0.is_empty()).then(|| partition.0.join("\u{1f}").into()),
             };
             let parents = spec.parents.iter().filter_map(|&i| keepers.get(i).cloned()).collect();
-            let (Some(client), Some(tuning)) = (self.clients.get(index), self.tunings.get(index)) else {
+            let (Some(client), Some(tuning)) = (self.shared.clients.get(index), self.tunings.get(index)) else {
                 continue; // Both lists were made from `profile.tokens`.
             };
             let keeper = self.world.store.get_or_start(self.key(&name), || {
@@ -154,10 +154,16 @@ impl Credential {
         key
     }
 
-    /// Called once this configuration is the one that runs: running keepers get its secrets and tuning. Reads no file; a look (see
+    /// Called once this configuration is the one that runs: running keepers get its secrets, tuning and trust. Reads no file; a look (see
     /// [`Credential::look`]) finds out what that changed.
     pub fn adopt(&self) {
         self.shared.secrets.store(self.secrets.clone());
+        for (running, client) in self.shared.clients.iter().zip(&self.clients) {
+            // Another client would begin without connections.
+            if !running.load().trusts_as(client) {
+                running.store(Arc::new(client.clone()));
+            }
+        }
         for bundle in self.bundles() {
             for (keeper, tuning) in bundle.keepers().iter().zip(&self.tunings) {
                 keeper.retune(tuning.clone());

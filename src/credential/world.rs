@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{Reason, Refusal, look::Looking};
 use crate::{
+    oauth::TokenClient,
     secret::{Files, Secrets, Values},
     telemetry::Metrics,
     token::{Ledger, Store},
@@ -54,6 +55,8 @@ impl World {
 pub(super) struct Shared {
     /// What token calls read at the moment of use.
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
+    /// The senders of its tokens, in the order of the profile: what they trust may change under running keepers.
+    pub(super) clients: Vec<Arc<ArcSwap<TokenClient>>>,
     /// The last values that were read and believed: for presented headers.
     pub(super) seen: ArcSwapOption<Seen>,
     /// Counts up when secret values change, so that presented headers are rendered again.
@@ -70,9 +73,10 @@ pub(super) struct Seen {
 }
 
 impl Shared {
-    pub(super) fn new(secrets: Arc<Secrets>) -> Self {
+    pub(super) fn new(secrets: Arc<Secrets>, clients: &[TokenClient]) -> Self {
         Self {
             secrets: Arc::new(ArcSwap::new(secrets)),
+            clients: clients.iter().map(|client| Arc::new(ArcSwap::from_pointee(client.clone()))).collect(),
             seen: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
             looking: Arc::default(),

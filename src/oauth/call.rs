@@ -36,7 +36,8 @@ pub struct TokenCall {
     pub secrets: Arc<arc_swap::ArcSwap<Secrets>>,
     /// Partition values by name.
     pub partition: Vec<(Arc<str>, String)>,
-    pub client: TokenClient,
+    /// What it trusts may change under a running keeper, too.
+    pub client: Arc<arc_swap::ArcSwap<TokenClient>>,
     pub metrics: Metrics,
     pub known: Known,
 }
@@ -77,7 +78,7 @@ impl Fetch for TokenCall {
                 profile: self.profile.clone(),
                 index: self.index,
                 partition: self.partition.clone(),
-                client: self.client.clone(),
+                client: TokenClient::clone(&self.client.load()),
                 scrub,
                 vars: parents.iter().flat_map(|p| p.issued.vars.clone()).collect(),
                 parents: self.named(spec, parents),

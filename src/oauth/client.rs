@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Host;
@@ -34,6 +35,8 @@ const MAX_NAMED: usize = 64;
 #[derive(Debug, Clone)]
 pub struct TokenClient {
     inner: Arc<Inner>,
+    /// SHA-256 over the certificates it trusts.
+    trust: [u8; 32],
 }
 
 #[derive(Debug)]
@@ -54,6 +57,7 @@ impl TokenClient {
     /// A certificate or key file that cannot be read or used, in words.
     pub fn new(tls: &Tls) -> Result<Self, String> {
         let material = tls.load()?;
+        let trust = trust(&material);
         let inner = match material.server_name.clone() {
             None => Inner::Plain(client(&material, None)?),
             Some(name) => {
@@ -62,7 +66,13 @@ impl TokenClient {
                 Inner::Named { material: Box::new(material), name, plain, clients: Mutex::default() }
             }
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), trust })
+    }
+
+    /// Does it trust what the other one does? (A client certificate is read anew by each handshake.)
+    #[must_use]
+    pub fn trusts_as(&self, other: &Self) -> bool {
+        self.trust == other.trust
     }
 
     /// Sends one request, once. An answer of any status is an [`Answer`]; what breaks before its head is a failure.
@@ -125,6 +135,19 @@ impl TokenClient {
         clients.insert(real, made.clone());
         Ok(made)
     }
+}
+
+fn trust(material: &Material) -> [u8; 32] {
+    let mut roots: Vec<&[u8]> = material.roots.iter().map(|root| &**root).collect();
+    // The platform's come in the order of a folder.
+    roots.sort_unstable();
+    let mut hash = digest::Context::new(&digest::SHA256);
+    for root in roots {
+        hash.update(&(root.len() as u64).to_be_bytes());
+        hash.update(root);
+    }
+    // SHA-256 has 32 bytes.
+    hash.finish().as_ref().try_into().unwrap_or_default()
 }
 
 /// `real`: where the name in the URL is led to.

@@ -209,6 +209,24 @@ async fn an_unchanged_credential_keeps_its_token_and_its_keeper() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_ca_file_reaches_the_keeper_that_runs() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let tokens = Tokens::default();
+    let tls = Authority::server(&new.localhost(&[]), &["http/1.1"]);
+    let issuer = Issuer::with_tls(&tokens, vec![Endpoint::new("/acme", "acme", "s3cret-acme")], Some(tls)).await;
+    let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
+    let acme = plain("acme", &format!("{}/acme", issuer.url()), &vendor.url());
+    let text = format!("{PORTS}{acme}[credentials.acme.tokens.access.tls]\nca_file = \"ca.pem\"\nca_only = true\n");
+    let sidecar = Sidecar::with_files(&text, &[("ca.pem", &old.pem)]).await;
+    sidecar.until_metric("cupbearer_token_requests_total{credential=\"acme\",outcome=\"retry\",token=\"access\"}", 1.0).await;
+    assert_eq!(issuer.calls("/acme"), 0);
+    sidecar.rewrite("ca.pem", &new.pem);
+    sidecar.until_metric(&series("applied"), 1.0).await;
+    sidecar.until_get("/acme/x", 200).await;
+    assert_eq!(issuer.calls("/acme"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watched_file_that_hangs_keeps_nobody_from_seeing_a_new_secret() {
     let scene = Scene::new().await;
     let authority = Authority::new("ours");

@@ -42,7 +42,7 @@ fn secrets(list: &[(&str, &str)]) -> Arc<ArcSwap<Secrets>> {
 pub(super) fn call(spec: TokenSpec) -> TokenCall {
     TokenCall {
         name: KeeperName { credential: "acme".into(), token: "access".into(), partition: None },
-        client: TokenClient::new(&spec.tls).unwrap(),
+        client: Arc::new(ArcSwap::from_pointee(TokenClient::new(&spec.tls).unwrap())),
         profile: Arc::new(profile(vec![spec])),
         index: 0,
         secrets: secrets(&[("client_id", "app"), ("client_secret", "s3cr3t+value")]),
