@@ -5,7 +5,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use super::Presented;
-use crate::token::{Keeper, Now};
+use crate::{
+    profile::Profile,
+    token::{Keeper, Now, Tuning},
+};
 
 /// One token set.
 #[derive(Default)]
@@ -27,10 +30,14 @@ impl Bundle {
     pub fn partition(&self) -> &[(Arc<str>, String)] {
         &self.partition
     }
-    /// What was last presented, if it still is what the keepers hold.
-    pub fn ready(&self, epoch: u64, now: Now) -> Option<Arc<Presented>> {
+    /// `tunings` in the order of the profile.
+    pub fn retune(&self, tunings: &[Tuning]) {
+        self.keepers.iter().zip(tunings).for_each(|(keeper, tuning)| keeper.retune(tuning.clone()));
+    }
+    /// What was last presented, if it still is what the keepers hold, and as `profile` wants it: token sets outlive reloads.
+    pub fn ready(&self, profile: &Arc<Profile>, epoch: u64, now: Now) -> Option<Arc<Presented>> {
         let presented = self.presented.load_full()?;
-        if presented.epoch != epoch || presented.send_until <= now {
+        if presented.epoch != epoch || presented.send_until <= now || !presented.is_of(profile) {
             return None;
         }
         let current = self

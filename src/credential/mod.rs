@@ -8,6 +8,7 @@ mod look;
 pub mod presented;
 mod refusal;
 mod status;
+mod unlatch;
 mod world;
 
 use std::{
@@ -38,9 +39,9 @@ pub struct Credential {
     placed: Placed,
     /// As this configuration has them; handed to running keepers by [`Credential::adopt`].
     secrets: Arc<Secrets>,
-    tunings: Vec<Tuning>,
-    digest: [u8; 32],
+    tunings: Arc<Vec<Tuning>>,
     clients: Vec<TokenClient>,
+    digest: [u8; 32],
     shared: Arc<Shared>,
     world: World,
     sets: Sets,
@@ -49,8 +50,8 @@ pub struct Credential {
 /// The token sets of a credential.
 enum Sets {
     One(Arc<Bundle>),
-    /// Bounded, least recently used goes first. moka bounds memory here; freshness is the keepers' matter.
-    Many(moka::sync::Cache<Partition, Arc<Bundle>>),
+    /// In [`Shared`], bounded by this: what fetched them would fetch the same after a reload.
+    Many(u64),
 }
 
 /// Which of a credential's token sets a request is for; the empty one where the profile has no partition.
@@ -90,17 +91,15 @@ impl Credential {
         world: &World,
     ) -> Self {
         let secrets = Arc::new(secrets);
-        let shared = world.shared(&name, digest, || Shared::new(secrets.clone(), &clients));
+        let digest = with_partitions(digest, &profile);
         let tunings = profile.tokens.iter().map(|t| Tuning { lifetime: t.lifetime.clone(), limits: profile.limits.clone() }).collect();
+        let tunings: Arc<Vec<Tuning>> = Arc::new(tunings);
+        let max = profile.partition.iter().map(|p| p.max).min();
+        let shared = world.shared(&name, digest, || Shared::new(secrets.clone(), &clients, tunings.clone(), max));
         world.metrics.know_credential(&name, profile.tokens.iter().map(|t| &*t.name));
-        let sets = match profile.partition.iter().map(|p| p.max).min() {
-            Some(max) => {
-                Sets::Many(moka::sync::Cache::builder().max_capacity(max).eviction_policy(moka::policy::EvictionPolicy::lru()).build())
-            }
-            None => Sets::One(Arc::default()),
-        };
+        let sets = max.map_or_else(|| Sets::One(Arc::default()), Sets::Many);
         let placed = Placed::of(&profile);
-        let mut made = Self { name, profile, placed, secrets, tunings, digest, clients, shared, world: world.clone(), sets };
+        let mut made = Self { name, profile, placed, secrets, tunings, clients, digest, shared, world: world.clone(), sets };
         if let Sets::One(_) = made.sets {
             made.sets = Sets::One(Arc::new(made.start(&Partition::default())));
         }
@@ -112,6 +111,7 @@ impl Credential {
         let values: Vec<(Arc<str>, String)> =
             self.profile.partition.iter().map(|p| p.name.clone()).zip(partition.0.iter().cloned()).collect();
         let mut keepers: Vec<Arc<Keeper>> = Vec::with_capacity(self.profile.tokens.len());
+        let tunings = self.shared.tunings();
         for (index, spec) in self.profile.tokens.iter().enumerate() {
             let name = KeeperName {
                 credential: self.name.clone(),
@@ -119,7 +119,7 @@ impl Credential {
                 partition: (!partition.0.is_empty()).then(|| partition.0.join("\u{1f}").into()),
             };
             let parents = spec.parents.iter().filter_map(|&i| keepers.get(i).cloned()).collect();
-            let (Some(client), Some(tuning)) = (self.shared.clients.get(index), self.tunings.get(index)) else {
+            let (Some(client), Some(tuning)) = (self.shared.clients.get(index), tunings.get(index)) else {
                 continue; // Both lists were made from `profile.tokens`.
             };
             let keeper = self.world.store.get_or_start(self.key(&name), || {
@@ -142,16 +142,8 @@ impl Credential {
 
     /// A keeper's key: the credential's digest covers everything that shapes its requests, parents included.
     fn key(&self, name: &KeeperName) -> [u8; 32] {
-        let mut h = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        for part in
-            [&self.digest[..], name.credential.as_bytes(), name.token.as_bytes(), name.partition.as_deref().unwrap_or("").as_bytes()]
-        {
-            h.update(&part.len().to_be_bytes());
-            h.update(part);
-        }
-        let mut key = [0; 32];
-        key.copy_from_slice(h.finish().as_ref()); // SHA-256 has 32 bytes.
-        key
+        let (credential, token) = (name.credential.as_bytes(), name.token.as_bytes());
+        hash([&self.digest[..], credential, token, name.partition.as_deref().unwrap_or("").as_bytes()])
     }
 
     /// Called once this configuration is the one that runs: running keepers get its secrets, tuning and trust. Reads no file; a look (see
@@ -164,11 +156,10 @@ impl Credential {
                 running.store(Arc::new(client.clone()));
             }
         }
-        for bundle in self.bundles() {
-            for (keeper, tuning) in bundle.keepers().iter().zip(&self.tunings) {
-                keeper.retune(tuning.clone());
-            }
+        if let Sets::Many(max) = self.sets {
+            self.shared.resize(max);
         }
+        self.shared.retune(&self.tunings, || self.bundles());
     }
 
     #[must_use]
@@ -204,16 +195,18 @@ impl Credential {
     }
 
     fn bundle(&self, partition: &Partition) -> Arc<Bundle> {
-        match &self.sets {
-            Sets::One(bundle) => bundle.clone(),
-            Sets::Many(cache) => cache.get_with_by_ref(partition, || Arc::new(self.start(partition))),
+        match (&self.sets, self.shared.many.load_full()) {
+            (Sets::One(bundle), _) => bundle.clone(),
+            (Sets::Many(_), Some(many)) => self.shared.set_of(many, partition, || self.start(partition)),
+            // Not reached: a partitioned credential is shared by its like alone.
+            (Sets::Many(_), None) => Arc::new(self.start(partition)),
         }
     }
 
     fn bundles(&self) -> Vec<Arc<Bundle>> {
         match &self.sets {
             Sets::One(bundle) => vec![bundle.clone()],
-            Sets::Many(cache) => cache.iter().map(|(_, b)| b).collect(),
+            Sets::Many(_) => self.shared.many.load().as_ref().map(|many| many.all()).unwrap_or_default(),
         }
     }
 
@@ -226,8 +219,8 @@ impl Credential {
     pub fn ready(&self, partition: &Partition) -> Option<Arc<Presented>> {
         let epoch = self.shared.epoch.load(Ordering::Acquire);
         match &self.sets {
-            Sets::One(bundle) => bundle.ready(epoch, Now::now()),
-            Sets::Many(cache) => cache.get(partition)?.ready(epoch, Now::now()),
+            Sets::One(bundle) => bundle.ready(&self.profile, epoch, Now::now()),
+            Sets::Many(_) => self.shared.many.load().as_ref()?.get(partition)?.ready(&self.profile, epoch, Now::now()),
         }
     }
 
@@ -310,13 +303,6 @@ impl Credential {
         self.keepers().iter().for_each(|k| k.refresh());
     }
 
-    /// Forgets what the guard counted, then tries at once.
-    pub async fn unlatch(&self) {
-        for keeper in self.keepers() {
-            keeper.unlatch().await;
-        }
-    }
-
     /// Counts up when secret values change.
     #[must_use]
     pub fn secret_generation(&self) -> u64 {
@@ -327,4 +313,25 @@ impl Credential {
     pub fn waiters(&self) -> usize {
         self.shared.waiters()
     }
+}
+
+/// Token sets are found by the values of partitions: under other names they would be other ones.
+fn with_partitions(digest: [u8; 32], profile: &Profile) -> [u8; 32] {
+    if profile.partition.is_empty() {
+        digest
+    } else {
+        hash([&digest[..]].into_iter().chain(profile.partition.iter().map(|p| p.name.as_bytes())))
+    }
+}
+
+/// SHA-256 over `parts`, none of which runs into the next.
+fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut h = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in parts {
+        h.update(&part.len().to_be_bytes());
+        h.update(part);
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(h.finish().as_ref()); // SHA-256 has 32 bytes.
+    out
 }

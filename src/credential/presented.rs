@@ -121,6 +121,11 @@ impl Presented {
         })
     }
 
+    /// It was rendered as this profile says, and not as that of another configuration.
+    pub(super) fn is_of(&self, profile: &Arc<Profile>) -> bool {
+        Arc::ptr_eq(&self.material.profile, profile)
+    }
+
     /// The text of a value for this request; [`Value::PerRequest`] ones are rendered now.
     ///
     /// # Errors

@@ -11,12 +11,12 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{Reason, Refusal, look::Looking};
+use super::{Partition, Reason, Refusal, bundle::Bundle, look::Looking};
 use crate::{
     oauth::TokenClient,
     secret::{Files, Secrets, Values},
     telemetry::Metrics,
-    token::{Ledger, Store},
+    token::{Ledger, Store, Tuning},
 };
 
 /// By name and digest.
@@ -63,6 +63,10 @@ pub(super) struct Shared {
     pub(super) epoch: AtomicU64,
     /// Held by who looks whether the secrets changed.
     pub(super) looking: Arc<tokio::sync::Mutex<Looking>>,
+    /// The token sets of a partitioned credential.
+    pub(super) many: ArcSwapOption<Many>,
+    /// Held while keepers are tuned, so that none is left with an older tuning. Never across an await.
+    tunings: Mutex<Arc<Vec<Tuning>>>,
     waiters: AtomicUsize,
 }
 
@@ -73,13 +77,15 @@ pub(super) struct Seen {
 }
 
 impl Shared {
-    pub(super) fn new(secrets: Arc<Secrets>, clients: &[TokenClient]) -> Self {
+    pub(super) fn new(secrets: Arc<Secrets>, clients: &[TokenClient], tunings: Arc<Vec<Tuning>>, max: Option<u64>) -> Self {
         Self {
             secrets: Arc::new(ArcSwap::new(secrets)),
             clients: clients.iter().map(|client| Arc::new(ArcSwap::from_pointee(client.clone()))).collect(),
             seen: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
             looking: Arc::default(),
+            many: ArcSwapOption::from_pointee(max.map(Many::new)),
+            tunings: Mutex::new(tunings),
             waiters: AtomicUsize::new(0),
         }
     }
@@ -98,6 +104,72 @@ impl Shared {
             self.epoch.fetch_add(1, Ordering::AcqRel);
         }
         done
+    }
+
+    pub(super) fn tunings(&self) -> Arc<Vec<Tuning>> {
+        self.tunings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// New tunings, for `bundles` and all that are started from now on.
+    pub(super) fn retune(&self, tunings: &Arc<Vec<Tuning>>, bundles: impl FnOnce() -> Vec<Arc<Bundle>>) {
+        let mut held = self.tunings.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = tunings.clone();
+        for bundle in bundles() {
+            bundle.retune(tunings);
+        }
+    }
+
+    /// The token set of a partition, or the one `start` makes.
+    pub(super) fn set_of(&self, many: Arc<Many>, partition: &Partition, start: impl Fn() -> Bundle) -> Arc<Bundle> {
+        let mut many = many;
+        loop {
+            let mut started = false;
+            let bundle = many.sets.get_with_by_ref(partition, || {
+                started = true;
+                Arc::new(start())
+            });
+            if !started {
+                return bundle;
+            }
+            // Its keepers may be ones that ran before, and a reload may have come in between.
+            let held = self.tunings.lock().unwrap_or_else(PoisonError::into_inner);
+            bundle.retune(&held);
+            match self.many.load_full() {
+                Some(current) if !Arc::ptr_eq(&current, &many) => many = current,
+                _ => return bundle,
+            }
+        }
+    }
+
+    /// So many token sets are kept from now on.
+    pub(super) fn resize(&self, max: u64) {
+        let Some(old) = self.many.load_full().filter(|old| old.max != max) else { return };
+        let new = Arc::new(Many::new(max));
+        self.many.store(Some(new.clone()));
+        for (partition, bundle) in &old.sets {
+            new.sets.get_with_by_ref(&*partition, || bundle);
+        }
+    }
+}
+
+/// Token sets by partition, the least recently used of which goes first. moka bounds memory here; freshness is the keepers' matter.
+pub(super) struct Many {
+    max: u64,
+    sets: moka::sync::Cache<Partition, Arc<Bundle>>,
+}
+
+impl Many {
+    fn new(max: u64) -> Self {
+        let sets = moka::sync::Cache::builder().max_capacity(max).eviction_policy(moka::policy::EvictionPolicy::lru()).build();
+        Self { max, sets }
+    }
+
+    pub(super) fn get(&self, partition: &Partition) -> Option<Arc<Bundle>> {
+        self.sets.get(partition)
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Bundle>> {
+        self.sets.iter().map(|(_, bundle)| bundle).collect()
     }
 }
 

@@ -12,7 +12,7 @@ mod scrub;
 mod testing;
 mod trouble;
 
-pub use call::{Known, TokenCall};
+pub use call::{Known, TokenCall, guard_key};
 pub use client::TokenClient;
 pub use pick::{Answer, Body};
 pub use scrub::Scrub;

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::support::{
     endpoint::{Endpoint, Scope},
     issuer::Issuer,
-    sidecar::Sidecar,
+    sidecar::{PORTS, Sidecar},
     stanza::Stanza,
     tokens::Tokens,
     vendor::{Need, Vendor},
+    wait::until,
     wire::Reply,
 };
 
@@ -222,4 +223,77 @@ async fn a_token_is_handed_out_only_while_it_has_its_least_time_left() {
     };
     tokio::time::timeout(Duration::from_secs(15), renewed).await.unwrap();
     assert!(handed.len() >= 2, "{}", handed.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn customers_keep_their_tokens_over_reloads_and_hear_of_what_changed() {
+    let w = world("secret-one", "").await;
+    let customers = [1, 2, 3].map(customer);
+    let all = async || {
+        for customer in &customers {
+            assert_eq!(w.call(customer).await.0, 200);
+        }
+    };
+    let credential = async || {
+        let status = w.sidecar.status().await;
+        status["credentials"].as_array().unwrap().iter().find(|c| c["name"] == "lean_customer").unwrap().clone()
+    };
+    all().await;
+    let mut text = std::fs::read_to_string(w.sidecar.path("cupbearer.toml")).unwrap();
+    let mut applied = 0.0;
+    let mut reload = async |more: &str| {
+        text.push_str(more);
+        w.sidecar.rewrite("cupbearer.toml", &text);
+        applied += 1.0;
+        w.sidecar.until_metric("cupbearer_config_reloads_total{outcome=\"applied\"}", applied).await;
+    };
+    reload("[upstreams.extra]\nurl = \"http://127.0.0.1:9\"\ncredential = \"none\"\n").await;
+    assert_eq!(credential().await["tokens"].as_array().unwrap().len(), 3, "they are there before anybody asks");
+    all().await;
+    reload("[credentials.lean_customer.inject.headers]\nX-Customer = \"is {{ partition.customer_id }}\"\n").await;
+    all().await;
+    assert_eq!(w.vendor.last().header("x-customer"), Some(&*format!("is {}", customers[2])), "placed as is said now");
+    reload("[credentials.lean_customer.tokens.access.lifetime]\ncap = \"20m\"\n").await;
+    let life = |token: &Value| {
+        let at = |key: &str| token[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        (at("expires_at") - at("obtained_at")).get_seconds()
+    };
+    until("each lives shorter", async || credential().await["tokens"].as_array().unwrap().iter().all(|t| life(t) <= 1201)).await;
+    all().await;
+    assert_eq!(w.asked(), customers);
+    reload("[credentials.lean_customer.partition.customer_id]\nmax = 2\n").await;
+    w.until_kept(2, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_latched_before_a_restart_is_unlatched_before_any_customer_called() {
+    let tokens = Tokens::default();
+    let issuer =
+        Issuer::start(&tokens, vec![Endpoint { scope: Scope::ApiOrCustomer, ..Endpoint::new(TOKEN, "client-one", "right") }]).await;
+    let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
+    let memory = tempfile::tempdir().unwrap();
+    let stanza =
+        Stanza::new("lean_customer", &format!(r#"base = "{}""#, issuer.url()), r#"client_id = "client-one", client_secret = "wrong""#);
+    let credential = stanza.over("[HERE.guard]\nmax_rejections = 1\nhold = \"until_secret_changes\"").credential();
+    let (dir, api) = (memory.path().display(), vendor.url());
+    let text = format!(
+        "{PORTS}[state]\ndir = \"{dir}\"\n{credential}[upstreams.lean_customer]\nurl = \"{api}\"\ncredential = \"lean_customer\"\n"
+    );
+    let call = async |sidecar: &Sidecar, number: u32| {
+        let answer = sidecar.client.get(sidecar.url("/lean_customer/x")).header(HEADER, customer(number)).send().await.unwrap();
+        answer.status()
+    };
+    let first = Sidecar::with_files(&text, &[]).await;
+    assert_eq!((call(&first, 1).await.as_u16(), issuer.calls(TOKEN)), (502, 1));
+    first.app.stop().await;
+    let second = Sidecar::with_files(&text, &[]).await;
+    assert_eq!((call(&second, 1).await.as_u16(), issuer.calls(TOKEN)), (502, 1), "it is remembered");
+    second.app.stop().await;
+    issuer.change(TOKEN, |e| e.secrets = vec!["wrong".into()]);
+    let third = Sidecar::with_files(&text, &[]).await;
+    assert_eq!(third.post_admin("/api/credentials/lean_customer/unlatch").await, 202);
+    for number in [2, 1] {
+        assert_eq!(call(&third, number).await, 200);
+    }
+    assert_eq!(issuer.calls(TOKEN), 3);
 }

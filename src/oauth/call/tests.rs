@@ -142,6 +142,20 @@ async fn the_key_of_the_guard_tells_secrets_partitions_and_urls_apart_and_shows_
 }
 
 #[tokio::test]
+async fn the_key_of_the_guard_is_known_before_the_first_call_and_without_the_parents() {
+    let list = [("client_id", "app"), ("client_secret", "s-one"), ("other", "x")];
+    let child = TokenSpec { params: params(&[("partner", "{{ tokens.partner }}")]), ..spec("http://127.0.0.1:9/{{ secrets.client_id }}") };
+    let whole = TokenCall { secrets: secrets(&list), ..call(spec("http://127.0.0.1:9/app")) };
+    let key = whole.prepare(&[]).await.ok().unwrap().key().cloned();
+    let values = whole.secrets.load().read().unwrap();
+    assert!(key.is_some());
+    assert_eq!(guard_key(&profile(vec![child]), 0, &values), key);
+    let of_a_request = spec("http://127.0.0.1:9/{{ partition.customer }}");
+    assert_eq!(guard_key(&profile(vec![of_a_request]), 0, &values), None);
+    assert_eq!(guard_key(&profile(vec![TokenSpec { client_auth: ClientAuth::None, ..spec("http://127.0.0.1:9/t") }]), 0, &values), None);
+}
+
+#[tokio::test]
 async fn an_inline_secret_that_changed_is_used_by_the_next_attempt() {
     let (url, mut told) = serving(http("200 OK", "", GOOD)).await;
     let call = call(spec(&url));

@@ -8,6 +8,7 @@ mod tests;
 mod wait;
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, PoisonError,
         atomic::Ordering::{Acquire, Relaxed, Release},
@@ -18,7 +19,7 @@ use std::{
 use super::{
     clock::Now,
     fetch::{Failure, Fetch},
-    guard::{Ledger, Limits},
+    guard::{GuardKey, Ledger, Limits},
     refusals::By,
     schedule::Lifetime,
     slot::{Slot, Status, Token},
@@ -43,7 +44,6 @@ pub struct Tuning {
 pub struct Keeper {
     pub(super) slot: Arc<Slot>,
     parents: Vec<Arc<Keeper>>,
-    ledger: Arc<dyn Ledger>,
 }
 
 /// Why there is no token for a request.
@@ -76,8 +76,8 @@ impl Keeper {
     #[must_use]
     pub fn spawn(name: KeeperName, parents: Vec<Arc<Keeper>>, fetch: Arc<dyn Fetch>, ledger: Arc<dyn Ledger>, tuning: Tuning) -> Arc<Self> {
         let slot = Arc::new(Slot::new(name, tuning, Now::now()));
-        tokio::spawn(task::Task::new(Arc::clone(&slot), parents.clone(), fetch, Arc::clone(&ledger)).run());
-        Arc::new(Self { slot, parents, ledger })
+        tokio::spawn(task::Task::new(Arc::clone(&slot), parents.clone(), fetch, ledger).run());
+        Arc::new(Self { slot, parents })
     }
 
     #[must_use]
@@ -113,13 +113,18 @@ impl Keeper {
         self.slot.raise(&self.slot.secret_changed);
     }
 
-    /// Forget what the guard counted for the secret last sent, then try at once.
-    pub async fn unlatch(&self) {
-        let key = self.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(key) = key {
-            self.ledger.clear(&key).await;
+    /// Forget what the guard counted for the secrets that these keepers sent last and for `known`, then all try at once. First all is forgotten,
+    /// then they try: what the first of them is refused for must count for the next.
+    pub async fn unlatch(keepers: &[Arc<Self>], ledger: &dyn Ledger, known: impl IntoIterator<Item = GuardKey>) {
+        let last = keepers.iter().filter_map(|k| k.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        // Without a partition: the secret's own count and those of all its partitions.
+        let keys: HashSet<GuardKey> = known.into_iter().chain(last).map(|key| GuardKey { partition: None, ..key }).collect();
+        for key in &keys {
+            ledger.clear(key).await;
         }
-        self.secret_changed();
+        for keeper in keepers {
+            keeper.secret_changed();
+        }
     }
 
     /// New lifetime and limits; held and latched keepers try at once, where something changed.

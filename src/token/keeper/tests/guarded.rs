@@ -68,10 +68,10 @@ async fn unlatched_by_hand_it_is_tried_at_once() {
     let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
     let keeper = start_with(&script, vec![], Arc::clone(&ledger), until_changed());
     pass(2 * MINUTE).await;
-    let other = start_with(&script, vec![], ledger, until_changed());
+    let other = start_with(&script, vec![], Arc::clone(&ledger), until_changed());
     other.settled().await;
     assert_eq!(other.wait(within(SEC)).await.unwrap_err().why, Why::Rejected);
-    keeper.unlatch().await;
+    Keeper::unlatch(&[Arc::clone(&keeper)], &*ledger, []).await;
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
     assert_eq!(other.wait(within(SEC)).await.unwrap().number, 1, "who shares the secret is let in too");
 }

@@ -266,7 +266,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
                     let tries = tries.entry(key.secret).or_default();
                     *tries = Tries { running: tries.running, ..Tries::default() };
                 }
-                keepers[k].unlatch().await;
+                Keeper::unlatch(&keepers[k..=k], &*ledger, []).await;
             }
             Step::Rotate(child) => {
                 secrets += 1;
