@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use pingora_core::{
     apps::{HttpServerApp, ServerApp},
-    protocols::{Stream, http::ServerSession, l4::stream::Stream as L4},
+    protocols::{http::ServerSession, l4::stream::Stream as L4},
     server::ShutdownWatch,
 };
 use tokio::{
@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     Handler, LATE, Limits, Seen,
     gather::Gather,
-    head::{PREFACE, Scan, scan},
+    head::{PREFACE, Scan, chunked, scan},
     watched::watch,
 };
 
@@ -45,13 +45,18 @@ pub(super) async fn serve<H: Handler>(mut io: L4, handler: &H, draining: &Shutdo
         handler.app().process_new(Box::new(io), draining).await;
         return;
     }
-    let mut stream: Stream = Box::new(Gather::new(io));
+    let mut io = Box::new(Gather::new(io));
     let mut arrived = arrived;
     loop {
+        let len = if let Arrived::Head(n) = arrived { n } else { 0 };
+        let head = buf.get(..len).unwrap_or_default();
         let seen = match arrived {
-            Arrived::Head(n) => {
-                let head = buf.get(..n).unwrap_or_default();
-                if *draining.borrow() { Seen::Draining(head) } else { Seen::Head(head) }
+            Arrived::Head(_) => {
+                if *draining.borrow() {
+                    Seen::Draining(head)
+                } else {
+                    Seen::Head(head)
+                }
             }
             Arrived::TooLarge => Seen::TooLarge(&buf),
             Arrived::TooSlow => Seen::TooSlow,
@@ -60,16 +65,24 @@ pub(super) async fn serve<H: Handler>(mut io: L4, handler: &H, draining: &Shutdo
             Arrived::Gone => return,
         };
         if let Some(answer) = handler.answer(seen) {
-            refuse(stream, &answer).await;
+            refuse(io, &answer).await;
             return;
         }
-        let mut session = ServerSession::new_http1(stream);
+        if chunked(head) {
+            io.expect_chunks(&mut buf, len);
+        }
+        let mut session = ServerSession::new_http1(io);
         // pingora decides on reuse by the request's own words; how long we wait for the next is our business.
         session.set_keepalive(Some(60));
         session.set_pipelined_prefix(std::mem::take(&mut buf));
         let Some(reused) = handler.app().process_new_http(session, draining).await else { return };
-        stream = reused.consume().0;
-        arrived = read_head(&mut stream, &mut buf, handler.limits(), draining).await;
+        let Ok(same) = reused.consume().0.into_any().downcast::<Gather>() else { return };
+        io = same;
+        if !io.between_requests() {
+            // pingora and we disagree about where the body ended.
+            return;
+        }
+        arrived = read_head(&mut io, &mut buf, handler.limits(), draining).await;
     }
 }
 

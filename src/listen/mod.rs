@@ -1,6 +1,7 @@
 //! The data port's sockets: bind, accept up to a cap, read each request's head within its deadline, hand over, drain.
 
 pub mod bind;
+mod chunks;
 mod connection;
 mod descriptors;
 mod frames;
