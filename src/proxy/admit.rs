@@ -101,10 +101,12 @@ pub fn browser(headers: &HeaderMap, asked: &Asked<'_>, snapshot: &Snapshot, unix
     refuse("this host name is not known as ours, so it may have been pointed here by a web page; list it in proxy.hosts")
 }
 
-/// IP literals, localhost, *.localhost and `proxy.hosts`.
+/// IP literals, localhost, *.localhost and `proxy.hosts`. `0.0.0.0`, `::` and IPv4 within IPv6 lead to this host too, but are nobody's address: it is
+/// web pages that use them, because browsers send no Sec-Fetch-Site there.
 fn ours(authority: &str, hosts: &[String]) -> bool {
     let Some((host, _)) = split_authority(authority) else { return false };
-    host.parse::<IpAddr>().is_ok()
+    let address = |ip: IpAddr| !ip.is_unspecified() && ip.to_canonical() == ip;
+    host.parse().is_ok_and(address)
         || host == "localhost"
         || host.ends_with(".localhost")
         || hosts.iter().any(|h| h.eq_ignore_ascii_case(&host))
@@ -217,6 +219,15 @@ mod tests {
         for host in ["evil.test", "localhost.evil.test", "127.0.0.1.evil.test", "xlocalhost", ""] {
             assert!(!ours(host, &hosts), "{host}");
         }
+    }
+
+    #[test]
+    fn addresses_that_no_host_has_are_not_ours_unless_listed() {
+        for host in ["0.0.0.0", "0.0.0.0:14180", "[::]:14180", "[0:0::0]", "[::ffff:127.0.0.1]:1", "[::ffff:0:0]", "[::ffff:a01:203]"] {
+            assert!(!ours(host, &[]), "{host}");
+        }
+        assert!(ours("0.0.0.0:14180", &["0.0.0.0".to_owned()]));
+        assert!(ours("[2001:db8::1]", &[]) && ours("[fe80::1]:1", &[]));
     }
 
     #[test]
