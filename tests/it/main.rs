@@ -9,6 +9,7 @@
 #![allow(clippy::float_cmp, reason = "the metrics compared here are whole numbers")]
 
 mod abuse;
+mod abuse_admin;
 mod abuse_clients;
 mod abuse_http2;
 mod admin;
