@@ -56,6 +56,11 @@ impl Book {
         Self { folder: Folder::new(dir), fingerprints: Fingerprints::default(), opened: Mutex::default(), outcomes: Mutex::default() }
     }
 
+    #[cfg(test)]
+    pub fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
     /// When something in the folder last changed.
     pub fn changed(&self) -> Option<SystemTime> {
         self.folder.changed()
@@ -64,7 +69,8 @@ impl Book {
     /// Asks, and where the answer is `Go`, has written the attempt `id` down as spent.
     pub fn spend(&self, key: &GuardKey, limits: &Limits, ask: &Ask, id: u64, stamp: &Stamp) -> Result<Answer, Trouble> {
         let opened = self.open(stamp)?;
-        self.change(&opened, key, stamp, false, |entry, names, locked| {
+        let mut allowed = false;
+        let answer = self.change(&opened, key, stamp, false, |entry, names, locked| {
             let partition = names.partition.as_deref();
             let answer = entry.record.ask(partition, limits, ask, stamp.boot);
             if answer != Answer::Go {
@@ -76,8 +82,16 @@ impl Book {
             }
             entry.record.spend(partition, id, stamp.boot);
             entry.owners.insert(id, opened.owner.clone());
+            allowed = true;
             Ok(Answer::Go)
-        })
+        });
+        if answer.is_err() && allowed {
+            // It may stand in the record all the same, and nobody will send it.
+            self.ended(key, Ended { id, verdict: Some(Verdict::GivenBack), at: stamp.boot });
+            // At once, or a kill would make an unknown outcome of it; what cannot be written now is written with the next change.
+            let _ = self.catch_up(key, stamp);
+        }
+        answer
     }
 
     /// Writes down how the attempt ended; where that cannot be done now, with the next change.
@@ -207,9 +221,12 @@ impl Book {
             let file = record_file(&names.record);
             let bytes = encode(&entry).map_err(|e| self.folder.damaged(&file, e.to_string()))?;
             locked.write(&file, &bytes)?;
+            // From here on it is what everybody reads, whether or not it would outlive a power cut: an outcome is not told twice.
+            self.written(key, known);
             locked.sync()?;
+        } else {
+            self.written(key, known);
         }
-        self.written(key, known);
         Ok(done)
     }
 

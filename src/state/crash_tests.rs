@@ -27,6 +27,11 @@ enum Do {
     Kill {
         process: bool,
     },
+    /// From now on what one process writes cannot be brought to the disk, or can again.
+    Sicken {
+        process: bool,
+        sick: bool,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Do>> {
@@ -36,6 +41,7 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
         4 => (any::<usize>(), verdict).prop_map(|(which, verdict)| Do::Settle { which, verdict }),
         1 => any::<usize>().prop_map(|which| Do::Lose { which }),
         2 => any::<bool>().prop_map(|process| Do::Kill { process }),
+        1 => any::<(bool, bool)>().prop_map(|(process, sick)| Do::Sicken { process, sick }),
     ];
     proptest::collection::vec(step, 1..60)
 }
@@ -57,6 +63,7 @@ async fn play(steps: Vec<Do>) -> Result<(), TestCaseError> {
     let mut processes = [start(), start()];
     let mut open: Vec<(usize, Permit)> = vec![];
     let mut seen = [Seen::default(), Seen::default()];
+    let mut sick = [false; 2];
     for step in steps {
         match step {
             Do::Spend { process, secret } => {
@@ -71,6 +78,7 @@ async fn play(steps: Vec<Do>) -> Result<(), TestCaseError> {
                     }
                     Spend::Busy => prop_assert!(seen.open > 0),
                     Spend::Latched(None) => prop_assert!(seen.refused >= MAX),
+                    Spend::NoMemory => prop_assert!(sick[process]),
                     other => prop_assert!(false, "{other:?}"),
                 }
             }
@@ -105,6 +113,12 @@ async fn play(steps: Vec<Do>) -> Result<(), TestCaseError> {
                     seen.refused += 1;
                 }
                 processes[process] = start();
+                sick[process] = false;
+            }
+            Do::Sicken { process, sick: now } => {
+                let process = usize::from(process);
+                sick[process] = now;
+                processes[process].sicken(now);
             }
             Do::Settle { .. } | Do::Lose { .. } => {}
         }

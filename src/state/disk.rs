@@ -44,6 +44,12 @@ impl Disk {
         let _ = self.work(move |inner| inner.book.open(&stamp).map(drop)).await;
     }
 
+    /// From now on nothing in the folder can be brought to the disk, or all can again.
+    #[cfg(test)]
+    pub(super) fn sicken(&self, sick: bool) {
+        self.0.book.folder().sick.store(sick, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Runs on a thread that may block; a caller who leaves does not stop it.
     async fn work<T: Send + 'static>(&self, work: impl FnOnce(&Arc<Inner>) -> Result<T, Trouble> + Send + 'static) -> Result<T, Trouble> {
         let inner = Arc::clone(&self.0);

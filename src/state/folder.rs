@@ -23,17 +23,26 @@ const BESIDE: &str = "new";
 #[derive(Debug)]
 pub(super) struct Folder {
     dir: PathBuf,
+    /// A disk that takes no more, for tests.
+    #[cfg(test)]
+    pub sick: std::sync::atomic::AtomicBool,
 }
 
 /// The folder, locked for a change.
 pub(super) struct Locked<'a> {
     folder: &'a Folder,
+    /// Opened before anything is written: want of file descriptors is noticed while nothing has happened yet.
+    dir: File,
     _lock: File,
 }
 
 impl Folder {
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self {
+            dir,
+            #[cfg(test)]
+            sick: false.into(),
+        }
     }
 
     /// Sees that the folder is there and that nobody else may write into it; makes it where it is `new`.
@@ -75,11 +84,12 @@ impl Folder {
     /// # Errors
     /// The lock's file cannot be opened, or another process stands still while it holds it.
     pub fn lock(&self) -> Result<Locked<'_>, Trouble> {
+        let dir = File::open(&self.dir).map_err(io_at("open", &self.dir))?;
         let path = self.dir.join("lock");
         let file = open_own(OpenOptions::new().write(true).create(true), &path).map_err(io_at("open", &path))?;
         for _ in 0..TRIES {
             match file.try_lock() {
-                Ok(()) => return Ok(Locked { folder: self, _lock: file }),
+                Ok(()) => return Ok(Locked { folder: self, dir, _lock: file }),
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(io_at("lock", &path)(error)),
             }
@@ -150,8 +160,11 @@ impl Locked<'_> {
     /// # Errors
     /// The disk says so.
     pub fn sync(&self) -> Result<(), Trouble> {
-        let dir = &self.folder.dir;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at("write", dir))
+        #[cfg(test)]
+        if self.folder.sick.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(io_at("write", &self.folder.dir)(io::Error::other("it is sick")));
+        }
+        self.dir.sync_all().map_err(io_at("write", &self.folder.dir))
     }
 
     /// Makes the file that shows, as long as it is held, that its owner lives.

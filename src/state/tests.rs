@@ -1,5 +1,7 @@
 //! The ledger on disk, told by hand and as a state machine with processes that die.
 
+mod faults;
+
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, sync::atomic::AtomicUsize, sync::atomic::Ordering, time::Duration};
 
 use proptest::prelude::*;

@@ -97,9 +97,10 @@ impl Count {
         (self.rejected, self.last, self.latch) = (0, None, None);
     }
 
-    /// It was refused.
+    /// It was refused. However often that is told, it counts once.
     pub fn rejected(&mut self, id: u64, max: u32, now: Now) {
-        self.spent.retain(|s| s.id != id);
+        let Some(i) = self.spent.iter().position(|s| s.id == id) else { return };
+        self.spent.remove(i);
         self.rejected = self.rejected.saturating_add(1);
         self.last = Some(now);
         self.close(max, now);
