@@ -106,27 +106,34 @@ impl Count {
         self.close(max, now);
     }
 
+    /// What became of it will never be known, and another count holds that; a latch of this one closes again all the same.
+    pub fn lost_elsewhere(&mut self, id: u64, now: Now) {
+        self.lost_outcome(id, now);
+        self.given_back(id);
+    }
+
     /// It said nothing about the secret.
     pub fn given_back(&mut self, id: u64) {
         self.spent.retain(|s| s.id != id);
     }
 
     /// What became of it will never be known.
-    pub fn lost_outcome(&mut self, id: u64, max: u32, now: Now) {
+    pub fn lost_outcome(&mut self, id: u64, now: Now) {
         let Some(spent) = self.spent.iter_mut().find(|s| s.id == id) else { return };
         spent.lost = true;
         self.last = Some(now);
-        if self.latch.is_some() {
-            self.close(max, now);
-        }
+        self.close_again(now);
     }
 
     /// All attempts of owners that are gone become lost (a ledger that outlives processes).
     pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now) {
-        for spent in &mut self.spent {
-            if !spent.lost && !alive(spent.id) {
+        for i in 0..self.spent.len() {
+            if let Some(spent) = self.spent.get_mut(i).filter(|s| !s.lost && !alive(s.id)) {
                 spent.lost = true;
-                self.last = Some(now.min(spent.at).max(self.last.unwrap_or_default()));
+                let at = now.min(spent.at).max(self.last.unwrap_or_default());
+                self.last = Some(at);
+                // Its outcome may have been a refusal: a process that is killed after each attempt would otherwise never be held.
+                self.close_again(at);
             }
         }
     }
@@ -167,10 +174,16 @@ impl Count {
     }
 
     fn close(&mut self, max: u32, now: Now) {
-        if let Some(latch) = &mut self.latch {
-            *latch = Latch { since: now, times: latch.times.saturating_add(1) };
+        if self.latch.is_some() {
+            self.close_again(now);
         } else if self.rejected >= max {
             self.latch = Some(Latch { since: now, times: 1 });
+        }
+    }
+
+    fn close_again(&mut self, now: Now) {
+        if let Some(latch) = &mut self.latch {
+            *latch = Latch { since: now.max(latch.since), times: latch.times.saturating_add(1) };
         }
     }
 

@@ -61,6 +61,14 @@ impl Guard {
         self.records.get(&(key.url.clone(), key.secret)).map(|r| r.status(key.partition.as_deref(), now)).unwrap_or_default()
     }
 
+    /// As where the process that made the attempt is gone.
+    #[cfg(test)]
+    pub(super) fn orphan(&mut self, key: &GuardKey, id: u64, now: Now) {
+        if let Some(record) = self.record(key) {
+            record.orphan(|other| other != id, now);
+        }
+    }
+
     fn record(&mut self, key: &GuardKey) -> Option<&mut Record> {
         self.records.get_mut(&(key.url.clone(), key.secret))
     }

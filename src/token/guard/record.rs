@@ -101,13 +101,12 @@ impl Record {
 
     /// What became of the attempt will never be known.
     pub fn lose(&mut self, partition: Option<&str>, id: u64, now: Now) {
-        let (max, _) = self.strictest();
-        self.secret.lost_outcome(id, max, now);
+        self.secret.lost_outcome(id, now);
         // The secret's count holds it; the partition need not count it too.
         if let Some(p) = partition
             && let Some(count) = self.partitions.get_mut(p)
         {
-            count.given_back(id);
+            count.lost_elsewhere(id, now);
             if count.is_blank() {
                 self.partitions.remove(p);
             }

@@ -77,6 +77,29 @@ fn a_refused_secret_is_tried_twice_30_s_apart_and_then_latched_for_a_doubling_ho
 }
 
 #[test]
+fn an_attempt_that_a_killed_process_made_after_the_hold_closes_the_latch_for_twice_as_long() {
+    for partition in [None, Some("x")] {
+        let mut g = Told::new(limits(2, Hold::For(MINUTE)));
+        // From here on the partition is held alone.
+        g.attempt(None, Verdict::Success, 0);
+        let verdict = if partition.is_some() { Verdict::RejectedPartition } else { Verdict::Rejected };
+        g.attempt(partition, verdict, 0);
+        g.attempt(partition, verdict, 30);
+        let mut from = 30;
+        for hold in [60, 120, 1000, 1000, 1000] {
+            from += hold;
+            assert_eq!(g.spend(partition, from), Answer::Go, "{partition:?}");
+            g.guard.orphan(&key(partition), g.ids, at(from + 5));
+            assert!(matches!(g.spend(partition, from + 36), Answer::Latched(Some(until)) if until >= at(from + 120)), "{partition:?}");
+        }
+        from += 3600;
+        assert_eq!(g.spend(partition, from), Answer::Go);
+        g.guard.lose(&key(partition), g.ids, at(from + 5));
+        assert_eq!(g.spend(partition, from + 36), Answer::Latched(Some(at(from + 3605))), "{partition:?}");
+    }
+}
+
+#[test]
 fn until_the_secret_changes_means_never_again() {
     let mut g = Told::new(limits(2, Hold::UntilSecretChanges));
     g.attempt(None, Verdict::Rejected, 0);
@@ -212,10 +235,26 @@ async fn a_permit_that_is_dropped_is_an_unknown_outcome_and_wakes_the_others() {
 
 #[derive(Debug, Clone)]
 enum Do {
-    Spend { secret: u8, partition: Option<bool>, credential: bool, renewed: bool },
-    Settle { which: usize, verdict: Verdict },
-    Lose { which: usize },
-    Pass { millis: u64 },
+    Spend {
+        secret: u8,
+        partition: Option<bool>,
+        credential: bool,
+        renewed: bool,
+    },
+    Settle {
+        which: usize,
+        verdict: Verdict,
+    },
+    Lose {
+        which: usize,
+    },
+    /// The process that made it is gone.
+    Die {
+        which: usize,
+    },
+    Pass {
+        millis: u64,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Do>> {
@@ -227,6 +266,7 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
             .prop_map(|(secret, partition, credential, renewed)| Do::Spend { secret, partition, credential, renewed }),
         4 => (any::<usize>(), verdict).prop_map(|(which, verdict)| Do::Settle { which, verdict }),
         1 => any::<usize>().prop_map(|which| Do::Lose { which }),
+        1 => any::<usize>().prop_map(|which| Do::Die { which }),
         2 => prop_oneof![0..100u64, 0..70_000u64, 0..4_000_000u64].prop_map(|millis| Do::Pass { millis }),
     ];
     proptest::collection::vec(step, 1..200)
@@ -241,6 +281,18 @@ struct Seen {
     last_refusal: Option<Now>,
     /// When the count reached the limit, and again after each hold.
     latched: Option<Now>,
+    /// How often.
+    times: u32,
+}
+
+impl Seen {
+    fn latch(&mut self, now: Now) {
+        self.latched = self.latched.max(Some(now));
+        self.times += 1;
+    }
+    fn hold(&self) -> Duration {
+        MINUTE.saturating_mul(1 << (self.times - 1).min(16)).min(Duration::from_hours(1))
+    }
 }
 
 proptest! {
@@ -253,7 +305,7 @@ proptest! {
         let (mine, others) = (limits(max, hold), limits(other_max, hold));
         let strict = max.min(other_max);
         let (mut guard, mut now, mut id) = (Guard::default(), at(0), 0);
-        let mut open: Vec<(u64, GuardKey)> = vec![];
+        let mut open: Vec<(u64, GuardKey, Now)> = vec![];
         let mut seen: HashMap<u8, Seen> = HashMap::new();
         // Both credentials are known from the start; otherwise the lenient one may have used more before the strict one came.
         for secret in 0..2u8 {
@@ -274,14 +326,14 @@ proptest! {
                     match guard.spend(&key, limits, &ask, id + 1, now) {
                         Answer::Go => {
                             id += 1;
-                            open.push((id, key));
+                            open.push((id, key, now));
                             let seen = seen.entry(secret).or_default();
                             seen.open += 1;
                             match seen.latched {
                                 None => prop_assert!(seen.refused + seen.open <= strict, "{} refused, {} open", seen.refused, seen.open),
                                 Some(since) => {
                                     prop_assert!(!forever, "never again");
-                                    prop_assert!(since.after(MINUTE) <= now, "within the hold");
+                                    prop_assert!(since.after(seen.hold()) <= now, "within the hold");
                                     prop_assert!(seen.open <= 1, "one after each hold");
                                 }
                             }
@@ -296,7 +348,7 @@ proptest! {
                 }
                 Do::Settle { which, verdict } => {
                     if open.is_empty() { continue }
-                    let (id, key) = open.swap_remove(which % open.len());
+                    let (id, key, _) = open.swap_remove(which % open.len());
                     let before = guard.counted(&GuardKey { partition: None, ..key.clone() }, now).rejections;
                     guard.settle(&key, id, verdict, now);
                     let after = guard.counted(&GuardKey { partition: None, ..key.clone() }, now).rejections;
@@ -312,21 +364,29 @@ proptest! {
                         seen.refused += 1;
                         seen.last_refusal = Some(now);
                         if seen.refused >= strict {
-                            seen.latched = Some(now);
+                            seen.latch(now);
                         }
                     }
                 }
-                Do::Lose { which } => {
+                Do::Lose { which } | Do::Die { which } => {
                     if open.is_empty() { continue }
-                    let (id, key) = open.swap_remove(which % open.len());
-                    guard.lose(&key, id, now);
+                    let (id, key, spent) = open.swap_remove(which % open.len());
+                    let since = if matches!(step, Do::Lose { .. }) {
+                        guard.lose(&key, id, now);
+                        now
+                    } else {
+                        guard.orphan(&key, id, now);
+                        spent
+                    };
                     let seen = seen.entry(key.secret[0]).or_default();
                     seen.open -= 1;
-                    // Where it counts for 15 minutes only, the model demands nothing of it.
+                    // Where it counts for 15 minutes only, the model demands nothing of it but that a latch is closed again.
                     if forever {
                         seen.refused += 1;
-                        seen.last_refusal = Some(now);
-                        seen.latched = (seen.refused >= strict).then_some(now).or(seen.latched);
+                        seen.last_refusal = seen.last_refusal.max(Some(since));
+                    }
+                    if seen.latched.is_some() || seen.refused >= strict {
+                        seen.latch(since);
                     }
                 }
             }
