@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::File,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -16,12 +16,14 @@ use super::{
 };
 use crate::token::{
     Ask, Counted, GuardKey, Limits, Now, Stamp, Verdict,
-    guard::{Answer, Budget},
+    guard::{Answer, Budget, Record},
 };
 
 /// Old records are looked for so often.
 const SWEEP: Duration = Duration::from_hours(24);
 const SALT: &str = "salt";
+/// Secrets rotate: more records are not remembered.
+const MOST_KNOWN: usize = 1024;
 
 /// All records, and what this process knows of them.
 pub(super) struct Book {
@@ -30,6 +32,8 @@ pub(super) struct Book {
     opened: Mutex<Option<Arc<Opened>>>,
     /// Outcomes that are not on disk yet. They are written with the next change.
     outcomes: Mutex<HashMap<GuardKey, Vec<Ended>>>,
+    /// Records as they were last read or written, for when they can be no more.
+    last: Mutex<HashMap<String, Entry>>,
 }
 
 /// How an attempt ended.
@@ -53,7 +57,13 @@ pub(super) struct Opened {
 
 impl Book {
     pub fn new(dir: PathBuf) -> Self {
-        Self { folder: Folder::new(dir), fingerprints: Fingerprints::default(), opened: Mutex::default(), outcomes: Mutex::default() }
+        Self {
+            folder: Folder::new(dir),
+            fingerprints: Fingerprints::default(),
+            opened: Mutex::default(),
+            outcomes: Mutex::default(),
+            last: Mutex::default(),
+        }
     }
 
     #[cfg(test)]
@@ -113,6 +123,9 @@ impl Book {
 
     /// Forgets what is counted; a damaged record is written anew, and so is a lost salt.
     pub fn clear(&self, key: &GuardKey, stamp: &Stamp) -> Result<(), Trouble> {
+        if let Some(opened) = self.as_opened() {
+            self.last().remove(&self.fingerprints.names(key, &opened.salt).record);
+        }
         let opened = match self.open(stamp) {
             Err(Trouble::Damaged { .. }) => self.open_as(stamp, true)?,
             other => other?,
@@ -130,6 +143,34 @@ impl Book {
         let mut entry = self.read(&names.record)?.unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp));
         self.bring_up(&mut entry, &opened, key, &names, stamp);
         Ok(entry.record.status(names.partition.as_deref(), stamp.boot))
+    }
+
+    /// What is known of the record where the folder cannot be used now, our own outcomes included. As one in memory may go on from it.
+    pub fn known(&self, key: &GuardKey, stamp: &Stamp) -> Option<Record> {
+        let opened = self.as_opened()?;
+        let names = self.fingerprints.names(key, &opened.salt);
+        let mut entry = self.last().get(&names.record)?.clone();
+        self.bring_up(&mut entry, &opened, key, &names, stamp);
+        let Entry { record, owners, .. } = entry;
+        let partition = names.partition.as_deref().zip(key.partition.as_deref());
+        Some(record.handed_over(|id| owners.get(&id) == Some(&opened.owner), partition, stamp.boot))
+    }
+
+    fn as_opened(&self) -> Option<Arc<Opened>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn last(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It stands in the folder so.
+    fn stands(&self, entry: Entry) {
+        let mut last = self.last();
+        if last.len() >= MOST_KNOWN && !last.contains_key(&entry.name) {
+            last.clear();
+        }
+        last.insert(entry.name.clone(), entry);
     }
 
     /// The folder, ready to be used.
@@ -223,6 +264,7 @@ impl Book {
             locked.write(&file, &bytes)?;
             // From here on it is what everybody reads, whether or not it would outlive a power cut: an outcome is not told twice.
             self.written(key, known);
+            self.stands(entry);
             locked.sync()?;
         } else {
             self.written(key, known);
@@ -237,6 +279,7 @@ impl Book {
         if entry.name != name {
             return Err(self.folder.damaged(&file, "damaged: it was another file".to_owned()));
         }
+        self.stands(entry.clone());
         Ok(Some(entry))
     }
 

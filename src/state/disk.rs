@@ -12,7 +12,10 @@ use super::{
     book::{Book, Ended},
     trouble::{Report, Trouble},
 };
-use crate::token::{Ask, Counted, Fut, GuardKey, Hold, Ledger, Limits, Memory, Now, Permit, Spend, Stamp, Verdict, guard::Answer};
+use crate::token::{
+    Ask, Counted, Fut, GuardKey, Ledger, Limits, Memory, Now, Permit, Spend, Stamp, Verdict,
+    guard::{Answer, Record},
+};
 
 /// How often the folder is looked at for what other processes did there.
 const LOOK: Duration = Duration::from_millis(250);
@@ -68,14 +71,13 @@ impl Ledger for Disk {
     fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
         Box::pin(async move {
             // What was counted in memory while the disk could not be used holds on.
-            if let Some(until) = self.0.memory.counted(key).await.latched {
+            if let Some(until) = self.0.memory.status(None, key).and_then(|counted| counted.latched) {
                 return Spend::Latched(until);
             }
             let (key_, limits_, ask_, stamp) = (key.clone(), limits.clone(), ask.clone(), Stamp::now());
             match self.work(move |inner| inner.spend(&key_, &limits_, &ask_, &stamp)).await {
                 Ok(spend) => spend,
-                Err(_) if limits.hold == Hold::UntilSecretChanges => Spend::NoMemory,
-                Err(_) => self.0.memory.spend(key, limits, ask).await,
+                Err(_) => self.0.memory.stand_in(self.known(key).await, key, limits, ask),
             }
         })
     }
@@ -87,9 +89,7 @@ impl Ledger for Disk {
             }
             permit.redeem();
             let (key, id, stamp) = (permit.key.clone(), permit.id, Stamp::now());
-            if verdict == Verdict::Success {
-                self.0.memory.clear(&key).await;
-            }
+            self.0.memory.ended(&key, id, Some(verdict));
             if self.work(move |inner| inner.book.settle(&key, id, verdict, &stamp)).await.is_ok() {
                 self.0.report.works();
             }
@@ -108,12 +108,14 @@ impl Ledger for Disk {
         })
     }
 
-    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Counted> {
+    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>> {
         Box::pin(async move {
-            let in_memory = self.0.memory.counted(key).await;
-            let (key, stamp) = (key.clone(), Stamp::now());
-            let on_disk = self.work(move |inner| inner.book.counted(&key, &stamp)).await.unwrap_or_default();
-            Counted { rejections: on_disk.rejections.max(in_memory.rejections), latched: on_disk.latched.or(in_memory.latched) }
+            let (key_, stamp) = (key.clone(), Stamp::now());
+            let Ok(on_disk) = self.work(move |inner| inner.book.counted(&key_, &stamp)).await else {
+                return self.0.memory.status(self.known(key).await, key);
+            };
+            let in_memory = self.0.memory.status(None, key).unwrap_or_default();
+            Some(Counted { rejections: on_disk.rejections.max(in_memory.rejections), latched: on_disk.latched.or(in_memory.latched) })
         })
     }
 
@@ -132,6 +134,12 @@ impl Ledger for Disk {
 }
 
 impl Disk {
+    /// What stood on the disk when it could last be read.
+    async fn known(&self, key: &GuardKey) -> Option<Record> {
+        let (inner, key, stamp) = (Arc::clone(&self.0), key.clone(), Stamp::now());
+        tokio::task::spawn_blocking(move || inner.book.known(&key, &stamp)).await.ok().flatten()
+    }
+
     /// Other processes tell nobody: the folder is looked at.
     async fn others_changed(self, before: Option<SystemTime>) {
         loop {
@@ -163,6 +171,7 @@ impl Inner {
     /// A permit was dropped. Does not block.
     fn lost(self: Arc<Self>, key: &GuardKey, id: u64) {
         self.book.ended(key, Ended { id, verdict: None, at: Now::now() });
+        self.memory.ended(key, id, None);
         // Without a runtime the process ends, and others see that.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (key, stamp) = (key.clone(), Stamp::now());

@@ -64,7 +64,7 @@ impl Told {
         self.disk.settle(permit, verdict, &limits(FOREVER)).await;
     }
     async fn rejections(&self) -> u32 {
-        self.disk.counted(&key(1)).await.rejections
+        self.disk.counted(&key(1)).await.unwrap().rejections
     }
 }
 
@@ -91,7 +91,7 @@ async fn a_latch_outlives_the_process_and_a_changed_secret_opens_it_at_once() {
     kill(first, vec![]);
     let second = ledger(&dir);
     assert!(matches!(second.ask(1, FOREVER).await, Spend::Latched(None)));
-    assert_eq!(second.disk.counted(&key(1)).await.latched, Some(None));
+    assert_eq!(second.disk.counted(&key(1)).await.unwrap().latched, Some(None));
     second.attempt(2, Verdict::Success).await;
     second.disk.clear(&key(1)).await;
     kill(second, vec![]);

@@ -50,3 +50,96 @@ async fn a_latch_that_was_opened_by_hand_stays_open_though_the_disk_failed() {
     one.disk.sicken(false);
     drop(one.go(1).await);
 }
+
+/// Puts the folder out of reach, and back again.
+struct Away<'a>(&'a TempDir);
+
+impl<'a> Away<'a> {
+    fn from(dir: &'a TempDir) -> Self {
+        fs::rename(dir.path().join("state"), dir.path().join("aside")).unwrap();
+        fs::write(dir.path().join("state"), "a file").unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        fs::remove_file(self.0.path().join("state")).unwrap();
+        fs::rename(self.0.path().join("aside"), self.0.path().join("state")).unwrap();
+    }
+}
+
+const HOUR: Hold = Hold::For(Duration::from_hours(1));
+
+impl Told {
+    /// With a hold of an hour.
+    async fn tries(&self, key: &GuardKey, verdict: Verdict) {
+        let Spend::Go(permit) = self.disk.spend(key, &limits(HOUR), &ask("a")).await else { panic!("{verdict:?}") };
+        self.disk.settle(permit, verdict, &limits(HOUR)).await;
+    }
+    async fn is_latched(&self, key: &GuardKey) -> bool {
+        let latched = matches!(self.disk.spend(key, &limits(HOUR), &ask("a")).await, Spend::Latched(Some(_)));
+        assert_eq!(latched, self.disk.counted(key).await.is_some_and(|counted| counted.latched.is_some()));
+        latched
+    }
+}
+
+#[tokio::test]
+async fn without_the_folder_what_was_last_read_there_is_counted_on_from() {
+    let dir = folder();
+    let one = ledger(&dir);
+    one.tries(&key(1), Verdict::Rejected).await;
+    one.tries(&key(1), Verdict::Rejected).await;
+    one.tries(&key(2), Verdict::Rejected).await;
+    one.tries(&key(3), Verdict::Rejected).await;
+    let Spend::Go(under_way) = one.ask(3, HOUR).await else { panic!() };
+    let away = Away::from(&dir);
+    assert!(one.is_latched(&key(1)).await, "it was latched before");
+    one.tries(&key(2), Verdict::Rejected).await;
+    assert!(one.is_latched(&key(2)).await, "once there, once in memory");
+    assert!(matches!(one.ask(3, HOUR).await, Spend::Busy), "the last one is under way");
+    one.disk.settle(under_way, Verdict::Rejected, &limits(HOUR)).await;
+    assert!(one.is_latched(&key(3)).await, "an outcome that is not written yet");
+    one.disk.clear(&key(1)).await;
+    // Opened by hand.
+    one.tries(&key(1), Verdict::GivenBack).await;
+    drop(away);
+    assert!(one.is_latched(&key(2)).await && one.is_latched(&key(3)).await);
+}
+
+#[tokio::test]
+async fn without_the_folder_a_partition_is_held_alone_as_before() {
+    let dir = folder();
+    let one = ledger(&dir);
+    let [x, y] = ["x", "y"].map(|p| GuardKey { partition: Some(p.into()), ..key(1) });
+    one.tries(&x, Verdict::Success).await;
+    one.tries(&x, Verdict::RejectedPartition).await;
+    one.tries(&x, Verdict::RejectedPartition).await;
+    one.tries(&y, Verdict::RejectedPartition).await;
+    let _away = Away::from(&dir);
+    assert!(one.is_latched(&x).await);
+    one.tries(&y, Verdict::RejectedPartition).await;
+    assert!(one.is_latched(&y).await);
+    one.tries(&GuardKey { partition: Some("z".into()), ..key(1) }, Verdict::Success).await;
+}
+
+#[tokio::test]
+async fn without_the_folder_one_whom_only_a_new_secret_unlatches_binds_all_who_share_the_secret() {
+    for known in [true, false] {
+        let dir = folder();
+        let one = ledger(&dir);
+        let strict = || async { one.disk.spend(&key(1), &limits(FOREVER), &ask("strict")).await };
+        if known && let Spend::Go(permit) = strict().await {
+            one.disk.settle(permit, Verdict::GivenBack, &limits(FOREVER)).await;
+        } else {
+            fs::create_dir(dir.path().join("state")).unwrap();
+        }
+        let _away = Away::from(&dir);
+        if !known {
+            assert!(matches!(strict().await, Spend::NoMemory));
+            assert!(one.disk.counted(&key(2)).await.is_none(), "nothing is known");
+        }
+        assert!(matches!(one.ask(1, HOUR).await, Spend::NoMemory), "{known}");
+        assert!(matches!(one.ask(2, HOUR).await, Spend::Go(_)));
+    }
+}

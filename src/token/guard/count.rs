@@ -138,6 +138,26 @@ impl Count {
         }
     }
 
+    /// Counts at least what `other` does, of which it is a younger or an older copy.
+    pub fn join(&mut self, other: &Self) {
+        for spent in &other.spent {
+            if !self.spent.iter().any(|s| s.id == spent.id) {
+                self.spent.push(*spent);
+            }
+        }
+        self.rejected = self.rejected.max(other.rejected);
+        self.last = self.last.max(other.last);
+        self.latch = match (self.latch, other.latch) {
+            (Some(a), Some(b)) => Some(Latch { since: a.since.max(b.since), times: a.times.max(b.times) }),
+            (a, b) => a.or(b),
+        };
+    }
+
+    /// Forgets the attempts under way.
+    pub fn forget_running(&mut self) {
+        self.spent.retain(|s| s.lost);
+    }
+
     /// Moves every moment (a record read after a reboot).
     pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
         self.spent.iter_mut().for_each(|s| s.at = to(s.at));

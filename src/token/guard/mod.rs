@@ -142,8 +142,8 @@ pub trait Ledger: Send + Sync {
     fn settle<'a>(&'a self, permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()>;
     /// Forgets what is counted (ctl unlatch); writes a damaged record anew.
     fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()>;
-    /// What is counted for the key, to be shown.
-    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Counted>;
+    /// What is counted for the key; `None`: it cannot be read now, and nothing is known of it from before.
+    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>>;
     /// Ends when an attempt of anybody was settled, lost or cleared after this call: worth asking again after `Busy`.
     fn freed(&self) -> Fut<'static, ()>;
 }

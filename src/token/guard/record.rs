@@ -44,10 +44,7 @@ const MOST_PARTITIONS: usize = 10_000;
 impl Record {
     /// May `ask` make an attempt? `Answer::Go` is not yet a spent attempt: see [`Record::spend`].
     pub fn ask(&mut self, partition: Option<&str>, limits: &Limits, ask: &Ask, now: Now) -> Answer {
-        // While something is counted, everybody's limits stay: one that is latched for good does not ask, and still binds the others.
-        let counted = self.secret.counted(self.strictest().1, now) > 0;
-        self.sharers.retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
-        self.sharers.insert(ask.credential.to_string(), Sharer { max: limits.max_rejections, hold: limits.hold, seen: now });
+        self.note(limits, ask, now);
         let (max, hold) = self.strictest();
         match self.secret.ask(max, hold, ask.parent_renewed, now) {
             Answer::Go => {}
@@ -57,6 +54,20 @@ impl Record {
             Some(count) => count.ask(max, hold, ask.parent_renewed, now),
             None => Answer::Go,
         }
+    }
+
+    /// Writes down who shares the key.
+    pub fn note(&mut self, limits: &Limits, ask: &Ask, now: Now) {
+        // While something is counted, everybody's limits stay: one that is latched for good does not ask, and still binds the others.
+        let counted = self.secret.counted(self.strictest().1, now) > 0;
+        self.sharers.retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
+        self.sharers.insert(ask.credential.to_string(), Sharer { max: limits.max_rejections, hold: limits.hold, seen: now });
+    }
+
+    /// The longest hold of those who share the key.
+    #[must_use]
+    pub fn hold(&self) -> Hold {
+        self.strictest().1
     }
 
     /// Writes the attempt `id` down as spent.
@@ -135,6 +146,32 @@ impl Record {
     pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now) {
         self.secret.orphan(&alive, now);
         self.partitions.values_mut().for_each(|c| c.orphan(&alive, now));
+    }
+
+    /// As another ledger goes on from it: attempts that are not `mine` will not be heard of, and `partition` has another name there.
+    #[must_use]
+    pub fn handed_over(mut self, mine: impl Fn(u64) -> bool, partition: Option<(&str, &str)>, now: Now) -> Self {
+        self.secret.orphan(mine, now);
+        // The secret's count has them.
+        self.partitions.values_mut().for_each(Count::forget_running);
+        if let Some((from, to)) = partition
+            && let Some(count) = self.partitions.remove(from)
+        {
+            self.partitions.insert(to.to_owned(), count);
+        }
+        self
+    }
+
+    /// Counts at least what `other` does, of which it is a younger or an older copy.
+    pub fn join(&mut self, other: Self) {
+        self.secret.join(&other.secret);
+        for (name, count) in other.partitions {
+            self.partitions.entry(name).or_default().join(&count);
+        }
+        self.succeeded |= other.succeeded;
+        for (name, sharer) in other.sharers {
+            self.sharers.entry(name).or_insert(sharer);
+        }
     }
 
     /// For a ledger that outlives boots: moves every moment.

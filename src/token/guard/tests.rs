@@ -230,7 +230,7 @@ async fn a_permit_that_is_dropped_is_an_unknown_outcome_and_wakes_the_others() {
     drop(permit);
     freed.await;
     assert!(matches!(ledger.spend(&key(None), &limits, &ask("a")).await, Spend::Latched(Some(_))));
-    assert_eq!(ledger.counted(&key(None)).await.rejections, 1);
+    assert_eq!(ledger.counted(&key(None)).await.unwrap().rejections, 1);
 }
 
 #[derive(Debug, Clone)]

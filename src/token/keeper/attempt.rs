@@ -120,13 +120,12 @@ impl Task {
             Spend::Go(permit) => return Ok(permit),
             Spend::Busy => return Err(After::Busy(freed)),
             Spend::Later(t) => {
-                let counted = self.ledger.counted(key).await;
-                self.state.rejections = counted.rejections;
-                let kind = if counted.rejections > 0 { GateKind::Rejected } else { GateKind::Budget };
+                self.count(key).await;
+                let kind = if self.state.rejections > 0 { GateKind::Rejected } else { GateKind::Budget };
                 Gate { until: Some(t.max(now.after(LEAST))), kind }
             }
             Spend::Latched(until) => {
-                self.state.rejections = self.ledger.counted(key).await.rejections;
+                self.count(key).await;
                 Gate { until: until.map(|t| t.max(now.after(LEAST))), kind: GateKind::Latched }
             }
             Spend::NoMemory => {
@@ -224,11 +223,10 @@ impl Task {
         if failure.class == Class::Rejected
             && let Some(key) = self.last_key()
         {
-            let counted = self.ledger.counted(&key).await;
-            self.state.rejections = counted.rejections;
+            let latched = self.count(&key).await.and_then(|counted| counted.latched);
             let asked = now.after(failure.wait.unwrap_or_default().min(Duration::from_hours(1)));
             self.asked_until = Some(asked);
-            gate = match counted.latched {
+            gate = match latched {
                 Some(until) => Gate { until: until.map(|t| t.max(asked).max(now.after(LEAST))), kind: GateKind::Latched },
                 None => Gate { until: Some(now.after(AFTER_REFUSAL).max(asked)), kind: GateKind::Rejected },
             };

@@ -20,7 +20,7 @@ use super::{
 use crate::token::{
     clock::Now,
     fetch::{Event, Fetch, Fut},
-    guard::Ledger,
+    guard::{Counted, GuardKey, Ledger},
     schedule::Refresh,
     slot::{Doing, Gate, GateKind, Joined, Slot, State, Token},
 };
@@ -350,13 +350,21 @@ impl Task {
     async fn look_at_latch(&mut self) {
         let key = self.last_key();
         if let Some(key) = key {
-            let counted = self.ledger.counted(&key).await;
-            self.state.rejections = counted.rejections;
-            if counted.latched.is_none() {
+            // Where it cannot be read it may well be closed: the gate's own time decides.
+            if self.count(&key).await.is_some_and(|counted| counted.latched.is_none()) {
                 let asked = self.asked_until.filter(|end| *end > Now::now());
                 self.gate = asked.map(|end| Gate { until: Some(end), kind: GateKind::Rejected });
             }
         }
+    }
+
+    /// What the guard counts now, as far as that can be read; shows it.
+    pub async fn count(&mut self, key: &GuardKey) -> Option<Counted> {
+        let counted = self.ledger.counted(key).await;
+        if let Some(counted) = counted {
+            self.state.rejections = counted.rejections;
+        }
+        counted
     }
 
     /// What was asked for is done, or will not be done.

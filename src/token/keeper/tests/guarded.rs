@@ -1,5 +1,7 @@
 //! The guard as keepers meet it.
 
+use std::sync::atomic::AtomicBool;
+
 use futures_util::future::join_all;
 
 use super::*;
@@ -155,8 +157,8 @@ async fn without_memory_no_call_leaves_and_the_reason_is_told() {
         fn clear<'a>(&'a self, _: &'a GuardKey) -> Fut<'a, ()> {
             Box::pin(std::future::ready(()))
         }
-        fn counted<'a>(&'a self, _: &'a GuardKey) -> Fut<'a, Counted> {
-            Box::pin(std::future::ready(Counted::default()))
+        fn counted<'a>(&'a self, _: &'a GuardKey) -> Fut<'a, Option<Counted>> {
+            Box::pin(std::future::ready(None))
         }
         fn freed(&self) -> Fut<'static, ()> {
             Box::pin(std::future::pending())
@@ -174,6 +176,45 @@ async fn without_memory_no_call_leaves_and_the_reason_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_latch_that_cannot_be_looked_at_stays_closed_until_its_hold_ends() {
+    /// Cannot tell what it counts.
+    struct Mute(Memory, AtomicBool);
+    impl Ledger for Mute {
+        fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
+            let mute = self.1.load(SeqCst);
+            // As one that begins to count anew.
+            if mute {
+                Box::pin(std::future::ready(Spend::Go(Permit::new(key.clone(), 9, |_, _| {}))))
+            } else {
+                self.0.spend(key, limits, ask)
+            }
+        }
+        fn settle<'a>(&'a self, permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()> {
+            self.0.settle(permit, verdict, limits)
+        }
+        fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()> {
+            self.0.clear(key)
+        }
+        fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>> {
+            if self.1.load(SeqCst) { Box::pin(std::future::ready(None)) } else { self.0.counted(key) }
+        }
+        fn freed(&self) -> Fut<'static, ()> {
+            self.0.freed()
+        }
+    }
+    let script = Script::always(fail(Class::Rejected));
+    let ledger = Arc::new(Mute(Memory::default(), AtomicBool::new(false)));
+    let keeper = start_with(&script, vec![], ledger.clone(), tuning());
+    pass(45 * SEC).await;
+    assert_eq!((script.count(), keeper.status().rejections), (2, 2));
+    ledger.1.store(true, SeqCst);
+    pass(43 * SEC).await;
+    assert_eq!((script.count(), keeper.status().rejections), (2, 2), "within the hold");
+    pass(4 * SEC).await;
+    assert_eq!(script.count(), 3, "it was closed at 30 s, for a minute");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_counts_against_the_partition_only_where_the_client_was_not_meant() {
     for (partition, client_refused, of_all, of_its_own) in
         [(Some("x"), true, 1, 1), (Some("x"), false, 0, 1), (None, true, 1, 1), (None, false, 1, 1)]
@@ -188,7 +229,8 @@ async fn a_refusal_counts_against_the_partition_only_where_the_client_was_not_me
         pass(2 * SEC).await;
         keeper.refresh();
         pass(SEC).await;
-        let counted = [ledger.counted(&whose(Some("y"))).await.rejections, ledger.counted(&whose(partition)).await.rejections];
+        let counted =
+            [ledger.counted(&whose(Some("y"))).await.unwrap().rejections, ledger.counted(&whose(partition)).await.unwrap().rejections];
         assert_eq!((script.count(), counted), (2, [of_all, of_its_own]), "{partition:?}, {client_refused}");
         assert!(!keeper.status().unaccepted, "it was accepted once");
     }
