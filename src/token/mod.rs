@@ -8,6 +8,7 @@ mod refusals;
 pub mod schedule;
 pub mod slot;
 pub mod store;
+mod work;
 
 pub use clock::{Now, Stamp};
 pub use fetch::{Class, Event, Failure, Fetch, Fut, Issued, Prepared};

@@ -20,6 +20,7 @@ use super::{
     keeper::{KeeperName, Tuning},
     refusals::{By, Refusals},
     schedule::Lifetime,
+    work::Work,
 };
 
 /// A token in the slot of its keeper.
@@ -163,12 +164,9 @@ pub(super) struct Slot {
     pub by_hand: AtomicBool,
     pub want_fresh: AtomicBool,
     pub secret_changed: AtomicBool,
-    /// Fetch for waiters only.
-    pub draining: AtomicBool,
     /// No handle is left.
     pub closed: AtomicBool,
-    /// An attempt is under way, from before it is written down until its outcome is.
-    pub busy: AtomicBool,
+    pub work: Work,
     /// The last call brought the token that was there already.
     pub unchanged: AtomicBool,
     tuning: Mutex<(u64, Tuning)>,
@@ -203,9 +201,8 @@ impl Slot {
             by_hand: AtomicBool::new(false),
             want_fresh: AtomicBool::new(false),
             secret_changed: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            busy: AtomicBool::new(false),
+            work: Work::default(),
             unchanged: AtomicBool::new(false),
             tuning: Mutex::new((0, tuning)),
             last_key: Mutex::new(None),
@@ -256,6 +253,12 @@ impl Slot {
 
     pub fn raise(&self, flag: &AtomicBool) {
         flag.store(true, Release);
+        self.wake.notify_one();
+    }
+
+    /// From now on fetches for waiters only.
+    pub fn drain(&self) {
+        self.work.drain();
         self.wake.notify_one();
     }
 

@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::Ordering::{Acquire, Release},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -60,17 +57,17 @@ impl Store {
             inner.slots.iter().filter_map(Weak::upgrade).collect()
         };
         for slot in &slots {
-            slot.raise(&slot.draining);
+            slot.drain();
         }
         #[expect(clippy::disallowed_methods, reason = "a bound on our own waiting, not the life of a token")]
         let end = Instant::now() + patience.min(Duration::from_hours(24));
         loop {
             // Listed anew: a request that is still open may have started one.
-            let Some(slot) = self.lock().slots.iter().filter_map(Weak::upgrade).find(|s| s.busy.load(Acquire)) else { return };
+            let Some(slot) = self.lock().slots.iter().filter_map(Weak::upgrade).find(|s| s.work.is_busy()) else { return };
             let mut state = slot.state.subscribe();
             let idle = async {
                 // The task publishes after it has put the flag down.
-                while slot.busy.load(Acquire) {
+                while slot.work.is_busy() {
                     if state.changed().await.is_err() {
                         break;
                     }
@@ -109,7 +106,7 @@ impl Store {
         let mut inner = self.lock();
         inner.slots.push(Arc::downgrade(&keeper.slot));
         if inner.draining {
-            keeper.slot.draining.store(true, Release);
+            keeper.slot.drain();
         }
     }
 

@@ -39,12 +39,16 @@ impl Task {
     /// One attempt, whatever it does. A panic in it is a failure like others; its permit, dropped, is an unknown outcome.
     pub async fn guarded_attempt(&mut self, parents: &[Arc<Token>]) -> Option<Fut<'static, ()>> {
         let started = Now::now();
-        self.slot.busy.store(true, Release);
+        if !self.slot.work.begin(self.draining) {
+            // It is to be decided anew; those who wait for the end of all work look again.
+            self.publish();
+            return None;
+        }
         let after = AssertUnwindSafe(self.attempt(parents)).catch_unwind().await;
         if after.is_err() {
             self.failed(Failure::own(Class::Retry, "the token call panicked"), started).await;
         }
-        self.slot.busy.store(false, Release);
+        self.slot.work.end();
         match after {
             Ok(After::Busy(freed)) => {
                 self.state.doing = Doing::Due(started);

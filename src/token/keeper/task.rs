@@ -71,6 +71,8 @@ pub(super) struct Task {
     refusals_taken: u64,
     pub refusal_refresh: Option<Now>,
     resting: bool,
+    /// What the last step was decided on.
+    pub draining: bool,
 }
 
 enum Step {
@@ -107,6 +109,7 @@ impl Task {
             refusals_taken: 0,
             refusal_refresh: None,
             resting: false,
+            draining: false,
         }
     }
 
@@ -130,6 +133,7 @@ impl Task {
         if self.slot.closed.load(Acquire) {
             return Step::Stop;
         }
+        self.draining = self.slot.work.is_draining();
         if self.gate.is_some_and(|g| g.until.is_some_and(|t| t <= now)) {
             self.gate = None;
         }
@@ -235,7 +239,7 @@ impl Task {
             self.note(Event::Resting);
         }
         self.resting = resting;
-        !resting && !self.slot.draining.load(Acquire)
+        !resting && !self.draining
     }
 
     /// When a token that may still be sent is to be renewed.
