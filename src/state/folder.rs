@@ -124,12 +124,13 @@ impl Folder {
         Trouble::Damaged { file: self.dir.join(name), why }
     }
 
-    /// Whether the process that made this owner's file still lives. A shared lock, so that two who look do not see each other.
+    /// Whether the process that made this owner's file still lives. A shared lock, so that two who look do not see each other. Where it cannot
+    /// be told (no file descriptors are left), it does: its attempts may still be under way, and its file is not ours to remove.
     pub fn is_alive(&self, owner: &str) -> bool {
         let path = self.dir.join(owner_file(owner));
         match open_own(OpenOptions::new().read(true), &path) {
-            Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
-            Err(_) => false,
+            Ok(file) => file.try_lock_shared().is_err(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
 }

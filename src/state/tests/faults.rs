@@ -143,3 +143,19 @@ async fn without_the_folder_one_whom_only_a_new_secret_unlatches_binds_all_who_s
         assert!(matches!(one.ask(2, HOUR).await, Spend::Go(_)));
     }
 }
+
+#[tokio::test]
+async fn an_owner_of_whom_it_cannot_be_told_whether_he_lives_is_not_taken_for_dead() {
+    let dir = folder();
+    let one = ledger(&dir);
+    let permit = one.go(1).await;
+    let state = dir.path().join("state");
+    let owner = fs::read_dir(&state).unwrap().map(|f| f.unwrap().path()).find(|f| f.to_str().unwrap().contains("owner-")).unwrap();
+    // A symbolic link is not followed, which fails as want of file descriptors does.
+    fs::rename(&owner, dir.path().join("owner")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("owner"), &owner).unwrap();
+    let other = ledger(&dir);
+    assert_eq!(other.rejections().await, 0, "its attempt is under way");
+    assert!(owner.is_symlink(), "and its file still there");
+    one.disk.settle(permit, Verdict::GivenBack, &limits(FOREVER)).await;
+}
