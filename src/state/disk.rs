@@ -14,7 +14,7 @@ use super::{
 };
 use crate::token::{
     Ask, Counted, Fut, GuardKey, Ledger, Limits, Memory, Now, Permit, Spend, Stamp, Verdict,
-    guard::{Answer, Record},
+    guard::{Answer, Line, Record},
 };
 
 /// How often the folder is looked at for what other processes did there.
@@ -130,6 +130,11 @@ impl Ledger for Disk {
                 () = disk.others_changed(before) => {}
             }
         })
+    }
+
+    fn line(&self) -> &Line {
+        // Those who are counted in memory meanwhile stand in it, too.
+        self.0.memory.line()
     }
 }
 

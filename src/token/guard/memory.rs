@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Answer, Ask, Budget, Counted, GuardKey, Hold, Ledger, Limits, Permit, Record, Spend, Verdict};
+use super::{Answer, Ask, Budget, Counted, GuardKey, Hold, Ledger, Limits, Line, Permit, Record, Spend, Verdict};
 use crate::token::{clock::Now, fetch::Fut};
 
 /// All records and budgets. Pure: every method is told the time.
@@ -115,6 +115,7 @@ pub struct Memory {
 struct Inner {
     state: Mutex<(u64, Guard)>,
     freed: Arc<Notify>,
+    line: Line,
 }
 
 impl Inner {
@@ -195,5 +196,9 @@ impl Ledger for Memory {
     fn freed(&self) -> Fut<'static, ()> {
         // Made here and not at the first poll: it must hear of what is settled between now and then.
         Box::pin(Arc::clone(&self.inner.freed).notified_owned())
+    }
+
+    fn line(&self) -> &Line {
+        &self.inner.line
     }
 }

@@ -2,6 +2,7 @@
 
 mod budget;
 mod count;
+mod line;
 mod memory;
 mod record;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     budget::Budget,
     count::Count,
+    line::{Line, Place},
     memory::{Guard, Memory},
     record::{Answer, Record},
 };
@@ -146,4 +148,6 @@ pub trait Ledger: Send + Sync {
     fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>>;
     /// Ends when an attempt of anybody was settled, lost or cleared after this call: worth asking again after `Busy`.
     fn freed(&self) -> Fut<'static, ()>;
+    /// Where those stand who heard `Busy`.
+    fn line(&self) -> &Line;
 }

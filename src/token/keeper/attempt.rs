@@ -121,8 +121,17 @@ impl Task {
         let answer = self.ledger.spend(key, &self.tuning.limits, &ask).await;
         let now = Now::now();
         let gate = match answer {
-            Spend::Go(permit) => return Ok(permit),
-            Spend::Busy => return Err(After::Busy(freed)),
+            Spend::Go(permit) => {
+                // The next one may ask while we call.
+                self.place = None;
+                return Ok(permit);
+            }
+            Spend::Busy => {
+                if !self.place.as_ref().is_some_and(|place| place.is_for(key)) {
+                    self.place = Some(self.ledger.line().join(key));
+                }
+                return Err(After::Busy(freed));
+            }
             Spend::Later(t) => {
                 self.count(key).await;
                 let kind = if self.state.rejections > 0 { GateKind::Rejected } else { GateKind::Budget };

@@ -2,6 +2,7 @@
 
 mod attempt;
 mod backoff;
+mod pause;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::token::{
     clock::Now,
-    fetch::{Event, Fetch, Fut},
-    guard::{Counted, GuardKey, Ledger},
+    fetch::{Event, Fetch},
+    guard::{Ledger, Place},
     schedule::Refresh,
     slot::{Doing, Gate, GateKind, Joined, Slot, State, Token},
 };
@@ -33,8 +33,6 @@ const BY_HAND_GAP: Duration = Duration::from_secs(1);
 const TOGETHER: Duration = Duration::from_secs(1);
 const REFUSAL_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_REFUSAL_PAUSE: Duration = Duration::from_mins(15);
-/// Waiting for a turn at the guard, asked again after this even if nobody says that one is free.
-const TURN: Duration = Duration::from_secs(1);
 
 /// What an attempt is made for, besides a token that is needed or due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +69,8 @@ pub(super) struct Task {
     refusals_taken: u64,
     pub refusal_refresh: Option<Now>,
     resting: bool,
+    /// Where it stands among those who wait for a turn at the guard.
+    pub place: Option<Place>,
     /// What the last step was decided on.
     pub draining: bool,
 }
@@ -109,6 +109,7 @@ impl Task {
             refusals_taken: 0,
             refusal_refresh: None,
             resting: false,
+            place: None,
             draining: false,
         }
     }
@@ -117,13 +118,18 @@ impl Task {
         loop {
             match self.step(Now::now()) {
                 Step::Stop => return,
-                Step::Sleep(d) => self.sleep(d).await,
-                Step::Parent(i) => self.await_parent(i).await,
-                Step::Attempt(parents) => {
-                    if let Some(freed) = self.guarded_attempt(&parents).await {
-                        self.await_turn(freed).await;
-                    }
+                Step::Sleep(d) => {
+                    self.place = None;
+                    self.sleep(d).await;
                 }
+                Step::Parent(i) => {
+                    self.place = None;
+                    self.await_parent(i).await;
+                }
+                Step::Attempt(parents) => match self.guarded_attempt(&parents).await {
+                    Some(freed) => self.await_turn(freed).await,
+                    None => self.place = None,
+                },
             }
         }
     }
@@ -315,60 +321,6 @@ impl Task {
             }
             () = sleep(NAP) => {}
         }
-    }
-
-    async fn await_turn(&mut self, freed: Fut<'static, ()>) {
-        tokio::select! {
-            () = freed => {}
-            () = self.slot.wake.notified() => {}
-            () = sleep(TURN) => {}
-        }
-    }
-
-    async fn sleep(&mut self, d: Option<Duration>) {
-        let latched = self.gate.is_some_and(|g| g.kind == GateKind::Latched);
-        let freed = latched.then(|| self.ledger.freed());
-        let nap = async {
-            match d {
-                Some(d) => sleep(d).await,
-                None => std::future::pending().await,
-            }
-        };
-        let freed = async {
-            match freed {
-                Some(freed) => freed.await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = self.slot.wake.notified() => return,
-            () = nap => {}
-            () = freed => {}
-        }
-        if latched {
-            self.look_at_latch().await;
-        }
-    }
-
-    /// Another keeper of the same secret may have opened the latch.
-    async fn look_at_latch(&mut self) {
-        let key = self.last_key();
-        if let Some(key) = key {
-            // Where it cannot be read it may well be closed: the gate's own time decides.
-            if self.count(&key).await.is_some_and(|counted| counted.latched.is_none()) {
-                let asked = self.asked_until.filter(|end| *end > Now::now());
-                self.gate = asked.map(|end| Gate { until: Some(end), kind: GateKind::Rejected });
-            }
-        }
-    }
-
-    /// What the guard counts now, as far as that can be read; shows it.
-    pub async fn count(&mut self, key: &GuardKey) -> Option<Counted> {
-        let counted = self.ledger.counted(key).await;
-        if let Some(counted) = counted {
-            self.state.rejections = counted.rejections;
-        }
-        counted
     }
 
     /// What was asked for is done, or will not be done.

@@ -1,7 +1,7 @@
 //! Tokens made with other tokens: order, blame, and what the child's waiters see.
 
 use super::*;
-use crate::token::guard::{Ask, Counted, Permit, Spend, Verdict};
+use crate::token::guard::{Ask, Counted, Line, Permit, Spend, Verdict};
 
 struct Chain {
     partner: Arc<Script>,
@@ -169,6 +169,9 @@ impl Ledger for Slow {
     }
     fn freed(&self) -> Fut<'static, ()> {
         self.0.freed()
+    }
+    fn line(&self) -> &Line {
+        self.0.line()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::token::guard::{Ask, Counted, Permit, Rate, Spend, Verdict};
+use crate::token::guard::{Ask, Counted, Line, Permit, Rate, Spend, Verdict};
 
 fn until_changed() -> Tuning {
     Tuning { limits: Limits { hold: Hold::UntilSecretChanges, ..tuning().limits }, ..tuning() }
@@ -146,7 +146,7 @@ async fn the_pause_after_a_first_refusal_ends_with_a_changed_secret() {
 
 #[tokio::test(start_paused = true)]
 async fn without_memory_no_call_leaves_and_the_reason_is_told() {
-    struct Broken;
+    struct Broken(Line);
     impl Ledger for Broken {
         fn spend<'a>(&'a self, _: &'a GuardKey, _: &'a Limits, _: &'a Ask) -> Fut<'a, Spend> {
             Box::pin(std::future::ready(Spend::NoMemory))
@@ -163,9 +163,12 @@ async fn without_memory_no_call_leaves_and_the_reason_is_told() {
         fn freed(&self) -> Fut<'static, ()> {
             Box::pin(std::future::pending())
         }
+        fn line(&self) -> &Line {
+            &self.0
+        }
     }
     let script = Script::always(Reply::Token(300 * SEC));
-    let keeper = start_with(&script, vec![], Arc::new(Broken), until_changed());
+    let keeper = start_with(&script, vec![], Arc::new(Broken(Line::default())), until_changed());
     pass(MINUTE).await;
     let refused = keeper.wait(within(SEC)).await.unwrap_err();
     assert_eq!((refused.why, script.count()), (Why::Down, 0));
@@ -200,6 +203,9 @@ async fn a_latch_that_cannot_be_looked_at_stays_closed_until_its_hold_ends() {
         }
         fn freed(&self) -> Fut<'static, ()> {
             self.0.freed()
+        }
+        fn line(&self) -> &Line {
+            self.0.line()
         }
     }
     let script = Script::always(fail(Class::Rejected));

@@ -9,6 +9,7 @@ mod machine;
 mod refusals;
 mod single_flight;
 mod slot;
+mod turns;
 
 use std::{
     collections::BTreeMap,

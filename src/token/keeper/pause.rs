@@ -1,0 +1,87 @@
+//! How the task waits: for its turn at the guard, and between attempts.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::task::Task;
+use crate::token::{
+    clock::Now,
+    fetch::Fut,
+    guard::{Counted, GuardKey},
+    slot::{Gate, GateKind},
+};
+
+/// At the front of those who wait for a turn, asked again after this even if nobody says that one is free.
+const TURN: Duration = Duration::from_secs(1);
+/// The same for those behind: should the front not move, they ask without having come there.
+const BEHIND: Duration = Duration::from_secs(5);
+
+impl Task {
+    /// Ends when it is worth asking the guard again. `freed` was made before it was asked: what ended since then is not missed, however long it
+    /// took to come to the front.
+    pub async fn await_turn(&mut self, freed: Fut<'static, ()>) {
+        let Self { slot, place, .. } = self;
+        let turn = async {
+            if let Some(place) = place {
+                place.front().await;
+            }
+            tokio::select! {
+                () = freed => {}
+                () = sleep(TURN) => {}
+            }
+        };
+        tokio::select! {
+            () = turn => {}
+            () = slot.wake.notified() => {}
+            () = sleep(BEHIND) => {}
+        }
+    }
+
+    /// For so long, or until woken; `None`: until woken.
+    pub async fn sleep(&mut self, d: Option<Duration>) {
+        let latched = self.gate.is_some_and(|g| g.kind == GateKind::Latched);
+        let freed = latched.then(|| self.ledger.freed());
+        let nap = async {
+            match d {
+                Some(d) => sleep(d).await,
+                None => std::future::pending().await,
+            }
+        };
+        let freed = async {
+            match freed {
+                Some(freed) => freed.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.slot.wake.notified() => return,
+            () = nap => {}
+            () = freed => {}
+        }
+        if latched {
+            self.look_at_latch().await;
+        }
+    }
+
+    /// Another keeper of the same secret may have opened the latch.
+    async fn look_at_latch(&mut self) {
+        let key = self.last_key();
+        if let Some(key) = key {
+            // Where it cannot be read it may well be closed: the gate's own time decides.
+            if self.count(&key).await.is_some_and(|counted| counted.latched.is_none()) {
+                let asked = self.asked_until.filter(|end| *end > Now::now());
+                self.gate = asked.map(|end| Gate { until: Some(end), kind: GateKind::Rejected });
+            }
+        }
+    }
+
+    /// What the guard counts now, as far as that can be read; shows it.
+    pub async fn count(&mut self, key: &GuardKey) -> Option<Counted> {
+        let counted = self.ledger.counted(key).await;
+        if let Some(counted) = counted {
+            self.state.rejections = counted.rejections;
+        }
+        counted
+    }
+}
