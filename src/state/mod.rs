@@ -7,7 +7,8 @@
 //!
 //! An attempt belongs to the process that made it. When that one is gone its owner file can be locked by others: the outcome is unknown.
 //!
-//! Where the folder cannot be read or written, [`crate::token::Hold::UntilSecretChanges`] gets no attempt, everything else counts in memory.
+//! Where the folder cannot be read or written, [`crate::token::Hold::UntilSecretChanges`] gets no attempt, everything else counts in memory, on
+//! from what was last read. An attempt that was written down but could not be brought to the disk is taken back.
 
 mod book;
 #[cfg(test)]
