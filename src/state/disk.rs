@@ -184,7 +184,10 @@ impl Inner {
                 if let Err(trouble) = self.book.catch_up(&key, &stamp) {
                     self.report.fails(&trouble);
                 }
-                self.freed.notify_waiters();
+                let freed = Arc::clone(&self.freed);
+                // Who hears of it may be the last: then nothing of this process holds the folder any more.
+                drop(self);
+                freed.notify_waiters();
             });
         }
     }
