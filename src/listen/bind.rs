@@ -4,19 +4,20 @@ use std::{
     fmt, fs, io,
     net::{Ipv4Addr, SocketAddr, TcpListener as StdTcp},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::OwnedFd,
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
         unix::net::{UnixListener as StdUnix, UnixStream as StdUnixStream},
     },
     path::{Path, PathBuf},
 };
 
-use pingora_core::protocols::{GetSocketDigest, SocketDigest, l4::stream::Stream};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt},
 };
 use tokio::net::{TcpListener, UnixListener};
+
+use super::client::Client;
 
 /// Connections the kernel may keep for us.
 const BACKLOG: i32 = 4096;
@@ -139,13 +140,12 @@ impl Bound {
         &self.address
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
-        let (mut stream, fd) = match &self.socket {
+    pub(super) async fn accept(&self) -> io::Result<Client> {
+        match &self.socket {
             Socket::Tcp(listener) => {
                 let (tcp, _) = listener.accept().await?;
                 tcp.set_nodelay(true)?;
-                let fd = tcp.as_raw_fd();
-                (Stream::from(tcp), fd)
+                Ok(Client::Tcp(tcp))
             }
             Socket::Unix(listener, _, peers) => {
                 let (unix, _) = listener.accept().await?;
@@ -154,13 +154,9 @@ impl Bound {
                     tracing::warn!(uid, "a connection of a user that is not in proxy.peer_uids was closed");
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
-                let fd = unix.as_raw_fd();
-                (Stream::from(unix), fd)
+                Ok(Client::Unix(unix))
             }
-        };
-        // Without it pingora knows no client address.
-        stream.set_socket_digest(SocketDigest::from_raw_fd(fd));
-        Ok(stream)
+        }
     }
 }
 

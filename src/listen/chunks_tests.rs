@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io,
+    os::fd::{AsRawFd, RawFd},
     pin::Pin,
     sync::LazyLock,
     task::{Context, Poll},
@@ -10,13 +11,7 @@ use std::{
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
-use pingora_core::protocols::{
-    http::ServerSession,
-    l4::{
-        stream::Stream as L4,
-        virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream},
-    },
-};
+use pingora_core::protocols::http::ServerSession;
 use pingora_error::ErrorType;
 use proptest::prelude::*;
 use regex::bytes::Regex;
@@ -272,7 +267,7 @@ proptest! {
 fn read_by_pingora(body: &[u8], lengths: &[usize], ahead: usize) -> &'static str {
     let (first, rest) = body.split_at(ahead.min(body.len()));
     let parts = cut(rest, lengths).into_iter().filter(|p| !p.is_empty()).map(<[u8]>::to_vec).collect();
-    let mut io = Gather::new(L4::from(VirtualSocketStream::new(Box::new(Script(parts)))));
+    let mut io = Gather::new(Script(parts));
     let mut read = BytesMut::from(&[HEAD, first].concat()[..]);
     io.expect_chunks(&mut read, HEAD.len());
     let mut session = ServerSession::new_http1(Box::new(io));
@@ -320,8 +315,8 @@ impl AsyncWrite for Script {
     }
 }
 
-impl VirtualSocket for Script {
-    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
-        Ok(())
+impl AsRawFd for Script {
+    fn as_raw_fd(&self) -> RawFd {
+        -1
     }
 }

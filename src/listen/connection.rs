@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use pingora_core::{
     apps::{HttpServerApp, ServerApp},
-    protocols::{http::ServerSession, l4::stream::Stream as L4},
+    protocols::http::ServerSession,
     server::ShutdownWatch,
 };
 use tokio::{
@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     Handler, LATE, Limits, Seen,
+    client::Client,
     gather::Gather,
     head::{PREFACE, Scan, chunked, scan},
     watched::watch,
@@ -37,7 +38,7 @@ enum Arrived {
     Gone,
 }
 
-pub(super) async fn serve<H: Handler>(mut io: L4, handler: &H, draining: &ShutdownWatch) {
+pub(super) async fn serve<H: Handler>(mut io: Client, handler: &H, draining: &ShutdownWatch) {
     let mut buf = BytesMut::new();
     let arrived = read_head(&mut io, &mut buf, handler.limits(), draining).await;
     if matches!(arrived, Arrived::Http2) {

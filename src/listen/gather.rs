@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    os::fd::AsRawFd,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -12,24 +13,31 @@ use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
-    l4::stream::Stream as L4, raw_connect::ProxyDigest,
+    raw_connect::ProxyDigest,
 };
-use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 
-use super::chunks::Chunks;
+use super::{chunks::Chunks, client::Client};
 
 /// One Ethernet packet's worth, as pingora's own listeners take.
 const GATHERED: usize = 1460;
 
 #[derive(Debug)]
-pub struct Gather {
-    io: BufWriter<L4>,
+pub struct Gather<C = Client> {
+    io: BufWriter<C>,
+    /// Where pingora finds the client's address.
+    digest: Arc<SocketDigest>,
     chunks: Chunks,
 }
 
-impl Gather {
-    pub fn new(io: L4) -> Self {
-        Self { io: BufWriter::with_capacity(GATHERED, io), chunks: Chunks::none() }
+impl<C: AsyncRead + AsyncWrite + AsRawFd> Gather<C> {
+    pub fn new(client: C) -> Self {
+        let digest = Arc::new(SocketDigest::from_raw_fd(client.as_raw_fd()));
+        Self { io: BufWriter::with_capacity(GATHERED, client), digest, chunks: Chunks::none() }
+    }
+
+    pub fn client(&self) -> &C {
+        self.io.get_ref()
     }
 
     /// A request with a chunked body begins; its head and some of the body, `head` bytes the one, were read already.
@@ -45,7 +53,7 @@ impl Gather {
     }
 }
 
-impl AsyncRead for Gather {
+impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<C> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.chunks.ended(buf).is_some() {
@@ -59,7 +67,7 @@ impl AsyncRead for Gather {
     }
 }
 
-impl AsyncWrite for Gather {
+impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gather<C> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
@@ -78,35 +86,36 @@ impl AsyncWrite for Gather {
 }
 
 #[async_trait]
-impl Shutdown for Gather {
+impl<C: AsyncRead + AsyncWrite + Unpin + Send> Shutdown for Gather<C> {
     async fn shutdown(&mut self) {
-        Shutdown::shutdown(self.io.get_mut()).await;
+        // What cannot be written any more has no reader.
+        let _ = AsyncWriteExt::shutdown(&mut self.io).await;
     }
 }
 
-impl UniqueID for Gather {
+impl<C: AsyncRead + AsyncWrite + AsRawFd> UniqueID for Gather<C> {
     fn id(&self) -> UniqueIDType {
-        self.io.get_ref().id()
+        self.client().as_raw_fd()
     }
 }
 
-impl Ssl for Gather {}
-impl Peek for Gather {}
+impl<C> Ssl for Gather<C> {}
+impl<C> Peek for Gather<C> {}
 
-impl GetTimingDigest for Gather {
+impl<C> GetTimingDigest for Gather<C> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.io.get_ref().get_timing_digest()
+        Vec::new()
     }
 }
 
-impl GetProxyDigest for Gather {
+impl<C> GetProxyDigest for Gather<C> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.io.get_ref().get_proxy_digest()
+        None
     }
 }
 
-impl GetSocketDigest for Gather {
+impl<C> GetSocketDigest for Gather<C> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.io.get_ref().get_socket_digest()
+        Some(self.digest.clone())
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod bind;
 mod chunks;
+mod client;
 mod connection;
 mod descriptors;
 mod frames;
@@ -19,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use pingora_core::{apps::HttpServerApp, protocols::l4::stream::Stream};
+use pingora_core::{apps::HttpServerApp, protocols::Stream};
 use tokio::{
     sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
@@ -28,6 +29,9 @@ use tokio::{
 
 pub use bind::{Address, BindError, Bound, Peers, bind, bind_for, plain};
 pub use descriptors::Descriptors;
+
+use client::Client;
+use gather::Gather;
 
 /// How long a connection that was accepted after the drain began has to name its request.
 const LATE: Duration = Duration::from_secs(1);
@@ -70,6 +74,25 @@ pub trait Handler: Send + Sync + 'static {
     fn limits(&self) -> Limits;
     /// A complete HTTP/1 response after which the connection is closed; `None`: the request goes on to [`Handler::app`]. Only [`Seen::Head`] may go on.
     fn answer(&self, seen: Seen<'_>) -> Option<Bytes>;
+}
+
+/// The client of an HTTP/1 session; `None` for streams that were not accepted here.
+fn client(stream: &Stream) -> Option<&Client> {
+    (**stream).as_any().downcast_ref().map(Gather::client)
+}
+
+/// Waits until the client of an HTTP/1 session has closed its side. What it sent stays unread.
+pub async fn left(stream: &Stream) {
+    match client(stream) {
+        Some(client) => client.left().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the client of an HTTP/1 session is known to have closed its side.
+#[must_use]
+pub fn has_left(stream: &Stream) -> bool {
+    client(stream).is_some_and(Client::has_left)
 }
 
 /// Running listeners. Dropping it ends all connections.
@@ -192,7 +215,7 @@ async fn back_off(e: &io::Error, pause: Duration) -> Duration {
     pause
 }
 
-fn admit<H: Handler>(stream: Stream, shared: &Arc<Shared<H>>, connections: &mut JoinSet<()>) {
+fn admit<H: Handler>(stream: Client, shared: &Arc<Shared<H>>, connections: &mut JoinSet<()>) {
     let shared = shared.clone();
     if take(&shared.open, shared.handler.limits().connections.min(shared.most)) {
         connections.spawn(async move {

@@ -2,13 +2,14 @@
 
 use std::{
     io,
+    os::fd::AsRawFd,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use pingora_core::protocols::{
-    GetSocketDigest, SocketDigest, UniqueID,
+    GetSocketDigest, SocketDigest,
     l4::{
         stream::Stream as L4,
         virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream},
@@ -19,7 +20,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::frames::Frames;
+use super::{client::Client, frames::Frames};
 
 /// Costs are added up over this time.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -29,8 +30,8 @@ const BUDGET: u64 = 10_000;
 const PAYS: u64 = 64;
 
 /// `seen` was read from `io` already. A header block, the handshake and each control frame get `patience` from first byte to last.
-pub(super) fn watch(io: L4, seen: &[u8], patience: Duration) -> L4 {
-    let descriptor = io.id();
+pub(super) fn watch(io: Client, seen: &[u8], patience: Duration) -> L4 {
+    let descriptor = io.as_raw_fd();
     let mut frames = Frames::new();
     frames.see(seen);
     let watched = Watched { io, frames, patience, deadline: None, window: Box::pin(sleep(WINDOW)), cost: 0, written: 0 };
@@ -113,7 +114,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-impl VirtualSocket for Watched<L4> {
+impl VirtualSocket for Watched<Client> {
     fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
         // The listener has set what there is to set.
         Ok(())

@@ -2,7 +2,9 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use http::{StatusCode, header};
+use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -13,6 +15,7 @@ use super::{
 };
 use crate::{
     credential::{After401, Credential, Partition, Presented, Reason, Refusal},
+    listen,
     profile::model::{At, StatusMatch, Then},
     token::{Now, Why},
     upstream::{Replay, Upstream},
@@ -66,15 +69,30 @@ pub async fn present(
     result.map_err(|refusal| refused(&refusal, credential, Some(&upstream.name)).into())
 }
 
-/// Runs `work`, or gives up when a client without a body to send has left; pingora does not watch it meanwhile.
+/// Runs `work`, or gives up when the client has left; pingora does not watch it meanwhile. What the client sends is not read: the vendor gets it.
 pub async fn while_there<T>(session: &mut Session, work: impl Future<Output = T>) -> Option<T> {
-    if !session.as_mut().is_body_empty() {
-        return Some(work.await);
-    }
     tokio::select! {
         biased;
         done = work => Some(done),
-        _ = session.as_mut().read_body_or_idle(true) => None,
+        () = left(session) => None,
+    }
+}
+
+/// Whether the client is known to have left: nobody waits for an answer, so nothing is to be done at the vendor's any more.
+pub fn has_left(session: &mut Session) -> bool {
+    match &mut *session.downstream_session {
+        ServerSession::H1(h1) => listen::has_left(h1.stream()),
+        _ => left(session).now_or_never().is_some(),
+    }
+}
+
+async fn left(session: &mut Session) {
+    match &mut *session.downstream_session {
+        ServerSession::H1(h1) => listen::left(h1.stream()).await,
+        // The stream was reset, or its connection is gone.
+        ServerSession::H2(h2) => drop(h2.idle().await),
+        // There are no others here.
+        _ => std::future::pending().await,
     }
 }
 

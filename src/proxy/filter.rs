@@ -254,6 +254,10 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(&self, session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
         let chosen = ctx.chosen.as_mut().ok_or_else(unsent)?;
+        // Names and connections take their time as well.
+        if access::has_left(session) {
+            return Err(Error::new_down(ErrorType::ConnectionClosed));
+        }
         if let Access::Credential { credential, partition, presented } = &mut chosen.access
             && presented.send_until <= Now::now()
         {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinSet,
@@ -10,6 +11,7 @@ use tokio::{
 
 use crate::support::{
     endpoint::Endpoint,
+    http2::Http2,
     issuer::Issuer,
     raw::RawClient,
     sidecar::{PORTS, Sidecar, plain},
@@ -203,4 +205,37 @@ async fn a16_clients_that_leave_at_any_moment_leave_nothing_behind() {
     let mut all = Vec::new();
     last.tcp.read_to_end(&mut all).await.unwrap();
     assert!(all.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_a_body_whose_client_has_left_waits_no_more_and_is_never_sent() {
+    let gate = Gate::shut();
+    let token = serde_json::json!({ "access_token": "late", "token_type": "Bearer", "expires_in": 3600 });
+    let more = "timeouts = { token = \"10m\" }\n[credentials.acme.guard]\nmax_waiters = 4";
+    let one = after(Some(Reply::json(200, &token).behind(&gate).into()), "", more).await;
+    one.issuer.tokens().add("late", "access", "acme", "", Duration::from_hours(1));
+    let mut leaving = Vec::new();
+    for framed in ["Content-Length: 3\r\n\r\nabc", "Content-Length: 9\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+        let mut client = RawClient::connect(one.sidecar.addr()).await;
+        client.write(format!("POST /acme/pay HTTP/1.1\r\nHost: localhost\r\n{framed}").as_bytes()).await;
+        leaving.push(client);
+    }
+    let h2 = Http2::connect(one.sidecar.addr()).await;
+    let reset = {
+        let h2 = h2.clone();
+        tokio::spawn(async move { h2.call(Method::POST, "/acme/pay", &[], Some(b"abc"), None).await })
+    };
+    one.sidecar.until_metric("cupbearer_token_waiters{credential=\"acme\"}", 4.0).await;
+    drop(leaving);
+    reset.abort();
+    for series in [IN_FLIGHT, "cupbearer_token_waiters{credential=\"acme\"}"] {
+        one.settles(series).await;
+    }
+    let (stays, ()) = tokio::join!(h2.call(Method::POST, "/acme/stays", &[], Some(b"abc"), None), async {
+        one.sidecar.until_metric("cupbearer_token_waiters{credential=\"acme\"}", 1.0).await;
+        gate.open();
+    });
+    assert_eq!(stays.unwrap().status, 200);
+    let seen: Vec<_> = one.vendor.seen().into_iter().map(|r| r.target).collect();
+    assert_eq!(seen, ["/stays"]);
 }
