@@ -10,8 +10,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::time::timeout;
 
-use super::{chosen::Chosen, reply::Reply};
-use crate::route::{Target, split_authority};
+use super::reply::Reply;
 
 /// Not for the client (RFC 9110 7.6.1). `Transfer-Encoding` is left to pingora, which frames the answer anew.
 const HOP_BY_HOP: [HeaderName; 5] = [
@@ -73,58 +72,6 @@ pub fn clean(response: &mut ResponseHeader, trailers: bool) {
     if !trailers {
         response.remove_header(&header::TRAILER);
     }
-}
-
-/// Turns a Location within the upstream's `url` into our path, where the match was by path.
-pub fn location(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
-    let Some(prefix) = chosen.stripped.as_deref().filter(|_| chosen.upstream.rewrite_location) else { return Ok(()) };
-    let new = response.headers.get(header::LOCATION).and_then(|v| v.to_str().ok()).and_then(|v| ours(v, &chosen.upstream.target, prefix));
-    match new {
-        Some(new) => response.insert_header(header::LOCATION, new),
-        None => Ok(()),
-    }
-}
-
-/// `None`: it leads elsewhere, or is relative to the path it came from and needs no change.
-fn ours(location: &str, target: &Target, prefix: &str) -> Option<String> {
-    let path = if let Some((scheme, rest)) = location.split_once("://").filter(|(s, _)| !s.contains(['/', '?', '#'])) {
-        let tls = if scheme.eq_ignore_ascii_case("https") {
-            true
-        } else if scheme.eq_ignore_ascii_case("http") {
-            false
-        } else {
-            return None;
-        };
-        within(rest, tls, target)?
-    } else if let Some(rest) = location.strip_prefix("//") {
-        within(rest, target.tls, target)?
-    } else {
-        location
-    };
-    if !path.starts_with('/') && !path.is_empty() && !path.starts_with(['?', '#']) || (path.is_empty() && location.is_empty()) {
-        return None;
-    }
-    let rest = path.strip_prefix(target.base.as_str())?;
-    if !(rest.is_empty() || rest.starts_with(['/', '?', '#'])) {
-        return None;
-    }
-    if path == location && !location.starts_with('/') {
-        return None;
-    }
-    let new = format!("{prefix}{rest}");
-    // "//x" would name another host.
-    if new.starts_with("//") || new.starts_with("/\\") {
-        return None;
-    }
-    Some(if new.starts_with('/') { new } else { format!("/{new}") })
-}
-
-/// Path and query of `rest` (`host:port/path`), if it is the target's origin.
-fn within<'a>(rest: &'a str, tls: bool, target: &Target) -> Option<&'a str> {
-    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let (host, port) = split_authority(authority)?;
-    let port = port.unwrap_or(if tls { 443 } else { 80 });
-    (tls == target.tls && *host == *target.host && port == target.port).then_some(path)
 }
 
 /// A caller that speaks gRPC, and the content type it sent.
@@ -217,41 +164,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_location_within_the_url_becomes_our_path_and_others_stay() {
-        let target = Target { tls: true, host: "api.test".into(), port: 443, base: "/v2".into() };
-        for (location, expected) in [
-            ("https://api.test/v2/x?y=https://api.test/v2#z", Some("/acme/x?y=https://api.test/v2#z")),
-            ("https://API.test:443/v2", Some("/acme")),
-            ("HTTPS://api.test/v2?a", Some("/acme?a")),
-            ("//api.test/v2/x", Some("/acme/x")),
-            ("/v2/x", Some("/acme/x")),
-            ("/v2", Some("/acme")),
-            ("/v22/x", None),
-            ("/v3/x", None),
-            ("http://api.test/v2/x", None),
-            ("https://api.test:8443/v2/x", None),
-            ("https://evil.test/v2/x", None),
-            ("https://api.test@evil.test/v2/x", None),
-            ("x", None),
-            ("../x", None),
-            ("?page=2", None),
-            ("#top", None),
-            ("", None),
-            ("mailto:a@b", None),
-        ] {
-            assert_eq!(ours(location, &target, "/acme").as_deref(), expected, "{location:?}");
-        }
-    }
-
-    #[test]
-    fn a_location_never_turns_into_another_host() {
-        let target = Target { tls: true, host: "api.test".into(), port: 443, base: String::new() };
-        assert_eq!(ours("https://api.test//evil.test/x", &target, ""), None);
-        assert_eq!(ours("https://api.test", &target, "").as_deref(), Some("/"));
-        assert_eq!(ours("/x", &target, "").as_deref(), Some("/x"));
-    }
-
-    #[test]
     fn hop_by_hop_fields_of_an_answer_are_removed() {
         let mut r = ResponseHeader::build(200, None).unwrap();
         for (name, value) in [
@@ -267,15 +179,5 @@ mod tests {
         clean(&mut r, false);
         assert!(r.headers.contains_key("x-c") && r.headers.contains_key("content-length"));
         assert!(["x-b", "keep-alive", "trailer"].iter().all(|n| !r.headers.contains_key(*n)));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_location_makes_it_panic_or_leave_this_host(location in "[a-z:/?#.@\\\\2v]{0,30}") {
-            let target = Target { tls: true, host: "a".into(), port: 443, base: String::new() };
-            if let Some(new) = ours(&location, &target, "") {
-                proptest::prop_assert!(new.starts_with('/') && !new.starts_with("//"));
-            }
-        }
     }
 }

@@ -20,7 +20,7 @@ use super::{
     chosen::{Access, Chosen, Ctx, Flight, Replay, Speaks},
     failure,
     front::TRIES,
-    inject,
+    inject, location,
     pace::Pace,
     peer,
     reply::{Cause, Reply},
@@ -323,7 +323,7 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         if let Some(chosen) = &ctx.chosen {
-            answer::location(response, chosen)?;
+            location::rewrite(response, chosen, &ctx.snapshot)?;
         }
         if session.is_process_shutting_down() {
             session.set_keepalive(None);

@@ -12,6 +12,7 @@ mod filter;
 pub mod front;
 pub mod head;
 pub mod inject;
+mod location;
 mod pace;
 mod patient;
 pub mod peer;

@@ -119,8 +119,8 @@ async fn a_location_within_the_upstream_leads_back_to_us_and_a_foreign_one_stays
         ("a/b".to_owned(), "a/b".to_owned()),
         ("../b".to_owned(), "../b".to_owned()),
         ("?page=2".to_owned(), "?page=2".to_owned()),
-        ("/v3/a".to_owned(), "/v3/a".to_owned()),
-        ("/v22/a".to_owned(), "/v22/a".to_owned()),
+        ("/v3/a".to_owned(), format!("{origin}/v3/a")),
+        ("/v22/a".to_owned(), format!("{origin}/v22/a")),
         (format!("{origin}/other"), format!("{origin}/other")),
         (format!("https://127.0.0.1:{port}/v2/a"), format!("https://127.0.0.1:{port}/v2/a")),
         ("https://elsewhere.test/v2/a".to_owned(), "https://elsewhere.test/v2/a".to_owned()),
@@ -133,6 +133,33 @@ async fn a_location_within_the_upstream_leads_back_to_us_and_a_foreign_one_stays
     assert_eq!(located(whole.clone(), "/x", "acme.test").await, whole, "matched by host: its Host is not ours to name");
     assert_eq!(located(whole.clone(), "/kept/x", "localhost").await, whole);
     assert_eq!(vendor.counts().requests, 16, "nothing was followed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_never_leads_to_another_upstream() {
+    let (vendor, other) = (Vendor::start(&Tokens::default(), vec![]).await, Vendor::start(&Tokens::default(), vec![]).await);
+    let (origin, nested) = (vendor.url(), "match = { path = \"/acme/nested\", forward = false }\n");
+    let text = open("acme", &format!("{origin}/v2")) + &open("other", &other.url()) + &open("nested", &other.url()) + nested;
+    let sidecar = Sidecar::start(&text).await;
+    for (sent, arrives) in [
+        (format!("{origin}/v2/../other/x?y"), format!("{origin}/v2/../other/x?y")),
+        (format!("{origin}/v2/%2e%2e/other/x"), format!("{origin}/v2/%2e%2e/other/x")),
+        (format!("{origin}/v2/..%2fother/x"), format!("{origin}/v2/..%2fother/x")),
+        (format!("{origin}/v2/nested/x"), format!("{origin}/v2/nested/x")),
+        ("/other/x".to_owned(), format!("{origin}/other/x")),
+        ("/v2/../other/x".to_owned(), format!("{origin}/other/x")),
+        ("../../other/x".to_owned(), format!("{origin}/other/x")),
+        ("nested/x".to_owned(), format!("{origin}/v2/nested/x")),
+        ("http:/other/x".to_owned(), format!("{origin}/other/x")),
+    ] {
+        vendor.script(Reply::new(302, "").with("Location", &sent));
+        let answer = RawClient::ask(sidecar.addr(), b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!((answer.status, answer.header("location")), (302, Some(&*arrives)), "{sent}");
+    }
+    vendor.script(Reply::new(302, "").with("Location", "a").with("Location", "/other/x"));
+    let answer = RawClient::ask(sidecar.addr(), b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!(answer.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case("location")).count(), 1, "{answer:?}");
+    assert_eq!(other.connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
