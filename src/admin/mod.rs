@@ -110,7 +110,7 @@ impl Admin {
                     latched |= matches!(status.doing, Doing::Held { latched: true, .. });
                     rejections = rejections.max(status.rejections);
                     gauges.resting |= matches!(status.doing, Doing::Resting);
-                    if let Doing::Due(at) = status.doing {
+                    if let Doing::Due(at) | Doing::Held { until: Some(at), .. } = status.doing {
                         gauges.refresh = earliest(gauges.refresh, at.wall().as_secs_f64());
                     }
                     if let Some(token) = status.token.as_ref().filter(|t| t.expires > now) {

@@ -284,3 +284,15 @@ async fn promtool_finds_nothing_to_say() {
     let (code, ..) = check(bad).unwrap().run(Duration::from_secs(30)).await;
     assert_ne!(code, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_planned_call_is_told_while_a_credential_is_held() {
+    let (issuer, vendor) = parties().await;
+    issuer.always(Some(Reply::json(400, &json!({ "error": "invalid_scope" })).into()));
+    let sidecar = Sidecar::start(&acme(&issuer, &vendor)).await;
+    sidecar.until_state("acme", "access", "held").await;
+    let planned = sidecar.token("acme", "access").await["refresh_at"].as_str().map(str::to_owned);
+    let told = sidecar.metric("cupbearer_token_refresh_timestamp_seconds{credential=\"acme\",token=\"access\"}").await;
+    let planned = planned.unwrap().parse::<jiff::Timestamp>().unwrap().as_second();
+    assert!((told - f64::from(u32::try_from(planned).unwrap())).abs() <= 1.0, "{told} {planned}");
+}
