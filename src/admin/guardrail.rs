@@ -15,7 +15,7 @@ use super::{Admin, text};
 pub async fn check(State((admin, bound)): State<(Admin, SocketAddr)>, request: Request, next: Next) -> Response {
     let named = admin.snapshot.load().config.admin.hosts.clone();
     let headers = request.headers();
-    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("");
+    let host = host(&request).unwrap_or("");
     if !ours(host, bound, &named) {
         return text(StatusCode::FORBIDDEN, "this Host is not one of the admin port's names: see [admin] hosts\n");
     }
@@ -33,6 +33,17 @@ pub async fn check(State((admin, bound)): State<(Admin, SocketAddr)>, request: R
         }
     }
     next.run(request).await
+}
+
+/// What the client calls us: `:authority` of HTTP/2 or of an absolute URL, or Host. None where there are two and they differ.
+fn host(request: &Request) -> Option<&str> {
+    let mut fields = request.headers().get_all(header::HOST).iter();
+    let field = fields.next().map(|h| h.to_str().unwrap_or(""));
+    match (request.uri().authority().map(http::uri::Authority::as_str), field) {
+        _ if fields.next().is_some() => None,
+        (Some(authority), Some(field)) if !authority.eq_ignore_ascii_case(field) => None,
+        (authority, field) => authority.or(field),
+    }
 }
 
 /// Loopback literals, localhost names, the bound address, and the configured names; any port.
