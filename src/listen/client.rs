@@ -5,8 +5,10 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
+use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -39,6 +41,14 @@ impl Client {
             Self::Unix(unix) => unix.try_io(END, || Ok(())),
         }
         .is_ok()
+    }
+
+    /// Whether closing it sends RST instead of FIN.
+    pub fn reset_on_close(&self, reset: bool) {
+        if let Self::Tcp(tcp) = self {
+            // It fails on a connection that is gone already.
+            let _ = sockopt::set_socket_linger(tcp, reset.then_some(Duration::ZERO));
+        }
     }
 }
 

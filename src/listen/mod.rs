@@ -95,6 +95,13 @@ pub fn has_left(stream: &Stream) -> bool {
     client(stream).is_some_and(Client::has_left)
 }
 
+/// Whether closing an HTTP/1 session's connection resets it. Unix sockets know no reset.
+pub fn reset_on_close(stream: &Stream, reset: bool) {
+    if let Some(client) = client(stream) {
+        client.reset_on_close(reset);
+    }
+}
+
 /// Running listeners. Dropping it ends all connections.
 pub struct Handle {
     bound: Vec<Address>,

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, Method, StatusCode, header};
+use http::{HeaderName, Method, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
@@ -11,6 +11,7 @@ use pingora_proxy::Session;
 use tokio::time::timeout;
 
 use super::reply::Reply;
+use crate::listen;
 
 /// Not for the client (RFC 9110 7.6.1). `Transfer-Encoding` is left to pingora, which frames the answer anew.
 const HOP_BY_HOP: [HeaderName; 5] = [
@@ -71,6 +72,29 @@ pub fn clean(response: &mut ResponseHeader, trailers: bool) {
     }
     if !trailers {
         response.remove_header(&header::TRAILER);
+    }
+}
+
+/// HTTP/1.0 knows no chunks (RFC 9112 6.1): an answer without a length ends with its connection. Until [`ended`] is called that end is a reset, so
+/// that what breaks off does not look whole. True where it is so.
+pub fn unchunk(session: &mut Session, response: &mut ResponseHeader) -> bool {
+    let chunked = session.req_header().version == Version::HTTP_10 && response.headers.contains_key(header::TRANSFER_ENCODING);
+    if chunked {
+        response.remove_header(&header::TRANSFER_ENCODING);
+        session.set_keepalive(None);
+        reset_on_close(session, true);
+    }
+    chunked
+}
+
+/// The whole of an answer without a length was written.
+pub fn ended(session: &Session) {
+    reset_on_close(session, false);
+}
+
+fn reset_on_close(session: &Session, reset: bool) {
+    if let Some(h1) = session.downstream_session.as_http1() {
+        listen::reset_on_close(h1.stream(), reset);
     }
 }
 

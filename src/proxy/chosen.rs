@@ -68,6 +68,8 @@ pub struct Ctx {
     /// For the access log: the status that was sent, and our code where it was ours.
     pub code: Option<&'static str>,
     pub status: u16,
+    /// The answer's end is the end of its connection.
+    pub open_ended: bool,
     /// For our lines about it.
     pub trace: Option<TraceId>,
     /// Set where the body has a known length.
@@ -93,6 +95,7 @@ impl Ctx {
             speaks: Speaks::Http,
             code: None,
             status: 0,
+            open_ended: false,
             trace: None,
             pace: None,
             place: None,

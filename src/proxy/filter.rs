@@ -325,6 +325,7 @@ impl ProxyHttp for Proxy {
         if let Some(chosen) = &ctx.chosen {
             location::rewrite(response, chosen, &ctx.snapshot)?;
         }
+        ctx.open_ended = answer::unchunk(session, response);
         if session.is_process_shutting_down() {
             session.set_keepalive(None);
         }
@@ -372,12 +373,15 @@ impl ProxyHttp for Proxy {
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _e: Option<&Error>, ctx: &mut Ctx) {
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
         if ctx.snapshot.config.proxy.access_log {
             let request = session.req_header();
             let path = request.uri.path();
             let took = ctx.started.until(Now::now()).as_secs_f64();
             tracing::info!(target: "access", method = %request.method, path, upstream = ctx.upstream(), status = ctx.status, code = ctx.code, took, replayed = ctx.replay.is_some(), trace_id = ctx.trace_id());
+        }
+        if ctx.open_ended && e.is_none() {
+            answer::ended(session);
         }
         ctx.flight = None;
         ctx.replay = None;

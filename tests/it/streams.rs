@@ -196,3 +196,44 @@ async fn an_answer_that_ends_with_its_connection_is_passed_to_its_end() {
     vendor.script(Answer::Raw(vec![Step::Bytes(b"HTTP/1.0 200 OK\r\n\r\nold".to_vec())]));
     assert_eq!(sidecar.get("/acme/x").await.text().await.unwrap(), "old");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_a_length_comes_to_an_http_1_0_client_without_chunks() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
+    for fields in ["", "Connection: keep-alive\r\n"] {
+        let body = vec![b'x'; 300_000];
+        for reply in [Reply { chunked: true, ..Reply::new(200, body.clone()) }, Reply { chunked: true, ..Reply::new(200, "short") }] {
+            let Body::Bytes(expected) = reply.body.clone() else { unreachable!() };
+            vendor.script(reply);
+            let mut client = RawClient::connect(sidecar.addr()).await;
+            client.write(format!("GET /acme/x HTTP/1.0\r\n{fields}\r\n").as_bytes()).await;
+            let mut all = Vec::new();
+            client.tcp.read_to_end(&mut all).await.expect("its end is no reset");
+            let head = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+            let fields = String::from_utf8_lossy(&all[..head]).to_lowercase();
+            assert!(!fields.contains("transfer-encoding") && fields.contains("connection: close"), "{fields}");
+            assert!(all[head..] == expected);
+        }
+    }
+    let length = RawClient::exchange(sidecar.addr(), b"GET /acme/x HTTP/1.0\r\n\r\n").await;
+    assert!(String::from_utf8_lossy(&length).to_lowercase().contains("content-length: "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_to_an_http_1_0_client_that_breaks_off_ends_in_a_reset() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
+    let gate = Gate::shut();
+    let begun = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n".to_vec();
+    vendor.script(Answer::Raw(vec![Step::Bytes(begun), Step::Gate(gate.clone())]));
+    let mut client = RawClient::connect(sidecar.addr()).await;
+    client.write(b"GET /acme/x HTTP/1.0\r\n\r\n").await;
+    let mut all = Vec::new();
+    while !all.ends_with(b"hello") {
+        assert!(client.tcp.read_buf(&mut all).await.unwrap() > 0, "{}", String::from_utf8_lossy(&all));
+    }
+    gate.open();
+    let end = client.tcp.read_to_end(&mut all).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
