@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use pingora_error::{Error, ErrorType::InternalError, Result};
+use pingora_error::{Error, ErrorType::InternalError, OrErr, Result};
 use pingora_http::RequestHeader;
 
 use super::chosen::{Access, Chosen};
@@ -36,6 +37,9 @@ pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Cho
     if let Access::Credential { credential, presented, .. } = &chosen.access {
         strip(request, credential.placed());
         path = place(request, credential.placed(), presented, path)?;
+    }
+    if original.version == Version::HTTP_2 && request.version != Version::HTTP_2 {
+        join_cookies(request)?;
     }
     request.set_raw_path(path.as_bytes())?;
     request.insert_header(header::HOST, authority(&chosen.upstream.target))?;
@@ -149,6 +153,20 @@ fn cookies(headers: &HeaderMap, names: &[String], ours: &[(&str, HeaderValue)]) 
     let mut value = HeaderValue::from_bytes(&all).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+/// HTTP/2 clients may send each cookie in a field of its own, HTTP/1.1 servers know one field only (RFC 9113 8.2.3).
+fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    let mut all = request.headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (all.next(), all.next()) else { return Ok(()) };
+    let mut one = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(all) {
+        one.extend_from_slice(b"; ");
+        one.extend_from_slice(crumb.as_bytes());
+    }
+    let mut one = HeaderValue::from_maybe_shared(Bytes::from(one)).or_err(InternalError, "joining Cookie fields")?;
+    one.set_sensitive(true);
+    request.insert_header(header::COOKIE, one)
 }
 
 /// `path` without the query parameters of these names, however encoded; the rest stays byte for byte.

@@ -187,3 +187,16 @@ async fn a6_a_unix_socket_serves_its_owner_alone() {
     assert!(sidecar.app.stop().await);
     assert!(!path.exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cookies_that_come_in_crumbs_over_http_2_reach_an_http_1_vendor_in_one_field() {
+    for (alpn, fields) in [("http/1.1", &["a=1; b=\"2\"; c=3"][..]), ("h2", &["a=1", "b=\"2\"; c=3"])] {
+        let (vendor, sidecar) = secure(&[alpn], "").await;
+        let h2 = Http2::connect(sidecar.addr()).await;
+        let answer = h2.call(Method::GET, "/acme/x", &[("cookie", "a=1"), ("cookie", "b=\"2\"; c=3")], None, None).await.unwrap();
+        assert_eq!(answer.status, 200);
+        let seen = vendor.last();
+        let cookies: Vec<_> = seen.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case("cookie")).map(|(_, v)| v.as_str()).collect();
+        assert_eq!(cookies, fields, "{alpn}");
+    }
+}
