@@ -6,12 +6,12 @@ use http::{HeaderMap, Method, Version, header};
 use pingora_http::RequestHeader;
 
 use super::{
-    head::{bad, too_large, too_long},
+    head::{bad, is_length, too_large, too_long},
     reply::{Cause, Reply},
 };
 use crate::{
     config,
-    route::{Form, Hit, Miss, split_authority},
+    route::{Form, Hit, Miss, acceptable_path, split_authority},
     snapshot::Snapshot,
 };
 
@@ -24,7 +24,7 @@ pub struct Asked<'a> {
     pub for_us: bool,
 }
 
-/// Limits of an HTTP/2 request; an HTTP/1 head was judged before pingora saw it.
+/// Limits and framing of an HTTP/2 request; an HTTP/1 head was judged before pingora saw it.
 ///
 /// # Errors
 /// The refusal.
@@ -39,6 +39,10 @@ pub fn limits(request: &RequestHeader, limits: config::Limits) -> Result<(), Rep
     let bytes: usize = request.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
     if bytes > limits.header_bytes || request.headers.len() > limits.headers {
         return Err(too_large(limits));
+    }
+    let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
+    if lengths.next().is_some_and(|one| !is_length(one.as_bytes())) || lengths.next().is_some() {
+        return Err(bad("Content-Length is not one number, given once"));
     }
     Ok(())
 }
@@ -148,8 +152,22 @@ pub fn route(snapshot: &Snapshot, asked: &Asked<'_>) -> Result<Hit, Reply> {
     snapshot.router.find(asked.form, asked.path).map_err(|miss| match miss {
         Miss::NoRoute => Reply::new(Cause::NoRoute, "no upstream matches this host or path"),
         Miss::Forbidden => Reply::new(Cause::ForbiddenDestination, "no upstream has this host, port and base path"),
-        Miss::BadPath => bad("the path has a dot segment, or cannot be read in one way only"),
+        Miss::BadPath => bad_path(),
     })
+}
+
+/// A path that is answered here is held to the same as one that is forwarded.
+///
+/// # Errors
+/// The refusal.
+pub fn path(asked: &Asked<'_>) -> Result<(), Reply> {
+    let path = asked.path.split('?').next().unwrap_or_default();
+    // `*`, or the empty path of an absolute URL.
+    if matches!(path, "*" | "") || acceptable_path(path) { Ok(()) } else { Err(bad_path()) }
+}
+
+fn bad_path() -> Reply {
+    bad("the path has a dot segment, or cannot be read in one way only")
 }
 
 /// The answer to CONNECT while nothing is intercepted. Decided without any look-up of the name.

@@ -8,6 +8,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use subtle::ConstantTimeEq;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::reply::{Cause, Reply};
 use crate::{
@@ -42,43 +43,64 @@ impl Gate {
         judge(&secret, presented)
     }
 
-    /// The same without waiting, for the head of a CONNECT: an unread secret lets nobody in.
+    /// The same without an await, for the head of a CONNECT. Once in a while a small file is read meanwhile.
     ///
     /// # Errors
-    /// 407.
-    pub fn check_known(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
-        match (source, self.known().filter(|k| k.source == *source)) {
-            (Source::Value(secret), _) => judge(secret, presented),
-            (_, Some(known)) => judge(&known.secret, presented),
-            _ => Err(refused()),
-        }
-    }
-
-    fn known(&self) -> Option<Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// As above.
+    pub fn check_here(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
+        let secret = match self.fresh(source) {
+            Some(secret) => secret,
+            None => self.keep(source, aside(|| read(source)))?,
+        };
+        judge(&secret, presented)
     }
 
     async fn secret(&self, source: &Source) -> Result<Arc<Secret>, Reply> {
+        if let Some(secret) = self.fresh(source) {
+            return Ok(secret);
+        }
+        let wanted = source.clone();
+        let read = tokio::task::spawn_blocking(move || read(&wanted)).await;
+        self.keep(source, read.ok().flatten())
+    }
+
+    fn known(&self, source: &Source) -> Option<Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|k| k.source == *source)
+    }
+
+    /// Where there is no need to read it again.
+    fn fresh(&self, source: &Source) -> Option<Arc<Secret>> {
         if let Source::Value(secret) = source {
-            return Ok(Arc::new(secret.clone()));
+            return Some(Arc::new(secret.clone()));
         }
-        let known = self.known().filter(|k| k.source == *source);
-        if let Some(known) = known.as_ref().filter(|k| k.at.until(Now::now()) < FRESH) {
-            return Ok(known.secret.clone());
-        }
-        let sources = BTreeMap::from([(NAME.to_owned(), source.clone())]);
-        let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
-        let read = tokio::task::spawn_blocking(move || secrets.read()).await;
-        let fresh = read.ok().and_then(Result::ok).and_then(|values| values.get(NAME).cloned()).map(Arc::new);
-        if fresh.is_none() {
+        self.known(source).filter(|k| k.at.until(Now::now()) < FRESH).map(|k| k.secret)
+    }
+
+    /// What was read, or else the last good value, is what counts for a while.
+    fn keep(&self, source: &Source, read: Option<Arc<Secret>>) -> Result<Arc<Secret>, Reply> {
+        if read.is_none() {
             tracing::warn!("proxy.client_auth cannot be read");
         }
-        let Some(secret) = fresh.or(known.map(|k| k.secret)) else {
+        let Some(secret) = read.or_else(|| self.known(source).map(|k| k.secret)) else {
             return Err(Reply::new(Cause::SecretUnreadable, "proxy.client_auth cannot be read"));
         };
         let known = Known { source: source.clone(), at: Now::now(), secret: secret.clone() };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         Ok(secret)
+    }
+}
+
+fn read(source: &Source) -> Option<Arc<Secret>> {
+    let sources = BTreeMap::from([(NAME.to_owned(), source.clone())]);
+    let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
+    secrets.read().ok()?.get(NAME).cloned().map(Arc::new)
+}
+
+/// Runs what may block; the other tasks of this thread go on elsewhere where there are other threads.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 

@@ -5,10 +5,7 @@ use std::{os::fd::RawFd, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Version, header};
-use pingora_core::{
-    protocols::{Digest, l4::socket::SocketAddr},
-    upstreams::peer::HttpPeer,
-};
+use pingora_core::{protocols::Digest, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -16,8 +13,8 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use super::{
     Proxy,
     access::{self, Stop, Verdict},
-    admit, answer,
-    chosen::{Access, Chosen, Ctx, Flight, Replay, Speaks},
+    answer,
+    chosen::{Access, Ctx, Flight, Replay, Speaks},
     failure,
     front::TRIES,
     inject, location,
@@ -26,12 +23,8 @@ use super::{
     reply::{Cause, Reply},
     resolve::DnsError,
     trace::TraceId,
-    vend,
 };
-use crate::{
-    route::{Form, Hit},
-    token::Now,
-};
+use crate::token::Now;
 
 /// The one error upon which a request that was written is written again.
 const REPLAY: ErrorType = ErrorType::Custom("the token was refused and is renewed");
@@ -40,81 +33,7 @@ const ADDRESSES: usize = 4;
 /// What is left of a request body after its answer is read for so long, to keep the connection.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What the checks found.
-enum Next {
-    Options,
-    Vend(String),
-    Forward(Hit),
-}
-
 impl Proxy {
-    /// The order is CONTRACT 4's. `true`: it was answered here.
-    async fn admit(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool, Stop> {
-        let snapshot = ctx.snapshot.clone();
-        let proxy = &snapshot.config.proxy;
-        if session.is_http2() && session.is_process_shutting_down() {
-            return Err(Reply::new(Cause::Draining, "no new requests are taken").into());
-        }
-        // One connection may carry many requests; all of them together are no more than connections would be.
-        if session.is_http2() && self.places.under_way() > proxy.limits.connections {
-            return Err(Reply::new(Cause::Overloaded, "as many requests as proxy.limits.connections are under way").into());
-        }
-        admit::limits(session.req_header(), proxy.limits)?;
-        if let Some(source) = &proxy.client_auth {
-            let presented = admit::only(session.req_header(), &header::PROXY_AUTHORIZATION).map(<[u8]>::to_vec);
-            self.gate.check(source, presented.as_deref()).await?;
-        }
-        let unix = matches!(session.server_addr(), Some(SocketAddr::Unix(_)));
-        let next = {
-            let request = session.req_header();
-            let asked = admit::asked(request)?;
-            admit::browser(&request.headers, &asked, &snapshot, unix)?;
-            admit::method(&request.method)?;
-            admit::circle(&request.headers, proxy.via.as_deref())?;
-            match asked.form {
-                _ if asked.for_us => Next::Options,
-                Form::Origin { .. } if vend::is_ours(asked.path) => Next::Vend(asked.path.to_owned()),
-                _ => Next::Forward(admit::route(&snapshot, &asked)?),
-            }
-        };
-        match next {
-            Next::Options => answer::options(session).await.map_err(|_| Stop::Gone)?,
-            Next::Vend(path) => {
-                let vended = vend::vend(session, &snapshot, &path).await?;
-                answer::vended(session, &vended.access_token, vended.expires_in.as_secs()).await.map_err(|_| Stop::Gone)?;
-            }
-            Next::Forward(hit) => {
-                self.choose(session, ctx, hit).await?;
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    async fn choose(&self, session: &mut Session, ctx: &mut Ctx, hit: Hit) -> Result<(), Stop> {
-        let lost = || Reply::new(Cause::Internal, "see the log");
-        let served = ctx.snapshot.upstreams.get(hit.upstream).cloned().ok_or_else(lost)?;
-        let upstream = served.upstream;
-        ctx.flight = Some(Flight::begin(&self.metrics, &upstream.name, ctx.started));
-        if session.is_upgrade_req() {
-            ctx.speaks = Speaks::Upgrade;
-        } else if session.is_http2() && answer::grpc(session).is_some() {
-            ctx.speaks = Speaks::Grpc;
-        }
-        let access = match (served.credential, &upstream.credential) {
-            (None, None) => Access::Own,
-            (Some(credential), Some(_)) => {
-                let partition = access::partition(&credential, &session.req_header().headers)?;
-                let presented = access::present(session, &upstream, &credential, &partition).await?;
-                Access::Credential { credential, partition, presented }
-            }
-            // Never without the credential it was configured with.
-            _ => return Err(lost().into()),
-        };
-        ctx.chosen = Some(Chosen { upstream, path: hit.path, stripped: hit.stripped, access });
-        Ok(())
-    }
-
     /// Answers, counts and logs one refusal.
     async fn refuse(&self, session: &mut Session, ctx: &mut Ctx, mut reply: Reply) -> Result<()> {
         self.count(ctx, &mut reply);

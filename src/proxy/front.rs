@@ -71,6 +71,8 @@ pub fn front_with(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics, resolver: 
     let mut app = http_proxy(&Arc::new(conf), proxy);
     let mut options = HttpServerOptions::default();
     options.h2c = true;
+    // HTTP/1 never asks for it here (see `judge`); over HTTP/2 the refusal is ours, like any other.
+    options.allow_connect_method_proxying = true;
     options.h2_idle_timeout = Some(now.config.proxy.limits.idle);
     app.server_options = Some(options);
     app.h2_options = Some(h2(now.config.proxy.limits));
@@ -93,7 +95,7 @@ impl Front {
             Ok(Sound::Request) => None,
             Err(reply) => Some(reply),
             Ok(Sound::Connect { authority, proxy_authorization }) => {
-                let known = proxy.client_auth.as_ref().map_or(Ok(()), |source| self.gate.check_known(source, proxy_authorization));
+                let known = proxy.client_auth.as_ref().map_or(Ok(()), |source| self.gate.check_here(source, proxy_authorization));
                 Some(known.err().unwrap_or_else(|| admit::connect(snapshot, authority)))
             }
         }

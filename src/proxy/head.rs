@@ -17,6 +17,7 @@ pub enum Sound<'a> {
     /// Host and port, as written.
     Connect {
         authority: &'a str,
+        /// Where there is exactly one.
         proxy_authorization: Option<&'a [u8]>,
     },
 }
@@ -52,8 +53,9 @@ pub fn judge(head: &[u8], limits: Limits) -> Result<Sound<'_>, Reply> {
         if target.bytes().any(|b| matches!(b, b'/' | b'?' | b'#' | b'@')) || !target.contains(':') {
             return Err(bad("CONNECT wants host and port"));
         }
-        let auth = field(request.headers, "proxy-authorization").map(|h| h.value).next();
-        return Ok(Sound::Connect { authority: target, proxy_authorization: auth });
+        let mut auth = field(request.headers, "proxy-authorization").map(|h| h.value);
+        let (one, more) = (auth.next(), auth.next());
+        return Ok(Sound::Connect { authority: target, proxy_authorization: one.filter(|_| more.is_none()) });
     }
     aim(request.method.unwrap_or_default(), target, host)?;
     Ok(Sound::Request)
@@ -77,7 +79,7 @@ fn framing(headers: &[Header<'_>], old: bool) -> Result<(), Reply> {
     if lengths.next().is_some() {
         return Err(bad("Content-Length is there more than once"));
     }
-    if length.is_some_and(|h| h.value.is_empty() || h.value.len() > 18 || !h.value.iter().all(u8::is_ascii_digit)) {
+    if length.is_some_and(|h| !is_length(h.value)) {
         return Err(bad("Content-Length is not one number"));
     }
     let mut codings = field(headers, "transfer-encoding");
@@ -90,6 +92,11 @@ fn framing(headers: &[Header<'_>], old: bool) -> Result<(), Reply> {
         }
     }
     Ok(())
+}
+
+/// Digits alone, and no more of them than any body needs.
+pub(super) fn is_length(value: &[u8]) -> bool {
+    !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit)
 }
 
 /// Exactly one Host, without userinfo or a list (RFC 9112 3.2); HTTP/1.0 may go without.

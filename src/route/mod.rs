@@ -122,11 +122,21 @@ impl Router {
         self.same_origin("https", authority).next().map(|(i, _)| i)
     }
 
+    /// Whether this Host is in some `match.hosts`.
+    #[must_use]
+    pub fn has_host(&self, host: &str) -> bool {
+        self.by_host(host).is_some()
+    }
+
+    fn by_host(&self, host: &str) -> Option<usize> {
+        split_authority(host).and_then(|(host, _)| self.hosts.get(&*host)).copied()
+    }
+
     fn reverse(&self, host: &str, path: &str, query: &str) -> Result<Hit, Miss> {
         if !acceptable_path(path) {
             return Err(Miss::BadPath);
         }
-        if let Some(&upstream) = split_authority(host).and_then(|(host, _)| self.hosts.get(&*host)) {
+        if let Some(upstream) = self.by_host(host) {
             return self.hit(upstream, path, query, None);
         }
         let (upstream, prefix) = self.by_path(path).ok_or(Miss::NoRoute)?;

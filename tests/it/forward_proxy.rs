@@ -1,13 +1,17 @@
 //! As HTTP_PROXY: absolute-form requests and CONNECT, to configured hosts and to no other, without a look-up of any name.
 
+use http::Method;
+
 use crate::support::{
     certs::Authority,
     endpoint::Endpoint,
+    http2::Http2,
     issuer::Issuer,
     raw::{RawAnswer, RawClient},
     sidecar::{PORTS, Sidecar, open, plain},
     tokens::Tokens,
     vendor::{Need, Vendor},
+    wait::until,
 };
 
 async fn ask(sidecar: &Sidecar, line: &str, host: &str) -> RawAnswer {
@@ -151,6 +155,44 @@ async fn a_target_and_a_host_that_disagree_are_refused() {
     ] {
         let answer = RawClient::ask(sidecar.addr(), format!("GET {target} HTTP/1.1\r\n{hosts}\r\n").as_bytes()).await;
         assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some("bad_request")), "{target} {hosts:?}");
+    }
+    assert_eq!(vendor.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_is_judged_by_the_password_that_counts_now() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let text = PORTS.replace("[admin]", "client_auth = { file = \"auth\" }\n[admin]") + &open("acme", &vendor.url());
+    let sidecar = Sidecar::with_files(&text, &[("auth", "old-password")]).await;
+    let authority = format!("127.0.0.1:{}", vendor.port());
+    let connect = async |fields: &str| {
+        let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n");
+        RawClient::ask(sidecar.addr(), head.as_bytes()).await.status
+    };
+    let bearer = |password: &str| format!("Proxy-Authorization: Bearer {password}\r\n");
+    assert_eq!(connect(&bearer("old-password")).await, 403, "nothing has read the file before");
+    assert_eq!(connect(&bearer("other")).await, 407);
+    assert_eq!(connect("").await, 407);
+    assert_eq!(connect(&[bearer("old-password"), bearer("other")].concat()).await, 407, "two fields are none");
+    sidecar.rewrite("auth", "new-password");
+    until("the new password", async || connect(&bearer("new-password")).await == 403).await;
+    assert_eq!(connect(&bearer("old-password")).await, 407);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_over_http_2_is_refused_like_any_other() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let text = PORTS.replace("[admin]", "client_auth = { file = \"auth\" }\n[admin]") + &open("acme", &vendor.url());
+    let sidecar = Sidecar::with_files(&text, &[("auth", "password")]).await;
+    let h2 = Http2::connect(sidecar.addr()).await;
+    let (known, right) = (format!("127.0.0.1:{}", vendor.port()), [("proxy-authorization", "Bearer password")]);
+    for (authority, fields, status, code) in [
+        (&*known, &right[..], 403, "intercept_off"),
+        ("evil.test:443", &right, 403, "forbidden_destination"),
+        (&known, &[], 407, "proxy_auth_required"),
+    ] {
+        let answer = h2.clone().to(authority).call(Method::CONNECT, "", fields, None, None).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.json()["code"].as_str()), (status, Some(code)), "{authority}");
     }
     assert_eq!(vendor.connections(), 0);
 }

@@ -200,3 +200,15 @@ async fn cookies_that_come_in_crumbs_over_http_2_reach_an_http_1_vendor_in_one_f
         assert_eq!(cookies, fields, "{alpn}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_content_length_that_is_there_twice_is_refused_over_http_2_as_well() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
+    let h2 = Http2::connect(sidecar.addr()).await;
+    let twice = [("content-length", "3"), ("content-length", "3")];
+    let answer = h2.call(Method::POST, "/acme/x", &twice, Some(b"abc"), None).await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.json()["code"].as_str()), (400, Some("bad_request")));
+    assert_eq!(h2.call(Method::POST, "/acme/x", &[("content-length", "3")], Some(b"abc"), None).await.unwrap().status, 200);
+    assert_eq!(vendor.counts().requests, 1);
+}

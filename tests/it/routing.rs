@@ -117,7 +117,8 @@ async fn a_location_within_the_upstream_leads_back_to_us_and_a_foreign_one_stays
         (format!("HTTP://127.0.0.1:{port}/v2/a"), "/acme/a".to_owned()),
         ("/v2/a%2Fb".to_owned(), "/acme/a%2Fb".to_owned()),
         ("a/b".to_owned(), "a/b".to_owned()),
-        ("../b".to_owned(), "../b".to_owned()),
+        ("./b/../c".to_owned(), "./b/../c".to_owned()),
+        ("../b".to_owned(), format!("{origin}/b")),
         ("?page=2".to_owned(), "?page=2".to_owned()),
         ("/v3/a".to_owned(), format!("{origin}/v3/a")),
         ("/v22/a".to_owned(), format!("{origin}/v22/a")),
@@ -132,7 +133,7 @@ async fn a_location_within_the_upstream_leads_back_to_us_and_a_foreign_one_stays
     let whole = format!("{origin}/v2/a");
     assert_eq!(located(whole.clone(), "/x", "acme.test").await, whole, "matched by host: its Host is not ours to name");
     assert_eq!(located(whole.clone(), "/kept/x", "localhost").await, whole);
-    assert_eq!(vendor.counts().requests, 16, "nothing was followed");
+    assert_eq!(vendor.counts().requests, 17, "nothing was followed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,4 +177,24 @@ async fn v11_a_redirect_to_another_host_is_passed_on_and_never_gets_the_token() 
         assert_eq!((answer.status().as_u16(), answer.headers()["location"].to_str().unwrap()), (status, &*to));
     }
     assert_eq!((vendor.counts().requests, elsewhere.connections()), (5, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_answered_here_is_routed_like_the_rest() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
+    for (line, host, status) in [
+        ("GET /.cupbearer/x", "acme.localhost", 200),
+        ("GET /.cupbearer/x", "localhost", 404),
+        ("GET /.cupbearer/../acme/x", "localhost", 400),
+        ("POST /.cupbearer/token/%2e%2e/acme", "localhost", 400),
+        ("OPTIONS /zz/../x", "localhost", 400),
+        ("OPTIONS /zz/x", "localhost", 204),
+        ("OPTIONS *", "localhost", 204),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nHost: {host}\r\nMax-Forwards: 0\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(RawClient::ask(sidecar.addr(), head.as_bytes()).await.status, status, "{line} {host}");
+    }
+    let seen: Vec<_> = vendor.seen().into_iter().map(|r| r.target).collect();
+    assert_eq!(seen, ["/.cupbearer/x"]);
 }
