@@ -4,7 +4,7 @@ use std::{os::fd::RawFd, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Version, header};
+use http::{HeaderMap, Version, header};
 use pingora_core::{protocols::Digest, upstreams::peer::HttpPeer};
 use pingora_error::{Error, ErrorType, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -15,7 +15,7 @@ use super::{
     access::{self, Stop, Verdict},
     answer,
     chosen::{Access, Ctx, Flight, Replay, Speaks},
-    failure,
+    echo, failure,
     front::TRIES,
     inject, location,
     pace::Pace,
@@ -238,6 +238,9 @@ impl ProxyHttp for Proxy {
     async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
         let trailers = session.is_http2() && response.version == Version::HTTP_2;
         answer::clean(response, trailers);
+        if let Some(chosen) = &ctx.chosen {
+            echo::hide(response, chosen)?;
+        }
         if answer::interim(response) {
             return Ok(());
         }
@@ -253,6 +256,13 @@ impl ProxyHttp for Proxy {
             flight.answered(ctx.status);
         }
         Ok(())
+    }
+
+    async fn response_trailer_filter(&self, _session: &mut Session, trailers: &mut HeaderMap, ctx: &mut Ctx) -> Result<Option<Bytes>> {
+        if let Some(chosen) = &ctx.chosen {
+            echo::hide_in_trailers(trailers, chosen);
+        }
+        Ok(None)
     }
 
     /// A request of which anything was written is sent again after a 401, or where HTTP/2 says that it was not looked at (RFC 9113 8.7).

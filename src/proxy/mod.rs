@@ -7,6 +7,7 @@ pub mod auth;
 pub mod challenge;
 pub mod chosen;
 mod downgrade;
+mod echo;
 mod enter;
 pub mod failure;
 mod filter;

@@ -90,3 +90,39 @@ async fn h7_a_vendor_learns_nothing_but_what_the_caller_sent_and_its_token() {
     }
     assert!(ours.header("user-agent").is_none_or(|agent| agent.starts_with("cupbearer")), "{:?}", ours.headers);
 }
+
+/// A token in a query parameter or a cookie comes back in what a vendor says of the request; the client must not get it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_never_comes_back_in_a_head_that_repeats_the_request() {
+    let tokens = Tokens::default();
+    let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
+    let vendor = Vendor::start(&tokens, vec![]).await;
+    let stanza = plain("acme", &format!("{}/token", issuer.url()), &vendor.url());
+    let inject = "headers = { Authorization = \"Bearer {{ token }}\", X-Kind = \"application/json\" }\nquery = { access_token = \"{{ token }}\" }\n\
+                  cookies = { sid = \"{{ token }}\" }\n";
+    let sidecar = Sidecar::start(&format!("{stanza}[credentials.acme.inject]\n{inject}")).await;
+    assert_eq!(sidecar.status_of("/acme/x").await, 200);
+    let token = vendor.last().header("authorization").unwrap()["Bearer ".len()..].to_owned();
+    let there = "https://elsewhere.test/x";
+    for (name, told, arrives) in [
+        ("Location", format!("/q/slash/?z=1&access_token={token}#f"), Some("/acme/q/slash/?z=1#f".to_owned())),
+        ("Location", format!("{there}?access_token={token}"), Some(there.to_owned())),
+        ("Location", format!("{there}?access_token=theirs"), Some(format!("{there}?access_token=theirs"))),
+        ("Location", format!("{there}?back=/x%3Faccess_token%3D{token}"), Some(format!("{there}?back=/x%3Faccess_token%3D***"))),
+        ("Content-Location", format!("/x?access_token={token}"), Some("/x".to_owned())),
+        ("Link", format!("</x?access_token={token}&page=2>; rel=next"), Some("</x?access_token=***&page=2>; rel=next".to_owned())),
+        ("Refresh", format!("0; url=/x?access_token={token}"), Some("0; url=/x?access_token=***".to_owned())),
+        ("Set-Cookie", format!("sid={token}; Path=/"), None),
+        ("Set-Cookie", "sid=; Max-Age=0".to_owned(), None),
+        ("Set-Cookie", "sidx=1; Path=/".to_owned(), Some("sidx=1; Path=/".to_owned())),
+        ("X-Echo", format!("Authorization: Bearer {token}"), Some("Authorization: Bearer ***".to_owned())),
+        ("Content-Type", "application/json".to_owned(), Some("application/json".to_owned())),
+    ] {
+        vendor.script(Reply::new(200, "{}").with(name, &told).with("Set-Cookie", "own=1"));
+        let answer = sidecar.get("/acme/x").await;
+        let values: Vec<_> = answer.headers().get_all(name).iter().map(|v| v.to_str().unwrap()).filter(|v| *v != "own=1").collect();
+        assert_eq!(values, arrives.iter().collect::<Vec<_>>(), "{name}: {told}");
+        assert!(answer.headers().get_all("set-cookie").iter().any(|v| v == "own=1"));
+        assert!(!answer.headers().values().any(|v| v.to_str().is_ok_and(|v| v.contains(&token))), "{name}: {told}");
+    }
+}
