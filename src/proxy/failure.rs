@@ -1,12 +1,18 @@
 //! What pingora could not do, as a refusal of ours.
 
+use http::header;
 use pingora_error::{
     Error,
-    ErrorSource::{Downstream, Internal},
+    ErrorSource::{Downstream, Internal, Upstream},
     ErrorType,
 };
+use pingora_proxy::Session;
 
-use super::reply::{Cause, Reply};
+use super::{
+    chosen::Ctx,
+    reply::{Cause, Reply},
+};
+use crate::token::Now;
 
 /// Connection attempts, for the metric.
 #[must_use]
@@ -44,6 +50,20 @@ pub fn reply(e: &Error) -> Option<Reply> {
         _ => (Cause::UpstreamProtocol, "the answer is no valid HTTP"),
     };
     Some(Reply::new(cause, detail))
+}
+
+/// The vendor was silent for too long, but only because it waited for a body of which the client sent nothing for as long.
+#[must_use]
+pub fn late(e: &Error, session: &mut Session, ctx: &Ctx) -> Option<Reply> {
+    if (e.esource(), e.etype()) != (&Upstream, &ErrorType::ReadTimedout) || session.as_mut().is_body_done() {
+        return None;
+    }
+    let (pace, chosen) = (ctx.pace?, ctx.chosen.as_ref()?);
+    // Who expects 100 waits for the vendor.
+    let asked = session.as_ref().body_bytes_read() == 0 && session.req_header().headers.contains_key(header::EXPECT);
+    // The vendor's clock began to run with the last bytes it was sent.
+    let silent = pace.silence(Now::now()).saturating_mul(10) >= chosen.upstream.timeouts.read.saturating_mul(9);
+    (silent && !asked).then(|| Reply::new(Cause::RequestTimeout, "the request body stood still for as long as timeouts.read"))
 }
 
 /// A certificate that is not trusted is for the user to mend, so it is told apart.

@@ -103,15 +103,20 @@ impl ProxyHttp for Proxy {
             Ok(answered) => Ok(answered),
             Err(Stop::Gone) => Err(Error::new_down(ErrorType::ConnectionClosed)),
             Err(Stop::Refuse(reply)) => {
-                self.refuse(session, ctx, *reply).await?;
+                // Who left meanwhile is no failure of a vendor's.
+                self.refuse(session, ctx, *reply).await.map_err(Error::into_down)?;
                 Ok(true)
             }
         }
     }
 
-    async fn request_body_filter(&self, session: &mut Session, body: &mut Option<Bytes>, _end: bool, ctx: &mut Ctx) -> Result<()> {
+    async fn request_body_filter(&self, session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
         if let Some(pace) = &mut ctx.pace {
             let patience = pace.arrived(body.as_ref().map_or(0, Bytes::len), Now::now());
+            // pingora has no such timeout for HTTP/2.
+            if pace.is_spent() && !end && session.is_http2() {
+                return Err(Error::new_down(ErrorType::ReadTimedout));
+            }
             session.set_read_timeout(Some(patience));
         }
         Ok(())
@@ -281,7 +286,8 @@ impl ProxyHttp for Proxy {
             session.response_written().is_some_and(|r| !r.status.is_informational() || r.status == http::StatusCode::SWITCHING_PROTOCOLS);
         session.set_keepalive(None);
         let mut error_code = 0;
-        match ctx.refusal.take().or_else(|| failure::reply(e)) {
+        let late = failure::late(e, session, ctx);
+        match ctx.refusal.take().or(late).or_else(|| failure::reply(e)) {
             None => tracing::debug!(upstream = ctx.upstream(), "the client has left"),
             // What was begun must not look finished: the connection is closed, the stream reset.
             Some(mut reply) if begun => {

@@ -30,6 +30,18 @@ impl Pace {
         self.left
     }
 
+    /// The client has been slower than it may be.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.left.is_zero()
+    }
+
+    /// How long nothing has come.
+    #[must_use]
+    pub fn silence(&self, now: Now) -> Duration {
+        self.last.until(now)
+    }
+
     /// After `bytes` more: how long the next may take. Time in which the vendor did not take them counts too, but then many come at once.
     pub fn arrived(&mut self, bytes: usize, now: Now) -> Duration {
         let earned = Duration::from_millis((bytes as u64).saturating_mul(1000) / RATE);

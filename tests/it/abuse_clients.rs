@@ -239,3 +239,36 @@ async fn a_request_with_a_body_whose_client_has_left_waits_no_more_and_is_never_
     let seen: Vec<_> = one.vendor.seen().into_iter().map(|r| r.target).collect();
     assert_eq!(seen, ["/stays"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_upload_stands_still_is_told_so_and_not_the_vendor_blamed() {
+    let one = one("", "timeouts = { read = \"1s\" }").await;
+    let mut client = RawClient::connect(one.sidecar.addr()).await;
+    client.write(b"POST /acme/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc").await;
+    let answer = client.answer("POST").await.unwrap();
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (408, Some("bad_request")));
+    one.vendor.always(Some(Answer::Raw(vec![Step::Hang])));
+    let mut client = RawClient::connect(one.sidecar.addr()).await;
+    client.write(b"POST /acme/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc").await;
+    let answer = client.answer("POST").await.unwrap();
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (504, Some("upstream_timeout")), "here it is the vendor's fault");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_drips_over_http_2_is_bounded_as_over_http_1() {
+    let one = one("limits.idle = \"1s\"", "").await;
+    let tcp = tokio::net::TcpStream::connect(one.sidecar.addr()).await.unwrap();
+    let (send, connection) = h2::client::handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{}/acme/x", one.sidecar.addr())).header("content-length", "1000").body(()).unwrap();
+    let (answer, mut body) = send.ready().await.unwrap().send_request(request, false).unwrap();
+    let drip = tokio::spawn(async move {
+        while body.send_data("a".into(), false).is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let answer = timeout(Duration::from_secs(15), answer).await.expect("an end in time");
+    assert_eq!(answer.unwrap().status(), 408);
+    drip.await.unwrap();
+    one.settles(IN_FLIGHT).await;
+}

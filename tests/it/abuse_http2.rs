@@ -278,3 +278,22 @@ async fn a13_floods_end_their_own_connection_in_bounded_memory_while_others_are_
     }
     assert_eq!(ask(process.proxy, &[]).await, End::Answered);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_reset_before_its_refusal_is_no_failure_of_a_vendor() {
+    let vendor = Recorder::start(Parser::Strict).await;
+    let sidecar = before(&vendor, "").await;
+    let mut h2 = H2::connect(sidecar.addr()).await;
+    let nope = request(&[(b":path", b"/nope")]);
+    for n in 0..75 {
+        let n = 2 * n + 1;
+        let all =
+            [frame(HEADERS, END_STREAM | END_HEADERS, n, &nope), frame(RST, 0, n, &[0, 0, 0, 8]), frame(PING, 0, 0, &[7; 8])].concat();
+        assert!(h2.write(&all).await);
+        while h2.next().await.expect("the connection goes on").0 != PING {}
+    }
+    sidecar.until_metric("cupbearer_refusals_total{code=\"no_route\",upstream=\"\"}", 70.0).await;
+    assert_eq!(ask(sidecar.addr(), &[]).await, End::Answered);
+    let blamed = sidecar.metric("cupbearer_refusals_total{code=\"upstream_protocol\",upstream=\"\"}").await;
+    assert!(blamed == 0.0, "{blamed}");
+}
