@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -43,11 +43,26 @@ impl Client {
         .is_ok()
     }
 
+    /// Whether it sent something that nobody has read yet.
+    pub fn waits_for_us(&self) -> bool {
+        // On error nothing is known, and nothing is what is said.
+        rustix::io::ioctl_fionread(self).is_ok_and(|unread| unread > 0)
+    }
+
     /// Whether closing it sends RST instead of FIN.
     pub fn reset_on_close(&self, reset: bool) {
         if let Self::Tcp(tcp) = self {
             // It fails on a connection that is gone already.
             let _ = sockopt::set_socket_linger(tcp, reset.then_some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(tcp) => tcp.as_fd(),
+            Self::Unix(unix) => unix.as_fd(),
         }
     }
 }

@@ -95,6 +95,12 @@ pub fn has_left(stream: &Stream) -> bool {
     client(stream).is_some_and(Client::has_left)
 }
 
+/// Whether the client of an HTTP/1 session sent something that nobody has read yet.
+#[must_use]
+pub fn waits_for_us(stream: &Stream) -> bool {
+    client(stream).is_some_and(Client::waits_for_us)
+}
+
 /// Whether closing an HTTP/1 session's connection resets it. Unix sockets know no reset.
 pub fn reset_on_close(stream: &Stream, reset: bool) {
     if let Some(client) = client(stream) {

@@ -1,6 +1,7 @@
 //! What pingora could not do, as a refusal of ours.
 
 use http::header;
+use pingora_core::protocols::http::ServerSession;
 use pingora_error::{
     Error,
     ErrorSource::{Downstream, Internal, Upstream},
@@ -12,7 +13,7 @@ use super::{
     chosen::Ctx,
     reply::{Cause, Reply},
 };
-use crate::token::Now;
+use crate::{listen, token::Now};
 
 /// Connection attempts, for the metric.
 #[must_use]
@@ -52,10 +53,15 @@ pub fn reply(e: &Error) -> Option<Reply> {
     Some(Reply::new(cause, detail))
 }
 
-/// The vendor was silent for too long, but only because it waited for a body of which the client sent nothing for as long.
+/// The vendor was silent for too long, but only because it waited for a body of which the client sent nothing for as long. Over HTTP/2 there is no
+/// telling that from a vendor that takes no more, whose fault it then is said to be.
 #[must_use]
 pub fn late(e: &Error, session: &mut Session, ctx: &Ctx) -> Option<Reply> {
     if (e.esource(), e.etype()) != (&Upstream, &ErrorType::ReadTimedout) || session.as_mut().is_body_done() {
+        return None;
+    }
+    let ServerSession::H1(h1) = session.as_ref() else { return None };
+    if listen::waits_for_us(h1.stream()) {
         return None;
     }
     let (pace, chosen) = (ctx.pace?, ctx.chosen.as_ref()?);
