@@ -109,7 +109,7 @@ pub enum Command {
         /// Only this credential's tokens
         #[arg(long, value_name = "NAME", requires = "live")]
         credential: Option<String>,
-        /// Also tokens that end the life of the one a running program uses, and vendors that lock out where no [state] remembers a refusal
+        /// Also tokens that end the life of the one a running program uses, and vendors that lock out where no `[state]` remembers a refusal
         #[arg(long, requires = "live")]
         force: bool,
         /// Form of the report
