@@ -31,7 +31,7 @@
 //! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, problem, tls, token |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, problem |
 //! | [`reload`] | from new bytes to a new snapshot | config, credential, snapshot, problem, telemetry, token |
-//! | [`listen`] | sockets, accept loop, deadlines of request heads, drain | – |
+//! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | – |
 //! | [`proxy`] | a request's way through pingora | snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, secret |
 //! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | snapshot, credential, config, problem, token, telemetry, reload |
 //! | [`app`], [`command`] | wiring, and the command line | all |
@@ -39,7 +39,8 @@
 //! # Journeys
 //! **A request, token warm.** [`listen`] reads the head within its deadline → pingora → `proxy`: the snapshot is loaded once, [`route::Router`]
 //! finds the upstream, [`credential::Credential::ready`] gives a [`credential::Presented`] (header values already built) → pingora connects →
-//! `send_until` is looked at again, what the client sent under our names is stripped, ours is placed → the body streams → one line counts it.
+//! `send_until` is looked at again, what the client sent under our names is stripped, ours is placed → the body streams → what the answer's head
+//! repeats of ours is taken out → one line counts it.
 //!
 //! **A request, token cold.** [`credential::Credential::present`] waits on each keeper in graph order with the request's own patience; the
 //! keeper makes one call whoever waits. While it is held or backs off longer than the patience, the refusal is immediate.
@@ -53,7 +54,7 @@
 //! what is presented now, or the vendor's 401 goes on unchanged.
 //!
 //! **A reload.** Bytes are polled, or SIGHUP → parse, collecting every problem → a new snapshot is built; unchanged credentials find their
-//! running keepers in the [`token::Store`] → one pointer is swapped → limits and secrets are handed to running keepers.
+//! running keepers in the [`token::Store`] → one pointer is swapped → limits, secrets and trusted roots are handed to running keepers.
 //!
 //! **A shutdown.** SIGTERM → `/readyz` says 503 → linger → listeners close, idle connections at once → open requests finish within the drain →
 //! running token calls are awaited → exit 0.

@@ -46,6 +46,18 @@ impl fmt::Display for Problem {
     }
 }
 
+impl Problem {
+    /// As one line of the log, `before` what it says. Its file and hint are fields of their own.
+    pub fn log(&self, before: &str) {
+        let Self { severity, key, file, what, hint } = self;
+        let file = file.as_ref().map(|file| file.display().to_string());
+        match severity {
+            Severity::Problem => tracing::error!(key, file, hint, "{before}{what}"),
+            Severity::Lint => tracing::warn!(key, file, hint, "{before}{what}"),
+        }
+    }
+}
+
 /// Collects problems while parsing goes on.
 #[derive(Debug, Default)]
 pub struct Problems {

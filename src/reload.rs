@@ -132,7 +132,7 @@ impl Reloader {
             Outcome::Unchanged => "unchanged",
             Outcome::Refused(problems) => {
                 for problem in problems {
-                    tracing::error!(%problem, "configuration refused, the old one goes on");
+                    problem.log("configuration refused, the old one goes on: ");
                 }
                 "refused"
             }

@@ -16,7 +16,6 @@ use crate::{
     config::{self, Config},
     hardening::{self, ALLOW_DUMPS},
     logging::{self, Volume},
-    problem::{Problem, Severity},
     reload::Step,
 };
 
@@ -58,12 +57,8 @@ fn begin(file: &Path) -> Result<(Config, Option<Volume>), Exit> {
         return Ok((config, volume));
     }
     let volume = logging::start(true, config.as_ref().map_or(Level::INFO, |config| config.log.level));
-    for Problem { severity, key, file, what, hint } in problems.list() {
-        let file = file.as_ref().map(|file| file.display().to_string());
-        match severity {
-            Severity::Problem => tracing::error!(key, file, hint, "{what}"),
-            Severity::Lint => tracing::warn!(key, file, hint, "{what}"),
-        }
+    for problem in problems.list() {
+        problem.log("");
     }
     let Some(config) = config.filter(|_| !problems.fatal()) else {
         tracing::error!(file = %file.display(), "the configuration is wrong");

@@ -343,13 +343,15 @@ async fn a_signal_and_ctl_reload_a_process_and_the_log_says_so() {
             let read = tokio::time::timeout(Duration::from_secs(20), process.log.read_line(&mut line)).await;
             assert!(read.expect("a line").unwrap() > 0, "the log ended without {words:?}");
         }
+        line
     };
     std::fs::write(&file, format!("{text}{}", scene.beta())).unwrap();
     process.signal(rustix::process::Signal::HUP);
     logged(&mut process, "configuration reloaded").await;
     std::fs::write(&file, format!("{text}[nonsense]\n")).unwrap();
     process.signal(rustix::process::Signal::HUP);
-    logged(&mut process, "configuration refused, the old one goes on").await;
+    let line = logged(&mut process, "configuration refused, the old one goes on: ").await;
+    assert!(line.contains("key=\"nonsense\"") && line.contains("hint="), "one event, one line: {line}");
     std::fs::write(&file, &text).unwrap();
     let ctl = async || tokio::process::Command::new(binary()).args(["ctl", "reload", "--config"]).arg(&file).output().await.unwrap();
     let output = ctl().await;
