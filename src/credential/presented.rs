@@ -1,6 +1,6 @@
 //! What one token set puts on a request: rendered once, valid while token numbers, secret epoch and `send_until` agree.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
@@ -25,8 +25,8 @@ pub struct Placed {
 /// A value to be placed: ready, or rendered anew for each request.
 #[derive(Debug, Clone)]
 pub enum Value {
-    /// Marked sensitive.
-    Ready(HeaderValue),
+    /// Marked sensitive; and where in it a token or secret stands by which it would be known again, empty for none.
+    Ready(HeaderValue, Range<usize>),
     PerRequest(Template),
 }
 
@@ -101,7 +101,9 @@ impl Presented {
             if template.per_request() {
                 return Ok(Value::PerRequest(template.clone()));
             }
-            Ok(Value::Ready(header_value(&material.text(template, values)?)?))
+            let value = header_value(&material.text(template, values)?)?;
+            let secret = if holds_secret(template) { secret_word(value.as_bytes()) } else { 0..0 };
+            Ok(Value::Ready(value, secret))
         };
         let named = |list: &[(HeaderName, Template)]| -> Result<Vec<(HeaderName, Value)>, String> {
             list.iter().map(|(n, t)| Ok((n.clone(), render(t).map_err(|why| format!("header {n}: {why}"))?))).collect()
@@ -132,7 +134,7 @@ impl Presented {
     /// In words, without the value, where a rendered value cannot be a header value.
     pub fn text(&self, value: &Value) -> Result<HeaderValue, String> {
         match value {
-            Value::Ready(ready) => Ok(ready.clone()),
+            Value::Ready(ready, _) => Ok(ready.clone()),
             Value::PerRequest(template) => header_value(&self.material.text(template, self.material.values.as_ref())?),
         }
     }
@@ -154,6 +156,26 @@ impl Material {
         };
         template.render(&scope).map_err(|e| e.why)
     }
+}
+
+/// Shorter words may stand in an answer by chance.
+const SHORTEST: usize = 12;
+
+fn holds_secret(template: &Template) -> bool {
+    template.names().iter().any(|n| matches!(n.split('.').next(), Some("token" | "tokens" | "secrets")))
+}
+
+/// Where the longest word stands, so without `Bearer`; empty where it is too short to be known again.
+fn secret_word(value: &[u8]) -> Range<usize> {
+    let mut longest = 0..0;
+    let mut start = 0;
+    for word in value.split(u8::is_ascii_whitespace) {
+        if word.len() > longest.len() {
+            longest = start..start + word.len();
+        }
+        start += word.len() + 1;
+    }
+    if longest.len() >= SHORTEST { longest } else { 0..0 }
 }
 
 /// Visible ASCII, spaces and tabs (RFC 9110 section 5.5), marked sensitive.

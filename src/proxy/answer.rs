@@ -58,6 +58,11 @@ pub fn clean(response: &mut ResponseHeader, trailers: bool) {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return;
     }
+    // Most answers have none of them, and one look is cheaper than a search for each.
+    let of_the_hop = |name: &HeaderName| HOP_BY_HOP.contains(name) || name == header::CONNECTION || name == header::TRAILER;
+    if !response.headers.keys().any(of_the_hop) {
+        return;
+    }
     let keep = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
     let named: Vec<HeaderName> = response
         .headers

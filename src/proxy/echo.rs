@@ -14,13 +14,8 @@ use super::{
     chosen::{Access, Chosen},
     inject::without,
 };
-use crate::{
-    credential::{Credential, Presented, Value},
-    profile::Template,
-};
+use crate::credential::{Presented, Value};
 
-/// Shorter values may stand in an answer by chance.
-const SHORTEST: usize = 12;
 const HIDDEN: &[u8] = b"***";
 
 /// Takes out of an answer's head what repeats a token that was placed in the request.
@@ -35,8 +30,8 @@ pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
             query(response, &name, presented)?;
         }
     }
-    for name in repeating(&response.headers, credential, presented) {
-        let values: Vec<HeaderValue> = response.headers.get_all(&name).iter().map(|v| masked(v, credential, presented)).collect();
+    for name in repeating(&response.headers, presented) {
+        let values: Vec<HeaderValue> = response.headers.get_all(&name).iter().map(|v| masked(v, presented)).collect();
         response.remove_header(&name);
         for value in values {
             response.append_header(name.clone(), value)?;
@@ -47,10 +42,10 @@ pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
 
 /// The same for trailers.
 pub fn hide_in_trailers(trailers: &mut HeaderMap, chosen: &Chosen) {
-    let Access::Credential { credential, presented, .. } = &chosen.access else { return };
+    let Access::Credential { presented, .. } = &chosen.access else { return };
     for value in trailers.values_mut() {
-        if secrets(credential, presented).any(|secret| holds(value, secret)) {
-            *value = masked(value, credential, presented);
+        if secrets(presented).any(|secret| holds(value, secret)) {
+            *value = masked(value, presented);
         }
     }
 }
@@ -78,7 +73,7 @@ fn query(response: &mut ResponseHeader, name: &HeaderName, presented: &Presented
     let ours = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let same = |ready: &HeaderValue| plain(value).as_bytes() == ready.as_bytes();
-        presented.query.iter().any(|(n, v)| plain(name) == *n && if let Value::Ready(ready) = v { same(ready) } else { true })
+        presented.query.iter().any(|(n, v)| plain(name) == *n && if let Value::Ready(ready, _) = v { same(ready) } else { true })
     };
     let (before, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
     let left = without(before, ours);
@@ -90,9 +85,9 @@ fn plain(text: &str) -> Cow<'_, str> {
 }
 
 /// Names of the fields in which some token of ours stands.
-fn repeating(headers: &HeaderMap, credential: &Credential, presented: &Presented) -> Vec<HeaderName> {
+fn repeating(headers: &HeaderMap, presented: &Presented) -> Vec<HeaderName> {
     let mut found = Vec::new();
-    for secret in secrets(credential, presented) {
+    for secret in secrets(presented) {
         found.extend(
             headers
                 .iter()
@@ -104,22 +99,14 @@ fn repeating(headers: &HeaderMap, credential: &Credential, presented: &Presented
     found
 }
 
-/// Tokens and secrets as they were placed: the longest word of each value, so without `Bearer`.
-fn secrets<'a>(credential: &'a Credential, presented: &'a Presented) -> impl Iterator<Item = &'a [u8]> {
-    let inject = &credential.profile().inject;
-    let templates = inject.headers.iter().chain(&inject.headers_if_absent).map(|(_, t)| t);
-    let templates = templates.chain(inject.query.iter().chain(&inject.cookies).map(|(_, t)| t));
+/// Tokens and secrets as they were placed.
+fn secrets(presented: &Presented) -> impl Iterator<Item = &[u8]> {
     let values = presented.headers.iter().chain(&presented.headers_if_absent).map(|(_, v)| v);
     let values = values.chain(presented.query.iter().chain(&presented.cookies).map(|(_, v)| v));
-    templates.zip(values).filter(|(template, _)| secret(template)).filter_map(|(_, value)| {
-        let Value::Ready(ready) = value else { return None };
-        let word = ready.as_bytes().split(u8::is_ascii_whitespace).max_by_key(|word| word.len())?;
-        (word.len() >= SHORTEST).then_some(word)
+    values.filter_map(|value| match value {
+        Value::Ready(ready, secret) => ready.as_bytes().get(secret.clone()).filter(|word| !word.is_empty()),
+        Value::PerRequest(_) => None,
     })
-}
-
-fn secret(template: &Template) -> bool {
-    template.names().iter().any(|n| matches!(n.split('.').next(), Some("token" | "tokens" | "secrets")))
 }
 
 /// Most fields are shorter than a token, which settles it.
@@ -127,9 +114,9 @@ fn holds(value: &HeaderValue, secret: &[u8]) -> bool {
     value.len() >= secret.len() && value.as_bytes().windows(secret.len()).any(|part| part == secret)
 }
 
-fn masked(value: &HeaderValue, credential: &Credential, presented: &Presented) -> HeaderValue {
+fn masked(value: &HeaderValue, presented: &Presented) -> HeaderValue {
     let mut left = value.as_bytes().to_vec();
-    for secret in secrets(credential, presented) {
+    for secret in secrets(presented) {
         while let Some(at) = left.windows(secret.len()).position(|part| part == secret) {
             left.splice(at..at + secret.len(), HIDDEN.iter().copied());
         }

@@ -29,8 +29,11 @@ const HOP_BY_HOP: [HeaderName; 4] = [
 /// # Errors
 /// A value that is made for each request and cannot be a header value.
 pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Chosen, via: Option<&str>) -> Result<()> {
-    for name in &HOP_BY_HOP {
-        request.remove_header(name);
+    // Most requests have none of them, and one look is cheaper than a search for each.
+    if request.headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        for name in &HOP_BY_HOP {
+            request.remove_header(name);
+        }
     }
     trailers(request, original);
     let mut path = Cow::Borrowed(chosen.path.as_str());
