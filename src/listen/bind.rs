@@ -99,16 +99,10 @@ pub fn bind_for(addresses: &[Address], peers: &Peers) -> Result<Vec<Bound>, Bind
     for address in addresses {
         match one(address, addresses, peers) {
             Ok(bound) => all.push(bound),
-            Err(error) if absent(address, &error) => match instead(address, addresses) {
-                Some(v4) => {
-                    tracing::info!(%address, instead = %v4, "this host has no IPv6");
-                    all.push(one(&v4, addresses, peers).map_err(|error| BindError { address: v4, error })?);
-                }
-                None => {
-                    tracing::info!(%address, "skipped: this host has no IPv6");
-                    skipped = Some(BindError { address: address.clone(), error });
-                }
-            },
+            Err(error) if matches!(address, Address::Tcp(a) if absent(*a, &error)) => {
+                tracing::info!(%address, "skipped: this host has no IPv6");
+                skipped = Some(BindError { address: address.clone(), error });
+            }
             Err(error) => return Err(BindError { address: address.clone(), error }),
         }
     }
@@ -123,15 +117,7 @@ pub fn bind_for(addresses: &[Address], peers: &Peers) -> Result<Vec<Bound>, Bind
 /// # Errors
 /// The address cannot be used.
 pub fn plain(address: SocketAddr) -> io::Result<TcpListener> {
-    let wanted = Address::Tcp(address);
-    let made = tcp(address, &[]).or_else(|error| match instead(&wanted, &[]) {
-        Some(Address::Tcp(v4)) if absent(&wanted, &error) => {
-            tracing::info!(%address, instead = %v4, "this host has no IPv6");
-            tcp(v4, &[])
-        }
-        _ => Err(error),
-    })?;
-    TcpListener::from_std(made)
+    TcpListener::from_std(tcp(address, &[])?)
 }
 
 impl Bound {
@@ -184,7 +170,19 @@ fn one(address: &Address, all: &[Address], peers: &Peers) -> io::Result<Bound> {
     }
 }
 
+/// Where the host has no IPv6, `[::]` is `0.0.0.0`.
 fn tcp(address: SocketAddr, all: &[Address]) -> io::Result<StdTcp> {
+    match exactly(address, all) {
+        Err(error) if absent(address, &error) => {
+            let v4 = instead(address, all).ok_or(error)?;
+            tracing::info!(%address, instead = %v4, "this host has no IPv6");
+            exactly(v4, all)
+        }
+        made => made,
+    }
+}
+
+fn exactly(address: SocketAddr, all: &[Address]) -> io::Result<StdTcp> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let fd = socket(family)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
@@ -224,15 +222,14 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 /// `[::]` means every address of this host: without IPv6 those are the IPv4 ones, unless they have a listener of their own.
-fn instead(address: &Address, all: &[Address]) -> Option<Address> {
-    let Address::Tcp(a) = address else { return None };
-    let v4 = Address::Tcp((Ipv4Addr::UNSPECIFIED, a.port()).into());
-    (a.is_ipv6() && a.ip().is_unspecified() && !all.contains(&v4)).then_some(v4)
+fn instead(address: SocketAddr, all: &[Address]) -> Option<SocketAddr> {
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    (address.is_ipv6() && address.ip().is_unspecified() && !all.contains(&Address::Tcp(v4))).then_some(v4)
 }
 
-fn absent(address: &Address, error: &io::Error) -> bool {
+fn absent(address: SocketAddr, error: &io::Error) -> bool {
     let none = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
-    matches!(address, Address::Tcp(a) if a.is_ipv6()) && error.raw_os_error().is_some_and(|c| none.iter().any(|n| n.raw_os_error() == c))
+    address.is_ipv6() && error.raw_os_error().is_some_and(|c| none.iter().any(|n| n.raw_os_error() == c))
 }
 
 #[cfg(test)]
@@ -264,10 +261,10 @@ mod tests {
 
     #[test]
     fn without_ipv6_every_address_means_every_one_of_ipv4() {
-        let tcp = |a: &str| Address::Tcp(a.parse().unwrap());
-        assert_eq!(instead(&tcp("[::]:80"), &[tcp("[::]:80")]), Some(tcp("0.0.0.0:80")));
-        assert_eq!(instead(&tcp("[::]:80"), &[tcp("[::]:80"), tcp("0.0.0.0:80")]), None);
-        assert_eq!(instead(&tcp("[::1]:80"), &[tcp("[::1]:80")]), None, "loopback is not everybody");
+        let at = |a: &str| a.parse::<SocketAddr>().unwrap();
+        assert_eq!(instead(at("[::]:80"), &[]), Some(at("0.0.0.0:80")));
+        assert_eq!(instead(at("[::]:80"), &[Address::Tcp(at("0.0.0.0:80"))]), None);
+        assert_eq!(instead(at("[::1]:80"), &[]), None, "loopback is not everybody");
     }
 
     #[tokio::test]
