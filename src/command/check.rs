@@ -122,6 +122,12 @@ mod tests {
             let (exit, out) = run(&text(dir), true, Format::Text);
             assert!(exit == Exit::Config && out.contains("lint: state.dir: the guard cannot remember: "), "{out}");
         }
+        let readable = folder.path().join("readable");
+        std::fs::create_dir(&readable).unwrap();
+        std::fs::set_permissions(&readable, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        assert_eq!(run(&text("readable"), true, Format::Text).0, Exit::Done, "`run` closes it to others");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&readable).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o755, "a check changes nothing");
         assert_eq!(run(&text("not-there-yet"), true, Format::Text).0, Exit::Done);
         let elsewhere = Sight { no_secrets: true, ..Sight::default() };
         let file = folder.path().join("c.toml");

@@ -1,7 +1,7 @@
 //! The folder: who may use it, one lock for all changes, files that are old or new but never half.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, Metadata, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -57,6 +57,22 @@ impl Folder {
             }
             other => other.map_err(io_at("use the folder", &self.dir))?,
         };
+        self.judge(&meta)?;
+        if meta.mode() & 0o077 != 0 {
+            std::fs::set_permissions(&self.dir, PermissionsExt::from_mode(0o700)).map_err(io_at("close to others", &self.dir))?;
+        }
+        Ok(())
+    }
+
+    /// The same, and changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`Folder::check`].
+    pub fn look(&self) -> Result<(), Trouble> {
+        self.judge(&std::fs::metadata(&self.dir).map_err(io_at("use the folder", &self.dir))?)
+    }
+
+    fn judge(&self, meta: &Metadata) -> Result<(), Trouble> {
         let wrong = |why: &str| Err(Trouble::Folder { dir: self.dir.clone(), why: why.to_owned() });
         let us = rustix::process::geteuid().as_raw();
         if !meta.is_dir() {
@@ -67,9 +83,6 @@ impl Folder {
         }
         if meta.mode() & 0o022 != 0 {
             return wrong("others may write into it: chmod 700");
-        }
-        if meta.mode() & 0o077 != 0 {
-            std::fs::set_permissions(&self.dir, PermissionsExt::from_mode(0o700)).map_err(io_at("close to others", &self.dir))?;
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ pub use trouble::Trouble;
 /// Why this folder is of no use to us; `None` where it is, or where it is not there yet.
 #[must_use]
 pub fn unusable(dir: &std::path::Path) -> Option<Trouble> {
-    match folder::Folder::new(dir.to_owned()).check(false) {
+    match folder::Folder::new(dir.to_owned()).look() {
         Err(Trouble::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => None,
         other => other.err(),
     }
