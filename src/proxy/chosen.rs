@@ -11,6 +11,7 @@ use crate::{
 };
 
 use super::{
+    outgoing::Outgoing,
     pace::Pace,
     places::{Place, UnderWay},
     reply::Reply,
@@ -74,6 +75,8 @@ pub struct Ctx {
     pub trace: Option<TraceId>,
     /// Set where the body has a known length.
     pub(super) pace: Option<Pace>,
+    /// Of the body of this try.
+    pub(super) outgoing: Outgoing,
     /// The right to be at the upstream; kept over all tries.
     pub(super) place: Option<Place>,
     _under_way: UnderWay,
@@ -98,6 +101,7 @@ impl Ctx {
             open_ended: false,
             trace: None,
             pace: None,
+            outgoing: Outgoing::default(),
             place: None,
             _under_way: under_way,
         }

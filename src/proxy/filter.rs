@@ -18,6 +18,7 @@ use super::{
     echo, failure,
     front::TRIES,
     inject, location,
+    outgoing::Outgoing,
     pace::Pace,
     peer,
     reply::{Cause, Reply},
@@ -72,6 +73,10 @@ fn unsent() -> Box<Error> {
     Error::new_in(ErrorType::InternalError)
 }
 
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 #[async_trait]
 impl ProxyHttp for Proxy {
     type CTX = Ctx;
@@ -119,7 +124,11 @@ impl ProxyHttp for Proxy {
             }
             session.set_read_timeout(Some(patience));
         }
-        Ok(())
+        // Behind a 101 the bytes are another protocol's.
+        if session.was_upgraded() {
+            return Ok(());
+        }
+        ctx.outgoing.pass(body, end).map_err(|odd| Error::because(ErrorType::InternalError, "a request's body", odd))
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
@@ -177,6 +186,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_request_filter(&self, session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+        let empty = session.as_mut().is_body_empty();
+        inject::announce_no_content(request, session.req_header(), empty)?;
+        ctx.outgoing = Outgoing::begin(content_length(&request.headers));
         let chosen = ctx.chosen.as_mut().ok_or_else(unsent)?;
         // Names and connections take their time as well.
         if access::has_left(session) {

@@ -79,6 +79,15 @@ fn trailers(request: &mut RequestHeader, original: &RequestHeader) {
     }
 }
 
+/// HTTP/2 tells by the end of its stream that a request has no content; HTTP/1.1 by a length of 0, without which vendors answer 411 to these methods
+/// (RFC 9110 8.6). What a client sends in HTTP/1.1 has its own word on this already.
+pub fn announce_no_content(request: &mut RequestHeader, original: &RequestHeader, empty: bool) -> Result<()> {
+    let converted = original.version == Version::HTTP_2 && request.version != Version::HTTP_2;
+    let meant = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
+    let framed = request.headers.contains_key(header::CONTENT_LENGTH) || request.headers.contains_key(header::TRANSFER_ENCODING);
+    if converted && meant && empty && !framed { request.insert_header(header::CONTENT_LENGTH, 0) } else { Ok(()) }
+}
+
 /// Removes what the client sent under names that are ours, `_` and `-` being the same to many servers.
 fn strip(request: &mut RequestHeader, placed: &Placed) {
     let ours = |name: &HeaderName| {
@@ -278,6 +287,31 @@ mod tests {
         h2.set_version(Version::HTTP_2);
         trailers(&mut h2, &original);
         assert_eq!(h2.headers["te"], "trailers");
+    }
+
+    #[test]
+    fn only_a_converted_request_of_a_method_that_means_content_says_that_there_is_none() {
+        let told = |method: &str, from: Version, to: Version, empty: bool, fields: &[(&'static str, &str)]| {
+            let mut original = request(fields);
+            original.set_method(method.parse().unwrap());
+            let mut sent = original.clone();
+            original.set_version(from);
+            sent.set_version(to);
+            announce_no_content(&mut sent, &original, empty).unwrap();
+            sent.headers.get("content-length").map(|v| v.to_str().unwrap().to_owned())
+        };
+        let (h1, h2) = (Version::HTTP_11, Version::HTTP_2);
+        for method in ["POST", "PUT", "PATCH"] {
+            assert_eq!(told(method, h2, h1, true, &[]).as_deref(), Some("0"), "{method}");
+        }
+        for method in ["GET", "HEAD", "DELETE", "OPTIONS", "PURGE"] {
+            assert_eq!(told(method, h2, h1, true, &[]), None, "{method}");
+        }
+        assert_eq!(told("POST", h2, h1, false, &[]), None);
+        assert_eq!(told("POST", h2, h2, true, &[]), None);
+        assert_eq!(told("POST", h1, h1, true, &[]), None);
+        assert_eq!(told("POST", h2, h1, true, &[("content-length", "5")]).as_deref(), Some("5"));
+        assert_eq!(told("POST", h2, h1, true, &[("transfer-encoding", "chunked")]), None);
     }
 
     proptest::proptest! {

@@ -15,6 +15,7 @@ pub mod front;
 pub mod head;
 pub mod inject;
 pub mod location;
+pub mod outgoing;
 mod pace;
 mod patient;
 pub mod peer;

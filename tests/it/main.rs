@@ -21,6 +21,7 @@ mod clients;
 mod clock;
 mod commands;
 mod documents;
+mod endings;
 mod failures;
 mod faults;
 mod faults_answers;

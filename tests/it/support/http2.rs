@@ -56,6 +56,25 @@ impl Http2 {
         self.call(Method::GET, path, &[], None, None).await
     }
 
+    /// A request whose body is these DATA frames, one by one; the last one, which may be empty, ends the stream.
+    pub async fn post_pieces(&self, path: &str, headers: &[(&str, &str)], pieces: &[&[u8]]) -> Result<Whole, h2::Error> {
+        let mut request = Request::builder().method(Method::POST).uri(format!("http://{}{path}", self.authority));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let whole = async {
+            let mut send = self.send.clone().ready().await?;
+            let (answer, mut stream) = send.send_request(request.body(()).unwrap(), false)?;
+            for (n, piece) in pieces.iter().enumerate() {
+                // Long enough for the other side to see this frame alone.
+                tokio::task::yield_now().await;
+                stream.send_data(Bytes::copy_from_slice(piece), n + 1 == pieces.len())?;
+            }
+            whole(answer).await
+        };
+        timeout(PATIENCE + Duration::from_secs(10), whole).await.expect("an answer, or an end, in time")
+    }
+
     /// Sends one request and reads its answer to the end; an error means that the stream or the connection was broken off.
     pub async fn call(
         &self,
@@ -78,16 +97,20 @@ impl Http2 {
                     stream.send_trailers(trailers)?;
                 }
             }
-            let (head, mut body) = answer.await?.into_parts();
-            let mut all = Vec::new();
-            while let Some(part) = body.data().await {
-                let part = part?;
-                let _ = body.flow_control().release_capacity(part.len());
-                all.extend_from_slice(&part);
-            }
-            let trailers = body.trailers().await?;
-            Ok(Whole { status: head.status, headers: head.headers, body: all, trailers })
+            whole(answer).await
         };
         timeout(PATIENCE + Duration::from_secs(10), whole).await.expect("an answer, or an end, in time")
     }
+}
+
+async fn whole(answer: h2::client::ResponseFuture) -> Result<Whole, h2::Error> {
+    let (head, mut body) = answer.await?.into_parts();
+    let mut all = Vec::new();
+    while let Some(part) = body.data().await {
+        let part = part?;
+        let _ = body.flow_control().release_capacity(part.len());
+        all.extend_from_slice(&part);
+    }
+    let trailers = body.trailers().await?;
+    Ok(Whole { status: head.status, headers: head.headers, body: all, trailers })
 }
