@@ -1,5 +1,9 @@
 //! The `tls` table: trust and identity of one leg, as data and as what reqwest and pingora take.
 
+mod flaw;
+pub mod pem;
+mod verifier;
+
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -12,7 +16,10 @@ use rustls::{
     crypto::CryptoProvider,
     sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+pub use flaw::Flaw;
+use verifier::Verifier;
 
 /// No file of a `tls` table is larger than this.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -39,6 +46,8 @@ pub struct Tls {
 pub struct Material {
     /// Certificates to trust: the platform's (unless `ca_only`), then those of `ca_file`.
     pub roots: Vec<CertificateDer<'static>>,
+    /// Those of `ca_file` alone: a server that shows one of them is trusted as that server.
+    named: Vec<CertificateDer<'static>>,
     pub identity: Option<Identity>,
     /// Name to ask for and to verify instead of the host connected to.
     pub server_name: Option<String>,
@@ -92,14 +101,15 @@ impl Tls {
     pub fn load(&self) -> Result<Material, String> {
         let mut roots = if self.ca_only { Vec::new() } else { rustls_native_certs::load_native_certs().certs };
         let mut own = self.trusted()?;
-        roots.extend(own.iter().map(|(_, certificate)| certificate.clone()));
+        let named: Vec<_> = own.iter().map(|(_, certificate)| certificate.clone()).collect();
+        roots.extend(named.iter().cloned());
         let identity = self.identity()?;
         if let Some((identity, pair)) = &identity {
             own.extend(identity.chain.iter().map(|c| (pair.cert.clone(), c.clone())));
         }
         self.name()?;
         let (identity, pair) = identity.unzip();
-        Ok(Material { roots, identity, server_name: self.server_name.clone(), pair, own })
+        Ok(Material { roots, named, identity, server_name: self.server_name.clone(), pair, own })
     }
 
     /// Everything that would make [`Tls::load`] fail, by key. `blind`: files that cannot be read here are not missed (`check --no-secrets`).
@@ -157,7 +167,8 @@ impl Tls {
 }
 
 impl Material {
-    /// A configuration for one client: TLS 1.2 and 1.3, chain and name always verified. `alpn`: protocols to offer, best first.
+    /// A configuration for one client: TLS 1.2 and 1.3, certificate, name and time always verified, by chain or because the very certificate stands
+    /// in `ca_file`. A certificate that is refused is told as a [`Flaw`] inside of rustls' error. `alpn`: protocols to offer, best first.
     ///
     /// # Errors
     /// In words: nothing is trusted, or the client certificate cannot be used.
@@ -174,7 +185,8 @@ impl Material {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
-            .with_root_certificates(store);
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(store, self.named.clone(), provider())?));
         let mut config = match (&self.identity, &self.pair) {
             (Some(identity), Some(pair)) => {
                 let held = certified(identity).map_err(|e| format!("client certificate: {e}"))?;
@@ -251,7 +263,7 @@ impl Pair {
         let wrong_key = |what: &str| Fault::new("client_key_file", format!("{}: {what}", self.key.display()), KEY);
         let chain = certificates("client_cert_file", &self.cert)?;
         let text = zeroize::Zeroizing::new(contents("client_key_file", &self.key)?);
-        let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
+        let key = pem::private_key(&text).and_then(Result::ok).ok_or_else(|| {
             let hint = if find(&text, b"ENCRYPTED") { " (an encrypted key cannot be read)" } else { "" };
             wrong_key(&format!("no PEM private key{hint}"))
         })?;
@@ -293,9 +305,8 @@ impl ResolvesClientCert for Rotating {
 
 fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
     let text = contents(key, file)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let wrong = |what: &str| Fault::new(key, format!("{}: {what}", file.display()), CERTIFICATE);
-    match found {
+    match pem::certificates(&text) {
         Ok(list) if !list.is_empty() => Ok(list),
         Ok(_) => Err(wrong("no PEM certificate")),
         Err(_) => Err(wrong("damaged PEM")),

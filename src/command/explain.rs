@@ -94,10 +94,18 @@ pub fn failed(case: &Case<'_>) -> Vec<String> {
 fn tls(case: &Case<'_>, error: &str) -> String {
     let at = format!("credentials.{}.tokens.{}.tls", case.configured.name, case.token);
     let has = |part: &str| error.contains(part);
-    if has("unknown issuer") {
+    if has("is self-signed") || has("authority's own") {
+        format!(
+            "where you know that this is the vendor's own certificate, put it itself into {at}.ca_file (its name and time are still checked); \
+             otherwise something in between answers"
+        )
+    } else if has("unknown issuer") {
         format!(
             "the certificate's issuer is not among those trusted here: name the vendor's own CA in {at}.ca_file, or update this system's CA certificates"
         )
+    } else if has("it names none") {
+        "the vendor must have its certificate made anew with a subjectAltName (openssl req -x509 … -addext \"subjectAltName=DNS:…\")"
+            .to_owned()
     } else if has("is for another name") {
         format!(
             "the certificate does not name the host that was called: check the host in {}; {at}.server_name only where the vendor documents another name",

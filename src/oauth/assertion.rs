@@ -10,7 +10,10 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::request::{self, Refused};
-use crate::profile::{Scope, Template, model::Assertion};
+use crate::{
+    profile::{Scope, Template, model::Assertion},
+    tls::pem,
+};
 
 /// 2020-01-01T00:00:00Z. A wall clock before that is a machine without a clock: an assertion dated by it would be refused, and the refusal counted.
 pub const CLOCK_SET: Duration = Duration::from_hours(438_288);
@@ -96,46 +99,59 @@ fn claims(spec: &Assertion, usual: Usual<'_>, scope: &Scope<'_>, wall: Duration)
     Ok(claims)
 }
 
-/// The key: a PEM private key (PKCS#8; RSA also PKCS#1), or for HS* the secret's bytes. Nothing of it is ever in an error.
+/// The key: the first PEM private key of the secret (PKCS#8, RSA also PKCS#1, EC also SEC 1), whatever stands beside it, or for HS* the secret's
+/// bytes. Nothing of it is ever in an error.
 fn key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, Refused> {
     let text = request::render(&spec.key, scope)?;
     let who = name(&spec.key);
     if text.is_empty() {
         return Err(Refused::new(format!("{who}: the key is empty")));
     }
-    let pem = text.as_bytes();
-    let made = match spec.alg {
-        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => return Ok(EncodingKey::from_secret(pem)),
-        Algorithm::ES256 | Algorithm::ES384 => match sec1(pem, spec.alg) {
-            Some(key) => return Ok(key),
-            None => EncodingKey::from_ec_pem(pem),
-        },
-        Algorithm::EdDSA => EncodingKey::from_ed_pem(pem),
-        _ if text.contains("PUBLIC KEY-----") || text.contains("BEGIN CERTIFICATE-----") => {
-            return Err(Refused::new(format!("{who}: not a PEM private key (it is a public key or a certificate)")));
-        }
-        _ => EncodingKey::from_rsa_pem(pem),
+    if matches!(spec.alg, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) {
+        return Ok(EncodingKey::from_secret(text.as_bytes()));
+    }
+    let Some(section) = pem::first_key(text.as_bytes()) else {
+        return Err(Refused::new(format!("{who}: {}", why_none(&text))));
     };
-    made.map_err(|_| Refused::new(format!("{who}: {}", why_not(&text, spec.alg))))
+    let plain = section.plain();
+    let found = plain.as_bytes();
+    let made = match spec.alg {
+        Algorithm::ES256 | Algorithm::ES384 if section.label == "EC PRIVATE KEY" => sec1(found, spec.alg),
+        Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(found).ok(),
+        Algorithm::EdDSA => EncodingKey::from_ed_pem(found).ok(),
+        _ => EncodingKey::from_rsa_pem(found).ok(),
+    };
+    made.ok_or_else(|| {
+        // A key of OpenSSL's old form (RFC 1421 4.4) says so inside.
+        let why = if plain.contains("ENCRYPTED") {
+            ENCRYPTED.to_owned()
+        } else {
+            format!("a damaged private key, or one of another kind than {:?} needs", spec.alg)
+        };
+        Refused::new(format!("{who}: {why}"))
+    })
 }
 
+const ENCRYPTED: &str = "an encrypted private key cannot be read; decrypt it with `openssl pkcs8 -topk8 -nocrypt`";
+
 /// A SEC1 key ("EC PRIVATE KEY", RFC 5915), which jsonwebtoken takes only as PKCS#8.
-fn sec1(pem: &[u8], alg: Algorithm) -> Option<EncodingKey> {
-    let PrivateKeyDer::Sec1(der) = PrivateKeyDer::from_pem_slice(pem).ok()? else { return None };
+fn sec1(plain: &[u8], alg: Algorithm) -> Option<EncodingKey> {
+    let PrivateKeyDer::Sec1(der) = PrivateKeyDer::from_pem_slice(plain).ok()? else { return None };
     let curve = if alg == Algorithm::ES384 { &ECDSA_P384_SHA384_FIXED_SIGNING } else { &ECDSA_P256_SHA256_FIXED_SIGNING };
     let pair = EcdsaKeyPair::from_private_key_der(curve, der.secret_sec1_der()).ok()?;
     Some(EncodingKey::from_ec_der(pair.to_pkcs8v1().ok()?.as_ref()))
 }
 
-/// What is wrong with a key, judged by its labels alone.
-fn why_not(pem: &str, alg: Algorithm) -> String {
-    match pem {
-        p if p.contains("ENCRYPTED") => "an encrypted private key cannot be read; decrypt it with `openssl pkcs8 -topk8 -nocrypt`".into(),
-        p if p.contains("PUBLIC KEY-----") || p.contains("BEGIN CERTIFICATE-----") => {
-            "not a PEM private key (it is a public key or a certificate)".into()
-        }
-        p if p.contains("PRIVATE KEY-----") => format!("a damaged private key, or one of another kind than {alg:?} needs"),
-        _ => "not a PEM private key".into(),
+/// Why a text holds no private key that could be used, judged by the labels in it alone.
+fn why_none(text: &str) -> &'static str {
+    let mut labels = pem::sections(text.as_bytes()).map(|section| section.label).peekable();
+    if labels.peek().is_none() {
+        return "not a PEM private key";
+    }
+    if labels.any(|label| label.ends_with("PRIVATE KEY")) {
+        ENCRYPTED
+    } else {
+        "not a PEM private key (it is a public key or a certificate)"
     }
 }
 

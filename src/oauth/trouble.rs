@@ -2,7 +2,9 @@
 
 use std::error::Error;
 
-use rustls::{AlertDescription, CertificateError};
+use rustls::AlertDescription;
+
+use crate::tls::Flaw;
 
 /// What to say of an error of reqwest. `clock_wrong`: the wall clock is not set, which makes every certificate look wrong.
 #[must_use]
@@ -46,24 +48,11 @@ pub fn words(error: &reqwest::Error, clock_wrong: bool) -> String {
 
 fn tls_words(error: &rustls::Error) -> String {
     match error {
-        rustls::Error::InvalidCertificate(why) => format!("certificate {}", certificate_words(why)),
+        rustls::Error::InvalidCertificate(found) => format!("certificate {}", Flaw::new(found, None)),
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => "the server wants a client certificate".into(),
         rustls::Error::AlertReceived(alert) => format!("the server refused the handshake ({alert:?})"),
         rustls::Error::PeerIncompatible(_) => "no common version or cipher (1.2 and 1.3 are spoken)".into(),
         rustls::Error::InvalidMessage(_) => "the answer is not TLS".into(),
         _ => "handshake failed".into(),
-    }
-}
-
-fn certificate_words(why: &CertificateError) -> &'static str {
-    match why {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired",
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "is not valid yet",
-        CertificateError::UnknownIssuer => "has an unknown issuer (is ca_file needed?)",
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "is for another name",
-        CertificateError::Revoked => "is revoked",
-        CertificateError::BadSignature => "has a bad signature",
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => "is not for servers",
-        _ => "cannot be accepted",
     }
 }

@@ -12,8 +12,10 @@ use aws_lc_rs::{
 use base64::{Engine, prelude::BASE64_STANDARD, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::{Timestamp, fmt::strtime, tz::TimeZone};
 use minijinja::{Environment, Error, ErrorKind, Value, value::Object};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::{fmt, fmt::Write, sync::Arc, time::Duration};
+
+use crate::tls::pem;
 
 /// What a filter of ours has to say; the only words of an error that may be shown.
 #[derive(Debug, thiserror::Error)]
@@ -97,19 +99,23 @@ fn basic(user: &Value, password: &Value) -> Result<String, Error> {
 
 /// DER of the first certificate in a PEM text.
 fn cert_der(pem: &[u8]) -> Result<Vec<u8>, Error> {
-    let cert = CertificateDer::from_pem_slice(pem).map_err(|_| complain("cert_der: no PEM certificate"))?;
+    let cert = certificate(pem).ok_or_else(|| complain("cert_der: no PEM certificate"))?;
     x509_parser::parse_x509_certificate(&cert).map_err(|_| complain("cert_der: not an X.509 certificate"))?;
     Ok(cert.to_vec())
 }
 
 /// `SubjectPublicKeyInfo` (RFC 5280 4.1) of a PEM private key (PKCS#8, PKCS#1, SEC 1) or certificate.
 fn spki_der(pem: &[u8]) -> Result<Vec<u8>, Error> {
-    if let Ok(key) = PrivateKeyDer::from_pem_slice(pem) {
+    if let Some(Ok(key)) = pem::private_key(pem) {
         return public_half(&key).ok_or_else(|| complain("spki_der: neither an RSA, an EC (P-256, P-384, P-521) nor an Ed25519 key"));
     }
-    let cert = CertificateDer::from_pem_slice(pem).map_err(|_| complain("spki_der: neither a PEM private key nor a certificate"))?;
+    let cert = certificate(pem).ok_or_else(|| complain("spki_der: neither a PEM private key nor a certificate"))?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&cert).map_err(|_| complain("spki_der: not an X.509 certificate"))?;
     Ok(parsed.tbs_certificate.subject_pki.raw.to_vec())
+}
+
+fn certificate(pem: &[u8]) -> Option<CertificateDer<'static>> {
+    pem::certificates(pem).ok()?.into_iter().next()
 }
 
 fn public_half(key: &PrivateKeyDer<'_>) -> Option<Vec<u8>> {

@@ -34,6 +34,24 @@ fn a_ca_file_and_a_client_certificate_are_loaded() {
 }
 
 #[test]
+fn byte_order_marks_windows_line_ends_and_company_are_no_mistakes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = made(&["a.example"]);
+    for (cert, key) in [
+        (format!("\u{feff}{cert}"), format!("\u{feff}{key}")),
+        (format!("\u{feff}{}", cert.replace('\n', "\r\n")), format!("\u{feff}{}", key.replace('\n', "\r\n"))),
+        (format!("{key}{cert}"), format!("{cert}{key}")),
+        (cert.replace('\n', "\\n"), key.replace('\n', "\\n")),
+    ] {
+        let (cert, key) = (written(&folder, "c.pem", &cert), written(&folder, "k.pem", &key));
+        let tls =
+            Tls { ca_file: Some(cert.clone()), client_cert_file: Some(cert), client_key_file: Some(key), ca_only: true, ..Tls::default() };
+        let material = tls.load().unwrap();
+        assert_eq!((material.roots.len(), material.identity.unwrap().chain.len()), (1, 1));
+    }
+}
+
+#[test]
 fn each_mistake_is_told_in_words_with_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = made(&["a.example"]);

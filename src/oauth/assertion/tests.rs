@@ -178,6 +178,30 @@ fn a_key_that_cannot_sign_is_told_in_words_without_its_text() {
 }
 
 #[test]
+fn the_first_private_key_of_a_secret_signs_in_whatever_dress_it_comes() {
+    let k = &*KEYS;
+    let cert = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap().cert.pem();
+    let public = k.p256.0.replace("PRIVATE", "PUBLIC");
+    let rows = [(Algorithm::RS256, &k.rsa.0), (Algorithm::RS256, &k.pkcs1), (Algorithm::ES256, &k.p256.0), (Algorithm::ES256, &k.sec1)];
+    for (alg, key) in rows.into_iter().chain([(Algorithm::EdDSA, &k.ed.0)]) {
+        let one_line = |text: &str| text.trim_end().replace('\n', "\\n");
+        let dresses = [
+            format!("{cert}{key}"),
+            format!("{key}{cert}"),
+            format!("{public}{key}{cert}"),
+            format!("{key}{}", k.p384.0),
+            one_line(&format!("{cert}{key}")),
+            one_line(key),
+            format!("\u{feff}{}", key.replace('\n', "\r\n")),
+            format!("issued for app 1\n{key}"),
+        ];
+        for text in dresses {
+            signed(&spec(alg), &text).unwrap_or_else(|e| panic!("{alg:?}: {} for {text}", e.why));
+        }
+    }
+}
+
+#[test]
 fn a_clock_that_is_not_set_signs_nothing_and_is_tried_again() {
     let secrets = values(&[("private_key", "k")]);
     let refused = sign(&spec(Algorithm::HS256), USUAL, &scope(&secrets), Duration::from_secs(12)).expect_err("should be refused");
