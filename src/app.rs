@@ -45,6 +45,7 @@ pub struct App {
     metrics: Metrics,
     reloader: Reloader,
     leaving: Arc<AtomicBool>,
+    exposition: Admin,
     stop_admin: watch::Sender<bool>,
     poller: JoinHandle<()>,
 }
@@ -107,11 +108,12 @@ impl App {
             leaving: leaving.clone(),
             started: Now::now(),
             salt,
+            unread: Arc::default(),
         };
         let (stop_admin, stopped) = watch::channel(false);
-        spawn_admin(admin.clone().serve(admin_listener, set(stopped.clone())));
+        spawn_admin(admin.clone().serve(admin_listener, stopped.clone()));
         if let Some(listener) = metrics_listener {
-            spawn_admin(admin.serve_read_only(listener, set(stopped)));
+            tokio::spawn(admin.clone().serve_read_only(listener, stopped));
         }
         let poller = tokio::spawn(reloader.clone().poll());
         Ok(Self {
@@ -124,6 +126,7 @@ impl App {
             metrics,
             reloader,
             leaving,
+            exposition: admin,
             stop_admin,
             poller,
         })
@@ -153,6 +156,12 @@ impl App {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What `/metrics` would say if it were rendered now; the ports share a rendering for a second.
+    #[must_use]
+    pub fn exposition(&self) -> Vec<u8> {
+        self.exposition.render_metrics()
     }
 
     /// What SIGTERM does: not ready any more, `linger`, then drain, as configured. True if nothing had to be cut off.
@@ -190,11 +199,6 @@ fn port(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartErro
 
 fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|error| StartError::Port { key, address: ([0, 0, 0, 0], 0).into(), error })
-}
-
-async fn set(mut flag: watch::Receiver<bool>) {
-    // An error means that the program is gone: stop as well.
-    let _ = flag.wait_for(|stop| *stop).await;
 }
 
 fn spawn_admin(serve: impl Future<Output = std::io::Result<()>> + Send + 'static) {

@@ -1,11 +1,15 @@
-//! The admin port: metrics, health, status, the status page, refresh, unlatch and reload (CONTRACT 5). axum; loopback only by default.
+//! The admin port: metrics, health, status, the status page, refresh, unlatch and reload (CONTRACT 5). axum over HTTP/1.1; loopback or a Unix socket.
 
 mod advice;
+mod exposition;
 mod guardrail;
 mod health;
 mod page;
 mod patience;
+mod seats;
+mod serve;
 mod status;
+mod unread;
 
 use std::sync::{
     Arc,
@@ -21,19 +25,22 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
+use bytes::Bytes;
 use http::{StatusCode, header};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
 pub use health::Verdict;
+pub use serve::Socket;
 pub use status::{ProblemState, StatusPage};
 
-use patience::Patience;
+use seats::Seats;
+use unread::Unread;
 
 use crate::{
     reload::{Outcome, Reloader},
     snapshot::Snapshot,
-    telemetry::{CredentialGauges, Metrics, TokenGauges},
-    token::{Doing, Now},
+    telemetry::Metrics,
+    token::Now,
 };
 
 /// What the admin port knows of the program.
@@ -49,14 +56,15 @@ pub struct Admin {
     pub started: Now,
     /// Salts token fingerprints, so that they say nothing across restarts.
     pub salt: [u8; 16],
+    pub unread: Arc<Unread>,
 }
 
 impl Admin {
-    /// Serves everything on `listener` until `stop` resolves.
+    /// Serves everything on `listener` until `stop` says true.
     ///
     /// # Errors
-    /// What the listener says when it breaks.
-    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
+    /// The listener does not know its own address.
+    pub async fn serve(self, listener: TcpListener, stop: watch::Receiver<bool>) -> std::io::Result<()> {
         let bound = listener.local_addr()?;
         let guarded = Router::new()
             .route("/api/status", get(api_status))
@@ -64,17 +72,20 @@ impl Admin {
             .route("/api/reload", post(reload))
             .merge(page::routes())
             .route_layer(middleware::from_fn_with_state((self.clone(), bound), guardrail::check));
-        let app = guarded.merge(read_only()).fallback(not_found).with_state(self);
-        axum::serve(Patience::new(listener), app).with_graceful_shutdown(stop).await
+        let app = guarded.merge(read_only()).fallback(not_found);
+        self.answer(Socket::Tcp(listener), app, stop).await;
+        Ok(())
     }
 
-    /// Serves what kubelet and Prometheus need and nothing else, to any Host.
-    ///
-    /// # Errors
-    /// What the listener says when it breaks.
-    pub async fn serve_read_only(self, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) -> std::io::Result<()> {
-        let app = read_only().fallback(not_found).with_state(self);
-        axum::serve(Patience::new(listener), app).with_graceful_shutdown(stop).await
+    /// Serves what kubelet and Prometheus need and nothing else, to any Host, until `stop` says true.
+    pub async fn serve_read_only(self, listener: TcpListener, stop: watch::Receiver<bool>) {
+        self.answer(Socket::Tcp(listener), read_only().fallback(not_found), stop).await;
+    }
+
+    async fn answer(self, socket: Socket, app: Router<Self>, stop: watch::Receiver<bool>) {
+        let seats = Seats::new(seats::MOST);
+        self.unread.watch(&seats);
+        serve::serve(socket, app.with_state(self), seats, stop).await;
     }
 
     /// What `/readyz` answers.
@@ -84,60 +95,6 @@ impl Admin {
         }
         health::ready(snapshot)
     }
-
-    /// The text exposition, gauges as they stand now.
-    #[must_use]
-    pub fn render_metrics(&self) -> Vec<u8> {
-        let snapshot = self.snapshot.load_full();
-        let (mut tokens, mut credentials) = (Vec::new(), Vec::new());
-        let now = Now::now();
-        for credential in snapshot.credentials.values() {
-            let states = credential.tokens();
-            let (mut latched, mut rejections) = (false, 0);
-            for spec in &credential.profile().tokens {
-                let mut gauges = TokenGauges {
-                    credential: credential.name().clone(),
-                    token: spec.name.clone(),
-                    expiry: 0.0,
-                    refresh: 0.0,
-                    last_success: 0.0,
-                    sendable: false,
-                    resting: false,
-                };
-                // Partitions have no label of their own: the earliest expiry, and 1 where any may be sent.
-                for state in states.iter().filter(|s| s.token == spec.name) {
-                    let status = &state.status;
-                    latched |= matches!(status.doing, Doing::Held { latched: true, .. });
-                    rejections = rejections.max(status.rejections);
-                    gauges.resting |= matches!(status.doing, Doing::Resting);
-                    if let Doing::Due(at) | Doing::Held { until: Some(at), .. } = status.doing {
-                        gauges.refresh = earliest(gauges.refresh, at.wall().as_secs_f64());
-                    }
-                    if let Some(token) = status.token.as_ref().filter(|t| t.expires > now) {
-                        gauges.expiry = earliest(gauges.expiry, token.expires.wall().as_secs_f64());
-                        gauges.sendable |= token.send_until > now;
-                    }
-                    if let Some(token) = &status.token {
-                        gauges.last_success = gauges.last_success.max(token.issued.sent.wall().as_secs_f64());
-                    }
-                }
-                tokens.push(gauges);
-            }
-            credentials.push(CredentialGauges {
-                credential: credential.name().clone(),
-                profile: credential.profile().name.clone(),
-                latched,
-                rejections,
-                waiters: credential.waiters(),
-            });
-        }
-        self.metrics.render(&tokens, &credentials)
-    }
-}
-
-/// The smaller of two Unix times, where 0 means "none".
-fn earliest(a: f64, b: f64) -> f64 {
-    if a == 0.0 { b } else { a.min(b) }
 }
 
 fn read_only() -> Router<Admin> {
@@ -149,8 +106,10 @@ fn read_only() -> Router<Admin> {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let body = admin.render_metrics();
-    respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
+    match admin.unread.metrics(|| admin.render_metrics()).await {
+        Some(body) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
+        None => crowded(),
+    }
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
@@ -172,7 +131,7 @@ fn health_answer(verdict: &Verdict) -> Response {
 }
 
 async fn api_status(State(admin): State<Admin>) -> Response {
-    json(StatusCode::OK, &StatusPage::of(&admin))
+    large(&admin, StatusCode::OK, "application/json", || json_bytes(&StatusPage::of(&admin))).await
 }
 
 /// What `POST /api/reload` answers.
@@ -193,7 +152,8 @@ async fn reload(State(admin): State<Admin>) -> Response {
         Outcome::Applied { .. } | Outcome::Unchanged => (StatusCode::OK, Vec::new()),
     };
     let (generation, restart) = (admin.snapshot.load().generation, admin.reloader.needs_restart());
-    json(status, &Reloaded { outcome: status::word(&outcome), generation, problems, restart })
+    let answer = Reloaded { outcome: status::word(&outcome), generation, problems, restart };
+    large(&admin, status, "application/json", || json_bytes(&answer)).await
 }
 
 async fn act(State(admin): State<Admin>, Path((name, action)): Path<(String, String)>) -> Response {
@@ -218,15 +178,27 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response {
     respond(status, "text/plain; charset=utf-8", body.into().into_bytes())
 }
 
-fn json(status: StatusCode, body: &impl serde::Serialize) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(body) => respond(status, "application/json", body),
-        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
+/// An answer that may be large: it is made once there is room for it.
+async fn large(admin: &Admin, status: StatusCode, content_type: &'static str, render: impl FnOnce() -> Vec<u8>) -> Response {
+    match admin.unread.hold(render).await {
+        Some(body) => respond(status, content_type, body),
+        None => crowded(),
     }
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response {
-    let mut response = Response::new(Body::from(body));
+fn crowded() -> Response {
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "too many answers lie here unread\n");
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    response
+}
+
+fn json_bytes(body: &impl serde::Serialize) -> Vec<u8> {
+    // Maps with keys that are no text, the only thing that could fail, are not among our answers.
+    serde_json::to_vec(body).unwrap_or_default()
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Body::from(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));

@@ -67,7 +67,7 @@ pub struct BindError {
     pub error: io::Error,
 }
 
-/// A socket that accepts. A Unix socket's file goes with it.
+/// A socket that accepts.
 #[derive(Debug)]
 pub struct Bound {
     address: Address,
@@ -77,8 +77,31 @@ pub struct Bound {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    /// With device and inode of its file, so that no other's is removed.
-    Unix(UnixListener, (u64, u64), Peers),
+    /// Its file goes with it.
+    Unix(UnixListener, #[expect(dead_code, reason = "its drop removes the file")] SocketFile, Peers),
+}
+
+/// The file of a Unix socket that listens: removed when this is dropped, unless another has taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    ours: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), ours: (meta.dev(), meta.ino()) })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.ours) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Binds all of them, or none. Where the host has no IPv6, `[::]` is `0.0.0.0`, and another IPv6 address is skipped if one is left.
@@ -120,6 +143,15 @@ pub fn plain(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(tcp(address, &[])?)
 }
 
+/// A Unix socket with this mode for whoever accepts by himself, and its file. What nobody listens on any more is replaced.
+///
+/// # Errors
+/// The path cannot be used: somebody listens there, or there is something that is no socket.
+pub fn plain_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    let listener = UnixListener::from_std(unix(path, mode)?)?;
+    Ok((listener, SocketFile::at(path)?))
+}
+
 impl Bound {
     #[must_use]
     pub fn address(&self) -> &Address {
@@ -146,16 +178,6 @@ impl Bound {
     }
 }
 
-impl Drop for Bound {
-    fn drop(&mut self) {
-        if let (Address::Unix(path), Socket::Unix(_, ours, _)) = (&self.address, &self.socket)
-            && fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == *ours)
-        {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
 fn one(address: &Address, all: &[Address], peers: &Peers) -> io::Result<Bound> {
     match address {
         Address::Tcp(a) => {
@@ -163,9 +185,8 @@ fn one(address: &Address, all: &[Address], peers: &Peers) -> io::Result<Bound> {
             Ok(Bound { address: Address::Tcp(listener.local_addr()?), socket: Socket::Tcp(listener) })
         }
         Address::Unix(path) => {
-            let listener = UnixListener::from_std(unix(path, peers.mode())?)?;
-            let meta = fs::symlink_metadata(path)?;
-            Ok(Bound { address: address.clone(), socket: Socket::Unix(listener, (meta.dev(), meta.ino()), peers.clone()) })
+            let (listener, file) = plain_unix(path, peers.mode())?;
+            Ok(Bound { address: address.clone(), socket: Socket::Unix(listener, file, peers.clone()) })
         }
     }
 }

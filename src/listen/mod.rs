@@ -27,7 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub use bind::{Address, BindError, Bound, Peers, bind, bind_for, plain};
+pub use bind::{Address, BindError, Bound, Peers, SocketFile, bind, bind_for, plain, plain_unix};
 pub use descriptors::Descriptors;
 
 use client::Client;

@@ -8,7 +8,6 @@ use tokio::time::timeout;
 
 use crate::support::{
     endpoint::Endpoint,
-    http2::Http2,
     issuer::{Issuer, PATIENCE},
     raw::RawClient,
     sidecar::{PORTS, Sidecar, plain},
@@ -340,18 +339,4 @@ async fn h5_one_token_has_another_fingerprint_after_each_start() {
         seen.insert(mark);
     }
     assert_eq!(seen.len(), 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_admin_port_answers_http_2_by_the_same_names() {
-    let (issuer, vendor) = parties().await;
-    let sidecar = Sidecar::start(&acme(&issuer, &vendor)).await;
-    let h2 = Http2::connect(sidecar.app.admin()).await;
-    assert_eq!(h2.get("/api/status").await.unwrap().status, 200);
-    assert_eq!(h2.get("/").await.unwrap().status, 200);
-    assert_eq!(h2.clone().to("evil.example").get("/api/status").await.unwrap().status, 403);
-    for host in ["evil.example", "localhost"] {
-        let answer = h2.call(Method::GET, "/api/status", &[("host", host)], None, None).await.unwrap();
-        assert_eq!(answer.status, 403, "two names that differ: {host}");
-    }
 }

@@ -27,10 +27,12 @@ fn acme(issuer: &Issuer, vendor: &Vendor) -> String {
     plain("acme", &format!("{}/token", issuer.url()), &vendor.url())
 }
 
+/// What the port would say now; what it says may be a second old.
 async fn scrape(sidecar: &Sidecar) -> String {
     let answer = sidecar.admin("/metrics").await;
     assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
-    answer.text().await.unwrap()
+    assert!(answer.text().await.unwrap().starts_with("# HELP cupbearer_"));
+    String::from_utf8(sidecar.app.exposition()).unwrap()
 }
 
 /// Names with labels, a histogram as its `_count`; what the client library says of the process aside.

@@ -5,9 +5,10 @@ mod html;
 mod render;
 
 use axum::{Router, extract::State, response::Response, routing::get};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 
-use super::{Admin, StatusPage, respond};
+use super::{Admin, StatusPage, large, respond};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -21,18 +22,21 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub(super) fn routes() -> Router<Admin> {
     Router::new()
         .route("/", get(page))
-        .route("/page/page.css", get(|| async { guarded("text/css; charset=utf-8", STYLE.to_owned()) }))
-        .route("/page/page.js", get(|| async { guarded("text/javascript; charset=utf-8", SCRIPT.to_owned()) }))
-        .route("/page/icon.svg", get(|| async { guarded("image/svg+xml", ICON.to_owned()) }))
+        .route("/page/page.css", get(|| async { part("text/css; charset=utf-8", STYLE) }))
+        .route("/page/page.js", get(|| async { part("text/javascript; charset=utf-8", SCRIPT) }))
+        .route("/page/icon.svg", get(|| async { part("image/svg+xml", ICON) }))
 }
 
 async fn page(State(admin): State<Admin>) -> Response {
-    let live = render::live(&StatusPage::of(&admin));
-    guarded("text/html; charset=utf-8", PAGE.replacen("<!--live-->", &live, 1))
+    let render = || PAGE.replacen("<!--live-->", &render::live(&StatusPage::of(&admin)), 1).into_bytes();
+    guarded(large(&admin, StatusCode::OK, "text/html; charset=utf-8", render).await)
 }
 
-fn guarded(content_type: &'static str, body: String) -> Response {
-    let mut response = respond(StatusCode::OK, content_type, body.into_bytes());
+fn part(content_type: &'static str, body: &'static str) -> Response {
+    guarded(respond(StatusCode::OK, content_type, Bytes::from_static(body.as_bytes())))
+}
+
+fn guarded(mut response: Response) -> Response {
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_FRAME_OPTIONS, "DENY"),
