@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -14,6 +16,7 @@ use zeroize::Zeroizing;
 use super::{
     assertion::{self, Usual},
     client::TokenClient,
+    pick::Answer,
     request::{self, Refused, Request},
     response::{self, Moment},
     rules,
@@ -42,20 +45,43 @@ pub struct TokenCall {
     pub known: Known,
 }
 
-/// The token got last and the one before it: a vendor that refuses the next may tell them back, and then they are scrubbed.
+/// What earlier calls have taught.
 #[derive(Default)]
-pub struct Known(Mutex<[Option<Arc<Zeroizing<String>>>; 2]>);
+pub struct Known {
+    /// The token got last and the one before it: a vendor that refuses the next may tell them back, and then they are scrubbed.
+    tokens: Mutex<[Option<Arc<Zeroizing<String>>>; 2]>,
+    clock: Arc<VendorClock>,
+}
+
+/// How many seconds the vendor's clock is ahead of ours, where a refused assertion showed that they differ; 0 until then.
+#[derive(Default)]
+struct VendorClock(AtomicI64);
+
+impl VendorClock {
+    /// The time by which assertions are dated when ours is `wall`.
+    fn time(&self, wall: Duration) -> Duration {
+        let ahead = self.0.load(Relaxed);
+        let by = Duration::from_secs(ahead.unsigned_abs());
+        if ahead < 0 { wall.saturating_sub(by) } else { wall.saturating_add(by) }
+    }
+
+    /// It was `date` there when it was `wall` here.
+    fn learn(&self, date: Duration, wall: Duration) {
+        let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
+        self.0.store(seconds(date).saturating_sub(seconds(wall)), Relaxed);
+    }
+}
 
 impl Known {
     fn learn(&self, token: &Arc<Zeroizing<String>>) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if held[0].as_ref() != Some(token) {
             *held = [Some(token.clone()), held[0].take()];
         }
     }
 
     fn add_to(&self, scrub: &mut Scrub) {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let held = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone();
         held.iter().flatten().for_each(|token| scrub.add(token));
     }
 }
@@ -84,6 +110,7 @@ impl Fetch for TokenCall {
                 parents: self.named(spec, parents),
                 values,
                 key: None,
+                clock: self.known.clock.clone(),
             };
             // A trial run: what cannot be made is found before an attempt is spent on it.
             let trial = attempt.make(Now::now().wall()).map_err(|r| r.failure(&attempt.scrub))?;
@@ -119,6 +146,7 @@ struct Attempt {
     parents: Vec<(Arc<str>, Arc<Zeroizing<String>>)>,
     values: Values,
     key: Option<GuardKey>,
+    clock: Arc<VendorClock>,
 }
 
 /// What an attempt comes to.
@@ -143,9 +171,10 @@ impl Attempt {
         self.profile.tokens.get(self.index).ok_or_else(|| Refused::new("no such token in the profile"))
     }
 
-    /// Renders and signs. Pure but for the fresh `jti`.
+    /// Renders and signs. Pure but for the fresh `jti` and the vendor's clock, which dates what is signed.
     fn make(&self, wall: Duration) -> Result<Made, Refused> {
         let spec = self.spec()?;
+        let wall = if spec.assertion.is_some() { self.clock.time(wall) } else { wall };
         let tokens: Vec<(&str, &str)> = self.parents.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         let partition: Vec<(&str, &str)> = self.partition.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         let scope = Scope {
@@ -228,19 +257,27 @@ impl Prepared for Attempt {
             let spec = profile.tokens.get(self.index).ok_or_else(|| Refused::new("no such token in the profile").failure(&self.scrub))?;
             let answer = self.client.send(*request, spec.timeout).await?;
             let read = response::read(&answer, &spec.name, &spec.response, &profile.errors, Moment { sent, wall }, &mut self.scrub);
-            read.map_err(|mut failure| {
-                let skew = assertion
-                    .as_ref()
-                    .and_then(|_| rules::skew(&answer, wall))
-                    .filter(|_| matches!(failure.class, Class::Rejected | Class::Config));
-                if let Some(skew) = skew {
-                    let seconds = skew.as_secs();
-                    // Writing to a String cannot fail.
-                    let _ = write!(failure.error, "; our clock and the vendor's differ by {seconds} s, and the assertion is dated by ours");
-                }
-                failure
-            })
+            read.map_err(|failure| if assertion.is_some() { self.blame_clock(failure, &answer, Now::now().wall()) } else { failure })
         })
+    }
+}
+
+impl Attempt {
+    /// A refused assertion that was dated by another clock than the vendor's, as its answer shows, says nothing of the secret: later ones are dated by
+    /// the vendor's. `wall`: ours when the answer came.
+    fn blame_clock(&self, failure: Failure, answer: &Answer, wall: Duration) -> Failure {
+        let dated = self.clock.time(wall);
+        let Some(date) = rules::other_time(answer, dated).filter(|_| matches!(failure.class, Class::Rejected | Class::Config)) else {
+            return failure;
+        };
+        self.clock.learn(date, wall);
+        let (seconds, how) = (date.abs_diff(dated).as_secs(), if date > dated { "behind" } else { "ahead of" });
+        let error = format!(
+            "{}; the clock that dated the assertion is {seconds} s {how} the vendor's, so it was refused for its date, as it seems: the next is \
+             dated by the vendor's clock",
+            failure.error
+        );
+        Failure { class: Class::Config, client_refused: false, error, ..failure }
     }
 }
 
@@ -268,6 +305,8 @@ fn unread(error: String) -> Failure {
     Failure { class: Class::Unreadable, status: None, error, wait: None, client_refused: false, timed_out: false }
 }
 
+#[cfg(test)]
+mod answer_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::{
     assertion::CLOCK_SET,
+    coding::{self, Stuck},
     pick::{Answer, Body},
     request::Request,
     trouble,
@@ -24,8 +25,10 @@ use crate::{
     token::{Class, Failure, Now},
 };
 
-/// Largest answer that is read, after decompression.
+/// Largest answer that is read, after its content codings are undone.
 const MAX_BODY: usize = 64 * 1024;
+/// And before: what cannot be made smaller is made a little larger by them.
+const MAX_PACKED: usize = MAX_BODY + 4 * 1024;
 /// Longer than this nobody keeps an idle connection for us.
 const POOL_IDLE: Duration = Duration::from_secs(90);
 /// A `server_name` is bound to one client per host; token URLs come from configuration, so there are few.
@@ -93,10 +96,16 @@ impl TokenClient {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // The status counts even where the body never comes to an end, so the body has a limit of its own, just before the total one.
         let rest = timeout.saturating_sub(started.until(Now::now())).saturating_sub(Duration::from_millis(5));
-        let body = tokio::time::timeout(rest, drain(response)).await.unwrap_or_else(|_| Body::Broken {
-            why: format!("the answer did not end within {}", humantime::format_duration(timeout)),
-            timed_out: true,
-        });
+        let body = match coding::codings(&headers) {
+            Err(why) => Body::Coded(why),
+            Ok(codings) => match tokio::time::timeout(rest, drain(response)).await {
+                Ok(Body::Whole(packed)) => unpacked(packed, &codings),
+                Ok(unfinished) => unfinished,
+                Err(_) => {
+                    Body::Broken { why: format!("the answer did not end within {}", humantime::format_duration(timeout)), timed_out: true }
+                }
+            },
+        };
         Ok(Answer::new(status, headers, body))
     }
 
@@ -114,6 +123,7 @@ impl TokenClient {
             }
             Inner::Named { plain, .. } => plain.clone(),
         };
+        headers.entry(http::header::ACCEPT_ENCODING).or_insert(http::HeaderValue::from_static(coding::ACCEPTED));
         let mut sent = reqwest::Request::new(method, url);
         *sent.headers_mut() = headers;
         // `from_owner` keeps the bytes where they are wiped; hyper and TLS have copies of their own that are not.
@@ -190,12 +200,22 @@ impl Resolve for Lead {
     }
 }
 
-/// Reads at most [`MAX_BODY`] bytes.
+fn unpacked(packed: Zeroizing<Vec<u8>>, codings: &[coding::Coding]) -> Body {
+    match coding::decode(packed, codings, MAX_BODY) {
+        Ok(body) => Body::Whole(body),
+        Err(Stuck::TooLarge) => Body::TooLarge,
+        Err(Stuck::Damaged) => {
+            Body::Broken { why: "the answer is damaged: it is not in the content coding that it names".into(), timed_out: false }
+        }
+    }
+}
+
+/// Reads at most [`MAX_PACKED`] bytes, as they come.
 async fn drain(mut response: reqwest::Response) -> Body {
     let mut body = Zeroizing::new(Vec::with_capacity(4096));
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_BODY => return Body::TooLarge,
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_PACKED => return Body::TooLarge,
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => return Body::Whole(body),
             Err(e) => return Body::Broken { why: trouble::words(&e, clock_wrong()), timed_out: e.is_timeout() },

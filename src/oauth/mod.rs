@@ -3,6 +3,8 @@
 pub mod assertion;
 pub mod call;
 pub mod client;
+mod coding;
+mod json;
 mod pick;
 pub mod request;
 pub mod response;

@@ -6,6 +6,7 @@ use http::{HeaderMap, header::SET_COOKIE};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::json;
 use crate::profile::model::Pick;
 
 /// The body of an answer, as far as it could be had.
@@ -16,6 +17,8 @@ pub enum Body {
     TooLarge,
     /// It broke off, in words.
     Broken { why: String, timed_out: bool },
+    /// It is in a content coding that is not known here, in words.
+    Coded(String),
 }
 
 /// An answer of a token endpoint.
@@ -35,13 +38,13 @@ impl Answer {
     /// The body as JSON, parsed once; `None` where it is none.
     #[must_use]
     pub fn json(&self) -> Option<&Value> {
-        self.json.get_or_init(|| serde_json::from_slice(self.bytes()?.strip_prefix(b"\xef\xbb\xbf").unwrap_or(self.bytes()?)).ok()).as_ref()
+        self.json.get_or_init(|| json::read(self.bytes()?)).as_ref()
     }
 
     fn bytes(&self) -> Option<&[u8]> {
         match &self.body {
             Body::Whole(bytes) => Some(bytes),
-            Body::TooLarge | Body::Broken { .. } => None,
+            Body::TooLarge | Body::Broken { .. } | Body::Coded(_) => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
     HeaderMap, HeaderValue, Method,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use serde_json::{Map, Value};
 use url::{Host, Url};
@@ -107,6 +107,10 @@ pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, R
     };
     if let Some(kind) = kind.filter(|_| !given.contains(&&CONTENT_TYPE)) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    // RFC 9110 8.6: vendors answer 411 where a method that expects content says nothing of it.
+    if body.as_ref().is_none_or(|body| body.is_empty()) && matches!(spec.method, Method::POST | Method::PUT | Method::PATCH) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     Ok(Request { method: spec.method.clone(), url, headers, body })
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::{
+    json,
     pick::{self, Answer, Body},
     rules::{self, Meaning},
     scrub::Scrub,
@@ -19,10 +20,15 @@ use crate::{
 
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
-/// Longest life that is believed.
+/// Shortest life that is believed.
+const MIN_LIFE: Duration = Duration::from_secs(1);
+/// Longest life that is believed, in seconds.
 const MAX_LIFE: f64 = 400.0 * 86_400.0;
 /// Epoch figures from here on are milliseconds: as seconds they would be in the year 5138.
 const MILLISECONDS_FROM: f64 = 1e11;
+
+/// A JWT whose `iat` lies further back than this, in seconds, was not made for this answer, or our clock is wrong.
+const OLD: f64 = 300.0;
 
 /// When the request was sent.
 #[derive(Debug, Clone, Copy)]
@@ -45,10 +51,13 @@ pub fn read(answer: &Answer, token: &str, spec: &Response, rules: &[Rule], momen
         Meaning::Failed(failure) => return Err(failure),
         Meaning::Token => {}
     }
+    if let (Pick::Pointer(_) | Pick::Body, Body::Coded(why)) = (&spec.token, &answer.body) {
+        return Err(Failure { class: Class::Retry, ..rules::config(answer, why, scrub) });
+    }
     if matches!(spec.token, Pick::Pointer(_)) && matches!(answer.body, Body::Whole(_)) && answer.json().is_none() {
         return Err(Failure { class: Class::Retry, ..rules::config(answer, "the answer is not JSON", scrub) });
     }
-    if let Some(kind) = needs_proof(answer) {
+    if let Some(kind) = needs_proof(answer, &spec.token) {
         let why = format!("the token is of type {kind}, which needs a proof with every request; only bearer tokens can be placed");
         return Err(rules::config(answer, &why, scrub));
     }
@@ -77,10 +86,16 @@ pub fn unusable(token: &str) -> Option<&'static str> {
     }
 }
 
-/// Token types that are worth nothing without a proof of possession (RFC 9449 5, draft-ietf-oauth-v2-http-mac).
-fn needs_proof(answer: &Answer) -> Option<&'static str> {
-    let kind = answer.json()?.get("token_type")?.as_str()?.trim();
-    ["DPoP", "MAC", "PoP", "HTTP-Signature"].into_iter().find(|k| k.eq_ignore_ascii_case(kind))
+/// Token types that are worth nothing without a proof of possession (RFC 9449 5, draft-ietf-oauth-v2-http-mac). The type stands at the top, or beside
+/// the token.
+fn needs_proof(answer: &Answer, token: &Pick) -> Option<&'static str> {
+    let json = answer.json()?;
+    let beside = match token {
+        Pick::Pointer(pointer) => pointer.rsplit_once('/').and_then(|(parent, _)| json.pointer(parent)),
+        Pick::Header(_) | Pick::Cookie(_) | Pick::Body => None,
+    };
+    let kinds = [Some(json), beside].into_iter().flatten().filter_map(|table| table.get("token_type")?.as_str());
+    kinds.map(str::trim).find_map(|said| ["DPoP", "MAC", "PoP", "HTTP-Signature"].into_iter().find(|kind| kind.eq_ignore_ascii_case(said)))
 }
 
 /// One statement about the life of a token.
@@ -94,7 +109,7 @@ enum Said {
 impl Said {
     fn seconds(seconds: Option<f64>) -> Self {
         let plausible = seconds.filter(|s| s.is_finite() && *s <= MAX_LIFE).and_then(|s| Duration::try_from_secs_f64(s).ok());
-        match plausible.filter(|d| d.as_millis() > 0) {
+        match plausible.filter(|life| *life >= MIN_LIFE) {
             Some(life) => Self::Plausible(life),
             None => Self::Implausible,
         }
@@ -102,7 +117,12 @@ impl Said {
 }
 
 /// The smallest plausible life, and whether something implausible was said.
+///
+/// Moments are measured against the answer's own `Date` where it has one: the vendor's clock made both, so that ours may be wrong. A JWT that is over
+/// by that clock makes all that the answer says of its life implausible.
 fn life(answer: &Answer, token: &str, spec: &Response, wall: Duration) -> (Option<Duration>, bool) {
+    let date = rules::answered_at(answer).map(|date| date.as_secs_f64());
+    let now = date.unwrap_or(wall.as_secs_f64());
     let expires_in = spec
         .expires_in
         .as_ref()
@@ -112,11 +132,15 @@ fn life(answer: &Answer, token: &str, spec: &Response, wall: Duration) -> (Optio
         .expires_at
         .as_ref()
         .and_then(|at| pick::value(answer, at))
-        .map_or(Said::Nothing, |said| Said::seconds(epoch(&said, &spec.expires_at_format).map(|at| at - wall.as_secs_f64())));
-    let jwt = if spec.jwt_exp { jwt_life(token, wall) } else { Said::Nothing };
+        .map_or(Said::Nothing, |said| Said::seconds(epoch(&said, &spec.expires_at_format).map(|at| at - now)));
+    let claims = if spec.jwt_exp { Claims::read(token) } else { None };
+    if claims.as_ref().is_some_and(|claims| claims.over(date)) {
+        return (None, true);
+    }
+    let [by_claims, by_clock] = claims.map_or([Said::Nothing, Said::Nothing], |claims| claims.lives(date, wall.as_secs_f64()));
     let mut implausible = false;
     let mut least: Option<Duration> = None;
-    for said in [expires_in, expires_at, jwt] {
+    for said in [expires_in, expires_at, by_claims, by_clock] {
         match said {
             Said::Nothing => {}
             Said::Implausible => implausible = true,
@@ -139,8 +163,7 @@ fn number(value: &Value) -> Option<f64> {
 fn epoch(value: &Value, format: &AtFormat) -> Option<f64> {
     match (format, value) {
         (AtFormat::Auto, _) => match (number(value), value) {
-            (Some(n), _) if n >= MILLISECONDS_FROM => Some(n / 1000.0),
-            (Some(n), _) => Some(n),
+            (Some(n), _) => Some(moment(n)),
             (None, Value::String(text)) => Some(seconds(text.trim().parse().ok()?)),
             (None, _) => None,
         },
@@ -171,19 +194,48 @@ fn seconds(at: Timestamp) -> f64 {
     at.as_duration().as_secs_f64()
 }
 
-/// `exp − iat` of what looks like a JWT (RFC 7519 4.1.4, 4.1.6); without `iat`, `exp` against the wall clock. Nothing is verified: the vendor does that.
-fn jwt_life(token: &str, wall: Duration) -> Said {
-    let claims = || {
+/// What a JWT says of its own time (RFC 7519 4.1.4, 4.1.6), in seconds since the Unix epoch. Nothing is verified: the vendor does that.
+struct Claims {
+    /// `None`: it is no number.
+    exp: Option<f64>,
+    iat: Option<f64>,
+}
+
+impl Claims {
+    /// Those of what looks like a JWT with an `exp`.
+    fn read(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
         let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?);
-        serde_json::from_slice::<Value>(&bytes).ok()
-    };
-    let Some(claims) = claims() else { return Said::Nothing };
-    let claim = |name| claims.get(name).filter(|v| !v.is_null());
-    let Some(exp) = claim("exp") else { return Said::Nothing };
-    let from = claim("iat").and_then(number).unwrap_or(wall.as_secs_f64());
-    Said::seconds(number(exp).map(|exp| exp - from))
+        let claims = json::read(&bytes)?;
+        let claim = |name| claims.get(name).filter(|claim| !claim.is_null());
+        let exp = claim("exp")?;
+        Some(Self { exp: number(exp).map(moment), iat: claim("iat").and_then(number).map(moment) })
+    }
+
+    /// It has ended by the answer's own `date`.
+    fn over(&self, date: Option<f64>) -> bool {
+        self.exp.zip(date).is_some_and(|(exp, date)| exp - date < MIN_LIFE.as_secs_f64())
+    }
+
+    /// Its life by its own claims, and what is left of it by a clock: by the answer's `date`; without one by `wall`, ours, but only where no `iat`
+    /// tells a better life, or an old one tells that the token was made long ago. Where ours says that it is over, ours may be wrong.
+    fn lives(&self, date: Option<f64>, wall: f64) -> [Said; 2] {
+        let Some(exp) = self.exp else { return [Said::Implausible, Said::Nothing] };
+        let by_claims = self.iat.map_or(Said::Nothing, |iat| Said::seconds(Some(exp - iat)));
+        let by_clock = match (date, self.iat) {
+            (Some(date), _) => Said::seconds(Some(exp - date)),
+            (None, None) => Said::seconds(Some(exp - wall)),
+            (None, Some(iat)) if wall - iat > OLD && exp - wall >= MIN_LIFE.as_secs_f64() => Said::seconds(Some(exp - wall)),
+            (None, Some(_)) => Said::Nothing,
+        };
+        [by_claims, by_clock]
+    }
+}
+
+/// A moment in seconds since the Unix epoch that may have been written in milliseconds.
+fn moment(epoch: f64) -> f64 {
+    if epoch >= MILLISECONDS_FROM { epoch / 1000.0 } else { epoch }
 }
 
 #[cfg(test)]

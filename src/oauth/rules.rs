@@ -23,8 +23,8 @@ const MIN_WAIT: Duration = Duration::from_secs(1);
 /// 429 without `Retry-After`: never sooner than this.
 const THROTTLE: Duration = Duration::from_secs(5);
 
-/// Assertions live for about a minute; half of that is a difference worth telling.
-const SKEW: Duration = Duration::from_secs(30);
+/// A signed attempt that is refused by a vendor whose clock is further from ours than this was refused for its date, as far as anyone can tell.
+const SKEW: Duration = Duration::from_secs(60);
 
 /// What to do with an answer.
 #[derive(Debug)]
@@ -83,14 +83,20 @@ pub fn retry_after(answer: &Answer, wall: Duration) -> Option<Duration> {
     Some(asked.clamp(MIN_WAIT, MAX_WAIT))
 }
 
+/// When the vendor says that it answered (RFC 9110 6.6.1), since the Unix epoch; all three forms of a date are read.
+#[must_use]
+pub fn answered_at(answer: &Answer) -> Option<Duration> {
+    date(answer, &DATE)
+}
+
 fn date(answer: &Answer, name: &HeaderName) -> Option<Duration> {
     httpdate::parse_http_date(answer.headers.get(name)?.to_str().ok()?).ok()?.duration_since(std::time::UNIX_EPOCH).ok()
 }
 
-/// How far the answer's `Date` is from the wall clock at sending, where that is enough to make an assertion look expired or not valid yet.
+/// The answer's `Date` where it is over 60 s from `wall`, the time by which an assertion was dated: enough to make it look expired or not valid yet.
 #[must_use]
-pub fn skew(answer: &Answer, wall: Duration) -> Option<Duration> {
-    Some(date(answer, &DATE)?.abs_diff(wall)).filter(|d| *d >= SKEW)
+pub fn other_time(answer: &Answer, wall: Duration) -> Option<Duration> {
+    answered_at(answer).filter(|date| date.abs_diff(wall) > SKEW)
 }
 
 /// `None` outside: the rule says nothing about token answers. `None` inside: ok.
@@ -128,19 +134,23 @@ fn fits(rule: &Rule, answer: &Answer, token: &str) -> bool {
 
 /// The classes without any rule. `None`: there should be a token.
 fn usual(answer: &Answer, code: Option<&str>, waits: bool) -> (Option<Class>, Option<String>) {
+    let unread = match &answer.body {
+        Body::Coded(why) => Some(why.clone()),
+        Body::Whole(_) | Body::TooLarge | Body::Broken { .. } => None,
+    };
     let refused = matches!(code, Some("invalid_client" | "unauthorized_client" | "invalid_grant" | "access_denied"));
     match (answer.status, &answer.body) {
         // The status alone decides these: an answer that breaks off after its head is still a refusal, and counts as one.
-        (401, _) => (Some(Class::Rejected), None),
-        (429, _) => (Some(if waits { Class::Throttled } else { Class::Retry }), None),
+        (401, _) => (Some(Class::Rejected), unread),
+        (429, _) => (Some(if waits { Class::Throttled } else { Class::Retry }), unread),
         (_, Body::TooLarge) => (Some(Class::Retry), Some("the answer is larger than 64 KiB".into())),
         (_, Body::Broken { why, .. }) => (Some(Class::Retry), Some(why.clone())),
         (200..=299, _) => (None, None),
         (400 | 403, _) if refused => (Some(Class::Rejected), None),
-        (408 | 425 | 500..=599, _) => (Some(Class::Retry), None),
+        (408 | 425 | 500..=599, _) => (Some(Class::Retry), unread),
         (400, _) if matches!(code, Some("temporarily_unavailable" | "server_error")) => (Some(Class::Retry), None),
         (300..=399, _) => (Some(Class::Config), Some("a redirect, which is never followed".into())),
-        _ => (Some(Class::Config), None),
+        _ => (Some(Class::Config), unread),
     }
 }
 

@@ -75,6 +75,7 @@ fn r15_answers_without_a_usable_token_have_their_class() {
         (r#"{"access_token":"a","token_type":"DPoP"}"#, Class::Config),
         (r#"{"access_token":"a","token_type":"mac"}"#, Class::Config),
         (r#"{"access_token":"a","token_type":" dpop "}"#, Class::Config),
+        (r#"{"access_token":1e999}"#, Class::Config),
     ];
     for (body, expected) in rows {
         let failure = run(&answer(body), &spec()).err().unwrap_or_else(|| panic!("{body} should fail"));
@@ -86,6 +87,22 @@ fn r15_answers_without_a_usable_token_have_their_class() {
     }
     assert_eq!(class(&answer(&format!(r#"{{"access_token":"{}"}}"#, "x".repeat(16_384))), &spec()), None);
     assert_eq!(class(&answer("\u{feff}{\"access_token\":\"a\"}"), &spec()), None);
+}
+
+#[test]
+fn a_type_that_needs_a_proof_is_found_beside_the_token_too() {
+    let nested = Response { token: Pick::Pointer("/data/access_token".into()), ..spec() };
+    for (body, class) in [
+        (r#"{"data":{"access_token":"a","token_type":"DPoP"}}"#, Some(Class::Config)),
+        (r#"{"token_type":"dpop","data":{"access_token":"a"}}"#, Some(Class::Config)),
+        (r#"{"data":{"access_token":"a","token_type":"Bearer"},"other":{"token_type":"DPoP"}}"#, None),
+    ] {
+        assert_eq!(class_of(body, &nested), class, "{body}");
+    }
+}
+
+fn class_of(body: &str, spec: &Response) -> Option<Class> {
+    class(&answer(body), spec)
 }
 
 #[test]
@@ -125,7 +142,11 @@ fn t4_expires_in_is_a_number_or_a_numeric_string_and_nothing_absurd() {
         ("\" 3600 \"", Some(3600.0), false),
         ("3.6e3", Some(3600.0), false),
         ("\"3.6e3\"", Some(3600.0), false),
-        ("0.5", Some(0.5), false),
+        ("0.999", None, true),
+        ("1", Some(1.0), false),
+        ("1.5", Some(1.5), false),
+        ("1e999", None, true),
+        ("-1e999", None, true),
         ("34560000", Some(34_560_000.0), false),
         ("34560001", None, true),
         ("0", None, true),
@@ -166,7 +187,7 @@ fn expires_at_is_read_as_epoch_seconds_or_milliseconds_or_as_a_date() {
         ("1e400", None, true),
         ("null", None, false),
     ];
-    for (said, life, implausible) in rows.into_iter().filter(|r| r.0 != "1e400") {
+    for (said, life, implausible) in rows {
         let (found, odd) = lived(&format!(r#"{{"access_token":"a","at":{said}}}"#), &auto);
         assert_eq!((found.map(|f| (f * 1000.0).round() / 1000.0), odd), (life, implausible), "{said}");
     }
@@ -211,6 +232,91 @@ fn a_jwt_tells_its_life_by_exp_and_iat_and_is_not_verified() {
     assert_eq!(lived(&format!(r#"{{"access_token":"{}"}}"#, jwt(r#"{"exp":2,"iat":1}"#)), &off), (None, false));
 }
 
+/// A JWT made and over at these seconds from now, in an answer that was dated so.
+fn made(iat: Option<i64>, exp: i64, date: Option<i64>) -> Answer {
+    let now = i64::try_from(WALL.as_secs()).unwrap();
+    let iat = iat.map_or(String::new(), |iat| format!(",\"iat\":{}", now + iat));
+    let body = format!(r#"{{"access_token":"{}","expires_in":3600}}"#, jwt(&format!("{{\"exp\":{}{iat}}}", now + exp)));
+    let mut answer = answer(&body);
+    if let Some(date) = date {
+        let at = std::time::UNIX_EPOCH + Duration::from_secs(u64::try_from(now + date).unwrap());
+        answer.headers.insert("date", HeaderValue::from_str(&httpdate::fmt_http_date(at)).unwrap());
+    }
+    answer
+}
+
+#[test]
+fn a_jwt_that_was_made_long_ago_is_not_believed_past_its_end_whatever_our_clock_says() {
+    let said = |answer: &Answer| run(answer, &spec()).map(|issued| (issued.life.map(|l| l.as_secs()), issued.implausible)).ok().unwrap();
+    for wrong in [-600, 0, 600] {
+        let at = |iat: i64, exp: i64| said(&made(Some(wrong + iat), wrong + exp, Some(wrong)));
+        assert_eq!(at(-3540, 60), (Some(60), false), "an hour old, by {wrong} s");
+        assert_eq!(at(0, 3600), (Some(3600), false), "fresh, by {wrong} s");
+        assert_eq!(at(0, 300), (Some(300), false), "fresh and short, by {wrong} s");
+        assert_eq!(at(-4000, 7200), (Some(3600), false), "it lives longer than the answer says, by {wrong} s");
+        assert_eq!(said(&made(None, wrong + 60, Some(wrong))), (Some(60), false), "without iat, by {wrong} s");
+        assert_eq!(at(-7200, -3600), (None, true), "over by the vendor's own clock, by {wrong} s");
+        assert_eq!(at(-7200, 0), (None, true));
+        // What is too long to be true says nothing of its end.
+        assert_eq!(at(0, 401 * 86_400), (Some(3600), true), "by {wrong} s");
+    }
+    // Without a date our own clock is all there is; it counts where the token seems to be old.
+    assert_eq!(said(&made(Some(-3540), 60, None)), (Some(60), false));
+    assert_eq!(said(&made(Some(-301), 100, None)), (Some(100), false));
+    assert_eq!(said(&made(Some(-299), 100, None)), (Some(399), false));
+    assert_eq!(said(&made(Some(600), 900, None)), (Some(300), false), "our clock is 10 min behind");
+    assert_eq!(said(&made(Some(-600), -300, None)), (Some(300), false), "or 10 min ahead: that it is over is not believed");
+    assert_eq!(said(&made(None, 60, None)), (Some(60), false));
+}
+
+#[test]
+fn the_date_of_an_answer_is_read_in_all_three_forms_and_nonsense_is_none() {
+    let moment = httpdate::fmt_http_date(std::time::UNIX_EPOCH + WALL);
+    assert_eq!(moment, "Sat, 21 Nov 2026 08:00:00 GMT");
+    for form in [&*moment, "Saturday, 21-Nov-26 08:00:00 GMT", "Sat Nov 21 08:00:00 2026"] {
+        let mut answer = made(Some(-3540), 60, None);
+        answer.headers.insert("date", HeaderValue::from_str(form).unwrap());
+        let issued =
+            read(&answer, "access", &spec(), &[], Moment { sent: Now::default(), wall: Duration::from_secs(9) }, &mut Scrub::default());
+        assert_eq!(issued.ok().unwrap().life, Some(Duration::from_mins(1)), "{form}");
+    }
+    for nonsense in
+        ["", "now", "1795248000", "Sat, 21 Nov 2026 08:00:00", "Sat, 32 Nov 2026 08:00:00 GMT", "Sat, 21 Nov 99999 08:00:00 GMT"]
+    {
+        let mut answer = made(Some(-3540), 60, None);
+        answer.headers.insert("date", HeaderValue::from_str(nonsense).unwrap());
+        assert_eq!(run(&answer, &spec()).ok().unwrap().life, Some(Duration::from_mins(1)), "{nonsense}");
+    }
+    let mut far = made(Some(0), 3600, None);
+    far.headers.insert("date", HeaderValue::from_static("Fri, 31 Dec 9999 23:59:59 GMT"));
+    assert_eq!(run(&far, &spec()).ok().unwrap().life, None);
+}
+
+#[test]
+fn times_that_make_sense_only_as_milliseconds_are_milliseconds() {
+    let now = WALL.as_millis();
+    let of = |claims: String| lived(&format!(r#"{{"access_token":"{}"}}"#, jwt(&claims)), &spec());
+    assert_eq!(of(format!(r#"{{"exp":{},"iat":{now}}}"#, now + 3_600_000)), (Some(3600.0), false));
+    assert_eq!(of(format!(r#"{{"exp":{}}}"#, now + 3_600_000)), (Some(3600.0), false));
+    assert_eq!(of(format!(r#"{{"exp":"{}","iat":{}}}"#, now + 3_600_000, WALL.as_secs())), (Some(3600.0), false), "each by itself");
+    assert_eq!(of(format!(r#"{{"exp":{},"iat":{now}e0}}"#, now + 3_600_500)), (Some(3600.5), false));
+    assert_eq!(of(r#"{"exp":1e999,"iat":1}"#.into()), (None, true));
+    assert_eq!(of(r#"{"exp":1795251600,"iat":1795248000,"odd":1e999}"#.into()), (Some(3600.0), false), "another claim may be absurd");
+    assert_eq!(of(r#"{"exp":1795251600,"iat":1e999}"#.into()), (None, true));
+}
+
+#[test]
+fn a_moment_of_expiry_is_measured_by_the_vendors_clock() {
+    let spec = Response { expires_at: Some(Pick::Pointer("/at".into())), ..spec() };
+    for wrong in [-600_i64, 600] {
+        let at = i64::try_from(WALL.as_secs()).unwrap() + wrong;
+        let mut answer = answer(&format!(r#"{{"access_token":"a","at":{}}}"#, (at + 300) * 1000));
+        let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(at.unsigned_abs()));
+        answer.headers.insert("date", HeaderValue::from_str(&date).unwrap());
+        assert_eq!(run(&answer, &spec).ok().unwrap().life, Some(Duration::from_mins(5)), "{wrong}");
+    }
+}
+
 #[test]
 fn vars_are_taken_as_text() {
     let vars = [("url", "/instance/url"), ("id", "/id"), ("none", "/none")].map(|(n, p)| (n.to_owned(), Pick::Pointer(p.into())));
@@ -228,7 +334,7 @@ proptest! {
             let moment = Moment { sent: Now::default(), wall: Duration::from_secs(wall) };
             if let Ok(issued) = read(&answer, "access", &spec, &[], moment, &mut Scrub::default()) {
                 prop_assert!(unusable(&issued.value).is_none());
-                prop_assert!(issued.life.is_none_or(|l| !l.is_zero() && l <= Duration::from_hours(400 * 24)));
+                prop_assert!(issued.life.is_none_or(|l| l >= MIN_LIFE && l <= Duration::from_hours(400 * 24)));
             }
         }
     }
@@ -238,7 +344,7 @@ proptest! {
         let body = serde_json::json!({ "access_token": token, "expires_in": said, "at": said }).to_string();
         let spec = Response { expires_at: Some(Pick::Pointer("/at".into())), ..spec() };
         let issued = run(&answer(&body), &spec).unwrap();
-        prop_assert!(issued.life.is_none_or(|l| !l.is_zero() && l <= Duration::from_hours(400 * 24)));
+        prop_assert!(issued.life.is_none_or(|l| l >= MIN_LIFE && l <= Duration::from_hours(400 * 24)));
     }
 
     #[test]
