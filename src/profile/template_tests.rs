@@ -3,14 +3,15 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::secret::Secret;
 
-const KEY: &str = "MIIEvQ"; // a marker that must never be quoted
+pub(super) const KEY: &str = "MIIEvQ"; // a marker that must never be quoted
 
-fn render(source: &str) -> Result<String, String> {
+pub(super) fn render(source: &str) -> Result<String, String> {
     let settings = [("base", "https://x"), ("evil", "{{ secrets.id }}"), ("empty", "")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     let secrets = [("id", "me"), ("odd", "{{ base }}"), ("key", KEY)].map(|(k, v)| (k.to_owned(), Secret::new(v.to_owned())));
     let secrets = Values(secrets.into());
-    let vars = [("region".to_owned(), "eu".to_owned())].into();
+    let vars = [("region", "eu"), ("x", "a-b-c")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     let scope = Scope {
         settings: Some(&settings),
         secrets: Some(&secrets),
@@ -122,6 +123,7 @@ fn errors_name_expressions_and_never_a_value_or_literal_text() {
         "sk_live_1 {{ secrets.key | cert_der }}",
         "sk_live_1 {{ secrets.key | spki_der }}",
         "sk_live_1 {{ secrets.key + 1 }}",
+        "sk_live_1 {{ 'sk_live_1' + 1 + secrets.key }}",
         "sk_live_1 {{ secrets.key | int }}",
     ] {
         let told = render(text).unwrap_err();
@@ -132,12 +134,126 @@ fn errors_name_expressions_and_never_a_value_or_literal_text() {
 
 #[test]
 fn output_and_work_are_bounded() {
-    assert!(render("{{ 'x' * 65537 }}").unwrap_err().contains("64 KiB"));
-    assert_eq!(render("{{ 'x' * 65536 }}").unwrap().len(), 65536);
-    let deep = "{% for a in [1,2,3,4,5,6,7,8,9,0] %}".repeat(6) + "x" + &"{% endfor %}".repeat(6);
-    assert!(render(&deep).is_err());
-    assert!(render("{{ 'abc' | sha1 }}").unwrap_err().contains("hex"));
-    assert!(render("{{ [1] }}").is_err());
+    let longest = "x".repeat(LONGEST);
+    assert_eq!(with(&longest, "{{ vars.x }}").unwrap().len(), LONGEST);
+    for (template, says) in [
+        ("{{ vars.x }}y", "64 KiB"),
+        ("{{ vars.x ~ 'y' }}", "64 KiB"),
+        ("{{ vars.x + 'y' }}", "64 KiB"),
+        ("{{ (vars.x ~ vars.x) | length }}", "64 KiB"),
+        ("{{ vars.x | replace('x', 'yy') }}", "64 KiB"),
+        ("{{ vars.x | replace('', 'y') }}", "64 KiB"),
+        ("{{ vars.x | hex | sha256 | hex }}", "64 KiB"),
+        ("{{ vars.x | b64encode | first }}", "64 KiB"),
+        ("{{ vars.x | basic(vars.x) | first }}", "64 KiB"),
+        ("{{ [vars.x, vars.x] | length }}", "64 KiB"),
+        ("{{ vars.x[:40000] | split('x') | length }}", "1024 parts"),
+        ("{{ vars.x | split('') | join(vars.x) }}", "1024 parts"),
+        ("{{ vars.x[:1000] | split('x') | join(vars.x) | first }}", "64 KiB"),
+        ("{{ vars.x | trim(vars.x) }}", "too much work"),
+        ("{{ 'abc' | sha1 }}", "hex"),
+        ("{{ [1] }}", "only text and numbers"),
+        ("{{ [[1]] | length }}", "cannot hold lists"),
+        ("{{ 'x' * 65537 }}", "only whole numbers"),
+        ("{{ 9223372036854775807 * 9 }}", "18 digits"),
+        ("{{ 9223372036854775807 + 1 }}", "18 digits"),
+        ("{{ -(-9223372036854775807 - 1) }}", "18 digits"),
+        ("{{ 1 // 0 }}", "divided by 0"),
+        ("{{ 1 % 0 }}", "divided by 0"),
+        ("{{ now | date(vars.x) }}", "256 bytes"),
+    ] {
+        let told = with(&longest, template).unwrap_err();
+        assert!(told.contains(says), "{template}: {told}");
+    }
+    let work = format!("{{{{ vars.x {} }}}}", "| lower".repeat(500));
+    assert!(with(&longest, &work).unwrap_err().contains("too much work"));
+}
+
+/// Renders with `vars.x`.
+pub(super) fn with(x: &str, source: &str) -> Result<Zeroizing<String>, String> {
+    let vars = [("x".to_owned(), x.to_owned())].into();
+    let scope = Scope { vars: Some(&vars), wall: Some(Duration::from_secs(1)), ..Scope::default() };
+    Template::parse(source)?.render(&scope).map_err(|e| e.to_string())
+}
+
+#[test]
+fn what_is_not_listed_is_no_part_of_the_language() {
+    for text in [
+        "{% set a = 'x' %}",
+        "{% set a %}x{% endset %}",
+        "{% for a in 'x' %}{% endfor %}",
+        "{% macro m() %}{% endmacro %}",
+        "{% include 'x' %}",
+        "{% import 'x' as y %}",
+        "{% extends 'x' %}",
+        "{% block x %}{% endblock %}",
+        "{% call x() %}{% endcall %}",
+        "{% filter upper %}{% endfilter %}",
+        "{% with a = 1 %}{% endwith %}",
+        "{% autoescape true %}{% endautoescape %}",
+        "{% raw %}{{{% endraw %}",
+        "{% do x() %}",
+        "{{ range(9) }}",
+        "{{ namespace(a=1) }}",
+        "{{ dict(a=1) }}",
+        "{{ debug() }}",
+        "{{ 'x'.upper() }}",
+        "{{ 2 ** 9 }}",
+        "{{ 1 / 2 }}",
+        "{{ 1.5 }}",
+        "{{ 99999999999999999999999 }}",
+        "{{ 0xff }}",
+        "{{ {'a': 1} }}",
+        "{{ (1, 2) }}",
+        "{{ 'a'[::2] }}",
+        "{{ 'a' is odd }}",
+        "{{ 1 < 2 < 3 }}",
+        "{{ 'a' | format }}",
+        "{{ 'a' | indent(99999) }}",
+        "{{ 'a' | center(99999) }}",
+        "{{ 'a' | batch(2) }}",
+        "{{ 'a' | tojson }}",
+        "{{ 'a' | map('upper') }}",
+        "{{ 'a' | date(format='%Y') }}",
+        "{{ 'a' | upper() | basic }}",
+    ] {
+        assert!(Template::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn no_depth_ends_a_process() {
+    let nest = |open: &str, middle: &str, close: &str, n: usize| format!("{{{{ {}{middle}{} }}}}", open.repeat(n), close.repeat(n));
+    for (open, middle, close) in [
+        ("(", "1", ")"),
+        ("[", "1", "]"),
+        ("-", "1", ""),
+        ("- ", "1", ""),
+        ("not ", "1", ""),
+        ("1 if 1 else ", "1", ""),
+        ("'a'[", "1", "]"),
+        ("'a'|default(", "1", ")"),
+        ("not(-[", "1", "])"),
+    ] {
+        let thread = std::thread::Builder::new().stack_size(512 * 1024);
+        let (shallow, deep) = (nest(open, middle, close, 4), nest(open, middle, close, 60_000 / (open.len() + close.len())));
+        let parsed = thread.spawn(move || (Template::parse(&shallow).map(drop), Template::parse(&deep).map(drop))).unwrap().join().unwrap();
+        assert_eq!(parsed.0, Ok(()), "{open}");
+        assert!(parsed.1.unwrap_err().contains("too deep"), "{open}");
+    }
+    let ifs = "{% if 1 %}".repeat(6000) + &"{% endif %}".repeat(6000);
+    assert!(Template::parse(&ifs[..LONGEST]).is_err());
+    // Long is not deep.
+    for (first, more) in [("1", " + 1"), ("'a'", " ~ 'b'"), ("1", " or 1"), ("1", " and 1"), ("'a'", "|lower"), ("'a'", "[:1]")] {
+        let long = format!("{{{{ {first}{} }}}}", more.repeat(60_000 / more.len()));
+        let thread = std::thread::Builder::new().stack_size(512 * 1024);
+        thread
+            .spawn(move || Template::parse(&long).map(|template| drop(template.render(&Scope::default()))))
+            .unwrap()
+            .join()
+            .unwrap()
+            .unwrap();
+    }
 }
 
 #[test]
