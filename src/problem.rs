@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Severity {
     /// The configuration cannot be used (exit 78).
     Problem,
@@ -12,7 +12,7 @@ pub enum Severity {
 }
 
 /// One mistake or piece of advice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Problem {
     pub severity: Severity,
     /// Key path, e.g. `upstreams.acme.url`; empty for the file as a whole.

@@ -11,7 +11,7 @@ pub fn profiles(name: Option<&str>) -> Exit {
         return say(&list());
     };
     if let Some(found) = catalogue::describe(name) {
-        return say(&print(&found));
+        return say(&print(found));
     }
     complain(format_args!("cupbearer: there is no built-in profile {name:?}; `cupbearer profiles` lists them"));
     Exit::Failed
@@ -19,7 +19,7 @@ pub fn profiles(name: Option<&str>) -> Exit {
 
 /// A line for each: its name, then what it is for.
 fn list() -> String {
-    let all: Vec<Description> = catalogue::all().iter().filter_map(|(name, _)| catalogue::describe(name)).collect();
+    let all: Vec<&Description> = catalogue::all().iter().filter_map(|(name, _)| catalogue::describe(name)).collect();
     let wide = all.iter().map(|d| d.name.len()).max().unwrap_or(0);
     let mut out = String::new();
     for d in all {
@@ -89,7 +89,7 @@ mod tests {
     fn every_profile_is_printed_as_toml_with_what_it_wants() {
         for (name, source) in catalogue::all() {
             let found = catalogue::describe(name).unwrap();
-            let text = print(&found);
+            let text = print(found);
             assert!(text.parse::<toml::Table>().is_ok() && text.ends_with(source), "{text}");
             for part in found.settings.iter().map(|s| &s.name).chain(found.secrets.iter().map(|s| &s.name)) {
                 assert!(text.contains(&format!("#   {part}")), "{part} in {text}");

@@ -1,7 +1,7 @@
 //! `[credentials.NAME]`: a profile with its settings, and where its secrets come from.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -79,7 +79,7 @@ pub fn parse(
     given: &str,
     mut table: Map<String, Value>,
     world: World<'_>,
-    files: &mut Vec<PathBuf>,
+    files: &mut BTreeSet<PathBuf>,
     problems: &mut Problems,
 ) -> Option<Credential> {
     let at = format!("credentials.{}", shape::quoted(given));
@@ -91,14 +91,10 @@ pub fn parse(
     let settings = settings(&at, table.remove("settings"), problems);
     let written = secrets(&at, table.remove("secrets"), problems);
     let base = base?;
-    for file in merge::files(&base, world.folder) {
-        if !files.contains(&file) {
-            files.push(file);
-        }
-    }
+    files.extend(merge::files(&base, world.folder, world.profiles));
     let names: Vec<String> = written.refs.keys().chain(&written.wrong).cloned().collect();
     let names = if written.dir.is_some() { None } else { Some(&names[..]) };
-    let filled = Given { settings: &settings, secrets: names, blind: world.sight.no_secrets };
+    let filled = Given { settings: &settings, secrets: names, blind: world.sight.no_secrets, files: world.profiles };
     let profile = merge::build(&base, &table, filled, &at, world.folder, problems);
     let mut sources = BTreeMap::new();
     for (secret, reference) in &written.refs {

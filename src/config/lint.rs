@@ -2,7 +2,13 @@
 
 mod oauth;
 
-use std::{collections::BTreeMap, fs::Metadata, net::IpAddr, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::Metadata,
+    net::IpAddr,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
 use url::{Host, Url};
 
@@ -141,8 +147,9 @@ fn lockout_without_state(config: &Config, problems: &mut Problems) {
 }
 
 fn unused_credentials(config: &Config, problems: &mut Problems) {
+    let used: HashSet<_> = config.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref()).collect();
     for credential in config.credentials.values().filter(|credential| !credential.profile.vend) {
-        if !config.upstreams.iter().any(|upstream| upstream.credential.as_ref() == Some(&credential.name)) {
+        if !used.contains(&credential.name) {
             let hint =
                 format!("set credential = \"{}\" in an upstream, or leave it out: its tokens are fetched all the same", credential.name);
             problems.lint(at(credential), "no upstream uses it", Some(hint));
@@ -218,10 +225,11 @@ fn partitions_ahead(config: &Config, problems: &mut Problems) {
 }
 
 fn alike_targets(config: &Config, problems: &mut Problems) {
-    let pairs: Vec<_> = config.upstreams.iter().zip(&config.rules).filter(|(_, rule)| rule.forward).collect();
-    for (i, (upstream, rule)) in pairs.iter().enumerate() {
-        if let Some((first, _)) = pairs.iter().take(i).find(|(_, other)| other.url.alike(&rule.url)) {
-            let what = format!("a forward-proxy request could mean {} as well, so it reaches neither", first.name);
+    let mut seen: HashMap<_, (usize, &str)> = HashMap::new();
+    for (i, (upstream, rule)) in config.upstreams.iter().zip(&config.rules).enumerate().filter(|(_, (_, rule))| rule.forward) {
+        let firsts = rule.url.meanings().map(|meaning| *seen.entry(meaning).or_insert((i, &upstream.name)));
+        if let Some((_, first)) = firsts.min().filter(|(first, _)| *first < i) {
+            let what = format!("a forward-proxy request could mean {first} as well, so it reaches neither");
             let hint = "set match.forward = false in one of them, or give them different base paths";
             problems.lint(format!("upstreams.{}.url", shape::quoted(&upstream.name)), what, Some(hint.to_owned()));
         }

@@ -12,7 +12,7 @@ mod upstream;
 pub mod value;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,7 +21,7 @@ use std::{
 
 use crate::{
     problem::{Problem, Problems},
-    profile::Profile,
+    profile::{Profile, ProfileFiles},
     route,
     secret::{Secrets, Source},
     upstream::Upstream,
@@ -192,7 +192,8 @@ fn build(text: &str, folder: &Path, file: Option<&Path>, sight: &Sight) -> (Opti
     let Some((tree, overrides)) = source::tree(text, &sight.env, &mut problems) else {
         return (None, attribute(problems, &[], file));
     };
-    let config = parse::parse(tree, parse::World { folder, sight, overrides: &overrides }, &mut problems);
+    let config =
+        parse::parse(tree, parse::World { folder, sight, overrides: &overrides, profiles: &ProfileFiles::default() }, &mut problems);
     lint::find(&config, &mut problems);
     let config = (!problems.fatal()).then_some(config);
     (config, attribute(problems, &overrides, file))
@@ -203,7 +204,7 @@ fn attribute(problems: Problems, overrides: &[(Vec<shape::Step>, String)], file:
     // A part of one value, such as the file of a secret, stands for the whole value.
     let whole = |steps: &[shape::Step]| steps.split_last().filter(|_| source::is_part(steps)).map(|(_, whole)| shape::dotted(whole));
     let overrides: Vec<_> = overrides.iter().map(|(steps, variable)| (shape::dotted(steps), whole(steps), variable)).collect();
-    let mut all = Problems::default();
+    let (mut all, mut told) = (Problems::default(), HashSet::new());
     for Problem { severity, key, file: named, mut what, hint } in problems.into_list() {
         let within = |over: &str| key.strip_prefix(over).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
         let set = |over: &str, whole: &Option<String>| within(over) || whole.as_ref() == Some(&key);
@@ -213,7 +214,7 @@ fn attribute(problems: Problems, overrides: &[(Vec<shape::Step>, String)], file:
         }
         let file = named.or(file.filter(|_| variable.is_none()).map(Path::to_path_buf));
         let one = Problem { severity, key, file, what, hint };
-        if !all.list().contains(&one) {
+        if told.insert(one.clone()) {
             all.add(one);
         }
     }

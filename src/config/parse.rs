@@ -1,6 +1,7 @@
 //! `File` to `Config`: collects every problem.
 
 use std::{
+    collections::BTreeSet,
     fmt::Display,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     problem::Problems,
+    profile::ProfileFiles,
     route,
     secret::{Secret, Source},
 };
@@ -35,6 +37,8 @@ pub struct World<'a> {
     pub sight: &'a Sight,
     /// What the environment sets.
     pub overrides: &'a Overrides,
+    /// Where profile files are read.
+    pub profiles: &'a ProfileFiles,
 }
 
 /// Reads the whole tree. The configuration is complete only where no fatal problem was noted.
@@ -48,8 +52,8 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
     let admin = parse_admin(&admin.unwrap_or_default(), problems);
     let metrics = metrics.and_then(|metrics| listen::required("metrics.listen", metrics.listen.as_deref(), problems));
     listen::duplicates(&proxy.listen, admin.listen, metrics, problems);
-    let mut files = Vec::new();
-    let known: Vec<String> = credentials.iter().flatten().map(|(name, _)| name.clone()).collect();
+    let mut files = BTreeSet::new();
+    let known: BTreeSet<String> = credentials.iter().flatten().map(|(name, _)| name.clone()).collect();
     let credentials = credentials
         .into_iter()
         .flatten()
@@ -73,7 +77,7 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
         upstreams,
         rules,
         file: None,
-        files,
+        files: files.into_iter().collect(),
     }
 }
 

@@ -12,10 +12,14 @@ use crate::problem::{Problems, known, one_of};
 /// Words for a key that nobody reads.
 pub const UNKNOWN: &str = "is not a known key";
 
+/// Values that are looked at in all: each mistake means reading anew, so that very long files tell fewer of them at once.
+const WORK: usize = 4_000_000;
+
 /// Reads `tree`. What was wrong is noted in `problems` and gone from `tree` afterwards (unknown keys stay: nobody reads them).
 pub fn read(tree: &mut Value, problems: &mut Problems) -> File {
     let mut gone = Vec::new();
-    loop {
+    let turns = (WORK / nodes(tree)).clamp(4, 256);
+    for _ in 0..turns {
         let mut unknown = Vec::new();
         let mut track = serde_path_to_error::Track::new();
         let reader = serde_path_to_error::Deserializer::new(&*tree, &mut track);
@@ -36,6 +40,16 @@ pub fn read(tree: &mut Value, problems: &mut Problems) -> File {
                 gone.push(steps);
             }
         }
+    }
+    File::default()
+}
+
+/// How many values there are in it.
+fn nodes(tree: &Value) -> usize {
+    match tree {
+        Value::Object(table) => 1 + table.values().map(nodes).sum::<usize>(),
+        Value::Array(items) => 1 + items.iter().map(nodes).sum::<usize>(),
+        _ => 1,
     }
 }
 

@@ -1,7 +1,7 @@
 //! `[upstreams.NAME]`, with `[upstream_defaults]` below it: where to forward to, and how requests are told to be for it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -55,7 +55,7 @@ struct Table<'a> {
 pub fn parse(
     names: Vec<String>,
     tree: &Value,
-    credentials: &[String],
+    credentials: &BTreeSet<String>,
     ours: &[SocketAddr],
     world: World<'_>,
     problems: &mut Problems,
@@ -79,7 +79,7 @@ pub fn parse(
 }
 
 impl Table<'_> {
-    fn parse(&self, credentials: &[String], ours: &[SocketAddr], problems: &mut Problems) -> (Claim, Option<(Upstream, Rule)>) {
+    fn parse(&self, credentials: &BTreeSet<String>, ours: &[SocketAddr], problems: &mut Problems) -> (Claim, Option<(Upstream, Rule)>) {
         name(&format!("upstreams.{}", shape::quoted(self.name)), self.name, problems);
         let mut table = self.defaults.clone();
         merge(&mut table, self.own);
@@ -143,7 +143,7 @@ impl Table<'_> {
 
     /// The outer `None` is a mistake, the inner one is `"none"`.
     #[allow(clippy::option_option, reason = "both are absences, of different things")]
-    fn credential(&self, written: Option<String>, known: &[String], problems: &mut Problems) -> Option<Option<Arc<str>>> {
+    fn credential(&self, written: Option<String>, known: &BTreeSet<String>, problems: &mut Problems) -> Option<Option<Arc<str>>> {
         let key = self.key("credential");
         match written {
             Some(none) if none == "none" => Some(None),

@@ -41,7 +41,10 @@ impl World {
     /// What runs under this name and digest, or the one `start` makes.
     pub(super) fn shared(&self, name: &Arc<str>, digest: [u8; 32], start: impl FnOnce() -> Shared) -> Arc<Shared> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|_, s| s.strong_count() > 0);
+        // Forgets those that have ended now and then: at each start it would take the square of their number.
+        if running.len() == running.capacity() {
+            running.retain(|_, s| s.strong_count() > 0);
+        }
         if let Some(shared) = running.get(&(name.clone(), digest)).and_then(Weak::upgrade) {
             return shared;
         }

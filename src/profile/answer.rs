@@ -60,6 +60,9 @@ pub(super) fn response(b: &mut Build<'_>, at: &[&str], table: &ResponseTable) ->
     }
 }
 
+/// Bytes of a strftime format: each of its letters may ask for 255 columns.
+const FORMAT: usize = 256;
+
 fn at_format(b: &mut Build<'_>, at: &[&str], value: Option<&Value>) -> AtFormat {
     let wrong = "must be \"auto\" or { format = \"%Y-%m-%d %H:%M:%S\", zone = \"Asia/Seoul\" }";
     let text = |key: &str| value.and_then(|v| v.get(key)).and_then(Value::as_str).map(str::to_owned);
@@ -82,7 +85,7 @@ fn at_format(b: &mut Build<'_>, at: &[&str], value: Option<&Value>) -> AtFormat 
     };
     // A moment that is written and read back shows whether the format can be used at all.
     let sample = jiff::Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
-    let written = jiff::fmt::strtime::format(&format, &sample).ok();
+    let written = Some(&format).filter(|format| format.len() <= FORMAT).and_then(|format| jiff::fmt::strtime::format(format, &sample).ok());
     if !format.contains('%') || written.and_then(|text| jiff::fmt::strtime::parse(&format, text).ok()).is_none() {
         b.note(at, "is not a strftime format", wrong);
     }

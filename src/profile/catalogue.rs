@@ -1,8 +1,11 @@
 //! The built-in profiles: TOML files embedded in the program.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path, sync::LazyLock};
 
-use super::merge::{self, Base};
+use super::{
+    layers::{self, ProfileFiles, Table},
+    merge::{self, Base},
+};
 
 /// Name and TOML source of every built-in profile, sorted by name.
 #[must_use]
@@ -26,6 +29,13 @@ pub fn all() -> &'static [(&'static str, &'static str)] {
 #[must_use]
 pub fn find(name: &str) -> Option<&'static str> {
     all().iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
+/// One of them as a table. Each is read once, however many credentials start from it.
+pub(super) fn table(name: &str) -> Option<&'static Table> {
+    static TABLES: LazyLock<BTreeMap<&str, Table>> =
+        LazyLock::new(|| all().iter().filter_map(|(name, text)| Some((*name, layers::parse(text).ok()?))).collect());
+    TABLES.get(name)
 }
 
 /// What a user has to know of a profile, what it extends included.
@@ -60,9 +70,15 @@ pub struct Needed {
 
 /// For `cupbearer profiles NAME`.
 #[must_use]
-pub fn describe(name: &str) -> Option<Description> {
+pub fn describe(name: &str) -> Option<&'static Description> {
+    static ALL: LazyLock<BTreeMap<&str, Description>> =
+        LazyLock::new(|| all().iter().filter_map(|(name, _)| Some((*name, read(name)?))).collect());
+    ALL.get(name)
+}
+
+fn read(name: &str) -> Option<Description> {
     let (name, toml) = all().iter().find(|(known, _)| *known == name)?;
-    let head = merge::head(&Base::Builtin((*name).to_owned()), Path::new(""))?;
+    let head = merge::head(&Base::Builtin((*name).to_owned()), Path::new(""), &ProfileFiles::default())?;
     let settings = head.settings.into_iter().map(|(name, setting)| Setting {
         name,
         help: setting.help.unwrap_or_default(),

@@ -37,7 +37,7 @@ fn load_with(name: &str, settings: &BTreeMap<String, String>) -> Profile {
     let profile = merge::build(
         &base,
         &overrides,
-        merge::Given { settings, secrets: None, blind: false },
+        merge::Given { settings, secrets: None, blind: false, files: &ProfileFiles::default() },
         "credentials.x",
         Path::new("/etc"),
         &mut problems,
@@ -99,7 +99,7 @@ fn every_profile_loads_without_a_problem_and_explains_itself() {
 #[test]
 fn settings_and_defaults_are_those_that_were_promised() {
     let told = |name: &str| -> Vec<(String, String)> {
-        describe(name).unwrap().settings.into_iter().map(|s| (s.name, s.default.unwrap_or_else(|| "required".into()))).collect()
+        describe(name).unwrap().settings.iter().map(|s| (s.name.clone(), s.default.clone().unwrap_or_else(|| "required".into()))).collect()
     };
     let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> { pairs.iter().map(|(a, b)| ((*a).into(), (*b).into())).collect() };
     assert_eq!(

@@ -1,6 +1,6 @@
 //! The tokens of a profile in an order in which each comes after those it is made with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{model::TokenSpec, names::Build, table::CredentialTable, token};
 
@@ -13,16 +13,33 @@ pub(super) fn tokens(b: &mut Build<'_>, body: &CredentialTable) -> Vec<TokenSpec
         let parents = parents(b, name);
         open.insert(name.clone(), (spec, parents));
     }
+    // How many parents each still waits for, and who waits for it.
+    let mut missing: BTreeMap<String, usize> = open.iter().map(|(name, (_, parents))| (name.clone(), parents.len())).collect();
+    let mut children: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, (_, parents)) in &open {
+        for parent in parents {
+            children.entry(parent.clone()).or_default().push(name.clone());
+        }
+    }
+    let mut ready: BTreeSet<String> = missing.iter().filter(|(_, n)| **n == 0).map(|(name, _)| name.clone()).collect();
     let mut sorted: Vec<TokenSpec> = Vec::new();
-    while !open.is_empty() {
-        let done = |parent: &String| sorted.iter().position(|token| *token.name == **parent);
-        let next = open.iter().find(|(_, (_, parents))| parents.iter().all(|parent| done(parent).is_some())).map(|(name, _)| name.clone());
-        let Some((mut spec, parents)) = next.and_then(|name| open.remove(&name)) else {
-            circle(b, &open);
-            break;
-        };
-        spec.parents = parents.iter().filter_map(done).collect();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    while let Some(name) = ready.pop_first() {
+        let Some((mut spec, parents)) = open.remove(&name) else { continue };
+        spec.parents = parents.iter().filter_map(|parent| places.get(parent).copied()).collect();
+        places.insert(name.clone(), sorted.len());
         sorted.push(spec);
+        for child in children.remove(&name).unwrap_or_default() {
+            if let Some(n) = missing.get_mut(&child) {
+                *n -= 1;
+                if *n == 0 {
+                    ready.insert(child);
+                }
+            }
+        }
+    }
+    if !open.is_empty() {
+        circle(b, &open);
     }
     sorted
 }
@@ -37,7 +54,8 @@ fn parents(b: &Build<'_>, own: &str) -> Vec<String> {
             _ => None,
         };
         // An unknown one has been noted with its template.
-        parents.extend(token.filter(|token| *token != own && b.tokens.iter().any(|t| t == token)).map(str::to_owned));
+        parents
+            .extend(token.filter(|token| *token != own && b.tokens.binary_search_by(|t| t.as_str().cmp(token)).is_ok()).map(str::to_owned));
     }
     parents.sort_unstable();
     parents.dedup();

@@ -1,6 +1,11 @@
 //! The tables a profile is made of: the credential's own, its profile's, and those that one extends; laid over each other with `drop`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value, json};
 
@@ -33,9 +38,32 @@ pub(super) struct Layers {
 
 const DEPTH: usize = 16;
 
+/// Profile files as they were found, each read once while one configuration is loaded: credentials that share one see the same.
+#[derive(Debug, Default)]
+pub struct ProfileFiles(RefCell<BTreeMap<PathBuf, Arc<Result<Table, Problem>>>>);
+
+impl ProfileFiles {
+    fn table(&self, path: &Path) -> Result<Table, Problem> {
+        let known = self.0.borrow().get(path).cloned();
+        let found = known.unwrap_or_else(|| {
+            let read = Arc::new(read_file(path));
+            self.0.borrow_mut().insert(path.to_owned(), read.clone());
+            read
+        });
+        (*found).clone()
+    }
+}
+
 impl Layers {
     /// Follows `extends`. Problems with finding or reading a profile are noted; then there is nothing to go on with.
-    pub fn load(base: &Base, overrides: &Table, at: &str, relative_to: &Path, problems: &mut Problems) -> Option<Self> {
+    pub fn load(
+        base: &Base,
+        overrides: &Table,
+        at: &str,
+        relative_to: &Path,
+        files: &ProfileFiles,
+        problems: &mut Problems,
+    ) -> Option<Self> {
         let mut top = overrides.clone();
         resolve_paths(&mut top, relative_to);
         let mut layers = Self { all: vec![Layer { table: top, origin: Origin::Credential }], at: at.to_owned() };
@@ -61,7 +89,7 @@ impl Layers {
                 problems.add(Problem { severity: Severity::Problem, key, file, what, hint });
                 return None;
             }
-            let table = match Self::fetch(&origin) {
+            let table = match Self::fetch(&origin, files) {
                 Ok(table) => table,
                 Err(mut problem) => {
                     let (key, file) = layers.origin_key();
@@ -106,32 +134,14 @@ impl Layers {
         }
     }
 
-    fn fetch(origin: &Origin) -> Result<Table, Problem> {
-        let problem = |what: String, hint: String, file: Option<PathBuf>| Problem {
-            severity: Severity::Problem,
-            key: String::new(),
-            file,
-            what,
-            hint: Some(hint),
-        };
-        let toml = "text stands in quotes, a table is [name] or { key = value }, and each key may stand once";
+    fn fetch(origin: &Origin, files: &ProfileFiles) -> Result<Table, Problem> {
         match origin {
             Origin::Credential => Ok(Table::new()),
-            Origin::Builtin(name) => {
-                let text = catalogue::find(name).ok_or_else(|| {
-                    let names = catalogue::all().iter().map(|(name, _)| *name);
-                    problem(format!("there is no built-in profile {name:?}"), known(name, names), None)
-                })?;
-                parse(text).map_err(|what| problem(what, toml.to_owned(), None))
-            }
-            Origin::File(path) => {
-                let place = "relative paths start from the folder of the file they are written in";
-                let unread = |what| problem(format!("profile file {}: {what}", path.display()), place.to_owned(), None);
-                let text = text_of(path).map_err(unread)?;
-                let mut table = parse(&text).map_err(|what| problem(what, toml.to_owned(), Some(path.clone())))?;
-                resolve_paths(&mut table, path.parent().unwrap_or(Path::new("")));
-                Ok(table)
-            }
+            Origin::Builtin(name) => catalogue::table(name).cloned().ok_or_else(|| {
+                let names = catalogue::all().iter().map(|(name, _)| *name);
+                problem("there is no built-in profile of that name".to_owned(), known(name, names), None)
+            }),
+            Origin::File(path) => files.table(path),
         }
     }
 
@@ -233,8 +243,8 @@ pub(super) fn files(layers: &Layers) -> Vec<PathBuf> {
 
 fn depth(table: &Table, path: &[String]) -> usize {
     let Some((first, rest)) = path.split_first() else { return 0 };
-    match table.iter().find(|(key, _)| key.eq_ignore_ascii_case(first)) {
-        Some((_, Value::Object(inner))) => 1 + depth(inner, rest),
+    match table.get(first).or_else(|| table.iter().find(|(key, _)| key.eq_ignore_ascii_case(first)).map(|(_, value)| value)) {
+        Some(Value::Object(inner)) => 1 + depth(inner, rest),
         Some(_) => 1,
         None => 0,
     }
@@ -256,6 +266,20 @@ pub(super) fn dotted(at: &str, path: &[&str]) -> String {
         out.push_str(&quoted);
     }
     out
+}
+
+fn problem(what: String, hint: String, file: Option<PathBuf>) -> Problem {
+    Problem { severity: Severity::Problem, key: String::new(), file, what, hint: Some(hint) }
+}
+
+fn read_file(path: &Path) -> Result<Table, Problem> {
+    let toml = "text stands in quotes, a table is [name] or { key = value }, and each key may stand once";
+    let place = "relative paths start from the folder of the file they are written in";
+    let unread = |what| problem(format!("profile file {}: {what}", path.display()), place.to_owned(), None);
+    let text = text_of(path).map_err(unread)?;
+    let mut table = parse(&text).map_err(|what| problem(what, toml.to_owned(), Some(path.to_owned())))?;
+    resolve_paths(&mut table, path.parent().unwrap_or(Path::new("")));
+    Ok(table)
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
@@ -304,15 +328,18 @@ fn lay(onto: &mut Table, over: &Table, path: &mut Vec<String>, missed: &mut Miss
             missed.push((place, format!("there is no {key:?} to drop"), known(key, onto.keys().map(String::as_str))));
         }
     }
+    // Header names as they stand below, by their spelling in small letters.
+    let mut below: BTreeMap<String, String> = onto.keys().filter(|_| any_case).map(|key| (key.to_ascii_lowercase(), key.clone())).collect();
+    let mut seen = BTreeSet::new();
     for (key, value) in over {
         if key == "drop" && drops.is_some() {
             continue;
         }
-        if any_case && over.keys().any(|other| other != key && other < key && other.eq_ignore_ascii_case(key)) {
+        if any_case && !seen.insert(key.to_ascii_lowercase()) {
             let place = path.iter().cloned().chain([key.clone()]).collect();
             missed.push((place, "is written twice: header names know no case".into(), "keep one of them".into()));
         }
-        let old = onto.keys().find(|other| *other == key || any_case && other.eq_ignore_ascii_case(key)).cloned();
+        let old = if any_case { below.insert(key.to_ascii_lowercase(), key.clone()) } else { Some(key.clone()) };
         let old = old.and_then(|old| onto.remove(&old));
         path.push(key.clone());
         let new = match (old, value) {
@@ -337,7 +364,10 @@ fn lay(onto: &mut Table, over: &Table, path: &mut Vec<String>, missed: &mut Miss
 
 /// Removes a key, or a dotted path to one.
 fn remove(table: &mut Table, key: &str, any_case: bool) -> bool {
-    let found = table.keys().find(|other| *other == key || any_case && other.eq_ignore_ascii_case(key)).cloned();
+    if table.remove(key).is_some() {
+        return true;
+    }
+    let found = table.keys().find(|other| any_case && other.eq_ignore_ascii_case(key)).cloned();
     if let Some(found) = found {
         return table.remove(&found).is_some();
     }

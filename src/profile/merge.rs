@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     answer, graph,
-    layers::{self, Layers},
+    layers::{self, Layers, ProfileFiles},
     model::{Profile, SecretSpec},
     names::{Build, RESERVED},
     present,
@@ -36,6 +36,8 @@ pub struct Given<'a> {
     pub secrets: Option<&'a [String]>,
     /// Files of `tls` tables that cannot be read here are not missed.
     pub blind: bool,
+    /// Where profile files are read.
+    pub files: &'a ProfileFiles,
 }
 
 /// Builds the profile of one credential. `overrides` is the credential's table without `profile`, `settings` and `secrets`.
@@ -49,7 +51,7 @@ pub fn build(
     problems: &mut Problems,
 ) -> Option<Profile> {
     let mut found = Problems::default();
-    let layers = Layers::load(base, overrides, at, relative_to, &mut found);
+    let layers = Layers::load(base, overrides, at, relative_to, given.files, &mut found);
     let profile = layers.and_then(|layers| {
         let (head, body) = tables(&layers, &mut found);
         Some(assemble(&layers, name_of(base), &head, &body, given, &mut found)).filter(|_| !found.fatal())
@@ -60,19 +62,17 @@ pub fn build(
 
 /// The files a credential's profile is made of, for polling: the profile file and those it extends.
 #[must_use]
-pub fn files(base: &Base, relative_to: &Path) -> Vec<PathBuf> {
-    let layers = Layers::load(base, &Map::new(), "", relative_to, &mut Problems::default());
-    let fallback = || match base {
-        Base::File(path) => vec![relative_to.join(path)],
-        Base::Builtin(_) => Vec::new(),
-    };
-    layers.map_or_else(fallback, |layers| layers::files(&layers))
+pub fn files(base: &Base, relative_to: &Path, files: &ProfileFiles) -> Vec<PathBuf> {
+    // What is built in extends nothing else.
+    let Base::File(path) = base else { return Vec::new() };
+    let layers = Layers::load(base, &Map::new(), "", relative_to, files, &mut Problems::default());
+    layers.map_or_else(|| vec![relative_to.join(path)], |layers| layers::files(&layers))
 }
 
 /// Settings and secrets of a profile with their help, `extends` followed, for `cupbearer profiles NAME`.
-pub(super) fn head(base: &Base, relative_to: &Path) -> Option<HeadTable> {
+pub(super) fn head(base: &Base, relative_to: &Path, files: &ProfileFiles) -> Option<HeadTable> {
     let mut problems = Problems::default();
-    let layers = Layers::load(base, &Map::new(), "", relative_to, &mut problems)?;
+    let layers = Layers::load(base, &Map::new(), "", relative_to, files, &mut problems)?;
     Some(tables(&layers, &mut problems).0)
 }
 
@@ -237,11 +237,11 @@ fn whole(b: &mut Build<'_>, body: &CredentialTable) {
     if body.vend == Some(true) && body.tokens.is_empty() {
         b.note(&["vend"], "needs a token to hand out", "leave it out, or say under tokens how to get one");
     }
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
     for name in b.partitions.clone() {
-        let twin = b.partitions.iter().find(|other| {
-            **other < name && header_of(body, other).is_some_and(|h| header_of(body, &name).is_some_and(|own| own.eq_ignore_ascii_case(h)))
-        });
-        if let Some(twin) = twin.cloned() {
+        let Some(header) = body.partition.get(&name).and_then(|table| table.header.as_ref()) else { continue };
+        let twin = headers.entry(header.to_ascii_lowercase()).or_insert_with(|| name.clone()).clone();
+        if twin != name {
             b.note(
                 &["partition", &name, "header"],
                 format!("is the header of partition {twin} too"),
@@ -249,10 +249,6 @@ fn whole(b: &mut Build<'_>, body: &CredentialTable) {
             );
         }
     }
-}
-
-fn header_of<'t>(body: &'t CredentialTable, name: &str) -> Option<&'t str> {
-    body.partition.get(name)?.header.as_deref()
 }
 
 /// Compares what the credential gives with what the profile uses. A declared secret that nothing uses (`client_secret` where

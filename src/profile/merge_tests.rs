@@ -41,7 +41,7 @@ fn on(base: &Base, overrides: Value, settings: &Value, secrets: Option<&[&str]>)
     let mut problems = Problems::default();
     let Value::Object(overrides) = overrides else { panic!("a table") };
     let names = secrets.map(|names| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
-    let given = Given { settings: &pairs(settings), secrets: names.as_deref(), blind: true };
+    let given = Given { settings: &pairs(settings), secrets: names.as_deref(), blind: true, files: &ProfileFiles::default() };
     let profile = build(base, &overrides, given, "credentials.x", Path::new("/etc/cup"), &mut problems);
     assert_eq!(profile.is_none(), problems.fatal());
     let list = problems.into_list();
@@ -186,7 +186,7 @@ fn profiles_that_extend_each_other_in_a_circle_are_refused() {
     let tried = on(&Base::File(folder.path().join("a.toml")), json!({}), &json!({}), None);
     assert!(tried.found[0].1.contains("circle"), "{:?}", tried.found);
     own("extends = 5").says("extends", "built-in profile's name");
-    assert_eq!(files(&Base::Builtin("oauth2".into()), Path::new("/")).len(), 0);
+    assert_eq!(files(&Base::Builtin("oauth2".into()), Path::new("/"), &ProfileFiles::default()).len(), 0);
 }
 
 #[test]
@@ -333,10 +333,10 @@ fn files_name_the_profile_and_those_it_extends() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.toml"), "extends = { file = \"b.toml\" }").unwrap();
     fs::write(folder.path().join("b.toml"), "extends = \"optoro\"").unwrap();
-    let named = files(&Base::File("a.toml".into()), folder.path());
+    let named = files(&Base::File("a.toml".into()), folder.path(), &ProfileFiles::default());
     assert_eq!(named, [folder.path().join("a.toml"), folder.path().join("b.toml")]);
     // A file that is not there is still one to look for.
-    assert_eq!(files(&Base::File("c.toml".into()), folder.path()), [folder.path().join("c.toml")]);
+    assert_eq!(files(&Base::File("c.toml".into()), folder.path(), &ProfileFiles::default()), [folder.path().join("c.toml")]);
 }
 
 #[test]

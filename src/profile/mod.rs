@@ -18,6 +18,7 @@ mod token;
 mod trial;
 mod values;
 
+pub use layers::ProfileFiles;
 pub use merge::Base;
 pub use model::{Profile, TokenSpec};
 pub use template::{RenderError, Scope, Template};

@@ -33,6 +33,7 @@ pub(super) struct Build<'a> {
     pub given: Option<BTreeSet<String>>,
     /// Files that cannot be read here are not missed.
     pub blind: bool,
+    /// Sorted, like the next.
     pub tokens: Vec<String>,
     pub partitions: Vec<String>,
     /// Variable → the token whose answer holds it.
@@ -203,13 +204,16 @@ impl Build<'_> {
                 if Some(token) == own {
                     return Err((format!("a token cannot be made with itself (tokens.{token})"), "name another token, or none".into()));
                 }
-                among(self.tokens.iter(), "token", token)
+                among(sorted(&self.tokens, token), self.tokens.iter(), "token", token)
             }
             "token" if own.is_some() => Err(("a token's request has no `token`".into(), "name another one: tokens.NAME".into())),
             "token" if self.tokens.is_empty() => {
                 Err(("there is no token".into(), "say under tokens how to get one, or put a secret here: {{ secrets.NAME }}".into()))
             }
-            "partition" => among(self.partitions.iter(), "partition", member()?),
+            "partition" => {
+                let partition = member()?;
+                among(sorted(&self.partitions, partition), self.partitions.iter(), "partition", partition)
+            }
             "vars" => {
                 let var = member()?;
                 if own.is_some() && self.vars.get(var).map(String::as_str) == own {
@@ -218,7 +222,7 @@ impl Build<'_> {
                         "it is known only afterwards: take it from another token's answer".into(),
                     ));
                 }
-                among(self.vars.keys(), "variable", var)
+                among(self.vars.contains_key(var), self.vars.keys(), "variable", var)
             }
             "assertion" if matches!(place, Place::Request(_)) => Ok(()),
             "assertion" => {
@@ -228,7 +232,7 @@ impl Build<'_> {
             "now" => Err(("of now there is now.epoch only".into(), "for other forms: now | date(\"%Y-%m-%d\")".into())),
             "token" | "uuid" => Ok(()),
             _ => {
-                among(self.settings.keys(), "setting", first)?;
+                among(self.settings.contains_key(first), self.settings.keys(), "setting", first)?;
                 second.map_or(Ok(()), |_| Err((format!("names a part of setting {first}, which has none"), texts())))
             }
         }
@@ -240,19 +244,19 @@ impl Build<'_> {
             return Ok(());
         }
         if !self.any_secret {
-            return among(self.secrets.keys(), "secret", name);
+            return among(false, self.secrets.keys(), "secret", name);
         }
         match &self.given {
-            Some(given) if !given.contains(name) => among(given.iter(), "secret", name),
+            Some(given) if !given.contains(name) => among(false, given.iter(), "secret", name),
             _ => Ok(()),
         }
     }
 }
 
-fn among<'k>(names: impl Iterator<Item = &'k String>, what: &str, name: &str) -> Result<(), (String, String)> {
-    let names: Vec<&str> = names.map(String::as_str).collect();
-    if names.contains(&name) {
-        return Ok(());
-    }
-    Err((format!("names an unknown {what}: {name}"), known(name, names)))
+fn sorted(names: &[String], name: &str) -> bool {
+    names.binary_search_by(|other| other.as_str().cmp(name)).is_ok()
+}
+
+fn among<'k>(found: bool, names: impl Iterator<Item = &'k String>, what: &str, name: &str) -> Result<(), (String, String)> {
+    if found { Ok(()) } else { Err((format!("names an unknown {what}: {name}"), known(name, names.map(String::as_str)))) }
 }

@@ -1,6 +1,9 @@
 //! A JSON tree into a serde type, with every mistake found in one go: what does not fit is noted, taken out, and reading starts again.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
@@ -18,11 +21,14 @@ pub struct Misfit {
     pub hint: String,
 }
 
+/// Mistakes that are found in one go.
+const TURNS: usize = 100;
+
 /// Reads `T`, whose fields all have defaults. Never quotes a value.
 pub fn read<T: DeserializeOwned + Default + JsonSchema>(mut value: Value) -> (T, Vec<Misfit>) {
     let mut found = Vec::new();
-    // Each turn takes one node out of the tree, so it ends; the bound is for a bug in that.
-    for _ in 0..10_000 {
+    // Each turn reads the tree anew without one node: that many mistakes are told at once.
+    for _ in 0..TURNS {
         let mut track = Track::new();
         let error = match T::deserialize(Deserializer::new(&value, &mut track)) {
             Ok(done) => return (done, found),
@@ -83,8 +89,12 @@ pub fn hint_at_top<T: JsonSchema>(key: &str, more: &[&str]) -> String {
     hint(key, &siblings)
 }
 
-fn schema<T: JsonSchema>() -> schemars::Schema {
-    SchemaGenerator::new(SchemaSettings::default().with(|s| s.inline_subschemas = true)).into_root_schema_for::<T>()
+/// Made once for each type.
+fn schema<T: JsonSchema>() -> Arc<schemars::Schema> {
+    static MADE: Mutex<BTreeMap<String, Arc<schemars::Schema>>> = Mutex::new(BTreeMap::new());
+    let make = || SchemaGenerator::new(SchemaSettings::default().with(|s| s.inline_subschemas = true)).into_root_schema_for::<T>();
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(T::schema_id().into_owned()).or_insert_with(|| Arc::new(make())).clone()
 }
 
 /// serde names the table; which key of it is unknown follows from the schema.

@@ -151,7 +151,6 @@ fn gather(parts: &[Part], names: &mut BTreeSet<String>) {
 }
 
 fn named(expr: &Expr, names: &mut BTreeSet<String>) {
-    let mut all = |exprs: &[Expr]| exprs.iter().for_each(|expr| named(expr, names));
     match expr {
         Expr::Text(_) | Expr::Number(_) | Expr::Bool(_) => {}
         Expr::Name(name) => {
@@ -160,7 +159,11 @@ fn named(expr: &Expr, names: &mut BTreeSet<String>) {
         Expr::Uuid => {
             names.insert("uuid".to_owned());
         }
-        Expr::List(items) | Expr::Or(items) | Expr::And(items) => all(items),
+        Expr::List(items) | Expr::Or(items) | Expr::And(items) => {
+            for item in items {
+                named(item, names);
+            }
+        }
         Expr::Not(inner) | Expr::Negative(inner) => named(inner, names),
         Expr::Compare(compared) => {
             named(&compared.0, names);
@@ -168,20 +171,27 @@ fn named(expr: &Expr, names: &mut BTreeSet<String>) {
         }
         Expr::Chain(first, rest) => {
             named(first, names);
-            rest.iter().for_each(|(_, expr)| named(expr, names));
+            for (_, expr) in rest {
+                named(expr, names);
+            }
         }
         Expr::Either(parts) => {
             let (yes, condition, no) = &**parts;
-            [Some(yes), Some(condition), no.as_ref()].into_iter().flatten().for_each(|expr| named(expr, names));
+            for expr in [Some(yes), Some(condition), no.as_ref()].into_iter().flatten() {
+                named(expr, names);
+            }
         }
         Expr::Steps(base, steps) => {
             named(base, names);
             for step in steps {
-                match step {
-                    Step::Filter(_, arguments) => arguments.iter().for_each(|expr| named(expr, names)),
-                    Step::Item(at) => named(at, names),
-                    Step::Slice(from, to) => from.iter().chain(to).for_each(|expr| named(expr, names)),
-                    Step::Defined(_) => {}
+                let inside: Vec<&Expr> = match step {
+                    Step::Filter(_, arguments) => arguments.iter().collect(),
+                    Step::Item(at) => vec![at],
+                    Step::Slice(from, to) => from.iter().chain(to).collect(),
+                    Step::Defined(_) => Vec::new(),
+                };
+                for expr in inside {
+                    named(expr, names);
                 }
             }
         }

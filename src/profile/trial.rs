@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     filters::PLACEHOLDER,
-    model::SecretSpec,
     names::Build,
     template::{Scope, Template, eval::Fault},
 };
@@ -38,8 +37,9 @@ fn one(b: &Build<'_>, template: &Template) -> Result<(), (String, String)> {
     // Settings are what they will be, so nothing needs to be forgiven where they are all there is.
     let set = |name: &String| b.settings.get(name).is_some_and(|value| !value.is_empty()) || matches!(name.as_str(), "now" | "now.epoch");
     let exact = template.names().iter().all(set);
-    let (given, absent): (Vec<_>, Vec<_>) = b.secrets.iter().partition(|(name, spec)| there(b, name, spec));
-    let given: BTreeSet<&str> = given.iter().map(|(name, _)| name.as_str()).collect();
+    // Only what the template names, so that many templates and many names are no square.
+    let used = || template.names().iter().filter_map(|name| name.strip_prefix("secrets.")).filter(|name| b.secrets.contains_key(*name));
+    let (given, absent): (BTreeSet<&str>, BTreeSet<&str>) = used().partition(|name| there(b, name));
     let render = |secrets: &BTreeSet<&str>, exact: bool, placeholder: &str| render(b, template, secrets, exact, placeholder);
     let Err(fault) = render(&given, exact, PLACEHOLDER) else { return Ok(()) };
     // How long a placeholder is says nothing of a value: only what the shortest values make too long is too long for sure.
@@ -51,9 +51,9 @@ fn one(b: &Build<'_>, template: &Template) -> Result<(), (String, String)> {
         fault => fault,
     };
     // An optional secret that is not given: with it, all might be well.
-    for (name, _) in absent.iter().filter(|(name, _)| template.names().contains(&format!("secrets.{name}"))) {
-        let others: BTreeSet<&str> = b.secrets.keys().map(String::as_str).filter(|other| other != name).collect();
-        let everything = others.iter().copied().chain([name.as_str()]).collect();
+    for name in absent {
+        let everything: BTreeSet<&str> = used().collect();
+        let others = everything.iter().copied().filter(|other| *other != name).collect();
         if render(&others, false, PLACEHOLDER).is_err() && render(&everything, false, PLACEHOLDER).is_ok() {
             let hint = format!("give secrets.{name}, or ask for it: {{% if secrets.{name} %}}…{{% endif %}}");
             return Err((format!("needs the optional secret {name}, which is not given"), hint));
@@ -63,15 +63,17 @@ fn one(b: &Build<'_>, template: &Template) -> Result<(), (String, String)> {
 }
 
 /// A secret that must be there and is not has been noted.
-fn there(b: &Build<'_>, name: &str, spec: &SecretSpec) -> bool {
-    !spec.optional || b.given.as_ref().is_none_or(|given| given.contains(name))
+fn there(b: &Build<'_>, name: &str) -> bool {
+    b.secrets.get(name).is_some_and(|spec| !spec.optional) || b.given.as_ref().is_none_or(|given| given.contains(name))
 }
 
 fn render(b: &Build<'_>, template: &Template, secrets: &BTreeSet<&str>, exact: bool, placeholder: &str) -> Result<(), Fault> {
     let secrets = Values(secrets.iter().map(|name| ((*name).to_owned(), Secret::new(placeholder.to_owned()))).collect());
-    let vars: BTreeMap<String, String> = b.vars.keys().map(|name| (name.clone(), placeholder.to_owned())).collect();
-    let tokens: Vec<(&str, &str)> = b.tokens.iter().map(|name| (name.as_str(), placeholder)).collect();
-    let partition: Vec<(&str, &str)> = b.partitions.iter().map(|name| (name.as_str(), placeholder)).collect();
+    let members = |group: &'static str| template.names().iter().filter_map(move |name| name.strip_prefix(group)?.strip_prefix('.'));
+    let vars: BTreeMap<String, String> = members("vars").map(|name| (name.to_owned(), placeholder.to_owned())).collect();
+    // The last one is `token`.
+    let tokens: Vec<(&str, &str)> = members("tokens").chain([""]).map(|name| (name, placeholder)).collect();
+    let partition: Vec<(&str, &str)> = members("partition").map(|name| (name, placeholder)).collect();
     let scope = Scope {
         settings: Some(&b.settings),
         secrets: Some(&secrets),

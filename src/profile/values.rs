@@ -1,9 +1,13 @@
 //! Texts of the profile language into values: durations, rates, sources, statuses. Errors say what would be right.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use super::model::{Pick, StatusMatch};
 use crate::token::Rate;
@@ -122,10 +126,27 @@ pub fn anchored(pattern: &str) -> Result<Regex, Wrong> {
 
 /// A pattern that matches whole texts.
 pub fn whole(pattern: &str) -> Result<Regex, Wrong> {
+    /// Patterns that are remembered: many credentials start from one profile.
+    const KNOWN: usize = 256;
+    static MADE: Mutex<BTreeMap<String, Regex>> = Mutex::new(BTreeMap::new());
+    if pattern.len() > 1024 {
+        return Err(("is longer than 1024 bytes", "a pattern describes what values look like: make it shorter"));
+    }
+    let lock = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = lock().get(pattern) {
+        return Ok(known.clone());
+    }
+    let make = |text: &str| RegexBuilder::new(text).size_limit(4 * 1024 * 1024).nest_limit(32).build();
     // Compiled alone first: "a)(b" would close our bracket.
-    Regex::new(pattern)
-        .and_then(|_| Regex::new(&format!(r"\A(?:{pattern})\z")))
-        .map_err(|_| ("is not a valid regular expression", "see https://docs.rs/regex/latest/regex/#syntax"))
+    let made = make(pattern).and_then(|_| make(&format!(r"\A(?:{pattern})\z"))).map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => ("is too large once it is compiled", "repeat less, and write [0-9a-z] rather than \\d and \\w"),
+        _ => ("is not a valid regular expression", "see https://docs.rs/regex/latest/regex/#syntax"),
+    })?;
+    let mut known = lock();
+    if known.len() < KNOWN {
+        known.insert(pattern.to_owned(), made.clone());
+    }
+    Ok(made)
 }
 
 /// Names that templates can speak of.

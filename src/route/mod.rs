@@ -200,11 +200,11 @@ fn lies_within(path: &str, base: &str) -> bool {
 }
 
 impl Target {
-    /// Whether an absolute-form request could mean either: same origin (with the twin rule) and same base path.
-    #[must_use]
-    pub fn alike(&self, other: &Target) -> bool {
-        let usual = |t: &Target| t.port == default_port(t.tls);
-        self.host == other.host && self.base == other.base && (self.port == other.port || (usual(self) && usual(other)))
+    /// What absolute-form requests could mean it by: host, base path and port, where `None` is the usual port of either scheme. Two targets
+    /// that share one of them cannot be told apart.
+    pub fn meanings(&self) -> impl Iterator<Item = (&str, &str, Option<u16>)> {
+        let usual = (self.port == default_port(self.tls)).then_some(None);
+        [Some(Some(self.port)), usual].into_iter().flatten().map(|port| (&*self.host, &*self.base, port))
     }
 }
 

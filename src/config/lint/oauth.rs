@@ -1,5 +1,7 @@
 //! Advice about how a client shows who it is, what it asks for, and who else uses it.
 
+use std::collections::HashMap;
+
 use super::at;
 use crate::{
     config::{Config, Credential, Ready, shape},
@@ -54,7 +56,7 @@ fn second(token: &TokenSpec, name: &str) -> bool {
 /// A built-in profile has no setting for a scope where its vendor documents none.
 pub fn foreign_scope(config: &Config, problems: &mut Problems) {
     for credential in config.credentials.values() {
-        let knows_none = |d: &Description| d.settings.iter().all(|setting| setting.name != "scope");
+        let knows_none = |d: &&Description| d.settings.iter().all(|setting| setting.name != "scope");
         // A profile of one's own, even of the same name, has settings of its own.
         let Some(built_in) = catalogue::describe(&credential.profile.name).filter(knows_none) else { continue };
         for token in &credential.profile.tokens {
@@ -83,14 +85,22 @@ pub fn lockout_with_replicas(config: &Config, problems: &mut Problems) {
 
 /// Two credentials that take each other's tokens away, for ever.
 pub fn same_client(config: &Config, problems: &mut Problems) {
+    // By client and token URL: the first credential, and the first whose new token ends the one before.
+    let mut seen: HashMap<(String, String), (usize, Option<usize>)> = HashMap::new();
     let all: Vec<&Credential> = config.credentials.values().collect();
     for (i, credential) in all.iter().enumerate() {
         let Some(id) = client(credential) else { continue };
-        let clash = all.iter().take(i).find(|other| {
-            let replaces = |c: &Credential| c.profile.tokens.iter().any(|t| t.lifetime.rotation == Rotation::Replaces);
-            client(other) == Some(id.clone()) && same_endpoint(credential, other) && (replaces(credential) || replaces(other))
-        });
-        if let Some(other) = clash {
+        let replaces = credential.profile.tokens.iter().any(|token| token.lifetime.rotation == Rotation::Replaces);
+        let mut clash: Option<usize> = None;
+        for url in endpoints(credential) {
+            let (first, replacing) = seen.entry((id.clone(), url)).or_insert((i, None));
+            let other = if replaces { Some(*first) } else { *replacing };
+            clash = [clash, other.filter(|other| *other < i)].into_iter().flatten().min();
+            if replaces {
+                replacing.get_or_insert(i);
+            }
+        }
+        if let Some(other) = clash.and_then(|other| all.get(other)) {
             let what = format!(
                 "it is the same client as {}, and a new token ends the one before (rotation = \"replaces\"): they end each other's",
                 at(other)
@@ -100,23 +110,21 @@ pub fn same_client(config: &Config, problems: &mut Problems) {
     }
 }
 
-/// Where its client identifier comes from, as far as that is known without reading files.
-fn client(credential: &Credential) -> Option<Source> {
+/// Where its client identifier comes from, as far as that is known without reading files: one text for each such place.
+fn client(credential: &Credential) -> Option<String> {
     let secrets = &credential.secrets;
     let listed = secrets.sources.get("client_id").cloned();
-    let source = listed.or_else(|| secrets.dir.as_ref().map(|dir| Source::File(dir.join("client_id"))))?;
-    match &source {
+    match listed.or_else(|| secrets.dir.as_ref().map(|dir| Source::File(dir.join("client_id"))))? {
         Source::Value(value) if value.expose().is_empty() => None,
-        _ => Some(source),
+        Source::Value(value) => Some(format!("value {}", value.expose())),
+        Source::File(path) => Some(format!("file {}", path.display())),
+        Source::Json(path, pointer) => Some(format!("json {} {pointer}", path.display())),
     }
 }
 
-fn same_endpoint(one: &Credential, other: &Credential) -> bool {
-    let urls = |c: &Credential| -> Vec<String> {
-        let scope = Scope { settings: Some(&c.profile.settings), ..Scope::default() };
-        let rendered = c.profile.tokens.iter().filter_map(|t| t.url.as_ref()?.render(&scope).ok());
-        rendered.map(|url| url.to_string()).collect()
-    };
-    let theirs = urls(other);
-    urls(one).iter().any(|url| theirs.contains(url))
+/// Its token URLs, as far as settings decide them.
+fn endpoints(credential: &Credential) -> Vec<String> {
+    let scope = Scope { settings: Some(&credential.profile.settings), ..Scope::default() };
+    let urls = credential.profile.tokens.iter().filter_map(|token| token.url.as_ref()?.render(&scope).ok());
+    urls.map(|url| url.to_string()).collect()
 }

@@ -3,6 +3,7 @@
 mod credentials;
 mod environment;
 mod example;
+mod large;
 mod mistakes;
 mod tls;
 

@@ -63,7 +63,7 @@ const CALCULATE: Fault = Fault::Told("texts are joined with ~; only whole number
 const WRITABLE: Fault = Fault::Told("only text and numbers can be written or joined");
 const BYTES: Fault = Fault::Told("bytes cannot be written as they are: end with hex, b64encode or b64url");
 
-impl<'a> Val<'a> {
+impl Val<'_> {
     pub fn made(text: String) -> Self {
         Self::Made(Zeroizing::new(text))
     }
