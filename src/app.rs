@@ -86,15 +86,15 @@ impl App {
 
         let metrics = Metrics::new()?;
         let store = Arc::new(Store::default());
-        let world = World::new(store.clone(), ledger(config.state.as_deref(), &metrics).await, metrics.clone());
+        let mut salt = [0; 16];
+        aws_lc_rs::rand::fill(&mut salt).map_err(|e| StartError::Random(e.to_string()))?;
+        let world = World::new(store.clone(), ledger(config.state.as_deref(), &metrics).await, metrics.clone()).with_salt(salt);
         let snapshot = Snapshot::build(config, &world, 1).map_err(StartError::Config)?;
         snapshot.adopt();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let reloader = Reloader::new(snapshot.clone(), world, options.sight);
 
         let leaving = Arc::new(AtomicBool::new(false));
-        let mut salt = [0; 16];
-        aws_lc_rs::rand::fill(&mut salt).map_err(|e| StartError::Random(e.to_string()))?;
         let admin_address = local("admin.listen", &admin_listener)?;
         let metrics_port = metrics_listener.as_ref().map(|l| local("metrics.listen", l)).transpose()?;
 

@@ -162,7 +162,7 @@ async fn act(State(admin): State<Admin>, Path((name, action)): Path<(String, Str
         return text(StatusCode::NOT_FOUND, "no such credential\n");
     };
     match &*action {
-        "refresh" => credential.refresh(),
+        "refresh" => drop(credential.refresh(false)),
         "unlatch" => credential.unlatch().await,
         _ => return text(StatusCode::NOT_FOUND, "refresh or unlatch\n"),
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Admin, advice, health};
 use crate::{
     config::Ready,
-    credential::{Credential, TokenState},
+    credential::{Credential, TokenState, fingerprint},
     problem::{Problem, Severity},
     reload::Outcome,
     snapshot::Served,
@@ -288,13 +288,6 @@ fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
         rejections: status.rejections,
         fingerprint: current.map(|t| fingerprint(salt, &t.issued.value)),
     }
-}
-
-fn fingerprint(salt: &[u8], value: &str) -> String {
-    let mut h = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    h.update(salt);
-    h.update(value.as_bytes());
-    h.finish().as_ref().iter().take(4).fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
 }
 
 fn rfc3339(unix: Duration) -> String {

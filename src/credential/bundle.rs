@@ -47,6 +47,10 @@ impl Bundle {
             .all(|(k, &n)| k.get(now).is_some_and(|t| t.number == n && t.send_until >= presented.send_until));
         current.then_some(presented)
     }
+    /// May a request leave with this now? Not with a token whose refusal causes a refresh that runs.
+    pub fn may_send(&self, presented: &Presented) -> bool {
+        self.keepers.iter().zip(&presented.numbers).all(|(keeper, &number)| keeper.may_send(number))
+    }
     pub fn keep(&self, presented: Arc<Presented>) {
         self.presented.store(Some(presented));
     }

@@ -3,25 +3,28 @@
 //! [`Credential`] is what the rest of the program talks to; a bundle holds the keepers of one token set; [`presented`] is what a
 //! token set puts on a request.
 
+mod after_401;
 mod bundle;
 mod look;
 pub mod presented;
+mod refresh;
 mod refusal;
 mod status;
 mod unlatch;
+mod vend;
 mod world;
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use http::HeaderName;
 
+pub use after_401::After401;
 pub use look::Look;
 pub use presented::{Placed, Presented, Value};
+pub use refresh::ByHand;
 pub use refusal::{Reason, Refusal};
 pub use status::TokenState;
+pub use vend::{Vended, fingerprint};
 pub use world::World;
 
 use self::{bundle::Bundle, world::Shared};
@@ -61,22 +64,6 @@ pub struct Partition(pub Vec<String>);
 /// The partition header is missing, repeated, or does not fit its pattern. Holds the header's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionInvalid(pub HeaderName);
-
-/// What to do with a vendor's 401.
-#[derive(Debug)]
-pub enum After401 {
-    /// Send the request once more, with this.
-    Replay(Arc<Presented>),
-    /// The vendor's answer goes on to the client.
-    Pass,
-}
-
-/// A token handed out (CONTRACT 3.4, RFC 6749 section 5.1).
-pub struct Vended {
-    pub access_token: Arc<zeroize::Zeroizing<String>>,
-    /// What really remains.
-    pub expires_in: Duration,
-}
 
 impl Credential {
     /// Finds the running keepers of this credential or starts them (partitioned ones start with their first request).
@@ -150,16 +137,22 @@ impl Credential {
     /// [`Credential::look`]) finds out what that changed.
     pub fn adopt(&self) {
         self.shared.secrets.store(self.secrets.clone());
+        let mut trust_changed = false;
         for (running, client) in self.shared.clients.iter().zip(&self.clients) {
             // Another client would begin without connections.
             if !running.load().trusts_as(client) {
                 running.store(Arc::new(client.clone()));
+                trust_changed = true;
             }
         }
         if let Sets::Many(max) = self.sets {
             self.shared.resize(max);
         }
         self.shared.retune(&self.tunings, || self.bundles());
+        if trust_changed {
+            // What held them may be mended.
+            self.keepers().iter().for_each(|keeper| keeper.configuration_changed());
+        }
     }
 
     #[must_use]
@@ -203,6 +196,14 @@ impl Credential {
         }
     }
 
+    /// The token set of a partition, where it is in use.
+    fn running_bundle(&self, partition: &Partition) -> Option<Arc<Bundle>> {
+        match &self.sets {
+            Sets::One(bundle) => Some(bundle.clone()),
+            Sets::Many(_) => self.shared.many.load().as_ref()?.get(partition),
+        }
+    }
+
     fn bundles(&self) -> Vec<Arc<Bundle>> {
         match &self.sets {
             Sets::One(bundle) => vec![bundle.clone()],
@@ -235,72 +236,31 @@ impl Credential {
         let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
         let started = Now::now();
         let bundle = self.bundle(partition);
-        let result = self.present_slowly(&bundle, until).await;
+        let result = self.present_slowly(&bundle, started, until).await;
         if !bundle.keepers().is_empty() {
             self.world.metrics.token_waited(&self.name, started.until(Now::now()));
         }
         result
     }
 
-    async fn present_slowly(&self, bundle: &Bundle, until: Now) -> Result<Arc<Presented>, Refusal> {
+    async fn present_slowly(&self, bundle: &Bundle, began: Now, until: Now) -> Result<Arc<Presented>, Refusal> {
         loop {
             let mut tokens = Vec::with_capacity(bundle.keepers().len());
             for keeper in bundle.keepers() {
-                tokens.push(keeper.wait(until).await?);
+                tokens.push(keeper.wait_since(began, until).await?);
             }
             // After the wait, for it may be long, and the epoch first: what changes in between is rendered once more, never taken for newer than it is.
             let epoch = self.shared.epoch.load(Ordering::Acquire);
             let values = self.values().await?;
             let presented = Presented::render(&self.profile, bundle.partition(), tokens, values.as_deref(), epoch)
                 .map_err(|why| Refusal::unrenderable(&why))?;
-            // While a child was waited for, a short-lived parent may have come to its end.
-            if presented.send_until > Now::now() {
+            // While a child was waited for, a short-lived parent may have come to its end, or an API may have refused one.
+            if presented.send_until > Now::now() && bundle.may_send(&presented) {
                 let presented = Arc::new(presented);
                 bundle.keep(presented.clone());
                 return Ok(presented);
             }
         }
-    }
-
-    /// The vendor answered 401 to `sent`: marks its generations refused, parents first, and waits for the refresh.
-    pub async fn after_401(&self, partition: &Partition, sent: &Presented, until: Now) -> After401 {
-        let bundle = self.bundle(partition);
-        let generations = || bundle.keepers().iter().zip(&sent.numbers);
-        generations().for_each(|(keeper, &number)| keeper.reject(number));
-        let mut newer = false;
-        for (keeper, &number) in generations() {
-            newer |= keeper.after_rejection(number, until).await.is_some();
-        }
-        if !newer {
-            return After401::Pass;
-        }
-        match self.present(partition, until).await {
-            Ok(presented) => After401::Replay(presented),
-            Err(_) => After401::Pass,
-        }
-    }
-
-    /// The vendor answered something else than 401 to `sent`.
-    pub fn accepted(&self, partition: &Partition, sent: &Presented) {
-        let bundle = self.bundle(partition);
-        bundle.keepers().iter().zip(&sent.numbers).for_each(|(keeper, &number)| keeper.accepted(number));
-    }
-
-    /// Hands out the token itself, where the profile says `vend`.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub async fn vend(&self, partition: &Partition, until: Now) -> Result<Vended, Refusal> {
-        let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
-        let bundle = self.bundle(partition);
-        let keeper = bundle.keepers().last().ok_or_else(|| Refusal::unrenderable("this credential has no token"))?;
-        let token = keeper.wait_fresh(until).await?;
-        Ok(Vended { access_token: token.issued.value.clone(), expires_in: Now::now().until(token.expires) })
-    }
-
-    /// Fetches every token now, guard respected.
-    pub fn refresh(&self) {
-        self.keepers().iter().for_each(|k| k.refresh());
     }
 
     /// Counts up when secret values change.

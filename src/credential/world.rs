@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{Partition, Reason, Refusal, bundle::Bundle, look::Looking};
+use super::{Partition, Reason, Refusal, bundle::Bundle, look::Looking, refresh::ByHandLimit};
 use crate::{
     oauth::TokenClient,
     secret::{Files, Secrets, Values},
@@ -30,12 +30,20 @@ pub struct World {
     pub metrics: Metrics,
     /// Running credentials by name and digest, so that a reload finds the state of the one it replaces.
     running: Arc<Mutex<Running>>,
+    /// Salts fingerprints of tokens, so that they say nothing across restarts.
+    pub(super) salt: [u8; 16],
 }
 
 impl World {
     #[must_use]
     pub fn new(store: Arc<Store>, ledger: Arc<dyn Ledger>, metrics: Metrics) -> Self {
-        Self { store, ledger, metrics, running: Arc::default() }
+        Self { store, ledger, metrics, running: Arc::default(), salt: [0; 16] }
+    }
+
+    /// With what salts fingerprints of tokens from now on.
+    #[must_use]
+    pub fn with_salt(self, salt: [u8; 16]) -> Self {
+        Self { salt, ..self }
     }
 
     /// What runs under this name and digest, or the one `start` makes.
@@ -71,6 +79,8 @@ pub(super) struct Shared {
     /// Held while keepers are tuned, so that none is left with an older tuning. Never across an await.
     tunings: Mutex<Arc<Vec<Tuning>>>,
     waiters: AtomicUsize,
+    /// How often operators who have not shown who they are may cause a refresh.
+    pub(super) by_hand: Mutex<ByHandLimit>,
 }
 
 pub(super) struct Seen {
@@ -90,6 +100,7 @@ impl Shared {
             many: ArcSwapOption::from_pointee(max.map(Many::new)),
             tunings: Mutex::new(tunings),
             waiters: AtomicUsize::new(0),
+            by_hand: Mutex::default(),
         }
     }
 

@@ -173,12 +173,11 @@ pub fn may_replay(session: &Session, upstream: &Upstream) -> Result<(), &'static
     Ok(())
 }
 
-/// The token was refused and the request is not to be sent again: the refresh goes on without us.
+/// The token was refused and the request is not to be sent again: nobody waits for the refresh that this may cause.
 pub fn tell(chosen: &Chosen) {
-    let Access::Credential { credential, partition, presented } = &chosen.access else { return };
-    let (credential, partition, presented) = (credential.clone(), partition.clone(), presented.clone());
-    let until = Now::now().after(chosen.upstream.timeouts.token);
-    tokio::spawn(async move { credential.after_401(&partition, &presented, until).await });
+    if let Access::Credential { credential, partition, presented } = &chosen.access {
+        credential.refused(partition, presented);
+    }
 }
 
 /// Waits for the token after the refused one; false: the vendor's answer goes on. `None`: the client has left.

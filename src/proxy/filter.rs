@@ -195,9 +195,9 @@ impl ProxyHttp for Proxy {
             return Err(Error::new_down(ErrorType::ConnectionClosed));
         }
         if let Access::Credential { credential, partition, presented } = &mut chosen.access
-            && presented.send_until <= Now::now()
+            && !credential.may_send(partition, presented)
         {
-            // Connecting outlasted a short token. Nothing was written yet.
+            // Waiting and connecting outlasted a short token, or an API refused it meanwhile. Nothing was written yet.
             match access::present(session, &chosen.upstream, credential, partition).await {
                 Ok(newer) => *presented = newer,
                 Err(Stop::Gone) => return Err(Error::new_down(ErrorType::ConnectionClosed)),

@@ -2,12 +2,14 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::Method;
+use http::{Method, header};
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_proxy::Session;
+use zeroize::Zeroizing;
 
 use super::{
     access::{Stop, partition, refused, while_there},
+    head::bad,
     reply::{Cause, Reply},
 };
 use crate::{
@@ -18,6 +20,8 @@ use crate::{
 };
 
 const HERE: &str = "/.cupbearer/";
+/// A token is 16 KiB at most, and each of its bytes three where it is percent-encoded.
+const LONGEST_FORM: usize = 64 * 1024;
 /// As long as an upstream waits by default.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
 
@@ -44,9 +48,43 @@ pub async fn vend(session: &mut Session, snapshot: &Snapshot, path: &str) -> Res
         return Err(Reply { allow: "POST", ..Reply::new(Cause::MethodRefused, "a token is asked for with POST") }.into());
     }
     let partition = partition(credential, &session.req_header().headers)?;
+    let form = form(session).await?;
+    let dead = form.as_ref().map(|form| refused_token(form)).transpose()?.flatten();
     let until = Now::now().after(patience(snapshot, credential));
-    let result = while_there(session, credential.vend(&partition, until)).await.ok_or(Stop::Gone)?;
+    let result =
+        while_there(session, credential.vend(&partition, dead.as_ref().map(|token| token.as_str()), until)).await.ok_or(Stop::Gone)?;
     result.map_err(|refusal| refused(&refusal, credential, None).into())
+}
+
+/// The request's form, where it sends one; other content is not read.
+///
+/// # Errors
+/// [`Stop`]: longer than a form is that holds the longest token, or the client has left.
+async fn form(session: &mut Session) -> Result<Option<Zeroizing<Vec<u8>>>, Stop> {
+    let content = session.req_header().headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !content.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Ok(None);
+    }
+    let mut form = Zeroizing::new(Vec::new());
+    while let Some(more) = session.downstream_session.read_request_body().await.map_err(|_| Stop::Gone)? {
+        if form.len() + more.len() > LONGEST_FORM {
+            return Err(bad("the form is longer than 64 KiB").into());
+        }
+        form.extend_from_slice(&more);
+    }
+    Ok(Some(form))
+}
+
+/// The token that a vendor refused, by itself or by its fingerprint: `refused` of the form. Total.
+///
+/// # Errors
+/// 400: it is there more than once (RFC 6749 3.2).
+fn refused_token(form: &[u8]) -> Result<Option<Zeroizing<String>>, Reply> {
+    let mut all = form_urlencoded::parse(form).filter(|(name, _)| name == "refused").map(|(_, value)| Zeroizing::new(value.into_owned()));
+    match (all.next(), all.next()) {
+        (one, None) => Ok(one.filter(|value| !value.is_empty())),
+        _ => Err(bad("refused is there more than once")),
+    }
 }
 
 /// The longest patience of the upstreams this credential serves.
@@ -65,5 +103,36 @@ pub fn near(caller: Option<&SocketAddr>, ours: Option<&SocketAddr>) -> bool {
         },
         (_, Some(SocketAddr::Unix(_))) => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(form: &str) -> Result<Option<String>, ()> {
+        let read = refused_token(form.as_bytes());
+        read.map(|token| token.map(|t| t.as_str().to_owned())).map_err(|_| ())
+    }
+
+    #[test]
+    fn the_refused_token_is_read_from_the_form_and_must_be_one() {
+        for (form, token) in [
+            ("", None),
+            ("refused=", None),
+            ("grant_type=client_credentials", None),
+            ("refused=0badcafe", Some("0badcafe")),
+            ("a=b&refused=a%2Bb%3D%3D&c", Some("a+b==")),
+        ] {
+            assert_eq!(read(form), Ok(token.map(str::to_owned)), "{form}");
+        }
+        assert!(read("refused=a&refused=a").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(form in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let _ = refused_token(&form);
+        }
     }
 }

@@ -47,7 +47,7 @@ pub enum Rotation {
 
 /// Longer lives are not believed (CONTRACT 2.3).
 pub const LONGEST: Duration = Duration::from_hours(9600);
-/// The same token came back: never ask again sooner than this.
+/// The same token came back, or one that is gone at once: never ask again sooner than this.
 pub const SAME_AGAIN: Duration = Duration::from_secs(5);
 
 const SEC: Duration = Duration::from_secs(1);
@@ -89,6 +89,12 @@ impl Lifetime {
         Plan { refresh_at: now.after(half.max(SAME_AGAIN)), ..plan }
     }
 
+    /// A token of this plan is gone in less than a second, or would die so soon of disuse: whatever schedule keeps one alive would be a hot loop.
+    #[must_use]
+    pub fn is_fleeting(&self, plan: &Plan, sent: Now) -> bool {
+        sent.until(plan.expires) < SEC || self.idle.is_some_and(|idle| idle < SEC)
+    }
+
     /// Until when a token last used at `used` may be sent, as far as `idle` goes.
     #[must_use]
     pub fn idle_until(&self, used: Now) -> Option<Now> {
@@ -112,9 +118,8 @@ impl Lifetime {
             None => auto(life).saturating_sub(spread.mul_f64(random)),
             Some(before) => {
                 // However large a margin is asked for, a tenth of the life and some seconds lie between two calls.
-                let soonest = (life / 10).max((5 * SEC).min(life / 2));
                 let asked = life.saturating_sub(before).saturating_sub(spread.min(before).mul_f64(random));
-                asked.clamp(soonest, last_sent(life).max(soonest))
+                asked.clamp(soonest(life), last_sent(life).max(soonest(life)))
             }
         };
         match self.rotation {
@@ -123,6 +128,11 @@ impl Lifetime {
             Rotation::Replaces => planned.max(last_sent(life).saturating_sub(self.grace)),
         }
     }
+}
+
+/// However much life is asked for, a token that lives `life` is not replaced before: a tenth of that, and some seconds.
+fn soonest(life: Duration) -> Duration {
+    (life / 10).max(SAME_AGAIN.min(life / 2))
 }
 
 /// A token is sent only until life − min(30 s, 10 % of life).

@@ -3,9 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-        },
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
     },
     time::Duration,
 };
@@ -19,9 +17,15 @@ use super::{
     guard::GuardKey,
     keeper::{KeeperName, Tuning},
     refusals::{By, Refusals},
+    renewal::Renewals,
     schedule::Lifetime,
     work::Work,
 };
+
+/// An operator's refreshes do not follow a call more closely.
+const BY_HAND_GAP: Duration = Duration::from_secs(1);
+/// No moment.
+const NEVER: u64 = u64::MAX;
 
 /// A token in the slot of its keeper.
 pub struct Token {
@@ -159,9 +163,16 @@ pub(super) struct Slot {
     /// Callers that wait for a token.
     pub waiters: AtomicUsize,
     pub refusals: Refusals,
-    /// Refreshes caused by refusals without an acceptance in between: doubles the pause.
-    pub refusal_level: AtomicU32,
-    pub by_hand: AtomicBool,
+    /// What APIs said of its tokens. Never held across an await.
+    renewals: Mutex<Renewals>,
+    /// Copies for the hot path: the generation that must not be sent now (0: none), the newest refused, the newest accepted.
+    barred: AtomicU64,
+    refused: AtomicU64,
+    accepted: AtomicU64,
+    /// The moment from which an operator wants a refresh, in milliseconds since boot; [`NEVER`] where none does.
+    by_hand: AtomicU64,
+    /// When the last call began, in milliseconds since boot; 0 before the first.
+    pub last_call: AtomicU64,
     pub want_fresh: AtomicBool,
     pub secret_changed: AtomicBool,
     /// No handle is left.
@@ -197,8 +208,12 @@ impl Slot {
             idle: AtomicU64::new(idle_millis(&tuning.lifetime)),
             waiters: AtomicUsize::new(0),
             refusals: Refusals::default(),
-            refusal_level: AtomicU32::new(0),
-            by_hand: AtomicBool::new(false),
+            renewals: Mutex::default(),
+            barred: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            by_hand: AtomicU64::new(NEVER),
+            last_call: AtomicU64::new(0),
             want_fresh: AtomicBool::new(false),
             secret_changed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -212,7 +227,7 @@ impl Slot {
     /// The hot path: one load, comparisons, one relaxed store where the millisecond is a new one.
     pub fn get(&self, now: Now) -> Option<Arc<Token>> {
         let token = self.token.load();
-        let token = token.as_ref().filter(|t| self.sendable(t, now))?;
+        let token = token.as_ref().filter(|t| self.sendable(t, now) && t.number != self.barred.load(Acquire))?;
         let millis = now.millis();
         if self.used.load(Relaxed) < millis {
             self.used.store(millis, Relaxed);
@@ -232,7 +247,9 @@ impl Slot {
     /// Is it worth handing out where a fresh one is asked for (`min_remaining`)?
     pub fn fresh(&self, token: &Token, now: Now) -> bool {
         let whole = token.issued.sent.until(token.expires);
-        let asked = self.tuning().1.lifetime.min_remaining.min(whole.saturating_sub(whole / 10));
+        // However much is asked for, one that lives a few seconds does not cost a call for each who asks.
+        let least = (whole / 10).max(Duration::from_secs(1).min(whole / 2));
+        let asked = self.tuning().1.lifetime.min_remaining.min(whole.saturating_sub(least));
         now.until(token.expires) >= asked || (self.unchanged.load(Acquire) && now < token.refresh_at)
     }
 
@@ -251,6 +268,36 @@ impl Slot {
         self.asked.fetch_max(now.millis(), Relaxed);
     }
 
+    /// An operator wants a refresh, not before `from`. The earliest wish counts.
+    pub fn wish(&self, from: Now) {
+        self.keep_wish(from);
+        self.wake.notify_one();
+    }
+
+    /// As [`Slot::wish`], by the task itself for one that it could not grant: it must not wake itself.
+    pub fn keep_wish(&self, from: Now) {
+        self.by_hand.fetch_min(from.millis(), AcqRel);
+    }
+
+    /// When the refresh that an operator wants may be made: a second after the last call at the earliest.
+    pub fn wished(&self) -> Option<Now> {
+        let from = self.by_hand.load(Acquire);
+        (from != NEVER).then(|| self.by_hand_from(Now::at(Duration::from_millis(from))))
+    }
+
+    /// The earliest moment, `from` or later, that is far enough from the last call for an operator's refresh.
+    pub fn by_hand_from(&self, from: Now) -> Now {
+        match self.last_call.load(Acquire) {
+            0 => from,
+            last => from.max(Now::at(Duration::from_millis(last)).after(BY_HAND_GAP)),
+        }
+    }
+
+    /// A call is about to begin, and that is all an operator who has asked until now wanted: says whether one had.
+    pub fn grant_wish(&self) -> bool {
+        self.by_hand.swap(NEVER, AcqRel) != NEVER
+    }
+
     pub fn raise(&self, flag: &AtomicBool) {
         flag.store(true, Release);
         self.wake.notify_one();
@@ -262,13 +309,65 @@ impl Slot {
         self.wake.notify_one();
     }
 
-    /// Marks a generation as refused (by an API) or blamed (for a child's refusal). An older one costs nothing.
-    pub fn refuse(&self, number: u64, by: By) {
-        if self.token.load().as_ref().is_none_or(|t| t.number != number) {
+    /// An API refused the generation in use; an older one costs nothing. Whether that causes a refresh is decided here and not by the task, so that
+    /// nobody can send the token between the refusal and the moment at which the task hears of it.
+    pub fn refuse(&self, number: u64, now: Now) {
+        if !self.is_current(number) {
             return;
         }
-        self.refusals.tell(number, by);
+        let held = self.state.borrow().gate.is_some_and(|gate| gate.until.is_none_or(|opens| opens > now));
+        let ending = self.work.is_draining() && self.waiters.load(Acquire) == 0;
+        self.refused.fetch_max(number, AcqRel);
+        self.change_renewals(|renewals| renewals.refuse(number, !held && !ending, now));
+        self.refusals.tell(number, By::Api);
         self.wake.notify_one();
+    }
+
+    /// An API accepted the generation in use.
+    pub fn accept(&self, number: u64) {
+        if self.accepted.load(Relaxed) >= number && self.barred.load(Relaxed) != number {
+            return;
+        }
+        if !self.is_current(number) {
+            return;
+        }
+        self.accepted.fetch_max(number, Relaxed);
+        let barred = self.barred.load(Acquire);
+        self.change_renewals(|renewals| renewals.accept(number));
+        if barred != 0 && self.barred.load(Acquire) == 0 {
+            // Those who wait may have it.
+            self.state.send_modify(|_| {});
+        }
+    }
+
+    /// The generation was handed out to a caller, whose vendor's answers are not seen here.
+    pub fn vend(&self, number: u64, now: Now) {
+        self.change_renewals(|renewals| renewals.vend(number, now));
+    }
+
+    /// Was this generation, when it was refused, or is it now, fit to be sent?
+    pub fn may_send(&self, number: u64) -> bool {
+        self.refused.load(Acquire) < number || (self.is_current(number) && self.barred.load(Acquire) != number)
+    }
+
+    /// A child's refusal is blamed on this generation. An older one costs nothing.
+    pub fn blame(&self, number: u64) {
+        if self.is_current(number) {
+            self.refusals.tell(number, By::Child);
+            self.wake.notify_one();
+        }
+    }
+
+    fn is_current(&self, number: u64) -> bool {
+        self.token.load().as_ref().is_some_and(|t| t.number == number)
+    }
+
+    /// Does something to what is known of refusals, and brings the hot path's copy up to date.
+    pub fn change_renewals<T>(&self, change: impl FnOnce(&mut Renewals) -> T) -> T {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = change(&mut renewals);
+        self.barred.store(renewals.barred(), Release);
+        done
     }
 
     /// A refusal is not yet done with.
@@ -306,7 +405,10 @@ pub(super) struct Joined(Arc<Slot>);
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, AcqRel);
+        if self.0.waiters.fetch_sub(1, AcqRel) == 1 && self.0.work.is_draining() {
+            // What was begun for the last one who waited is not begun for nobody.
+            self.0.wake.notify_one();
+        }
     }
 }
 

@@ -4,14 +4,14 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, PoisonError,
-        atomic::Ordering::{Acquire, Relaxed, Release},
+        atomic::Ordering::{Acquire, Release},
     },
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
 
-use super::task::{Cause, Task};
+use super::task::Task;
 use crate::token::{
     clock::Now,
     fetch::{Class, Event, Failure, Fut, Issued},
@@ -73,6 +73,7 @@ impl Task {
             self.gate = Some(Gate { until: Some(started.after(AFTER_REFUSAL)), kind: GateKind::Rejected });
             return After::Done;
         }
+        let by_hand = self.slot.grant_wish();
         let prepared = match self.fetch.prepare(parents).await {
             Ok(prepared) => prepared,
             Err(failure) => {
@@ -86,7 +87,13 @@ impl Task {
             None => None,
             Some(key) => match self.spend(key).await {
                 Ok(permit) => Some(permit),
-                Err(after) => return after,
+                Err(after) => {
+                    if by_hand {
+                        // Not forgotten: the moment that the guard names is the earliest for it.
+                        self.slot.keep_wish(self.gate.and_then(|gate| gate.until).unwrap_or(started));
+                    }
+                    return after;
+                }
             },
         };
         // Reading secrets and writing the attempt down takes its time: what was alive before may be dead now, and dead tokens are not sent.
@@ -94,13 +101,14 @@ impl Task {
             if let Some(permit) = permit {
                 self.ledger.settle(permit, Verdict::GivenBack, &self.tuning.limits).await;
             }
+            if by_hand {
+                self.slot.keep_wish(started);
+            }
             return After::Again;
         }
         self.last_call = Some(started);
-        if self.todo == Some(Cause::Refused) && self.blamed.is_none() {
-            self.refusal_refresh = Some(started);
-            self.slot.refusal_level.fetch_add(1, Relaxed);
-        }
+        self.slot.last_call.store(started.millis(), Release);
+        self.slot.change_renewals(|renewals| renewals.begin(started));
         self.state.doing = Doing::Calling(started);
         self.publish();
         let result = prepared.send().await;
@@ -175,6 +183,7 @@ impl Task {
             Some(_) => lifetime.plan_same(issued.sent, issued.life, now),
             None => lifetime.plan(issued.sent, issued.life, rand::random()),
         };
+        let fleeting = lifetime.is_fleeting(&plan, issued.sent);
         let number = same.unwrap_or_else(|| old.map_or(0, |old| old.number) + 1);
         let implausible = issued.implausible;
         let token = Arc::new(Token {
@@ -190,13 +199,14 @@ impl Task {
                 // What we have ends sooner than was said before.
                 self.slot.token.store(Some(token));
             }
-            self.failed(Failure::own(Class::Retry, "the token had outlived its time when it came"), started).await;
+            let wait = fleeting.then_some(SAME_AGAIN);
+            self.failed(Failure { wait, ..Failure::own(Class::Retry, "the token had outlived its time when it came") }, started).await;
             return;
         }
         self.slot.unchanged.store(same.is_some(), Release);
         self.slot.token.store(Some(Arc::clone(&token)));
-        self.backoff.reset();
-        self.gate = same.map(|_| Gate { until: Some(now.after(SAME_AGAIN)), kind: GateKind::Budget });
+        self.backoff.succeeded(self.last_key());
+        self.gate = (same.is_some() || fleeting).then(|| Gate { until: Some(now.after(SAME_AGAIN)), kind: GateKind::Budget });
         self.wanted_since = None;
         self.state.failure = None;
         self.state.settled = true;
@@ -225,16 +235,17 @@ impl Task {
         self.gate = None;
         self.wanted_since = Some(Now::now());
         self.blamed = Some(stale);
-        self.todo.get_or_insert(Cause::Asked);
+        self.todo = true;
         After::Again
     }
 
     /// Notes a failure and closes the gate behind it.
     pub async fn failed(&mut self, failure: Failure, started: Now) {
         let now = Now::now();
-        let mut gate = self.backoff.after(&failure, now, rand::random());
+        let key = self.last_key();
+        let mut gate = self.backoff.after(&failure, key.as_ref(), now, rand::random());
         if failure.class == Class::Rejected
-            && let Some(key) = self.last_key()
+            && let Some(key) = key
         {
             let latched = self.count(&key).await.and_then(|counted| counted.latched);
             let asked = now.after(failure.wait.unwrap_or_default().min(Duration::from_hours(1)));

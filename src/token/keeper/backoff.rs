@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::token::{
     clock::Now,
     fetch::{Class, Failure},
+    guard::GuardKey,
     slot::{Gate, GateKind},
 };
 
@@ -26,16 +27,18 @@ pub(super) struct Backoff {
     retries: u32,
     held: u32,
     refused: u32,
+    /// What the last success was counted against: the token URL and the secret. A keeper's configuration is always the same one.
+    good: Option<Option<GuardKey>>,
 }
 
 impl Backoff {
-    /// A call succeeded.
-    pub fn reset(&mut self) {
-        *self = Self::default();
+    /// A call succeeded that counted against `key`.
+    pub fn succeeded(&mut self, key: Option<GuardKey>) {
+        *self = Self { good: Some(key), ..Self::default() };
     }
 
-    /// Until when to wait after `failure`, that came at `now`. `random` in 0..1.
-    pub fn after(&mut self, failure: &Failure, now: Now, random: f64) -> Gate {
+    /// Until when to wait after `failure` of a call that counted against `key`, and that came at `now`. `random` in 0..1.
+    pub fn after(&mut self, failure: &Failure, key: Option<&GuardKey>, now: Now, random: f64) -> Gate {
         let asked = failure.wait.unwrap_or_default().min(LONGEST_WAIT);
         let (wait, kind) = match failure.class {
             Class::Retry => {
@@ -49,7 +52,9 @@ impl Backoff {
             }
             Class::Config => {
                 self.held = self.held.saturating_add(1);
-                (doubled(FIRST_HELD, self.held, LONGEST_HELD), GateKind::Config)
+                // What has succeeded with this very secret is not wrong: the vendor will mend what is.
+                let longest = if self.good.as_ref().is_some_and(|good| good.as_ref() == key) { FIRST_HELD } else { LONGEST_HELD };
+                (doubled(FIRST_HELD, self.held, longest), GateKind::Config)
             }
             // The guard holds it longer where a secret was sent; this is what holds where none was.
             Class::Rejected => {
@@ -69,7 +74,7 @@ impl Backoff {
 }
 
 /// `first` the first time, then doubling, at most `most`.
-pub(super) fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+pub(in crate::token) fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
     first.saturating_mul(1 << times.saturating_sub(1).min(20)).min(most)
 }
 
@@ -85,19 +90,37 @@ mod tests {
 
     fn waits(failure: &Failure, random: f64, times: usize) -> Vec<f64> {
         let mut backoff = Backoff::default();
-        (0..times).map(|_| Now::default().until(backoff.after(failure, Now::default(), random).until.unwrap()).as_secs_f64()).collect()
+        (0..times)
+            .map(|_| Now::default().until(backoff.after(failure, None, Now::default(), random).until.unwrap()).as_secs_f64())
+            .collect()
     }
 
     #[test]
     fn a_success_begins_anew() {
         let round = |backoff: &mut Backoff| {
-            [Class::Retry, Class::Config, Class::Rejected].map(|class| backoff.after(&failure(class), Now::default(), 1.0).until)
+            [Class::Retry, Class::Config, Class::Rejected].map(|class| backoff.after(&failure(class), None, Now::default(), 1.0).until)
         };
         let mut backoff = Backoff::default();
         let (first, second) = (round(&mut backoff), round(&mut backoff));
         assert!(first.iter().zip(&second).all(|(a, b)| a < b), "{first:?} {second:?}");
-        backoff.reset();
+        backoff.succeeded(None);
         assert_eq!(round(&mut backoff), first);
+    }
+
+    #[test]
+    fn what_succeeded_before_with_this_secret_is_held_a_minute_and_no_longer() {
+        let key = |secret| GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None };
+        let held = |backoff: &mut Backoff, key: Option<&GuardKey>| {
+            let gate = backoff.after(&failure(Class::Config), key, Now::default(), 0.0);
+            Now::default().until(gate.until.unwrap()).as_secs()
+        };
+        for good in [None, Some(key(1))] {
+            let mut backoff = Backoff::default();
+            assert_eq!([(); 3].map(|()| held(&mut backoff, good.as_ref())), [60, 120, 240]);
+            backoff.succeeded(good.clone());
+            assert_eq!([(); 3].map(|()| held(&mut backoff, good.as_ref())), [60, 60, 60]);
+            assert_eq!([(); 2].map(|()| held(&mut backoff, Some(&key(2)))), [480, 900], "another secret has not");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc, PoisonError,
-        atomic::Ordering::{Acquire, Relaxed, Release},
+        atomic::Ordering::{Acquire, Release},
     },
     time::Duration,
 };
@@ -21,10 +21,11 @@ use super::{
     clock::Now,
     fetch::{Failure, Fetch},
     guard::{GuardKey, Ledger, Limits},
-    refusals::By,
     schedule::Lifetime,
-    slot::{Slot, Status, Token},
+    slot::{Gate, Slot, Status, Token},
 };
+
+pub(super) use self::backoff::doubled;
 
 /// What a keeper is known by, for logs and states; labels come from configuration only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,6 +40,17 @@ pub struct KeeperName {
 pub struct Tuning {
     pub lifetime: Lifetime,
     pub limits: Limits,
+}
+
+/// What becomes of a refresh that an operator asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refreshed {
+    /// It is made at this moment.
+    At(Now),
+    /// It is made once the secret changes or is unlatched.
+    Latched,
+    /// It is not made: the process is shutting down.
+    Draining,
 }
 
 /// Keeps one token. Dropping the last handle lets a running attempt finish and then stops the task.
@@ -92,26 +104,61 @@ impl Keeper {
         self.slot.get(now)
     }
 
-    /// The vendor's API refused this generation (401). Costs nothing for an old generation or within the pause.
+    /// The vendor's API refused this generation (401). Costs nothing for an old generation or within the pause; else the generation is sent to
+    /// nobody, from now on and until the refresh that this causes has ended.
     pub fn reject(&self, number: u64) {
-        self.slot.refuse(number, By::Api);
+        self.slot.refuse(number, Now::now());
     }
 
-    /// The vendor's API took this generation: undoes the doubling of the pause.
+    /// The vendor's API took this generation: a refusal before was not the last word.
     pub fn accepted(&self, number: u64) {
-        if self.slot.refusal_level.load(Relaxed) != 0 && self.slot.token.load().as_ref().is_some_and(|t| t.number == number) {
-            self.slot.refusal_level.store(0, Relaxed);
-        }
+        self.slot.accept(number);
     }
 
-    /// Fetch now, guard respected.
-    pub fn refresh(&self) {
-        self.slot.raise(&self.slot.by_hand);
+    /// May a request leave with this generation now? Not with one whose refusal causes a refresh that runs, nor with one that was refused and has a
+    /// successor.
+    #[must_use]
+    pub fn may_send(&self, number: u64) -> bool {
+        self.slot.may_send(number)
+    }
+
+    /// An operator wants a refresh, not before `from`. It is made then, or at the earliest moment that the guard and a second of distance from the
+    /// last call allow; it is never dropped. Says which moment that is, as far as can be known now.
+    pub fn refresh(&self, from: Now) -> Refreshed {
+        let answer = self.refreshed_at(from);
+        if answer != Refreshed::Draining {
+            self.slot.wish(from);
+        }
+        answer
+    }
+
+    /// What [`Keeper::refresh`] would answer.
+    #[must_use]
+    pub fn refreshed_at(&self, from: Now) -> Refreshed {
+        if self.slot.work.is_draining() {
+            return Refreshed::Draining;
+        }
+        let at = self.slot.wished().map_or(Now::FAR, |wished| wished).min(self.slot.by_hand_from(from)).max(Now::now());
+        match self.slot.state.borrow().gate.filter(|gate| !gate.kind.opens_by_hand()) {
+            Some(Gate { until: None, .. }) => Refreshed::Latched,
+            Some(Gate { until: Some(opens), .. }) => Refreshed::At(at.max(opens)),
+            None => Refreshed::At(at),
+        }
     }
 
     /// A secret changed: held and latched keepers try at once.
     pub fn secret_changed(&self) {
         self.slot.raise(&self.slot.secret_changed);
+    }
+
+    /// The configuration changed in something that is not this keeper's own (what its token call trusts): what held it may be mended.
+    pub fn configuration_changed(&self) {
+        self.slot.raise(&self.slot.secret_changed);
+    }
+
+    /// This generation was handed out to a caller, whose vendor's answers are not seen here: one that nobody refuses for a minute counts as accepted.
+    pub fn vended(&self, number: u64) {
+        self.slot.vend(number, Now::now());
     }
 
     /// Forget what the guard counted for the secrets that these keepers sent last and for `known`, then all try at once. First all is forgotten,
@@ -160,7 +207,7 @@ impl Keeper {
 
     /// A child was refused that was made with this generation: fetch anew, whatever pause the API's refusals made.
     pub(super) fn blame(&self, number: u64) {
-        self.slot.refuse(number, By::Child);
+        self.slot.blame(number);
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
+        atomic::Ordering::{AcqRel, Acquire, Release},
     },
     time::Duration,
 };
@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::sleep};
 use super::{
     Keeper, Tuning,
     attempt::AFTER_REFUSAL,
-    backoff::{Backoff, doubled},
+    backoff::Backoff,
     wait::{NAP, nap},
 };
 use crate::token::{
@@ -27,23 +27,8 @@ use crate::token::{
 
 /// Two calls never start closer together, unless an API's refusal, an operator or a child asks.
 const LEAST_GAP: Duration = Duration::from_millis(200);
-/// An operator's refreshes do not follow each other more closely.
-const BY_HAND_GAP: Duration = Duration::from_secs(1);
 /// Keepers of a chain start one after the other within this: what a parent fetches from its start on is fetched for its children, too.
 const TOGETHER: Duration = Duration::from_secs(1);
-const REFUSAL_PAUSE: Duration = Duration::from_secs(10);
-const LONGEST_REFUSAL_PAUSE: Duration = Duration::from_mins(15);
-
-/// What an attempt is made for, besides a token that is needed or due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// A vendor's API refused the token.
-    Refused,
-    /// An operator or a child asked, or the second attempt after a parent was blamed.
-    Asked,
-    /// A caller wants more life than is left.
-    Fresh,
-}
 
 /// All a keeper's task knows.
 pub(super) struct Task {
@@ -57,7 +42,9 @@ pub(super) struct Task {
     /// How long the last refusal wants us to wait, whatever becomes of the guard's latch.
     pub asked_until: Option<Now>,
     pub state: State,
-    pub todo: Option<Cause>,
+    /// An attempt is wanted although no token is needed or due: an API or a child refused it, an operator asked, a caller wants more life than is
+    /// left, or a parent that was blamed has been fetched anew.
+    pub todo: bool,
     /// When the attempt that is wanted became wanted: a parent fetched since then was fetched for it.
     pub wanted_since: Option<Now>,
     /// After a refusal that the parents are blamed for: which ones, by index and generation.
@@ -67,7 +54,8 @@ pub(super) struct Task {
     parent_states: Vec<watch::Receiver<State>>,
     parent_joined: Option<(usize, Joined)>,
     refusals_taken: u64,
-    pub refusal_refresh: Option<Now>,
+    /// The newest generation of those refusals.
+    refused_through: u64,
     resting: bool,
     /// Where it stands among those who wait for a turn at the guard.
     pub place: Option<Place>,
@@ -99,7 +87,7 @@ impl Task {
             gate: None,
             asked_until: None,
             state,
-            todo: None,
+            todo: false,
             wanted_since,
             blamed: None,
             last_call: None,
@@ -107,7 +95,7 @@ impl Task {
             parent_states,
             parent_joined: None,
             refusals_taken: 0,
-            refusal_refresh: None,
+            refused_through: 0,
             resting: false,
             place: None,
             draining: false,
@@ -144,6 +132,10 @@ impl Task {
             self.gate = None;
         }
         self.take_flags(now);
+        if self.draining && self.todo && self.slot.waiters.load(Acquire) == 0 {
+            // Whoever asked for it, nobody waits for it.
+            self.finish();
+        }
         let token = self.slot.token.load_full();
         let sendable = token.as_ref().is_some_and(|t| self.slot.sendable(t, now));
         let waited_for = self.slot.waiters.load(Acquire) > 0;
@@ -154,11 +146,11 @@ impl Task {
         };
         // Whatever the schedule says, two calls do not follow each other at once.
         let due = due.map(|due| self.last_call.map_or(due, |last| due.max(last.after(LEAST_GAP))));
-        if self.todo.is_none() && due.is_none_or(|due| due > now) {
+        if !self.todo && due.is_none_or(|due| due > now) {
             return self.rest_until(now, due, ahead);
         }
         if self.gate.is_some() {
-            if self.todo.is_some() {
+            if self.todo {
                 self.finish();
             }
             return self.rest_until(now, due, ahead);
@@ -189,49 +181,44 @@ impl Task {
                 self.plan_anew(now);
             }
         }
-        let (new_secret, asked) = (self.slot.secret_changed.swap(false, AcqRel), self.slot.by_hand.swap(false, AcqRel));
+        let new_secret = self.slot.secret_changed.swap(false, AcqRel);
         let changed = new_secret || retuned;
-        let by_hand = asked && self.last_call.is_none_or(|last| last.after(BY_HAND_GAP) <= now);
+        let by_hand = !self.draining && self.slot.wished().is_some_and(|at| at <= now);
         if self.gate.is_some_and(|g| (changed && g.kind.opens_on_change()) || (by_hand && g.kind.opens_by_hand())) {
             self.gate = None;
-        } else if new_secret || asked {
+        } else if new_secret {
             // Those who saw the flag wait for what comes of it: nothing.
             self.publish();
         }
         let token = self.slot.token.load_full();
-        if by_hand {
-            self.todo.get_or_insert(Cause::Asked);
+        if by_hand && self.gate.is_none() {
+            self.todo = true;
         }
         if self.slot.want_fresh.load(Acquire) {
             match &token {
-                Some(t) if self.slot.sendable(t, now) && !self.slot.fresh(t, now) => drop(self.todo.get_or_insert(Cause::Fresh)),
+                Some(t) if self.slot.sendable(t, now) && !self.slot.fresh(t, now) => self.todo = true,
                 _ => self.slot.want_fresh.store(false, Release),
             }
         }
-        self.take_refusals(token.map_or(0, |t| t.number), now);
+        self.take_refusals(token.map_or(0, |t| t.number));
     }
 
-    fn take_refusals(&mut self, current: u64, now: Now) {
+    fn take_refusals(&mut self, current: u64) {
         let seen = self.slot.refusals.count();
         if seen == self.refusals_taken {
             return;
         }
         self.refusals_taken = seen;
         let (refused, blamed) = self.slot.refusals.take();
+        self.refused_through = self.refused_through.max(refused);
         if blamed >= current && blamed > 0 {
-            self.todo.get_or_insert(Cause::Asked);
-        } else if refused >= current && refused > 0 && self.refusal_pause().is_none_or(|end| end <= now) {
-            self.todo.get_or_insert(Cause::Refused);
+            self.todo = true;
+        } else if refused >= current && refused > 0 && self.slot.change_renewals(|renewals| renewals.is_running(refused)) {
+            self.todo = true;
         }
-        if self.todo.is_none() {
+        if !self.todo {
             self.finish();
         }
-    }
-
-    /// Refreshes that refusals cause pause until then.
-    fn refusal_pause(&self) -> Option<Now> {
-        let level = self.slot.refusal_level.load(Relaxed).max(1);
-        Some(self.refusal_refresh?.after(doubled(REFUSAL_PAUSE, level, LONGEST_REFUSAL_PAUSE)))
     }
 
     /// Does this keeper fetch without being asked? Not where it is lazy, unused for long, or draining.
@@ -258,7 +245,7 @@ impl Task {
     fn rest_until(&mut self, now: Now, due: Option<Now>, ahead: bool) -> Step {
         self.parent_joined = None;
         self.state.parent = None;
-        if self.todo.is_none() && self.gate.is_none() && due.is_none_or(|due| due > now) {
+        if !self.todo && self.gate.is_none() && due.is_none_or(|due| due > now) {
             self.wanted_since = None;
         }
         let (doing, until) = match (self.gate, due) {
@@ -269,6 +256,8 @@ impl Task {
         };
         self.state.doing = doing;
         self.publish_change();
+        // What an operator asked for comes in between.
+        let until = [until, self.slot.wished().filter(|at| *at > now && !self.draining)].into_iter().flatten().min();
         // Where it renews ahead or rests from it, a use is noticed by looking; where it is lazy, it is woken.
         let looks = ahead || self.resting || self.gate.is_some();
         Step::Sleep(until.map(|t| now.until(t).min(nap())).or(looks.then(nap)))
@@ -301,7 +290,7 @@ impl Task {
             if self.blamed.is_some() {
                 self.gate = Some(Gate { until: Some(now.after(AFTER_REFUSAL)), kind: GateKind::Rejected });
             }
-            if self.todo.is_some() {
+            if self.todo {
                 self.finish();
             }
         }
@@ -325,10 +314,13 @@ impl Task {
 
     /// What was asked for is done, or will not be done.
     pub fn finish(&mut self) {
-        self.todo = None;
+        self.todo = false;
         self.blamed = None;
         self.slot.want_fresh.store(false, Release);
         self.state.refusals_done = self.refusals_taken;
+        // Those of older generations are done with in any case.
+        let older = self.slot.token.load().as_ref().map_or(0, |t| t.number.saturating_sub(1));
+        self.slot.change_renewals(|renewals| renewals.end(self.refused_through.max(older)));
         self.publish();
     }
 

@@ -8,7 +8,7 @@ use super::{Keeper, Unavailable, Why};
 use crate::token::{
     clock::Now,
     fetch::Class,
-    slot::{Doing, GateKind, State, Token},
+    slot::{Doing, GateKind, Joined, State, Token},
 };
 
 /// No one sleeps longer without looking at the clock that goes on during suspend.
@@ -19,6 +19,11 @@ pub(super) fn nap() -> Duration {
     NAP.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
 
+/// One who waits for a token ([`Keeper::queue`]).
+pub struct Queued {
+    _joined: Joined,
+}
+
 impl Keeper {
     /// The token, waiting as long as an attempt is running or due before `until`; otherwise refused at once.
     ///
@@ -27,7 +32,18 @@ impl Keeper {
     pub async fn wait(&self, until: Now) -> Result<Arc<Token>, Unavailable> {
         match self.get(Now::now()) {
             Some(token) => Ok(token),
-            None => self.wait_for(until, |k| k.get(Now::now())).await,
+            None => self.wait_for(Now::now(), until, |k| k.get(Now::now())).await,
+        }
+    }
+
+    /// As [`Keeper::wait`], for a caller that began to wait at `began`, perhaps for another token.
+    ///
+    /// # Errors
+    /// [`Unavailable`], with the reason.
+    pub async fn wait_since(&self, began: Now, until: Now) -> Result<Arc<Token>, Unavailable> {
+        match self.get(Now::now()) {
+            Some(token) => Ok(token),
+            None => self.wait_for(began, until, |k| k.get(Now::now())).await,
         }
     }
 
@@ -48,15 +64,22 @@ impl Keeper {
         }
         self.slot.raise(&self.slot.want_fresh);
         let done = |k: &Self| fresh(k).or_else(|| k.get(Now::now()).filter(|_| !k.slot.want_fresh.load(Acquire)));
-        match self.wait_for(until, done).await {
+        match self.wait_for(Now::now(), until, done).await {
             Err(unavailable) => self.get(Now::now()).ok_or(unavailable),
             ok => ok,
         }
     }
 
+    /// Counts one who waits for a token until the answer is dropped. After SIGTERM only those who wait cause a call, so whoever is going to wait for
+    /// what a refusal causes is counted before it is told.
+    #[must_use]
+    pub fn queue(&self) -> Queued {
+        Queued { _joined: self.slot.join() }
+    }
+
     /// Waits until the keeper is done with the refusal of `number`; a newer token, if one came.
     pub async fn after_rejection(&self, number: u64, until: Now) -> Option<Arc<Token>> {
-        let _joined = self.slot.join();
+        let _queued = self.queue();
         let seen = self.slot.refusals.count();
         let mut state = self.slot.state.subscribe();
         loop {
@@ -84,8 +107,9 @@ impl Keeper {
         }
         let gate = state.gate?;
         let changed = self.slot.secret_changed.load(Acquire) && gate.kind.opens_on_change();
-        if changed || (self.slot.by_hand.load(Acquire) && gate.kind.opens_by_hand()) {
-            // The gate may be about to be opened; who looks at the flags says so in either case.
+        let by_hand = gate.kind.opens_by_hand() && self.slot.wished().is_some_and(|at| at <= until) && !self.slot.work.is_draining();
+        if changed || by_hand {
+            // The gate is about to be opened, or was: who looks at the flag of a change says so in either case.
             return None;
         }
         // A secret that cannot be read is mended by people, not by waiting: the next look is no call one could wait for.
@@ -95,7 +119,7 @@ impl Keeper {
         Some(self.unavailable(why(gate.kind), gate.until.map(|t| now.until(t)), &state))
     }
 
-    async fn wait_for(&self, until: Now, token: impl Fn(&Self) -> Option<Arc<Token>>) -> Result<Arc<Token>, Unavailable> {
+    async fn wait_for(&self, began: Now, until: Now, token: impl Fn(&Self) -> Option<Arc<Token>>) -> Result<Arc<Token>, Unavailable> {
         self.slot.ask(Now::now());
         let _joined = self.slot.join();
         let mut state = self.slot.state.subscribe();
@@ -106,7 +130,7 @@ impl Keeper {
                 return Ok(token);
             }
             if now >= until {
-                return Err(self.out_of_time(now));
+                return Err(self.out_of_time(began, now));
             }
             if let Some(unavailable) = self.verdict(now, until) {
                 return Err(unavailable);
@@ -115,14 +139,19 @@ impl Keeper {
         }
     }
 
-    /// What a caller hears whose patience is over.
-    fn out_of_time(&self, now: Now) -> Unavailable {
+    /// What a caller hears that began to wait at `began` and whose patience is over: that a call hangs, where one has run for at least half of that
+    /// time; else why the last one failed.
+    fn out_of_time(&self, began: Now, now: Now) -> Unavailable {
         let state = self.slot.state.borrow().clone();
         if let Some(parent) = state.parent.and_then(|i| self.parents.get(i)) {
-            return parent.out_of_time(now);
+            return parent.out_of_time(began, now);
         }
-        if matches!(state.doing, Doing::Calling(_)) {
-            return self.unavailable(Why::Hanging, None, &state);
+        if let Doing::Calling(since) = state.doing {
+            let hung = since.max(began).until(now);
+            // Where nothing has failed, all of the time was spent in calls, those of its parents included.
+            if hung.saturating_mul(2) >= began.until(now) || state.failure.is_none() {
+                return self.unavailable(Why::Hanging, None, &state);
+            }
         }
         if let Some(gate) = state.gate {
             return self.unavailable(why(gate.kind), gate.until.map(|t| now.until(t)), &state);

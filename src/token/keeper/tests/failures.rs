@@ -29,7 +29,7 @@ async fn t5_throttled_waits_as_long_as_it_was_told() {
     let keeper = start(&script, tuning());
     pass(5 * MINUTE).await;
     assert!(script.gaps().iter().all(|gap| (42.0..42.2).contains(gap)), "{:?}", script.gaps());
-    keeper.refresh();
+    keeper.refresh(Now::now());
     let calls = script.count();
     pass(SEC).await;
     assert_eq!(script.count(), calls, "not even by hand");
@@ -219,7 +219,7 @@ async fn a_backoff_is_cut_short_by_hand_a_second_after_the_last_call() {
     keeper.settled().await;
     pass(2 * SEC).await;
     assert_eq!(script.count(), 1);
-    keeper.refresh();
+    keeper.refresh(Now::now());
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
     assert_eq!(script.count(), 2);
 }

@@ -24,7 +24,7 @@ async fn a_refused_secret_is_tried_twice_and_then_latched() {
     assert_eq!(told, [false, true]);
     let refused = keeper.wait(within(MINUTE)).await.unwrap_err();
     assert_eq!((refused.why, refused.retry_after), (Why::Rejected, None));
-    keeper.refresh();
+    keeper.refresh(Now::now());
     keeper.secret_changed();
     pass(MINUTE).await;
     assert_eq!(script.count(), 2, "the same secret again is no change");
@@ -96,7 +96,7 @@ async fn a_flood_of_refreshes_stays_within_the_budget() {
     let rate = vec![Rate { n: 5, per: MINUTE }];
     let keeper = start(&script, Tuning { limits: Limits { rate, ..tuning().limits }, ..tuning() });
     for _ in 0..6000 {
-        keeper.refresh();
+        keeper.refresh(Now::now());
         pass(SEC / 100).await;
     }
     assert!((6..=11).contains(&script.count()), "{}", script.count());
@@ -118,7 +118,7 @@ async fn what_another_did_to_the_secret_is_told_and_is_no_refusal_of_who_has_a_t
     assert!(other.status().unaccepted);
     // It is asked, and held back by the other's refusal.
     pass(2 * SEC).await;
-    keeper.refresh();
+    keeper.refresh(Now::now());
     pass(SEC).await;
     let status = keeper.status();
     assert_eq!((good.count(), status.rejections, status.unaccepted, status.settled), (1, 1, false, true));
@@ -233,7 +233,7 @@ async fn a_refusal_counts_against_the_partition_only_where_the_client_was_not_me
         let keeper = start_with(&script, vec![], Arc::clone(&ledger), tuning());
         keeper.settled().await;
         pass(2 * SEC).await;
-        keeper.refresh();
+        keeper.refresh(Now::now());
         pass(SEC).await;
         let counted =
             [ledger.counted(&whose(Some("y"))).await.unwrap().rejections, ledger.counted(&whose(partition)).await.unwrap().rejections];

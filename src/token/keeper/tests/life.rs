@@ -43,7 +43,60 @@ async fn a_life_of_a_millisecond_does_not_hammer() {
     *script.key.lock().unwrap() = None;
     let _keeper = start(&script, tuning());
     pass(MINUTE).await;
-    assert!(script.gaps().iter().all(|gap| *gap >= 0.1), "{:?}", script.gaps());
+    assert!(script.gaps().iter().all(|gap| *gap >= 5.0), "{:?}", script.gaps());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_life_an_answer_names_no_token_costs_more_calls_than_one_of_a_second() {
+    let ms = Duration::from_millis;
+    let rotation = |rotation| Lifetime { rotation, ..plain() };
+    for lifetime in [
+        plain(),
+        lazy().lifetime,
+        rotation(Rotation::Replaces),
+        Lifetime { cap: Some(ms(10)), ..plain() },
+        Lifetime { idle: Some(ms(10)), ..plain() },
+        Lifetime { refresh_before: Some(MINUTE), ..plain() },
+        Lifetime { min_remaining: MINUTE, ..plain() },
+    ] {
+        let capped = lifetime.cap.is_some() || lifetime.idle.is_some();
+        for life in [ms(1), ms(10), ms(500), ms(999), SEC, 2 * SEC] {
+            for took in [0, 5, 300] {
+                let script = Script::always(Reply::Token(life));
+                *script.took.lock().unwrap() = ms(took);
+                let keeper = start(&script, with(lifetime.clone()));
+                let end = within(MINUTE);
+                while Now::now() < end {
+                    let _ = keeper.wait(within(SEC)).await;
+                    let _ = keeper.wait_fresh(within(SEC)).await;
+                    pass(ms(20)).await;
+                }
+                let least = if life < SEC || capped { 5.0 } else { 0.2 };
+                let gaps = script.gaps();
+                assert!(gaps.iter().all(|gap| *gap >= least), "{lifetime:?} {life:?} {took}: {gaps:?}");
+                assert!(script.count() >= 2, "and it is not given up");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_children_of_a_fleeting_parent_do_not_hammer_either() {
+    let (parents, script) =
+        (Script::always(Reply::Token(Duration::from_millis(10))), Script::always(Reply::Token(Duration::from_millis(10))));
+    for script in [&parents, &script] {
+        *script.took.lock().unwrap() = Duration::from_millis(1);
+    }
+    let parent = start(&parents, tuning());
+    let child = start_with(&script, vec![parent], Arc::new(Memory::default()), tuning());
+    let end = within(MINUTE);
+    while Now::now() < end {
+        let _ = child.wait(within(SEC)).await;
+        pass(SEC / 20).await;
+    }
+    for script in [&parents, &script] {
+        assert!(script.count() >= 2 && script.gaps().iter().all(|gap| *gap >= 5.0), "{:?}", script.gaps());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -241,6 +241,8 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
     let parent = spawn(PARENT, vec![]);
     let keepers = [Arc::clone(&parent), spawn(CHILD, vec![parent]), spawn(2, vec![])];
     let mut secrets = 2;
+    // A refusal of the API caused a refresh, that may still run.
+    let mut barred = [false; KEEPERS];
     let mut waiters: Vec<Waiter> = Vec::new();
     let told = |k: usize, asked: bool| {
         let mut seen = world.seen.lock().unwrap();
@@ -253,11 +255,26 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
             Step::Reply(k, ends) => world.seen.lock().unwrap()[k].ends = ends,
             Step::Takes(k, ms) => world.seen.lock().unwrap()[k].takes = Duration::from_millis(ms),
             Step::Unreadable(k, so) => world.seen.lock().unwrap()[k].unreadable = so,
-            Step::Refuse(k, age) => keepers[k].reject(keepers[k].status().token.map_or(0, |t| t.number).saturating_sub(age)),
-            Step::Accept(k) => keepers[k].accepted(keepers[k].status().token.map_or(0, |t| t.number)),
+            Step::Refuse(k, age) => {
+                let number = keepers[k].status().token.map_or(0, |t| t.number).saturating_sub(age);
+                let before = keepers[k].get(Now::now());
+                keepers[k].reject(number);
+                let after = keepers[k].get(Now::now());
+                if age > 0 && before.is_some() != after.is_some() {
+                    world.broken(format!("keeper {k} bars a token for the refusal of an older one"));
+                }
+                barred[k] |= before.is_some() && after.is_none();
+            }
+            Step::Accept(k) => {
+                keepers[k].accepted(keepers[k].status().token.map_or(0, |t| t.number));
+                let token = keepers[k].status().token.filter(|t| keepers[k].slot.sendable(t, Now::now()));
+                if token.is_some() && keepers[k].get(Now::now()).is_none() {
+                    world.broken(format!("keeper {k} bars a token that was accepted after its refusal"));
+                }
+            }
             Step::Refresh(k) => {
                 told(k, true);
-                keepers[k].refresh();
+                keepers[k].refresh(within(if k == PARENT { 20 * SEC } else { Duration::ZERO }));
             }
             Step::Unlatch(k) => {
                 told(k, false);
@@ -308,10 +325,18 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
             let seen = world.seen.lock().unwrap();
             if let Some((value, until)) = &seen[k].newest
                 && Now::now() < *until
-                && got.is_none_or(|t| t.issued.value.as_str() != value)
+                && got.as_ref().is_none_or(|t| t.issued.value.as_str() != value)
+                // One that was refused waits for its refresh, for whose parents it may wait in turn.
+                && !(got.is_none() && barred[k] && keeper.slot.refusal_pending())
             {
                 world.broken(format!("keeper {k} has lost a token that may still be sent"));
             }
+            if let Some(token) = got.filter(|t| !keeper.may_send(t.number)) {
+                world.broken(format!("keeper {k} hands out generation {} that is refused and being renewed", token.number));
+            }
+        }
+        for (barred, keeper) in barred.iter_mut().zip(&keepers) {
+            *barred &= keeper.slot.refusal_pending();
         }
         waiters.retain(|w| !w.1.is_finished());
         if waiters.iter().any(|w| tokio::time::Instant::now() > w.0) {

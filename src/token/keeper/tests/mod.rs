@@ -1,5 +1,7 @@
 //! The keeper against a scripted `Fetch`, with tokio's clock paused.
 
+mod barred;
+mod by_hand;
 mod chain;
 mod drain;
 mod failures;

@@ -62,7 +62,7 @@ async fn a_storm_of_refusals_makes_one_refresh_per_pause_and_the_pause_doubles()
     keeper.settled().await;
     let end = within(45 * MINUTE);
     while Now::now() < end {
-        let token = keeper.get(Now::now()).expect("still sent");
+        let token = keeper.wait(within(SEC)).await.expect("still sent");
         keeper.reject(token.number);
         pass(SEC / 10).await;
     }
@@ -74,18 +74,27 @@ async fn a_storm_of_refusals_makes_one_refresh_per_pause_and_the_pause_doubles()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_acceptance_undoes_the_doubling() {
+async fn an_api_that_refuses_and_accepts_in_turn_causes_6_refreshes_a_minute_and_60_an_hour_and_not_one_each_10_s_for_ever() {
     let script = Script::always(Reply::Token(36_000 * SEC));
     let keeper = start(&script, tuning());
     keeper.settled().await;
-    let end = within(5 * MINUTE);
-    while Now::now() < end {
-        let token = keeper.get(Now::now()).expect("still sent");
-        keeper.reject(token.number);
-        pass(SEC / 10).await;
-        keeper.accepted(keeper.get(Now::now()).expect("still sent").number);
+    let begin = Now::now();
+    while begin.until(Now::now()) < 60 * MINUTE {
+        let number = keeper.wait(within(SEC)).await.expect("it is sent").number;
+        keeper.accepted(number);
+        keeper.reject(number);
+        pass(SEC).await;
     }
-    assert!(script.gaps()[1..].iter().all(|gap| (10.0..10.5).contains(gap)), "{:?}", script.gaps());
+    let calls: Vec<_> = script.calls.lock().unwrap()[1..].to_vec();
+    for (i, first) in calls.iter().enumerate() {
+        let within = calls[i..].iter().filter(|t| first.until(**t) < MINUTE).count();
+        assert!(within <= 6, "{within} within a minute");
+    }
+    let before = |end: Duration| calls.iter().filter(|t| begin.until(**t) < end).count();
+    assert_eq!(before(MINUTE), 6, "at once");
+    // Then the pause comes first each time, and doubles.
+    assert!(before(10 * MINUTE) <= 45 && calls.len() <= 62, "{} and {}", before(10 * MINUTE), calls.len());
+    assert!(calls.windows(2).any(|pair| pair[0].until(pair[1]) > 14 * MINUTE), "up to 15 minutes");
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,7 +104,7 @@ async fn an_acceptance_of_another_generation_undoes_nothing() {
     keeper.settled().await;
     let end = within(5 * MINUTE);
     while Now::now() < end {
-        let number = keeper.get(Now::now()).expect("still sent").number;
+        let number = keeper.wait(within(SEC)).await.expect("still sent").number;
         keeper.reject(number);
         pass(SEC / 10).await;
         keeper.accepted(number - 1);
@@ -155,9 +164,9 @@ async fn while_it_is_held_a_refusal_is_denied_at_once() {
     let script = Script::new(|n, _| if n == 0 { Reply::Token(3600 * SEC) } else { fail(Class::Config) });
     let keeper = start(&script, tuning());
     keeper.settled().await;
-    keeper.refresh();
+    keeper.refresh(Now::now());
     pass(2 * SEC).await;
-    keeper.refresh();
+    keeper.refresh(Now::now());
     pass(SEC).await;
     let (calls, before) = (script.count(), Now::now());
     keeper.reject(1);
@@ -167,15 +176,14 @@ async fn while_it_is_held_a_refusal_is_denied_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_just_after_a_refresh_that_changes_nothing_is_refused_at_once() {
-    // The pause after a refusal is not opened by hand, nor is a backoff within a second of the last call, nor by a changed secret.
-    let by_hand: fn(&Keeper) = Keeper::refresh;
+    // Neither the pause after a refusal nor what the vendor named is cut short by hand, the latter not by a changed secret either.
+    let by_hand: fn(&Keeper) = |keeper| {
+        keeper.refresh(Now::now());
+    };
     let by_change: fn(&Keeper) = Keeper::secret_changed;
-    for (class, why, tell) in [
-        (Class::Rejected, Why::Rejected, by_hand),
-        (Class::Config, Why::Misconfigured, by_hand),
-        (Class::Throttled, Why::Down, by_hand),
-        (Class::Throttled, Why::Down, by_change),
-    ] {
+    for (class, why, tell) in
+        [(Class::Rejected, Why::Rejected, by_hand), (Class::Throttled, Why::Down, by_hand), (Class::Throttled, Why::Down, by_change)]
+    {
         let script = Script::new(move |_, _| Reply::Fail(Failure { wait: Some(10 * MINUTE), ..failure(class) }));
         let keeper = start(&script, tuning());
         keeper.settled().await;

@@ -122,9 +122,9 @@ async fn the_store_forgets_keepers_that_have_ended_and_no_other() {
     first.settled().await;
     // Calls of all that live are waited for.
     *script.took.lock().unwrap() = MINUTE;
-    first.refresh();
+    first.refresh(Now::now());
     pass(2 * SEC).await;
-    first.refresh();
+    first.refresh(Now::now());
     pass(SEC / 10).await;
     let before = Now::now();
     store.drain(10 * MINUTE).await;

@@ -1,0 +1,49 @@
+//! Handing out a token itself, where the profile says `vend` (CONTRACT 3.4).
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Credential, Partition, Refusal};
+use crate::token::Now;
+
+/// A token handed out (RFC 6749 section 5.1).
+pub struct Vended {
+    pub access_token: Arc<zeroize::Zeroizing<String>>,
+    /// What really remains.
+    pub expires_in: Duration,
+}
+
+impl Credential {
+    /// Hands out the last token of the profile; waits for one until `until`.
+    ///
+    /// `refused`: the caller says that a vendor refused this token, given as it is or by its fingerprint. That is as a 401 of a vendor's API: where it
+    /// is the token in use, it is renewed first (within the pauses for refusals). An older or an unknown one costs nothing.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn vend(&self, partition: &Partition, refused: Option<&str>, until: Now) -> Result<Vended, Refusal> {
+        let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
+        let bundle = self.bundle(partition);
+        let keeper = bundle.keepers().last().ok_or_else(|| Refusal::unrenderable("this credential has no token"))?;
+        let _queued = keeper.queue();
+        let current = keeper.status().token;
+        if let (Some(refused), Some(token)) = (refused, current) {
+            let value = token.issued.value.as_str();
+            if value == refused || fingerprint(&self.world.salt, value) == refused {
+                keeper.reject(token.number);
+                let _newer = keeper.after_rejection(token.number, until).await;
+            }
+        }
+        let token = keeper.wait_fresh(until).await?;
+        keeper.vended(token.number);
+        Ok(Vended { access_token: token.issued.value.clone(), expires_in: Now::now().until(token.expires) })
+    }
+}
+
+/// 8 hex of a salted hash: tells tokens apart, says nothing of them. The status shows it.
+#[must_use]
+pub fn fingerprint(salt: &[u8], value: &str) -> String {
+    let mut h = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    h.update(salt);
+    h.update(value.as_bytes());
+    h.finish().as_ref().iter().take(4).fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
+}
