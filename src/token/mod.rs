@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod fetch;
+mod gate;
 pub mod guard;
 pub mod keeper;
 mod refusals;

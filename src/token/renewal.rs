@@ -1,8 +1,8 @@
 //! Which refusals of an API (401) cause a refresh, and when; whether the refused token may be sent meanwhile. Pure: every method is told the moment.
 //!
 //! The first refusal refreshes at once. So does that of a token which an API has accepted and none refused before, up to 6 times a minute and 60 an
-//! hour. All others pause, that of one which was refused in vain among them: 10 s, doubling to 15 minutes while refusals go on. The doubling is taken back by time alone: one good answer between two
-//! refusals says nothing, an API that gives both in turn would be asked for a token for ever.
+//! hour. All others pause, those of a token that was refused in vain among them: 10 s, doubling to 15 minutes while refusals go on. The doubling is
+//! taken back by time alone: one good answer between two refusals says nothing, an API that gives both in turn would be asked for a token for ever.
 
 use std::time::Duration;
 

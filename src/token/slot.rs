@@ -11,6 +11,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 
+pub(super) use super::gate::{Gate, GateKind};
 use super::{
     clock::Now,
     fetch::{Failure, Issued},
@@ -77,42 +78,6 @@ pub struct Status {
     pub unaccepted: bool,
     /// Refusals counted against the lockout limit now.
     pub rejections: u32,
-}
-
-/// Why no attempt is made before a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gate {
-    /// `None`: until the secret or the configuration changes.
-    pub until: Option<Now>,
-    pub kind: GateKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum GateKind {
-    /// Backoff after a failure that may pass.
-    Retry,
-    /// The vendor named the time.
-    Throttled,
-    /// The budget is used up, or two calls would follow too closely.
-    Budget,
-    /// The pause after a refusal.
-    Rejected,
-    Latched,
-    Config,
-    Unreadable,
-    NoMemory,
-}
-
-impl GateKind {
-    /// A changed secret or a changed configuration may have mended it.
-    pub fn opens_on_change(self) -> bool {
-        matches!(self, Self::Rejected | Self::Latched | Self::Config | Self::Unreadable | Self::NoMemory)
-    }
-
-    /// An operator's `refresh` may ignore it. What the vendor or the guard says may not be ignored.
-    pub fn opens_by_hand(self) -> bool {
-        matches!(self, Self::Retry | Self::Config | Self::Unreadable | Self::NoMemory)
-    }
 }
 
 /// What a keeper's task publishes of itself. Only the task writes it.

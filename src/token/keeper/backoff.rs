@@ -27,14 +27,16 @@ pub(super) struct Backoff {
     retries: u32,
     held: u32,
     refused: u32,
-    /// What the last success was counted against: the token URL and the secret. A keeper's configuration is always the same one.
-    good: Option<Option<GuardKey>>,
+    /// Whether a call ever succeeded, and what the last one that did was counted against: the token URL and the secret. A keeper's configuration is
+    /// always the same one.
+    good: Option<GuardKey>,
+    succeeded: bool,
 }
 
 impl Backoff {
     /// A call succeeded that counted against `key`.
     pub fn succeeded(&mut self, key: Option<GuardKey>) {
-        *self = Self { good: Some(key), ..Self::default() };
+        *self = Self { good: key, succeeded: true, ..Self::default() };
     }
 
     /// Until when to wait after `failure` of a call that counted against `key`, and that came at `now`. `random` in 0..1.
@@ -53,7 +55,7 @@ impl Backoff {
             Class::Config => {
                 self.held = self.held.saturating_add(1);
                 // What has succeeded with this very secret is not wrong: the vendor will mend what is.
-                let longest = if self.good.as_ref().is_some_and(|good| good.as_ref() == key) { FIRST_HELD } else { LONGEST_HELD };
+                let longest = if self.succeeded && self.good.as_ref() == key { FIRST_HELD } else { LONGEST_HELD };
                 (doubled(FIRST_HELD, self.held, longest), GateKind::Config)
             }
             // The guard holds it longer where a secret was sent; this is what holds where none was.

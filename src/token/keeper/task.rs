@@ -211,11 +211,8 @@ impl Task {
         self.refusals_taken = seen;
         let (refused, blamed) = self.slot.refusals.take();
         self.refused_through = self.refused_through.max(refused);
-        if blamed >= current && blamed > 0 {
-            self.todo = true;
-        } else if refused >= current && refused > 0 && self.slot.change_renewals(|renewals| renewals.is_running(refused)) {
-            self.todo = true;
-        }
+        let renewed = refused >= current && refused > 0 && self.slot.change_renewals(|renewals| renewals.is_running(refused));
+        self.todo |= renewed || (blamed >= current && blamed > 0);
         if !self.todo {
             self.finish();
         }
