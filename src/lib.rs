@@ -15,8 +15,9 @@
 //! # Map, leaves first
 //! | room | what lives there | may touch |
 //! |---|---|---|
+//! | [`files`] | one consistent read of several, when a change counts, how ours are written | – |
 //! | [`problem`] | a mistake in the configuration, with key, file and hint | – |
-//! | [`secret`] | secrets: where from, one consistent read, unprintable | – |
+//! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files, token |
 //! | [`token`] | the engine: clock, schedule, guard, slot, keeper, store | – |
 //! | [`state`] | the guard's memory on disk: outlives the process, shared by several | token |
 //! | [`tls`] | the `tls` table of one leg | – |
@@ -28,9 +29,9 @@
 //! | [`profile`] | the profile language: merge, model, templates, catalogue | secret, problem, token, tls |
 //! | [`oauth`] | one token call: request, assertion, response, rules, client | token, secret, profile, tls, telemetry |
 //! | [`credential`] | the tokens of one credential, presented together | token, oauth, profile, secret, telemetry |
-//! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, problem, tls, token |
+//! | [`config`] | what may be written, and what the program runs on | files, profile, route, upstream, secret, problem, tls, token |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, problem |
-//! | [`reload`] | from new bytes to a new snapshot | config, credential, snapshot, problem, telemetry, token |
+//! | [`reload`] | from new bytes to a new snapshot | config, credential, files, secret, snapshot, problem, telemetry, token |
 //! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | – |
 //! | [`proxy`] | a request's way through pingora | snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, secret |
 //! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | snapshot, credential, config, problem, token, telemetry, reload |
@@ -45,8 +46,8 @@
 //! **A request, token cold.** [`credential::Credential::present`] waits on each keeper in graph order with the request's own patience; the
 //! keeper makes one call whoever waits. While it is held or backs off longer than the patience, the refusal is immediate.
 //!
-//! **A refresh.** The keeper sleeps until due (15 s at most, so that a suspend is noticed) → `prepare` (parents' tokens handed in, secrets read
-//! once) → the guard writes the attempt down as spent → `send` (the assertion is signed here) → the answer is classified → the guard is
+//! **A refresh.** The keeper sleeps until due (15 s at most, so that a suspend is noticed) → `prepare` (parents' tokens handed in, the believed
+//! secrets) → the guard writes the attempt down as spent → `send` (the assertion is signed here) → the answer is classified → the guard is
 //! settled → the token is published, or the failure is noted and the old token lives on. With `[state]` both are on disk before the next step;
 //! an attempt whose process was killed in between counts as one with an unknown outcome.
 //!
@@ -77,6 +78,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod files;
 pub mod problem;
 pub mod secret;
 pub mod token;

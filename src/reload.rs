@@ -1,8 +1,10 @@
 //! From new bytes to a new snapshot: polls contents of configuration and secret files, and reloads all or nothing.
 
+mod at_start;
+mod reading;
+
 use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -10,15 +12,27 @@ use std::{
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, stream};
 
+use self::{
+    at_start::AtStart,
+    reading::{Reading, marks, read, watched},
+};
 use crate::{
-    config::{self, Config, Listen, Sight},
+    config::{Config, Sight},
     credential::{Look, World},
-    problem::{Problem, Problems},
+    files::{self, Judgement, Settling},
+    problem::{Problem, Severity},
+    secret::present,
     snapshot::Snapshot,
     telemetry::Metrics,
     token::Now,
 };
 
+/// What is being written is looked at this often until it is whole.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Who asks for a reload waits so long for a writer to rest.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// A writer that has not rested for so long is told of.
+const RESTLESS: Duration = Duration::from_secs(30);
 /// So many credentials' secrets are read at the same time.
 const AT_A_TIME: usize = 8;
 
@@ -43,6 +57,24 @@ pub enum Step<'a> {
 
 type Watcher = Box<dyn Fn(Step<'_>) + Send + Sync>;
 
+/// What runs, as its files were.
+struct Running {
+    settling: Settling,
+    /// Digest of the contents that the running configuration was read from.
+    contents: [u8; 32],
+    /// Who writes them without a rest was told of.
+    told: bool,
+}
+
+/// What became of one try to reload.
+enum Tried {
+    Ended(Outcome),
+    /// Somebody may still be writing; `rest`: how long from now, if nothing more is written.
+    Unsettled {
+        rest: Duration,
+    },
+}
+
 /// Reloads one program's configuration.
 #[derive(Clone)]
 pub struct Reloader(Arc<Inner>);
@@ -52,8 +84,8 @@ struct Inner {
     world: World,
     metrics: Metrics,
     sight: Sight,
-    /// Digest of the bytes the running configuration was read from; the lock is held through a reload, so that there is one at a time.
-    running: tokio::sync::Mutex<[u8; 32]>,
+    /// Held through a reload, so that there is one at a time; not while a writer is waited for.
+    running: tokio::sync::Mutex<Running>,
     started: AtStart,
     last: Mutex<Option<(Outcome, Now)>>,
     watcher: OnceLock<Watcher>,
@@ -64,7 +96,14 @@ impl Reloader {
     #[must_use]
     pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, world: World, sight: Sight) -> Self {
         let config = &snapshot.load_full().config;
-        let (running, started) = (tokio::sync::Mutex::new(digest(&watched(config))), AtStart::of(config));
+        let mut running = Running { settling: Settling::default(), contents: [0; 32], told: false };
+        if let Some(marks) = marks(&watched(config)) {
+            // A file that was changed since it was read is read again by the first poll.
+            let unchanged = config.file.as_ref().is_none_or(|file| marks.get(file).is_some_and(|mark| *mark.content() == config.text));
+            running.contents = if unchanged { files::contents(&marks) } else { [0; 32] };
+            let _ = running.settling.judge(&marks, present());
+        }
+        let (running, started) = (tokio::sync::Mutex::new(running), AtStart::of(config));
         let metrics = world.metrics.clone();
         Self(Arc::new(Inner { snapshot, world, metrics, sight, running, started, last: Mutex::default(), watcher: OnceLock::new() }))
     }
@@ -92,36 +131,47 @@ impl Reloader {
         self.0.started.differs(&AtStart::of(&self.0.snapshot.load().config))
     }
 
-    /// Reads everything again, secrets included, and runs on it if it is right.
+    /// Reads everything again, secrets included, and runs on it if it is right. A file that is being written is waited for, until it has been quiet
+    /// for two seconds, 4 s at most.
     pub async fn reload(&self) -> Outcome {
-        let outcome = {
+        let until = Now::now().after(PATIENCE);
+        self.tell(Step::Begins);
+        let outcome = loop {
             let mut running = self.0.running.lock().await;
-            self.tell(Step::Begins);
-            let outcome = self.reload_locked(&mut running).await;
-            self.report(&outcome);
-            self.tell(Step::Ends(&self.0.snapshot.load().config));
-            outcome
+            let rest = match self.try_reload(&mut running).await {
+                Tried::Ended(outcome) => break self.report(outcome),
+                Tried::Unsettled { rest } => rest,
+            };
+            if Now::now() >= until {
+                break self.report(Outcome::Refused(vec![being_written(self.0.snapshot.load().config.file.clone())]));
+            }
+            drop(running);
+            tokio::time::sleep(soon(rest)).await;
         };
+        self.tell(Step::Ends(&self.0.snapshot.load().config));
         self.look_at_secrets(Look::Now).await;
         outcome
     }
 
-    /// The same, silent where it is refused for the reasons of the last time.
-    async fn try_again(&self) {
+    /// The same for the poller, who comes again: what is being written is not waited for, and what is refused for the reasons of the last time is
+    /// not told again.
+    async fn try_again(&self) -> Tried {
         let mut running = self.0.running.lock().await;
-        let outcome = self.reload_locked(&mut running).await;
-        let known = matches!(outcome, Outcome::Refused(_)) && self.last().is_some_and(|(last, _)| last == outcome);
-        if !known {
+        let tried = self.try_reload(&mut running).await;
+        if let Tried::Ended(outcome) = &tried
+            && !(matches!(outcome, Outcome::Refused(_)) && self.last().is_some_and(|(last, _)| last == *outcome))
+        {
             // Only now it is known that there is something to tell.
             self.tell(Step::Begins);
-            self.report(&outcome);
+            self.report(outcome.clone());
             self.tell(Step::Ends(&self.0.snapshot.load().config));
         }
+        tried
     }
 
     /// Counts, logs and remembers it.
-    fn report(&self, outcome: &Outcome) {
-        let word = match outcome {
+    fn report(&self, outcome: Outcome) -> Outcome {
+        let word = match &outcome {
             Outcome::Applied { restart } => {
                 tracing::info!(generation = self.0.snapshot.load().generation, "configuration reloaded");
                 if !restart.is_empty() {
@@ -139,36 +189,49 @@ impl Reloader {
         };
         self.0.metrics.reloaded(word);
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((outcome.clone(), Now::now()));
+        outcome
     }
 
-    async fn reload_locked(&self, running: &mut [u8; 32]) -> Outcome {
+    async fn try_reload(&self, running: &mut Running) -> Tried {
         let old = self.0.snapshot.load_full();
-        let Some(file) = old.config.file.clone() else { return Outcome::Unchanged };
-        let sight = self.0.sight.clone();
-        let Ok((config, problems, seen)) = tokio::task::spawn_blocking(move || read(&file, &sight)).await else {
-            return Outcome::Refused(vec![]); // The runtime is going down.
-        };
-        let (Some(config), false) = (config, problems.fatal()) else {
-            return Outcome::Refused(problems.into_list());
-        };
-        if seen == *running {
-            return Outcome::Unchanged;
+        let Some(file) = old.config.file.clone() else { return Tried::Ended(Outcome::Unchanged) };
+        let (sight, known) = (self.0.sight.clone(), watched(&old.config));
+        let Ok(reading) = tokio::task::spawn_blocking(move || read(&file, known, &sight)).await else { return cut_off() };
+        let Some(Reading { config, problems, marks: found }) = reading else { return Tried::Unsettled { rest: AGAIN } };
+        if let Judgement::Wait { rest, lasted } = running.settling.judge(&found, present()) {
+            if lasted >= RESTLESS && !std::mem::replace(&mut running.told, true) {
+                tracing::warn!("configuration files are written without a rest of two seconds; the old ones go on");
+            }
+            return Tried::Unsettled { rest };
         }
-        let (world, generation) = (self.0.world.clone(), old.generation + 1);
-        // It reads certificates.
-        let Ok(built) = tokio::task::spawn_blocking(move || Snapshot::build(config, &world, generation)).await else {
-            return Outcome::Refused(vec![]); // The runtime is going down.
+        running.told = false;
+        let (Some(config), false) = (config, problems.fatal()) else {
+            return Tried::Ended(Outcome::Refused(problems.into_list()));
         };
-        match built {
+        let contents = files::contents(&found);
+        if contents == running.contents {
+            return Tried::Ended(Outcome::Unchanged);
+        }
+        if config.upstreams.is_empty() && !old.config.upstreams.is_empty() {
+            return Tried::Ended(Outcome::Refused(vec![no_upstreams(config.file)]));
+        }
+        let (world, generation, named) = (self.0.world.clone(), old.generation + 1, watched(&config));
+        // It reads certificates: what lies there must still be what was found right.
+        let build = move || (Snapshot::build(config, &world, generation), marks(&named).as_ref() == Some(&found));
+        let Ok((built, same)) = tokio::task::spawn_blocking(build).await else { return cut_off() };
+        if !same {
+            return Tried::Unsettled { rest: Duration::ZERO };
+        }
+        Tried::Ended(match built {
             Ok(new) => {
                 let new = Arc::new(new);
                 self.0.snapshot.store(new.clone());
                 new.adopt();
-                *running = seen;
+                running.contents = contents;
                 Outcome::Applied { restart: self.needs_restart() }
             }
             Err(problems) => Outcome::Refused(problems.into_list()),
-        }
+        })
     }
 
     /// Polls contents until the program ends. `None` as the interval: only SIGHUP and the admin port reload.
@@ -178,18 +241,37 @@ impl Reloader {
     }
 
     async fn poll_configuration(&self) {
+        let mut unsettled = None;
         loop {
-            if !self.interval_over().await {
+            match unsettled.take() {
+                // Without polling, too: somebody asked for this reload.
+                Some(rest) => tokio::time::sleep(soon(rest)).await,
+                None if !self.interval_over().await => continue,
+                None => {}
+            }
+            if !self.differs().await {
                 continue;
             }
-            let files = watched(&self.0.snapshot.load().config);
-            let Ok(seen) = tokio::task::spawn_blocking(move || digest(&files)).await else { return };
-            // After a refusal everything is read each time: what was missing may be a file that the running configuration does not name.
-            if seen != *self.0.running.lock().await || matches!(self.last(), Some((Outcome::Refused(_), _))) {
-                self.try_again().await;
-                self.look_at_secrets(Look::Now).await;
+            match self.try_again().await {
+                Tried::Unsettled { rest } => unsettled = Some(rest),
+                Tried::Ended(_) => self.look_at_secrets(Look::Now).await,
             }
         }
+    }
+
+    /// Whether there is something else than what runs. After a refusal everything is read each time: what was missing may be a file that the running
+    /// configuration does not name.
+    async fn differs(&self) -> bool {
+        if matches!(self.last(), Some((Outcome::Refused(_), _))) {
+            return true;
+        }
+        let named = watched(&self.0.snapshot.load().config);
+        let Ok(found) = tokio::task::spawn_blocking(move || marks(&named)).await else { return false };
+        let mut running = self.0.running.lock().await;
+        let Some(found) = found.filter(|found| files::contents(found) == running.contents) else { return true };
+        // It was touched, or replaced by the same: later changes are compared with this.
+        let _ = running.settling.judge(&found, present());
+        false
     }
 
     async fn poll_secrets(&self) {
@@ -216,79 +298,25 @@ impl Reloader {
     }
 }
 
-/// Loads `file` with all it names. The digest is that of the very bytes the configuration was made of: a file that changes in between is
-/// read once more, or the newer bytes would be taken for running.
-fn read(file: &Path, sight: &Sight) -> (Option<Config>, Problems, [u8; 32]) {
-    let mut before = None;
-    for _ in 0..3 {
-        let (config, problems) = config::load(file, sight);
-        let Some(config) = config else { return (None, problems, [0; 32]) };
-        let seen = digest(&watched(&config));
-        if before == Some(seen) {
-            return (Some(config), problems, seen);
-        }
-        before = Some(seen);
-    }
-    // It changes all the time: what was read last runs, and the zeros make the next poll look again.
-    let (config, problems) = config::load(file, sight);
-    (config, problems, [0; 32])
+fn soon(rest: Duration) -> Duration {
+    rest.clamp(Duration::from_millis(1), AGAIN)
 }
 
-/// Every file whose bytes shape the snapshot.
-fn watched(config: &Config) -> Vec<PathBuf> {
-    let tokens = config.credentials.values().flat_map(|c| c.profile.tokens.iter().map(|t| &t.tls));
-    let tls = tokens.chain(config.upstreams.iter().map(|u| &u.tls));
-    let tls = tls.flat_map(|t| [&t.ca_file, &t.client_cert_file, &t.client_key_file]).flatten();
-    let mut files: Vec<PathBuf> = config.files.iter().chain(tls).cloned().collect();
-    files.sort();
-    files.dedup();
-    files
+/// The runtime is going down.
+fn cut_off() -> Tried {
+    Tried::Ended(Outcome::Refused(vec![]))
 }
 
-/// A digest of names and contents; a file that cannot be read counts as such.
-fn digest(files: &[PathBuf]) -> [u8; 32] {
-    let mut h = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for file in files {
-        let content = std::fs::read(file).unwrap_or_else(|e| format!("unreadable: {:?}", e.kind()).into_bytes());
-        h.update(&file.as_os_str().len().to_be_bytes());
-        h.update(file.as_os_str().as_encoded_bytes());
-        h.update(&content.len().to_be_bytes());
-        h.update(&content);
-    }
-    let mut out = [0; 32];
-    out.copy_from_slice(h.finish().as_ref()); // SHA-256 has 32 bytes.
-    out
+fn being_written(file: Option<PathBuf>) -> Problem {
+    let what = "the configuration, or a file that it names, is being written: none of them counts before it has been quiet for two seconds";
+    refusal(file, what, "write a file beside it and rename it, which counts at once; or try again")
 }
 
-/// What is read once, at start.
-struct AtStart {
-    listen: Vec<Listen>,
-    peers: Vec<u32>,
-    workers: usize,
-    admin: SocketAddr,
-    metrics: Option<SocketAddr>,
-    state: Option<PathBuf>,
-    json: bool,
+fn no_upstreams(file: Option<PathBuf>) -> Problem {
+    let hint = "a file that was cut off looks like this; to serve nothing, stop the program";
+    Problem { key: "upstreams".to_owned(), ..refusal(file, "there is none, and upstreams are running", hint) }
 }
 
-impl AtStart {
-    fn of(config: &Config) -> Self {
-        let Config { proxy, admin, metrics, state, log, .. } = config;
-        let (listen, peers, workers) = (proxy.listen.clone(), proxy.peer_uids.clone(), proxy.workers);
-        Self { listen, peers, workers, admin: admin.listen, metrics: *metrics, state: state.clone(), json: log.json }
-    }
-
-    /// The keys in which the two differ.
-    fn differs(&self, other: &Self) -> Vec<&'static str> {
-        let changed = [
-            ("proxy.listen", self.listen != other.listen),
-            ("proxy.peer_uids", self.peers != other.peers),
-            ("proxy.workers", self.workers != other.workers),
-            ("admin.listen", self.admin != other.admin),
-            ("metrics.listen", self.metrics != other.metrics),
-            ("state.dir", self.state != other.state),
-            ("log.format", self.json != other.json),
-        ];
-        changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
-    }
+fn refusal(file: Option<PathBuf>, what: &str, hint: &str) -> Problem {
+    Problem { severity: Severity::Problem, key: String::new(), file, what: what.to_owned(), hint: Some(hint.to_owned()) }
 }

@@ -21,6 +21,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{self, Config, Sight},
+    hardening::{self, ALLOW_DUMPS},
     problem::{Problems, Severity},
 };
 
@@ -58,7 +59,7 @@ Exit status:
 Environment:
   CUPBEARER_CONFIG           the configuration file, where --config is not given
   CUPBEARER_<TABLE>__<KEY>   overrides a key of it, e.g. CUPBEARER_PROXY__DRAIN=5s; other CUPBEARER_* variables are ignored
-  CUPBEARER_ALLOW_DUMPS=1    `run` lets debuggers in and core files out; both hold secrets
+  CUPBEARER_ALLOW_DUMPS=1    debuggers are let in and core files out; both hold secrets
 
 Start with `cupbearer demo`; `cupbearer profiles` lists the vendors that are built in.";
 
@@ -246,8 +247,16 @@ pub fn say(text: &str) -> Exit {
 
 /// Runs one command to its end.
 pub fn dispatch(args: Args) -> Exit {
+    // Before the first secret is in memory. Whatever the command: most read a configuration, which may hold some.
+    let open = hardening::harden(std::env::var(ALLOW_DUMPS).ok().as_deref());
+    if !matches!(args.command, Command::Run { .. }) {
+        for what in &open {
+            complain(format_args!("cupbearer: {what}"));
+        }
+    }
     match args.command {
-        Command::Run { config, ready_file } => run::run(&config.file(), ready_file.as_deref()),
+        // It has a log, and tells it there.
+        Command::Run { config, ready_file } => run::run(&config.file(), ready_file.as_deref(), open),
         Command::Demo { once } => demo::demo(once),
         Command::Check { config, strict, no_secrets, live, credential, force, format } => {
             let sight = Sight { no_secrets, ..sight() };

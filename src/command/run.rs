@@ -14,15 +14,14 @@ use super::{
 use crate::{
     app::{App, Options, StartError},
     config::{self, Config},
-    hardening::{self, ALLOW_DUMPS},
+    files,
+    hardening::Open,
     logging::{self, Volume},
     reload::Step,
 };
 
-/// `cupbearer run`.
-pub fn run(file: &Path, ready_file: Option<&Path>) -> Exit {
-    // Before the first secret is in memory.
-    let open = hardening::harden(std::env::var(ALLOW_DUMPS).ok().as_deref());
+/// `cupbearer run`. `open` is what could not be hardened of this process.
+pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<Open>) -> Exit {
     let (config, volume) = match begin(file) {
         Ok(begun) => begun,
         Err(exit) => return exit,
@@ -150,8 +149,5 @@ fn announce(app: &App, ready_file: Option<&Path>) -> std::io::Result<()> {
     complain(format_args!("ready proxy={} admin={}", proxy.join(","), app.admin()));
     let Some(file) = ready_file else { return Ok(()) };
     let text = json!({ "proxy": proxy, "admin": app.admin().to_string(), "metrics": app.metrics_port().map(|a| a.to_string()) });
-    let mut beside = file.as_os_str().to_owned();
-    beside.push(".new");
-    std::fs::write(&beside, format!("{text}\n"))?;
-    std::fs::rename(&beside, file)
+    files::replace(file, format!("{text}\n").as_bytes())
 }

@@ -20,6 +20,7 @@ use std::{
 };
 
 use crate::{
+    files,
     problem::{Problem, Problems},
     profile::{Profile, ProfileFiles},
     route,
@@ -45,6 +46,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Configuration and profile files, to be polled.
     pub files: Vec<PathBuf>,
+    /// SHA-256 of the bytes of `file` that this was read from: it may hold others by now.
+    pub text: [u8; 32],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -153,6 +156,7 @@ pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
     let config = config.map(|mut config| {
         config.file = Some(file.to_path_buf());
         config.files.insert(0, file.to_path_buf());
+        config.text = files::hash(text.as_bytes());
         config
     });
     (config, problems)

@@ -78,6 +78,7 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
         rules,
         file: None,
         files: files.into_iter().collect(),
+        text: [0; 32],
     }
 }
 

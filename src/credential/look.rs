@@ -1,27 +1,28 @@
-//! Looking whether secrets changed: a new value is believed once it is whole, is presented from then on, and wakes keepers that are held.
+//! Looking whether secrets changed: what is believed anew is presented from then on, counted, and wakes keepers that are held.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::{
-    sync::{OwnedMutexGuard, oneshot},
+    sync::oneshot,
     time::{sleep, timeout},
 };
 
-use super::{Credential, Refusal, world::Seen};
+use super::{Credential, Refusal, world::Shared};
 use crate::{
-    secret::Values,
-    token::{Class, Keeper, Now},
+    oauth,
+    secret::{Looked, Turn, Values, present},
+    token::{Class, GuardKey},
 };
 
-/// What is written in place is believed when it has stayed the same for so long: half a secret would be a wrong attempt.
-const QUIET: Duration = Duration::from_secs(2);
-/// Until then it is looked at this often.
+/// What is being written is looked at this often until it is whole.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Nobody waits longer for a look: a file may lie on a mount that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A writer that has not rested for so long is told of.
+const RESTLESS: Duration = Duration::from_secs(30);
 
 /// Who asks for a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,90 +33,57 @@ pub enum Look {
     Now,
 }
 
-/// What there is between looks.
-#[derive(Default)]
-pub(super) struct Looking {
-    /// Values that are not believed yet, and since when they are what is read.
-    pending: Option<([u8; 32], Now)>,
-    /// Whose watch it is to look again until they are.
-    watcher: Weak<Credential>,
-}
-
-/// What a look found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Looked {
-    Same,
-    Changed,
-    /// Somebody may still be writing.
-    Unsettled,
-    Unreadable(String),
-}
-
-type Turn = OwnedMutexGuard<Looking>;
-
 impl Credential {
     /// Reads the secrets; where their values changed, presented headers are rendered anew and held keepers try at once. Ends when that is done,
     /// or sooner: what hangs, and what is still being written, is waited for by nobody.
     pub async fn look(self: &Arc<Self>, look: Look) {
-        let looking = self.shared.looking.clone();
+        *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(self);
+        let secrets = &self.shared.secrets;
         let turn = match look {
-            Look::Poll => looking.try_lock_owned().ok(),
-            Look::Now => timeout(PATIENCE, looking.lock_owned()).await.ok(),
+            Look::Poll => secrets.turn_now(),
+            Look::Now => secrets.turn().await,
         };
         let Some(turn) = turn else { return };
         let (tell, told) = oneshot::channel();
-        tokio::spawn(look_until_settled(Arc::downgrade(self), turn, tell));
+        tokio::spawn(look_until_settled(self.shared.clone(), turn, tell));
         if timeout(PATIENCE, told).await.is_err() {
-            self.tell(&Looked::Unreadable("secrets: their files do not answer".into()));
+            self.world.metrics.secret_unreadable(&self.name, "secrets: their files do not answer");
         }
     }
 
+    /// Counts and logs what a look found, and tells keepers of values that they were not told of yet.
     fn tell(&self, looked: &Looked) {
         match looked {
-            Looked::Same | Looked::Unsettled => {}
-            Looked::Changed => self.world.metrics.secret_changed(&self.name),
-            Looked::Unreadable(why) => self.world.metrics.secret_unreadable(&self.name, why),
+            Looked::Unsettled { lasted, .. } if *lasted >= RESTLESS => {
+                let why = "secrets: their files are written without a rest of two seconds; the last whole ones stay";
+                self.world.metrics.secret_unreadable(&self.name, why);
+            }
+            Looked::Same | Looked::Changed { .. } | Looked::Unsettled { .. } => {}
+            Looked::Unreadable(why) => self.world.metrics.secret_unreadable(&self.name, &why.to_string()),
         }
-    }
-
-    /// One look (blocking).
-    fn look_once(&self, looking: &mut Looking) -> Looked {
-        loop {
-            let before = self.shared.seen.load_full();
-            let (values, files) = match self.shared.secrets.load().read_with_files() {
-                Ok(read) => read,
-                Err(e) => {
-                    looking.pending = None;
-                    // What repairs an unreadable secret is a change: forget nothing, the last good values stay.
-                    return Looked::Unreadable(e.to_string());
-                }
-            };
-            let digest = values.digest();
-            let now = Now::now();
-            let same = before.as_ref().is_some_and(|seen| seen.digest == digest);
-            if same && before.as_ref().is_some_and(|seen| seen.files == files) {
-                looking.pending = None;
-                return Looked::Same;
-            }
-            let written = |seen: &Arc<Seen>| files.being_written(&seen.files, now.wall().saturating_sub(QUIET));
-            if !same && before.as_ref().is_some_and(written) {
-                let since = looking.pending.filter(|(pending, _)| *pending == digest).map_or(now, |(_, since)| since);
-                looking.pending = Some((digest, since));
-                if since.until(now) < QUIET {
-                    return Looked::Unsettled;
+        // A token call may have been the first to see them.
+        let generation = self.shared.secrets.generation();
+        let before = self.shared.told.fetch_max(generation, Ordering::AcqRel);
+        if before >= generation {
+            return;
+        }
+        // Values seen for the first time are no change, but news to a keeper that could not read them.
+        let first = before == 0 && generation == 1;
+        if !first {
+            self.world.metrics.secret_changed(&self.name);
+        }
+        let values = self.shared.secrets.believed();
+        let keys: Vec<Option<GuardKey>> =
+            (0..self.profile.tokens.len()).map(|index| oauth::guard_key(&self.profile, index, values.as_deref()?)).collect();
+        for bundle in self.bundles() {
+            for (keeper, key) in bundle.keepers().iter().zip(&keys) {
+                let unread = || keeper.status().failure.is_some_and(|(failure, _)| failure.class == Class::Unreadable);
+                // A keeper whose last attempt was made with these very values learns nothing new: a refusal of them stands.
+                let used = || key.is_some() && keeper.last_key().map(|last| GuardKey { partition: None, ..last }) == *key;
+                if if first { unread() } else { !used() } {
+                    keeper.secret_changed();
                 }
             }
-            looking.pending = None;
-            if !self.shared.see(before.as_ref(), Seen { values, digest, files }) {
-                continue; // A request was the first to read them.
-            }
-            if same {
-                return Looked::Same;
-            }
-            // Values seen for the first time are no change, but news to a keeper that could not read them.
-            let unread = |k: &Keeper| k.status().failure.is_some_and(|(f, _)| f.class == Class::Unreadable);
-            self.keepers().iter().filter(|k| before.is_some() || unread(k)).for_each(|k| k.secret_changed());
-            return if before.is_some() { Looked::Changed } else { Looked::Same };
         }
     }
 
@@ -124,54 +92,54 @@ impl Credential {
         if !self.placed.uses_secrets {
             return Ok(None);
         }
-        if self.shared.seen.load().is_none() {
-            let secrets = self.shared.secrets.load_full();
-            let read = tokio::task::spawn_blocking(move || secrets.read_with_files()).await;
-            match read {
-                Ok(Ok((values, files))) => {
-                    let digest = values.digest();
-                    // Where a look was faster, its values stay: they may be newer.
-                    self.shared.see(None, Seen { values, digest, files });
-                }
-                Ok(Err(e)) => return Err(Refusal::unreadable(&e.to_string())),
-                Err(_) => return Err(Refusal::unreadable("the read was cut off")),
-            }
+        match self.shared.secrets.believed() {
+            Some(values) => Ok(Some(values)),
+            None => self.shared.secrets.values().await.map(Some).map_err(|why| Refusal::unreadable(&why)),
         }
-        Ok(self.shared.seen.load().as_ref().map(|s| Arc::new(s.values.clone())))
+    }
+}
+
+impl Shared {
+    /// What runs now, as far as it still does.
+    fn current(&self) -> Option<Arc<Credential>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 }
 
 /// Looks, and as long as somebody may still be writing looks again. `tell`: told when the first look is done.
-async fn look_until_settled(me: Weak<Credential>, turn: Turn, tell: oneshot::Sender<()>) {
-    let Some((looked, mut turn)) = turned(&me, turn).await else { return };
+async fn look_until_settled(shared: Arc<Shared>, turn: Turn, tell: oneshot::Sender<()>) {
+    let mut looked = look(&shared, turn).await;
     // Who asked may have gone.
     let _ = tell.send(());
-    if looked != Looked::Unsettled || turn.watcher.ptr_eq(&me) {
+    if !unsettled(looked.as_ref()) || shared.followed.swap(true, Ordering::AcqRel) {
         return;
     }
-    loop {
-        turn.watcher = me.clone();
-        let looking = OwnedMutexGuard::mutex(&turn).clone();
-        drop(turn);
-        sleep(AGAIN).await;
-        turn = looking.lock_owned().await;
-        if !turn.watcher.ptr_eq(&me) {
-            return; // A reload made another credential of it, whose watch it is now.
-        }
-        turn.watcher = Weak::new();
-        turn = match turned(&me, turn).await {
-            Some((Looked::Unsettled, turn)) => turn,
-            _ => return,
-        };
+    let weak: Weak<Shared> = Arc::downgrade(&shared);
+    drop(shared);
+    while let Some(Looked::Unsettled { rest, .. }) = &looked {
+        sleep((*rest).clamp(Duration::from_millis(1), AGAIN)).await;
+        let Some(shared) = weak.upgrade() else { return };
+        let secrets = shared.secrets.clone();
+        // Another look that hangs has the turn until it is done.
+        let Some(turn) = secrets.turn().await else { continue };
+        looked = look(&shared, turn).await;
+    }
+    if let Some(shared) = weak.upgrade() {
+        shared.followed.store(false, Ordering::Release);
     }
 }
 
-/// A look on a thread that may block, told to the world. `None`: the credential is gone, or the runtime is going down.
-async fn turned(credential: &Weak<Credential>, mut turn: Turn) -> Option<(Looked, Turn)> {
-    let credential = credential.upgrade()?;
-    let looks = credential.clone();
-    let looked = tokio::task::spawn_blocking(move || (looks.look_once(&mut turn), turn)).await.ok()?;
-    credential.tell(&looked.0);
+fn unsettled(looked: Option<&Looked>) -> bool {
+    matches!(looked, Some(Looked::Unsettled { .. }))
+}
+
+/// A look on a thread that may block, told to the world. `None`: the runtime is going down.
+async fn look(shared: &Arc<Shared>, mut turn: Turn) -> Option<Looked> {
+    let secrets = shared.secrets.clone();
+    let looked = tokio::task::spawn_blocking(move || secrets.look(&mut turn, present())).await.ok()?;
+    if let Some(credential) = shared.current() {
+        credential.tell(&looked);
+    }
     Some(looked)
 }
 

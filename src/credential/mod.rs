@@ -14,7 +14,7 @@ mod unlatch;
 mod vend;
 mod world;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use http::HeaderName;
 
@@ -30,7 +30,7 @@ pub use world::World;
 use self::{bundle::Bundle, world::Shared};
 use crate::{
     oauth::{Known, TokenCall, TokenClient},
-    profile::Profile,
+    profile::{self, Profile},
     secret::Secrets,
     token::{Keeper, KeeperName, Now, Tuning},
 };
@@ -129,14 +129,14 @@ impl Credential {
 
     /// A keeper's key: the credential's digest covers everything that shapes its requests, parents included.
     fn key(&self, name: &KeeperName) -> [u8; 32] {
-        let (credential, token) = (name.credential.as_bytes(), name.token.as_bytes());
-        hash([&self.digest[..], credential, token, name.partition.as_deref().unwrap_or("").as_bytes()])
+        let KeeperName { credential, token, partition } = name;
+        hash([&self.digest[..], credential.as_bytes(), token.as_bytes(), partition.as_deref().unwrap_or("").as_bytes()])
     }
 
     /// Called once this configuration is the one that runs: running keepers get its secrets, tuning and trust. Reads no file; a look (see
     /// [`Credential::look`]) finds out what that changed.
     pub fn adopt(&self) {
-        self.shared.secrets.store(self.secrets.clone());
+        self.shared.secrets.adopt(self.secrets.clone());
         let mut trust_changed = false;
         for (running, client) in self.shared.clients.iter().zip(&self.clients) {
             // Another client would begin without connections.
@@ -218,7 +218,7 @@ impl Credential {
     /// Hot path: what to place, if every token may be sent now.
     #[must_use]
     pub fn ready(&self, partition: &Partition) -> Option<Arc<Presented>> {
-        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        let epoch = self.shared.secrets.generation();
         match &self.sets {
             Sets::One(bundle) => bundle.ready(&self.profile, epoch, Now::now()),
             Sets::Many(_) => self.shared.many.load().as_ref()?.get(partition)?.ready(&self.profile, epoch, Now::now()),
@@ -250,7 +250,7 @@ impl Credential {
                 tokens.push(keeper.wait_since(began, until).await?);
             }
             // After the wait, for it may be long, and the epoch first: what changes in between is rendered once more, never taken for newer than it is.
-            let epoch = self.shared.epoch.load(Ordering::Acquire);
+            let epoch = self.shared.secrets.generation();
             let values = self.values().await?;
             let presented = Presented::render(&self.profile, bundle.partition(), tokens, values.as_deref(), epoch)
                 .map_err(|why| Refusal::unrenderable(&why))?;
@@ -266,7 +266,7 @@ impl Credential {
     /// Counts up when secret values change.
     #[must_use]
     pub fn secret_generation(&self) -> u64 {
-        self.shared.epoch.load(Ordering::Acquire)
+        self.shared.secrets.generation()
     }
 
     #[must_use]
@@ -280,7 +280,9 @@ fn with_partitions(digest: [u8; 32], profile: &Profile) -> [u8; 32] {
     if profile.partition.is_empty() {
         digest
     } else {
-        hash([&digest[..]].into_iter().chain(profile.partition.iter().map(|p| p.name.as_bytes())))
+        // Out: the header and its pattern, which say where a request's value is found; `max`, which running ones are handed.
+        let names = profile.partition.iter().map(|profile::model::Partition { name, header: _, pattern: _, max: _ }| name.as_bytes());
+        hash([&digest[..]].into_iter().chain(names))
     }
 }
 

@@ -4,17 +4,17 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{Partition, Reason, Refusal, bundle::Bundle, look::Looking, refresh::ByHandLimit};
+use super::{Credential, Partition, Reason, Refusal, bundle::Bundle, refresh::ByHandLimit};
 use crate::{
     oauth::TokenClient,
-    secret::{Files, Secrets, Values},
+    secret::{Secrets, Watcher},
     telemetry::Metrics,
     token::{Ledger, Store, Tuning},
 };
@@ -64,16 +64,16 @@ impl World {
 
 /// What outlives a snapshot as long as the credential stays the same.
 pub(super) struct Shared {
-    /// What token calls read at the moment of use.
-    pub(super) secrets: Arc<ArcSwap<Secrets>>,
+    /// What is believed of its secrets, for token calls and presented headers alike.
+    pub(super) secrets: Arc<Watcher>,
+    /// The generation of secrets that running keepers were told of.
+    pub(super) told: AtomicU64,
+    /// Somebody looks again until what is being written is whole.
+    pub(super) followed: AtomicBool,
+    /// The credential of the configuration that runs: its keepers hear of changes.
+    pub(super) current: Mutex<Weak<Credential>>,
     /// The senders of its tokens, in the order of the profile: what they trust may change under running keepers.
     pub(super) clients: Vec<Arc<ArcSwap<TokenClient>>>,
-    /// The last values that were read and believed: for presented headers.
-    pub(super) seen: ArcSwapOption<Seen>,
-    /// Counts up when secret values change, so that presented headers are rendered again.
-    pub(super) epoch: AtomicU64,
-    /// Held by who looks whether the secrets changed.
-    pub(super) looking: Arc<tokio::sync::Mutex<Looking>>,
     /// The token sets of a partitioned credential.
     pub(super) many: ArcSwapOption<Many>,
     /// Held while keepers are tuned, so that none is left with an older tuning. Never across an await.
@@ -83,41 +83,19 @@ pub(super) struct Shared {
     pub(super) by_hand: Mutex<ByHandLimit>,
 }
 
-pub(super) struct Seen {
-    pub(super) values: Values,
-    pub(super) digest: [u8; 32],
-    pub(super) files: Files,
-}
-
 impl Shared {
     pub(super) fn new(secrets: Arc<Secrets>, clients: &[TokenClient], tunings: Arc<Vec<Tuning>>, max: Option<u64>) -> Self {
         Self {
-            secrets: Arc::new(ArcSwap::new(secrets)),
+            secrets: Arc::new(Watcher::new(secrets)),
+            told: AtomicU64::new(0),
+            followed: AtomicBool::new(false),
+            current: Mutex::default(),
             clients: clients.iter().map(|client| Arc::new(ArcSwap::from_pointee(client.clone()))).collect(),
-            seen: ArcSwapOption::empty(),
-            epoch: AtomicU64::new(0),
-            looking: Arc::default(),
             many: ArcSwapOption::from_pointee(max.map(Many::new)),
             tunings: Mutex::new(tunings),
             waiters: AtomicUsize::new(0),
             by_hand: Mutex::default(),
         }
-    }
-
-    /// Makes `newer` what is seen, unless somebody else put something in the place of `before` meanwhile.
-    pub(super) fn see(&self, before: Option<&Arc<Seen>>, newer: Seen) -> bool {
-        let changed = before.is_none_or(|before| before.digest != newer.digest);
-        let before = before.cloned();
-        let found = self.seen.compare_and_swap(&before, Some(Arc::new(newer)));
-        let done = match (&*found, &before) {
-            (Some(found), Some(before)) => Arc::ptr_eq(found, before),
-            (None, None) => true,
-            _ => false,
-        };
-        if done && changed {
-            self.epoch.fetch_add(1, Ordering::AcqRel);
-        }
-        done
     }
 
     pub(super) fn tunings(&self) -> Arc<Vec<Tuning>> {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     profile::{Profile, Scope, TokenSpec, model::ClientAuth},
-    secret::{Secret, Secrets, Values},
+    secret::{Secret, Values, Watcher},
     telemetry::Metrics,
     token::{Class, Event, Failure, Fetch, Fut, GuardKey, Issued, KeeperName, Now, Prepared, Token},
 };
@@ -35,8 +35,8 @@ pub struct TokenCall {
     pub profile: Arc<Profile>,
     /// Index into `profile.tokens`.
     pub index: usize,
-    /// Inline values may change under a running keeper, so the latest are loaded for each attempt.
-    pub secrets: Arc<arc_swap::ArcSwap<Secrets>>,
+    /// What is believed of them is asked for at each attempt.
+    pub secrets: Arc<Watcher>,
     /// Partition values by name.
     pub partition: Vec<(Arc<str>, String)>,
     /// What it trusts may change under a running keeper, too.
@@ -89,10 +89,8 @@ impl Known {
 impl Fetch for TokenCall {
     fn prepare<'a>(&'a self, parents: &'a [Arc<Token>]) -> Fut<'a, Result<Box<dyn Prepared>, Failure>> {
         Box::pin(async move {
-            let secrets = self.secrets.load_full();
-            // A file may lie on a slow disk.
-            let read = tokio::task::spawn_blocking(move || secrets.read()).await;
-            let values = read.map_err(|_| unread("secrets: the read was cut off".into()))?.map_err(|e| unread(e.to_string()))?;
+            // Never a reading of its own: half of what somebody is writing would be a wrong attempt.
+            let values = self.secrets.values().await.map_err(unread)?;
             let spec = self
                 .profile
                 .tokens
@@ -108,7 +106,7 @@ impl Fetch for TokenCall {
                 scrub,
                 vars: parents.iter().flat_map(|p| p.issued.vars.clone()).collect(),
                 parents: self.named(spec, parents),
-                values,
+                values: Values::clone(&values),
                 key: None,
                 clock: self.known.clock.clone(),
             };

@@ -101,34 +101,48 @@ fn load(tls: &Tls, last: Option<Arc<Identity>>) -> Result<Arc<Identity>, String>
 /// The peer for one try.
 #[must_use]
 pub fn peer(upstream: &Upstream, address: SocketAddr, identity: &Identity, speaks: Speaks) -> HttpPeer {
-    let target = &upstream.target;
+    // Each field, in or out of what connections are told apart by. Out: what a request reads and a connection does not know (`credential`, `replay`,
+    // `rewrite_location`, the pool's own sizes); and `port` and `tls` of the target, which pingora compares itself.
+    let Upstream {
+        name: upstream_name,
+        target,
+        credential: _,
+        replay: _,
+        rewrite_location: _,
+        http2,
+        timeouts,
+        pool_idle,
+        pool_connections: _,
+        pool_requests: _,
+        tls: Tls { ca_file: _, ca_only: _, server_name, client_cert_file: _, client_key_file: _ }, // Files: their contents are in the identity.
+    } = upstream;
     // Never empty: without a name pingora would not know what to verify.
-    let name = upstream.tls.server_name.as_ref().unwrap_or(&target.host);
+    let name = server_name.as_ref().unwrap_or(&target.host);
     // A socket address is no name: nothing is looked up here.
     let mut peer = HttpPeer::new(address, target.tls, if target.tls { name.clone() } else { String::new() });
-    let alpn = match (upstream.http2, speaks, target.tls) {
+    let alpn = match (*http2, speaks, target.tls) {
         (true, Speaks::Grpc, _) => ALPN::H2,
         (true, Speaks::Http, true) => ALPN::H2H1,
         _ => ALPN::H1,
     };
     let mut hasher = DefaultHasher::new();
-    (&upstream.name, identity.digest, speaks == Speaks::Upgrade, &target.host, alpn.get_max_http_version(), alpn.get_min_http_version())
+    (upstream_name, identity.digest, speaks == Speaks::Upgrade, &target.host, alpn.get_max_http_version(), alpn.get_min_http_version())
         .hash(&mut hasher);
     peer.group_key = hasher.finish();
     peer.client_cert_key.clone_from(&identity.cert);
     let options = &mut peer.options;
     options.alpn = alpn;
     if speaks == Speaks::Upgrade {
-        options.custom_l4 = Some(Arc::new(Patient(upstream.timeouts.connect)));
+        options.custom_l4 = Some(Arc::new(Patient(timeouts.connect)));
     }
     options.ca.clone_from(&identity.ca);
     options.verify_cert = true;
     options.verify_hostname = true;
-    options.connection_timeout = Some(upstream.timeouts.connect);
-    options.total_connection_timeout = Some(upstream.timeouts.connect);
-    options.read_timeout = Some(upstream.timeouts.read);
-    options.write_timeout = Some(upstream.timeouts.read);
-    options.idle_timeout = Some(upstream.pool_idle);
+    options.connection_timeout = Some(timeouts.connect);
+    options.total_connection_timeout = Some(timeouts.connect);
+    options.read_timeout = Some(timeouts.read);
+    options.write_timeout = Some(timeouts.read);
+    options.idle_timeout = Some(*pool_idle);
     options.max_h2_streams = STREAMS;
     // Also finds out that the other side of a long, silent stream is gone.
     let (idle, interval) = (Duration::from_mins(1), Duration::from_secs(15));

@@ -1,6 +1,7 @@
-//! Secrets: read at the moment of use, never printed.
+//! Secrets: where from, what is believed of their files, never printed.
 
 mod read;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +13,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-pub use read::Files;
+pub use watch::{Looked, Turn, Watcher, present};
 
 /// A secret value. It has no `Display`, no `Serialize`, and its `Debug` prints stars. Compared in constant time.
 #[derive(Clone)]
@@ -81,20 +82,13 @@ pub struct Unreadable {
 }
 
 impl Secrets {
-    /// Reads all of them as they stand at one moment (a Kubernetes `..data` swap or a rewrite in between is read again).
+    /// Reads all of them as they stand at one moment (a Kubernetes `..data` swap or a rewrite in between is read again), whether or not somebody is
+    /// still writing them; what runs reads through a [`Watcher`].
     ///
     /// # Errors
     /// [`Unreadable`] for the first secret that is missing, empty, too large (1 MiB), not a regular file or not UTF-8.
     pub fn read(&self) -> Result<Values, Unreadable> {
-        self.read_with_files().map(|(values, _)| values)
-    }
-
-    /// The same, and which files it found.
-    ///
-    /// # Errors
-    /// As [`Secrets::read`].
-    pub fn read_with_files(&self) -> Result<(Values, Files), Unreadable> {
-        read::consistent(self)
+        read::consistent(self)?.ok_or_else(|| read::restless(self))?.values
     }
 
     /// Every file this depends on, each once, sorted. Files under `dir` are reported by [`Secrets::paths`], as they have no path of their own here;

@@ -1,151 +1,40 @@
-//! One consistent read of several files: what was resolved before must still be so afterwards.
+//! From the bytes of files to secrets.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File, Metadata, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-    str,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, path::Path, str};
 
-use rustix::fs::OFlags;
 use serde_json::Value;
-use zeroize::Zeroizing;
 
 use super::{Secret, Secrets, Source, Unreadable, Values};
+use crate::files::{self, Contents, Marks};
 
-/// The largest file that is read as a secret.
+/// The largest file that is read as a secret, in bytes.
 const LIMIT: usize = 1024 * 1024;
-/// How often a read that was overtaken by a change is done again. Each further try needs a further change in between.
-const TRIES: usize = 20;
 
-type Bytes = Zeroizing<Vec<u8>>;
-
-/// What tells one content of a path from another without reading it: the resolved path, then device, inode, size, mtime and ctime.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Identity {
-    resolved: PathBuf,
-    numbers: [u64; 3],
-    times: [i64; 4],
+/// What one consistent read found.
+pub(super) struct Reading {
+    pub values: Result<Values, Unreadable>,
+    /// What lay where, so that a file that somebody writes to is told from one that was replaced.
+    pub marks: Marks,
 }
 
-impl Identity {
-    fn new(resolved: PathBuf, meta: &Metadata) -> Self {
-        let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
-        Self { resolved, numbers: [meta.dev(), meta.ino(), meta.size()], times }
-    }
-
-    /// Another file lies here than before: a rename or a swapped link brought it, whole.
-    fn replaces(&self, before: &Self) -> bool {
-        self.resolved != before.resolved || self.numbers[..2] != before.numbers[..2]
-    }
-
-    /// Last written after this moment (Unix epoch). A time in the future counts as just now.
-    fn written_after(&self, wall: Duration) -> bool {
-        let [seconds, nanos, ..] = self.times;
-        let nanos = u32::try_from(nanos).unwrap_or_default();
-        u64::try_from(seconds).is_ok_and(|seconds| Duration::new(seconds, nanos) > wall)
-    }
-}
-
-/// Which files a read found where: tells a file that was replaced from one that somebody writes to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Files(BTreeMap<PathBuf, Identity>);
-
-impl Files {
-    /// Is there a file that was not replaced since `before` but written to, and that after `wall` (Unix epoch)? Then its writer may not have
-    /// finished.
-    #[must_use]
-    pub fn being_written(&self, before: &Self, wall: Duration) -> bool {
-        self.0.iter().any(|(path, now)| match before.0.get(path) {
-            Some(old) if now == old || now.replaces(old) => false,
-            _ => now.written_after(wall),
-        })
-    }
-}
-
-/// Reads every secret. All symlinks are resolved first (Kubernetes: `..data` once, in effect), then the resolved files are read, then
-/// everything is resolved again: a difference means that the set may be mixed, and it is read anew.
-pub(super) fn consistent(secrets: &Secrets) -> Result<(Values, Files), Unreadable> {
+/// Reads every secret as it stands at one moment; `None`: the files change faster than they can be read. For a thread that may block.
+///
+/// # Errors
+/// A name is given no source at all.
+pub(super) fn consistent(secrets: &Secrets) -> Result<Option<Reading>, Unreadable> {
     if let Some(name) = secrets.missing() {
         return Err(Unreadable { name: name.clone(), file: None, why: "it is not given".into() });
     }
+    let reading = |contents: Contents| Reading { values: gather(secrets, &secrets.wanted(), &contents), marks: contents.marks() };
+    Ok(files::read(&secrets.paths(), LIMIT).ok().map(reading))
+}
+
+/// What [`consistent`] could not get hold of.
+pub(super) fn restless(secrets: &Secrets) -> Unreadable {
     let wanted = secrets.wanted();
-    let paths = secrets.paths();
-    for _ in 0..TRIES {
-        let before = resolve(&paths);
-        let files = before.iter().map(|(path, found)| (*path, found.as_ref().map_err(clone).and_then(whole))).collect();
-        let result = gather(secrets, &wanted, &files);
-        if same(&before, &resolve(&paths)) {
-            let files = before.into_iter().filter_map(|(path, found)| Some((path.to_path_buf(), found.ok()?)));
-            return result.map(|values| (values, Files(files.collect())));
-        }
-    }
-    let (name, file) = match wanted.iter().find_map(|(name, source)| file_of(source).map(|file| (*name, file))) {
-        Some((name, file)) => (name.to_owned(), Some(file.to_path_buf())),
-        None => (String::new(), None),
-    };
-    Err(Unreadable { name, file, why: "the files change faster than they can be read".into() })
-}
-
-type Resolved<'a> = BTreeMap<&'a Path, io::Result<Identity>>;
-type Contents<'a> = BTreeMap<&'a Path, io::Result<Bytes>>;
-
-fn resolve(paths: &[PathBuf]) -> Resolved<'_> {
-    paths.iter().map(|path| (path.as_path(), identity(path))).collect()
-}
-
-fn identity(path: &Path) -> io::Result<Identity> {
-    let resolved = fs::canonicalize(path)?;
-    let meta = fs::metadata(&resolved)?;
-    Ok(Identity::new(resolved, &meta))
-}
-
-fn same(before: &Resolved<'_>, after: &Resolved<'_>) -> bool {
-    before.len() == after.len()
-        && before.iter().zip(after).all(|((a, x), (b, y))| {
-            a == b
-                && match (x, y) {
-                    (Ok(x), Ok(y)) => x == y,
-                    (Err(x), Err(y)) => x.kind() == y.kind(),
-                    _ => false,
-                }
-        })
-}
-
-fn clone(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
-}
-
-/// The whole content of a resolved path, if it is still the file that was resolved.
-fn whole(id: &Identity) -> io::Result<Bytes> {
-    let file = open(&id.resolved)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    if meta.size() > LIMIT as u64 {
-        return Err(too_large());
-    }
-    // Reserved in full, so that no growing buffer leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LIMIT.min(usize::try_from(meta.size()).unwrap_or(LIMIT)) + 1));
-    file.take(LIMIT as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > LIMIT {
-        return Err(too_large());
-    }
-    Ok(bytes)
-}
-
-fn too_large() -> io::Error {
-    io::Error::other("it is larger than 1 MiB")
-}
-
-/// A FIFO without a writer must not hang us, a terminal must not become ours.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)
+    let first = wanted.iter().find_map(|(name, source)| Some((*name, file_of(source)?)));
+    let (name, file) = first.map(|(name, file)| (name.to_owned(), Some(file.to_path_buf()))).unwrap_or_default();
+    Unreadable { name, file, why: files::Restless.to_string() }
 }
 
 fn file_of(source: &Source) -> Option<&Path> {
@@ -155,7 +44,7 @@ fn file_of(source: &Source) -> Option<&Path> {
     }
 }
 
-fn gather(secrets: &Secrets, wanted: &[(&str, Source)], files: &Contents<'_>) -> Result<Values, Unreadable> {
+fn gather(secrets: &Secrets, wanted: &[(&str, Source)], files: &Contents) -> Result<Values, Unreadable> {
     let mut values = BTreeMap::new();
     for (name, source) in wanted {
         let fail = |why: String| Unreadable { name: (*name).to_owned(), file: file_of(source).map(Path::to_path_buf), why };

@@ -1,6 +1,7 @@
 //! Tests of reading secrets, against real files.
 
 use std::{
+    fs,
     os::unix::fs::symlink,
     sync::atomic::{AtomicBool, Ordering},
     thread,

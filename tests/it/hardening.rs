@@ -17,10 +17,12 @@ use tokio::{
 
 use crate::support::{
     daemon::{Daemon, Setup, cli},
-    issuer::PATIENCE,
-    sidecar::Sidecar,
+    endpoint::Endpoint,
+    issuer::{Issuer, PATIENCE},
+    sidecar::{Sidecar, binary, plain},
     tokens::Tokens,
     vendor::Vendor,
+    wire::{Gate, Reply},
 };
 
 fn bare(api: &str) -> String {
@@ -70,6 +72,26 @@ async fn h4_the_running_program_writes_no_core_file_unless_it_is_told_to() {
     assert!(!plain.end().await.core_dumped());
     told.stop().await;
     assert!(cli(&["--help"]).await.stdout.contains(ALLOW_DUMPS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_reads_secrets_only_to_check_them_is_hardened_like_the_running_program() {
+    let gate = Gate::shut();
+    let issuer = Issuer::start(&Tokens::default(), vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
+    issuer.script(Reply::new(503, "").behind(&gate));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    std::fs::write(&file, plain("acme", &format!("{}/token", issuer.url()), "http://127.0.0.1:9")).unwrap();
+    let mut command = Command::new(binary());
+    command.args(["check", "--live", "--config"]).arg(&file).env("XDG_STATE_HOME", folder.path()).stdout(std::process::Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    issuer.wait(1).await;
+    // It waits for its token now, with the secret in its memory.
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id().unwrap())).unwrap();
+    let line = limits.lines().find(|l| l.starts_with("Max core file size")).unwrap();
+    assert_eq!(line.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    gate.open();
+    assert_eq!(timeout(PATIENCE, child.wait()).await.unwrap().unwrap().code(), Some(3));
 }
 
 /// What a program of our own user gets from the socket.

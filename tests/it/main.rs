@@ -56,6 +56,7 @@ mod reload;
 mod reload_load;
 mod rotation;
 mod routing;
+mod settling;
 mod smuggling;
 mod state;
 mod state_faults;

@@ -83,6 +83,22 @@ async fn p10_it_has_as_many_workers_as_it_has_cores_and_one_still_renews_beside_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_ready_file_is_written_through_nobody_s_link() {
+    let vendor = vendor().await;
+    let text = bare(&vendor.url());
+    let theirs = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(theirs.path(), "precious").unwrap();
+    // The sixth argument is the ready file's name.
+    let before = format!("ln -s '{0}' \"$6.new\"; ln -s '{0}.gone' \"$6\"", theirs.path().display());
+    let mut daemon = Daemon::with(Setup { text: &text, before: &before, ..Setup::default() }).await;
+    assert_eq!(std::fs::read_to_string(theirs.path()).unwrap(), "precious");
+    assert!(std::fs::symlink_metadata(daemon.path("ready.json")).unwrap().is_file(), "a link at the name itself is replaced");
+    let names = || std::fs::read_dir(daemon.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+    assert!(!std::path::Path::new(&format!("{}.gone", theirs.path().display())).exists() && names().len() == 3, "{:?}", names());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_metrics_port_the_ready_file_says_null() {
     let daemon = Daemon::start("").await;
     let file: Value = serde_json::from_slice(&std::fs::read(daemon.path("ready.json")).unwrap()).unwrap();

@@ -12,7 +12,6 @@ use crate::support::{
     tokens::Tokens,
     tool::free_port,
     vendor::{Need, Vendor},
-    wait::until,
     wire::{Gate, Reply},
 };
 
@@ -224,45 +223,6 @@ async fn a_replaced_ca_file_reaches_the_keeper_that_runs() {
     sidecar.until_metric(&series("applied"), 1.0).await;
     sidecar.until_get("/acme/x", 200).await;
     assert_eq!(issuer.calls("/acme"), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_watched_file_that_hangs_keeps_nobody_from_seeing_a_new_secret() {
-    let scene = Scene::new().await;
-    let authority = Authority::new("ours");
-    let secret = scene.acme().replace("\"s3cret-acme\"", "{ file = \"secret\" }");
-    let safe = "[upstreams.safe]\nurl = \"https://vendor.example\"\ncredential = \"acme\"\ntls = { ca_file = \"ca.pem\" }\n";
-    let text = format!("{PORTS}{secret}{safe}");
-    let sidecar = Sidecar::with_files(&text, &[("ca.pem", &authority.pem), ("secret", "wrong")]).await;
-    sidecar.until_state("acme", "access", "held").await;
-    // To open a FIFO for reading waits until somebody writes.
-    let fifo = sidecar.path("fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-    std::fs::rename(fifo, sidecar.path("ca.pem")).unwrap();
-    let writer = || {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        std::fs::OpenOptions::new().write(true).custom_flags(flags).open(sidecar.path("ca.pem"))
-    };
-    let mut hung = None;
-    until("the poller opens it", async || {
-        hung = writer().ok().map(|writer| Hung(sidecar.path("ca.pem"), writer));
-        hung.is_some()
-    })
-    .await;
-    sidecar.rewrite("secret", "s3cret-acme");
-    sidecar.until_metric("cupbearer_secret_changes_total{credential=\"acme\"}", 1.0).await;
-    sidecar.until_get("/acme/x", 200).await;
-    drop(hung);
-}
-
-/// A FIFO that somebody reads; whoever does goes on when this is dropped, and nobody begins to.
-struct Hung(std::path::PathBuf, #[expect(dead_code, reason = "it is held open")] std::fs::File);
-
-impl Drop for Hung {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.0).unwrap();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,9 @@ use std::{
 
 /// Who may import whom; the same table stands in `src/lib.rs`.
 const MAY_TOUCH: &[(&str, &[&str])] = &[
+    ("files", &[]),
     ("problem", &[]),
-    ("secret", &[]),
+    ("secret", &["files", "token"]),
     ("token", &[]),
     ("state", &["token"]),
     ("tls", &[]),
@@ -21,9 +22,9 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("profile", &["secret", "problem", "token", "tls"]),
     ("oauth", &["token", "secret", "profile", "tls", "telemetry"]),
     ("credential", &["token", "oauth", "profile", "secret", "telemetry"]),
-    ("config", &["profile", "route", "upstream", "secret", "problem", "tls", "token"]),
+    ("config", &["files", "profile", "route", "upstream", "secret", "problem", "tls", "token"]),
     ("snapshot", &["config", "credential", "oauth", "route", "upstream", "tls", "problem"]),
-    ("reload", &["config", "credential", "snapshot", "problem", "telemetry", "token"]),
+    ("reload", &["config", "credential", "files", "secret", "snapshot", "problem", "telemetry", "token"]),
     ("listen", &[]),
     ("proxy", &["snapshot", "credential", "config", "upstream", "route", "token", "telemetry", "tls", "listen", "profile", "secret"]),
     ("admin", &["snapshot", "credential", "config", "problem", "token", "telemetry", "reload"]),

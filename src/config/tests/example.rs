@@ -20,7 +20,7 @@ fn load_blind(text: &str) -> Config {
 #[test]
 fn the_example_says_the_defaults() {
     let (example, required) = (load_blind(EXAMPLE), load_blind(REQUIRED));
-    let Config { proxy, admin, metrics, log, state, reload, credentials, upstreams, rules, file: _, files: _ } = example;
+    let Config { proxy, admin, metrics, log, state, reload, credentials, upstreams, rules, file: _, files: _, text: _ } = example;
     assert_eq!(proxy, required.proxy);
     assert_eq!(admin, required.admin);
     assert_eq!((metrics, state, reload), (required.metrics, required.state, required.reload));

@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     oauth::testing::{params, spec, template},
     profile::model::{Assertion, At, Format, Inject, Rule, StatusMatch, Then},
-    secret::{Secret, Source},
+    secret::{Secret, Secrets, Source},
     token::{Hold, Limits},
 };
 
@@ -33,10 +33,18 @@ fn profile(tokens: Vec<TokenSpec>) -> Profile {
     }
 }
 
-fn secrets(list: &[(&str, &str)]) -> Arc<ArcSwap<Secrets>> {
+fn secrets(list: &[(&str, &str)]) -> Arc<Watcher> {
+    watcher(set(list))
+}
+
+fn set(list: &[(&str, &str)]) -> Secrets {
     let sources = list.iter().map(|(name, value)| ((*name).to_owned(), Source::Value(Secret::new((*value).to_owned())))).collect();
     let names = list.iter().map(|(name, _)| (*name).to_owned()).collect();
-    Arc::new(ArcSwap::from_pointee(Secrets { sources, names, ..Secrets::default() }))
+    Secrets { sources, names, ..Secrets::default() }
+}
+
+fn watcher(secrets: Secrets) -> Arc<Watcher> {
+    Arc::new(Watcher::new(Arc::new(secrets)))
 }
 
 pub(super) fn call(spec: TokenSpec) -> TokenCall {
@@ -170,7 +178,7 @@ async fn the_key_of_the_guard_is_known_before_the_first_call_and_without_the_par
     let child = TokenSpec { params: params(&[("partner", "{{ tokens.partner }}")]), ..spec("http://127.0.0.1:9/{{ secrets.client_id }}") };
     let whole = TokenCall { secrets: secrets(&list), ..call(spec("http://127.0.0.1:9/app")) };
     let key = whole.prepare(&[]).await.ok().unwrap().key().cloned();
-    let values = whole.secrets.load().read().unwrap();
+    let values = whole.secrets.believed().unwrap();
     assert!(key.is_some());
     assert_eq!(guard_key(&profile(vec![child]), 0, &values), key);
     let of_a_request = spec("http://127.0.0.1:9/{{ partition.customer }}");
@@ -183,7 +191,7 @@ async fn an_inline_secret_that_changed_is_used_by_the_next_attempt() {
     let (url, mut told) = serving(http("200 OK", "", GOOD)).await;
     let call = call(spec(&url));
     run(&call).await.ok().unwrap();
-    call.secrets.store(secrets(&[("client_id", "app"), ("client_secret", "new")]).load_full());
+    call.secrets.adopt(Arc::new(set(&[("client_id", "app"), ("client_secret", "new")])));
     run(&call).await.ok().unwrap();
     assert!(told.recv().await.unwrap().ends_with("s3cr3t%2Bvalue"));
     assert!(told.recv().await.unwrap().ends_with("client_secret=new"));
@@ -194,7 +202,7 @@ async fn a_secret_that_cannot_be_read_sends_nothing() {
     let (url, mut told) = serving(http("200 OK", "", GOOD)).await;
     let gone = Source::File(PathBuf::from("/nonexistent/secret"));
     let set = Secrets { sources: [("client_secret".to_owned(), gone)].into(), names: vec!["client_secret".into()], ..Secrets::default() };
-    let call = TokenCall { secrets: Arc::new(ArcSwap::from_pointee(set)), ..call(spec(&url)) };
+    let call = TokenCall { secrets: watcher(set), ..call(spec(&url)) };
     let failure = failure(&call).await;
     assert_eq!(failure.class, Class::Unreadable);
     assert!(failure.error.contains("client_secret"), "{}", failure.error);

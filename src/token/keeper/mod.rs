@@ -161,6 +161,12 @@ impl Keeper {
         self.slot.vend(number, Now::now());
     }
 
+    /// What its last attempt was counted against; `None`: there was none, or it carried no secret.
+    #[must_use]
+    pub fn last_key(&self) -> Option<GuardKey> {
+        self.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Forget what the guard counted for the secrets that these keepers sent last and for `known`, then all try at once. First all is forgotten,
     /// then they try: what the first of them is refused for must count for the next.
     pub async fn unlatch(keepers: &[Arc<Self>], ledger: &dyn Ledger, known: impl IntoIterator<Item = GuardKey>) {

@@ -158,6 +158,7 @@ pub fn snapshot(upstreams: Vec<(Upstream, Rule)>, change: impl FnOnce(&mut Confi
         rules: rules.clone(),
         file: None,
         files: Vec::new(),
+        text: [0; 32],
     };
     change(&mut config);
     let upstreams = upstreams.into_iter().map(|u| Served { upstream: Arc::new(u), credential: None }).collect();

@@ -1,0 +1,159 @@
+//! When a change counts: at once where a file was replaced, after a rest where it was written in place. Pure; time is an argument.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use aws_lc_rs::digest::{self, SHA256};
+
+use super::identity::Identity;
+
+/// What is written in place counts when it has stayed the same for so long.
+pub const QUIET: Duration = Duration::from_secs(2);
+/// A new file whose last write is not told apart from its being put in its place may just now be written by one who removed the old one first.
+/// After this that one is seen writing, or the file counts.
+const GRACE: Duration = Duration::from_millis(100);
+/// The kernel stamps files by a clock that ticks this coarsely at most.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What lay at one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// `None`: there was nothing, or nothing we may look at.
+    pub(super) identity: Option<Identity>,
+    /// SHA-256 of the content, or of why there is none.
+    pub(super) content: [u8; 32],
+}
+
+/// What lay at several paths at one moment.
+pub type Marks = BTreeMap<PathBuf, Mark>;
+
+/// The moment of a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// On a clock that never jumps.
+    pub boot: Duration,
+    /// Since the Unix epoch, as file systems count.
+    pub wall: Duration,
+}
+
+/// Whether what was found may be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is whole. From now on it is what later changes are compared with.
+    Settled,
+    /// Somebody may still be writing. `rest`: how long from now, if nothing more is written. `lasted`: for how long it has been so.
+    Wait { rest: Duration, lasted: Duration },
+}
+
+/// What is believed of a set of files, and what is waited for. The set counts as a whole: as long as one of its files is being written, none is new.
+#[derive(Debug, Default)]
+pub struct Settling {
+    believed: Option<Marks>,
+    pending: BTreeMap<PathBuf, Pending>,
+    /// When it was last looked at, by the wall clock.
+    looked: Duration,
+    /// Since when something is waited for.
+    since: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    mark: Mark,
+    /// Since when it is as it is.
+    since: Duration,
+    /// How long it has to stay.
+    need: Duration,
+}
+
+impl Settling {
+    /// Judges what was `found` at the moment `at`. What is found at the very first look counts at once, for there is nothing to compare it with; a
+    /// path that joins later is treated as a file that was not there before.
+    #[must_use]
+    pub fn judge(&mut self, found: &Marks, at: Moment) -> Judgement {
+        let pending = self.believed.as_ref().map(|believed| self.pending(believed, found, at)).unwrap_or_default();
+        let rest = pending.values().map(|one| one.need.saturating_sub(at.boot.saturating_sub(one.since))).max().unwrap_or_default();
+        self.looked = at.wall;
+        if rest.is_zero() {
+            self.believed = Some(found.clone());
+            self.pending.clear();
+            self.since = None;
+            return Judgement::Settled;
+        }
+        self.pending = pending;
+        let since = *self.since.get_or_insert(at.boot);
+        Judgement::Wait { rest, lasted: at.boot.saturating_sub(since) }
+    }
+
+    fn pending(&self, believed: &Marks, found: &Marks, at: Moment) -> BTreeMap<PathBuf, Pending> {
+        let changed = found.iter().filter(|(path, mark)| believed.get(*path).is_none_or(|old| old.content != mark.content));
+        let pending = changed.map(|(path, mark)| {
+            let old = believed.get(path);
+            let (since, need) = match self.pending.get(path) {
+                Some(last) if last.mark == *mark => (last.since, last.need),
+                Some(last) => (written(mark, at, self.looked), mark.need(old, true).max(mark.need(Some(&last.mark), true))),
+                // A path that joins was not looked at before.
+                None => (written(mark, at, old.map_or(Duration::ZERO, |_| self.looked)), mark.need(old, false)),
+            };
+            (path.clone(), Pending { mark: mark.clone(), since, need })
+        });
+        pending.collect()
+    }
+}
+
+/// When a mark that did not lie there at the last look (`looked`) came to be, on the clock of `at.boot`. The file's own time counts where it can be
+/// true: not before that look. A server whose clock is behind ours says otherwise, and then it came just now.
+fn written(mark: &Mark, at: Moment, looked: Duration) -> Duration {
+    let told = mark.identity.as_ref().map(Identity::last_changed).filter(|told| *told + TICK >= looked);
+    at.boot.saturating_sub(told.map_or(Duration::ZERO, |told| at.wall.saturating_sub(told)))
+}
+
+/// SHA-256 over names and contents, whatever else the file system says of them: to tell "changed" from "same".
+#[must_use]
+pub fn contents(marks: &Marks) -> [u8; 32] {
+    let mut hash = digest::Context::new(&SHA256);
+    for (path, mark) in marks {
+        hash.update(&path.as_os_str().len().to_be_bytes());
+        hash.update(path.as_os_str().as_encoded_bytes());
+        hash.update(&mark.content);
+    }
+    fixed(&hash.finish())
+}
+
+/// SHA-256 of one content.
+#[must_use]
+pub fn hash(content: &[u8]) -> [u8; 32] {
+    fixed(&digest::digest(&SHA256, content))
+}
+
+fn fixed(digest: &digest::Digest) -> [u8; 32] {
+    // SHA-256 has 32 bytes.
+    digest.as_ref().try_into().unwrap_or_default()
+}
+
+impl Mark {
+    /// SHA-256 of what lies there, as [`hash`] has it, or of why nothing does.
+    #[must_use]
+    pub fn content(&self) -> &[u8; 32] {
+        &self.content
+    }
+
+    /// How long it has to stay as it is before it counts, coming after `before`. `again`: the file before was not believed yet either.
+    fn need(&self, before: Option<&Self>, again: bool) -> Duration {
+        let old = before.and_then(|mark| mark.identity.as_ref());
+        match (old, &self.identity) {
+            // Nobody means an empty file whole, however it came.
+            (_, Some(now)) if now.is_empty() => QUIET,
+            (Some(old), Some(now)) if now.is_elsewhere(old) => Duration::ZERO,
+            (_, Some(now)) if old.is_none_or(|old| now.replaces(old)) && now.is_finished() => Duration::ZERO,
+            // Who replaces files all the time replaces, and does not write.
+            (Some(old), Some(now)) if now.replaces(old) => {
+                if again {
+                    Duration::ZERO
+                } else {
+                    GRACE
+                }
+            }
+            // Written in place, or made where nothing was, or gone, which may be the first half of being replaced.
+            _ => QUIET,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What only a restart brings into effect.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use crate::config::{Admin, Config, Listen, Log, Proxy};
+
+/// What is read once, at start.
+pub(super) struct AtStart {
+    listen: Vec<Listen>,
+    peers: Vec<u32>,
+    workers: usize,
+    admin: SocketAddr,
+    metrics: Option<SocketAddr>,
+    state: Option<PathBuf>,
+    json: bool,
+}
+
+impl AtStart {
+    pub(super) fn of(config: &Config) -> Self {
+        // Each field, in or out by decision. Out is what every request or every keeper takes from the snapshot that runs.
+        let Config { proxy, admin, metrics, log, state, reload: _, credentials: _, upstreams: _, rules: _, file: _, files: _, text: _ } =
+            config;
+        let Proxy {
+            listen,
+            allow_remote: _, // Only a permission for `listen`.
+            peer_uids,
+            client_auth: _,
+            workers,
+            linger: _,
+            drain: _,
+            via: _,
+            hosts: _,
+            browser_deny: _,
+            access_log: _,
+            limits: _,
+        } = proxy;
+        let Admin { listen: admin, ready: _, hosts: _ } = admin;
+        let Log { json, level: _ } = log;
+        Self {
+            listen: listen.clone(),
+            peers: peer_uids.clone(),
+            workers: *workers,
+            admin: *admin,
+            metrics: *metrics,
+            state: state.clone(),
+            json: *json,
+        }
+    }
+
+    /// The keys in which the two differ.
+    pub(super) fn differs(&self, other: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("proxy.listen", self.listen != other.listen),
+            ("proxy.peer_uids", self.peers != other.peers),
+            ("proxy.workers", self.workers != other.workers),
+            ("admin.listen", self.admin != other.admin),
+            ("metrics.listen", self.metrics != other.metrics),
+            ("state.dir", self.state != other.state),
+            ("log.format", self.json != other.json),
+        ];
+        changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+    }
+}
