@@ -14,10 +14,10 @@ use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    admin::Admin,
-    config::{Config, Listen, Sight},
+    admin::{Admin, Socket},
+    config::{self, Config, Listen, Sight},
     credential::World,
-    listen::{self, Address},
+    listen::{self, Address, SocketFile},
     problem::Problems,
     proxy,
     reload::Reloader,
@@ -37,7 +37,9 @@ pub struct Options {
 /// A running program. Dropped without [`App::stop`] it stops at once.
 pub struct App {
     proxy: Vec<Address>,
-    admin: SocketAddr,
+    admin: Address,
+    /// The admin port's file, where it is a Unix socket.
+    _admin_file: Option<SocketFile>,
     metrics_port: Option<SocketAddr>,
     listeners: listen::Handle,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -56,7 +58,7 @@ pub enum StartError {
     #[error("cannot listen on {} (proxy.listen): {}", .0.address, .0.error)]
     Bind(#[from] listen::BindError),
     #[error("cannot listen on {address} ({key}): {error}")]
-    Port { key: &'static str, address: SocketAddr, error: std::io::Error },
+    Port { key: &'static str, address: Address, error: std::io::Error },
     #[error("{}", .0.list().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Config(Problems),
     #[error("metrics: {0}")]
@@ -81,7 +83,7 @@ impl App {
             })
             .collect();
         let sockets = listen::bind_for(&addresses, &listen::Peers::new(&config.proxy.peer_uids))?;
-        let admin_listener = port("admin.listen", config.admin.listen)?;
+        let (admin_socket, admin_address, admin_file) = admin_socket(&config.admin)?;
         let metrics_listener = config.metrics.map(|address| port("metrics.listen", address)).transpose()?;
 
         let metrics = Metrics::new()?;
@@ -95,7 +97,6 @@ impl App {
         let reloader = Reloader::new(snapshot.clone(), world, options.sight);
 
         let leaving = Arc::new(AtomicBool::new(false));
-        let admin_address = local("admin.listen", &admin_listener)?;
         let metrics_port = metrics_listener.as_ref().map(|l| local("metrics.listen", l)).transpose()?;
 
         // From here on nothing fails.
@@ -109,9 +110,13 @@ impl App {
             started: Now::now(),
             salt,
             unread: Arc::default(),
+            doubts: Arc::default(),
+            reached: Arc::default(),
         };
         let (stop_admin, stopped) = watch::channel(false);
-        spawn_admin(admin.clone().serve(admin_listener, stopped.clone()));
+        tokio::spawn(admin.clone().watch_readiness(stopped.clone()));
+        let bound = if let Address::Tcp(address) = &admin_address { Some(*address) } else { None };
+        tokio::spawn(admin.clone().serve(admin_socket, bound, stopped.clone()));
         if let Some(listener) = metrics_listener {
             tokio::spawn(admin.clone().serve_read_only(listener, stopped));
         }
@@ -119,6 +124,7 @@ impl App {
         Ok(Self {
             proxy: listeners.addresses().to_vec(),
             admin: admin_address,
+            _admin_file: admin_file,
             metrics_port,
             listeners,
             snapshot,
@@ -137,9 +143,10 @@ impl App {
     pub fn proxy(&self) -> Vec<String> {
         self.proxy.iter().map(ToString::to_string).collect()
     }
+    /// Where the admin port really listens.
     #[must_use]
-    pub fn admin(&self) -> SocketAddr {
-        self.admin
+    pub fn admin(&self) -> &Address {
+        &self.admin
     }
     #[must_use]
     pub fn metrics_port(&self) -> Option<SocketAddr> {
@@ -162,6 +169,12 @@ impl App {
     #[must_use]
     pub fn exposition(&self) -> Vec<u8> {
         self.exposition.render_metrics()
+    }
+
+    /// Whether every token fetched at start has had its first outcome, as `/readyz` will remember it.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.exposition.reached.is_started()
     }
 
     /// What SIGTERM does: not ready any more, `linger`, then drain, as configured. True if nothing had to be cut off.
@@ -193,18 +206,30 @@ pub async fn ledger(dir: Option<&Path>, metrics: &Metrics) -> Arc<dyn Ledger> {
     Arc::new(disk)
 }
 
+/// The admin port's socket, its address, and its file where it has one: for our own user and root alone, unless `uids` names others, whom the kernel
+/// then vouches for.
+fn admin_socket(config: &config::Admin) -> Result<(Socket, Address, Option<SocketFile>), StartError> {
+    match &config.listen {
+        Listen::Tcp(address) => {
+            let listener = port("admin.listen", *address)?;
+            let address = Address::Tcp(local("admin.listen", &listener)?);
+            Ok((Socket::Tcp(listener), address, None))
+        }
+        Listen::Unix(path) => {
+            let address = Address::Unix(path.clone());
+            let mode = if config.uids.is_empty() { 0o600 } else { 0o666 };
+            match listen::plain_unix(path, mode) {
+                Ok((listener, file)) => Ok((Socket::Unix(listener), address, Some(file))),
+                Err(error) => Err(StartError::Port { key: "admin.listen", address, error }),
+            }
+        }
+    }
+}
+
 fn port(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    listen::plain(address).map_err(|error| StartError::Port { key, address, error })
+    listen::plain(address).map_err(|error| StartError::Port { key, address: Address::Tcp(address), error })
 }
 
 fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|error| StartError::Port { key, address: ([0, 0, 0, 0], 0).into(), error })
-}
-
-fn spawn_admin(serve: impl Future<Output = std::io::Result<()>> + Send + 'static) {
-    tokio::spawn(async move {
-        if let Err(error) = serve.await {
-            tracing::error!(%error, "the admin port broke");
-        }
-    });
+    listener.local_addr().map_err(|error| StartError::Port { key, address: Address::Tcp(([0, 0, 0, 0], 0).into()), error })
 }

@@ -34,7 +34,7 @@
 //! | [`reload`] | from new bytes to a new snapshot | config, credential, files, secret, snapshot, problem, telemetry, token |
 //! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | – |
 //! | [`proxy`] | a request's way through pingora | snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, secret |
-//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | snapshot, credential, config, problem, token, telemetry, reload |
+//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | snapshot, credential, config, problem, secret, token, telemetry, reload |
 //! | [`app`], [`command`] | wiring, and the command line | all |
 //!
 //! # Journeys

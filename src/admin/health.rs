@@ -1,5 +1,10 @@
 //! Ready or not (CONTRACT 5).
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
 use crate::{
     config::Ready,
     credential::{Credential, TokenState},
@@ -14,20 +19,59 @@ pub enum Verdict {
     NotYet(String),
 }
 
-/// Of the whole program, by `[admin] ready`.
-pub fn ready(snapshot: &Snapshot) -> Verdict {
-    let all = || snapshot.credentials.values();
-    match snapshot.config.admin.ready {
-        Ready::Started => first_not(all(), settled),
-        Ready::Accepted => first_not(all(), accepted),
-        Ready::All => first_not(all(), one),
-        Ready::Any => {
-            if all().next().is_none() || all().any(|c| one(c) == Verdict::Ready) {
-                return Verdict::Ready;
+/// So long after the start readiness is looked at often.
+pub const SOON: Duration = Duration::from_secs(60);
+/// How often that is.
+pub const OFTEN: Duration = Duration::from_millis(50);
+/// How often it is looked at later.
+pub const SELDOM: Duration = Duration::from_secs(1);
+
+/// What this process has reached once, and has from then on whatever a reload brings.
+#[derive(Debug, Default)]
+pub struct Reached {
+    started: AtomicBool,
+    accepted: AtomicBool,
+}
+
+impl Reached {
+    /// Of the whole program, by `[admin] ready`.
+    pub fn ready(&self, snapshot: &Snapshot) -> Verdict {
+        let all = || snapshot.credentials.values();
+        match snapshot.config.admin.ready {
+            Ready::Started => once(&self.started, || first_not(all(), settled)),
+            Ready::Accepted => once(&self.accepted, || first_not(all(), accepted)),
+            Ready::All => first_not(all(), one),
+            Ready::Any => {
+                if all().next().is_none() || all().any(|c| one(c) == Verdict::Ready) {
+                    return Verdict::Ready;
+                }
+                Verdict::NotYet("no credential can send".to_owned())
             }
-            Verdict::NotYet("no credential can send".to_owned())
         }
     }
+
+    /// Whether every token fetched at start has had its first outcome.
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Whether there is nothing left to reach.
+    pub fn all(&self, snapshot: &Snapshot) -> bool {
+        let all = || snapshot.credentials.values();
+        once(&self.started, || first_not(all(), settled)) == Verdict::Ready
+            && once(&self.accepted, || first_not(all(), accepted)) == Verdict::Ready
+    }
+}
+
+fn once(reached: &AtomicBool, judge: impl FnOnce() -> Verdict) -> Verdict {
+    if reached.load(Ordering::Acquire) {
+        return Verdict::Ready;
+    }
+    let verdict = judge();
+    if verdict == Verdict::Ready {
+        reached.store(true, Ordering::Release);
+    }
+    verdict
 }
 
 /// Of one credential: it can send.

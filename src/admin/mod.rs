@@ -1,6 +1,8 @@
 //! The admin port: metrics, health, status, the status page, refresh, unlatch and reload (CONTRACT 5). axum over HTTP/1.1; loopback or a Unix socket.
 
 mod advice;
+pub mod auth;
+mod by_hand;
 mod exposition;
 mod guardrail;
 mod health;
@@ -11,9 +13,12 @@ mod serve;
 mod status;
 mod unread;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -33,6 +38,8 @@ pub use health::Verdict;
 pub use serve::Socket;
 pub use status::{ProblemState, StatusPage};
 
+use auth::Doubts;
+use health::Reached;
 use seats::Seats;
 use unread::Unread;
 
@@ -57,24 +64,24 @@ pub struct Admin {
     /// Salts token fingerprints, so that they say nothing across restarts.
     pub salt: [u8; 16],
     pub unread: Arc<Unread>,
+    pub doubts: Arc<Doubts>,
+    pub reached: Arc<Reached>,
 }
 
 impl Admin {
-    /// Serves everything on `listener` until `stop` says true.
-    ///
-    /// # Errors
-    /// The listener does not know its own address.
-    pub async fn serve(self, listener: TcpListener, stop: watch::Receiver<bool>) -> std::io::Result<()> {
-        let bound = listener.local_addr()?;
+    /// Serves everything on `socket`, which is bound to this address where it has one, until `stop` says true.
+    pub async fn serve(self, socket: Socket, bound: Option<SocketAddr>, stop: watch::Receiver<bool>) {
         let guarded = Router::new()
+            .route("/", get(page::page))
             .route("/api/status", get(api_status))
-            .route("/api/credentials/{name}/{action}", post(act))
+            .route("/api/credentials/{name}/{action}", post(by_hand::act))
             .route("/api/reload", post(reload))
-            .merge(page::routes())
+            .route_layer(middleware::from_fn_with_state(self.clone(), auth::check))
+            // Style and script of the page that asks for the token.
+            .merge(page::parts())
             .route_layer(middleware::from_fn_with_state((self.clone(), bound), guardrail::check));
         let app = guarded.merge(read_only()).fallback(not_found);
-        self.answer(Socket::Tcp(listener), app, stop).await;
-        Ok(())
+        self.answer(socket, app, stop).await;
     }
 
     /// Serves what kubelet and Prometheus need and nothing else, to any Host, until `stop` says true.
@@ -88,12 +95,25 @@ impl Admin {
         serve::serve(socket, app.with_state(self), seats, stop).await;
     }
 
+    /// Notices when this program is ready for the first time, also where nobody asks: what a reload adds afterwards takes nothing away.
+    pub async fn watch_readiness(self, mut stop: watch::Receiver<bool>) {
+        let begun = Now::now();
+        while !self.reached.all(&self.snapshot.load_full()) {
+            // A first outcome is seldom long in coming; one that is, is a refused secret or an issuer that is down.
+            let pause = if begun.until(Now::now()) < health::SOON { health::OFTEN } else { health::SELDOM };
+            // An error means that the program is gone.
+            if tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await.is_ok() {
+                return;
+            }
+        }
+    }
+
     /// What `/readyz` answers.
     fn verdict(&self, snapshot: &Snapshot) -> Verdict {
         if self.leaving.load(Ordering::Acquire) {
             return Verdict::NotYet("shutting down".to_owned());
         }
-        health::ready(snapshot)
+        self.reached.ready(snapshot)
     }
 }
 
@@ -154,20 +174,6 @@ async fn reload(State(admin): State<Admin>) -> Response {
     let (generation, restart) = (admin.snapshot.load().generation, admin.reloader.needs_restart());
     let answer = Reloaded { outcome: status::word(&outcome), generation, problems, restart };
     large(&admin, status, "application/json", || json_bytes(&answer)).await
-}
-
-async fn act(State(admin): State<Admin>, Path((name, action)): Path<(String, String)>) -> Response {
-    let snapshot = admin.snapshot.load_full();
-    let Some(credential) = snapshot.credentials.get(&*name) else {
-        return text(StatusCode::NOT_FOUND, "no such credential\n");
-    };
-    match &*action {
-        "refresh" => drop(credential.refresh(false)),
-        "unlatch" => credential.unlatch().await,
-        _ => return text(StatusCode::NOT_FOUND, "refresh or unlatch\n"),
-    }
-    tracing::info!(credential = name, action, "asked for by hand");
-    respond(StatusCode::ACCEPTED, "application/json", br#"{"accepted":true}"#.to_vec())
 }
 
 async fn not_found() -> Response {

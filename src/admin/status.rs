@@ -290,7 +290,8 @@ fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
     }
 }
 
-fn rfc3339(unix: Duration) -> String {
+/// A Unix time, to the second.
+pub fn rfc3339(unix: Duration) -> String {
     let seconds = i64::try_from(unix.as_secs()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "unknown".to_owned(), |t| t.to_string())
 }

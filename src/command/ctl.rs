@@ -1,4 +1,4 @@
-//! `ctl` and `probe`: a client of the running proxy's admin port, for images that have no curl.
+//! `ctl` and `probe`: a client of the running proxy's admin port or socket, for images that have no curl.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -6,14 +6,27 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::{Action, Exit, Probe, complain, find_admin, say};
-use crate::problem::{Problem, Severity};
+use crate::{
+    admin::auth,
+    config::{Admin, Listen},
+    problem::{Problem, Severity},
+    secret::Secret,
+};
+
+/// An unlatch reads secrets and writes to the state folder, each of which may take its 5 s.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// What is done within this is done now.
+const LATER: jiff::SignedDuration = jiff::SignedDuration::from_millis(1500);
+/// Health takes nothing.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `cupbearer ctl`. What credentials there are, the running program knows: the file may have changed since it was read.
 pub fn ctl(action: Action, name: Option<&str>, file: &Path) -> Exit {
-    let admin = match find_admin(file) {
+    let found = match find_admin(file).and_then(Door::for_operators) {
         Ok(found) => found,
         Err(exit) => return exit,
     };
+    let admin = &found;
     let verb = match action {
         Action::Reload => return reload(admin),
         Action::Status => None,
@@ -44,13 +57,22 @@ pub fn ctl(action: Action, name: Option<&str>, file: &Path) -> Exit {
     exit
 }
 
-fn ask_for(admin: SocketAddr, credential: &Value, verb: &str) -> Result<(), Exit> {
+fn ask_for(admin: &Door, credential: &Value, verb: &str) -> Result<(), Exit> {
     let name = text(credential, "name");
     let (status, body) = ask(admin, Method::POST, &format!("/api/credentials/{name}/{verb}"))?;
     if !status.is_success() {
         return Err(refused(status, &format!("{name}: {}", body.trim_start())));
     }
-    say(&format!("{name}: {verb} accepted\n"));
+    let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+    let later = text(&answer, "at").parse::<jiff::Timestamp>().is_ok_and(|at| at > jiff::Timestamp::now() + LATER);
+    say(&match text(&answer, "at") {
+        at if later => format!("{name}: {verb} accepted, for {at}\n"),
+        _ => format!("{name}: {verb} accepted\n"),
+    });
+    let held = text(&answer, "held");
+    if !held.is_empty() {
+        complain(format_args!("cupbearer: {name}: nothing is done now: {held}"));
+    }
     let latched = list(credential, "tokens").iter().find(|t| text(t, "state") == "latched");
     if let (Some(token), "refresh") = (latched, verb) {
         let until = match text(token, "refresh_at") {
@@ -74,7 +96,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 /// Every problem of a refused configuration is told as `check` tells it. A wrong one that this command read itself has been told already.
-fn reload(admin: SocketAddr) -> Exit {
+fn reload(admin: &Door) -> Exit {
     let (status, body) = match ask(admin, Method::POST, "/api/reload") {
         Ok(answer) => answer,
         Err(exit) => return exit,
@@ -111,7 +133,7 @@ fn told(problem: &Value) -> Problem {
 }
 
 /// `/api/status`.
-fn page(admin: SocketAddr) -> Result<Value, Exit> {
+fn page(admin: &Door) -> Result<Value, Exit> {
     match ask(admin, Method::GET, "/api/status")? {
         (status, body) if status.is_success() => serde_json::from_str(&body).map_err(|_| {
             complain(format_args!("cupbearer: the admin port's answer is not JSON"));
@@ -124,7 +146,8 @@ fn page(admin: SocketAddr) -> Result<Value, Exit> {
 /// `cupbearer probe`.
 pub fn probe(what: Probe, name: Option<&str>, file: &Path) -> Exit {
     let admin = match find_admin(file) {
-        Ok(admin) => admin,
+        // Health is told to everybody.
+        Ok(Admin { listen, .. }) => Door { listen, token: None, patience: PROBE_PATIENCE },
         Err(exit) => return exit,
     };
     let path = match (what, name) {
@@ -132,7 +155,7 @@ pub fn probe(what: Probe, name: Option<&str>, file: &Path) -> Exit {
         (Probe::Ready, None) => "/readyz".to_owned(),
         (Probe::Ready, Some(name)) => format!("/readyz/{name}"),
     };
-    match ask(admin, Method::GET, &path) {
+    match ask(&admin, Method::GET, &path) {
         Ok((status, _)) if status.is_success() => Exit::Done,
         Ok((status, body)) => refused(status, &body),
         Err(exit) => exit,
@@ -144,16 +167,53 @@ fn refused(status: StatusCode, body: &str) -> Exit {
     Exit::Failed
 }
 
+/// Where the running program is asked, and what lets in there.
+struct Door {
+    listen: Listen,
+    token: Option<Secret>,
+    patience: Duration,
+}
+
+impl Door {
+    /// With the token of `[admin] auth`, the first that can be read. Where none can, a Unix socket may still know us by our user.
+    fn for_operators(admin: Admin) -> Result<Self, Exit> {
+        let Admin { listen, auth: sources, .. } = admin;
+        let tokens: Vec<_> = sources.iter().map(auth::secret).collect();
+        let why = tokens.iter().find_map(|token| token.as_ref().err().cloned());
+        let token = tokens.into_iter().find_map(Result::ok);
+        if let (Listen::Tcp(_), None, Some(why)) = (&listen, &token, why) {
+            complain(format_args!("cupbearer: admin.auth {why}, and without it the admin port lets nobody in"));
+            return Err(Exit::Failed);
+        }
+        Ok(Self { listen, token, patience: PATIENCE })
+    }
+}
+
+/// An address as it is written.
+pub fn shown(listen: &Listen) -> String {
+    match listen {
+        Listen::Tcp(address) => reachable(*address).to_string(),
+        Listen::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
 /// One request to the admin port the configuration names.
-fn ask(listen: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, String), Exit> {
-    let address = reachable(listen);
-    if address.port() == 0 {
+fn ask(door: &Door, method: Method, path: &str) -> Result<(StatusCode, String), Exit> {
+    let address = shown(&door.listen);
+    if matches!(door.listen, Listen::Tcp(listen) if listen.port() == 0) {
         complain(format_args!("cupbearer: [admin] listen has port 0, so its real port is not known here"));
         return Err(Exit::Failed);
     }
     let asked = async {
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
-        let request = client.request(method, format!("http://{address}{path}")).header("content-type", "application/json");
+        let client = reqwest::Client::builder().no_proxy().timeout(door.patience);
+        let (client, host) = match &door.listen {
+            Listen::Tcp(_) => (client, address.as_str()),
+            Listen::Unix(socket) => (client.unix_socket(socket.as_path()), "localhost"),
+        };
+        let mut request = client.build()?.request(method, format!("http://{host}{path}")).header("content-type", "application/json");
+        if let Some(token) = &door.token {
+            request = request.bearer_auth(token.expose());
+        }
         let answer = request.send().await?;
         let status = answer.status();
         Ok::<_, reqwest::Error>((status, answer.text().await?))

@@ -12,7 +12,6 @@ pub mod schema;
 
 use std::{
     io::Write,
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -198,26 +197,26 @@ pub fn sight() -> Sight {
     Sight { env: env.collect(), ..Sight::default() }
 }
 
-/// For commands that only talk to the running program: where it answers. What `run` and `check` advise is no news here, and a mistake that the
-/// running program does not know of keeps nobody from asking it.
+/// For commands that only talk to the running program: where it answers, and to whom. What `run` and `check` advise is no news here, and a mistake
+/// that the running program does not know of keeps nobody from asking it.
 ///
 /// # Errors
 /// [`Exit::Config`], where not even the address is known.
-pub fn find_admin(file: &Path) -> Result<SocketAddr, Exit> {
+pub fn find_admin(file: &Path) -> Result<config::Admin, Exit> {
     let sight = sight();
     let (config, problems) = config::load(file, &sight);
     if let Some(config) = config.filter(|_| !problems.fatal()) {
-        return Ok(config.admin.listen);
+        return Ok(config.admin);
     }
-    match config::admin_listen(file, &sight) {
-        Some(address) => {
-            let file = file.display();
+    match config::admin(file, &sight) {
+        Some(admin) => {
+            let (file, address) = (file.display(), ctl::shown(&admin.listen));
             complain(format_args!(
                 "cupbearer: {file} is wrong (`cupbearer check` says how); the program at {address} is asked all the same"
             ));
-            Ok(address)
+            Ok(admin)
         }
-        None => usable(file, None, &problems, false).map(|config| config.admin.listen),
+        None => usable(file, None, &problems, false).map(|config| config.admin),
     }
 }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::value::{Lasting, OrOff, SecretRef};
+use super::value::{Lasting, OrOff, SecretRef, SecretRefs};
 
 /// The configuration of cupbearer.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -97,8 +97,12 @@ pub struct Limits {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Admin {
-    /// `IP:PORT`, loopback only; port 0 is any free one. Default: `127.0.0.1:14190`.
+    /// `IP:PORT`, loopback only; port 0 is any free one; or `unix:PATH`. Default: `127.0.0.1:14190`.
     pub listen: Option<String>,
+    /// A secret that whoever changes something must send as a Bearer token, for `/` and `/api` as a whole; of several any one. Default: none.
+    pub auth: Option<SecretRefs>,
+    /// Users, by number, who need no such token over a Unix socket; its mode is then 0666. Default: our own and root, the mode is 0600.
+    pub uids: Option<Vec<u32>>,
     /// When `/readyz` says 200. Default: started.
     pub ready: Option<Ready>,
     /// Further names the admin port answers to. Default: none.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::{Listen, parse::World};
 use crate::problem::Problems;
 
+/// Where the admin port is if nothing else is said.
 pub const STANDARD_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 14190);
 
 /// `IP:PORT` or `unix:PATH`.
@@ -61,16 +62,27 @@ pub fn remote(listen: &[Listen], allowed: bool, authenticated: bool, problems: &
 
 /// Every TCP address of ours.
 #[must_use]
-pub fn addresses(proxy: &[Listen], admin: SocketAddr, metrics: Option<SocketAddr>) -> Vec<SocketAddr> {
-    let proxy = proxy.iter().filter_map(|listen| if let Listen::Tcp(address) = listen { Some(*address) } else { None });
-    proxy.chain([admin]).chain(metrics).collect()
+pub fn addresses(proxy: &[Listen], admin: &Listen, metrics: Option<SocketAddr>) -> Vec<SocketAddr> {
+    let all = proxy.iter().chain([admin]);
+    all.filter_map(|listen| if let Listen::Tcp(address) = listen { Some(*address) } else { None }).chain(metrics).collect()
+}
+
+/// The kernel's name for every user that it cannot name here (`/proc/sys/kernel/overflowuid`).
+const OVERFLOW: u32 = 65534;
+
+/// Users who are let in by the number that the kernel gives for them (SO_PEERCRED).
+pub fn uids(key: &str, uids: &[u32], problems: &mut Problems) {
+    for (i, _) in uids.iter().enumerate().filter(|(_, uid)| **uid == OVERFLOW) {
+        let hint = "it stands for each user that has no number in our user namespace: give the program that calls a number of its own";
+        problems.problem(format!("{key}[{i}]"), format!("{OVERFLOW} is no user's own number"), hint);
+    }
 }
 
 /// Two listeners cannot have one address.
-pub fn duplicates(proxy: &[Listen], admin: SocketAddr, metrics: Option<SocketAddr>, problems: &mut Problems) {
+pub fn duplicates(proxy: &[Listen], admin: &Listen, metrics: Option<SocketAddr>, problems: &mut Problems) {
     let data = proxy.iter().enumerate().map(|(i, listen)| (format!("proxy.listen[{i}]"), listen.clone()));
-    let others = [("admin.listen".to_owned(), Some(admin)), ("metrics.listen".to_owned(), metrics)];
-    let others = others.into_iter().filter_map(|(key, address)| Some((key, Listen::Tcp(address?))));
+    let others = [("admin.listen".to_owned(), Some(admin.clone())), ("metrics.listen".to_owned(), metrics.map(Listen::Tcp))];
+    let others = others.into_iter().filter_map(|(key, address)| Some((key, address?)));
     let all: Vec<_> = data.chain(others).collect();
     for (i, (key, listen)) in all.iter().enumerate() {
         if let Some((first, _)) = all.iter().take(i).find(|(_, other)| collide(other, listen)) {

@@ -1,5 +1,6 @@
 //! What the program runs on ([`Config`]), and how it is loaded: defaults < file < environment, through figment.
 
+mod admin;
 pub mod credential;
 pub mod file;
 pub mod lint;
@@ -88,7 +89,11 @@ pub struct Limits {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    pub listen: SocketAddr,
+    pub listen: Listen,
+    /// What must be sent as a Bearer token, any one of them; none: nothing need be.
+    pub auth: Vec<Source>,
+    /// Over a Unix socket: users who need no token; none: our own and root.
+    pub uids: Vec<u32>,
     pub ready: Ready,
     pub hosts: Vec<String>,
 }
@@ -162,14 +167,17 @@ pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
     (config, problems)
 }
 
-/// Where `[admin] listen` says the running program can be asked, whatever else is wrong with `file`: a mistake on disk must not keep anyone from
-/// asking it. Of a text that is no TOML, what stands before the mistake counts. `None`: there is no such file, or that very key is wrong.
+/// Where `[admin]` says the running program can be asked, and how, whatever else is wrong with `file`: a mistake on disk must not keep anyone from
+/// asking it. Of a text that is no TOML, what stands before the mistake counts. `None`: there is no such file, or that very table is wrong.
 #[must_use]
-pub fn admin_listen(file: &Path, sight: &Sight) -> Option<SocketAddr> {
-    match written(file, sight)?.pointer("/admin/listen") {
-        None => Some(listen::STANDARD_ADMIN),
-        Some(written) => written.as_str()?.parse().ok(),
-    }
+pub fn admin(file: &Path, sight: &Sight) -> Option<Admin> {
+    let mut table = serde_json::json!({ "admin": written(file, sight)?.get("admin").cloned().unwrap_or_default() });
+    let mut problems = Problems::default();
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let world = parse::World { folder, sight, overrides: &Vec::new(), profiles: &ProfileFiles::default() };
+    let admin = read::read(&mut table, &mut problems).admin.unwrap_or_default();
+    let admin = admin::parse(admin, world, &mut problems);
+    (!problems.fatal()).then_some(admin)
 }
 
 /// Whether `[log] format` wants JSON, whatever else is wrong with `file`: a mistake is told in the form that its reader understands.

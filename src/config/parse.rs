@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Admin, Config, Limits, Listen, Log, Proxy, Ready, Sight, credential,
+    Config, Limits, Listen, Log, Proxy, Sight, admin, credential,
     file::{self, File},
     listen, read, shape,
     source::Overrides,
@@ -49,9 +49,9 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
         problems.problem("intercept", "interception of CONNECT is not there in this release", hint);
     }
     let proxy = parse_proxy(proxy.unwrap_or_default(), world, problems);
-    let admin = parse_admin(&admin.unwrap_or_default(), problems);
+    let admin = admin::parse(admin.unwrap_or_default(), world, problems);
     let metrics = metrics.and_then(|metrics| listen::required("metrics.listen", metrics.listen.as_deref(), problems));
-    listen::duplicates(&proxy.listen, admin.listen, metrics, problems);
+    listen::duplicates(&proxy.listen, &admin.listen, metrics, problems);
     let mut files = BTreeSet::new();
     let known: BTreeSet<String> = credentials.iter().flatten().map(|(name, _)| name.clone()).collect();
     let credentials = credentials
@@ -60,7 +60,7 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
         .filter_map(|(name, table)| credential::parse(&name, table, world, &mut files, problems))
         .map(|credential| (credential.name.clone(), credential))
         .collect();
-    let ours = listen::addresses(&proxy.listen, admin.listen, metrics);
+    let ours = listen::addresses(&proxy.listen, &admin.listen, metrics);
     let names = upstreams.iter().flatten().map(|(name, _)| name.clone()).collect();
     let Upstreams { upstreams, rules } = upstream::parse(names, &tree, &known, &ours, world, problems);
     Config {
@@ -93,6 +93,7 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
     let authenticated = proxy.client_auth.is_some() || proxy.allow_unauthenticated.unwrap_or(false);
     listen::remote(&listen, allow_remote, authenticated, problems);
     let peer_uids = proxy.peer_uids.unwrap_or_default();
+    listen::uids("proxy.peer_uids", &peer_uids, problems);
     if !peer_uids.is_empty() && !listen.iter().any(|l| matches!(l, Listen::Unix(_))) {
         let hint = "only the peer of a Unix socket has a user: add \"unix:/run/cupbearer.sock\" to proxy.listen, or leave it out";
         problems.lint("proxy.peer_uids", "there is no Unix socket it could hold for", Some(hint.to_owned()));
@@ -129,25 +130,6 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
             header_timeout: lasting("proxy.limits.header_timeout", limits.header_timeout, 10 * SECOND, SECOND / 1000..=HOUR, problems),
             idle: lasting("proxy.limits.idle", limits.idle, 600 * SECOND, SECOND / 1000..=30 * DAY, problems),
         },
-    }
-}
-
-fn parse_admin(admin: &file::Admin, problems: &mut Problems) -> Admin {
-    let standard = listen::STANDARD_ADMIN;
-    let address = admin.listen.as_deref().map_or(Some(standard), |text| listen::socket("admin.listen", text, problems)).unwrap_or(standard);
-    if !address.ip().is_loopback() {
-        let hint = "it can refresh and unlatch: keep it on 127.0.0.1 or [::1]; for scrapers and kubelet there is [metrics]";
-        problems.problem("admin.listen", format!("{address} is not loopback"), hint);
-    }
-    Admin {
-        listen: address,
-        ready: match admin.ready {
-            None | Some(file::Ready::Started) => Ready::Started,
-            Some(file::Ready::Accepted) => Ready::Accepted,
-            Some(file::Ready::Any) => Ready::Any,
-            Some(file::Ready::All) => Ready::All,
-        },
-        hosts: hosts("admin.hosts", admin.hosts.clone().unwrap_or_default(), problems),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 
 /// Nothing lasts longer: deadlines stay computable.
@@ -148,6 +148,64 @@ impl<'de> Visitor<'de> for SecretForm {
             }
             _ => Err(de::Error::custom("is no secret")),
         }
+    }
+}
+
+/// Several secrets of which any one will do; one alone is a list of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretRefs(pub Vec<SecretRef>);
+
+struct SecretForms;
+
+impl<'de> Visitor<'de> for SecretForms {
+    type Value = SecretRefs;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SecretForm.expecting(f)
+    }
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretRefs, E> {
+        SecretForm.visit_bool(true).map(one)
+    }
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretRefs, E> {
+        SecretForm.visit_i64(0).map(one)
+    }
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretRefs, E> {
+        SecretForm.visit_i64(0).map(one)
+    }
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<SecretRefs, E> {
+        SecretForm.visit_i64(0).map(one)
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretRefs, E> {
+        SecretForm.visit_str(text).map(one)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SecretRefs, A::Error> {
+        SecretForm.visit_map(map).map(one)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<SecretRefs, A::Error> {
+        let mut all = Vec::new();
+        while let Some(secret) = seq.next_element()? {
+            all.push(secret);
+        }
+        Ok(SecretRefs(all))
+    }
+}
+
+fn one(secret: SecretRef) -> SecretRefs {
+    SecretRefs(vec![secret])
+}
+
+impl<'de> Deserialize<'de> for SecretRefs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SecretForms)
+    }
+}
+
+impl JsonSchema for SecretRefs {
+    fn schema_name() -> Cow<'static, str> {
+        "Secrets".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let secret = generator.subschema_for::<SecretRef>();
+        json_schema!({ "description": "A secret, or several of which any one will do.", "anyOf": [secret, { "type": "array", "items": secret, "minItems": 1 }] })
     }
 }
 

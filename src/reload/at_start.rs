@@ -9,7 +9,9 @@ pub(super) struct AtStart {
     listen: Vec<Listen>,
     peers: Vec<u32>,
     workers: usize,
-    admin: SocketAddr,
+    admin: Listen,
+    /// The mode of the socket's file depends on whether there are any.
+    admin_uids: bool,
     metrics: Option<SocketAddr>,
     state: Option<PathBuf>,
     json: bool,
@@ -34,13 +36,14 @@ impl AtStart {
             access_log: _,
             limits: _,
         } = proxy;
-        let Admin { listen: admin, ready: _, hosts: _ } = admin;
+        let Admin { listen: admin, uids, auth: _, ready: _, hosts: _ } = admin;
         let Log { json, level: _ } = log;
         Self {
             listen: listen.clone(),
             peers: peer_uids.clone(),
             workers: *workers,
-            admin: *admin,
+            admin: admin.clone(),
+            admin_uids: !uids.is_empty(),
             metrics: *metrics,
             state: state.clone(),
             json: *json,
@@ -54,6 +57,7 @@ impl AtStart {
             ("proxy.peer_uids", self.peers != other.peers),
             ("proxy.workers", self.workers != other.workers),
             ("admin.listen", self.admin != other.admin),
+            ("admin.uids", self.admin_uids != other.admin_uids),
             ("metrics.listen", self.metrics != other.metrics),
             ("state.dir", self.state != other.state),
             ("log.format", self.json != other.json),

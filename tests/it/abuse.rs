@@ -168,7 +168,7 @@ async fn a2_a3_host_path_and_absolute_form_that_disagree_have_one_meaning() {
         ("http://169.254.169.254/latest".into(), "169.254.169.254".into(), 403, "forbidden_destination"),
         ("http://[::ffff:127.0.0.1]/orders/x".into(), "[::ffff:127.0.0.1]".into(), 403, "forbidden_destination"),
         ("http://2130706433/orders/x".into(), "2130706433".into(), 403, "forbidden_destination"),
-        (format!("http://{}/api/status", pair.sidecar.app.admin()), pair.sidecar.app.admin().to_string(), 403, "forbidden_destination"),
+        (format!("http://{}/api/status", pair.sidecar.admin_addr()), pair.sidecar.admin_addr().to_string(), 403, "forbidden_destination"),
         ("/orders/x".into(), "evil.test".into(), 403, "forbidden_origin"),
         ("/orders/x".into(), "pay.localhost.evil.test".into(), 403, "forbidden_origin"),
         ("/orders/x".into(), "localhost, pay.localhost".into(), 400, "bad_request"),

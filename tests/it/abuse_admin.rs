@@ -14,7 +14,7 @@ const SCRAPE: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_silent_connections_keeps_no_probe_out_and_drives_no_scraper_away() {
     let sidecar = Sidecar::start("[metrics]\nlisten = \"127.0.0.1:0\"\n").await;
-    for port in [sidecar.app.admin(), sidecar.app.metrics_port().unwrap()] {
+    for port in [sidecar.admin_addr(), sidecar.app.metrics_port().unwrap()] {
         let mut scraper = RawClient::connect(port).await;
         scraper.write(SCRAPE).await;
         assert_eq!(scraper.answer("GET").await.unwrap().status, 200);

@@ -245,7 +245,7 @@ async fn what_changes_state_needs_json_and_no_foreign_page() {
     let (issuer, vendor) = parties().await;
     let sidecar = Sidecar::start(&acme(&issuer, &vendor)).await;
     until_state(&sidecar, "acme", "ok").await;
-    let admin = sidecar.app.admin();
+    let admin = sidecar.admin_addr();
     let json = ("content-type", "application/json");
     let (own, null) = (format!("http://{admin}"), "null".to_owned());
     let send = async |method: Method, path: &str, headers: &[(&str, &str)]| {

@@ -36,7 +36,7 @@ async fn parties(more: &str) -> (Issuer, Vendor, Sidecar) {
 #[tokio::test(flavor = "multi_thread")]
 async fn m1_no_web_page_and_no_rebound_name_changes_or_reads_anything() {
     let (issuer, _vendor, sidecar) = parties("").await;
-    let admin = sidecar.app.admin();
+    let admin = sidecar.admin_addr();
     let send = async |method: Method, path: &str, headers: &[(&str, &str)]| {
         let request = sidecar.client.request(method, format!("http://{admin}{path}")).body("{}");
         let answer = headers.iter().fold(request, |r, (name, value)| r.header(*name, *value)).send().await.unwrap();
@@ -75,7 +75,7 @@ async fn m1_no_web_page_and_no_rebound_name_changes_or_reads_anything() {
 async fn m2_three_thousand_refreshes_cost_what_the_guard_allows() {
     let (issuer, vendor, sidecar) = parties("[credentials.acme.guard]\nrate = [\"3/m\"]\n").await;
     let begun = Instant::now();
-    let url = format!("http://{}/api/credentials/acme/refresh", sidecar.app.admin());
+    let url = format!("http://{}/api/credentials/acme/refresh", sidecar.admin_addr());
     let flood = (0..20).map(|_| async {
         for _ in 0..150 {
             let request = sidecar.client.post(&url).header("content-type", "application/json");
@@ -99,7 +99,7 @@ async fn m2_three_thousand_refreshes_cost_what_the_guard_allows() {
 async fn m4_a_thousand_scrapes_a_second_do_not_touch_the_data_path() {
     let (issuer, vendor, sidecar) = parties("").await;
     let (over, scraped) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let metrics = format!("http://{}/metrics", sidecar.app.admin());
+    let metrics = format!("http://{}/metrics", sidecar.admin_addr());
     let ticks = async {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
         let mut all = tokio::task::JoinSet::new();
@@ -148,7 +148,7 @@ async fn slow(addr: SocketAddr, bytes: &[u8], n: usize) -> Vec<TcpStream> {
 #[tokio::test(flavor = "multi_thread")]
 async fn m4_clients_that_do_not_finish_or_do_not_read_keep_nobody_waiting() {
     let (_issuer, vendor, sidecar) = parties("").await;
-    let admin = sidecar.app.admin();
+    let admin = sidecar.admin_addr();
     let half = slow(admin, b"POST /api/reload HTTP/1.1\r\nHost: localhost\r\nContent-Ty", 150).await;
     let head = b"POST /api/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{";
     let body = slow(admin, head, 50).await;

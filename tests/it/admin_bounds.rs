@@ -25,7 +25,7 @@ async fn ask(port: SocketAddr, head: &str) -> RawAnswer {
 #[tokio::test(flavor = "multi_thread")]
 async fn http_2_is_spoken_on_neither_port_by_prior_knowledge_or_by_upgrade() {
     let sidecar = Sidecar::start(METRICS).await;
-    for port in [sidecar.app.admin(), sidecar.app.metrics_port().unwrap()] {
+    for port in [sidecar.admin_addr(), sidecar.app.metrics_port().unwrap()] {
         let answer = RawClient::exchange(port, HTTP_2).await;
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4") || answer.starts_with(b"HTTP/1.1 505"), "{answer:?}");
         let upgrade = "GET /livez HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__";
@@ -38,7 +38,7 @@ async fn http_2_is_spoken_on_neither_port_by_prior_knowledge_or_by_upgrade() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_rendering_a_second_is_shared_by_both_ports() {
     let sidecar = Sidecar::start(METRICS).await;
-    let ports = [sidecar.app.admin(), sidecar.app.metrics_port().unwrap()];
+    let ports = [sidecar.admin_addr(), sidecar.app.metrics_port().unwrap()];
     // What a process says of its own processor time differs between any two renderings.
     let mut seen = Vec::new();
     let begun = std::time::Instant::now();

@@ -213,7 +213,7 @@ impl World {
 
     /// On a connection of its own, which leaves no task behind.
     async fn admin(&self, line: &str) -> String {
-        let addr = self.sidecar.app.admin();
+        let addr = self.sidecar.admin_addr();
         let request =
             format!("{line} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n");
         RawClient::ask(addr, request.as_bytes()).await.text()

@@ -63,7 +63,7 @@ async fn r29_a3_a_host_that_is_not_configured_is_refused_before_any_look_up_or_c
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let other = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
-    let (theirs, admin) = (format!("127.0.0.1:{}", other.port()), sidecar.app.admin().to_string());
+    let (theirs, admin) = (format!("127.0.0.1:{}", other.port()), sidecar.admin_addr().to_string());
     let own = sidecar.addr().to_string();
     let mut refused = 0;
     for host in [

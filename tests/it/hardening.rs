@@ -128,7 +128,7 @@ async fn the_kernel_s_word_on_the_peer_decides_who_may_use_a_unix_socket() {
         assert!(lets_in || answer.is_empty(), "not a word to a stranger: {answer}");
         // A list that is changed later is named as one that needs a restart.
         sidecar.rewrite("cupbearer.toml", &text.replace("peer_uids = [", "peer_uids = [7, "));
-        let answer = sidecar.client.post(format!("http://{}/api/reload", sidecar.app.admin()));
+        let answer = sidecar.client.post(format!("http://{}/api/reload", sidecar.admin_addr()));
         let answer = answer.header("content-type", "application/json").send().await.unwrap().text().await.unwrap();
         assert!(answer.contains("proxy.peer_uids"), "{answer}");
     }

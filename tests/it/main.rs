@@ -14,6 +14,7 @@ mod abuse_clients;
 mod abuse_http2;
 mod admin;
 mod admin_abuse;
+mod admin_auth;
 mod admin_bounds;
 mod bytes;
 mod chains;

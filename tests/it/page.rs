@@ -61,7 +61,7 @@ async fn a_browser_shows_the_page_live_and_its_buttons_work() {
     std::fs::create_dir_all(&shots).unwrap();
     let profile = tempfile::tempdir().unwrap();
     let given = json!({
-        "url": format!("http://{}/", sidecar.app.admin()),
+        "url": format!("http://{}/", sidecar.admin_addr()),
         "shots": shots,
         "profile": profile.path(),
         "chromium": browser.program(),
@@ -101,7 +101,7 @@ async fn a_browser_shows_the_page_live_and_its_buttons_work() {
     assert!(saw["refused"].as_str().unwrap().contains("upstreams.acme.nonsense"), "{saw:#}");
     assert_eq!(saw["landmarks"].as_array().unwrap().len(), 7, "{saw:#}");
     // Nothing from elsewhere; and without scripts the state is there, but no button that would do nothing.
-    assert_eq!(saw["hosts"], json!([sidecar.app.admin().to_string()]));
+    assert_eq!(saw["hosts"], json!([sidecar.admin_addr().to_string()]));
     assert!(saw["plain"].as_str().unwrap().contains("token in use"), "{saw:#}");
     assert_eq!(saw["plain_buttons"], 0);
 }
@@ -133,7 +133,7 @@ async fn m5_the_page_carries_its_policy_and_escapes_what_vendors_say() {
 async fn m1_the_page_answers_to_its_own_names_only_and_to_reading_only() {
     let scene = Scene::start().await;
     let client = &scene.sidecar.client;
-    let url = format!("http://{}/", scene.sidecar.app.admin());
+    let url = format!("http://{}/", scene.sidecar.admin_addr());
     for host in ["evil.example", "127.0.0.1.evil.example", ""] {
         assert_eq!(client.get(&url).header("host", host).send().await.unwrap().status(), 403, "{host}");
     }

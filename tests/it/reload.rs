@@ -53,7 +53,7 @@ fn bearer(request: &crate::support::wire::Request) -> String {
 }
 
 async fn post_reload(sidecar: &Sidecar) -> (u16, Value) {
-    let request = sidecar.client.post(format!("http://{}/api/reload", sidecar.app.admin()));
+    let request = sidecar.client.post(format!("http://{}/api/reload", sidecar.admin_addr()));
     let answer = request.header("content-type", "application/json").send().await.unwrap();
     (answer.status().as_u16(), serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
 }
@@ -155,8 +155,8 @@ async fn a_reload_by_hand_answers_with_its_outcome_or_with_every_problem() {
 async fn m1_a_reload_is_for_our_own_names_and_pages_only() {
     let scene = Scene::new().await;
     let sidecar = Sidecar::with_files(&format!("{BY_HAND}{}", scene.acme()), &[]).await;
-    let url = format!("http://{}/api/reload", sidecar.app.admin());
-    let ours = format!("http://{}", sidecar.app.admin());
+    let url = format!("http://{}/api/reload", sidecar.admin_addr());
+    let ours = format!("http://{}", sidecar.admin_addr());
     for (name, value, status) in [
         ("content-type", "text/plain", 415),
         ("content-type", "application/x-www-form-urlencoded", 415),

@@ -77,7 +77,7 @@ async fn s7_a_reload_every_second_under_load_fails_no_request_and_costs_no_token
                 _ => (steady.replace("http://", "gopher://"), false),
             };
             sidecar.rewrite("cupbearer.toml", &text);
-            let request = sidecar.client.post(format!("http://{}/api/reload", sidecar.app.admin()));
+            let request = sidecar.client.post(format!("http://{}/api/reload", sidecar.admin_addr()));
             let status = request.header("content-type", "application/json").send().await.unwrap().status();
             assert_eq!(status.as_u16(), if applied { 200 } else { 422 }, "second {second}");
             wrong += u32::from(!applied);

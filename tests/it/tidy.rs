@@ -27,7 +27,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("reload", &["config", "credential", "files", "secret", "snapshot", "problem", "telemetry", "token"]),
     ("listen", &[]),
     ("proxy", &["snapshot", "credential", "config", "upstream", "route", "token", "telemetry", "tls", "listen", "profile", "secret"]),
-    ("admin", &["snapshot", "credential", "config", "problem", "token", "telemetry", "reload"]),
+    ("admin", &["snapshot", "credential", "config", "problem", "secret", "token", "telemetry", "reload"]),
 ];
 
 /// Libraries that are known in one room only.

@@ -11,6 +11,7 @@ use http::{HeaderValue, StatusCode, header};
 use super::{Admin, StatusPage, large, respond};
 
 const PAGE: &str = include_str!("page.html");
+const ASK: &str = include_str!("ask.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 const ICON: &str = include_str!("icon.svg");
@@ -19,17 +20,25 @@ const ICON: &str = include_str!("icon.svg");
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
-pub(super) fn routes() -> Router<Admin> {
+/// What the page is made of: it says nothing of the program.
+pub(super) fn parts() -> Router<Admin> {
     Router::new()
-        .route("/", get(page))
         .route("/page/page.css", get(|| async { part("text/css; charset=utf-8", STYLE) }))
         .route("/page/page.js", get(|| async { part("text/javascript; charset=utf-8", SCRIPT) }))
         .route("/page/icon.svg", get(|| async { part("image/svg+xml", ICON) }))
 }
 
-async fn page(State(admin): State<Admin>) -> Response {
+/// `GET /`
+pub(super) async fn page(State(admin): State<Admin>) -> Response {
     let render = || PAGE.replacen("<!--live-->", &render::live(&StatusPage::of(&admin)), 1).into_bytes();
     guarded(large(&admin, StatusCode::OK, "text/html; charset=utf-8", render).await)
+}
+
+/// The page where a token is wanted first: its script asks for it. `wrong`: one was shown.
+pub(super) fn asks(wrong: bool) -> Response {
+    let why = if wrong { "<p class=\"warn\" role=\"alert\">This is not the token.</p>" } else { "" };
+    let page = PAGE.replacen("<!--live-->", &ASK.replacen("<!--why-->", why, 1), 1);
+    guarded(respond(StatusCode::UNAUTHORIZED, "text/html; charset=utf-8", page.into_bytes()))
 }
 
 fn part(content_type: &'static str, body: &'static str) -> Response {

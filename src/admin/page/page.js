@@ -10,6 +10,12 @@ let totals = new Map();
 let timer;
 let telling;
 let running;
+// What [admin] auth wants, where it wants something: in this page's memory only.
+let token;
+
+function headers(more) {
+  return token === undefined ? more : { ...more, Authorization: `Bearer ${token}` };
+}
 
 function morph(old, fresh) {
   if (old.nodeName !== fresh.nodeName || old.id !== fresh.id) {
@@ -54,23 +60,36 @@ function tell(text) {
 }
 
 async function look() {
-  const answer = await fetch("/", { cache: "no-store", signal: AbortSignal.timeout(5000) });
-  if (!answer.ok) throw new Error(`status ${answer.status}`);
+  const answer = await fetch("/", { cache: "no-store", headers: headers({}), signal: AbortSignal.timeout(5000) });
+  if (answer.status === 401) token = undefined;
+  else if (!answer.ok) throw new Error(`status ${answer.status}`);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const fresh = page.getElementById("live");
   if (!fresh) throw new Error("not this page");
   rates(fresh);
-  const before = states(live);
+  const [before, asked] = [states(live), asks()];
   morph(live, fresh);
   document.title = live.querySelector("[data-title]")?.dataset.title ?? "cupbearer";
+  if (asks()) {
+    live.querySelector("#token").value = "";
+    live.querySelector("#token").focus();
+  }
+  lost.textContent = "";
+  if (asked) return;
   const changes = [...states(live)].filter(([what, state]) => before.get(what) !== state).map(([what, state]) => `${what}: ${state}`);
   if (changes.length > 0) tell(changes.join(". "));
-  lost.textContent = "";
+}
+
+// Whether the page wants a token first.
+function asks() {
+  return live.querySelector("#ask") !== null;
 }
 
 // One look at a time: whoever asks while one is under way gets that one.
 function soon(wait) {
   clearTimeout(timer);
+  // Nothing is seen without it, and who types is not disturbed.
+  if (asks() && token === undefined) return;
   timer = setTimeout(async () => {
     running ??= look().catch(() => {
       lost.textContent = "cupbearer does not answer. What is shown is old.";
@@ -81,6 +100,17 @@ function soon(wait) {
   }, document.hidden ? EVERY * 10 : wait);
 }
 
+// What was asked for, and when it is done or why not.
+function becomes(done, { at, held }) {
+  if (held !== undefined) return `${done} Not now: ${held}.`;
+  return Date.parse(at) > Date.now() + 1500 ? `${done} Not before ${at.replace("T", " ").replace("Z", " UTC")}.` : done;
+}
+
+live.addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = live.querySelector("#token").value;
+  soon(0);
+});
 live.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-post]");
   if (!button || button.getAttribute("aria-disabled") === "true") return;
@@ -88,8 +118,10 @@ live.addEventListener("click", async (event) => {
   if (ask && !window.confirm(ask)) return;
   button.setAttribute("aria-disabled", "true");
   try {
-    const answer = await fetch(post, { method: "POST", headers: { "Content-Type": "application/json" }, body: "{}", signal: AbortSignal.timeout(15000) });
+    const how = { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: "{}", signal: AbortSignal.timeout(15000) };
+    const answer = await fetch(post, how);
     if (answer.status === 422) tell("The configuration was refused; the old one goes on. The reasons stand above.");
+    else if (answer.status === 202) tell(becomes(done, await answer.json()));
     else tell(answer.ok ? done : `Refused: ${(await answer.text()).trim()}`);
   } catch {
     tell("cupbearer did not answer.");

@@ -210,6 +210,19 @@ fn a6_other_hosts_are_let_in_on_purpose_only() {
     good(&listen("allow_remote = true\nallow_unauthenticated = true"));
     assert!(good(&listen("allow_remote = true\nclient_auth = { file = \"x\" }")).proxy.allow_remote);
     good("[proxy]\nlisten = [\"unix:/run/x\", \"127.0.0.2:1\"]\n");
+    // Whoever writes these believes that they keep somebody out.
+    assert!(mistake("[admin]\nuids = [1000]\n", "admin.uids").hint.unwrap().contains("unix:"));
+    for key in ["admin.uids", "proxy.peer_uids"] {
+        let (table, name) = key.split_once('.').unwrap();
+        let listen = if table == "admin" { "\"unix:a\"" } else { "[\"unix:a\"]" };
+        mistake(&format!("[{table}]\nlisten = {listen}\n{name} = [0, 65534]\n"), &format!("{key}[1]"));
+        good(&format!("[{table}]\nlisten = {listen}\n{name} = [0, 1000]\n"));
+    }
+    mistake("[admin]\nauth = []\n", "admin.auth");
+    mistake("[admin]\nauth = [\"x\", 3]\n", "admin.auth[1]");
+    mistake("[admin]\nauth = [\"x\", { env = \"NOWHERE\" }]\n", "admin.auth[1]");
+    mistake("[admin]\nlisten = \"unix:\"\n", "admin.listen");
+    mistake("[proxy]\nlisten = [\"unix:/a\"]\n[admin]\nlisten = \"unix:/a\"\n", "admin.listen");
     assert!(mistake("[admin]\nlisten = \"0.0.0.0:1\"\n", "admin.listen").hint.unwrap().contains("[metrics]"));
 }
 

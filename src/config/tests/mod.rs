@@ -60,7 +60,8 @@ fn an_empty_text_is_the_defaults() {
     let tcp = |text: &str| Listen::Tcp(text.parse().unwrap());
     assert_eq!(config.proxy.listen, [tcp("127.0.0.1:14180"), tcp("[::1]:14180")]);
     assert_eq!((config.proxy.linger, config.proxy.drain), (Duration::ZERO, Duration::from_secs(25)));
-    assert_eq!(config.admin, Admin { listen: "127.0.0.1:14190".parse().unwrap(), ready: Ready::Started, hosts: vec![] });
+    let listen = Listen::Tcp("127.0.0.1:14190".parse().unwrap());
+    assert_eq!(config.admin, Admin { listen, auth: vec![], uids: vec![], ready: Ready::Started, hosts: vec![] });
     assert_eq!(config.log, Log { json: false, level: tracing::Level::INFO });
     assert_eq!((config.metrics, config.state, config.reload), (None, None, Some(Duration::from_secs(5))));
     assert!(config.proxy.browser_deny && config.proxy.via.is_none() && config.upstreams.is_empty());

@@ -54,6 +54,11 @@ impl Sidecar {
         self.app.proxy()[0].parse().unwrap()
     }
 
+    /// Address of the admin port, where it is no Unix socket.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.app.admin().to_string().parse().unwrap()
+    }
+
     /// `http://…` of the data port with `path` behind.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr())
@@ -80,11 +85,11 @@ impl Sidecar {
     }
 
     pub async fn admin(&self, path: &str) -> reqwest::Response {
-        self.client.get(format!("http://{}{path}", self.app.admin())).send().await.unwrap()
+        self.client.get(format!("http://{}{path}", self.admin_addr())).send().await.unwrap()
     }
 
     pub async fn post_admin(&self, path: &str) -> u16 {
-        let request = self.client.post(format!("http://{}{path}", self.app.admin()));
+        let request = self.client.post(format!("http://{}{path}", self.admin_addr()));
         request.header("content-type", "application/json").send().await.unwrap().status().as_u16()
     }
 

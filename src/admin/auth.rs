@@ -1,0 +1,222 @@
+//! Who may change something, and see the status where `[admin] auth` is set: who shows its token, or is a user of `uids` on a Unix socket
+//! (CONTRACT 2, 5).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use http::{HeaderMap, Method, StatusCode, header};
+use tokio::{sync::Semaphore, time::sleep};
+
+use super::{Admin, page, serve::Peer, text};
+use crate::{
+    config,
+    secret::{Secret, Secrets, Source},
+    token::Now,
+};
+
+/// Wrong tokens are answered one after the other, each after this: 50 a second however many guess.
+const SLOW: Duration = Duration::from_millis(20);
+/// Wrong tokens are told so often at most.
+const TELL: Duration = Duration::from_secs(60);
+const NAME: &str = "auth";
+
+/// What a request showed. Where there is no `auth`, whoever reaches a TCP port may ask, but is not trusted with everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trusted(pub bool);
+
+/// What is remembered of those who showed a wrong token.
+pub struct Doubts {
+    turn: Semaphore,
+    told: Mutex<(Option<Now>, u64)>,
+}
+
+impl Default for Doubts {
+    fn default() -> Self {
+        Self { turn: Semaphore::new(1), told: Mutex::default() }
+    }
+}
+
+impl Doubts {
+    /// One more; who is right is not kept waiting by it.
+    async fn another(&self) {
+        let untold = {
+            let (told, since) = &mut *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            *since += 1;
+            let now = Now::now();
+            let tell = told.is_none_or(|told| told.until(now) >= TELL);
+            if tell {
+                *told = Some(now);
+            }
+            tell.then(|| std::mem::take(since))
+        };
+        if let Some(tries) = untold {
+            tracing::warn!(tries, "the admin port was shown a wrong token");
+        }
+        let _turn = self.turn.acquire().await;
+        sleep(SLOW).await;
+    }
+}
+
+/// Lets through who may, with [`Trusted`] as an extension of the request.
+pub async fn check(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
+    let config = &admin.snapshot.load_full().config.admin;
+    let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer::Network);
+    let trusted = match judge(config, peer, request.headers()).await {
+        Ok(trusted) => trusted,
+        Err(refused) => {
+            if refused == Refused::Wrong {
+                admin.doubts.another().await;
+            }
+            let at_page = request.uri().path() == "/" && request.method() == Method::GET;
+            return refused.answer(peer, at_page);
+        }
+    };
+    request.extensions_mut().insert(Trusted(trusted));
+    next.run(request).await
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    /// No token was shown.
+    Missing,
+    Wrong,
+    /// None of the secrets can be read.
+    Unreadable,
+    /// There is no token that would do, only users.
+    Stranger,
+}
+
+async fn judge(config: &config::Admin, peer: Peer, headers: &HeaderMap) -> Result<bool, Refused> {
+    if let Peer::User(uid) = peer
+        && is_ours(uid, &config.uids)
+    {
+        return Ok(true);
+    }
+    if config.auth.is_empty() {
+        return if peer == Peer::Network { Ok(false) } else { Err(Refused::Stranger) };
+    }
+    let shown = bearer(headers).ok_or(Refused::Missing)?;
+    let secrets = read(config.auth.clone()).await;
+    if secrets.is_empty() {
+        return Err(Refused::Unreadable);
+    }
+    // All are compared, each in constant time: how long it takes says nothing.
+    let right = secrets.iter().fold(false, |right, secret| (*secret == shown) | right);
+    if right { Ok(true) } else { Err(Refused::Wrong) }
+}
+
+fn is_ours(uid: u32, uids: &[u32]) -> bool {
+    if uids.is_empty() { uid == 0 || uid == rustix::process::geteuid().as_raw() } else { uids.contains(&uid) }
+}
+
+/// What stands behind Bearer (RFC 6750 2.1), where there is one such field and something stands there.
+fn bearer(headers: &HeaderMap) -> Option<Secret> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(field), None) = (fields.next(), fields.next()) else { return None };
+    let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
+    let token = token.trim_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Secret::new(token.to_owned()))
+}
+
+/// The secrets as they are now, each for itself: one that cannot be read leaves the others.
+async fn read(sources: Vec<Source>) -> Vec<Secret> {
+    let read = tokio::task::spawn_blocking(move || sources.iter().filter_map(|source| secret(source).ok()).collect());
+    read.await.unwrap_or_default()
+}
+
+/// One of `[admin] auth`, read now.
+///
+/// # Errors
+/// It cannot be read, in words without its value.
+pub fn secret(source: &Source) -> Result<Secret, String> {
+    let sources = BTreeMap::from([(NAME.to_owned(), source.clone())]);
+    let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
+    let values = secrets.read().map_err(|unreadable| unreadable.why)?;
+    values.get(NAME).filter(|secret| !secret.expose().is_empty()).cloned().ok_or_else(|| "is empty".to_owned())
+}
+
+impl Refused {
+    fn answer(self, peer: Peer, at_page: bool) -> Response {
+        if self == Self::Stranger {
+            let Peer::User(uid) = peer else { return text(StatusCode::FORBIDDEN, "not for you\n") };
+            return text(
+                StatusCode::FORBIDDEN,
+                format!("user {uid} is none of [admin] uids (our own user and root where it is not set)\n"),
+            );
+        }
+        if self == Self::Unreadable {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "[admin] auth cannot be read, so nobody can show it\n");
+        }
+        let mut response = if at_page {
+            page::asks(self == Self::Wrong)
+        } else if self == Self::Wrong {
+            text(StatusCode::UNAUTHORIZED, "this is not the token of [admin] auth\n")
+        } else {
+            text(StatusCode::UNAUTHORIZED, "send the token of [admin] auth as Authorization: Bearer\n")
+        };
+        *response.status_mut() = StatusCode::UNAUTHORIZED;
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(auth: &[&str], uids: &[u32]) -> config::Admin {
+        let auth = auth.iter().map(|secret| Source::Value(Secret::new((*secret).to_owned()))).collect();
+        let listen = config::Listen::Unix("/admin.sock".into());
+        config::Admin { listen, auth, uids: uids.to_vec(), ready: config::Ready::Started, hosts: vec![] }
+    }
+
+    fn shows(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap())).collect()
+    }
+
+    #[tokio::test]
+    async fn any_of_the_tokens_lets_in_and_nothing_else_does() {
+        let two = config(&["first-token", "other-token"], &[]);
+        for right in ["Bearer first-token", "bearer other-token", "BEARER   first-token "] {
+            assert_eq!(judge(&two, Peer::Network, &shows(&[right])).await, Ok(true), "{right}");
+        }
+        for wrong in ["Bearer first-toke", "Bearer first-tokens", "Bearer first-token other-token", "Bearer FIRST-TOKEN"] {
+            assert_eq!(judge(&two, Peer::Network, &shows(&[wrong])).await, Err(Refused::Wrong), "{wrong}");
+        }
+        for none in
+            [&[][..], &["Bearer"], &["Bearer "], &["Basic first-token"], &["first-token"], &["Bearer first-token", "Bearer first-token"]]
+        {
+            assert_eq!(judge(&two, Peer::Network, &shows(none)).await, Err(Refused::Missing), "{none:?}");
+        }
+        assert_eq!(
+            judge(&config(&[""], &[]), Peer::Network, &shows(&["Bearer x"])).await,
+            Err(Refused::Unreadable),
+            "an empty one is none"
+        );
+    }
+
+    #[tokio::test]
+    async fn over_a_unix_socket_the_user_counts_and_otherwise_the_token() {
+        let me = rustix::process::geteuid().as_raw();
+        let none = HeaderMap::new();
+        for (uids, uid, right) in
+            [(&[][..], me, true), (&[], 0, true), (&[], me + 7, false), (&[me + 7], me + 7, true), (&[me + 7], me, me + 7 == me)]
+        {
+            let (alone, with_token) = (config(&[], uids), config(&["token"], uids));
+            let expected = if right { Ok(true) } else { Err(Refused::Stranger) };
+            assert_eq!(judge(&alone, Peer::User(uid), &none).await, expected, "{uids:?} {uid}");
+            let expected = if right { Ok(true) } else { Err(Refused::Missing) };
+            assert_eq!(judge(&with_token, Peer::User(uid), &none).await, expected, "{uids:?} {uid}");
+            assert_eq!(judge(&with_token, Peer::User(uid), &shows(&["Bearer token"])).await, Ok(true));
+        }
+        assert_eq!(judge(&config(&[], &[]), Peer::Network, &none).await, Ok(false), "whoever reaches a port may ask, and is not trusted");
+    }
+}

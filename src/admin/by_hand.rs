@@ -1,0 +1,75 @@
+//! What an operator asks for: when it is done, or why not (CONTRACT 2.3, "Asked by hand" and Guard).
+
+use std::time::Duration;
+
+use axum::{
+    Extension,
+    extract::{Path, State},
+    response::Response,
+};
+use http::StatusCode;
+use serde::Serialize;
+
+use super::{Admin, auth::Trusted, json_bytes, respond, status::rfc3339, text};
+use crate::{
+    credential::{ByHand, Credential},
+    token::Now,
+};
+
+/// What becomes of what was asked for.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Asked {
+    /// It is done at this moment (RFC 3339), or as soon after it as others let it.
+    At(String),
+    /// Nothing is done, and why.
+    Held(String),
+}
+
+/// `POST /api/credentials/NAME/refresh` and `/unlatch`.
+pub async fn act(
+    State(admin): State<Admin>,
+    Path((name, action)): Path<(String, String)>,
+    Extension(Trusted(trusted)): Extension<Trusted>,
+) -> Response {
+    let snapshot = admin.snapshot.load_full();
+    let Some(credential) = snapshot.credentials.get(&*name) else {
+        return text(StatusCode::NOT_FOUND, "no such credential\n");
+    };
+    let asked = match &*action {
+        "refresh" => refresh(credential, trusted),
+        "unlatch" if !trusted && locks_accounts(credential) => {
+            return text(
+                StatusCode::FORBIDDEN,
+                "this vendor locks accounts (account_rejections), and any program of this host reaches a TCP port: set [admin] auth, or \
+                 [admin] listen = \"unix:PATH\"; or run `cupbearer unlatch NAME` as the user of the [state] folder\n",
+            );
+        }
+        "unlatch" => unlatch(credential).await,
+        _ => return text(StatusCode::NOT_FOUND, "refresh or unlatch\n"),
+    };
+    tracing::info!(credential = name, action, "asked for by hand");
+    respond(StatusCode::ACCEPTED, "application/json", json_bytes(&asked))
+}
+
+/// A refusal counts against an account, which only a person opens again.
+fn locks_accounts(_: &Credential) -> bool {
+    false
+}
+
+fn refresh(credential: &Credential, trusted: bool) -> Asked {
+    match credential.refresh(trusted) {
+        ByHand::At(at) => Asked::At(not_before(at)),
+        ByHand::Held(why) => Asked::Held(why),
+    }
+}
+
+async fn unlatch(credential: &Credential) -> Asked {
+    credential.unlatch().await;
+    Asked::At(not_before(Now::now()))
+}
+
+/// To the second, rounded up.
+fn not_before(at: Now) -> String {
+    rfc3339(at.wall() + Duration::from_nanos(999_999_999))
+}
