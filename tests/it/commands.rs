@@ -202,21 +202,25 @@ async fn ctl_and_probe_talk_to_the_running_program() {
     assert_eq!(one["credentials"][0]["name"], "acme");
     // Asked for, it stays latched, and whoever asked is told.
     let latched = run(&["ctl", "refresh", "other"]).await;
-    assert_eq!((latched.code, &*latched.stdout), (0, "other: refresh accepted\n"), "{latched:?}");
+    assert_eq!(latched.code, 0, "{latched:?}");
+    assert!(latched.stdout.starts_with("other: refresh accepted, for 20"), "{latched:?}");
     assert!(latched.stderr.contains("other is latched") && latched.stderr.contains("`cupbearer ctl unlatch other`"), "{latched:?}");
     issuer.change("/token", |e| e.client = "other".into());
     issuer.change("/token", |e| e.secrets = vec!["s3cret-other".into()]);
     let unlatched = run(&["ctl", "unlatch", "other"]).await;
-    assert_eq!((unlatched.code, &*unlatched.stdout), (0, "other: unlatch accepted\n"), "{unlatched:?}");
+    assert!(unlatched.code == 0 && unlatched.stdout.starts_with("other: unlatch accepted"), "{unlatched:?}");
     daemon.until_status("\"rejections\":0,\"fingerprint\":\"").await;
-    assert_eq!(run(&["ctl", "refresh"]).await.stdout, "acme: refresh accepted\nother: refresh accepted\n");
+    // Within a second of the last call they are for a little later.
+    let both =
+        |stdout: &str| stdout.lines().map(|line| line.split(',').next().unwrap()).eq(["acme: refresh accepted", "other: refresh accepted"]);
+    assert!(both(&run(&["ctl", "refresh"]).await.stdout));
     // What is wrong on disk, the running program does not know: it can be asked all the same.
     for wrong in [format!("{text}[upstreams.acme.tls]\nca_fil = 1\n"), format!("{text}\nthis is = no TOML = at all\n[upstreams")] {
         std::fs::write(&file, wrong).unwrap();
         let (status, probe, again) = (run(&["ctl", "status", "acme"]).await, run(&["probe", "live"]).await, run(&["ctl", "refresh"]).await);
         assert_eq!((status.code, probe.code, again.code), (0, 0, 0), "{status:?} {probe:?} {again:?}");
         assert!(status.stdout.contains("\"acme\"") && status.stderr.contains("is wrong (`cupbearer check` says how)"), "{status:?}");
-        assert_eq!(again.stdout, "acme: refresh accepted\nother: refresh accepted\n");
+        assert!(both(&again.stdout), "{again:?}");
         let reload = run(&["ctl", "reload"]).await;
         assert!(reload.code == 78 && reload.stderr.contains("the old one goes on"), "{reload:?}");
         assert!(reload.stderr.contains(&format!("    in {file}")), "{reload:?}");
@@ -230,7 +234,7 @@ async fn ctl_and_probe_talk_to_the_running_program() {
     .unwrap();
     let (status, again) = (run(&["ctl", "status", "other"]).await, run(&["ctl", "refresh"]).await);
     assert!(status.code == 0 && status.stdout.contains("\"other\""), "{status:?}");
-    assert_eq!((again.code, &*again.stdout), (0, "acme: refresh accepted\nother: refresh accepted\n"), "{again:?}");
+    assert!(again.code == 0 && both(&again.stdout), "{again:?}");
     std::fs::write(&file, &text).unwrap();
     // By the variable instead of the option.
     let mut by_variable = tokio::process::Command::new(crate::support::sidecar::binary());
