@@ -217,7 +217,10 @@ fn client(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
     let id = values.as_ref().and_then(|v| v.get("client_id")).map_or("", |s| s.expose());
     let changes = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>() != text;
     if secret.trim() != secret || id.trim() != id {
-        hints.push("the client id or secret begins or ends with white space, which is sent: write the file without it".to_owned());
+        hints.push(
+            "the client id or secret begins or ends with white space, which is sent because of keep_space: is it meant to be there?"
+                .to_owned(),
+        );
     }
     match spec.client_auth {
         ClientAuth::Basic if changes(secret) || changes(id) => hints.push(format!(

@@ -23,7 +23,7 @@ use crate::{
         merge::{self, Base, Given},
         table::CredentialTable,
     },
-    secret::{Secrets, Source},
+    secret::Secrets,
 };
 
 /// `[credentials.NAME]`. All other keys are the profile's, and override it.
@@ -263,7 +263,7 @@ fn digest(credential: &str, profile: &Profile, refs: &BTreeMap<String, SecretRef
 fn values(secrets: &Secrets) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     for (name, source) in &secrets.sources {
-        if let Source::Value(secret) = source {
+        if let Some(secret) = source.value() {
             for part in [name.as_str(), secret.expose()] {
                 context.update(&part.len().to_be_bytes());
                 context.update(part.as_bytes());

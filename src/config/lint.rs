@@ -62,7 +62,7 @@ fn table_of(key: &str) -> String {
 
 /// A secret in clear in the file. Profiles say which ones are public; one that an environment variable gives is where the advice would put it.
 pub fn inline(key: &str, secret: &SecretRef, world: World<'_>, problems: &mut Problems) {
-    if matches!(secret, SecretRef::Inline(_)) && !world.outside(key) {
+    if matches!(secret.place(), SecretRef::Inline(_)) && !world.outside(key) {
         let hint = "whoever reads the configuration has it: use { file = \"…\" } or { env = \"…\" }";
         problems.lint(key, "a secret stands in the configuration", Some(hint.to_owned()));
     }
@@ -70,7 +70,7 @@ pub fn inline(key: &str, secret: &SecretRef, world: World<'_>, problems: &mut Pr
 
 /// A secret's file that is not there, or that everybody on this host may read.
 pub fn secret_file(key: &str, secret: &SecretRef, world: World<'_>, problems: &mut Problems) {
-    if let SecretRef::File(file) | SecretRef::Json(file, _) = secret
+    if let SecretRef::File(file) | SecretRef::Json(file, _) = secret.place()
         && !world.sight.no_secrets
     {
         look_at(key, &world.path(file), problems);

@@ -22,7 +22,7 @@ use crate::{
     problem::Problems,
     profile::ProfileFiles,
     route,
-    secret::{Secret, Source},
+    secret::{Secret, Source, trim},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -170,15 +170,24 @@ impl World<'_> {
     /// Where a secret comes from. An environment variable is read now; a file when it is used.
     pub fn source(&self, key: &str, secret: &SecretRef, problems: &mut Problems) -> Option<Source> {
         match secret {
-            SecretRef::Inline(value) if value.is_empty() => {
+            SecretRef::Kept(place) => {
+                // Of a variable all is kept; whether there is more than white space is for its value to say.
+                if let SecretRef::Env(name) = &**place
+                    && let Some(value) = self.sight.env.get(name).filter(|value| !value.is_empty())
+                {
+                    return Some(Source::Kept(Box::new(Source::Value(Secret::new(value.clone())))));
+                }
+                self.source(key, place, problems).map(|place| Source::Kept(Box::new(place)))
+            }
+            SecretRef::Inline(value) if trim(value).is_empty() => {
                 problems.problem(key, "is empty", "write { env = \"NAME\" } or { file = \"PATH\" }");
                 None
             }
-            SecretRef::Inline(value) => Some(Source::Value(Secret::new(value.clone()))),
+            SecretRef::Inline(value) => Some(Source::Value(Secret::new(trim(value).to_owned()))),
             SecretRef::File(path) => Some(Source::File(self.path(path))),
             SecretRef::Json(path, pointer) => Some(Source::Json(self.path(path), pointer.clone())),
             SecretRef::Env(name) => match self.sight.env.get(name) {
-                Some(value) if !value.is_empty() => Some(Source::Value(Secret::new(value.clone()))),
+                Some(value) if !trim(value).is_empty() => Some(Source::Value(Secret::new(trim(value).to_owned()))),
                 _ if self.sight.no_secrets => Some(Source::Value(Secret::new(String::new()))),
                 found => {
                     let state = if found.is_some() { "empty" } else { "not set" };

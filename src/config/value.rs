@@ -83,6 +83,19 @@ pub enum SecretRef {
     File(String),
     /// File and JSON pointer (RFC 6901).
     Json(String, String),
+    /// One of these with the white space around its value (`keep_space = true`).
+    Kept(Box<SecretRef>),
+}
+
+impl SecretRef {
+    /// Where it stands, whatever is done with the white space around it.
+    #[must_use]
+    pub fn place(&self) -> &Self {
+        match self {
+            Self::Kept(place) => place.place(),
+            place => place,
+        }
+    }
 }
 
 impl fmt::Debug for SecretRef {
@@ -92,12 +105,13 @@ impl fmt::Debug for SecretRef {
             Self::Env(name) => f.debug_tuple("Env").field(name).finish(),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Json(path, pointer) => f.debug_tuple("Json").field(path).field(pointer).finish(),
+            Self::Kept(place) => f.debug_tuple("Kept").field(place).finish(),
         }
     }
 }
 
 /// How a secret is written, as a hint.
-pub const FORMS: &str = "a secret is \"text\", { env = \"NAME\" }, { file = \"PATH\" } or { file = \"PATH\", json_key = \"/pointer\" }";
+pub const FORMS: &str = "a secret is \"text\", { env = \"NAME\" }, { file = \"PATH\" } or { file = \"PATH\", json_key = \"/pointer\" }, tables also with keep_space = true";
 
 struct SecretForm;
 
@@ -124,8 +138,14 @@ impl<'de> Visitor<'de> for SecretForm {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretRef, A::Error> {
         let (mut env, mut file, mut json_key, mut foreign) = (None, None, None, None);
+        let mut keep = Some(false);
         while let Some(key) = map.next_key::<String>()? {
-            let value = map.next_value::<serde_json::Value>()?.as_str().map(str::to_owned);
+            let value = map.next_value::<serde_json::Value>()?;
+            if key == "keep_space" {
+                keep = value.as_bool();
+                continue;
+            }
+            let value = value.as_str().map(str::to_owned);
             match key.as_str() {
                 "env" => env = Some(value),
                 "file" => file = Some(value),
@@ -136,18 +156,19 @@ impl<'de> Visitor<'de> for SecretForm {
         if let Some(key) = foreign {
             return Err(de::Error::custom(format!("is no secret: it has the unknown key {key:?}")));
         }
-        match (env, file, json_key) {
-            (Some(Some(name)), None, None) if !name.is_empty() => Ok(SecretRef::Env(name)),
-            (None, Some(Some(path)), None) if !path.is_empty() => Ok(SecretRef::File(path)),
+        let Some(keep) = keep else { return Err(de::Error::custom("keep_space is true or false")) };
+        let place = match (env, file, json_key) {
+            (Some(Some(name)), None, None) if !name.is_empty() => SecretRef::Env(name),
+            (None, Some(Some(path)), None) if !path.is_empty() => SecretRef::File(path),
             (None, Some(Some(path)), Some(Some(pointer))) if !path.is_empty() => {
-                if pointer.starts_with('/') {
-                    Ok(SecretRef::Json(path, pointer))
-                } else {
-                    Err(de::Error::custom("json_key is a JSON pointer and starts with \"/\", such as \"/client/secret\""))
+                if !pointer.starts_with('/') {
+                    return Err(de::Error::custom("json_key is a JSON pointer and starts with \"/\", such as \"/client/secret\""));
                 }
+                SecretRef::Json(path, pointer)
             }
-            _ => Err(de::Error::custom("is no secret")),
-        }
+            _ => return Err(de::Error::custom("is no secret")),
+        };
+        Ok(if keep { SecretRef::Kept(Box::new(place)) } else { place })
     }
 }
 
@@ -221,13 +242,18 @@ impl JsonSchema for SecretRef {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A secret: written here, in an environment variable, in a file, or in a JSON file.",
+            "description": "A secret: written here, in an environment variable, in a file, or in a JSON file. White space around it is dropped, but with keep_space.",
             "oneOf": [
                 { "type": "string" },
-                { "type": "object", "properties": { "env": { "type": "string" } }, "required": ["env"], "additionalProperties": false },
                 {
                     "type": "object",
-                    "properties": { "file": { "type": "string" }, "json_key": { "type": "string", "pattern": "^/" } },
+                    "properties": { "env": { "type": "string" }, "keep_space": { "type": "boolean" } },
+                    "required": ["env"],
+                    "additionalProperties": false
+                },
+                {
+                    "type": "object",
+                    "properties": { "file": { "type": "string" }, "json_key": { "type": "string", "pattern": "^/" }, "keep_space": { "type": "boolean" } },
                     "required": ["file"],
                     "additionalProperties": false
                 }
@@ -264,6 +290,25 @@ mod tests {
             assert!(!error.contains("4711815") && !error.contains("hunter2"), "{error}");
         }
         assert_eq!(format!("{:?}", SecretRef::Inline("hunter2".into())), "Inline(***)");
+    }
+
+    #[test]
+    fn keep_space_stands_in_any_table_and_is_true_or_false() {
+        let read =
+            |text: &str| SecretRef::deserialize(&serde_json::from_str::<serde_json::Value>(text).unwrap()).map_err(|e| e.to_string());
+        let kept = |place| Ok(SecretRef::Kept(Box::new(place)));
+        assert_eq!(read(r#"{"env":"S","keep_space":true}"#), kept(SecretRef::Env("S".into())));
+        assert_eq!(read(r#"{"keep_space":true,"file":"f"}"#), kept(SecretRef::File("f".into())));
+        assert_eq!(read(r#"{"file":"f","json_key":"/k","keep_space":true}"#), kept(SecretRef::Json("f".into(), "/k".into())));
+        assert_eq!(read(r#"{"file":"f","keep_space":false}"#), Ok(SecretRef::File("f".into())));
+        for bad in [
+            r#"{"keep_space":true}"#,
+            r#"{"file":"f","keep_space":"yes"}"#,
+            r#"{"file":"f","keep_space":1}"#,
+            r#"{"file":"f","keep_space":null}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     proptest! {

@@ -50,10 +50,47 @@ impl fmt::Debug for Secret {
 pub enum Source {
     /// Written into the configuration, or taken from the environment at load.
     Value(Secret),
-    /// The file's contents, one trailing newline dropped.
+    /// The file's contents.
     File(PathBuf),
     /// A string or number inside a JSON file, by JSON pointer (RFC 6901).
     Json(PathBuf, String),
+    /// One of these with the white space around its value, which is dropped elsewhere (`keep_space = true`).
+    Kept(Box<Source>),
+}
+
+impl Source {
+    /// Where it stands, and whether the white space around it belongs to it.
+    #[must_use]
+    pub fn place(&self) -> (&Self, bool) {
+        match self {
+            Self::Kept(place) => (place.place().0, true),
+            place => (place, false),
+        }
+    }
+
+    /// The file it is read from.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self.place().0 {
+            Self::File(path) | Self::Json(path, _) => Some(path),
+            Self::Value(_) | Self::Kept(_) => None,
+        }
+    }
+
+    /// Its value where that is known without reading a file.
+    #[must_use]
+    pub fn value(&self) -> Option<&Secret> {
+        match self.place().0 {
+            Self::Value(secret) => Some(secret),
+            _ => None,
+        }
+    }
+}
+
+/// `text` without the white space around it: what Unicode calls so (`White_Space`: blanks of every width, tabs, all line ends), and byte order marks.
+#[must_use]
+pub fn trim(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
 /// The secrets of one credential, by name. Not read yet.
@@ -95,10 +132,7 @@ impl Secrets {
     /// `dir` itself stands in for them.
     #[must_use]
     pub fn files(&self) -> Vec<&Path> {
-        let named = self.sources.values().filter_map(|source| match source {
-            Source::Value(_) => None,
-            Source::File(path) | Source::Json(path, _) => Some(path.as_path()),
-        });
+        let named = self.sources.values().filter_map(Source::file);
         named.chain(self.dir.as_deref()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
@@ -106,10 +140,7 @@ impl Secrets {
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
         let all = self.wanted();
-        let paths = all.iter().filter_map(|(_, source)| match source {
-            Source::Value(_) => None,
-            Source::File(path) | Source::Json(path, _) => Some(path.clone()),
-        });
+        let paths = all.iter().filter_map(|(_, source)| source.file().map(Path::to_path_buf));
         paths.collect::<BTreeSet<_>>().into_iter().collect()
     }
 

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, io, path::Path, str};
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
-use super::{Secret, Secrets, Source, Unreadable, Values};
+use super::{Secret, Secrets, Source, Unreadable, Values, trim};
 use crate::files::{self, Contents, Marks};
 
 /// The largest file that is read as a secret, in bytes.
@@ -32,23 +33,16 @@ pub(super) fn consistent(secrets: &Secrets) -> Result<Option<Reading>, Unreadabl
 /// What [`consistent`] could not get hold of.
 pub(super) fn restless(secrets: &Secrets) -> Unreadable {
     let wanted = secrets.wanted();
-    let first = wanted.iter().find_map(|(name, source)| Some((*name, file_of(source)?)));
+    let first = wanted.iter().find_map(|(name, source)| Some((*name, source.file()?)));
     let (name, file) = first.map(|(name, file)| (name.to_owned(), Some(file.to_path_buf()))).unwrap_or_default();
     Unreadable { name, file, why: files::Restless.to_string() }
-}
-
-fn file_of(source: &Source) -> Option<&Path> {
-    match source {
-        Source::Value(_) => None,
-        Source::File(path) | Source::Json(path, _) => Some(path),
-    }
 }
 
 fn gather(secrets: &Secrets, wanted: &[(&str, Source)], files: &Contents) -> Result<Values, Unreadable> {
     let mut values = BTreeMap::new();
     for (name, source) in wanted {
-        let fail = |why: String| Unreadable { name: (*name).to_owned(), file: file_of(source).map(Path::to_path_buf), why };
-        let bytes = match file_of(source).and_then(|path| files.get(path)) {
+        let fail = |why: String| Unreadable { name: (*name).to_owned(), file: source.file().map(Path::to_path_buf), why };
+        let bytes = match source.file().and_then(|path| files.get(path)) {
             None => None,
             Some(Ok(bytes)) => Some(bytes),
             // An optional secret need not be in the folder; where its file is named, it is meant to be there.
@@ -57,11 +51,12 @@ fn gather(secrets: &Secrets, wanted: &[(&str, Source)], files: &Contents) -> Res
             }
             Some(Err(error)) => return Err(fail(in_words(error))),
         };
-        let secret = match (source, bytes) {
-            (Source::Value(secret), _) => Ok(secret.clone()),
-            (Source::File(_), Some(bytes)) => plain(bytes),
-            (Source::Json(_, pointer), Some(bytes)) => json(bytes, pointer),
-            (_, None) => Err("it was not read".into()),
+        let (place, keep) = source.place();
+        let secret = match (place, bytes) {
+            (Source::Value(secret), _) => Ok(spaced(secret.expose(), keep)),
+            (Source::File(_), Some(bytes)) => plain(bytes, keep),
+            (Source::Json(_, pointer), Some(bytes)) => json(bytes, pointer, keep),
+            (Source::Kept(_), _) | (_, None) => Err("it was not read".into()),
         };
         let secret = secret.map_err(&fail)?;
         if secret.expose().is_empty() {
@@ -94,19 +89,26 @@ fn text(bytes: &[u8]) -> Result<&str, String> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-fn plain(bytes: &[u8]) -> Result<Secret, String> {
-    let text = text(bytes)?;
-    let text = text.strip_suffix('\n').map_or(text, |t| t.strip_suffix('\r').unwrap_or(t));
-    Ok(Secret::new(text.to_owned()))
+fn plain(bytes: &[u8], keep: bool) -> Result<Secret, String> {
+    Ok(spaced(text(bytes)?, keep))
+}
+
+/// The value with or without the white space around it.
+fn spaced(text: &str, keep: bool) -> Secret {
+    Secret::new(if keep { text } else { trim(text) }.to_owned())
 }
 
 /// `serde_json`'s tree is not zeroized: the file's other members live in freed memory for a while.
-fn json(bytes: &[u8], pointer: &str) -> Result<Secret, String> {
+fn json(bytes: &[u8], pointer: &str, keep: bool) -> Result<Secret, String> {
     // The parser's own message may quote the text, so it is not passed on.
     let tree: Value =
         serde_json::from_str(text(bytes)?).map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
     let secret = match tree.pointer(pointer) {
         Some(Value::String(s)) => s.clone(),
+        // It was rounded when it was read, and a rounded secret is a wrong one.
+        Some(Value::Number(n)) if n.is_f64() => {
+            return Err(format!("the JSON number at {pointer:?} is not an exact one: put it in quotes"));
+        }
         Some(Value::Number(n)) => n.to_string(),
         Some(_) => return Err(format!("the JSON value at {pointer:?} is neither a string nor a number")),
         None => return Err(format!("the JSON has nothing at {pointer:?}")),
@@ -114,7 +116,8 @@ fn json(bytes: &[u8], pointer: &str) -> Result<Secret, String> {
     if secret.contains('\0') {
         return Err("it contains a NUL byte".into());
     }
-    Ok(Secret::new(secret))
+    let secret = Zeroizing::new(secret);
+    Ok(spaced(&secret, keep))
 }
 
 #[cfg(test)]

@@ -37,19 +37,68 @@ fn pair(dir: &Path) -> Secrets {
     Secrets { dir: Some(dir.into()), names: vec!["id".into(), "secret".into()], ..Secrets::default() }
 }
 
+fn kept(source: Source) -> Result<String, String> {
+    one(Source::Kept(Box::new(source)))
+}
+
 #[test]
-fn one_trailing_newline_is_dropped_and_nothing_else() {
-    assert_eq!(file(b"a b\n").unwrap(), "a b");
-    assert_eq!(file(b"a\r\n").unwrap(), "a");
-    assert_eq!(file(b"a\n\n").unwrap(), "a\n");
-    assert_eq!(file(b" a\r").unwrap(), " a\r");
-    assert_eq!(file(b"\xef\xbb\xbfa").unwrap(), "a");
+fn white_space_around_a_value_is_dropped_wherever_it_comes_from() {
+    let dressed = [
+        "a b\n",
+        "a b\r\n",
+        "a b\r",
+        "a b\n\n",
+        "a b\n\n\r\n\n",
+        " a b",
+        "a b \t",
+        "\t \u{b}\u{c}a b \n",
+        "\u{a0}a b\u{3000}\u{2028}\u{85}",
+        "\u{feff}a b",
+        "\u{feff}\n a b",
+        "\n\u{feff}a b\u{feff}\n",
+        "a b",
+    ];
+    let dir = folder();
+    for text in dressed {
+        assert_eq!(file(text.as_bytes()).unwrap(), "a b", "{text:?} in a file");
+        assert_eq!(one(Source::Value(Secret::new(text.to_owned()))).unwrap(), "a b", "{text:?} from the environment");
+        let json = serde_json::json!({ "k": text }).to_string();
+        assert_eq!(key(&json, "/k").unwrap(), "a b", "{text:?} in JSON");
+        fs::write(dir.path().join("id"), text).unwrap();
+        fs::write(dir.path().join("secret"), text).unwrap();
+        assert_eq!(pair(dir.path()).read().unwrap().get("secret").unwrap().expose(), "a b", "{text:?} in a folder");
+    }
+    // What no one sees, but Unicode does not call white space, is inside as it may be at the ends.
+    assert_eq!(file("\u{200b}a\u{0}".replace('\0', "").as_bytes()).unwrap(), "\u{200b}a");
+}
+
+#[test]
+fn keep_space_keeps_it_to_the_byte() {
+    let dir = folder();
+    let path = dir.path().join("s");
+    for text in [" a b \r\n\n", "\n", "\t", "\u{a0}x"] {
+        fs::write(&path, text).unwrap();
+        assert_eq!(kept(Source::File(path.clone())).unwrap(), text);
+        assert_eq!(kept(Source::Value(Secret::new(text.to_owned()))).unwrap(), text);
+        fs::write(&path, serde_json::json!({ "k": text }).to_string()).unwrap();
+        assert_eq!(kept(Source::Json(path.clone(), "/k".into())).unwrap(), text);
+    }
+    fs::write(&path, "\u{feff} x").unwrap();
+    assert_eq!(kept(Source::File(path.clone())).unwrap(), " x", "a mark of the encoding is no part of the text");
+    fs::write(&path, "").unwrap();
+    assert!(kept(Source::File(path.clone())).unwrap_err().contains("empty"));
+    let secrets = Secrets { sources: [("s".to_owned(), Source::Kept(Box::new(Source::File(path.clone()))))].into(), ..Secrets::default() };
+    assert_eq!(secrets.paths(), [path.clone()]);
+    assert_eq!(secrets.files(), [path.as_path()]);
 }
 
 #[test]
 fn s3_what_cannot_be_a_secret_is_refused_in_words() {
     assert!(file(b"").unwrap_err().contains("empty"));
-    assert!(file(b"\n").unwrap_err().contains("empty"));
+    for blank in ["\n", " ", "\r\n\t", "\u{feff}\n", "\u{a0}"] {
+        assert!(file(blank.as_bytes()).unwrap_err().contains("empty"), "{blank:?}");
+        assert!(one(Source::Value(Secret::new(blank.to_owned()))).unwrap_err().contains("empty"), "{blank:?}");
+    }
     assert!(file(b"\xff").unwrap_err().contains("UTF-8"));
     assert!(file(b"a\0b").unwrap_err().contains("NUL"));
     assert!(file(&vec![b'a'; LIMIT + 1]).unwrap_err().contains("1 MiB"));
@@ -68,9 +117,10 @@ fn s3_a_fifo_a_folder_and_a_device_are_refused_without_hanging() {
 
 #[test]
 fn a_json_key_gives_strings_and_numbers() {
-    let text = "{\"a\": {\"b/c\": \"v\\n\"}, \"n\": 12, \"t\": true, \"e\": \"\"}";
-    assert_eq!(key(text, "/a/b~1c").unwrap(), "v\n");
+    let text = "\u{feff}{\"a\": {\"b/c\": \"v\\n\"}, \"n\": 12, \"t\": true, \"e\": \"\", \"long\": 123456789012345678901}";
+    assert_eq!(key(text, "/a/b~1c").unwrap(), "v");
     assert_eq!(key(text, "/n").unwrap(), "12");
+    assert!(key(text, "/long").unwrap_err().contains("put it in quotes"));
     assert!(key(text, "/t").unwrap_err().contains("neither"));
     assert!(key(text, "/x").unwrap_err().contains("nothing at"));
     assert!(key(text, "/e").unwrap_err().contains("empty"));
@@ -151,7 +201,11 @@ fn s1_s2_a_kubernetes_swap_never_mixes_an_id_with_the_secret_of_another_generati
 proptest! {
     #[test]
     fn any_bytes_give_a_value_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200), pointer in ".{0,20}") {
-        let _ = plain(&bytes);
-        let _ = json(&bytes, &pointer);
+        for keep in [false, true] {
+            let _ = json(&bytes, &pointer, keep);
+            if let (Ok(value), false) = (plain(&bytes, keep), keep) {
+                prop_assert_eq!(trim(value.expose()), value.expose());
+            }
+        }
     }
 }

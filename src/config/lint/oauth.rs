@@ -114,11 +114,12 @@ pub fn same_client(config: &Config, problems: &mut Problems) {
 fn client(credential: &Credential) -> Option<String> {
     let secrets = &credential.secrets;
     let listed = secrets.sources.get("client_id").cloned();
-    match listed.or_else(|| secrets.dir.as_ref().map(|dir| Source::File(dir.join("client_id"))))? {
+    match listed.or_else(|| secrets.dir.as_ref().map(|dir| Source::File(dir.join("client_id"))))?.place().0 {
         Source::Value(value) if value.expose().is_empty() => None,
         Source::Value(value) => Some(format!("value {}", value.expose())),
         Source::File(path) => Some(format!("file {}", path.display())),
         Source::Json(path, pointer) => Some(format!("json {} {pointer}", path.display())),
+        Source::Kept(_) => None,
     }
 }
 

@@ -89,6 +89,28 @@ fn a_mistake_in_a_setting_or_a_part_of_a_secret_names_the_variable_too() {
 }
 
 #[test]
+fn white_space_around_a_secret_from_the_environment_is_dropped_unless_it_is_to_be_kept() {
+    use crate::secret::Secret;
+    let source = |text: &str, env: &[(&str, &str)]| good_with(text, env).credentials["a"].secrets.sources["client_secret"].clone();
+    let value = |text: &str| Source::Value(Secret::new(text.to_owned()));
+    for given in ["x", "x\r", "x\n", "x\r\n", " x", "\tx \n\n", "\u{feff}x\u{a0}"] {
+        assert_eq!(source(A, &[("S", given)]), value("x"), "{given:?}");
+        assert_eq!(source(A, &[("CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRET", given), ("S", "y")]), value("x"), "{given:?}");
+    }
+    let kept = A.replace("{ env = \"S\" }", "{ env = \"S\", keep_space = true }");
+    let keep = "CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRET__KEEP_SPACE";
+    for given in ["x\n", " ", " x"] {
+        assert_eq!(source(&kept, &[("S", given)]), Source::Kept(Box::new(value(given))), "{given:?}");
+        assert_eq!(source(A, &[("S", given), (keep, "true")]), Source::Kept(Box::new(value(given))), "{given:?}");
+    }
+    for blank in ["", " ", "\r\n", "\u{feff}"] {
+        let found = all(A, &[("S", blank)], Severity::Problem);
+        assert!(found.len() == 1 && found[0].what.contains("S is empty"), "{blank:?}: {found:#?}");
+    }
+    assert_eq!(all(&kept, &[("S", "")], Severity::Problem).len(), 1);
+}
+
+#[test]
 fn a_place_that_a_variable_names_leaves_no_room_for_another_kind() {
     let source = |text: &str, env: &[(&str, &str)]| good_with(text, env).credentials["a"].secrets.sources["client_secret"].clone();
     let (file, env) = ("CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRET__FILE", "CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRET__ENV");
