@@ -41,6 +41,12 @@ impl Answer {
         self.json.get_or_init(|| json::read(self.bytes()?)).as_ref()
     }
 
+    /// The body is text as JSON and we write it.
+    #[must_use]
+    pub fn is_utf8(&self) -> bool {
+        self.bytes().is_some_and(|bytes| std::str::from_utf8(bytes).is_ok())
+    }
+
     fn bytes(&self) -> Option<&[u8]> {
         match &self.body {
             Body::Whole(bytes) => Some(bytes),

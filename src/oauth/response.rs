@@ -54,7 +54,9 @@ pub fn read(answer: &Answer, token: &str, spec: &Response, rules: &[Rule], momen
     if let (Pick::Pointer(_) | Pick::Body, Body::Coded(why)) = (&spec.token, &answer.body) {
         return Err(Failure { class: Class::Retry, ..rules::config(answer, why, scrub) });
     }
-    if matches!(spec.token, Pick::Pointer(_)) && matches!(answer.body, Body::Whole(_)) && answer.json().is_none() {
+    // Where what is no UTF-8 hits the token itself, the answer is no JSON to us (RFC 8259 8.1).
+    let garbled = || matches!(&found, Some(Value::String(text)) if text.contains('\u{fffd}')) && !answer.is_utf8();
+    if matches!(spec.token, Pick::Pointer(_)) && matches!(answer.body, Body::Whole(_)) && (answer.json().is_none() || garbled()) {
         return Err(Failure { class: Class::Retry, ..rules::config(answer, "the answer is not JSON", scrub) });
     }
     if let Some(kind) = needs_proof(answer, &spec.token) {

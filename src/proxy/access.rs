@@ -102,10 +102,15 @@ pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc
     // No token is to blame: its own templates are, or a secret's value. The reason says nothing of values.
     let unplaceable = refusal.failure.as_ref().filter(|_| refusal.token.is_none());
     let unplaceable = unplaceable.map(|f| format!("what this credential places into requests cannot be made: {}", f.error));
+    // Our own words (`tls::Flaw`), in which a stranger's are quoted and cut.
+    let distrusted = refusal.failure.as_ref().and_then(|f| f.error.strip_prefix("TLS: certificate "));
+    let distrusted = distrusted.map(|flaw| format!("the token endpoint cannot be trusted: its certificate {flaw}"));
     let (cause, detail) = match refusal.reason {
         Reason::Overloaded => (Cause::TokenOverloaded, "more requests wait for this token than guard.max_waiters allows"),
         Reason::NoToken(Why::Hanging) => (Cause::TokenTimeout, "the token endpoint did not answer within timeouts.token"),
-        Reason::NoToken(Why::Down) => (Cause::TokenUnavailable, "the token endpoint is down, throttles us, or its budget is used up"),
+        Reason::NoToken(Why::Down) => {
+            (Cause::TokenUnavailable, distrusted.as_deref().unwrap_or("the token endpoint is down, throttles us, or its budget is used up"))
+        }
         Reason::NoToken(Why::Rejected) => (Cause::TokenRejected, "the token endpoint refuses our secret; see the log and /api/status"),
         Reason::NoToken(Why::Misconfigured) => (
             Cause::TokenMisconfigured,

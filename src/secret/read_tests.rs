@@ -88,7 +88,7 @@ fn keep_space_keeps_it_to_the_byte() {
     fs::write(&path, "").unwrap();
     assert!(kept(Source::File(path.clone())).unwrap_err().contains("empty"));
     let secrets = Secrets { sources: [("s".to_owned(), Source::Kept(Box::new(Source::File(path.clone()))))].into(), ..Secrets::default() };
-    assert_eq!(secrets.paths(), [path.clone()]);
+    assert_eq!(secrets.paths(), std::slice::from_ref(&path));
     assert_eq!(secrets.files(), [path.as_path()]);
 }
 

@@ -116,7 +116,7 @@ async fn a_handshake_is_explained_by_the_check_that_failed() {
     let issuer = Issuer::with_tls(&Tokens::default(), vec![Endpoint::new("/token", "acme", "s3cret")], Some(tls)).await;
     let done = Place::new(&acme(&issuer, "", "s3cret")).live(&[]).await;
     assert_eq!(done.code, 3, "{done:?}");
-    has(&done, &["TLS: certificate has an unknown issuer", "credentials.acme.tokens.access.tls.ca_file"]);
+    has(&done, &["TLS: certificate has an unknown issuer (\"CN=vendor's own", "credentials.acme.tokens.access.tls.ca_file"]);
     issuer.down().await;
     let done = Place::new(&acme(&issuer, "", "s3cret")).live(&[]).await;
     assert_eq!(done.code, 3, "{done:?}");

@@ -258,6 +258,9 @@ async fn answers_that_make_no_sense_are_never_a_token() {
         case("10 MB", endless, Class::Retry),
         case("gzip bomb", bomb, Class::Retry),
         case("gzip that is none", granted(json!({})).with("Content-Encoding", "gzip"), Class::Retry),
+        case("a coding that nobody asked for", Reply::new(200, WORDS).with("Content-Encoding", "br"), Class::Retry),
+        case("packed eleven times", Reply::new(200, WORDS).with("Content-Encoding", "gzip, ".repeat(11).as_str()), Class::Retry),
+        case("a flood of header fields", raw(format!("HTTP/1.1 200 OK\r\n{}\r\n", "X-A: b\r\n".repeat(20_000))), Class::Retry),
         case("nested without end", Reply::new(200, "[".repeat(60_000)), Class::Retry),
         case("null", Reply::new(200, "null"), Class::Config),
         case("an array", Reply::new(200, format!("[\"{WORDS}\"]")), Class::Config),
@@ -271,6 +274,8 @@ async fn answers_that_make_no_sense_are_never_a_token() {
         case("a blank in the token", granted(json!({ "access_token": format!("tok {WORDS}") })), Class::Config),
         case("a token that is not ASCII", granted(json!({ "access_token": format!("tök{WORDS}") })), Class::Config),
         case("a token of 17 KiB", granted(json!({ "access_token": "t".repeat(17 << 10) })), Class::Config),
+        case("a number beyond all numbers for a token", Reply::new(200, "{\"access_token\":1e999}"), Class::Config),
+        case("half a surrogate pair in the token", Reply::new(200, "{\"access_token\":\"tok\\ud800\"}"), Class::Config),
         case("DPoP", granted(json!({ "token_type": "DPoP" })), Class::Config),
     ])
     .await;
@@ -291,6 +296,7 @@ async fn t4_no_lifetime_is_believed_that_makes_no_sense_and_none_makes_a_hot_loo
     // What the answer says, the life that is believed in seconds, and whether it is counted as implausible.
     let cases = [
         (json!(0), 300, true),
+        (json!(0.5), 300, true),
         (json!(-1), 300, true),
         (json!(1e12), 300, true),
         (json!(34_560_001), 300, true),

@@ -64,6 +64,7 @@ mod state_faults;
 mod streams;
 mod support;
 mod tidy;
+mod token_answers;
 mod tokens;
 mod upstream_tls;
 mod vendors;

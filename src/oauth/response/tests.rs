@@ -106,6 +106,15 @@ fn class_of(body: &str, spec: &Response) -> Option<Class> {
 }
 
 #[test]
+fn bytes_that_are_no_text_cost_their_member_and_where_that_is_the_token_the_answer() {
+    let of =
+        |bytes: &[u8]| run(&Answer::new(200, HeaderMap::new(), Body::Whole(bytes.to_vec().into())), &spec()).map(|i| i.value.to_string());
+    assert_eq!(of(b"{\"access_token\":\"a\",\"name\":\"Jos\xe9\"}").ok().unwrap(), "a");
+    let garbled = of(b"{\"access_token\":\"a\xe9\"}").err().unwrap();
+    assert!(garbled.class == Class::Retry && garbled.error.contains("not JSON"), "{}", garbled.error);
+}
+
+#[test]
 fn a_description_that_repeats_the_token_is_scrubbed() {
     let body = r#"{"access_token":"tok-en-0123","token_type":"DPoP","error_description":"got tok-en-0123"}"#;
     assert!(run(&answer(body), &spec()).err().unwrap().error.contains("got ***"));
