@@ -124,7 +124,9 @@ async fn over(tls: Arc<ServerConfig>, ca: &str) -> (Issuer, Vendor, Sidecar) {
     let issuer = Issuer::with_tls(&tokens, vec![Endpoint::new("/token", "acme", "s3cret-acme")], Some(tls)).await;
     let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
     let stanza = plain("acme", &format!("{}/token", issuer.url()), &vendor.url());
-    let text = format!("{PORTS}{stanza}[credentials.acme.tokens.access]\ntls = {{ ca_file = \"ca.pem\", ca_only = true }}\n");
+    let text = format!(
+        "{PORTS}{stanza}timeouts = {{ token = \"500ms\" }}\n[credentials.acme.tokens.access]\ntls = {{ ca_file = \"ca.pem\", ca_only = true }}\n"
+    );
     let sidecar = Sidecar::with_files(&text, &[("ca.pem", ca)]).await;
     (issuer, vendor, sidecar)
 }
