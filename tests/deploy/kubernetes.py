@@ -166,6 +166,14 @@ def safe(folder, docs):
                 under = [m for m in mounted.values() if pathlib.PurePosixPath(m["mountPath"]) in state.parents and not m.get("readOnly")]
                 say(under, "the guard's folder is one that cupbearer makes in a writable volume", state)
                 say({m["name"] for m in under} <= {v["name"] for v in pod["volumes"]}, "and the volume is there", under)
+            for config in configs:
+                listen = config.get("admin", {}).get("listen", "")
+                say(listen.startswith("unix:"), "no port lets other programs of the pod refresh and unlatch", listen)
+                socket = pathlib.PurePosixPath(listen.removeprefix("unix:"))
+                under = [m for m in mounted.values() if pathlib.PurePosixPath(m["mountPath"]) in socket.parents and not m.get("readOnly")]
+                say(under and {m["name"] for m in under} <= {v["name"] for v in pod["volumes"]}, "the admin socket has a writable volume", socket)
+                others = [o["name"] for o in containers if o not in ours and {m["name"] for m in o.get("volumeMounts", [])} & {m["name"] for m in under}]
+                say(not others, "which no other container mounts", others)
             if "initContainers" in pod:
                 say(any("state" in config for config in configs), "a restarted sidecar remembers refused attempts")
             if c in pod.get("initContainers", []):

@@ -41,6 +41,8 @@ check "no core dump holds a token" has 'LimitCORE=0'
 for name in $(sed -n 's#.*/run/credentials/cupbearer.service/\([a-z_]*\).*#\1#p' "$here/deploy/systemd/config.toml"); do
   check "credential $name is loaded" has "LoadCredential=$name:.*"
 done
+check "the admin socket is in the folder that the unit makes for it" grep -q '^listen = "unix:/run/cupbearer/admin.sock"' "$here/deploy/systemd/config.toml"
+check "and that folder is nobody else's" eval "has 'RuntimeDirectory=cupbearer' && has 'RuntimeDirectoryMode=0700'"
 check "the state folder is the one of the configuration" grep -q '"/var/lib/cupbearer"' "$here/deploy/systemd/config.toml"
 drain=$(sed -n 's/^drain *= *"\([0-9]*\)s".*/\1/p' "$here/deploy/systemd/config.toml")
 stop=$(sed -n 's/^TimeoutStopSec=\([0-9]*\)s/\1/p' "$unit")
