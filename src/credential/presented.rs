@@ -1,12 +1,13 @@
 //! What one token set puts on a request: rendered once, valid while token numbers, secret epoch and `send_until` agree.
 
-use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use crate::{
     profile::{Profile, Scope, Template},
+    redact::{Word, Words},
     secret::Values,
     token::{Now, Token},
 };
@@ -25,8 +26,8 @@ pub struct Placed {
 /// A value to be placed: ready, or rendered anew for each request.
 #[derive(Debug, Clone)]
 pub enum Value {
-    /// Marked sensitive; and where in it a token or secret stands by which it would be known again, empty for none.
-    Ready(HeaderValue, Range<usize>),
+    /// Marked sensitive.
+    Ready(HeaderValue),
     PerRequest(Template),
 }
 
@@ -42,6 +43,8 @@ pub struct Presented {
     pub headers_if_absent: Vec<(HeaderName, Value)>,
     pub query: Vec<(String, Value)>,
     pub cookies: Vec<(String, Value)>,
+    /// What must not come back in the head of an answer: tokens, their variables, secrets that are not public, and what was made of them.
+    pub words: Words,
     /// What `PerRequest` values are rendered with.
     material: Material,
 }
@@ -101,9 +104,7 @@ impl Presented {
             if template.per_request() {
                 return Ok(Value::PerRequest(template.clone()));
             }
-            let value = header_value(&material.text(template, values)?)?;
-            let secret = if holds_secret(template) { secret_word(value.as_bytes()) } else { 0..0 };
-            Ok(Value::Ready(value, secret))
+            header_value(&material.text(template, values)?).map(Value::Ready)
         };
         let named = |list: &[(HeaderName, Template)]| -> Result<Vec<(HeaderName, Value)>, String> {
             list.iter().map(|(n, t)| Ok((n.clone(), render(t).map_err(|why| format!("header {n}: {why}"))?))).collect()
@@ -111,14 +112,27 @@ impl Presented {
         let texts = |list: &[(String, Template)]| -> Result<Vec<(String, Value)>, String> {
             list.iter().map(|(n, t)| Ok((n.clone(), render(t).map_err(|why| format!("{n}: {why}"))?))).collect()
         };
+        let headers = named(&profile.inject.headers)?;
+        let headers_if_absent = named(&profile.inject.headers_if_absent)?;
+        let (query, cookies) = (texts(&profile.inject.query)?, texts(&profile.inject.cookies)?);
+        let made = headers.iter().map(|(_, v)| v).zip(profile.inject.headers.iter().map(|(_, t)| t));
+        let made = made.chain(headers_if_absent.iter().map(|(_, v)| v).zip(profile.inject.headers_if_absent.iter().map(|(_, t)| t)));
+        let made = made.chain(query.iter().map(|(_, v)| v).zip(profile.inject.query.iter().map(|(_, t)| t)));
+        let made = made.chain(cookies.iter().map(|(_, v)| v).zip(profile.inject.cookies.iter().map(|(_, t)| t)));
+        let made = made.filter(|(_, template)| holds_secret(template)).filter_map(|(value, _)| match value {
+            Value::Ready(value) => secret_word(value),
+            Value::PerRequest(_) => None,
+        });
+        let words = Words::new(material.words(values).chain(made));
         Ok(Self {
             numbers: material.tokens.iter().map(|t| t.number).collect(),
             epoch,
             send_until: material.tokens.iter().map(|t| t.send_until).min().unwrap_or(Now::FAR),
-            headers: named(&profile.inject.headers)?,
-            headers_if_absent: named(&profile.inject.headers_if_absent)?,
-            query: texts(&profile.inject.query)?,
-            cookies: texts(&profile.inject.cookies)?,
+            headers,
+            headers_if_absent,
+            query,
+            cookies,
+            words,
             material,
         })
     }
@@ -134,13 +148,32 @@ impl Presented {
     /// In words, without the value, where a rendered value cannot be a header value.
     pub fn text(&self, value: &Value) -> Result<HeaderValue, String> {
         match value {
-            Value::Ready(ready, _) => Ok(ready.clone()),
+            Value::Ready(ready) => Ok(ready.clone()),
             Value::PerRequest(template) => header_value(&self.material.text(template, self.material.values.as_ref())?),
         }
     }
 }
 
+/// What in a value that was made for one request must not come back: its longest word, where a token or a secret is in it. A value made
+/// of `uuid()` and `now` alone is no secret.
+#[must_use]
+pub fn word_of_request(value: &Value, rendered: &HeaderValue) -> Option<Word> {
+    match value {
+        Value::PerRequest(template) if holds_secret(template) => secret_word(rendered),
+        _ => None,
+    }
+}
+
 impl Material {
+    /// Tokens, variables, and secrets that are not public.
+    fn words(&self, values: Option<&Values>) -> impl Iterator<Item = Word> {
+        let tokens = self.tokens.iter().map(|t| t.issued.value.clone());
+        let vars = self.vars.values().map(|var| Arc::new(Zeroizing::new(var.clone())));
+        let secrets = self.profile.secrets.iter().filter(|(_, spec)| !spec.public);
+        let secrets = secrets.filter_map(move |(name, _)| Some(Arc::new(Zeroizing::new(values?.get(name)?.expose().to_owned()))));
+        tokens.chain(vars).chain(secrets)
+    }
+
     fn text(&self, template: &Template, values: Option<&Values>) -> Result<Zeroizing<String>, String> {
         let tokens: Vec<(&str, &str)> =
             self.profile.tokens.iter().zip(&self.tokens).map(|(spec, t)| (&*spec.name, t.issued.value.as_str())).collect();
@@ -158,24 +191,14 @@ impl Material {
     }
 }
 
-/// Shorter words may stand in an answer by chance.
-const SHORTEST: usize = 12;
-
 fn holds_secret(template: &Template) -> bool {
     template.names().iter().any(|n| matches!(n.split('.').next(), Some("token" | "tokens" | "secrets")))
 }
 
-/// Where the longest word stands, so without `Bearer`; empty where it is too short to be known again.
-fn secret_word(value: &[u8]) -> Range<usize> {
-    let mut longest = 0..0;
-    let mut start = 0;
-    for word in value.split(u8::is_ascii_whitespace) {
-        if word.len() > longest.len() {
-            longest = start..start + word.len();
-        }
-        start += word.len() + 1;
-    }
-    if longest.len() >= SHORTEST { longest } else { 0..0 }
+/// The longest word, so without `Bearer`.
+fn secret_word(value: &HeaderValue) -> Option<Word> {
+    let longest = value.to_str().ok()?.split_ascii_whitespace().max_by_key(|word| word.len())?;
+    Some(Arc::new(Zeroizing::new(longest.to_owned())))
 }
 
 /// Visible ASCII, spaces and tabs (RFC 9110 section 5.5), marked sensitive.

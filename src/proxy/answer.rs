@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
@@ -28,9 +28,9 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// Of one answer so many interim (1xx) ones are passed on; RFC 9110 15.2 sets no bound, and a vendor must not keep a request for ever.
 const INTERIM: usize = 256;
-/// Fields of an answer's head, and their bytes: for HTTP/2 what pingora holds HTTP/1 to.
+/// Fields of an answer's head, or of its trailers, and their bytes with two for each end of a name and a line (CONTRACT 3).
 const FIELDS: usize = 256;
-const HEAD: usize = 1 << 20;
+const HEAD: usize = 64 * 1024;
 
 /// 1xx before the answer proper; 101 is one itself.
 #[must_use]
@@ -44,12 +44,27 @@ pub fn interim(response: &ResponseHeader) -> bool {
 /// It is too large, one of too many, or a 101 nobody wanted.
 pub fn bounded(response: &ResponseHeader, interims: &mut usize, upgrade: bool) -> Result<()> {
     *interims += usize::from(interim(response));
-    let bytes: usize = response.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let unwanted = response.status == StatusCode::SWITCHING_PROTOCOLS && !upgrade;
-    if unwanted || *interims > INTERIM || response.headers.len() > FIELDS || bytes > HEAD {
+    // Version, code and two spaces before it.
+    let line = 13 + response.get_reason_phrase().map_or(0, str::len);
+    if unwanted || *interims > INTERIM || !fits(&response.headers, line) {
         return Err(Error::new_up(ErrorType::InvalidHTTPHeader));
     }
     Ok(())
+}
+
+/// Trailers that are too large go no further, as any that a recipient has no use for (RFC 9110 6.5.1); the body before them is whole. pingora knows no
+/// way to end a stream here: an error would only be logged.
+pub fn bound_trailers(trailers: &mut HeaderMap) {
+    if !fits(trailers, 0) {
+        tracing::debug!("trailers of more than 64 KiB are left out");
+        trailers.clear();
+    }
+}
+
+fn fits(fields: &HeaderMap, line: usize) -> bool {
+    let bytes: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    fields.len() <= FIELDS && line + bytes <= HEAD
 }
 
 /// Removes hop-by-hop fields and those that Connection names. After 101 they belong to the new protocol. `trailers`: they come through, so the

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     credential::{Credential, Partition, Presented},
+    redact::Word,
     snapshot::Snapshot,
     telemetry::Metrics,
     token::Now,
@@ -26,6 +27,8 @@ pub struct Chosen {
     /// What was taken off the path, for Location; `None` where the match was not by path.
     pub stripped: Option<Arc<str>>,
     pub access: Access,
+    /// What was made of tokens and secrets for this request alone, and must not come back.
+    pub made: Vec<Word>,
 }
 
 /// What lets the request in.

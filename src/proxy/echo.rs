@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONTENT_LOCATION, LOCATION, SET_COOKIE},
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, SET_COOKIE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
 use percent_encoding::percent_decode_str;
 use pingora_error::Result;
@@ -14,11 +14,15 @@ use super::{
     chosen::{Access, Chosen},
     inject::without,
 };
-use crate::credential::{Presented, Value};
+use crate::{
+    credential::{Presented, Value},
+    redact::{HIDDEN, Words},
+};
 
-const HIDDEN: &[u8] = b"***";
+/// What frames a message says nothing but numbers and names of the protocol; changed, it would say something else.
+const FRAMING: [HeaderName; 5] = [CONNECTION, CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
-/// Takes out of an answer's head what repeats a token that was placed in the request.
+/// Takes out of an answer's head, an interim one's too, what repeats tokens, their variables, and secrets of the request's credential.
 ///
 /// # Errors
 /// What is left is no header value.
@@ -30,12 +34,10 @@ pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
             query(response, &name, presented)?;
         }
     }
-    for name in repeating(&response.headers, presented) {
-        let values: Vec<HeaderValue> = response.headers.get_all(&name).iter().map(|v| masked(v, presented)).collect();
-        response.remove_header(&name);
-        for value in values {
-            response.append_header(name.clone(), value)?;
-        }
+    let made = Words::new(chosen.made.iter().cloned());
+    for words in [&presented.words, &made].into_iter().filter(|words| !words.is_empty()) {
+        reason(response, words)?;
+        fields(response, words)?;
     }
     Ok(())
 }
@@ -43,11 +45,66 @@ pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
 /// The same for trailers.
 pub fn hide_in_trailers(trailers: &mut HeaderMap, chosen: &Chosen) {
     let Access::Credential { presented, .. } = &chosen.access else { return };
-    for value in trailers.values_mut() {
-        if secrets(presented).any(|secret| holds(value, secret)) {
-            *value = masked(value, presented);
+    let made = Words::new(chosen.made.iter().cloned());
+    for words in [&presented.words, &made].into_iter().filter(|words| !words.is_empty()) {
+        for value in trailers.values_mut() {
+            if let Some(new) = words.hide(value.as_bytes()) {
+                *value = text(&new);
+            }
+        }
+        let named = |name: &HeaderName| Some((name.clone(), words.hide_name(name.as_str().as_bytes())?));
+        for (old, new) in trailers.keys().filter_map(named).collect::<Vec<_>>() {
+            let values: Vec<HeaderValue> = trailers.get_all(&old).iter().cloned().collect();
+            trailers.remove(&old);
+            if let Ok(new) = HeaderName::from_bytes(&new) {
+                for value in values {
+                    trailers.append(&new, value);
+                }
+            }
         }
     }
+}
+
+fn reason(response: &mut ResponseHeader, words: &Words) -> Result<()> {
+    let Some(new) = response.get_reason_phrase().and_then(|phrase| words.hide(phrase.as_bytes())) else { return Ok(()) };
+    response.set_reason_phrase(Some(&String::from_utf8_lossy(&new)))
+}
+
+fn fields(response: &mut ResponseHeader, words: &Words) -> Result<()> {
+    let repeats = |(name, value): (&HeaderName, &HeaderValue)| {
+        let found =
+            !FRAMING.contains(name) && (words.hide(value.as_bytes()).is_some() || words.hide_name(name.as_str().as_bytes()).is_some());
+        found.then(|| name.clone())
+    };
+    let mut found: Vec<HeaderName> = response.headers.iter().filter_map(repeats).collect();
+    found.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    found.dedup();
+    for name in found {
+        let new: Vec<HeaderValue> = response
+            .headers
+            .get_all(&name)
+            .iter()
+            .map(|value| words.hide(value.as_bytes()).map_or_else(|| value.clone(), |new| text(&new)))
+            .collect();
+        response.remove_header(&name);
+        let name = match words.hide_name(name.as_str().as_bytes()) {
+            None => name,
+            // What is left is no name: the field goes.
+            Some(new) => match HeaderName::from_bytes(&new) {
+                Ok(new) => new,
+                Err(_) => continue,
+            },
+        };
+        for value in new {
+            response.append_header(name.clone(), value)?;
+        }
+    }
+    Ok(())
+}
+
+/// What was a value stays one without some of its bytes.
+fn text(bytes: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(bytes).unwrap_or(HeaderValue::from_static(HIDDEN))
 }
 
 /// A cookie of ours that is set anew would come from the client next time, for all upstreams on this host.
@@ -73,7 +130,7 @@ fn query(response: &mut ResponseHeader, name: &HeaderName, presented: &Presented
     let ours = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let same = |ready: &HeaderValue| plain(value).as_bytes() == ready.as_bytes();
-        presented.query.iter().any(|(n, v)| plain(name) == *n && if let Value::Ready(ready, _) = v { same(ready) } else { true })
+        presented.query.iter().any(|(n, v)| plain(name) == *n && if let Value::Ready(ready) = v { same(ready) } else { true })
     };
     let (before, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
     let left = without(before, ours);
@@ -82,44 +139,4 @@ fn query(response: &mut ResponseHeader, name: &HeaderName, presented: &Presented
 
 fn plain(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8_lossy()
-}
-
-/// Names of the fields in which some token of ours stands.
-fn repeating(headers: &HeaderMap, presented: &Presented) -> Vec<HeaderName> {
-    let mut found = Vec::new();
-    for secret in secrets(presented) {
-        found.extend(
-            headers
-                .iter()
-                .filter(|(name, value)| holds(value, secret) && !found.contains(*name))
-                .map(|(name, _)| name.clone())
-                .collect::<Vec<_>>(),
-        );
-    }
-    found
-}
-
-/// Tokens and secrets as they were placed.
-fn secrets(presented: &Presented) -> impl Iterator<Item = &[u8]> {
-    let values = presented.headers.iter().chain(&presented.headers_if_absent).map(|(_, v)| v);
-    let values = values.chain(presented.query.iter().chain(&presented.cookies).map(|(_, v)| v));
-    values.filter_map(|value| match value {
-        Value::Ready(ready, secret) => ready.as_bytes().get(secret.clone()).filter(|word| !word.is_empty()),
-        Value::PerRequest(_) => None,
-    })
-}
-
-/// Most fields are shorter than a token, which settles it.
-fn holds(value: &HeaderValue, secret: &[u8]) -> bool {
-    value.len() >= secret.len() && value.as_bytes().windows(secret.len()).any(|part| part == secret)
-}
-
-fn masked(value: &HeaderValue, presented: &Presented) -> HeaderValue {
-    let mut left = value.as_bytes().to_vec();
-    for secret in secrets(presented) {
-        while let Some(at) = left.windows(secret.len()).position(|part| part == secret) {
-            left.splice(at..at + secret.len(), HIDDEN.iter().copied());
-        }
-    }
-    HeaderValue::from_bytes(&left).unwrap_or(HeaderValue::from_static("***"))
 }

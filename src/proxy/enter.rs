@@ -94,7 +94,7 @@ impl Proxy {
             // Never without the credential it was configured with.
             _ => return Err(lost().into()),
         };
-        ctx.chosen = Some(Chosen { upstream, path: hit.path, stripped: hit.stripped, access });
+        ctx.chosen = Some(Chosen { upstream, path: hit.path, stripped: hit.stripped, access, made: Vec::new() });
         Ok(())
     }
 }

@@ -276,6 +276,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn response_trailer_filter(&self, _session: &mut Session, trailers: &mut HeaderMap, ctx: &mut Ctx) -> Result<Option<Bytes>> {
+        answer::bound_trailers(trailers);
         if let Some(chosen) = &ctx.chosen {
             echo::hide_in_trailers(trailers, chosen);
         }

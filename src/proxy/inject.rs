@@ -10,7 +10,8 @@ use pingora_http::RequestHeader;
 
 use super::chosen::{Access, Chosen};
 use crate::{
-    credential::{Placed, Presented, Value},
+    credential::{Placed, Presented, Value, word_of_request},
+    redact::Word,
     route::Target,
 };
 
@@ -28,7 +29,7 @@ const HOP_BY_HOP: [HeaderName; 4] = [
 ///
 /// # Errors
 /// A value that is made for each request and cannot be a header value.
-pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Chosen, via: Option<&str>) -> Result<()> {
+pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &mut Chosen, via: Option<&str>) -> Result<()> {
     // Most requests have none of them, and one look is cheaper than a search for each.
     if request.headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in &HOP_BY_HOP {
@@ -39,7 +40,8 @@ pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Cho
     let mut path = Cow::Borrowed(chosen.path.as_str());
     if let Access::Credential { credential, presented, .. } = &chosen.access {
         strip(request, credential.placed());
-        path = place(request, credential.placed(), presented, path)?;
+        chosen.made.clear();
+        path = place(request, credential.placed(), presented, path, &mut chosen.made)?;
     }
     if original.version == Version::HTTP_2 && request.version != Version::HTTP_2 {
         join_cookies(request)?;
@@ -105,8 +107,19 @@ fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(x, y)| fold(x) == fold(y))
 }
 
-fn place<'a>(request: &mut RequestHeader, placed: &Placed, presented: &Presented, path: Cow<'a, str>) -> Result<Cow<'a, str>> {
-    let text = |value: &Value| presented.text(value).map_err(|why| Error::explain(InternalError, why));
+/// `made`: where to note what is for this request alone.
+fn place<'a>(
+    request: &mut RequestHeader,
+    placed: &Placed,
+    presented: &Presented,
+    path: Cow<'a, str>,
+    made: &mut Vec<Word>,
+) -> Result<Cow<'a, str>> {
+    let mut text = |value: &Value| {
+        let text = presented.text(value).map_err(|why| Error::explain(InternalError, why))?;
+        made.extend(word_of_request(value, &text));
+        Ok::<_, Box<Error>>(text)
+    };
     for (name, value) in &presented.headers {
         request.insert_header(name.clone(), text(value)?)?;
     }

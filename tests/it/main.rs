@@ -55,6 +55,7 @@ mod recovery;
 mod refusals;
 mod reload;
 mod reload_load;
+mod repeats;
 mod rotation;
 mod routing;
 mod settling;

@@ -10,6 +10,7 @@ use std::{
 const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("problem", &[]),
+    ("redact", &[]),
     ("secret", &["files", "token"]),
     ("token", &[]),
     ("state", &["token"]),
@@ -21,12 +22,15 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("hardening", &[]),
     ("profile", &["secret", "problem", "token", "tls"]),
     ("oauth", &["token", "secret", "profile", "tls", "telemetry"]),
-    ("credential", &["token", "oauth", "profile", "secret", "telemetry"]),
+    ("credential", &["token", "oauth", "profile", "redact", "secret", "telemetry"]),
     ("config", &["files", "profile", "route", "upstream", "secret", "problem", "tls", "token"]),
     ("snapshot", &["config", "credential", "oauth", "route", "upstream", "tls", "problem"]),
     ("reload", &["config", "credential", "files", "secret", "snapshot", "problem", "telemetry", "token"]),
     ("listen", &[]),
-    ("proxy", &["snapshot", "credential", "config", "upstream", "route", "token", "telemetry", "tls", "listen", "profile", "secret"]),
+    (
+        "proxy",
+        &["snapshot", "credential", "config", "upstream", "route", "token", "telemetry", "tls", "listen", "profile", "redact", "secret"],
+    ),
     ("admin", &["snapshot", "credential", "config", "problem", "secret", "token", "telemetry", "reload"]),
 ];
 
