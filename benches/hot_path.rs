@@ -78,6 +78,7 @@ fn hot_path(c: &mut Criterion) {
         path: route().path,
         stripped: None,
         access: Access::Credential { credential: credential.clone(), partition: whole.clone(), presented },
+        made: Vec::new(),
     };
     let mut original = RequestHeader::build("GET", b"/acme7/orders/1234?expand=lines", None).unwrap();
     for (name, value) in [("host", "127.0.0.1:14180"), ("user-agent", "bench/1"), ("accept", "*/*"), ("accept-encoding", "gzip")] {

@@ -34,6 +34,7 @@ struct Inner {
     in_flight: IntGaugeVec,
     refusals: IntCounterVec,
     replays: IntCounterVec,
+    redirects_removed: IntCounterVec,
     token_rejections: IntCounterVec,
     connects: IntCounterVec,
     token_requests: IntCounterVec,
@@ -151,6 +152,11 @@ impl Metrics {
             in_flight: r.whole("requests_in_flight", "Requests being served now.", &["upstream"])?,
             refusals: r.counters("refusals_total", "Requests refused by cupbearer itself, by error code.", &["upstream", "code"])?,
             replays: r.counters("replays_total", "Requests considered for one replay after a 401.", &["upstream", "outcome"])?,
+            redirects_removed: r.counters(
+                "redirects_removed_total",
+                "References in answers that led to another upstream with another credential, and were taken out.",
+                &["upstream"],
+            )?,
             token_rejections: r.counters(
                 "token_rejections_total",
                 "Answers with status 401 taken to mean that the token is stale.",
@@ -202,6 +208,7 @@ impl Metrics {
         m.request_seconds.with_label_values(&[upstream]);
         m.in_flight.with_label_values(&[upstream]);
         m.token_rejections.with_label_values(&[upstream]);
+        m.redirects_removed.with_label_values(&[upstream]);
         for outcome in ["ok", "failed", "skipped_body", "skipped_policy"] {
             m.replays.with_label_values(&[upstream, outcome]);
         }
@@ -257,6 +264,14 @@ impl Metrics {
     /// A 401 was considered for a replay.
     pub fn replay(&self, upstream: &str, outcome: &'static str) {
         self.0.replays.with_label_values(&[upstream, outcome]).inc();
+    }
+    /// So many references were taken out of an answer, because they led to an upstream of ours with another credential.
+    pub fn redirects_removed(&self, upstream: &str, count: usize, trace_id: Option<&str>) {
+        self.0.redirects_removed.with_label_values(&[upstream]).inc_by(count as u64);
+        if let Some(times) = self.0.repeats.again(("redirect", upstream), "", Now::now()) {
+            let advice = "its Location, Content-Location, Refresh or Link led to another upstream of ours; see redirects_to";
+            tracing::warn!(upstream, trace_id, times, "{advice}{}", repeats::words(times));
+        }
     }
     /// A 401 was taken to mean that the token is stale.
     pub fn token_rejected(&self, upstream: &str) {

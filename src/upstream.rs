@@ -12,6 +12,8 @@ pub struct Upstream {
     pub credential: Option<Arc<str>>,
     pub replay: Replay,
     pub rewrite_location: bool,
+    /// Upstreams with another credential to which its answers may lead.
+    pub redirects_to: Vec<Arc<str>>,
     /// ALPN may choose HTTP/2.
     pub http2: bool,
     pub timeouts: Timeouts,

@@ -211,6 +211,9 @@ pub struct Upstream {
     pub replay: Option<Replay>,
     /// Turn a `Location` within `url` into our own path. Default: true.
     pub rewrite_location: Option<bool>,
+    /// Names of upstreams with another credential to which a `Location`, `Content-Location`, `Refresh` or `Link` of this one may lead. Default: none;
+    /// what leads to another one is taken out.
+    pub redirects_to: Option<Vec<String>>,
     /// Default: auto (ALPN).
     pub http2: Option<Http2>,
     /// How long to wait for what.

@@ -61,8 +61,8 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
         .map(|credential| (credential.name.clone(), credential))
         .collect();
     let ours = listen::addresses(&proxy.listen, &admin.listen, metrics);
-    let names = upstreams.iter().flatten().map(|(name, _)| name.clone()).collect();
-    let Upstreams { upstreams, rules } = upstream::parse(names, &tree, &known, &ours, world, problems);
+    let names: Vec<String> = upstreams.iter().flatten().map(|(name, _)| name.clone()).collect();
+    let Upstreams { upstreams, rules } = upstream::parse(&names, &tree, &known, &ours, world, problems);
     Config {
         proxy,
         admin,

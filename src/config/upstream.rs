@@ -48,12 +48,14 @@ struct Table<'a> {
     name: &'a str,
     own: &'a Value,
     defaults: &'a Value,
+    /// The names of all upstreams.
+    all: &'a [String],
     world: World<'a>,
 }
 
 /// Reads all upstreams of `tree`, which `read` has found to be of the right shape.
 pub fn parse(
-    names: Vec<String>,
+    names: &[String],
     tree: &Value,
     credentials: &BTreeSet<String>,
     ours: &[SocketAddr],
@@ -65,8 +67,8 @@ pub fn parse(
     let nothing = Value::Object(Map::new());
     let defaults = tree.get("upstream_defaults").unwrap_or(&nothing);
     for upstream in names {
-        let own = tree.get("upstreams").and_then(|all| all.get(&upstream)).unwrap_or(&nothing);
-        let table = Table { name: &upstream, own, defaults, world };
+        let own = tree.get("upstreams").and_then(|all| all.get(upstream)).unwrap_or(&nothing);
+        let table = Table { name: upstream, own, defaults, all: names, world };
         let (claim, parsed) = table.parse(credentials, ours, problems);
         claims.push(claim);
         if let Some((upstream, rule)) = parsed {
@@ -92,6 +94,7 @@ impl Table<'_> {
         let matches = table.matches.unwrap_or_default();
         let path = self.path(matches.path, problems);
         let hosts = hosts(&self.key("match.hosts"), matches.hosts.unwrap_or_else(|| vec![format!("{}.localhost", self.name)]), problems);
+        let redirects_to = self.redirects_to(table.redirects_to.unwrap_or_default(), problems);
         let tls = self.tls(table.tls.unwrap_or_default(), problems);
         let connect = lasting(&self.key("timeouts.connect"), timeouts.connect, 5 * SECOND, SECOND / 1000..=10 * MINUTE, problems);
         let read = lasting(&self.key("timeouts.read"), timeouts.read, MINUTE, SECOND / 1000..=30 * DAY, problems);
@@ -121,6 +124,7 @@ impl Table<'_> {
                 Some(file::Replay::Never) => Replay::Never,
             },
             rewrite_location: table.rewrite_location.unwrap_or(true),
+            redirects_to,
             http2: table.http2 != Some(file::Http2::Never),
             timeouts: Timeouts { connect, read, token },
             pool_idle,
@@ -159,6 +163,14 @@ impl Table<'_> {
                 None
             }
         }
+    }
+
+    fn redirects_to(&self, written: Vec<String>, problems: &mut Problems) -> Vec<Arc<str>> {
+        for (n, name) in written.iter().enumerate().filter(|(_, name)| !self.all.contains(name)) {
+            let hint = problem::known(name, self.all.iter().map(String::as_str));
+            problems.problem(format!("{}[{n}]", self.key("redirects_to")), format!("there is no upstream {name:?}"), hint);
+        }
+        written.into_iter().map(Into::into).collect()
     }
 
     fn target(&self, written: Option<&str>, allow_plaintext: bool, ours: &[SocketAddr], problems: &mut Problems) -> Option<Target> {

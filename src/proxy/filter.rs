@@ -207,7 +207,8 @@ impl ProxyHttp for Proxy {
                 }
             }
         }
-        inject::apply(request, session.req_header(), chosen, ctx.snapshot.config.proxy.via.as_deref())
+        chosen.made = inject::apply(request, session.req_header(), chosen, ctx.snapshot.config.proxy.via.as_deref())?;
+        Ok(())
     }
 
     async fn upstream_response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
@@ -257,6 +258,11 @@ impl ProxyHttp for Proxy {
         answer::clean(response, trailers);
         if let Some(chosen) = &ctx.chosen {
             echo::hide(response, chosen)?;
+            let here = session.server_addr().and_then(|address| address.as_inet().copied());
+            let removed = location::keep_in(response, session.req_header(), here, chosen, &ctx.snapshot)?;
+            if removed > 0 {
+                self.metrics.redirects_removed(ctx.upstream(), removed, ctx.trace_id());
+            }
         }
         if answer::interim(response) {
             return Ok(());

@@ -25,11 +25,12 @@ const HOP_BY_HOP: [HeaderName; 4] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Turns the client's request into the vendor's. `original` is the head as the client sent it: pingora has removed `TE` by now.
+/// Turns the client's request into the vendor's, and says what was made of tokens and secrets for this request alone. `original` is the head as the
+/// client sent it: pingora has removed `TE` by now.
 ///
 /// # Errors
 /// A value that is made for each request and cannot be a header value.
-pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &mut Chosen, via: Option<&str>) -> Result<()> {
+pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Chosen, via: Option<&str>) -> Result<Vec<Word>> {
     // Most requests have none of them, and one look is cheaper than a search for each.
     if request.headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in &HOP_BY_HOP {
@@ -38,10 +39,10 @@ pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &mut
     }
     trailers(request, original);
     let mut path = Cow::Borrowed(chosen.path.as_str());
+    let mut made = Vec::new();
     if let Access::Credential { credential, presented, .. } = &chosen.access {
         strip(request, credential.placed());
-        chosen.made.clear();
-        path = place(request, credential.placed(), presented, path, &mut chosen.made)?;
+        path = place(request, credential.placed(), presented, path, &mut made)?;
     }
     if original.version == Version::HTTP_2 && request.version != Version::HTTP_2 {
         join_cookies(request)?;
@@ -61,7 +62,7 @@ pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &mut
         };
         request.append_header(header::VIA, format!("{version} {pseudonym}"))?;
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Host of a target as it stands in a Host field; the scheme's own port is left out.

@@ -102,13 +102,14 @@ fn load(tls: &Tls, last: Option<Arc<Identity>>) -> Result<Arc<Identity>, String>
 #[must_use]
 pub fn peer(upstream: &Upstream, address: SocketAddr, identity: &Identity, speaks: Speaks) -> HttpPeer {
     // Each field, in or out of what connections are told apart by. Out: what a request reads and a connection does not know (`credential`, `replay`,
-    // `rewrite_location`, the pool's own sizes); and `port` and `tls` of the target, which pingora compares itself.
+    // `rewrite_location`, `redirects_to`, the pool's own sizes); and `port` and `tls` of the target, which pingora compares itself.
     let Upstream {
         name: upstream_name,
         target,
         credential: _,
         replay: _,
         rewrite_location: _,
+        redirects_to: _,
         http2,
         timeouts,
         pool_idle,
@@ -168,6 +169,7 @@ mod tests {
             credential: None,
             replay: Replay::Any,
             rewrite_location: true,
+            redirects_to: Vec::new(),
             http2: true,
             timeouts: Timeouts { connect: second, read: second, token: second },
             pool_idle: second,

@@ -33,7 +33,7 @@ pub type Word = Arc<Zeroizing<String>>;
 /// The words of one injection, ready to be searched for. What is built for that is 1 KiB and 16 bytes for each spelling of each word; the words
 /// themselves are shared.
 pub struct Words {
-    words: Vec<Word>,
+    all: Vec<Word>,
     anchors: Vec<Anchor>,
     /// One bit for each hash of an anchor's first bytes.
     keys: Box<[u64]>,
@@ -60,8 +60,8 @@ impl Words {
                 words.push(word);
             }
         }
-        let mut this = Self { words, anchors: Vec::new(), keys: vec![0; (1 << KEY_BITS) / 64].into_boxed_slice() };
-        for (number, word) in (0_u16..).zip(&this.words) {
+        let mut this = Self { all: words, anchors: Vec::new(), keys: vec![0; (1 << KEY_BITS) / 64].into_boxed_slice() };
+        for (number, word) in (0_u16..).zip(&this.all) {
             for spelling in Spelling::ALL {
                 let Some(bytes) = spelling.anchor(word.as_bytes(), word.len() < SURE) else { continue };
                 let length = bytes.len().min(ANCHOR);
@@ -83,7 +83,7 @@ impl Words {
     /// There is nothing to hide.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.all.is_empty()
     }
 
     /// `value` with every word replaced by `***`; `None` where it holds none. Takes time in proportion to the length of `value` and of the words.
@@ -99,7 +99,7 @@ impl Words {
     }
 
     fn rounds(&self, value: &[u8], found: impl Fn(&[u8]) -> Vec<Range<usize>>) -> Option<Vec<u8>> {
-        if self.words.is_empty() || value.len() < SHORTEST {
+        if self.all.is_empty() || value.len() < SHORTEST {
             return None;
         }
         let mut left: Option<Vec<u8>> = None;
@@ -129,7 +129,7 @@ impl Words {
     fn found_in_name(&self, name: &[u8]) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();
         for view in views(name).into_iter().map(View::lowered) {
-            for (number, word) in (0_u16..).zip(&self.words) {
+            for (number, word) in (0_u16..).zip(&self.all) {
                 if word.len() <= view.text().len() {
                     for spelling in Spelling::ALL {
                         self.spelled(number, spelling, &view, |needle| needle.to_ascii_lowercase(), &mut ranges);
@@ -160,7 +160,7 @@ impl Words {
 
     /// Adds where this needle stands in the view, in terms of what the view is of.
     fn spelled(&self, word: u16, spelling: Spelling, view: &View<'_>, fold: impl Fn(Vec<u8>) -> Vec<u8>, ranges: &mut Vec<Range<usize>>) {
-        let Some(word) = self.words.get(usize::from(word)) else { return };
+        let Some(word) = self.all.get(usize::from(word)) else { return };
         let alone = word.len() < SURE;
         let Some(needle) = spelling.whole(word.as_bytes(), alone).map(|needle| Zeroizing::new(fold(needle))) else { return };
         let text = view.text();

@@ -18,6 +18,7 @@ OTHERS = {
     "refusals_total": ["upstream", "code"],
     "replays_total": ["upstream", "outcome"],
     "token_rejections_total": ["upstream"],
+    "redirects_removed_total": ["upstream"],
     "upstream_connects_total": ["upstream", "outcome"],
     "token_requests_total": ["credential", "token", "outcome"],
     "token_expiry_timestamp_seconds": ["credential", "token"],

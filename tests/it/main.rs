@@ -52,6 +52,7 @@ mod port;
 mod process;
 mod protocols;
 mod recovery;
+mod redirects;
 mod refusals;
 mod reload;
 mod reload_load;

@@ -57,7 +57,7 @@ fn expected() -> BTreeSet<String> {
     .into();
     all.push(format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")));
     for upstream in ["acme", "open"] {
-        for name in ["request_duration_seconds_count", "requests_in_flight", "token_rejections_total"] {
+        for name in ["request_duration_seconds_count", "requests_in_flight", "token_rejections_total", "redirects_removed_total"] {
             all.push(format!("{name}{{upstream=\"{upstream}\"}}"));
         }
         for outcome in ["ok", "failed", "skipped_body", "skipped_policy"] {

@@ -119,6 +119,7 @@ pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, Rule) {
         credential: None,
         replay: Replay::Any,
         rewrite_location: true,
+        redirects_to: Vec::new(),
         http2: true,
         timeouts: Timeouts { connect: SECOND, read: SECOND, token: SECOND },
         pool_idle: SECOND,

@@ -1,0 +1,179 @@
+//! Where a reference in an answer leads, read as any client may read it: to which upstream of ours, if to one.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use url::{Host, Url};
+
+use super::{merged, scheme, without_dots};
+use crate::route::{Form, Router, split_authority};
+
+/// Below this path tokens are vended, whatever the upstreams are.
+const VENDING: &str = "/.cupbearer/";
+
+/// How the client came in, and what else leads to us.
+pub struct Door<'a> {
+    pub router: &'a Router,
+    /// Further names of ours: `proxy.hosts`.
+    pub hosts: &'a [String],
+    /// Ports of ours, as far as they are known; the one that the client named counts besides.
+    pub ports: Vec<u16>,
+    /// Addresses of ours that are not loopback.
+    pub addresses: Vec<IpAddr>,
+    /// The client's own words.
+    pub form: Form<'a>,
+    pub path: &'a str,
+}
+
+/// What a reference leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lead {
+    /// By its index in the snapshot.
+    Upstream(usize),
+    /// The path under which tokens are handed out.
+    Vending,
+}
+
+/// One reading of a reference.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Reading {
+    tls: bool,
+    host: String,
+    port: Option<u16>,
+    path: String,
+}
+
+impl Door<'_> {
+    /// Everything of ours to which some client may go with this reference. Browsers, libraries and curl do not read all of them alike (backslashes,
+    /// user information, `http:/x`), and what one of them takes for us counts. Time grows as the reference and the client's path do.
+    #[must_use]
+    pub fn leads(&self, reference: &str) -> BTreeSet<Lead> {
+        let mut found = BTreeSet::new();
+        for reading in self.readings(reference) {
+            let Some(host) = normal(&reading.host) else { continue };
+            let authority = host.to_string();
+            if self.is_ours(&host, reading.port, reading.tls) {
+                if reading.path.starts_with(VENDING) && !self.router.has_host(&authority) {
+                    found.insert(Lead::Vending);
+                }
+                let hit = self.router.find(Form::Origin { host: &authority }, &reading.path);
+                found.extend(hit.ok().map(|hit| Lead::Upstream(hit.upstream)));
+            }
+            // Who sends everything through us comes back with that, too.
+            if let Form::Absolute { .. } = self.form {
+                let authority = reading.port.map_or(authority.clone(), |port| format!("{authority}:{port}"));
+                let scheme = if reading.tls { "https" } else { "http" };
+                let hit = self.router.find(Form::Absolute { scheme, authority: &authority }, &reading.path);
+                found.extend(hit.ok().map(|hit| Lead::Upstream(hit.upstream)));
+            }
+        }
+        found
+    }
+
+    /// Scheme and authority that the client used.
+    fn own(&self) -> (bool, &str) {
+        match self.form {
+            Form::Origin { host } => (false, host),
+            Form::Absolute { scheme, authority } => (scheme.eq_ignore_ascii_case("https"), authority),
+        }
+    }
+
+    fn readings(&self, reference: &str) -> BTreeSet<Reading> {
+        let mut found = BTreeSet::new();
+        let (tls, authority) = self.own();
+        let own_path = if self.path.starts_with('/') { self.path } else { "/" };
+        // Browsers, and libraries that follow the WHATWG's URL standard.
+        let base = Url::parse(&format!("{}://{authority}{own_path}", if tls { "https" } else { "http" }));
+        if let Some(url) = base.ok().or_else(|| Url::parse("http://localhost/").ok()).and_then(|base| base.join(reference).ok())
+            && matches!(url.scheme(), "http" | "https")
+            && let Some(host) = url.host_str()
+        {
+            found.insert(Reading { tls: url.scheme() == "https", host: host.to_owned(), port: url.port(), path: url.path().to_owned() });
+        }
+        // RFC 3986, with backslashes as they are and as slashes.
+        let reference = reference.split(['?', '#']).next().unwrap_or_default().trim();
+        let slashed = if reference.contains('\\') { Cow::Owned(reference.replace('\\', "/")) } else { Cow::Borrowed(reference) };
+        for text in [reference, &slashed] {
+            let (scheme, hier) = scheme(text);
+            let secure = match scheme {
+                None => tls,
+                Some(s) if s.eq_ignore_ascii_case("https") => true,
+                Some(s) if s.eq_ignore_ascii_case("http") => false,
+                Some(_) => continue,
+            };
+            if scheme.is_some() || hier.starts_with("//") {
+                // However many slashes: curl takes one to three.
+                found.extend(reading(secure, hier.trim_start_matches('/')));
+            }
+            if !hier.starts_with("//") {
+                found.extend(reading(tls, authority).map(|own| Reading { path: without_dots(&merged(own_path, hier)), ..own }));
+            }
+        }
+        found
+    }
+
+    fn is_ours(&self, host: &Host, port: Option<u16>, tls: bool) -> bool {
+        // By which the client found us; in absolute form it is the vendor's.
+        let own = if let Form::Origin { host } = self.form { split_authority(host) } else { None };
+        let own_port = own.as_ref().and_then(|(_, port)| *port);
+        let port = port.unwrap_or(if tls { 443 } else { 80 });
+        let own_door = own_port.map_or(port == 80 || port == 443, |own| own == port);
+        if !(self.ports.contains(&port) || own.is_some() && own_door) {
+            return false;
+        }
+        let named = |name: &str| {
+            name == "localhost"
+                || name.ends_with(".localhost")
+                || self.router.has_host(name)
+                || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
+        };
+        let ours = match host {
+            Host::Ipv4(ip) => is_here((*ip).into()) || self.addresses.contains(&(*ip).into()) || named(&ip.to_string()),
+            Host::Ipv6(ip) => is_here((*ip).into()) || self.addresses.contains(&ip.to_canonical()) || named(&ip.to_string()),
+            Host::Domain(name) => named(name),
+        };
+        // The name by which the client found us, whatever it is.
+        ours || own.and_then(|(name, _)| normal(&name)).is_some_and(|own| own == *host)
+    }
+}
+
+/// An address of this host, from wherever it is looked at.
+fn is_here(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED || ip == Ipv6Addr::UNSPECIFIED
+}
+
+/// What stands before the path is an authority: behind the last `@`, for what is before it is user information.
+fn reading(tls: bool, text: &str) -> Option<Reading> {
+    let (authority, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let (host, port) = match authority.rfind(':').filter(|at| !authority.get(*at..).unwrap_or_default().contains(']')) {
+        Some(at) => (authority.get(..at)?, authority.get(at + 1..)?),
+        None => (authority, ""),
+    };
+    let port = if port.is_empty() { None } else { Some(port.parse().ok()?) };
+    (!host.is_empty()).then(|| Reading {
+        tls,
+        host: host.to_owned(),
+        port,
+        path: if path.is_empty() { "/".to_owned() } else { without_dots(path) },
+    })
+}
+
+/// A host in one spelling: percent-decoded, in small letters, without a dot at its end, addresses as such however they are written.
+fn normal(host: &str) -> Option<Host> {
+    // As `route` writes an IPv6 address.
+    if let Ok(ip) = host.parse::<Ipv6Addr>() {
+        return Some(Host::Ipv6(ip));
+    }
+    match Host::parse(host).ok()? {
+        Host::Domain(name) => match Host::parse(name.trim_end_matches('.')).ok()? {
+            Host::Domain(name) => Some(Host::Domain(name.to_ascii_lowercase())),
+            ip => Some(ip),
+        },
+        ip => Some(ip),
+    }
+}
