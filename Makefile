@@ -80,7 +80,7 @@ unit: $(TOOLS)/build.stamp
 	$(CARGO_TEST) --lib --bins
 
 integration: tools
-	$(WITH_TOOLS) tests/tools/twice $(CARGO_TEST) --test it
+	$(WITH_TOOLS) $(CARGO_TEST) --test it
 	$(CARGO_TEST) --doc
 
 # What operators run: deploy/ against the binary, a real Prometheus and an empty root.

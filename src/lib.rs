@@ -52,8 +52,9 @@
 //! settled → the token is published, or the failure is noted and the old token lives on. With `[state]` both are on disk before the next step;
 //! an attempt whose process was killed in between counts as one with an unknown outcome.
 //!
-//! **A 401.** The challenge is judged → every presented generation is marked refused, parents first → one refresh for all → one replay with
-//! what is presented now, or the vendor's 401 goes on unchanged.
+//! **A 401.** The challenge is judged → every presented generation is marked refused, parents first; whether that causes a refresh is decided there
+//! and then, and where it does the generation is sent to nobody until that has ended → one refresh for all → one replay with what is presented now, or
+//! the vendor's 401 goes on unchanged. Where the request is not sent again nobody waits.
 //!
 //! **A reload.** Bytes are polled, or SIGHUP → parse, collecting every problem → a new snapshot is built; unchanged credentials find their
 //! running keepers in the [`token::Store`] → one pointer is swapped → limits, secrets and trusted roots are handed to running keepers.
@@ -69,7 +70,8 @@
 //! make every vendor see a token call at once.
 //!
 //! # Invariants (each has a test that names it)
-//! * An expired token is never sent. A token never leaves for another origin. A credential's header from the client never reaches a vendor.
+//! * An expired token is never sent; one that is known to be refused is sent to nobody while its refresh runs (`keeper/tests/barred.rs`). A token
+//!   never leaves for another origin. A credential's header from the client never reaches a vendor.
 //! * No secret and no token in any log line at any level, metric, status answer or error body.
 //! * N concurrent requests for one cold token make one call. A refused secret is tried at most `max_rejections` times per value and hold; with
 //!   `[state]` also across SIGKILL and between processes of one host.

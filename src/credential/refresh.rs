@@ -57,7 +57,14 @@ impl Credential {
             Refreshed::Draining => Some("the process is shutting down".to_owned()),
         });
         let all_held = keepers.iter().all(|keeper| !matches!(keeper.refreshed_at(now), Refreshed::At(_)));
-        let from = if trusted || all_held { now } else { self.shared.by_hand.lock().unwrap_or_else(PoisonError::into_inner).reserve(now) };
+        // One that is still to be made is what is asked for.
+        let promised =
+            keepers.iter().map(|keeper| keeper.refresh_wanted()).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max());
+        let from = match promised {
+            _ if trusted || all_held => now,
+            Some(promised) => promised,
+            None => self.shared.by_hand.lock().unwrap_or_else(PoisonError::into_inner).reserve(now),
+        };
         let at = keepers.iter().map(|keeper| keeper.refresh(from)).filter_map(|refreshed| match refreshed {
             Refreshed::At(at) => Some(at),
             Refreshed::Latched | Refreshed::Draining => None,

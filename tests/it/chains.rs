@@ -137,7 +137,7 @@ async fn a_chain_without_its_first_token_says_which_one_is_missing() {
     let issuer = Issuer::start(&tokens, endpoints()).await;
     issuer.always(Some(Reply::new(500, "").into()));
     let vendor = api(&tokens).await;
-    let stanza = stanza(&issuer, "secret_p", "sec_m").over("[upstream_defaults]\ntimeouts = { token = \"300ms\" }");
+    let stanza = stanza(&issuer, "secret_p", "sec_m").over("[upstream_defaults]\ntimeouts = { token = \"3s\" }");
     let sidecar = stanza.start(&vendor.url()).await;
     let (status, body) = sidecar.refusal(CALL).await;
     assert_eq!((status, &body["code"], &body["token"]), (503, &json!("token_unavailable"), &json!("partner")), "{body}");

@@ -2,6 +2,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,7 @@ use crate::{
         certs::Authority,
         raw::{RawAnswer, RawClient},
         sidecar::{PORTS, Sidecar},
-        wait::until,
+        wait::{Asking, until},
     },
 };
 
@@ -306,12 +307,15 @@ pub async fn at_issuers(cases: Vec<Case>, wire: Wire) {
     breaks(&world.edges, &cases).await;
     let since = Instant::now();
     let calls: Vec<usize> = world.edges.iter().map(|e| e.counts().0).collect();
+    let asking: Mutex<Vec<Asking>> = Mutex::new(cases.iter().map(|_| Asking::default()).collect());
     world
         .until_each(
             &cases,
             |now, i, c| now(i, word(c.token)) > before(i, word(c.token)),
             async |i| {
-                world.admin(&format!("POST /api/credentials/c{i}/refresh")).await;
+                if asking.lock().unwrap()[i].is_due() {
+                    world.admin(&format!("POST /api/credentials/c{i}/refresh")).await;
+                }
             },
         )
         .await;

@@ -16,6 +16,7 @@ mod admin;
 mod admin_abuse;
 mod admin_auth;
 mod admin_bounds;
+mod barred_tokens;
 mod bytes;
 mod chains;
 mod check_live;

@@ -168,11 +168,7 @@ async fn s4_while_a_secret_cannot_be_read_the_running_token_goes_on() {
     // Truncated, and written only later.
     fs::write(sidecar.path("secret"), "").unwrap();
     sidecar.until_metric(ERRORS, 1.0).await;
-    until("a refresh fails for want of the secret", async || {
-        sidecar.post_admin("/api/credentials/acme/refresh").await;
-        sidecar.token("acme", "access").await["last_failure"]["class"] == "secret_unreadable"
-    })
-    .await;
+    sidecar.refresh_until("acme", async || sidecar.token("acme", "access").await["last_failure"]["class"] == "secret_unreadable").await;
     assert_eq!((sidecar.status_of("/acme/x").await, w.calls()), (200, 1));
     assert_eq!(sidecar.token("acme", "access").await["sendable"], true);
     w.accept_only("new");
@@ -187,7 +183,7 @@ async fn s1_s2_every_token_call_has_identifier_and_secret_of_one_version() {
     let w = World::start().await;
     // Lives so short that the endpoint is called as often as it may be: about five times a second.
     for n in 0..100 {
-        w.issuer.script(Reply::json(200, &json!({ "access_token": format!("tok-{n}"), "expires_in": 0.2 })));
+        w.issuer.script(Reply::json(200, &json!({ "access_token": format!("tok-{n}"), "expires_in": 1 })));
     }
     let folder = tempfile::tempdir().unwrap();
     let version = |n: usize| (format!("v{n}"), format!("id-{n}"), format!("secret-{n}"));

@@ -132,6 +132,12 @@ impl Keeper {
         answer
     }
 
+    /// The moment of a refresh that was asked for and is still to be made, as far as the guard allows it.
+    #[must_use]
+    pub fn refresh_wanted(&self) -> Option<Now> {
+        self.slot.wished()
+    }
+
     /// What [`Keeper::refresh`] would answer.
     #[must_use]
     pub fn refreshed_at(&self, from: Now) -> Refreshed {

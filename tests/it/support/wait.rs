@@ -1,11 +1,13 @@
 //! Waiting for what only shows when looked at: metrics, status pages, the answer to one more request.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{issuer::PATIENCE, sidecar::Sidecar};
 
 /// Between two looks; nothing depends on it but load.
 const PAUSE: Duration = Duration::from_millis(5);
+/// After so long a refresh that was asked for has been made.
+const REFRESHED: Duration = Duration::from_secs(4);
 
 /// Looks until it is so; a test that waits in vain fails with what it waited for.
 pub async fn until(what: &str, so: impl AsyncFnMut() -> bool) {
@@ -22,6 +24,23 @@ pub async fn within(limit: Duration, what: &str, mut so: impl AsyncFnMut() -> bo
     assert!(tokio::time::timeout(limit, looking).await.is_ok(), "waited in vain: {what}");
 }
 
+/// When to ask for a refresh again.
+#[derive(Debug, Default)]
+pub struct Asking {
+    asked: Option<Instant>,
+}
+
+impl Asking {
+    /// Is one to be asked for now? It is then taken as asked for.
+    pub fn is_due(&mut self) -> bool {
+        let due = self.asked.is_none_or(|asked| asked.elapsed() > REFRESHED);
+        if due {
+            self.asked = Some(Instant::now());
+        }
+        due
+    }
+}
+
 impl Sidecar {
     /// Waits until a GET has this status.
     pub async fn until_get(&self, path: &str, status: u16) {
@@ -30,11 +49,7 @@ impl Sidecar {
 
     /// Asks for a refresh by hand until the token has at least this generation.
     pub async fn until_refreshed(&self, credential: &str, token: &str, generation: u64) {
-        until(&format!("generation {generation} of {credential}.{token}"), async || {
-            assert_eq!(self.post_admin(&format!("/api/credentials/{credential}/refresh")).await, 202);
-            self.token(credential, token).await["generation"].as_u64().unwrap() >= generation
-        })
-        .await;
+        self.refresh_until(credential, async || self.token(credential, token).await["generation"].as_u64().unwrap() >= generation).await;
     }
 
     /// Waits until `/api/status` shows the token in this state.
@@ -58,11 +73,13 @@ impl Sidecar {
         until(&format!("{most} of {series}"), async || self.metric(&series).await <= f64::from(most)).await;
     }
 
-    /// An operator asks for new tokens until `done`: within a second of a call that is left out.
+    /// An operator asks for new tokens until `done`. What was asked for is done a second after the last call at the latest; it is asked for again only
+    /// where nothing came of that for long, for a refresh that failed is not repeated while the token lives.
     pub async fn refresh_until(&self, credential: &str, mut done: impl AsyncFnMut() -> bool) {
+        let mut asking = Asking::default();
         until("a token call", async || {
             let done = done().await;
-            if !done {
+            if !done && asking.is_due() {
                 assert_eq!(self.post_admin(&format!("/api/credentials/{credential}/refresh")).await, 202);
             }
             done

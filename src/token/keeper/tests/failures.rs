@@ -223,3 +223,44 @@ async fn a_backoff_is_cut_short_by_hand_a_second_after_the_last_call() {
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
     assert_eq!(script.count(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_runs_out_of_patience_hears_of_a_hanging_call_only_where_it_took_half_of_the_wait() {
+    for (patience, why) in [(2000, Why::Down), (2150, Why::Down), (2250, Why::Hanging), (9000, Why::Hanging)] {
+        // The first call fails at 0.1 s, the second begins at 1.1 s and hangs.
+        let script = Script::always(Reply::Fail(Failure { wait: Some(SEC), ..failure(Class::Throttled) }));
+        let keeper = start(&script, tuning());
+        let until = within(Duration::from_millis(patience));
+        let waits = keeper.wait(until);
+        let then = async {
+            pass(SEC).await;
+            *script.took.lock().unwrap() = MINUTE;
+        };
+        assert_eq!(tokio::join!(waits, then).0.unwrap_err().why, why, "{patience} ms");
+        assert_eq!(script.count(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_that_went_into_another_token_is_part_of_the_wait() {
+    let script = Script::list(vec![fail(Class::Retry), Reply::Token(300 * SEC)]);
+    *script.took.lock().unwrap() = MINUTE;
+    let keeper = start(&script, lazy());
+    let (began, until) = (Now::now(), within(60 * MINUTE));
+    assert!(keeper.wait(within(MINUTE + 10 * SEC)).await.is_err(), "the second call has run for some seconds");
+    // One who waited for the parent all the time until ten seconds ago, and has not waited half of it for this call.
+    let early = keeper.wait_since(began, within(10 * SEC)).await.unwrap_err();
+    assert_eq!(early.why, Why::Down);
+    assert!(keeper.wait_since(began, until).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_failed_a_call_that_has_just_begun_hangs() {
+    let parents = Script::always(Reply::Token(300 * SEC));
+    *parents.took.lock().unwrap() = 9 * SEC;
+    let script = Script::always(Reply::Token(300 * SEC));
+    *script.took.lock().unwrap() = MINUTE;
+    let parent = start(&parents, tuning());
+    let child = start_with(&script, vec![parent], Arc::new(Memory::default()), tuning());
+    assert_eq!(child.wait(within(10 * SEC)).await.unwrap_err().why, Why::Hanging);
+}
