@@ -1,6 +1,9 @@
 //! A mistake in the configuration, or advice about it: where it stands, what is wrong, what to do.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,6 +120,17 @@ pub fn one_of<'a>(given: &str, words: impl IntoIterator<Item = &'a str>) -> Stri
     nearest(given, words).map_or_else(|| "leave it out for the default".to_owned(), |near| format!("did you mean {near:?}?"))
 }
 
+/// A path as it may be shown. What can be none is not repeated: people put keys where the path of a key belongs.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let strange = text.contains("-----BEGIN") || text.contains(char::is_control) || text.len() > 1024;
+    if strange { "what is named here".to_owned() } else { text.into_owned() }
+}
+
+/// Names that are listed in one hint.
+const MANY: usize = 30;
+
 /// A hint that names the nearest candidate, or all of them where none is near.
 #[must_use]
 pub fn known<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
@@ -124,6 +138,9 @@ pub fn known<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> S
     match nearest(name, all.iter().copied()) {
         Some(near) => format!("did you mean {near:?}?"),
         None if all.is_empty() => "there are none here".to_owned(),
+        None if all.len() > MANY => {
+            format!("known here: {} and {} more", all.iter().take(MANY).copied().collect::<Vec<_>>().join(", "), all.len() - MANY)
+        }
         None => format!("known here: {}", all.join(", ")),
     }
 }

@@ -153,7 +153,7 @@ impl Tls {
         match &self.server_name {
             Some(name) if !matches!(ServerName::try_from(name.as_str()), Ok(ServerName::DnsName(_))) => {
                 let hint = "the name in the server's certificate, such as \"api.example\"; leave it out where that is the host of the url";
-                Err(Fault::new("server_name", format!("{name:?} is not a DNS name"), hint))
+                Err(Fault::new("server_name", "is not a DNS name", hint))
             }
             _ => Ok(()),
         }
@@ -314,7 +314,12 @@ fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'st
 }
 
 fn contents(key: &'static str, file: &Path) -> Result<Vec<u8>, Fault> {
-    let wrong = |what: &str, hint| Fault::new(key, format!("{}: {what}", file.display()), hint);
+    let name = file.to_string_lossy();
+    if name.contains("-----BEGIN") || name.contains(char::is_control) || name.len() > 1024 {
+        // Not repeated: it may be a private key.
+        return Err(Fault::new(key, "holds something else than a path", "write the contents to a file and its path here"));
+    }
+    let wrong = |what: &str, hint| Fault::new(key, format!("{name}: {what}"), hint);
     let refuse = |e: std::io::Error| Fault { unread: true, ..wrong(plain(&e), PLACE) };
     let about = std::fs::metadata(file).map_err(refuse)?;
     if !about.is_file() {

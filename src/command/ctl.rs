@@ -9,7 +9,7 @@ use super::{Action, Exit, Probe, complain, find_admin, say};
 use crate::{
     admin::auth,
     config::{Admin, Listen},
-    problem::{Problem, Severity},
+    problem::{Problem, Severity, known},
     secret::Secret,
 };
 
@@ -40,9 +40,10 @@ pub fn ctl(action: Action, name: Option<&str>, file: &Path) -> Exit {
     if let Some(name) = name
         && let Some(all) = page.get_mut("credentials").and_then(Value::as_array_mut)
     {
+        let hint = known(name, all.iter().map(|credential| text(credential, "name")));
         all.retain(|c| text(c, "name") == name);
         if all.is_empty() {
-            complain(format_args!("cupbearer: the running program has no credential {name:?}: `cupbearer ctl status` lists all"));
+            complain(format_args!("cupbearer: the running program has no credential {name:?}: {hint}"));
             return Exit::Failed;
         }
     }

@@ -287,7 +287,11 @@ fn url_key(case: &Case<'_>) -> String {
     let template = tokens.iter().find(|t| *t.name == *case.token).and_then(|t| t.url.as_ref()).map_or("", |url| url.source());
     let named = settings.iter().find(|(name, value)| template.contains(&***name) && value.contains("://"));
     match named {
-        Some((setting, value)) => format!("credentials.{}.settings.{setting} ({value})", case.configured.name),
+        Some((setting, value)) => {
+            // A query may hold a key.
+            let value = value.split(['?', '#']).next().unwrap_or_default();
+            format!("credentials.{}.settings.{setting} ({value})", case.configured.name)
+        }
         None => format!("credentials.{}.tokens.{}.url", case.configured.name, case.token),
     }
 }

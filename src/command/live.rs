@@ -20,6 +20,7 @@ use crate::{
     config::{self, Config},
     credential::{Credential, TokenState, World},
     oauth::TokenClient,
+    problem::known,
     telemetry::Metrics,
     tls::Tls,
     token::{Class, Doing, Hold, Now, Refresh, Rotation, Store},
@@ -103,7 +104,7 @@ impl From<Class> for Outcome {
 /// What keeps it from trying at all, in words.
 pub fn live(config: &Config, wish: &Wish) -> Result<Vec<Found>, String> {
     if let Some(name) = wish.credential.as_ref().filter(|name| !config.credentials.contains_key(&***name)) {
-        return Err(format!("there is no credential {name:?}"));
+        return Err(format!("there is no credential {name:?}: {}", known(name, config.credentials.keys().map(|name| &**name))));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {

@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use super::{Exit, complain, say};
-use crate::profile::catalogue::{self, Description, Needed, Setting};
+use crate::{
+    problem::known,
+    profile::catalogue::{self, Description, Needed, Setting},
+};
 
 /// `cupbearer profiles [NAME]`.
 pub fn profiles(name: Option<&str>) -> Exit {
@@ -13,7 +16,8 @@ pub fn profiles(name: Option<&str>) -> Exit {
     if let Some(found) = catalogue::describe(name) {
         return say(&print(found));
     }
-    complain(format_args!("cupbearer: there is no built-in profile {name:?}; `cupbearer profiles` lists them"));
+    let hint = known(name, catalogue::all().iter().map(|(name, _)| *name));
+    complain(format_args!("cupbearer: there is no built-in profile {name:?}: {hint}; `cupbearer profiles` says what each is for"));
     Exit::Failed
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::value::{Lasting, OrOff, SecretRef, SecretRefs};
+use crate::profile::table::OneOrMore;
 
 /// The configuration of cupbearer.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -40,12 +41,14 @@ pub struct File {
 #[schemars(deny_unknown_fields)]
 pub struct Proxy {
     /// Addresses to listen on: `IP:PORT` or `unix:PATH`. Default: `127.0.0.1:14180` and `[::1]:14180`.
+    #[schemars(with = "Option<OneOrMore<String>>")]
     pub listen: Option<Vec<String>>,
     /// Allow an address that is not loopback; needs `client_auth` or `allow_unauthenticated` as well. Default: false.
     pub allow_remote: Option<bool>,
     /// Whoever reaches a remote address may spend the tokens. Default: false.
     pub allow_unauthenticated: Option<bool>,
     /// Users, by number, whose programs may connect to a Unix socket; its mode is then 0666. Default: none, the mode is 0600.
+    #[schemars(with = "Option<OneOrMore<u32>>")]
     pub peer_uids: Option<Vec<u32>>,
     /// A shared secret callers must send as `Proxy-Authorization`. Default: none.
     pub client_auth: Option<SecretRef>,
@@ -58,6 +61,7 @@ pub struct Proxy {
     /// Pseudonym for the `Via` header; empty sends none. Default: empty.
     pub via: Option<String>,
     /// Further host names under which path routing answers while `browser` is deny. Default: none.
+    #[schemars(with = "Option<OneOrMore<String>>")]
     pub hosts: Option<Vec<String>>,
     /// What to do with requests of web pages. Default: deny.
     pub browser: Option<Browser>,
@@ -106,6 +110,7 @@ pub struct Admin {
     /// When `/readyz` says 200. Default: started.
     pub ready: Option<Ready>,
     /// Further names the admin port answers to. Default: none.
+    #[schemars(with = "Option<OneOrMore<String>>")]
     pub hosts: Option<Vec<String>>,
 }
 
@@ -231,6 +236,7 @@ pub struct Match {
     /// Prefix of whole segments; empty: not by path. Default: `/NAME`.
     pub path: Option<String>,
     /// Host names that lead here. Default: `NAME.localhost`.
+    #[schemars(with = "Option<OneOrMore<String>>")]
     pub hosts: Option<Vec<String>>,
     /// Answer forward-proxy requests for `url`. Default: true.
     pub forward: Option<bool>,

@@ -19,7 +19,7 @@ use super::{
     value::SecretRef,
 };
 use crate::{
-    problem::{Problem, Problems, Severity},
+    problem::{Problem, Problems, Severity, shown},
     profile::Profile,
     secret::Source,
     token::{Hold, Refresh},
@@ -73,7 +73,9 @@ pub fn secret_file(key: &str, secret: &SecretRef, world: World<'_>, problems: &m
     if let SecretRef::File(file) | SecretRef::Json(file, _) = secret.place()
         && !world.sight.no_secrets
     {
-        look_at(key, &world.path(file), problems);
+        // Whoever mixes up `file` and the value has written a secret there: only what is surely a path is repeated.
+        let sure = file.starts_with('/') && file.len() <= 200 && !file.contains(char::is_whitespace);
+        look_at(key, &world.path(file), sure, problems);
     }
 }
 
@@ -84,25 +86,26 @@ pub fn secret_dir(at: &str, dir: &Path, profile: &Profile, sources: &BTreeMap<St
     }
     let key = format!("{at}.secrets.dir");
     if !dir.is_dir() {
-        problems.lint(key, format!("{} is not there, or not a folder", dir.display()), Some(UNREADABLE.to_owned()));
+        problems.lint(key, format!("{} is not there, or not a folder", shown(dir)), Some(UNREADABLE.to_owned()));
         return;
     }
     for (name, spec) in profile.secrets.iter().filter(|(name, _)| !sources.contains_key(*name)) {
         let file = dir.join(name);
         if !spec.optional || file.exists() {
-            look_at(&key, &file, problems);
+            look_at(&key, &file, true, problems);
         }
     }
 }
 
 const UNREADABLE: &str = "calls that need it are refused (secret_unreadable) until it can be read";
 
-fn look_at(key: &str, file: &Path, problems: &mut Problems) {
+fn look_at(key: &str, file: &Path, sure: bool, problems: &mut Problems) {
     // Looked at before it is opened: opening a pipe would wait for its writer.
     let found = std::fs::metadata(file).and_then(|meta| if meta.is_file() { std::fs::File::open(file).map(|_| meta) } else { Ok(meta) });
     match found {
         Err(error) => {
-            problems.lint(key, format!("{} cannot be read: {}", file.display(), why(&error)), Some(UNREADABLE.to_owned()));
+            let told = if sure || file.exists() { shown(file) } else { "the file that is named here".to_owned() };
+            problems.lint(key, format!("{told} cannot be read: {}", why(&error)), Some(UNREADABLE.to_owned()));
         }
         Ok(meta) if !meta.is_file() => problems.lint(key, format!("{} is not a file", file.display()), Some(UNREADABLE.to_owned())),
         Ok(meta) => open_to_all(key, file, &meta, problems),

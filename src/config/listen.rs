@@ -24,14 +24,16 @@ pub fn parse(key: &str, text: &str, world: World<'_>, problems: &mut Problems) -
 pub fn socket(key: &str, text: &str, problems: &mut Problems) -> Option<SocketAddr> {
     let address = text.parse().ok();
     if address.is_none() {
-        let hint = match (text.strip_prefix("localhost:"), text.parse::<IpAddr>(), text.strip_prefix(':')) {
+        // Only what is surely a port or an address is repeated.
+        let port = |start| text.strip_prefix(start).and_then(|rest: &str| rest.parse::<u16>().ok());
+        let hint = match (port("localhost:"), text.parse::<IpAddr>(), port(":")) {
             (Some(port), ..) => format!("names are not looked up: write \"127.0.0.1:{port}\""),
-            (_, Ok(IpAddr::V4(_)), _) => format!("the port is missing: \"{text}:14180\""),
-            (_, Ok(IpAddr::V6(_)), _) => format!("write \"[{text}]:14180\""),
+            (_, Ok(IpAddr::V4(address)), _) => format!("the port is missing: \"{address}:14180\""),
+            (_, Ok(IpAddr::V6(address)), _) => format!("write \"[{address}]:14180\""),
             (.., Some(port)) => format!("write \"127.0.0.1:{port}\""),
             _ => "an IP address and a port, such as \"127.0.0.1:14180\" or \"[::1]:14180\"".to_owned(),
         };
-        problems.problem(key, format!("{text:?} is not an address to listen on"), hint);
+        problems.problem(key, "is not an address to listen on", hint);
     }
     address
 }

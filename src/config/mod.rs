@@ -224,7 +224,8 @@ fn attribute(problems: Problems, overrides: &[(Vec<shape::Step>, String)], file:
         if let Some(variable) = variable {
             what = format!("{what} (set by the environment variable {variable})");
         }
-        let file = named.or(file.filter(|_| variable.is_none()).map(Path::to_path_buf));
+        // A variable is no key of a file.
+        let file = named.or(file.filter(|_| variable.is_none() && !key.starts_with(source::PREFIX)).map(Path::to_path_buf));
         let one = Problem { severity, key, file, what, hint };
         if told.insert(one.clone()) {
             all.add(one);

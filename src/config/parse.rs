@@ -84,7 +84,8 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
 
 fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) -> Proxy {
     let written = proxy.listen.unwrap_or_else(|| vec!["127.0.0.1:14180".to_owned(), "[::1]:14180".to_owned()]);
-    if written.is_empty() {
+    // Where one was wrong, that was told.
+    if written.is_empty() && !problems.list().iter().any(|problem| problem.key.starts_with("proxy.listen")) {
         problems.problem("proxy.listen", "no address to listen on", "leave the key out for 127.0.0.1:14180 and [::1]:14180");
     }
     let listen: Vec<Listen> =
@@ -116,7 +117,7 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
         drain: lasting("proxy.drain", proxy.drain, 25 * SECOND, Duration::ZERO..=DAY, problems),
         via: proxy.via.filter(|via| !via.is_empty()).inspect(|via| {
             if !via.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b)) {
-                problems.problem("proxy.via", format!("{via:?} cannot be a pseudonym"), "letters, digits, `-` and `.` (RFC 9110, 7.6.3)");
+                problems.problem("proxy.via", "cannot be a pseudonym", "letters, digits, `-` and `.` (RFC 9110, 7.6.3)");
             }
         }),
         hosts: hosts("proxy.hosts", proxy.hosts.unwrap_or_default(), problems),
@@ -193,14 +194,21 @@ impl World<'_> {
                     let state = if found.is_some() { "empty" } else { "not set" };
                     problems.problem(
                         key,
-                        format!("the environment variable {name} is {state}"),
-                        format!("set {name} where cupbearer is started"),
+                        format!("the environment variable {} is {state}", variable(name)),
+                        format!("set {} where cupbearer is started", variable(name)),
                     );
                     None
                 }
             },
         }
     }
+}
+
+/// The name of a variable, if it is surely one: whoever mixes up `env` and the value has written a secret there.
+fn variable(name: &str) -> &str {
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+    let sure = name.len() <= 64 && name.contains('_') && name.split('_').all(word) && name.starts_with(|c: char| c.is_ascii_uppercase());
+    if sure { name } else { "that is named here" }
 }
 
 /// Why a file cannot be read, without the number of the error.
@@ -256,7 +264,7 @@ pub fn hosts(key: &str, written: Vec<String>, problems: &mut Problems) -> Vec<St
             Some(_) => {}
             None => {
                 let hint = "a name or an address without scheme, port or wildcard, such as \"api.example\"; an international name in its xn-- form";
-                problems.problem(format!("{key}[{i}]"), format!("{text:?} is not a host name"), hint);
+                problems.problem(format!("{key}[{i}]"), "is not a host name", hint);
             }
         }
     }

@@ -7,7 +7,10 @@ use super::{
     file::File,
     shape::{self, Step},
 };
-use crate::problem::{Problems, known, one_of};
+use crate::{
+    problem::{Problems, known, one_of},
+    profile::lists_of_one,
+};
 
 /// Words for a key that nobody reads.
 pub const UNKNOWN: &str = "is not a known key";
@@ -17,6 +20,7 @@ const WORK: usize = 4_000_000;
 
 /// Reads `tree`. What was wrong is noted in `problems` and gone from `tree` afterwards (unknown keys stay: nobody reads them).
 pub fn read(tree: &mut Value, problems: &mut Problems) -> File {
+    lists_of_one::<File>(tree);
     let mut gone = Vec::new();
     let turns = (WORK / nodes(tree)).clamp(4, 256);
     for _ in 0..turns {
@@ -122,7 +126,7 @@ fn note(tree: &mut Value, steps: &[Step], shown: &[Step], error: &serde_json::Er
     let what = match value_at(tree, steps) {
         Some(Value::String(given)) if !words.is_empty() => {
             hint = one_of(given, words.iter().copied());
-            format!("{given:?} is none of {}", words.join(", "))
+            format!("must be one of {}", words.join(", "))
         }
         Some(value) if message.starts_with("invalid type") || message.starts_with("invalid value") => {
             let given = shape::kind_of(value);

@@ -9,12 +9,12 @@ use figment::{
 use serde_json::{Map, Value};
 
 use super::shape::{self, Step};
-use crate::problem::Problems;
+use crate::problem::{Problems, known};
 
 /// Mistakes that are stepped back over.
 const TURNS: usize = 64;
 
-const PREFIX: &str = "CUPBEARER_";
+pub const PREFIX: &str = "CUPBEARER_";
 
 /// Key paths that the environment set, and by which variable.
 pub type Overrides = Vec<(Vec<Step>, String)>;
@@ -42,8 +42,8 @@ pub fn tree(text: &str, env: &BTreeMap<String, String>, problems: &mut Problems)
     let merged = Figment::from(Serialized::defaults(&written)).merge(Serialized::defaults(&overlay)).extract();
     match merged {
         Ok(tree) => Some((tree, overrides)),
-        Err(error) => {
-            problems.problem("", format!("cannot be read: {}", error.kind), "compare with config.example.toml");
+        Err(_) => {
+            problems.problem("", "the file and the environment cannot be laid over each other", "compare with config.example.toml");
             None
         }
     }
@@ -78,6 +78,14 @@ fn overlay(written: &Value, env: &BTreeMap<String, String>, problems: &mut Probl
     let mut overrides = Vec::new();
     for (variable, text) in env {
         let Some(path) = variable.strip_prefix(PREFIX).filter(|path| path.contains("__")) else { continue };
+        let first = path.split("__").next().unwrap_or_default();
+        let tables = shape::at(&[]).keys();
+        if !tables.contains(&&*spelling(first, None, &tables)) {
+            // Kubernetes makes such variables for a Service whose name has two hyphens in a row.
+            let hint = format!("as a table {}; rename the variable if it was meant", known(&first.to_ascii_lowercase(), tables));
+            problems.lint(variable.clone(), "is ignored: its first part is no table of the configuration", Some(hint));
+            continue;
+        }
         let mut here = Some(written);
         let mut steps = Vec::new();
         for part in path.split("__") {
@@ -136,14 +144,16 @@ fn spelling(part: &str, table: Option<&Value>, known: &[&str]) -> String {
 
 fn value(text: &str, steps: &[Step]) -> Value {
     let place = shape::at(steps);
-    if place.takes("string") {
+    let list = place.takes("array");
+    if place.takes("string") && !list {
         return Value::String(text.to_owned());
     }
-    // What is no TOML value is text.
+    // What is no TOML value is text, and so is what would be one where text is wanted.
     let parsed = Toml::from_str(&format!("it = {text}")).ok().filter(|table: &Map<String, Value>| table.len() == 1);
-    match parsed.and_then(|mut table| table.remove("it")).unwrap_or_else(|| Value::String(text.to_owned())) {
+    let parsed = parsed.and_then(|mut table| table.remove("it")).filter(|value| value.is_array() || !place.takes("string"));
+    match parsed.unwrap_or_else(|| Value::String(text.to_owned())) {
         // A list may be written with commas alone.
-        Value::String(list) if place.takes("array") => list.split(',').map(|item| Value::String(item.trim().to_owned())).collect(),
+        Value::String(items) if list => items.split(',').map(|item| Value::String(item.trim().to_owned())).collect(),
         value => value,
     }
 }

@@ -154,7 +154,7 @@ impl Table<'_> {
             Some(name) if known.contains(&name) => Some(Some(name.into())),
             Some(name) => {
                 let all = known.iter().map(String::as_str).chain(["none"]);
-                problems.problem(key, format!("there is no credential {name:?}"), problem::known(&name, all));
+                problems.problem(key, "there is no credential of that name", problem::known(&name, all));
                 None
             }
             None => {
@@ -203,7 +203,7 @@ impl Table<'_> {
         }
         if !route::acceptable_path(&path) || path.contains('?') {
             let hint = "it starts with \"/\" and has no dot segment, white space, \"?\" or \"#\"; \"\" for no route by path";
-            problems.problem(self.key("match.path"), format!("{path:?} cannot be a path prefix"), hint);
+            problems.problem(self.key("match.path"), "cannot be a path prefix", hint);
         }
         let trimmed = path.trim_end_matches('/');
         if trimmed == RESERVED || trimmed.starts_with(&format!("{RESERVED}/")) {
@@ -248,11 +248,11 @@ fn target(text: &str) -> Result<Target, Wrong> {
     if text.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control() || b == b'\\') {
         return no("has white space or a backslash in it", hint);
     }
-    let url = Url::parse(text).map_err(|error| (format!("{text:?} is not a URL: {error}"), hint))?;
+    let url = Url::parse(text).map_err(|error| (format!("is not a URL: {error}"), hint))?;
     let tls = match url.scheme() {
         "https" => true,
         "http" => false,
-        scheme => return Err((format!("the scheme {scheme:?} is not http or https"), hint)),
+        _ => return no("does not begin with https:// or http://", hint),
     };
     let authority_and_path = text.split_once("://").map_or("", |(_, rest)| rest);
     if !url.username().is_empty() || url.password().is_some() || authority_and_path.split('/').next().unwrap_or_default().contains('@') {
@@ -282,13 +282,13 @@ fn ambiguous(claims: &[Claim], problems: &mut Problems) {
         if let Some(path) = path
             && let Some(first) = paths.insert(path, name)
         {
-            problems.problem(key("path"), format!("{path:?} leads to upstream {first} already"), "give each upstream a path of its own");
+            problems.problem(key("path"), format!("leads to upstream {first} already"), "give each upstream a path of its own");
         }
         for host in hosts {
             if let Some(first) = all_hosts.insert(host, name) {
                 problems.problem(
                     key("hosts"),
-                    format!("{host:?} leads to upstream {first} already"),
+                    format!("one of them leads to upstream {first} already"),
                     "give each upstream hosts of its own",
                 );
             }

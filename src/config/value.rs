@@ -22,13 +22,12 @@ pub struct OrOff(pub Option<Duration>);
 /// # Errors
 /// In words, for what is not a whole number with one of the units ms, s, m, h, d (or several such), or is longer than 400 days.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("{text:?} is not a duration: write a whole number and a unit, such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"");
+    let wrong = || "is not a duration: write a whole number and a unit, such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"".to_owned();
     let units = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|unit| !unit.is_empty());
     let known = units.clone().count() > 0 && units.clone().all(|unit| matches!(unit, "ms" | "s" | "m" | "h" | "d"));
     let whole = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b' ');
     let value = humantime::parse_duration(text).ok().filter(|_| known && whole).ok_or_else(wrong)?;
-    if value > LONGEST { Err(format!("{text:?} is too long: 400 days are the most")) } else { Ok(value) }
+    if value > LONGEST { Err("is too long: 400 days are the most".to_owned()) } else { Ok(value) }
 }
 
 struct DurationText;

@@ -206,7 +206,7 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
     let then = b.one_of(&key("then"), table.then.as_deref(), if side == At::Api { Then::Pass } else { Then::Config }, words);
     if let Some(token) = table.token.as_ref().filter(|token| !b.tokens.contains(token)) {
         let hint = known(token, b.tokens.iter().map(String::as_str));
-        b.note(&key("token"), format!("names an unknown token: {token}"), hint);
+        b.note(&key("token"), "names an unknown token", hint);
     }
     let lists =
         [("status", table.status.as_ref().and_then(Value::as_array)), ("in", table.r#in.as_ref()), ("not_in", table.not_in.as_ref())];

@@ -9,8 +9,13 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{catalogue, merge::Base};
-use crate::problem::{Problem, Problems, Severity, known};
+use super::{
+    catalogue,
+    merge::Base,
+    read::lists_of_one,
+    table::{CredentialTable, HeadTable},
+};
+use crate::problem::{Problem, Problems, Severity, known, shown};
 
 pub(super) type Table = Map<String, Value>;
 
@@ -275,11 +280,14 @@ fn problem(what: String, hint: String, file: Option<PathBuf>) -> Problem {
 fn read_file(path: &Path) -> Result<Table, Problem> {
     let toml = "text stands in quotes, a table is [name] or { key = value }, and each key may stand once";
     let place = "relative paths start from the folder of the file they are written in";
-    let unread = |what| problem(format!("profile file {}: {what}", path.display()), place.to_owned(), None);
+    let unread = |what| problem(format!("profile file {}: {what}", shown(path)), place.to_owned(), None);
     let text = text_of(path).map_err(unread)?;
     let mut table = parse(&text).map_err(|what| problem(what, toml.to_owned(), Some(path.to_owned())))?;
     resolve_paths(&mut table, path.parent().unwrap_or(Path::new("")));
-    Ok(table)
+    let mut whole = Value::Object(table);
+    lists_of_one::<CredentialTable>(&mut whole);
+    lists_of_one::<HeadTable>(&mut whole);
+    Ok(if let Value::Object(table) = whole { table } else { Table::new() })
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
@@ -325,7 +333,7 @@ fn lay(onto: &mut Table, over: &Table, path: &mut Vec<String>, missed: &mut Miss
     for (index, key) in drops.into_iter().flatten().filter_map(Value::as_str).enumerate() {
         if !remove(onto, key, any_case) {
             let place = path.iter().cloned().chain(["drop".to_owned(), index.to_string()]).collect();
-            missed.push((place, format!("there is no {key:?} to drop"), known(key, onto.keys().map(String::as_str))));
+            missed.push((place, "there is nothing of that name to drop".to_owned(), known(key, onto.keys().map(String::as_str))));
         }
     }
     // Header names as they stand below, by their spelling in small letters.

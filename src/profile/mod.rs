@@ -21,5 +21,6 @@ mod values;
 pub use layers::ProfileFiles;
 pub use merge::Base;
 pub use model::{Profile, TokenSpec};
+pub use read::lists_of_one;
 pub use template::{RenderError, Scope, Template};
 pub use token::judge_url;

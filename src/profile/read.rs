@@ -79,6 +79,51 @@ fn misfit<T: JsonSchema>(value: &Value, path: Vec<String>, error: &str) -> Optio
     Some(Misfit { path, what: format!("must be {expected}, but is {kind}"), hint: hint.to_owned() })
 }
 
+/// Where the schema of `T` has a list, a single value is a list of one.
+pub fn lists_of_one<T: JsonSchema>(value: &mut Value) {
+    wrap(value, &[schema::<T>().as_value()]);
+}
+
+/// `schemas` are what `value` may be.
+fn wrap(value: &mut Value, schemas: &[&Value]) {
+    let mut all: Vec<&Value> = Vec::new();
+    let mut open: Vec<&Value> = schemas.to_vec();
+    while let Some(schema) = open.pop() {
+        let alternatives = ["anyOf", "oneOf", "allOf"].iter().filter_map(|word| schema.get(*word)?.as_array()).flatten();
+        open.extend(alternatives);
+        all.push(schema);
+    }
+    let list = all.iter().any(|schema| match schema.get("type") {
+        Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "array"),
+        kind => kind.is_some_and(|kind| kind == "array"),
+    });
+    if list && !value.is_array() && !value.is_null() {
+        *value = Value::Array(vec![value.take()]);
+    }
+    match value {
+        Value::Object(table) => {
+            for (key, inner) in table {
+                let named = |schema: &&'_ Value| schema.get("properties").is_some_and(|known| known.get(key).is_some());
+                let below: Vec<&Value> = if all.iter().any(named) {
+                    all.iter().filter_map(|schema| schema.get("properties")?.get(key)).collect()
+                } else {
+                    all.iter().filter_map(|schema| schema.get("additionalProperties")).collect()
+                };
+                if !below.is_empty() {
+                    wrap(inner, &below);
+                }
+            }
+        }
+        Value::Array(items) => {
+            let below: Vec<&Value> = all.iter().filter_map(|schema| schema.get("items")).collect();
+            for item in items.iter_mut().filter(|_| !below.is_empty()) {
+                wrap(item, &below);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Words for a key that `T` does not have.
 pub const UNKNOWN: &str = "is not a known key";
 

@@ -23,6 +23,15 @@ pub struct HeadTable {
     pub secrets: BTreeMap<String, SecretTable>,
 }
 
+/// A list, or what would be its only item.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[allow(dead_code, reason = "only its schema is used: single values become lists before anything is read")]
+pub enum OneOrMore<T> {
+    One(T),
+    Several(Vec<T>),
+}
+
 /// A built-in profile's name, or a file.
 #[derive(JsonSchema)]
 #[serde(untagged)]
@@ -45,6 +54,7 @@ pub struct SettingTable {
     /// A regular expression the whole value must match.
     pub pattern: Option<String>,
     /// Keys to remove from the inherited table, e.g. `["default"]`.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -59,6 +69,7 @@ pub struct SecretTable {
     /// It may stand in the configuration without a lint (`client_id`).
     pub public: Option<bool>,
     /// Keys to remove from the inherited table.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -73,12 +84,14 @@ pub struct CredentialTable {
     /// One token set per value of a request header.
     pub partition: BTreeMap<String, PartitionTable>,
     /// What answers mean, first hit wins; tried before the profile's own rules and the standard ones.
+    #[schemars(with = "OneOrMore<ErrorTable>")]
     pub errors: Vec<ErrorTable>,
     /// How often the token endpoint may be asked.
     pub guard: GuardTable,
     /// Hand the token out at `/.cupbearer/token/NAME` (false).
     pub vend: Option<bool>,
     /// Keys to remove from the profile, e.g. `["inject.headers.Authorization"]`. Every table may have its own `drop`.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -119,6 +132,7 @@ pub struct TokenTable {
     /// How long tokens live and when they are renewed.
     pub lifetime: LifetimeTable,
     /// Keys to remove from the inherited table.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -137,6 +151,7 @@ pub struct TlsTable {
     /// PEM private key of the client.
     pub client_key_file: Option<String>,
     /// Keys to remove from the inherited table.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -157,6 +172,7 @@ pub struct AssertionTable {
     /// How long it is valid (60s).
     pub lifetime: Option<Span>,
     /// Keys to remove from the inherited table.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -182,6 +198,7 @@ pub struct ResponseTable {
     /// Further values, for templates as `vars.NAME`. One namespace per credential.
     pub vars: BTreeMap<String, String>,
     /// Keys to remove from the inherited table.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -219,6 +236,7 @@ pub struct LifetimeTable {
     /// For vending: hand out no token with less than this left (0s).
     pub min_remaining: Option<Span>,
     /// Keys to remove from the inherited table.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -235,6 +253,7 @@ pub struct InjectTable {
     /// Cookies.
     pub cookies: BTreeMap<String, String>,
     /// Keys to remove from the inherited table.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -249,6 +268,7 @@ pub struct PartitionTable {
     /// How many token sets are kept; the least recently used goes first (1000).
     pub max: Option<u64>,
     /// Keys to remove from the inherited table.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -267,10 +287,10 @@ pub struct ErrorTable {
     /// Where to look in the answer: a JSON pointer, `header:NAME`, `cookie:NAME` or `body`.
     pub path: Option<String>,
     /// What stands there is one of these, compared as text.
-    #[schemars(with = "Option<Vec<Value>>")]
+    #[schemars(with = "Option<OneOrMore<Value>>")]
     pub r#in: Option<Vec<Value>>,
     /// What stands there is none of these.
-    #[schemars(with = "Option<Vec<Value>>")]
+    #[schemars(with = "Option<OneOrMore<Value>>")]
     pub not_in: Option<Vec<Value>>,
     /// ok, retry, throttled, rejected or config for token answers; `stale_token` or pass for API answers. Required.
     #[schemars(extend("examples" = ["ok", "retry", "throttled", "rejected", "config", "stale_token", "pass"]))]
@@ -278,6 +298,7 @@ pub struct ErrorTable {
     /// How long to wait before the next attempt.
     pub hold: Option<Span>,
     /// Not used: a rule is a whole.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 
@@ -305,6 +326,7 @@ enum StatusItem {
 #[serde(default, deny_unknown_fields)]
 pub struct GuardTable {
     /// Token calls at most, each a bucket that refills evenly: "120/m", "1000/d", "10/10m" (one: "120/m").
+    #[schemars(with = "Option<OneOrMore<String>>")]
     pub rate: Option<Vec<String>>,
     /// At most so many requests wait for a token (10000).
     pub max_waiters: Option<u64>,
@@ -313,6 +335,7 @@ pub struct GuardTable {
     /// How long it stays latched: a duration that doubles up to 1h, or `until_secret_changes` (1m).
     pub hold: Option<Span>,
     /// Keys to remove from the inherited table.
+    #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
 

@@ -271,3 +271,29 @@ async fn the_demo_keeps_every_promise_and_ends() {
     }
     assert!(!done.stdout.contains("demo-secret"), "{}", done.stdout);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_name_gets_the_nearest_one_as_a_hint() {
+    let profiles = cli(&["profiles", "optorro"]).await;
+    assert!(profiles.code == 1 && profiles.stderr.contains("did you mean \"optoro\"?"), "{profiles:?}");
+    let nothing_near = cli(&["profiles", "zzz"]).await;
+    assert!(nothing_near.code == 1 && nothing_near.stderr.contains("known here: keycloak"), "{nothing_near:?}");
+    let file = check("[credentials.a]\nprofile = \"optorro\"\n", &[]).await;
+    assert!(file.code == 78 && file.stdout.contains("did you mean \"optoro\"?"), "{file:?}");
+    let live = check(
+        &FINE.replace("env = \"NOT_SET_ANYWHERE\"", "file = \"/x\"").replace(".a]", ".billing]").replace("\"a\"", "\"billing\""),
+        &["--live", "--credential", "biling"],
+    )
+    .await;
+    assert!(live.code == 1 && live.stderr.contains("did you mean \"billing\"?"), "{live:?}");
+    let command = cli(&["chekc"]).await;
+    assert!(command.code == 2 && command.stderr.contains("'check'"), "{command:?}");
+    let word = cli(&["check", "--format", "jsom"]).await;
+    assert!(word.code == 2 && word.stderr.contains("'json'"), "{word:?}");
+    let daemon = Daemon::start(&plain("billing", "http://127.0.0.1:9/token", "http://127.0.0.1:9")).await;
+    let config = daemon.path("cupbearer.toml").display().to_string();
+    for verb in ["refresh", "unlatch", "status"] {
+        let ctl = cli(&["ctl", verb, "biling", "--config", &config]).await;
+        assert!(ctl.code == 1 && ctl.stderr.contains("did you mean \"billing\"?"), "{ctl:?}");
+    }
+}

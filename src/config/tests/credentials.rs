@@ -46,7 +46,7 @@ fn an_unset_variable_of_a_secret_is_called_by_its_name() {
     let found = all(&plain(), &[], Severity::Problem);
     assert_eq!(found.len(), 1, "{found:#?}");
     assert_eq!(found[0].key, "credentials.acme.secrets.client_secret");
-    assert!(found[0].what.contains("S is not set"));
+    assert!(found[0].what.contains("that is named here is not set"));
 }
 
 #[test]

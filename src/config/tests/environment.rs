@@ -1,5 +1,7 @@
 //! The environment over the file.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 #[test]
@@ -57,8 +59,24 @@ fn a_mistake_in_a_variable_names_the_variable() {
     let found = all(OPEN, &[("CUPBEARER_PROXY__DRAIN", "5 minutes"), ("CUPBEARER_PROXI__DRAIN", "5s")], Severity::Problem);
     let drain = found.iter().find(|problem| problem.key == "proxy.drain").unwrap();
     assert!(drain.what.contains("CUPBEARER_PROXY__DRAIN"), "{drain}");
-    let unknown = found.iter().find(|problem| problem.key == "proxi").unwrap();
-    assert_eq!(unknown.hint.as_deref(), Some("did you mean \"proxy\"?"));
+    assert_eq!(found.len(), 1, "{found:#?}");
+}
+
+#[test]
+fn a_variable_whose_first_part_is_no_table_of_ours_is_ignored_with_advice() {
+    let env = [
+        ("CUPBEARER_EU__CANARY_SERVICE_HOST", "10.0.0.1"),
+        ("CUPBEARER_EU__CANARY_PORT", "tcp://10.0.0.1:80"),
+        ("CUPBEARER_PROXI__DRAIN", "5s"),
+    ];
+    assert!(all(OPEN, &env, Severity::Problem).is_empty());
+    let told = all(OPEN, &env, Severity::Lint);
+    assert_eq!(
+        told.iter().map(|lint| lint.key.as_str()).collect::<Vec<_>>(),
+        env.map(|(name, _)| name).into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    );
+    assert!(told.iter().all(|lint| lint.what.contains("is ignored") && !lint.to_string().contains("10.0.0.1")), "{told:#?}");
+    assert!(told[2].hint.as_deref().unwrap().contains("did you mean \"proxy\"?"), "{told:#?}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn the_example_says_the_defaults() {
 }
 
 /// The example with every commented key in force.
-fn uncommented() -> String {
+pub(super) fn uncommented() -> String {
     let key = |line: &str| {
         line.starts_with('[')
             || line.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'2'))

@@ -67,3 +67,32 @@ fn a_profile_of_many_parts_takes_no_square_of_their_number() {
     linear("partitions", 200, &|i| format!("[partition.p{i}]\nheader = \"X-P{i}\"\npattern = \"^[0-9]{{{}}}$\"\n", 1 + i % 30));
     linear("mistakes", 300, &|i| format!("[settings.s{i}]\nhlep = \"x\"\n"));
 }
+
+#[test]
+fn texts_that_are_absurd_are_refused_in_time_and_end_nothing() {
+    for text in [
+        "[".repeat(100_000),
+        "a = ".to_owned() + &"[".repeat(100_000),
+        "a = ".to_owned() + &"{ a = ".repeat(50_000),
+        "a.".repeat(100_000) + "b = 1",
+        format!("[{}b]\nc = 1", "a.".repeat(100_000)),
+        format!("credentials.a.tokens.b.params.c = {}1{}", "[".repeat(70), "]".repeat(70)),
+        format!("credentials.a.tokens.b.params.c = {}1{}", "{ a = ".repeat(70), " }".repeat(70)),
+        many(20_000, |i| format!("[upstreams.u{i}]\nurl = 1\n")),
+        many(20_000, |i| format!("x{i} = {i}\n")),
+        format!("proxy.hosts = [{}]", "1, ".repeat(100_000)),
+        format!("proxy.via = \"{}\"", "x".repeat(10 * 1024 * 1024)),
+        "\u{feff}[proxy]\n".to_owned(),
+    ] {
+        let (begun, size) = (cpu(), text.len());
+        let thread = std::thread::Builder::new().stack_size(2 * 1024 * 1024);
+        let load = move || {
+            let begun = cpu();
+            let (config, problems) = load_text(&text, Path::new("/nowhere"), &Sight::default());
+            (config.is_none(), problems.list().len(), text.get(..30).map(str::to_owned), cpu().saturating_sub(begun))
+        };
+        let (refused, told, start, took) = thread.spawn(load).unwrap().join().unwrap();
+        assert!(refused == (told > 0) && took < Duration::from_secs(30), "{start:?}: {size} bytes took {took:?}, {told} problems");
+        let _ = begun;
+    }
+}

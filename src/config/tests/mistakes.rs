@@ -62,7 +62,7 @@ fn a_wrong_type_says_what_goes_there() {
 #[test]
 fn a_wrong_word_is_told_the_right_ones() {
     let found = mistake(&upstream("replay = \"anny\""), "upstreams.a.replay");
-    assert_eq!((found.what.as_str(), found.hint.as_deref()), ("\"anny\" is none of any, idempotent, never", Some("did you mean \"any\"?")));
+    assert_eq!((found.what.as_str(), found.hint.as_deref()), ("must be one of any, idempotent, never", Some("did you mean \"any\"?")));
     mistake(&upstream("http2 = \"always\""), "upstreams.a.http2");
     mistake("[admin]\nready = \"allways\"\n", "admin.ready");
 }

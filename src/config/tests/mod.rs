@@ -1,9 +1,11 @@
 //! Tests of the configuration: each mistake is found, at its key, with a hint.
 
+mod canary;
 mod credentials;
 mod environment;
 mod example;
 mod large;
+mod lists;
 mod mistakes;
 mod tls;
 
