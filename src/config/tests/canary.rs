@@ -36,7 +36,7 @@ fn toml(value: &Value) -> String {
 }
 
 fn file(tree: &Map<String, Value>) -> String {
-    tree.iter().map(|(key, value)| format!("{key} = {}\n", toml(value))).collect()
+    tree.iter().map(|(key, value)| format!("{key} = {}", toml(value))).collect::<Vec<_>>().join("\n")
 }
 
 /// Pointers to every value that is no table.
