@@ -33,8 +33,8 @@
 //! | [`config`] | what may be written, and what the program runs on | files, profile, route, upstream, secret, problem, tls, token |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, problem |
 //! | [`reload`] | from new bytes to a new snapshot | config, credential, files, secret, snapshot, problem, telemetry, token |
-//! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | – |
-//! | [`proxy`] | a request's way through pingora | snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret |
+//! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging |
+//! | [`proxy`] | a request's way through pingora | snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging |
 //! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | snapshot, credential, config, problem, secret, token, telemetry, reload |
 //! | [`app`], [`command`] | wiring, and the command line | all |
 //!

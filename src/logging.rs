@@ -1,12 +1,17 @@
 //! Setting up logs: text for people or JSON for collectors, on stderr. Libraries are held at info whatever the user asks for, as several
 //! print whole requests at debug or trace, and an injected header would be among it.
 //!
-//! No request ever waits for whoever reads the log: lines go through a bounded queue to a thread of their own, and are dropped where it is full.
+//! No request ever waits for whoever reads the log: lines go through a bounded queue to a thread of their own. Where it is full they are
+//! dropped and counted, and the next line that is written says how many are missing.
+
+mod seldom;
+mod text;
 
 use std::{
     io::{self, IsTerminal, Write},
     sync::{
         Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     time::Duration,
@@ -15,16 +20,32 @@ use std::{
 use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{
     filter::Targets,
-    fmt::{self, MakeWriter},
+    fmt::{
+        self, MakeWriter,
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
     layer::SubscriberExt,
     reload,
     util::SubscriberInitExt,
 };
 
-/// Lines that may wait for a slow reader.
+pub use seldom::Seldom;
+
+/// Lines that may wait for a slow reader, and their bytes.
 const QUEUE: usize = 8192;
+const BYTES: usize = 1024 * 1024;
 /// How long the end of the program waits for lines not written yet.
 const FLUSH: Duration = Duration::from_secs(1);
+
+/// Lines that were never written, since the program started.
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines were lost because nobody read them in time. Only grows.
+#[must_use]
+pub fn lost() -> u64 {
+    LOST.load(Relaxed)
+}
 
 /// Changes the level of a running program. Once the last one is dropped, what was logged before it is written.
 #[derive(Clone)]
@@ -45,14 +66,14 @@ impl Volume {
 #[must_use]
 pub fn start(json: bool, level: Level) -> Option<Volume> {
     let (filter, handle) = reload::Layer::new(targets(level));
-    let (lines, flush) = queue(io::stderr())?;
+    let (lines, flush) = queue(io::stderr(), json)?;
     let base = tracing_subscriber::registry().with(filter);
     // What cannot be written is no reason to complain: the complaint would go the same way, and end the task that logs.
     let done = if json {
         base.with(fmt::layer().json().flatten_event(true).log_internal_errors(false).with_writer(lines)).try_init()
     } else {
         let colour = io::stderr().is_terminal();
-        base.with(fmt::layer().with_ansi(colour).log_internal_errors(false).with_writer(lines)).try_init()
+        base.with(fmt::layer().event_format(text::Text).with_ansi(colour).log_internal_errors(false).with_writer(lines)).try_init()
     };
     done.ok().map(|()| Volume { handle, _flush: Arc::new(flush) })
 }
@@ -81,7 +102,23 @@ enum Item {
 
 /// The way into the queue.
 #[derive(Clone)]
-struct Lines(SyncSender<Item>);
+struct Lines(SyncSender<Item>, Arc<Tally>);
+
+/// What the two ends of the queue know of each other.
+#[derive(Default)]
+struct Tally {
+    /// Bytes in the queue.
+    waiting: AtomicUsize,
+    /// Lines that were lost and not yet told of.
+    untold: AtomicU64,
+}
+
+impl Tally {
+    fn lose(&self) {
+        self.untold.fetch_add(1, Relaxed);
+        LOST.fetch_add(1, Relaxed);
+    }
+}
 
 impl<'a> MakeWriter<'a> for Lines {
     type Writer = Self;
@@ -94,8 +131,13 @@ impl<'a> MakeWriter<'a> for Lines {
 impl Write for Lines {
     /// One call is one line: that is how the layers write.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let Self(queue, tally) = self;
         // Full, or the writer is gone: the line is lost, and nobody waits.
-        let _ = self.0.try_send(Item::Line(line.to_vec()));
+        let room = tally.waiting.fetch_add(line.len(), Relaxed) + line.len() <= BYTES;
+        if !room || queue.try_send(Item::Line(line.to_vec())).is_err() {
+            tally.waiting.fetch_sub(line.len(), Relaxed);
+            tally.lose();
+        }
         Ok(line.len())
     }
 
@@ -124,19 +166,43 @@ impl Drop for Flush {
     }
 }
 
-fn queue(out: impl Write + Send + 'static) -> Option<(Lines, Flush)> {
+fn queue(out: impl Write + Send + 'static, json: bool) -> Option<(Lines, Flush)> {
     let (lines, queued) = sync_channel(QUEUE);
-    std::thread::Builder::new().name("log".into()).spawn(move || write_out(&queued, out)).ok()?;
-    Some((Lines(lines.clone()), Flush(lines)))
+    let tally = Arc::new(Tally::default());
+    let shared = tally.clone();
+    std::thread::Builder::new().name("log".into()).spawn(move || write_out(&queued, &shared, out, json)).ok()?;
+    Some((Lines(lines.clone(), tally), Flush(lines)))
 }
 
 /// Writes until every sender is gone. A reader that has left takes nothing away from anyone.
-fn write_out(queued: &Receiver<Item>, mut out: impl Write) {
+fn write_out(queued: &Receiver<Item>, tally: &Tally, mut out: impl Write, json: bool) {
     for item in queued {
+        let untold = tally.untold.swap(0, Relaxed);
+        if untold > 0 && out.write_all(notice(untold, json).as_bytes()).is_err() {
+            tally.untold.fetch_add(untold, Relaxed);
+        }
         match item {
-            Item::Line(line) => _ = out.write_all(&line),
+            Item::Line(line) => {
+                tally.waiting.fetch_sub(line.len(), Relaxed);
+                if out.write_all(&line).is_err() {
+                    tally.lose();
+                }
+            }
             Item::Mark(mark) => drop(mark),
         }
+    }
+}
+
+/// The line that tells of lines that are missing before it.
+fn notice(lines: u64, json: bool) -> String {
+    let mut time = String::new();
+    // Writing to a String does not fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+    let (what, target) = ("log lines before this one are missing: nobody read them in time", module_path!());
+    if json {
+        format!("{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{what}\",\"lines\":{lines},\"target\":\"{target}\"}}\n")
+    } else {
+        format!("{time}  WARN {target}: {what} lines={lines}\n")
     }
 }
 
@@ -179,18 +245,59 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_reader_that_stands_still_costs_lines_and_no_time() {
+    /// Writes `lines` lines of `size` bytes to a reader that stands still until all are written; what it then gets.
+    fn read_late(lines: usize, size: usize, json: bool) -> String {
         let (open, door) = sync_channel(0);
         let written = Arc::new(Mutex::new(Vec::new()));
-        let (mut lines, flush) = queue(Reader(door, written.clone())).unwrap();
-        for _ in 0..3 * QUEUE {
-            lines.write_all(b"x\n").unwrap();
+        let (mut queue, flush) = queue(Reader(door, written.clone()), json).unwrap();
+        let line = format!("{}\n", "x".repeat(size - 1));
+        for _ in 0..lines {
+            queue.write_all(line.as_bytes()).unwrap();
         }
         drop(open);
+        drop(queue);
+        drop(flush);
+        let written = written.lock().unwrap().clone();
+        String::from_utf8(written).unwrap()
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_costs_lines_that_are_counted_and_no_time() {
+        let before = lost();
+        for (lines, size, kept) in [(3 * QUEUE, 2, QUEUE), (4000, 1024, BYTES / 1024)] {
+            let text = read_late(lines, size, false);
+            let got = text.lines().filter(|line| line.starts_with('x')).count();
+            assert!((kept..=kept + 1).contains(&got), "{got} of {kept}");
+            let told: usize = text
+                .lines()
+                .filter_map(|line| line.split_once(" WARN cupbearer::logging: ")?.1.rsplit_once("lines=")?.1.parse::<usize>().ok())
+                .sum();
+            assert_eq!(told, lines - got, "{text:.300}");
+        }
+        assert!(lost() - before >= 4000 + 3 * QUEUE as u64 - QUEUE as u64 - 1026, "{}", lost());
+        let text = read_late(QUEUE + 10, 2, true);
+        let notice = text.lines().find(|line| line.starts_with('{')).unwrap();
+        assert!(notice.starts_with("{\"timestamp\":\"20") && notice.contains("\"lines\":") && notice.ends_with('}'), "{notice}");
+    }
+
+    #[test]
+    fn a_reader_that_has_left_is_counted() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let before = lost();
+        let (mut lines, flush) = queue(Gone, false).unwrap();
+        for _ in 0..3 {
+            lines.write_all(b"x\n").unwrap();
+        }
         drop(lines);
         drop(flush);
-        let got = written.lock().unwrap().len();
-        assert!((2 * QUEUE..=2 * QUEUE + 2).contains(&got), "{got}");
+        assert!(lost() - before >= 3);
     }
 }

@@ -1,7 +1,7 @@
 //! Metrics (CONTRACT 6). The only file that knows prometheus; one event, one method: it counts, and where it is worth a line it logs.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -58,6 +58,9 @@ struct Inner {
     certificate_expiry: GaugeVec,
     state_write_errors: IntCounter,
     panics: IntCounter,
+    log_lines_dropped: IntCounter,
+    /// Where lost lines of the log are counted.
+    lost_lines: OnceLock<fn() -> u64>,
 }
 
 /// How one token stands, for the gauges that are read at scrape time.
@@ -193,6 +196,9 @@ impl Metrics {
             state_write_errors: r
                 .add(IntCounter::new("cupbearer_state_write_errors_total", "Failed reads and writes of the guard's memory."))?,
             panics: r.add(IntCounter::new("cupbearer_panics_total", "Panics that were caught."))?,
+            log_lines_dropped: r
+                .add(IntCounter::new("cupbearer_log_lines_dropped_total", "Log lines that were lost because nobody read them in time."))?,
+            lost_lines: OnceLock::new(),
             registry: r.0,
             recent: traffic::Recent::default(),
             repeats: repeats::Repeats::default(),
@@ -325,6 +331,10 @@ impl Metrics {
     pub fn state_failed(&self) {
         self.0.state_write_errors.inc();
     }
+    /// `lost` tells how many lines of the log were lost so far; it is asked at each scrape. Only the first one counts.
+    pub fn watch_lost_lines(&self, lost: fn() -> u64) {
+        let _ = self.0.lost_lines.set(lost);
+    }
     /// A panic was caught.
     pub fn panicked(&self) {
         self.0.panics.inc();
@@ -341,6 +351,9 @@ impl Metrics {
     pub fn render(&self, tokens: &[TokenGauges], credentials: &[CredentialGauges]) -> Vec<u8> {
         let m = &self.0;
         let _whole = m.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lost) = m.lost_lines.get() {
+            m.log_lines_dropped.inc_by(lost().saturating_sub(m.log_lines_dropped.get()));
+        }
         for gauge in [&m.token_expiry, &m.token_refresh, &m.token_last_success] {
             gauge.reset();
         }

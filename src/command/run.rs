@@ -86,6 +86,7 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>
         }
     };
     let metrics = app.metrics().clone();
+    metrics.watch_lost_lines(logging::lost);
     logging::on_panic(move || metrics.panicked());
     if let Err(e) = announce(&app, ready_file) {
         fail(json, &format_args!("the ready file cannot be written: {e}"));

@@ -106,6 +106,7 @@ pub struct Admin {
     /// A secret that whoever changes something must send as a Bearer token, for `/` and `/api` as a whole; of several any one. Default: none.
     pub auth: Option<SecretRefs>,
     /// Users, by number, who need no such token over a Unix socket; its mode is then 0666. Default: our own and root, the mode is 0600.
+    #[schemars(with = "Option<OneOrMore<u32>>")]
     pub uids: Option<Vec<u32>>,
     /// When `/readyz` says 200. Default: started.
     pub ready: Option<Ready>,

@@ -145,7 +145,8 @@ fn spelling(part: &str, table: Option<&Value>, known: &[&str]) -> String {
 fn value(text: &str, steps: &[Step]) -> Value {
     let place = shape::at(steps);
     let list = place.takes("array");
-    if place.takes("string") && !list {
+    // A secret may be a table as well, and is never taken apart.
+    if place.takes("string") && (!list || place.takes("object")) {
         return Value::String(text.to_owned());
     }
     // What is no TOML value is text, and so is what would be one where text is wanted.

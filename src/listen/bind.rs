@@ -18,6 +18,7 @@ use rustix::{
 use tokio::net::{TcpListener, UnixListener};
 
 use super::client::Client;
+use crate::logging::Seldom;
 
 /// Connections the kernel may keep for us.
 const BACKLOG: i32 = 4096;
@@ -169,7 +170,10 @@ impl Bound {
                 let (unix, _) = listener.accept().await?;
                 let uid = unix.peer_cred()?.uid();
                 if !peers.lets_in(uid) {
-                    tracing::warn!(uid, "a connection of a user that is not in proxy.peer_uids was closed");
+                    static REFUSED: Seldom = Seldom::new();
+                    if let Some(times) = REFUSED.again() {
+                        tracing::warn!(uid, times, "a connection of a user that is not in proxy.peer_uids was closed; told once a minute");
+                    }
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 Ok(Client::Unix(unix))

@@ -30,6 +30,7 @@ use tokio::{
 pub use bind::{Address, BindError, Bound, Peers, SocketFile, bind, bind_for, plain, plain_unix};
 pub use descriptors::Descriptors;
 
+use crate::logging::Seldom;
 use client::Client;
 use gather::Gather;
 
@@ -217,13 +218,19 @@ async fn set(flag: &mut watch::Receiver<bool>) {
 
 /// Out of descriptors or memory: wait longer each time. Anything else concerns one connection that is gone already.
 async fn back_off(e: &io::Error, pause: Duration) -> Duration {
+    static SCARCE: Seldom = Seldom::new();
+    static GONE: Seldom = Seldom::new();
     let scarce = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE, rustix::io::Errno::NOBUFS, rustix::io::Errno::NOMEM];
     if e.raw_os_error().is_some_and(|code| scarce.iter().any(|s| s.raw_os_error() == code)) {
-        tracing::warn!(error = %e, "cannot accept connections");
+        if let Some(times) = SCARCE.again() {
+            tracing::warn!(error = %e, times, "cannot accept connections; told once a minute");
+        }
         sleep(pause).await;
         return (pause * 2).min(Duration::from_secs(1));
     }
-    tracing::debug!(error = %e, "a connection was gone before it was accepted");
+    if let Some(times) = GONE.again() {
+        tracing::debug!(error = %e, times, "a connection was gone before it was accepted");
+    }
     tokio::task::yield_now().await;
     pause
 }

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{client::Client, frames::Frames};
+use crate::logging::Seldom;
 
 /// Costs are added up over this time.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -62,7 +63,10 @@ impl<S> Watched<S> {
             (self.cost, self.written) = (0, 0);
         }
         if self.cost > BUDGET + self.written / PAYS {
-            tracing::warn!("an HTTP/2 connection is closed: too many resets or control frames");
+            static CLOSED: Seldom = Seldom::new();
+            if let Some(times) = CLOSED.again() {
+                tracing::warn!(times, "an HTTP/2 connection is closed: too many resets or control frames; told once a minute");
+            }
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         match self.frames.unfinished() {

@@ -93,10 +93,14 @@ fn wrap(value: &mut Value, schemas: &[&Value]) {
         open.extend(alternatives);
         all.push(schema);
     }
-    let list = all.iter().any(|schema| match schema.get("type") {
-        Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == "array"),
-        kind => kind.is_some_and(|kind| kind == "array"),
-    });
+    let takes = |wanted: &str| {
+        all.iter().any(|schema| match schema.get("type") {
+            Some(Value::Array(kinds)) => kinds.iter().any(|kind| kind == wanted),
+            kind => kind.is_some_and(|kind| kind == wanted),
+        })
+    };
+    // What may be a text or a table is a secret, which is read as one or several by itself.
+    let list = takes("array") && !(takes("string") && takes("object"));
     if list && !value.is_array() && !value.is_null() {
         *value = Value::Array(vec![value.take()]);
     }

@@ -12,6 +12,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::reply::{Cause, Reply};
 use crate::{
+    logging::Seldom,
     secret::{Secret, Secrets, Source},
     token::Now,
 };
@@ -79,7 +80,10 @@ impl Gate {
     /// What was read, or else the last good value, is what counts for a while.
     fn keep(&self, source: &Source, read: Option<Arc<Secret>>) -> Result<Arc<Secret>, Reply> {
         if read.is_none() {
-            tracing::warn!("proxy.client_auth cannot be read");
+            static UNREAD: Seldom = Seldom::new();
+            if let Some(times) = UNREAD.again() {
+                tracing::warn!(times, "proxy.client_auth cannot be read; told once a minute");
+            }
         }
         let Some(secret) = read.or_else(|| self.known(source).map(|k| k.secret)) else {
             return Err(Reply::new(Cause::SecretUnreadable, "proxy.client_auth cannot be read"));

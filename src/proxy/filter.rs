@@ -25,7 +25,7 @@ use super::{
     resolve::DnsError,
     trace::TraceId,
 };
-use crate::token::Now;
+use crate::{logging::Seldom, token::Now};
 
 /// The one error upon which a request that was written is written again.
 const REPLAY: ErrorType = ErrorType::Custom("the token was refused and is renewed");
@@ -147,7 +147,10 @@ impl ProxyHttp for Proxy {
         let identity = match self.trust.identity(&upstream.tls).await {
             Ok(identity) => identity,
             Err(why) => {
-                tracing::warn!(upstream = %upstream.name, %why, trace_id = ctx.trace_id(), "tls files cannot be used");
+                static UNUSABLE: Seldom = Seldom::new();
+                if let Some(times) = UNUSABLE.again() {
+                    tracing::warn!(upstream = %upstream.name, %why, trace_id = ctx.trace_id(), times, "tls files cannot be used; told once a minute");
+                }
                 ctx.refusal = Some(Reply::new(Cause::UpstreamTls, "the files of this upstream's tls table cannot be used; see the log"));
                 return Err(Error::new_up(ErrorType::InvalidCert));
             }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{chosen::Speaks, patient::Patient};
-use crate::{tls::Tls, token::Now, upstream::Upstream};
+use crate::{logging::Seldom, tls::Tls, token::Now, upstream::Upstream};
 use pingora_core::{
     protocols::{ALPN, TcpKeepalive, tls::CaType},
     upstreams::peer::HttpPeer,
@@ -57,7 +57,10 @@ impl Trust {
         let identity = match (read, last) {
             (Ok(Ok(identity)), _) => identity,
             (Ok(Err(why)), Some(last)) => {
-                tracing::warn!(%why, "tls files of an upstream cannot be used; going on with what was read before");
+                static UNUSABLE: Seldom = Seldom::new();
+                if let Some(times) = UNUSABLE.again() {
+                    tracing::warn!(%why, times, "tls files of an upstream cannot be used; going on with what was read before");
+                }
                 last
             }
             (Ok(Err(why)), None) => return Err(why),

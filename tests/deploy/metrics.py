@@ -39,6 +39,7 @@ OTHERS = {
     "certificate_expiry_timestamp_seconds": ["use"],
     "state_write_errors_total": [],
     "panics_total": [],
+    "log_lines_dropped_total": [],
     "build_info": ["version"],
 }
 # Series that exist only from first use, or only where a certificate is configured.

@@ -51,6 +51,7 @@ fn expected() -> BTreeSet<String> {
         "config_last_reload_success_timestamp_seconds",
         "state_write_errors_total",
         "panics_total",
+        "log_lines_dropped_total",
         "credential_info{credential=\"acme\",profile=\"oauth2\"}",
     ]
     .map(Into::into)
@@ -110,6 +111,7 @@ async fn every_series_whose_labels_are_known_is_there_from_the_start_and_no_othe
     let zero = |name: &str| assert!(text.contains(&format!("{name} 0\n")), "{name}");
     zero("cupbearer_replays_total{outcome=\"ok\",upstream=\"acme\"}");
     zero("cupbearer_panics_total");
+    zero("cupbearer_log_lines_dropped_total");
 }
 
 #[tokio::test(flavor = "multi_thread")]

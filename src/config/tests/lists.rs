@@ -39,6 +39,8 @@ fn so_it_is_in_a_profile_file() {
 fn so_it_is_in_the_environment() {
     let config = good_with("", &[("CUPBEARER_PROXY__LISTEN", "127.0.0.1:0"), ("CUPBEARER_ADMIN__HOSTS", "12")]);
     assert_eq!(config.proxy.listen, [Listen::Tcp("127.0.0.1:0".parse().unwrap())]);
+    let secret = good_with("", &[("CUPBEARER_PROXY__CLIENT_AUTH", "a,b")]).proxy.client_auth;
+    assert!(format!("{secret:?}").matches("***").count() == 1, "a secret is never taken apart: {secret:?}");
     let text = "proxy.listen = \"unix:/x\"\n";
     assert_eq!(good_with(text, &[("CUPBEARER_PROXY__PEER_UIDS", "7")]).proxy.peer_uids, [7]);
     assert_eq!(good_with(text, &[("CUPBEARER_PROXY__PEER_UIDS", "[7, 8]")]).proxy.peer_uids, [7, 8]);
@@ -61,6 +63,7 @@ fn the_schema_says_so() {
     {
         assert!(takes(steps, "array") && takes(steps, "string"), "{steps:?}");
     }
+    assert!(takes(&["admin", "uids"], "integer") && takes(&["admin", "uids"], "array"));
     assert!(takes(&["proxy", "peer_uids"], "integer") && takes(&["proxy", "peer_uids"], "array"));
     assert!(takes(&["credentials", "a", "errors"], "object") && takes(&["credentials", "a", "errors"], "array"));
 }
