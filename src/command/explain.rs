@@ -164,7 +164,9 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
     let (name, token) = (&case.configured.name, &spec.name);
     let says = |code: &str| error.contains(code);
     let mut hints = Vec::new();
-    if says("invalid_scope") {
+    if says("content coding") {
+        hints.push(format!("only gzip was asked for: a proxy in between may pack answers otherwise; check {}", url_key(case)));
+    } else if says("invalid_scope") {
         hints.push(scope(case, spec));
     } else if says("unsupported_grant_type") || says("unauthorized_client") {
         hints.push("the vendor must allow this client the grant client_credentials (machine to machine, service account)".to_owned());

@@ -169,3 +169,25 @@ async fn what_is_wrong_with_a_certificate_is_said_in_the_refusal_and_the_status(
         assert_eq!(issuer.seen().len(), 0, "a secret was sent to a stranger");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_order_mark_in_front_of_any_file_is_dropped_and_so_is_white_space_around_a_secret() {
+    let tokens = Tokens::default();
+    let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
+    let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
+    let text = format!(
+        "\u{feff}{PORTS}[credentials.acme]\nprofile = {{ file = \"own.toml\" }}\nsettings = {{ token_url = \"{}/token\" }}\n\
+         secrets = {{ client_id = {{ file = \"id.json\", json_key = \"/id\" }}, client_secret = {{ file = \"secret\" }} }}\n\
+         [upstreams.acme]\nurl = \"{}\"\ncredential = \"acme\"\n",
+        issuer.url(),
+        vendor.url()
+    );
+    let files = [
+        ("own.toml", "\u{feff}extends = \"oauth2\"\n"),
+        ("id.json", "\u{feff}{\"id\": \" acme\\n\"}"),
+        ("secret", "\u{feff}\r\n  s3cret-acme\t\r\n\r\n\n"),
+    ];
+    let sidecar = Sidecar::with_files(&text, &files).await;
+    sidecar.until_get("/acme/x", 200).await;
+    assert_eq!(issuer.refusals(), Vec::<String>::new());
+}
