@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{Admin, auth::Trusted, json_bytes, respond, status::rfc3339, text};
 use crate::{
     credential::{ByHand, Credential},
-    token::Now,
+    token::{Next, Now},
 };
 
 /// What becomes of what was asked for.
@@ -53,8 +53,8 @@ pub async fn act(
 }
 
 /// A refusal counts against an account, which only a person opens again.
-fn locks_accounts(_: &Credential) -> bool {
-    false
+fn locks_accounts(credential: &Credential) -> bool {
+    credential.profile().limits.account_rejections.is_some()
 }
 
 fn refresh(credential: &Credential, trusted: bool) -> Asked {
@@ -65,8 +65,11 @@ fn refresh(credential: &Credential, trusted: bool) -> Asked {
 }
 
 async fn unlatch(credential: &Credential) -> Asked {
-    credential.unlatch().await;
-    Asked::At(not_before(Now::now()))
+    match credential.unlatch().await {
+        Next::At(at) => Asked::At(not_before(at)),
+        Next::Latched => Asked::Held("it is latched until its secret changes".to_owned()),
+        Next::NoMemory => Asked::Held("the guard's memory cannot be read or written: see the log".to_owned()),
+    }
 }
 
 /// To the second, rounded up.

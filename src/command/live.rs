@@ -23,7 +23,7 @@ use crate::{
     problem::known,
     telemetry::Metrics,
     tls::Tls,
-    token::{Class, Doing, Hold, Now, Refresh, Rotation, Store},
+    token::{Class, Doing, Now, Refresh, Rotation, Store},
 };
 
 /// Beyond the timeouts of the calls themselves: a turn at the guard, a slow disk.
@@ -136,7 +136,7 @@ fn left_out(credential: &config::Credential, remembers: bool, force: bool) -> Op
             partition.name, partition.header
         ));
     }
-    if profile.limits.hold == Hold::UntilSecretChanges && !remembers && !force {
+    if profile.limits.need_memory() && !remembers && !force {
         return Some(
             "this vendor locks out after a few wrong attempts, and without [state] nothing remembers those of this check: set [state] dir, or \
              --force tries all the same"

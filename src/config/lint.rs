@@ -22,7 +22,7 @@ use crate::{
     problem::{Problem, Problems, Severity, shown},
     profile::Profile,
     secret::Source,
-    token::{Hold, Refresh},
+    token::Refresh,
 };
 
 /// Advice about what could be parsed. Other mistakes do not hide it; what would follow from them alone is left out: no advice looks at more than
@@ -141,7 +141,7 @@ fn on_read_only_mount(file: &Path) -> bool {
 
 fn lockout_without_state(config: &Config, problems: &mut Problems) {
     for credential in config.credentials.values() {
-        if config.state.is_none() && credential.profile.limits.hold == Hold::UntilSecretChanges {
+        if config.state.is_none() && credential.profile.limits.need_memory() {
             let what = "this vendor locks out after a few wrong attempts, and without [state] a restart forgets how many there were";
             let hint = "set [state] dir = \"/var/lib/cupbearer\", and admin.ready = \"accepted\" to stop a rollout with a wrong secret";
             problems.lint(at(credential), what, Some(hint.to_owned()));

@@ -74,7 +74,7 @@ impl Credential {
         }
         let values = self.shared.secrets.believed();
         let keys: Vec<Option<GuardKey>> =
-            (0..self.profile.tokens.len()).map(|index| oauth::guard_key(&self.profile, index, values.as_deref()?)).collect();
+            (0..self.profile.tokens.len()).map(|index| oauth::guard_key(&self.profile, index, &self.name, values.as_deref()?)).collect();
         for bundle in self.bundles() {
             for (keeper, key) in bundle.keepers().iter().zip(&keys) {
                 let unread = || keeper.status().failure.is_some_and(|(failure, _)| failure.class == Class::Unreadable);

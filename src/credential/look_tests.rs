@@ -23,7 +23,7 @@ fn credential(file: &Path) -> Arc<Credential> {
         inject: Inject::default(),
         partition: vec![],
         errors: vec![],
-        limits: Limits { rate: vec![], max_rejections: 2, hold: Hold::UntilSecretChanges },
+        limits: Limits { rate: vec![], max_rejections: 2, hold: Hold::UntilSecretChanges, account_rejections: None },
         max_waiters: 1,
         vend: false,
     };

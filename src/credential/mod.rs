@@ -24,6 +24,7 @@ pub use presented::{Placed, Presented, Value, word_of_request};
 pub use refresh::ByHand;
 pub use refusal::{Reason, Refusal};
 pub use status::TokenState;
+pub use unlatch::unlatch_at_rest;
 pub use vend::{Vended, fingerprint};
 pub use world::World;
 

@@ -1,25 +1,40 @@
-//! What an operator lets a credential forget.
+//! What an operator lets a credential try once more.
 
 use std::collections::HashSet;
 
 use super::Credential;
 use crate::{
     oauth,
-    token::{GuardKey, Keeper},
+    profile::Profile,
+    secret::{Secrets, Values},
+    token::{GuardKey, Keeper, Ledger, Next},
 };
 
 impl Credential {
-    /// Forgets what the guard counted against the secrets of this credential, those sent last and those it has now, then tries at once.
-    pub async fn unlatch(&self) {
+    /// Lets one attempt through for the secrets of this credential, those sent last and those it has now, and for their accounts. It is made no sooner
+    /// than 30 s after the last refused one, and twice as long after each that was let through and refused (to an hour). Says when.
+    pub async fn unlatch(&self) -> Next {
         let keys = self.configured_keys().await;
-        Keeper::unlatch(&self.keepers(), &*self.world.ledger, keys).await;
+        Keeper::unlatch(&self.keepers(), &*self.world.ledger, keys).await
     }
 
     /// What the next attempts will be counted against, whether or not there are keepers already.
     async fn configured_keys(&self) -> HashSet<GuardKey> {
         // Where they cannot be read now, what was believed last stands in for them.
         let values = self.shared.secrets.values().await.ok().or_else(|| self.shared.secrets.believed());
-        let Some(values) = values else { return HashSet::new() };
-        (0..self.profile.tokens.len()).filter_map(|index| oauth::guard_key(&self.profile, index, &values)).collect()
+        values.map(|values| keys(&self.name, &self.profile, &values)).unwrap_or_default()
     }
+}
+
+/// The same for the credential called `name` of a program that need not be running: writes to its `ledger` alone, and a running one sees it there.
+///
+/// # Errors
+/// The secrets cannot be read, in words without their values: what refusals count against is not known then.
+pub async fn unlatch_at_rest(name: &str, profile: &Profile, secrets: &Secrets, ledger: &dyn Ledger) -> Result<Next, String> {
+    let values = secrets.read().map_err(|error| error.to_string())?;
+    Ok(Keeper::unlatch(&[], ledger, keys(name, profile, &values)).await)
+}
+
+fn keys(name: &str, profile: &Profile, values: &Values) -> HashSet<GuardKey> {
+    (0..profile.tokens.len()).filter_map(|index| oauth::guard_key(profile, index, name, values)).collect()
 }

@@ -9,13 +9,13 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::digest;
 use url::Url;
 use zeroize::Zeroizing;
 
 use super::{
     assertion::{self, Usual},
     client::TokenClient,
+    key,
     pick::Answer,
     request::{self, Refused, Request},
     response::{self, Moment},
@@ -112,7 +112,7 @@ impl Fetch for TokenCall {
             };
             // A trial run: what cannot be made is found before an attempt is spent on it.
             let trial = attempt.make(Now::now().wall()).map_err(|r| r.failure(&attempt.scrub))?;
-            attempt.key = trial.url().and_then(|url| key(spec, url, &attempt.values, &attempt.partition));
+            attempt.key = trial.url().and_then(|url| attempt.key(spec, url, &self.name.credential));
             Ok(Box::new(attempt) as Box<dyn Prepared>)
         })
     }
@@ -169,6 +169,20 @@ impl Attempt {
         self.profile.tokens.get(self.index).ok_or_else(|| Refused::new("no such token in the profile"))
     }
 
+    /// What a refusal of this attempt counts against.
+    fn key(&self, spec: &TokenSpec, url: &Url, credential: &str) -> Option<GuardKey> {
+        let partition: Vec<(&str, &str)> = self.partition.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+        let scope = Scope {
+            settings: Some(&self.profile.settings),
+            secrets: Some(&self.values),
+            partition: &partition,
+            vars: Some(&self.vars),
+            wall: Some(Now::now().wall()),
+            ..Scope::default()
+        };
+        key::key(&self.profile, spec, url, credential, &scope)
+    }
+
     /// Renders and signs. Pure but for the fresh `jti` and the vendor's clock, which dates what is signed.
     fn make(&self, wall: Duration) -> Result<Made, Refused> {
         let spec = self.spec()?;
@@ -201,36 +215,6 @@ impl Attempt {
             (None, None) => Err(Refused::new("a token without a url needs an assertion table")),
         }
     }
-}
-
-/// What refusals of this token's requests count against, for all partitions together, before any was made. `None` where no secret is sent, or where
-/// the address is made of what only a request knows.
-#[must_use]
-pub fn guard_key(profile: &Profile, index: usize, values: &Values) -> Option<GuardKey> {
-    let spec = profile.tokens.get(index)?;
-    let scope = Scope { settings: Some(&profile.settings), secrets: Some(values), wall: Some(Now::now().wall()), ..Scope::default() };
-    let url = request::address(spec, &scope).ok()??;
-    key(spec, &url, values, &[])
-}
-
-/// The query is left out: with `format = "query"` it holds the secret.
-fn key(spec: &TokenSpec, url: &Url, values: &Values, partition: &[(Arc<str>, String)]) -> Option<GuardKey> {
-    let mut used: Vec<&str> = request::secrets_used(spec).into_iter().filter_map(|n| values.get(n)).map(Secret::expose).collect();
-    if used.is_empty() {
-        return None;
-    }
-    used.sort_unstable();
-    let mut hash = digest::Context::new(&digest::SHA256);
-    for value in used {
-        hash.update(&(value.len() as u64).to_be_bytes());
-        hash.update(value.as_bytes());
-    }
-    let mut secret = [0; 32];
-    secret.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
-    let mut url = url.clone();
-    url.set_query(None);
-    let partition = partition.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
-    Some(GuardKey { url: url.into(), secret, partition: (!partition.is_empty()).then_some(partition) })
 }
 
 impl Prepared for Attempt {
@@ -275,7 +259,7 @@ impl Attempt {
              dated by the vendor's clock",
             failure.error
         );
-        Failure { class: Class::Config, client_refused: false, error, ..failure }
+        Failure { class: Class::Config, client_refused: failure.class == Class::Rejected, error, ..failure }
     }
 }
 

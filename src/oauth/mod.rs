@@ -5,6 +5,7 @@ pub mod call;
 pub mod client;
 mod coding;
 mod json;
+mod key;
 mod pick;
 pub mod request;
 pub mod response;
@@ -14,7 +15,8 @@ mod scrub;
 mod testing;
 mod trouble;
 
-pub use call::{Known, TokenCall, guard_key};
+pub use call::{Known, TokenCall};
 pub use client::TokenClient;
+pub use key::guard_key;
 pub use pick::{Answer, Body};
 pub use scrub::Scrub;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::{
-    HeaderName,
-    header::{DATE, RETRY_AFTER},
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONTENT_TYPE, DATE, RETRY_AFTER},
 };
 
 use super::{
@@ -128,8 +128,18 @@ fn fits(rule: &Rule, answer: &Answer, token: &str) -> bool {
     rule.at == At::Token
         && rule.token.as_deref().is_none_or(|t| t == token)
         && (rule.status.is_empty() || rule.status.iter().any(status))
+        && rule.json.is_none_or(|json| json == is_json(&answer.headers))
         && class_of(rule.then).is_some()
         && found()
+}
+
+/// The media type is JSON's: `application/json`, `text/json`, or one that ends in `+json` (RFC 6839 3.1), whatever its parameters and case. What
+/// names no type, or several, is not.
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(Ok(one)), None) = (types.next().map(HeaderValue::to_str), types.next()) else { return false };
+    let essence = one.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(&*essence, "application/json" | "text/json") || (essence.contains('/') && essence.ends_with("+json"))
 }
 
 /// The classes without any rule. `None`: there should be a token.

@@ -169,7 +169,16 @@ pub(super) fn guard(b: &mut Build<'_>, table: &GuardTable) -> (Limits, usize) {
     };
     let max_rejections = count("max_rejections", table.max_rejections, 2);
     let max_waiters = count("max_waiters", table.max_waiters, 10_000);
-    (Limits { rate, max_rejections, hold }, usize::try_from(max_waiters).unwrap_or(usize::MAX))
+    let account_rejections = match &table.account_rejections {
+        None => None,
+        Some(Value::String(word)) if word == "off" => None,
+        Some(value) => value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).or_else(|| {
+            let hint = "one less than the wrong attempts after which the vendor locks the account";
+            b.note(&["guard", "account_rejections"], "must be from 1 to 4294967295, or \"off\"", hint);
+            None
+        }),
+    };
+    (Limits { rate, max_rejections, hold, account_rejections }, usize::try_from(max_waiters).unwrap_or(usize::MAX))
 }
 
 /// `errors`, in their order.
@@ -252,6 +261,9 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
         if table.hold.is_some() {
             b.note(&key("hold"), "can be used with at = \"token\" only", "leave it out: a stale token is renewed by the rules of its own");
         }
+        if table.json.is_some() {
+            b.note(&key("json"), "can be used with at = \"token\" only", "leave it out: status decides");
+        }
         if status.is_empty() && table.status.is_none() {
             b.note(
                 &key("status"),
@@ -270,7 +282,7 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
         );
     }
     let hold = table.hold.as_ref().and_then(|span| duration(b, &key("hold"), span));
-    Rule { at: side, token: table.token.as_deref().map(Into::into), status, path: pick, test, then, hold }
+    Rule { at: side, token: table.token.as_deref().map(Into::into), status, json: table.json, path: pick, test, then, hold }
 }
 
 /// Compared as text, so numbers and booleans become what they would be in JSON.

@@ -1,13 +1,13 @@
 //! The shape of every built-in profile, as the vendors' documents have it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
     problem::Problems,
-    profile::model::{ClientAuth, Format, Param, Profile, TokenSpec},
+    profile::model::{ClientAuth, Format, Param, Profile, Then, TokenSpec},
     token::Hold,
 };
 
@@ -171,14 +171,20 @@ fn mypos_makes_a_session_with_the_partner_token_and_places_four_headers() {
     });
     assert_eq!(request(session), want);
     assert_eq!((&*partner.name, &*session.name, &session.parents[..]), ("partner", "session", &[0][..]));
-    assert_eq!(session.lifetime.cap, Some(std::time::Duration::from_mins(5)));
+    assert_eq!(session.lifetime.cap, Some(Duration::from_mins(5)));
     assert_eq!(partner.response.expires_at, Some(crate::profile::model::Pick::Pointer("/expires_on".into())));
     let placed = placed(&profile);
     assert_eq!(placed.keys().map(String::as_str).collect::<Vec<_>>(), ["authorization", "x-application-id", "x-partner-id", "x-session"]);
     assert_eq!((placed["authorization"].as_str(), placed["x-session"].as_str()), ("Bearer {{ tokens.partner }}", "{{ tokens.session }}"));
-    assert_eq!((profile.limits.max_rejections, profile.limits.hold), (2, Hold::UntilSecretChanges));
-    let [rule] = &profile.errors[..] else { panic!("one rule") };
-    assert!(rule.token.is_none() && rule.status.len() == 3);
+    let limits = &profile.limits;
+    assert_eq!((limits.max_rejections, limits.hold, limits.account_rejections), (1, Hold::For(Duration::from_hours(1)), Some(2)));
+    let [gateway, refused] = &profile.errors[..] else { panic!("two rules") };
+    assert_eq!(
+        (gateway.json, gateway.status.len(), gateway.then, gateway.hold),
+        (Some(false), 2, Then::Retry, Some(Duration::from_mins(5)))
+    );
+    assert_eq!((refused.json, refused.status.len(), refused.then, refused.hold), (None, 3, Then::Rejected, None));
+    assert!(gateway.token.is_none() && refused.token.is_none());
     assert_eq!(names(&profile), ["client_id", "client_secret", "merchant_client_id", "merchant_client_secret"]);
 }
 
@@ -204,7 +210,7 @@ fn lean_always_sends_a_scope_and_its_customers_have_their_own() {
     assert!(partition.pattern.is_match("a1b2c3d4-e5f6-7890-abcd-ef0123456789"));
     assert!(!partition.pattern.is_match("a1b2c3d4-e5f6-7890-abcd-ef0123456789 api"));
     let life = &only(&customer).lifetime;
-    assert_eq!((life.min_remaining, life.refresh, customer.vend), (std::time::Duration::from_mins(10), crate::token::Refresh::Lazy, true));
+    assert_eq!((life.min_remaining, life.refresh, customer.vend), (Duration::from_mins(10), crate::token::Refresh::Lazy, true));
 }
 
 #[test]

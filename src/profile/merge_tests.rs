@@ -160,7 +160,7 @@ fn a_users_error_rules_come_first_and_keep_their_own_numbers() {
     let base = Base::Builtin("mypos".into());
     let settings = json!({"partner_id": "p", "application_id": "a"});
     let profile = on(&base, json!({"errors": [{"at": "token", "status": "4xx", "then": "retry"}]}), &settings, None).right();
-    assert_eq!(profile.errors.iter().map(|rule| rule.then).collect::<Vec<_>>(), [Then::Retry, Then::Rejected]);
+    assert_eq!(profile.errors.iter().map(|rule| rule.then).collect::<Vec<_>>(), [Then::Retry, Then::Retry, Then::Rejected]);
     let file = "extends = \"mypos\"\n[[errors]]\nat = \"token\"\nthen = \"ok\"\ntoken = \"nope\"\n";
     own(file).says("errors[0].token", "unknown token");
 }

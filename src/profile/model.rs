@@ -166,6 +166,8 @@ pub struct Rule {
     pub token: Option<Arc<str>>,
     /// Empty: any.
     pub status: Vec<StatusMatch>,
+    /// The answer's media type has to be JSON's, or must not be; `None`: any.
+    pub json: Option<bool>,
     pub path: Option<Pick>,
     pub test: Option<Test>,
     pub then: Then,

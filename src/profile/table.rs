@@ -284,6 +284,8 @@ pub struct ErrorTable {
     /// A status, or a list of statuses and classes such as "5xx".
     #[schemars(with = "Option<StatusTable>")]
     pub status: Option<Value>,
+    /// Only answers whose media type is JSON's (true: `application/json`, `+json`), or only others, which a gateway or firewall gave (false).
+    pub json: Option<bool>,
     /// Where to look in the answer: a JSON pointer, `header:NAME`, `cookie:NAME` or `body`.
     pub path: Option<String>,
     /// What stands there is one of these, compared as text.
@@ -332,11 +334,25 @@ pub struct GuardTable {
     pub max_waiters: Option<u64>,
     /// Refused attempts per secret value before the credential is latched (2).
     pub max_rejections: Option<u64>,
-    /// How long it stays latched: a duration that doubles up to 1h, or `until_secret_changes` (1m).
+    /// How long it stays latched: a duration that doubles up to 1h, or `until_secret_changes` (1m). A secret that was accepted within 24h is held
+    /// for 5m at first, where this says more.
     pub hold: Option<Span>,
+    /// Refused attempts in a row over all secrets of an account (token origin and client ID), after which only an unlatch opens: for vendors that
+    /// lock the account. Needs `[state]` (off).
+    #[schemars(with = "Option<OffOrCount>")]
+    pub account_rejections: Option<Value>,
     /// Keys to remove from the inherited table.
     #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
+}
+
+/// A number from 1, or "off".
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+enum OffOrCount {
+    Count(u32),
+    Off(String),
 }
 
 /// A duration as it is written: `"250ms"`, `"30s"`, `"5m"`, `"1h"`, `"2d"`, or a word where one makes sense.

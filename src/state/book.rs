@@ -3,37 +3,42 @@
 use std::{
     collections::HashMap,
     fs::File,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
 use super::{
-    file::{Entry, Purse, decode, encode},
-    fingerprint::{Fingerprints, Names, Salt, hex, plain, unhex},
+    file::{Counts, Entry, decode, encode, newer},
+    fingerprint::{Fingerprints, Salt, hex, unhex},
     folder::{Folder, Locked},
+    pair::{Last, Pair, whose},
     trouble::Trouble,
 };
 use crate::token::{
     Ask, Counted, GuardKey, Limits, Now, Stamp, Verdict,
-    guard::{Answer, Budget, Record},
+    guard::{Account, Answer, Known, Record, Tally, value_name},
 };
 
 /// Old records are looked for so often.
 const SWEEP: Duration = Duration::from_hours(24);
 const SALT: &str = "salt";
-/// Secrets rotate: more records are not remembered.
-const MOST_KNOWN: usize = 1024;
+/// After so many new files they are looked for at once.
+const SWEEP_AFTER: usize = if cfg!(test) { 16 } else { 4096 };
 
 /// All records, and what this process knows of them.
 pub(super) struct Book {
-    folder: Folder,
-    fingerprints: Fingerprints,
+    pub(super) folder: Folder,
+    pub(super) fingerprints: Fingerprints,
     opened: Mutex<Option<Arc<Opened>>>,
     /// Outcomes that are not on disk yet. They are written with the next change.
-    outcomes: Mutex<HashMap<GuardKey, Vec<Ended>>>,
+    pub(super) outcomes: Mutex<HashMap<GuardKey, Vec<Ended>>>,
     /// Records as they were last read or written, for when they can be no more.
-    last: Mutex<HashMap<String, Entry>>,
+    pub(super) last: Mutex<Last>,
+    /// How many files were made since the last sweep.
+    pub(super) made: AtomicUsize,
 }
 
 /// How an attempt ended.
@@ -47,22 +52,23 @@ pub(super) struct Ended {
 
 /// What is known of the folder once it could be used.
 pub(super) struct Opened {
-    salt: Salt,
+    pub(super) salt: Salt,
     /// This process among all that ever used the folder.
-    owner: String,
+    pub(super) owner: String,
     /// Held locked: shows others that we live.
     owner_file: Arc<File>,
     swept: Now,
 }
 
 impl Book {
-    pub fn new(dir: PathBuf) -> Self {
+    pub fn new(folder: Folder) -> Self {
         Self {
-            folder: Folder::new(dir),
+            folder,
             fingerprints: Fingerprints::default(),
             opened: Mutex::default(),
             outcomes: Mutex::default(),
             last: Mutex::default(),
+            made: AtomicUsize::new(0),
         }
     }
 
@@ -80,18 +86,18 @@ impl Book {
     pub fn spend(&self, key: &GuardKey, limits: &Limits, ask: &Ask, id: u64, stamp: &Stamp) -> Result<Answer, Trouble> {
         let opened = self.open(stamp)?;
         let mut allowed = false;
-        let answer = self.change(&opened, key, stamp, false, |entry, names, locked| {
-            let partition = names.partition.as_deref();
-            let answer = entry.record.ask(partition, limits, ask, stamp.boot);
+        let answer = self.change(&opened, key, stamp, false, |pair, names, locked| {
+            let answer = pair.tally().ask(whose(names), limits, ask, stamp.boot);
             if answer != Answer::Go {
                 return Ok(answer);
             }
             // The budget first: a kill in between loses one of many, not one of two.
             if let Err(later) = self.take(locked, limits, ask, stamp)? {
-                return Ok(Answer::Later(later));
+                return Ok(Answer::OverBudget(later));
             }
-            entry.record.spend(partition, id, stamp.boot);
-            entry.owners.insert(id, opened.owner.clone());
+            pair.tally().spend(whose(names), id, stamp.boot);
+            pair.account.owners.insert(id, opened.owner.clone());
+            pair.secret.owners.insert(id, opened.owner.clone());
             allowed = true;
             Ok(Answer::Go)
         });
@@ -121,17 +127,17 @@ impl Book {
         self.change(&opened, key, stamp, false, |_, _, _| Ok(()))
     }
 
-    /// Forgets what is counted; a damaged record is written anew, and so is a lost salt.
-    pub fn clear(&self, key: &GuardKey, stamp: &Stamp) -> Result<(), Trouble> {
+    /// Lets one attempt through; a damaged record is written anew, and so is a lost salt.
+    pub fn unlatch(&self, key: &GuardKey, stamp: &Stamp) -> Result<(), Trouble> {
         if let Some(opened) = self.as_opened() {
-            self.last().remove(&self.fingerprints.names(key, &opened.salt).record);
+            self.unsee(&self.fingerprints.names(key, &opened.salt));
         }
         let opened = match self.open(stamp) {
             Err(Trouble::Damaged { .. }) => self.open_as(stamp, true)?,
             other => other?,
         };
-        self.change(&opened, key, stamp, true, |entry, names, _| {
-            entry.record.clear(names.partition.as_deref());
+        self.change(&opened, key, stamp, true, |pair, names, _| {
+            pair.tally().unlatch(whose(names));
             Ok(())
         })
     }
@@ -140,37 +146,25 @@ impl Book {
     pub fn counted(&self, key: &GuardKey, stamp: &Stamp) -> Result<Counted, Trouble> {
         let opened = self.open(stamp)?;
         let names = self.fingerprints.names(key, &opened.salt);
-        let mut entry = self.read(&names.record)?.unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp));
-        self.bring_up(&mut entry, &opened, key, &names, stamp);
-        Ok(entry.record.status(names.partition.as_deref(), stamp.boot))
+        let Pair { account, secret } = self.look(&opened, key, &names, stamp)?;
+        Ok(Tally::status(&account.record, &secret.record, whose(&names), stamp.boot))
     }
 
-    /// What is known of the record where the folder cannot be used now, our own outcomes included. As one in memory may go on from it.
-    pub fn known(&self, key: &GuardKey, stamp: &Stamp) -> Option<Record> {
+    /// What is known of both records where the folder cannot be used now, our own outcomes included. As one in memory may go on from it.
+    pub fn known(&self, key: &GuardKey, stamp: &Stamp) -> Option<Known> {
         let opened = self.as_opened()?;
         let names = self.fingerprints.names(key, &opened.salt);
-        let mut entry = self.last().get(&names.record)?.clone();
-        self.bring_up(&mut entry, &opened, key, &names, stamp);
-        let Entry { record, owners, .. } = entry;
+        let Pair { account, secret } = self.last_seen(&opened, key, &names, stamp)?;
         let partition = names.partition.as_deref().zip(key.partition.as_deref());
-        Some(record.handed_over(|id| owners.get(&id) == Some(&opened.owner), partition, stamp.boot))
+        let mine = |owners: &std::collections::BTreeMap<u64, String>, id| owners.get(&id) == Some(&opened.owner);
+        let mut of_account = account.record;
+        of_account.orphan(|id| mine(&account.owners, id), stamp.boot);
+        of_account.rename(&names.value, &value_name(key));
+        Some((of_account, secret.record.handed_over(|id| mine(&secret.owners, id), partition, stamp.boot)))
     }
 
-    fn as_opened(&self) -> Option<Arc<Opened>> {
+    pub(super) fn as_opened(&self) -> Option<Arc<Opened>> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn last(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// It stands in the folder so.
-    fn stands(&self, entry: Entry) {
-        let mut last = self.last();
-        if last.len() >= MOST_KNOWN && !last.contains_key(&entry.name) {
-            last.clear();
-        }
-        last.insert(entry.name.clone(), entry);
     }
 
     /// The folder, ready to be used.
@@ -185,6 +179,7 @@ impl Book {
         if let Some(opened) = &*opened
             && !anew
             && opened.swept.until(stamp.boot) < SWEEP
+            && self.made.load(Relaxed) < SWEEP_AFTER
             && self.read_salt().is_ok_and(|salt| salt == Some(opened.salt))
         {
             return Ok(opened.clone());
@@ -204,6 +199,7 @@ impl Book {
         };
         locked.sync()?;
         self.sweep(&locked, &names, stamp);
+        self.made.store(0, Relaxed);
         let new = Arc::new(Opened { salt, owner, owner_file, swept: stamp.boot });
         *opened = Some(new.clone());
         Ok(new)
@@ -224,10 +220,13 @@ impl Book {
             Err(Trouble::Damaged { why, .. }) => why,
             Err(other) => return Err(other),
         };
-        let records: Vec<&String> = names.iter().filter(|name| name.starts_with(RECORD)).collect();
+        let records: Vec<&String> =
+            names.iter().filter(|name| [Record::KIND, Account::KIND].iter().any(|kind| name.starts_with(kind))).collect();
         let told = records.iter().find_map(|file| {
             let bytes = self.folder.read(file).ok()??;
-            unhex(&decode::<Entry>(&bytes).ok()?.salt)
+            let salt =
+                decode::<Entry>(&bytes).map(|entry| entry.salt).or_else(|_| decode::<Entry<Account>>(&bytes).map(|entry| entry.salt));
+            unhex(&salt.ok()?)
         });
         let salt = match (told, known) {
             (Some(told), known) if anew || known.is_none_or(|known| known == told) => told,
@@ -235,134 +234,10 @@ impl Book {
             (_, None) if anew || records.is_empty() => rand::random(),
             _ => return Err(self.folder.damaged(SALT, why)),
         };
+        if let Some(version) = self.folder.read(SALT).ok().flatten().as_deref().and_then(newer) {
+            locked.keep_aside(SALT, version)?;
+        }
         locked.write(SALT, &encode(&hex(&salt)).map_err(|e| self.folder.damaged(SALT, e.to_string()))?)?;
         Ok(salt)
     }
-
-    /// One change of one record. `anew`: a damaged one is given up.
-    fn change<T>(
-        &self,
-        opened: &Opened,
-        key: &GuardKey,
-        stamp: &Stamp,
-        anew: bool,
-        change: impl FnOnce(&mut Entry, &Names, &Locked<'_>) -> Result<T, Trouble>,
-    ) -> Result<T, Trouble> {
-        // Slow the first time: not under the lock.
-        let names = self.fingerprints.names(key, &opened.salt);
-        let locked = self.folder.lock()?;
-        let old = match self.read(&names.record) {
-            Err(Trouble::Damaged { .. }) if anew => None,
-            other => other?,
-        };
-        let mut entry = old.clone().unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp));
-        let known = self.bring_up(&mut entry, opened, key, &names, stamp);
-        let done = change(&mut entry, &names, &locked)?;
-        if old.is_none_or(|old| anew || entry.record.differs(&old.record) || entry.owners != old.owners) {
-            let file = record_file(&names.record);
-            let bytes = encode(&entry).map_err(|e| self.folder.damaged(&file, e.to_string()))?;
-            locked.write(&file, &bytes)?;
-            // From here on it is what everybody reads, whether or not it would outlive a power cut: an outcome is not told twice.
-            self.written(key, known);
-            self.stands(entry);
-            locked.sync()?;
-        } else {
-            self.written(key, known);
-        }
-        Ok(done)
-    }
-
-    fn read(&self, name: &str) -> Result<Option<Entry>, Trouble> {
-        let file = record_file(name);
-        let Some(bytes) = self.folder.read(&file)? else { return Ok(None) };
-        let entry: Entry = decode(&bytes).map_err(|why| self.folder.damaged(&file, why))?;
-        if entry.name != name {
-            return Err(self.folder.damaged(&file, "damaged: it was another file".to_owned()));
-        }
-        self.stands(entry.clone());
-        Ok(Some(entry))
-    }
-
-    /// As it stands now. Says how many outcomes were added that only this process knows.
-    fn bring_up(&self, entry: &mut Entry, opened: &Opened, key: &GuardKey, names: &Names, stamp: &Stamp) -> usize {
-        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default();
-        entry.bring_up(stamp, |owner| owner == opened.owner || self.folder.is_alive(owner));
-        for ended in &outcomes {
-            let partition = names.partition.as_deref();
-            match ended.verdict {
-                Some(verdict) => entry.record.settle(partition, ended.id, verdict, ended.at),
-                None => entry.record.lose(partition, ended.id, ended.at),
-            }
-            entry.owners.remove(&ended.id);
-        }
-        outcomes.len()
-    }
-
-    /// The first `known` outcomes are on disk.
-    fn written(&self, key: &GuardKey, known: usize) {
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(all) = outcomes.get_mut(key) {
-            all.drain(..known.min(all.len()));
-            if all.is_empty() {
-                outcomes.remove(key);
-            }
-        }
-    }
-
-    /// Takes one call out of the credential's budget. A damaged one is written anew, with nothing in it.
-    fn take(&self, locked: &Locked<'_>, limits: &Limits, ask: &Ask, stamp: &Stamp) -> Result<Result<(), Now>, Trouble> {
-        if limits.rate.is_empty() {
-            return Ok(Ok(()));
-        }
-        let file = format!("{PURSE}{}.json", plain(&ask.credential));
-        let write = |purse: &Purse| locked.write(&file, &encode(purse).map_err(|e| self.folder.damaged(&file, e.to_string()))?);
-        let mut purse = match self.folder.read(&file) {
-            Ok(None) => Purse::new(Budget::default(), stamp),
-            Ok(Some(bytes)) => match decode::<Purse>(&bytes) {
-                Ok(mut purse) => {
-                    purse.bring_up(stamp);
-                    purse
-                }
-                Err(why) => {
-                    tracing::warn!(credential = %ask.credential, file, why, "a budget of token calls starts anew");
-                    let purse = Purse::new(Budget::empty(&limits.rate, stamp.boot), stamp);
-                    write(&purse)?;
-                    purse
-                }
-            },
-            Err(trouble) => return Err(trouble),
-        };
-        if let Err(later) = purse.budget.ready(&limits.rate, stamp.boot) {
-            return Ok(Err(later));
-        }
-        purse.budget.take();
-        write(&purse)?;
-        Ok(Ok(()))
-    }
-
-    /// Removes what nobody has used for long and in which nothing is counted.
-    fn sweep(&self, locked: &Locked<'_>, names: &[String], stamp: &Stamp) {
-        for name in names.iter().filter(|name| name.starts_with(RECORD) || name.starts_with(PURSE)) {
-            let Ok(Some(bytes)) = self.folder.read(name) else { continue };
-            let stale = if name.starts_with(RECORD) {
-                decode::<Entry>(&bytes).is_ok_and(|mut entry| {
-                    let noted = entry.noted.clone();
-                    entry.bring_up(stamp, |owner| self.folder.is_alive(owner));
-                    entry.is_stale(&noted, stamp)
-                })
-            } else {
-                decode::<Purse>(&bytes).is_ok_and(|purse| purse.is_stale(stamp))
-            };
-            if stale {
-                locked.sweep(name);
-            }
-        }
-    }
-}
-
-const RECORD: &str = "guard-";
-const PURSE: &str = "budget-";
-
-fn record_file(name: &str) -> String {
-    format!("{RECORD}{name}.json")
 }

@@ -56,7 +56,7 @@ struct Seen {
 async fn play(steps: Vec<Do>) -> Result<(), TestCaseError> {
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() };
-    let limits = Limits { rate: vec![], max_rejections: MAX, hold: Hold::UntilSecretChanges };
+    let limits = Limits { rate: vec![], max_rejections: MAX, hold: Hold::UntilSecretChanges, account_rejections: None };
     // Without the pause of 30 s.
     let ask = Ask { credential: Arc::from("a"), parent_renewed: true };
     let start = || Disk::new(dir.path().join("state"), || {});
@@ -68,7 +68,7 @@ async fn play(steps: Vec<Do>) -> Result<(), TestCaseError> {
         match step {
             Do::Spend { process, secret } => {
                 let (process, secret) = (usize::from(process), u8::from(secret));
-                let key = GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None };
+                let key = GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [9; 32] };
                 let seen = &mut seen[usize::from(secret)];
                 match processes[process].spend(&key, &limits, &ask).await {
                     Spend::Go(permit) => {
@@ -142,8 +142,8 @@ async fn a_process_that_stands_still_with_the_lock_holds_nobody_up_for_ever() {
     disk.open().await;
     let other = Folder::new(dir.path().to_owned());
     let locked = other.lock().unwrap();
-    let key = GuardKey { url: "https://issuer.example/token".into(), secret: [1; 32], partition: None };
-    let limits = Limits { rate: vec![], max_rejections: MAX, hold: Hold::UntilSecretChanges };
+    let key = GuardKey { url: "https://issuer.example/token".into(), secret: [1; 32], partition: None, account: [9; 32] };
+    let limits = Limits { rate: vec![], max_rejections: MAX, hold: Hold::UntilSecretChanges, account_rejections: None };
     let ask = Ask { credential: Arc::from("a"), parent_renewed: false };
     let spend = tokio::time::timeout(Duration::from_secs(30), disk.spend(&key, &limits, &ask)).await.unwrap();
     assert!(matches!(spend, Spend::NoMemory));

@@ -10,11 +10,12 @@ use tokio::sync::Notify;
 
 use super::{
     book::{Book, Ended},
+    folder::Folder,
     trouble::{Report, Trouble},
 };
 use crate::token::{
     Ask, Counted, Fut, GuardKey, Ledger, Limits, Memory, Now, Permit, Spend, Stamp, Verdict,
-    guard::{Answer, Line, Record},
+    guard::{Answer, Known, Line},
 };
 
 /// How often the folder is looked at for what other processes did there.
@@ -38,7 +39,19 @@ impl Disk {
     /// A ledger in `dir`, which is made at the first use. `count_error` is told of each time that it cannot be read or written.
     #[must_use]
     pub fn new(dir: PathBuf, count_error: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Inner { book: Book::new(dir), memory: Memory::default(), freed: Arc::default(), report: Report::new(count_error) }))
+        Self::over(Folder::new(dir), count_error)
+    }
+
+    /// The ledger of a program that need not be running, in `dir`, for one who writes in its name: what the superuser changes there still belongs to
+    /// the folder's owner. A folder that is not there is not made.
+    #[must_use]
+    pub fn on_behalf(dir: PathBuf, count_error: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::over(Folder::on_behalf(dir), count_error)
+    }
+
+    fn over(folder: Folder, count_error: impl Fn() + Send + Sync + 'static) -> Self {
+        let report = Report::new(count_error);
+        Self(Arc::new(Inner { book: Book::new(folder), memory: Memory::default(), freed: Arc::default(), report }))
     }
 
     /// Opens the folder now, so that what is wrong with it is reported at the start.
@@ -101,7 +114,7 @@ impl Ledger for Disk {
         Box::pin(async move {
             self.0.memory.clear(key).await;
             let (key, stamp) = (key.clone(), Stamp::now());
-            if self.work(move |inner| inner.book.clear(&key, &stamp)).await.is_ok() {
+            if self.work(move |inner| inner.book.unlatch(&key, &stamp)).await.is_ok() {
                 self.0.report.mended();
             }
             self.0.freed.notify_waiters();
@@ -114,8 +127,7 @@ impl Ledger for Disk {
             let Ok(on_disk) = self.work(move |inner| inner.book.counted(&key_, &stamp)).await else {
                 return self.0.memory.status(self.known(key).await, key);
             };
-            let in_memory = self.0.memory.status(None, key).unwrap_or_default();
-            Some(Counted { rejections: on_disk.rejections.max(in_memory.rejections), latched: on_disk.latched.or(in_memory.latched) })
+            Some(on_disk.and(self.0.memory.status(None, key).unwrap_or_default()))
         })
     }
 
@@ -140,7 +152,7 @@ impl Ledger for Disk {
 
 impl Disk {
     /// What stood on the disk when it could last be read.
-    async fn known(&self, key: &GuardKey) -> Option<Record> {
+    async fn known(&self, key: &GuardKey) -> Option<Known> {
         let (inner, key, stamp) = (Arc::clone(&self.0), key.clone(), Stamp::now());
         tokio::task::spawn_blocking(move || inner.book.known(&key, &stamp)).await.ok().flatten()
     }
@@ -169,6 +181,7 @@ impl Inner {
             }
             Answer::Busy => Spend::Busy,
             Answer::Later(t) => Spend::Later(t),
+            Answer::OverBudget(t) => Spend::OverBudget(t),
             Answer::Latched(t) => Spend::Latched(t),
         })
     }

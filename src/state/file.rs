@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::fingerprint::hex;
 use crate::token::{
-    Stamp,
-    guard::{Budget, Record},
+    Now, Stamp,
+    guard::{Account, Budget, Record},
 };
 
 /// The schema of all files here. A file with another number is not guessed at.
@@ -22,9 +22,59 @@ struct Head {
     sha256: String,
 }
 
-/// What is remembered of one token URL and secret.
+/// What one file counts: for a secret, or for an account.
+pub(super) trait Counts: Clone + Default + Serialize + DeserializeOwned {
+    /// How the names of such files begin.
+    const KIND: &'static str;
+    fn carry(&mut self, to: &dyn Fn(Now) -> Now);
+    fn orphan(&mut self, alive: &dyn Fn(u64) -> bool, now: Now);
+    fn is_blank(&self) -> bool;
+    fn differs(&self, old: &Self) -> bool;
+    /// In place of one that cannot be read any more, when a person unlatches: one attempt.
+    fn anew() -> Self;
+}
+
+impl Counts for Record {
+    const KIND: &'static str = "guard-";
+    fn carry(&mut self, to: &dyn Fn(Now) -> Now) {
+        Self::carry(self, to);
+    }
+    fn orphan(&mut self, alive: &dyn Fn(u64) -> bool, now: Now) {
+        Self::orphan(self, alive, now);
+    }
+    fn is_blank(&self) -> bool {
+        Self::is_blank(self)
+    }
+    fn differs(&self, old: &Self) -> bool {
+        Self::differs(self, old)
+    }
+    fn anew() -> Self {
+        Self::after_damage()
+    }
+}
+
+impl Counts for Account {
+    const KIND: &'static str = "account-";
+    fn carry(&mut self, to: &dyn Fn(Now) -> Now) {
+        Self::carry(self, to);
+    }
+    fn orphan(&mut self, alive: &dyn Fn(u64) -> bool, now: Now) {
+        Self::orphan(self, alive, now);
+    }
+    fn is_blank(&self) -> bool {
+        Self::is_blank(self)
+    }
+    fn differs(&self, old: &Self) -> bool {
+        Self::differs(self, old)
+    }
+    fn anew() -> Self {
+        Self::after_damage()
+    }
+}
+
+/// What is remembered of one token URL and secret, or of one account.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(super) struct Entry<C = Record> {
     /// The file's own name, so that one that was moved is noticed.
     pub name: String,
     /// The folder's salt, so that it is not lost with its file.
@@ -33,7 +83,7 @@ pub(super) struct Entry {
     pub noted: Stamp,
     /// Whose the attempts without an outcome are.
     pub owners: BTreeMap<u64, String>,
-    pub record: Record,
+    pub record: C,
 }
 
 /// What is left of a credential's budget.
@@ -43,23 +93,27 @@ pub(super) struct Purse {
     pub budget: Budget,
 }
 
-impl Entry {
+impl<C: Counts> Entry<C> {
     pub fn new(name: &str, salt: String, stamp: &Stamp) -> Self {
-        Self { name: name.to_owned(), salt, noted: stamp.clone(), owners: BTreeMap::new(), record: Record::default() }
+        Self { name: name.to_owned(), salt, noted: stamp.clone(), owners: BTreeMap::new(), record: C::default() }
     }
 
     /// As it is to be read now: moments on this boot's clock, attempts of owners that are gone without an outcome for ever.
     pub fn bring_up(&mut self, present: &Stamp, alive: impl Fn(&str) -> bool) {
         let Self { noted, owners, record, .. } = self;
-        record.carry(|moment| noted.carry(moment, present));
+        record.carry(&|moment| noted.carry(moment, present));
         owners.retain(|_, owner| alive(owner));
-        record.orphan(|id| owners.contains_key(&id), present.boot);
+        record.orphan(&|id| owners.contains_key(&id), present.boot);
         *noted = present.clone();
+    }
+
+    pub fn is_blank(&self) -> bool {
+        self.record.is_blank() && self.owners.is_empty()
     }
 
     /// Nothing is counted in it, and it was noted long ago.
     pub fn is_stale(&self, noted: &Stamp, present: &Stamp) -> bool {
-        self.record.is_blank() && self.owners.is_empty() && is_old(noted, present)
+        self.is_blank() && is_old(noted, present)
     }
 }
 
@@ -96,6 +150,12 @@ pub(super) fn encode(body: &impl Serialize) -> Result<Vec<u8>, serde_json::Error
     Ok(bytes)
 }
 
+/// The schema of a file that a newer release wrote, which is not ours to write over; `None`: any other file.
+pub(super) fn newer(bytes: &[u8]) -> Option<u32> {
+    let head: Head = serde_json::from_slice(bytes.split(|b| *b == b'\n').next()?).ok()?;
+    (head.version > VERSION).then_some(head.version)
+}
+
 /// Reads what [`encode`] wrote.
 ///
 /// # Errors
@@ -105,7 +165,10 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let head: Head =
         serde_json::from_slice(lines.next().unwrap_or_default()).map_err(|_| "damaged: its first line is not ours".to_owned())?;
     if head.version != VERSION {
-        return Err(format!("written in schema {}, this program knows {VERSION}", head.version));
+        return Err(format!(
+            "written in schema {}, this program knows {VERSION} (it is kept aside before another is written)",
+            head.version
+        ));
     }
     let body = lines.next().and_then(|rest| rest.strip_suffix(b"\n")).ok_or("damaged: it ends early")?;
     if checksum(body) != head.sha256 {

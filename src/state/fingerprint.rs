@@ -38,30 +38,44 @@ pub(super) struct Names {
     /// Of the token URL with the secret.
     pub record: String,
     pub partition: Option<String>,
+    /// Of the secret alone, for the account's record.
+    pub value: String,
+    /// Of the account.
+    pub account: String,
 }
 
 impl Fingerprints {
     /// Takes its time (some 50 ms of a processor) for a secret that was not met before: not for an async task.
     pub fn names(&self, key: &GuardKey, salt: &Salt) -> Names {
-        let cell = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.len() >= MOST {
-                known.clear();
-            }
-            known.entry((*salt, key.secret)).or_default().clone()
-        };
-        let slow = cell.get_or_init(|| {
-            let mut out = [0; 32];
-            pbkdf2::derive(PBKDF2_HMAC_SHA256, ROUNDS, salt, &key.secret, &mut out);
-            hmac::Key::new(hmac::HMAC_SHA256, &out)
-        });
-        let name = |kind: &str, text: &str| {
+        let name = |slow: &hmac::Key, kind: &str, text: &str| {
             let mut context = hmac::Context::with_key(slow);
             context.update(kind.as_bytes());
             context.update(text.as_bytes());
             hex(context.sign().as_ref().get(..16).unwrap_or_default())
         };
-        Names { record: name("url:", &key.url), partition: key.partition.as_deref().map(|p| name("partition:", p)) }
+        // A client identifier may be as short as a word, so that its name has to be slow to guess too.
+        let account = self.stretched(&key.account, salt, |slow| name(slow, "account:", ""));
+        self.stretched(&key.secret, salt, |slow| Names {
+            record: name(slow, "url:", &key.url),
+            partition: key.partition.as_deref().map(|p| name(slow, "partition:", p)),
+            value: name(slow, "value:", ""),
+            account,
+        })
+    }
+
+    fn stretched<T>(&self, digest: &[u8; 32], salt: &Salt, then: impl FnOnce(&hmac::Key) -> T) -> T {
+        let cell = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.len() >= MOST {
+                known.clear();
+            }
+            known.entry((*salt, *digest)).or_default().clone()
+        };
+        then(cell.get_or_init(|| {
+            let mut out = [0; 32];
+            pbkdf2::derive(PBKDF2_HMAC_SHA256, ROUNDS, salt, digest, &mut out);
+            hmac::Key::new(hmac::HMAC_SHA256, &out)
+        }))
     }
 }
 
@@ -97,11 +111,16 @@ mod tests {
             url: url.into(),
             secret: [secret; 32],
             partition: partition.map(Into::into),
+            account: [9; 32],
         };
         let all = Fingerprints::default();
         let one = all.names(&key("a", 1, None), &[0; 16]);
         assert_eq!(one, Fingerprints::default().names(&key("a", 1, None), &[0; 16]));
         assert_eq!(one.record.len(), 32);
+        let other_client = GuardKey { account: [8; 32], ..key("a", 1, None) };
+        let renamed = all.names(&other_client, &[0; 16]);
+        assert!(renamed.account != one.account && Names { account: one.account.clone(), ..renamed } == one);
+        assert_ne!(one.value, all.names(&key("a", 2, None), &[0; 16]).value);
         let others = [(key("b", 1, None), 0), (key("a", 2, None), 0), (key("a", 1, None), 9)];
         for (other, salt) in others {
             assert_ne!(one.record, all.names(&other, &[salt; 16]).record);

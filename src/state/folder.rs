@@ -23,6 +23,8 @@ const BESIDE: &str = "new";
 #[derive(Debug)]
 pub(super) struct Folder {
     dir: PathBuf,
+    /// Whoever it belongs to: the superuser writes in his name.
+    on_behalf: bool,
     /// A disk that takes no more, for tests.
     #[cfg(test)]
     pub sick: std::sync::atomic::AtomicBool,
@@ -40,9 +42,16 @@ impl Folder {
     pub fn new(dir: PathBuf) -> Self {
         Self {
             dir,
+            on_behalf: false,
             #[cfg(test)]
             sick: false.into(),
         }
+    }
+
+    /// The same folder in the name of its owner, for the superuser: files that are made belong to the folder's owner, and a folder that is not there
+    /// is not made.
+    pub fn on_behalf(dir: PathBuf) -> Self {
+        Self { on_behalf: rustix::process::geteuid().is_root(), ..Self::new(dir) }
     }
 
     /// Sees that the folder is there and that nobody else may write into it; makes it where it is `new`.
@@ -51,7 +60,7 @@ impl Folder {
     /// Not there, not a folder, somebody else's, or writable for others.
     pub fn check(&self, new: bool) -> Result<(), Trouble> {
         let meta = match std::fs::metadata(&self.dir) {
-            Err(error) if new && error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if new && !self.on_behalf && error.kind() == io::ErrorKind::NotFound => {
                 let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
                 made.and_then(|()| std::fs::metadata(&self.dir)).map_err(io_at("make the folder", &self.dir))?
             }
@@ -78,7 +87,7 @@ impl Folder {
         if !meta.is_dir() {
             return wrong("is not a folder");
         }
-        if meta.uid() != us {
+        if meta.uid() != us && !self.on_behalf {
             return wrong(&format!("belongs to user {}, not to us (user {us}): name a folder in it, which is then made", meta.uid()));
         }
         if meta.mode() & 0o022 != 0 {
@@ -99,7 +108,7 @@ impl Folder {
     pub fn lock(&self) -> Result<Locked<'_>, Trouble> {
         let dir = File::open(&self.dir).map_err(io_at("open", &self.dir))?;
         let path = self.dir.join("lock");
-        let file = open_own(OpenOptions::new().write(true).create(true), &path).map_err(io_at("open", &path))?;
+        let file = self.make(OpenOptions::new().write(true).create(true), &path).map_err(io_at("open", &path))?;
         for _ in 0..TRIES {
             match file.try_lock() {
                 Ok(()) => return Ok(Locked { folder: self, dir, _lock: file }),
@@ -133,6 +142,21 @@ impl Folder {
         Ok(Some(bytes))
     }
 
+    /// Opens a file of ours to be written; one that is made belongs to the folder's owner.
+    fn make(&self, options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        let file = open_own(options, path)?;
+        if self.on_behalf {
+            let owner = std::fs::metadata(&self.dir)?;
+            std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        Ok(file)
+    }
+
+    /// When a file was last written; `None` where that cannot be told.
+    pub fn written(&self, name: &str) -> Option<SystemTime> {
+        std::fs::symlink_metadata(self.dir.join(name)).and_then(|meta| meta.modified()).ok()
+    }
+
     pub fn damaged(&self, name: &str, why: String) -> Trouble {
         Trouble::Damaged { file: self.dir.join(name), why }
     }
@@ -158,7 +182,7 @@ impl Locked<'_> {
         let written = (|| {
             // What a killed process left.
             remove(&beside)?;
-            let mut file = open_own(OpenOptions::new().write(true).create_new(true), &beside)?;
+            let mut file = self.folder.make(OpenOptions::new().write(true).create_new(true), &beside)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             std::fs::rename(&beside, &path)
@@ -167,6 +191,15 @@ impl Locked<'_> {
             let _ = remove(&beside); // It takes room on a disk that may be full.
             io_at("write", &path)(error)
         })
+    }
+
+    /// Keeps a file of a newer release under another name, for when that release runs again.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub fn keep_aside(&self, name: &str, version: u32) -> Result<(), Trouble> {
+        let from = self.folder.dir.join(name);
+        std::fs::rename(&from, self.folder.dir.join(format!("{name}.v{version}"))).map_err(io_at("keep aside", &from))
     }
 
     /// Brings renames to the disk.
@@ -187,7 +220,7 @@ impl Locked<'_> {
     /// It cannot be made.
     pub fn own(&self, owner: &str) -> Result<File, Trouble> {
         let path = self.folder.dir.join(owner_file(owner));
-        let made = open_own(OpenOptions::new().write(true).create_new(true), &path).and_then(|file| file.lock().map(|()| file));
+        let made = self.folder.make(OpenOptions::new().write(true).create_new(true), &path).and_then(|file| file.lock().map(|()| file));
         made.map_err(io_at("write", &path))
     }
 

@@ -1,14 +1,17 @@
 //! The guard's memory on disk: what was spent and refused outlives the process, and several processes of one host share it.
 //!
 //! In the folder lie: `lock`, taken for each change and never renamed; `salt`; `owner-…`, which a living process holds locked; one
-//! `guard-….json` for each (token URL, secret), named by a slow, salted fingerprint; one `budget-….json` for each credential. A change
-//! reads, judges and writes under the lock and is on disk (temporary file, fsync, rename, fsync of the folder) before the attempt that it
-//! allows is sent. Nothing is locked while a call runs.
+//! `guard-….json` for each (token URL, secret) and one `account-….json` for each (token origin, client id), named by slow, salted fingerprints; one
+//! `budget-….json` for each credential. A change reads, judges and writes the account's file and then the secret's under the lock, and is on disk
+//! (temporary file, fsync, rename, fsync of the folder) before the attempt that it allows is sent. Nothing is locked while a call runs.
+//!
+//! Releases that knew no accounts wrote the same files but for `account-….json`: they are read, and what they counted is taken over when the account's
+//! file is first written. A file of a newer release is renamed (`….v2`) before another is written in its place.
 //!
 //! An attempt belongs to the process that made it. When that one is gone its owner file can be locked by others: the outcome is unknown.
 //!
-//! Where the folder cannot be read or written, [`crate::token::Hold::UntilSecretChanges`] gets no attempt, everything else counts in memory, on
-//! from what was last read. An attempt that was written down but could not be brought to the disk is taken back.
+//! Where the folder cannot be read or written, what is latched until the secret changes, or by a budget of its account
+//! ([`crate::token::Limits::need_memory`]), gets no attempt; everything else counts in memory, on from what was last read. An attempt that was written down but could not be brought to the disk is taken back.
 
 mod book;
 #[cfg(test)]
@@ -17,6 +20,8 @@ mod disk;
 mod file;
 mod fingerprint;
 mod folder;
+mod pair;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod trouble;

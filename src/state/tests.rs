@@ -1,5 +1,6 @@
 //! The ledger on disk, told by hand and as a state machine with processes that die.
 
+mod accounts;
 mod faults;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, sync::atomic::AtomicUsize, sync::atomic::Ordering, time::Duration};
@@ -9,9 +10,12 @@ use tempfile::TempDir;
 
 use super::{
     Disk,
-    file::{Entry, decode, encode},
+    file::{Counts, Entry, decode, encode},
 };
-use crate::token::{Ask, GuardKey, Hold, Ledger, Limits, Now, Permit, Rate, Spend, Stamp, Verdict};
+use crate::token::{
+    Ask, GuardKey, Hold, Ledger, Limits, Now, Permit, Rate, Spend, Stamp, Verdict,
+    guard::{Account, Record},
+};
 
 const FOREVER: Hold = Hold::UntilSecretChanges;
 const PARTITION: &str = "customer-4711";
@@ -23,11 +27,11 @@ fn folder() -> TempDir {
 }
 
 fn key(secret: u8) -> GuardKey {
-    GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None }
+    GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [secret; 32] }
 }
 
 fn limits(hold: Hold) -> Limits {
-    Limits { rate: vec![], max_rejections: 2, hold }
+    Limits { rate: vec![], max_rejections: 2, hold, account_rejections: None }
 }
 
 /// Does not wait 30 s after a refusal.
@@ -76,6 +80,24 @@ fn kill(ledger: Told, permits: Vec<Permit>) {
     drop(ledger);
 }
 
+/// As if all that is written there had been written so long ago.
+fn age(dir: &TempDir, d: Duration) {
+    fn one<C: Counts>(file: &Path, d: Duration) {
+        let mut entry: Entry<C> = decode(&fs::read(file).unwrap()).unwrap();
+        let Stamp { boot, wall, .. } = entry.noted;
+        entry.noted = Stamp { boot_id: "another".into(), boot, wall: wall.saturating_sub(d) };
+        fs::write(file, encode(&entry).unwrap()).unwrap();
+    }
+    for file in fs::read_dir(dir.path().join("state")).unwrap().map(|f| f.unwrap().path()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if name.starts_with(Record::KIND) {
+            one::<Record>(&file, d);
+        } else if name.starts_with(Account::KIND) {
+            one::<Account>(&file, d);
+        }
+    }
+}
+
 /// The only record in the folder.
 fn record(dir: &TempDir) -> std::path::PathBuf {
     let files = fs::read_dir(dir.path().join("state")).unwrap().map(|f| f.unwrap().path());
@@ -94,7 +116,9 @@ async fn a_latch_outlives_the_process_and_a_changed_secret_opens_it_at_once() {
     assert_eq!(second.disk.counted(&key(1)).await.unwrap().latched, Some(None));
     second.attempt(2, Verdict::Success).await;
     second.disk.clear(&key(1)).await;
+    assert!(matches!(second.ask(1, FOREVER).await, Spend::Later(_)), "one attempt, 30 s after the last refusal");
     kill(second, vec![]);
+    age(&dir, Duration::from_secs(31));
     ledger(&dir).attempt(1, Verdict::Success).await;
 }
 
@@ -158,14 +182,14 @@ async fn the_budget_is_shared_and_outlives_the_process() {
         one.disk.settle(permit, Verdict::Success, &limits).await;
     }
     let last = ledger(&dir);
-    assert!(matches!(last.disk.spend(&key(1), &limits, &ask("a")).await, Spend::Later(_)));
+    assert!(matches!(last.disk.spend(&key(1), &limits, &ask("a")).await, Spend::OverBudget(_)));
     assert!(matches!(last.disk.spend(&key(1), &limits, &ask("b")).await, Spend::Go(_)), "it is the credential's own");
     for file in fs::read_dir(dir.path().join("state")).unwrap().map(|f| f.unwrap().path()) {
         if file.file_name().unwrap().to_str().unwrap().starts_with("budget-") {
             fs::write(file, "{}").unwrap();
         }
     }
-    assert!(matches!(last.disk.spend(&key(2), &limits, &ask("b")).await, Spend::Later(_)), "a damaged budget starts empty");
+    assert!(matches!(last.disk.spend(&key(2), &limits, &ask("b")).await, Spend::OverBudget(_)), "a damaged budget starts empty");
 }
 
 #[tokio::test]
@@ -299,7 +323,7 @@ proptest! {
     #[test]
     fn a_byte_that_changed_is_noticed_and_absurd_figures_are_borne(at in any::<usize>(), to in any::<u8>(), figure in any::<u64>(), which in 0..40usize) {
         let stamp = Stamp::now();
-        let mut entry = Entry::new("x", "y".into(), &stamp);
+        let mut entry: Entry = Entry::new("x", "y".into(), &stamp);
         for id in 1..4 {
             entry.record.ask(Some("p"), &limits(Hold::For(Duration::from_secs(9))), &ask("a"), stamp.boot);
             entry.record.spend(Some("p"), id, stamp.boot);

@@ -10,7 +10,7 @@ use std::{
 /// What is wrong with the folder. Its text names files and what to do, never what is counted for whom.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    #[error("{}: {why}; `cupbearer ctl unlatch` writes it anew and forgets what was counted there", .file.display())]
+    #[error("{}: {why}; `cupbearer unlatch` writes it anew, and one attempt is then made", .file.display())]
     Damaged { file: PathBuf, why: String },
     #[error("{}: {why}", .dir.display())]
     Folder { dir: PathBuf, why: String },
@@ -51,7 +51,7 @@ impl Report {
         if new {
             tracing::error!(
                 %trouble,
-                "the guard's memory cannot be relied on: no token calls where only a changed secret opens the latch, others are counted in memory"
+                "the guard's memory cannot be relied on: no token calls where only a changed secret or a person opens the latch, others are counted in memory"
             );
         }
     }

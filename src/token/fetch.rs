@@ -65,7 +65,8 @@ pub struct Failure {
     pub error: String,
     /// How long the vendor (or a rule's `hold`) wants us to wait.
     pub wait: Option<Duration>,
-    /// The refusal speaks of the client (`invalid_client`, bare 401), not of one partition.
+    /// The refusal speaks of the client (`invalid_client`, bare 401), not of one partition. With [`Class::Config`]: it was a refusal, which is blamed on
+    /// a clock; an account's budget counts it all the same.
     pub client_refused: bool,
     /// The call hung until its timeout.
     pub timed_out: bool,

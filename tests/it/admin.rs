@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use crate::support::{
     endpoint::Endpoint,
     issuer::{Issuer, PATIENCE},
+    ledger::age,
     raw::RawClient,
     sidecar::{PORTS, Sidecar, plain},
     tokens::Tokens,
@@ -224,7 +225,8 @@ async fn refresh_and_unlatch_do_what_they_say() {
 
     let (issuer, vendor) = parties().await;
     issuer.change("/token", |e| e.secrets = vec!["not yet".into()]);
-    let sidecar = Sidecar::start(&(acme(&issuer, &vendor) + "[credentials.acme.guard]\nmax_rejections = 1\n")).await;
+    let sidecar =
+        Sidecar::start(&(acme(&issuer, &vendor) + "[credentials.acme.guard]\nmax_rejections = 1\n[state]\ndir = \"state\"\n")).await;
     until_state(&sidecar, "acme", "latched").await;
     for _ in 0..50 {
         assert_eq!(sidecar.post_admin("/api/credentials/acme/refresh").await, 202);
@@ -232,6 +234,8 @@ async fn refresh_and_unlatch_do_what_they_say() {
     until_state(&sidecar, "acme", "latched").await;
     assert_eq!(issuer.calls("/token"), 1, "the guard holds");
     issuer.change("/token", |e| e.secrets = vec!["s3cret-acme".into()]);
+    // The attempt comes 30 s after the last refusal.
+    age(&sidecar.path("state"), Duration::from_secs(31));
     assert_eq!(sidecar.post_admin("/api/credentials/acme/unlatch").await, 202);
     until_state(&sidecar, "acme", "ok").await;
 }

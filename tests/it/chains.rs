@@ -29,7 +29,9 @@ async fn world(partner: Duration, session: Duration) -> World {
     issuer.change(PARTNER, |e| e.life = partner);
     issuer.change(SESSION, |e| (e.life, e.says) = (session, None));
     let vendor = api(&tokens).await;
-    let sidecar = stanza(&issuer, "secret_p", "sec_m").start(&vendor.url()).await;
+    // Two attempts a value: what a chain does between them is looked at here.
+    let guard = "[HERE.guard]\nmax_rejections = 2\nhold = \"until_secret_changes\"\naccount_rejections = \"off\"";
+    let sidecar = stanza(&issuer, "secret_p", "sec_m").over(guard).start(&vendor.url()).await;
     World { tokens, issuer, vendor, sidecar }
 }
 

@@ -9,6 +9,7 @@ use crate::support::{
     daemon::{Daemon, Done, Setup, cli},
     endpoint::Endpoint,
     issuer::Issuer,
+    ledger::age,
     sidecar::plain,
     tokens::Tokens,
     tool::{Tool, free_port, root, skip},
@@ -174,7 +175,7 @@ async fn ctl_and_probe_talk_to_the_running_program() {
     let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
     let port = free_port();
     let text = format!(
-        "[proxy]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:{port}\"\n{}{}[credentials.other.guard]\nmax_rejections = 1\n",
+        "[proxy]\nlisten = [\"127.0.0.1:0\"]\n[admin]\nlisten = \"127.0.0.1:{port}\"\n{}{}[credentials.other.guard]\nmax_rejections = 1\n[state]\ndir = \"state\"\n",
         plain("acme", &format!("{}/token", issuer.url()), &vendor.url()),
         plain("other", &format!("{}/token", issuer.url()), &vendor.url()),
     );
@@ -207,6 +208,8 @@ async fn ctl_and_probe_talk_to_the_running_program() {
     assert!(latched.stderr.contains("other is latched") && latched.stderr.contains("`cupbearer ctl unlatch other`"), "{latched:?}");
     issuer.change("/token", |e| e.client = "other".into());
     issuer.change("/token", |e| e.secrets = vec!["s3cret-other".into()]);
+    // The attempt comes 30 s after the last refusal.
+    age(&daemon.path("state"), Duration::from_secs(31));
     let unlatched = run(&["ctl", "unlatch", "other"]).await;
     assert!(unlatched.code == 0 && unlatched.stdout.starts_with("other: unlatch accepted"), "{unlatched:?}");
     daemon.until_status("\"rejections\":0,\"fingerprint\":\"").await;

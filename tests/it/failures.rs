@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use crate::support::{
     endpoint::Endpoint,
     issuer::Issuer,
+    ledger::age,
     sidecar::{Sidecar, plain},
     tokens::Tokens,
     vendor::{Need, Raw, Vendor},
@@ -123,7 +124,8 @@ async fn one(case: Case) {
     let text = plain("acme", &format!("{}/token", issuer.url()), &vendor.url());
     // The call's own timeout is short, so that one that hangs ends within the test; the caller's patience is shorter.
     let times = "timeouts = { token = \"100ms\" }\n[credentials.acme.tokens.access]\ntimeout = \"1s\"\n";
-    let sidecar = Sidecar::start(&format!("{text}{times}")).await;
+    let memory = tempfile::tempdir().unwrap();
+    let sidecar = Sidecar::start(&format!("{text}{times}[state]\ndir = \"{}\"\n", memory.path().display())).await;
     if class != Class::Hangs {
         until(name, async || !sidecar.token("acme", "access").await["last_failure"].is_null()).await;
         let failure = sidecar.token("acme", "access").await["last_failure"].clone();
@@ -175,7 +177,10 @@ async fn one(case: Case) {
     match back {
         Back::Alone => {}
         Back::Refresh => sidecar.until_refreshed("acme", "access", 1).await,
-        Back::Unlatch => assert_eq!(sidecar.post_admin("/api/credentials/acme/unlatch").await, 202, "{name}"),
+        Back::Unlatch => {
+            age(memory.path(), Duration::from_secs(31));
+            assert_eq!(sidecar.post_admin("/api/credentials/acme/unlatch").await, 202, "{name}");
+        }
         Back::Late => return,
     }
     sidecar.until_get("/acme/x", 200).await;

@@ -8,10 +8,11 @@ use tokio::task::JoinSet;
 use crate::support::{
     endpoint::Endpoint,
     issuer::Issuer,
+    ledger::age,
     sidecar::{PORTS, Sidecar},
     tokens::Tokens,
     vendor::{Need, Vendor},
-    wait::until,
+    wait::{until, within},
     wire::{Gate, Reply},
 };
 
@@ -87,7 +88,7 @@ async fn credentials_that_share_url_and_secret_share_the_count() {
     for _ in 0..2 {
         issuer.script(Reply::json(401, &serde_json::json!({ "error": "invalid_client" })).behind(&gate));
     }
-    let sidecar = Sidecar::start(&text).await;
+    let sidecar = Sidecar::start(&format!("{text}[state]\ndir = \"state\"\n")).await;
     issuer.wait(2).await;
     gate.open();
     for name in names {
@@ -95,8 +96,9 @@ async fn credentials_that_share_url_and_secret_share_the_count() {
     }
     assert_eq!(issuer.calls("/token"), 2, "two attempts for the secret, not for each credential");
     until("a latch is shown", async || gauge(&sidecar, "latched", "c").await + gauge(&sidecar, "latched", "d").await >= 1.0).await;
-    // One key, one count: what an operator clears is cleared for all, and one attempt goes out for each who asks.
+    // One key, one count: what an operator opens is open for all once one attempt was good, and then one goes out for each who asks.
     issuer.change("/token", |e| e.secrets = vec!["wrong".into()]);
+    age(&sidecar.path("state"), Duration::from_secs(31));
     for name in names {
         assert_eq!(sidecar.post_admin(&format!("/api/credentials/{name}/unlatch")).await, 202);
     }
@@ -108,7 +110,7 @@ async fn credentials_that_share_url_and_secret_share_the_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_secret_is_tried_at_once_and_only_once() {
+async fn a_changed_secret_is_tried_at_once_and_only_once_and_a_third_one_30_s_after_the_second() {
     for (limit, state) in [(1, "latched"), (2, "held")] {
         let (issuer, vendor) = parts().await;
         let guard = format!("[credentials.a.guard]\nmax_rejections = {limit}\nhold = \"until_secret_changes\"\n");
@@ -122,7 +124,13 @@ async fn a_changed_secret_is_tried_at_once_and_only_once() {
             assert_eq!((gauge(&sidecar, "rejections", "a").await, gauge(&sidecar, "latched", "a").await == 1.0), (1.0, limit == 1));
             sidecar.rewrite("secret", next);
         }
-        sidecar.until_get("/a/x", 200).await;
+        sidecar.until_metric("cupbearer_secret_changes_total{credential=\"a\"}", 2.0).await;
+        sidecar.until_state("a", "access", "held").await;
+        hundred_refused(&sidecar, "a", (502, "token_rejected")).await;
+        assert_eq!((issuer.calls("/token"), sidecar.post_admin("/api/credentials/a/refresh").await), (2, 202));
+        let wait = next(&sidecar, "a").await;
+        assert!((10..=31).contains(&wait), "the third comes in {wait} s");
+        within(Duration::from_secs(40), "the third", async || sidecar.status_of("/a/x").await == 200).await;
         assert_eq!(issuer.calls("/token"), 3);
         assert_eq!((gauge(&sidecar, "rejections", "a").await, gauge(&sidecar, "latched", "a").await), (0.0, 0.0));
         assert_eq!(sidecar.metric("cupbearer_secret_changes_total{credential=\"a\"}").await, 2.0);

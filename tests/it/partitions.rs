@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{
     endpoint::{Endpoint, Scope},
     issuer::Issuer,
+    ledger::age,
     sidecar::{PORTS, Sidecar},
     stanza::Stanza,
     tokens::Tokens,
@@ -289,6 +290,7 @@ async fn what_was_latched_before_a_restart_is_unlatched_before_any_customer_call
     let second = Sidecar::with_files(&text, &[]).await;
     assert_eq!((call(&second, 1).await.as_u16(), issuer.calls(TOKEN)), (502, 1), "it is remembered");
     second.app.stop().await;
+    age(memory.path(), Duration::from_secs(31));
     issuer.change(TOKEN, |e| e.secrets = vec!["wrong".into()]);
     let third = Sidecar::with_files(&text, &[]).await;
     assert_eq!(third.post_admin("/api/credentials/lean_customer/unlatch").await, 202);

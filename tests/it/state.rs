@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::support::{
     endpoint::{Endpoint, Format},
     issuer::{Issuer, Outcome},
+    ledger::age,
     sidecar::{PORTS, Process, binary, client},
     tokens::Tokens,
     vendor::Vendor,
@@ -25,17 +26,27 @@ pub const SESSION: &str = "/api/v1/auth/session";
 
 const RELOADS: &str = "cupbearer_config_reloads_total{outcome=\"applied\"} ";
 
+/// Two attempts a value, and then none until it changes, whatever is counted for the account.
+pub const BY_VALUE: &str = "max_rejections = 2\nhold = \"until_secret_changes\"\naccount_rejections = \"off\"\n";
+
 /// An issuer that locks after three wrong attempts, a vendor, and a folder with secrets and state.
 pub struct World {
     pub issuer: Issuer,
+    /// The guard's keys that differ from the profile's, as TOML.
+    pub guard: &'static str,
     vendor: Vendor,
     pub folder: tempfile::TempDir,
     client: reqwest::Client,
 }
 
 impl World {
-    /// With these secrets of partner and merchant in files; `right-p` and `right-m` are right.
+    /// With these secrets of partner and merchant in files; `right-p` and `right-m` are right. The guard counts by value.
     pub async fn new(partner: &str, merchant: &str) -> Self {
+        Self { guard: BY_VALUE, ..Self::as_it_is(partner, merchant).await }
+    }
+
+    /// The same with the profile's own guard.
+    pub async fn as_it_is(partner: &str, merchant: &str) -> Self {
         let tokens = Tokens::default();
         let mut first = Endpoint::new(PARTNER, "client_p", "right-p");
         (first.name, first.lock_after) = ("partner".into(), Some(3));
@@ -46,7 +57,7 @@ impl World {
         let plain = Endpoint::new("/plain", "plain", "s3cret-plain");
         let issuer = Issuer::start(&tokens, vec![first, second, plain]).await;
         let vendor = Vendor::start(&tokens, vec![]).await;
-        let world = Self { issuer, vendor, folder: tempfile::tempdir().unwrap(), client: client() };
+        let world = Self { issuer, guard: "", vendor, folder: tempfile::tempdir().unwrap(), client: client() };
         world.secret("partner", partner);
         world.secret("merchant", merchant);
         world
@@ -69,12 +80,12 @@ impl World {
     /// A configuration with these credentials, all with the same secrets, the state in `state` and `more` behind it.
     pub fn config(&self, file: &str, state: &Path, credentials: &[&str], more: &str) -> PathBuf {
         let mut text = format!("{PORTS}[state]\ndir = \"{}\"\n", state.display());
-        let (issuer, api) = (self.issuer.url(), self.vendor.url());
+        let (issuer, api, guard) = (self.issuer.url(), self.vendor.url(), self.guard);
         text.extend(credentials.iter().map(|name| {
             format!(
                 "[credentials.{name}]\nprofile = \"mypos\"\nsettings = {{ base = \"{issuer}\", partner_id = \"p\", application_id = \"a\" }}\n\
                  [credentials.{name}.secrets]\nclient_id = \"client_p\"\nclient_secret = {{ file = \"partner\" }}\n\
-                 merchant_client_id = \"cli_m\"\nmerchant_client_secret = {{ file = \"merchant\" }}\n\
+                 merchant_client_id = \"cli_m\"\nmerchant_client_secret = {{ file = \"merchant\" }}\n[credentials.{name}.guard]\n{guard}\
                  [upstreams.{name}]\nurl = \"{api}\"\ncredential = \"{name}\"\ntimeouts = {{ token = \"2s\" }}\n"
             )
         }));
@@ -262,6 +273,8 @@ async fn p1_attempts_whose_outcome_was_lost_count_until_the_secret_changes() {
     assert_eq!((status, &body["code"]), (502, &json!("token_rejected")), "{body}");
     assert_eq!(world.token(&process, "partner").await["state"], "latched");
     assert_eq!(world.issuer.calls(PARTNER), 2);
+    // The second was made a minute ahead.
+    age(&world.path("state"), Duration::from_secs(91));
     ctl(&world, &process, "unlatch").await;
     world.until_ok(&process, "/pos/x").await;
 }
@@ -307,9 +320,63 @@ async fn a_success_after_an_unlatch_clears_the_count_for_the_next_start_too() {
     assert_eq!((world.wrong(SESSION), &world.token(&second, "session").await["rejections"]), (2, &json!(2)));
     world.issuer.change(SESSION, |e| e.secrets = vec!["old".into()]);
     ctl(&world, &second, "unlatch").await;
+    // One attempt, 30 s after the last refusal.
+    until("it waits", async || world.token(&second, "session").await["state"] == "held").await;
+    storm(&world, &second, &config, &["pos"]).await;
+    assert_eq!(world.wrong(SESSION), 2);
+    // A minute later, to one that is told so.
+    age(&world.path("state"), Duration::from_secs(31));
+    ctl(&world, &second, "unlatch").await;
     world.until_ok(&second, "/pos/x").await;
     kill(second).await;
     let third = Process::run(&config).await;
     world.until_ok(&third, "/pos/x").await;
     assert_eq!(world.token(&third, "session").await["rejections"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_starts_that_are_killed_at_any_moment_with_another_wrong_secret_each_make_two_wrong_attempts_at_most() {
+    let world = World::as_it_is("wrong", "right-m").await;
+    let config = world.usual();
+    for i in 0..20_u32 {
+        world.secret("partner", &format!("wrong-{}", i / 2));
+        // Within the 15 minutes after which an account of unknown outcomes alone is tried once more.
+        let mut child = start(&config, Duration::from_secs(40) * i);
+        let calls = world.issuer.seen().len();
+        let random = |most| tokio::time::sleep(Duration::from_millis(rand::random_range(0..most)));
+        tokio::select! {
+            () = async { world.issuer.wait(calls + 1).await; random(20).await } => {}
+            () = random(if i == 0 { 20_000 } else { 800 }) => {}
+        }
+        child.kill().await.unwrap();
+        assert!(world.wrong(PARTNER) <= 2, "start {i}");
+    }
+    assert!(world.issuer.calls(PARTNER) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t6_a_stream_of_wrong_secrets_to_two_processes_with_one_folder_is_two_attempts_and_a_restart_adds_none() {
+    let world = World::as_it_is("right-p", "wrong").await;
+    let files = ["one.toml", "two.toml"].map(|file| world.config(file, &world.path("state"), &["pos", "twin"], ""));
+    let (one, two) = tokio::join!(Process::run(&files[0]), Process::run(&files[1]));
+    until("a first attempt", async || world.wrong(SESSION) >= 1).await;
+    for n in 0..10 {
+        world.secret("merchant", &format!("wrong-{n}"));
+        for process in [&one, &two] {
+            process.signal(Signal::HUP);
+            let calls = (0..10).map(|i| world.get(process, if i % 2 == 0 { "/pos/x" } else { "/twin/x" }));
+            assert!(join_all(calls).await.iter().all(|(status, _)| [502, 503, 504].contains(status)));
+        }
+    }
+    until("a second attempt", async || world.wrong(SESSION) >= 2).await;
+    kill(one).await;
+    let again = Process::run(&files[0]).await;
+    for (process, file) in [(&again, &files[0]), (&two, &files[1])] {
+        storm(&world, process, file, &["pos", "twin"]).await;
+        assert_eq!(world.token(process, "session").await["state"], "latched");
+    }
+    age(&world.path("state"), Duration::from_hours(1));
+    world.secret("merchant", "right-m");
+    storm(&world, &two, &files[1], &["pos", "twin"]).await;
+    assert_eq!(world.wrong(SESSION), 2);
 }

@@ -12,7 +12,7 @@ use crate::{
         model::{ClientAuth, Param},
     },
     secret::Source,
-    token::{Hold, Rotation},
+    token::Rotation,
 };
 
 /// RFC 6749, 2.3: a client must not use more than one way in each request; strict vendors refuse it.
@@ -76,7 +76,7 @@ pub fn lockout_with_replicas(config: &Config, problems: &mut Problems) {
     if config.metrics.is_none() || config.admin.ready != Ready::Started {
         return;
     }
-    for credential in config.credentials.values().filter(|c| c.profile.limits.hold == Hold::UntilSecretChanges) {
+    for credential in config.credentials.values().filter(|c| c.profile.limits.need_memory()) {
         let what = "this vendor locks out after a few wrong attempts, and each replica counts its own";
         let hint = "set [admin] ready = \"accepted\" and roll out one at a time (maxSurge 1), so that a wrong secret stops at the first";
         problems.lint(at(credential), what, Some(hint.to_owned()));

@@ -27,7 +27,7 @@ fn profile(tokens: Vec<TokenSpec>) -> Profile {
         inject: Inject::default(),
         partition: Vec::new(),
         errors: Vec::new(),
-        limits: Limits { rate: Vec::new(), max_rejections: 2, hold: Hold::UntilSecretChanges },
+        limits: Limits { rate: Vec::new(), max_rejections: 2, hold: Hold::UntilSecretChanges, account_rejections: None },
         max_waiters: 1,
         vend: false,
     }
@@ -180,10 +180,18 @@ async fn the_key_of_the_guard_is_known_before_the_first_call_and_without_the_par
     let key = whole.prepare(&[]).await.ok().unwrap().key().cloned();
     let values = whole.secrets.believed().unwrap();
     assert!(key.is_some());
-    assert_eq!(guard_key(&profile(vec![child]), 0, &values), key);
+    assert_eq!(crate::oauth::guard_key(&profile(vec![child]), 0, "acme", &values), key);
     let of_a_request = spec("http://127.0.0.1:9/{{ partition.customer }}");
-    assert_eq!(guard_key(&profile(vec![of_a_request]), 0, &values), None);
-    assert_eq!(guard_key(&profile(vec![TokenSpec { client_auth: ClientAuth::None, ..spec("http://127.0.0.1:9/t") }]), 0, &values), None);
+    assert_eq!(crate::oauth::guard_key(&profile(vec![of_a_request]), 0, "acme", &values), None);
+    assert_eq!(
+        crate::oauth::guard_key(
+            &profile(vec![TokenSpec { client_auth: ClientAuth::None, ..spec("http://127.0.0.1:9/t") }]),
+            0,
+            "acme",
+            &values
+        ),
+        None
+    );
 }
 
 #[tokio::test]
@@ -315,6 +323,7 @@ async fn t12_a_rule_of_the_profile_decides_over_the_status() {
         status: vec![StatusMatch::Exact(400)],
         path: None,
         test: None,
+        json: None,
         then: Then::Rejected,
         hold: None,
     };

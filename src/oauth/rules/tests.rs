@@ -109,7 +109,32 @@ fn r35_retry_after_is_read_in_both_forms_and_stays_between_a_second_and_an_hour(
 }
 
 fn rule(then: Then) -> Rule {
-    Rule { at: At::Token, token: None, status: vec![], path: None, test: None, then, hold: None }
+    Rule { at: At::Token, token: None, status: vec![], json: None, path: None, test: None, then, hold: None }
+}
+
+#[test]
+fn a_rule_may_mean_only_answers_of_a_json_type_or_only_others() {
+    let by = |json| [Rule { json, status: vec![StatusMatch::Exact(403)], ..rule(Then::Retry) }, rule(Then::Rejected)];
+    let class = |json, types: &[&str]| {
+        let answer = types.iter().fold(answer(403, "{}"), |answer, kind| with(answer, "content-type", kind));
+        failed(&answer, &by(json)).map(|failure| failure.class).unwrap()
+    };
+    for kind in
+        ["application/json", "Application/JSON ; charset=utf-8", "application/problem+json", "text/json", "application/vnd.x+JSON;v=1"]
+    {
+        assert_eq!((class(Some(true), &[kind]), class(Some(false), &[kind])), (Class::Retry, Class::Rejected), "{kind}");
+    }
+    for types in [
+        &[][..],
+        &["text/html"],
+        &["application/jsonp"],
+        &["+json"],
+        &["application/json", "text/html"],
+        &["text/plain; a=application/json"],
+    ] {
+        assert_eq!((class(Some(true), types), class(Some(false), types)), (Class::Rejected, Class::Retry), "{types:?}");
+    }
+    assert_eq!((class(None, &[]), class(None, &["application/json"])), (Class::Retry, Class::Retry));
 }
 
 #[test]

@@ -4,13 +4,37 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Hold, Now};
+use super::{Answer, Hold, Now, leave::Leave};
 
 /// After a refusal or an unknown outcome, the next attempt comes no sooner.
 pub(super) const PAUSE: Duration = Duration::from_secs(30);
 /// So long an unknown outcome counts, unless the latch ends with the secret only.
 pub(super) const UNKNOWN: Duration = Duration::from_mins(15);
 const LONGEST_HOLD: Duration = Duration::from_hours(1);
+/// A secret that was accepted so short a while ago ...
+const LATELY: Duration = Duration::from_hours(24);
+/// ... is more likely refused by mistake, and is tried again after this, however long the hold.
+const HOLD_IF_ACCEPTED: Duration = Duration::from_mins(5);
+
+/// What a count is held to: the strictest of all who share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Refusals until it is latched.
+    pub max: u32,
+    pub hold: Hold,
+    /// When the secret was last accepted.
+    pub accepted: Option<Now>,
+    /// Unknown outcomes count against the account alone. Here they only pause.
+    pub unknown_elsewhere: bool,
+}
+
+impl Rules {
+    /// Had the secret been accepted within a day before `then`?
+    #[must_use]
+    pub fn accepted_lately(accepted: Option<Now>, then: Now) -> bool {
+        accepted.is_some_and(|accepted| accepted.after(LATELY) >= then)
+    }
+}
 
 /// Attempts spent and refusals counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +44,8 @@ pub struct Count {
     /// The last refusal or the moment an outcome was lost.
     last: Option<Now>,
     latch: Option<Latch>,
+    #[serde(default)]
+    leave: Leave,
 }
 
 /// An attempt without an outcome.
@@ -39,10 +65,11 @@ struct Latch {
 }
 
 impl Latch {
-    fn until(self, hold: Hold) -> Option<Now> {
-        match hold {
+    fn until(self, rules: &Rules) -> Option<Now> {
+        match rules.hold {
             Hold::UntilSecretChanges => None,
             Hold::For(first) => {
+                let first = if Rules::accepted_lately(rules.accepted, self.since) { first.min(HOLD_IF_ACCEPTED) } else { first };
                 let doubled = first.max(Duration::from_secs(1)).saturating_mul(1 << self.times.saturating_sub(1).min(16));
                 Some(self.since.after(doubled.min(LONGEST_HOLD.max(first))))
             }
@@ -52,49 +79,75 @@ impl Latch {
 
 impl Count {
     /// May one more attempt be made?
-    pub fn ask(&mut self, max: u32, hold: Hold, at_once: bool, now: Now) -> Answer {
-        self.forget(hold, now);
-        let (lost, running) = (self.lost(), self.running());
+    pub fn ask(&mut self, rules: &Rules, at_once: bool, now: Now) -> Answer {
+        self.forget(rules, now);
+        let max = rules.max;
+        let (lost, running) = (if rules.unknown_elsewhere { 0 } else { self.lost() }, self.running());
         if self.rejected >= max && self.latch.is_none() {
             // Another who shares the key has stricter limits than those that were counted by.
             self.latch = Some(Latch { since: self.last.unwrap_or(now), times: 1 });
         }
         if let Some(latch) = self.latch {
-            return match latch.until(hold) {
+            return match latch.until(rules) {
                 Some(until) if until <= now && running > 0 => Answer::Busy,
                 Some(until) if until <= now => Answer::Go,
-                until => Answer::Latched(until),
+                until => self.by_leave(until, now),
             };
         }
         let counted = self.rejected.saturating_add(lost);
         if counted >= max {
             // Lost outcomes alone, or with refusals, use up what there is: the first of them to be forgotten makes room.
-            return Answer::Latched(self.first_forgotten(hold));
+            return self.by_leave(self.first_forgotten(rules.hold), now);
         }
         if counted.saturating_add(running) >= max {
             return Answer::Busy;
         }
         match self.last.map(|last| last.after(PAUSE)) {
-            Some(next) if counted > 0 && next > now && !at_once => Answer::Later(next),
+            Some(next) if self.counts_at_all() && next > now && !at_once => Answer::Later(next),
+            _ => Answer::Go,
+        }
+    }
+
+    /// Latched until then, but for a person's leave.
+    fn by_leave(&self, until: Option<Now>, now: Now) -> Answer {
+        if !self.leave.is_given() {
+            // What becomes of the attempt that was let through decides for all.
+            let trying = self.spent.iter().any(|s| !s.lost && self.leave.is_used_by(s.id));
+            return if trying { Answer::Busy } else { Answer::Latched(until) };
+        }
+        let from = self.leave.from(self.last).unwrap_or(now);
+        match until.map_or(from, |until| until.min(from)) {
+            from if from > now => Answer::Later(from),
+            _ if self.running() > 0 => Answer::Busy,
             _ => Answer::Go,
         }
     }
 
     /// Writes an attempt down.
     pub fn spend(&mut self, id: u64, now: Now) {
+        self.leave.take(id);
         self.spent.push(Spent { id, at: now, lost: false });
     }
 
     /// It succeeded: everything but the attempts still under way is forgotten.
     pub fn succeeded(&mut self, id: u64) {
-        self.spent.retain(|s| s.id != id);
-        self.clear();
+        self.spent.retain(|s| s.id != id && !s.lost);
+        (self.rejected, self.last, self.latch, self.leave) = (0, None, None, Leave::default());
     }
 
-    /// Forgets everything but the attempts still under way.
-    pub fn clear(&mut self) {
-        self.spent.retain(|s| !s.lost);
-        (self.rejected, self.last, self.latch) = (0, None, None);
+    /// In place of one that was lost: there was a refusal, for all we know, and leave for one more attempt.
+    #[must_use]
+    pub fn after_damage() -> Self {
+        let mut count = Self { rejected: 1, ..Self::default() };
+        count.unlatch();
+        count
+    }
+
+    /// A person lets one attempt through: see [`Leave`]. Where nothing is counted there is nothing to give leave for.
+    pub fn unlatch(&mut self) {
+        if self.counts_at_all() {
+            self.leave.give();
+        }
     }
 
     /// It was refused. However often that is told, it counts once.
@@ -103,37 +156,48 @@ impl Count {
         self.spent.remove(i);
         self.rejected = self.rejected.saturating_add(1);
         self.last = Some(now);
+        if self.leave.refused(id) {
+            // One attempt was what it had leave for, whatever was counted before.
+            self.rejected = self.rejected.max(max);
+        }
         self.close(max, now);
     }
 
-    /// What became of it will never be known, and another count holds that; a latch of this one closes again all the same.
-    pub fn lost_elsewhere(&mut self, id: u64, now: Now) {
-        self.lost_outcome(id, now);
-        self.given_back(id);
+    /// What became of it will never be known, and the secret's own count holds that; a latch of this one closes again all the same.
+    pub fn lost_above(&mut self, id: u64, now: Now, unknown_elsewhere: bool) {
+        self.lost_outcome(id, now, unknown_elsewhere);
+        self.spent.retain(|s| s.id != id);
     }
 
     /// It said nothing about the secret.
     pub fn given_back(&mut self, id: u64) {
         self.spent.retain(|s| s.id != id);
+        self.leave.give_back(id);
     }
 
     /// What became of it will never be known.
-    pub fn lost_outcome(&mut self, id: u64, now: Now) {
+    pub fn lost_outcome(&mut self, id: u64, now: Now, unknown_elsewhere: bool) {
         let Some(spent) = self.spent.iter_mut().find(|s| s.id == id) else { return };
         spent.lost = true;
         self.last = Some(now);
-        self.close_again(now);
+        self.leave.refused(id);
+        if !unknown_elsewhere {
+            self.close_again(now);
+        }
     }
 
     /// All attempts of owners that are gone become lost (a ledger that outlives processes).
-    pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now) {
+    pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now, unknown_elsewhere: bool) {
         for i in 0..self.spent.len() {
             if let Some(spent) = self.spent.get_mut(i).filter(|s| !s.lost && !alive(s.id)) {
                 spent.lost = true;
-                let at = now.min(spent.at).max(self.last.unwrap_or_default());
+                let (id, at) = (spent.id, now.min(spent.at).max(self.last.unwrap_or_default()));
                 self.last = Some(at);
+                self.leave.refused(id);
                 // Its outcome may have been a refusal: a process that is killed after each attempt would otherwise never be held.
-                self.close_again(at);
+                if !unknown_elsewhere {
+                    self.close_again(at);
+                }
             }
         }
     }
@@ -151,6 +215,7 @@ impl Count {
             (Some(a), Some(b)) => Some(Latch { since: a.since.max(b.since), times: a.times.max(b.times) }),
             (a, b) => a.or(b),
         };
+        self.leave.join(other.leave);
     }
 
     /// Forgets the attempts under way.
@@ -167,18 +232,25 @@ impl Count {
 
     /// Refusals and unknown outcomes.
     #[must_use]
-    pub fn counted(&self, hold: Hold, now: Now) -> u32 {
+    pub fn counted(&self, rules: &Rules, now: Now) -> u32 {
         let mut counted = self.clone();
-        counted.forget(hold, now);
-        counted.rejected.saturating_add(counted.lost())
+        counted.forget(rules, now);
+        counted.rejected.saturating_add(if rules.unknown_elsewhere { 0 } else { counted.lost() })
     }
 
-    /// `Some` while it is latched: until then, or until the secret changes.
+    /// Refused attempts, unknown outcomes that count as such included.
     #[must_use]
-    pub fn latched(&self, max: u32, hold: Hold, now: Now) -> Option<Option<Now>> {
-        match self.clone().ask(max, hold, true, now) {
-            Answer::Latched(until) => Some(until),
-            _ => None,
+    pub fn refusals(&self) -> (u32, Option<Now>) {
+        (self.rejected.saturating_add(self.lost()), self.last)
+    }
+
+    /// What keeps the next attempt from being made now: a latch, with its end if it has one; or else a pause.
+    #[must_use]
+    pub fn held(&self, rules: &Rules, now: Now) -> (Option<Option<Now>>, Option<Now>) {
+        match self.clone().ask(rules, false, now) {
+            Answer::Latched(until) => (Some(until), None),
+            Answer::Later(next) => (None, Some(next)),
+            _ => (None, None),
         }
     }
 
@@ -186,6 +258,11 @@ impl Count {
     #[must_use]
     pub fn is_blank(&self) -> bool {
         self.spent.is_empty() && self.rejected == 0 && self.latch.is_none()
+    }
+
+    /// There is a refusal or an unknown outcome.
+    fn counts_at_all(&self) -> bool {
+        self.rejected > 0 || self.latch.is_some() || self.lost() > 0
     }
 
     /// Which partition is the one to forget first: not one with an attempt under way.
@@ -207,8 +284,8 @@ impl Count {
         }
     }
 
-    fn forget(&mut self, hold: Hold, now: Now) {
-        if matches!(hold, Hold::For(_)) {
+    fn forget(&mut self, rules: &Rules, now: Now) {
+        if rules.unknown_elsewhere || matches!(rules.hold, Hold::For(_)) {
             self.spent.retain(|s| !s.lost || s.at.after(UNKNOWN) > now);
         }
     }

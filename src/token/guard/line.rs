@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     fn key(secret: u8) -> GuardKey {
-        GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None }
+        GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [9; 32] }
     }
 
     #[tokio::test]

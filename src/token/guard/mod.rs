@@ -1,10 +1,13 @@
 //! How often we may still ask: spend before an attempt, settle after it, latch at the limit. Pure but for `Ledger`, the seam to memory or disk.
 
+mod account;
 mod budget;
 mod count;
+mod leave;
 mod line;
 mod memory;
 mod record;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -13,11 +16,13 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    account::{Account, Value},
     budget::Budget,
     count::Count,
     line::{Line, Place},
-    memory::{Guard, Memory},
+    memory::{Guard, Known, Memory, value_name},
     record::{Answer, Record},
+    tally::{Tally, Whose},
 };
 use super::{clock::Now, fetch::Fut};
 
@@ -29,6 +34,8 @@ pub struct GuardKey {
     pub secret: [u8; 32],
     /// The partition, where only it may be at fault.
     pub partition: Option<String>,
+    /// SHA-256 over the origin of the token URL and the client id: what a vendor locks, whatever the secret.
+    pub account: [u8; 32],
 }
 
 /// `guard` of a profile, plus what one attempt asks.
@@ -37,6 +44,16 @@ pub struct Limits {
     pub rate: Vec<Rate>,
     pub max_rejections: u32,
     pub hold: Hold,
+    /// Refused attempts in a row over all secret values of an account, after which only an unlatch opens. `None`: as many as the values allow.
+    pub account_rejections: Option<u32>,
+}
+
+impl Limits {
+    /// Does a guard have to outlive its process for these? Then no call is made where it cannot be read or written.
+    #[must_use]
+    pub fn need_memory(&self) -> bool {
+        self.hold == Hold::UntilSecretChanges || self.account_rejections.is_some()
+    }
 }
 
 /// "120/m": a bucket of `n`, refilled evenly over `per`.
@@ -61,9 +78,11 @@ pub enum Spend {
     Go(Permit),
     /// As many attempts as may still be spent are under way.
     Busy,
-    /// Out of budget, or in the pause after a refusal, until then.
+    /// In the pause after a refusal, until then.
     Later(Now),
-    /// No call until then; `None`: until the secret changes.
+    /// Out of budget, until then.
+    OverBudget(Now),
+    /// No call until then; `None`: until the secret changes or a person unlatches.
     Latched(Option<Now>),
     /// The memory cannot be read or written.
     NoMemory,
@@ -125,6 +144,8 @@ pub enum Verdict {
     /// Refused, but not in words that mean the client: of a partitioned token whose secret has succeeded before it holds the partition alone,
     /// of any other it is the same as `Rejected`.
     RejectedPartition,
+    /// Refused, as it seems because of a clock: gives it back, but the vendor may count it, and so does the budget of an account that has one.
+    RejectedForClock,
     /// Gives it back.
     GivenBack,
 }
@@ -134,15 +155,54 @@ pub enum Verdict {
 pub struct Counted {
     /// Refusals and unknown outcomes.
     pub rejections: u32,
-    /// `Some`: latched, until then or (`None`) until the secret changes.
+    /// `Some`: latched, until then or (`None`) until the secret changes or a person unlatches.
     pub latched: Option<Option<Now>>,
+    /// Not latched, but no attempt is made before this moment.
+    pub later: Option<Now>,
+}
+
+impl Counted {
+    /// Two counts that both hold: the larger figure, the latch that lasts longer, the later moment.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let latched = match (self.latched, other.latched) {
+            (Some(a), Some(b)) => Some(a.zip(b).map(|(a, b)| a.max(b))),
+            (a, b) => a.or(b),
+        };
+        let later = if latched.is_some() { None } else { self.later.max(other.later) };
+        Self { rejections: self.rejections.max(other.rejections), latched, later }
+    }
+}
+
+/// When the next attempt may be made, as far as refusals are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Next {
+    /// At this moment or soon after it; in the past or present: now.
+    At(Now),
+    /// Not before the secret changes or a person unlatches.
+    Latched,
+    /// Not before the guard's memory can be read and written again.
+    NoMemory,
+}
+
+impl Next {
+    /// What follows from what is counted; `None`: it cannot be read.
+    #[must_use]
+    pub fn of(counted: Option<Counted>, now: Now) -> Self {
+        match counted.map(|counted| counted.latched.map_or(counted.later, |until| until.or(Some(Now::FAR)))) {
+            None => Self::NoMemory,
+            Some(Some(Now::FAR)) => Self::Latched,
+            Some(later) => Self::At(later.unwrap_or(now).max(now)),
+        }
+    }
 }
 
 /// Where attempts are written down.
 pub trait Ledger: Send + Sync {
     fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend>;
     fn settle<'a>(&'a self, permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()>;
-    /// Forgets what is counted (ctl unlatch); writes a damaged record anew.
+    /// Lets one attempt through whatever is counted (an unlatch): no sooner than 30 s after the last refusal, and after each such attempt that was
+    /// refused too, twice as long. Writes a damaged record anew, with nothing counted in it.
     fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()>;
     /// What is counted for the key; `None`: it cannot be read now, and nothing is known of it from before.
     fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>>;

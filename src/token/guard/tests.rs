@@ -1,19 +1,19 @@
-//! The guard told by hand, then as a state machine against a vendor that counts.
+//! The guard told by hand; as a state machine against a vendor that counts: `random`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod random;
 
-use proptest::prelude::*;
+use std::time::Duration;
 
 use super::*;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
 fn key(partition: Option<&str>) -> GuardKey {
-    GuardKey { url: "https://issuer.example/token".into(), secret: [7; 32], partition: partition.map(Into::into) }
+    GuardKey { url: "https://issuer.example/token".into(), secret: [7; 32], partition: partition.map(Into::into), account: [9; 32] }
 }
 
 fn limits(max: u32, hold: Hold) -> Limits {
-    Limits { rate: vec![], max_rejections: max, hold }
+    Limits { rate: vec![], max_rejections: max, hold, account_rejections: None }
 }
 
 fn ask(credential: &str) -> Ask {
@@ -94,7 +94,7 @@ fn an_attempt_that_a_killed_process_made_after_the_hold_closes_the_latch_for_twi
         }
         from += 3600;
         assert_eq!(g.spend(partition, from), Answer::Go);
-        g.guard.lose(&key(partition), g.ids, at(from + 5));
+        g.guard.settle(&key(partition), g.ids, None, at(from + 5));
         assert_eq!(g.spend(partition, from + 36), Answer::Latched(Some(at(from + 3605))), "{partition:?}");
     }
 }
@@ -107,8 +107,10 @@ fn until_the_secret_changes_means_never_again() {
     assert_eq!(g.spend(None, 100_000_000), Answer::Latched(None));
     let changed = GuardKey { secret: [8; 32], ..key(None) };
     assert_eq!(g.guard.spend(&changed, &g.limits, &g.ask, 99, at(31)), Answer::Go, "a new secret, at once");
-    g.guard.clear(&key(None));
-    assert_eq!(g.spend(None, 31), Answer::Go, "unlatched by hand");
+    g.guard.unlatch(&key(None));
+    assert_eq!(g.spend(None, 31), Answer::Later(at(60)), "unlatched by hand: one attempt, 30 s after the last refusal");
+    g.attempt(None, Verdict::Rejected, 60);
+    assert_eq!(g.spend(None, 100_000_000), Answer::Latched(None));
 }
 
 #[test]
@@ -120,14 +122,78 @@ fn success_clears_and_what_says_nothing_of_the_secret_is_given_back() {
     }
     g.attempt(None, Verdict::Success, 40);
     g.attempt(None, Verdict::Rejected, 41);
-    assert_eq!(g.guard.counted(&key(None), at(41)), Counted { rejections: 1, latched: None });
+    assert_eq!(g.guard.counted(&key(None), at(41)), Counted { rejections: 1, latched: None, later: Some(at(71)) });
+}
+
+#[test]
+fn a_refusal_blamed_on_a_clock_spends_nothing_but_where_the_account_has_a_budget() {
+    for (account_rejections, third) in [(None, Answer::Go), (Some(2), Answer::Latched(None))] {
+        let mut g = Told::new(Limits { account_rejections, ..limits(1, Hold::For(MINUTE)) });
+        for secs in [0, 0] {
+            g.attempt(None, Verdict::RejectedForClock, secs);
+        }
+        assert_eq!(g.spend(None, 0), third);
+    }
+}
+
+#[test]
+fn unknown_outcomes_pause_a_value_and_latch_the_account_alone_where_it_has_a_budget() {
+    let mut g = Told::new(Limits { account_rejections: Some(2), ..limits(1, Hold::UntilSecretChanges) });
+    assert_eq!(g.spend(None, 0), Answer::Go);
+    g.guard.orphan(&key(None), g.ids, at(5));
+    assert_eq!(g.spend(None, 5), Answer::Later(at(30)), "the value is not latched, though one attempt is all it has");
+    g.attempt(None, Verdict::GivenBack, 30);
+    assert_eq!(g.spend(None, 31), Answer::Go);
+    g.guard.settle(&key(None), g.ids, None, at(40));
+    assert_eq!(g.spend(None, 100), Answer::Latched(Some(at(940))));
+    g.attempt(None, Verdict::Success, 940);
+    assert_eq!(g.guard.counted(&key(None), at(940)), Counted::default());
+}
+
+#[test]
+fn a_secret_accepted_within_a_day_is_held_5_minutes_at_first_and_others_as_long_as_is_said() {
+    const DAY: u64 = 86_400;
+    for (since, hold) in [(0, 300), (DAY, 300), (DAY + 1, 3600)] {
+        let mut g = Told::new(limits(1, Hold::For(Duration::from_hours(1))));
+        g.attempt(None, Verdict::Success, 0);
+        g.attempt(None, Verdict::Rejected, since);
+        assert_eq!(g.spend(None, since), Answer::Latched(Some(at(since + hold))));
+        g.attempt(None, Verdict::Rejected, since + hold);
+        let again = if since == DAY { 3600 } else { (2 * hold).min(3600) };
+        assert_eq!(g.spend(None, since + hold), Answer::Latched(Some(at(since + hold + again))), "{since}");
+    }
+    let mut g = Told::new(limits(1, Hold::For(MINUTE)));
+    g.attempt(None, Verdict::Success, 0);
+    g.attempt(None, Verdict::Rejected, 1);
+    assert_eq!(g.spend(None, 1), Answer::Latched(Some(at(61))), "what is shorter stays so");
+}
+
+#[test]
+fn ten_thousand_secrets_and_clients_leave_a_bounded_memory() {
+    let mut guard = Guard::default();
+    let limits = limits(1, Hold::For(MINUTE));
+    let of = |n: u32| {
+        let bytes: [u8; 32] = std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(7));
+        (GuardKey { secret: bytes, ..key(None) }, GuardKey { secret: bytes, account: bytes, ..key(None) })
+    };
+    for n in 0..40_000 {
+        let (same_client, other_client) = of(n);
+        let id = u64::from(n);
+        if guard.spend(&same_client, &limits, &ask("a"), 2 * id, at(id)) == Answer::Go {
+            guard.settle(&same_client, 2 * id, Verdict::GivenBack, at(id));
+        }
+        assert_eq!(guard.spend(&other_client, &limits, &ask("a"), 2 * id + 1, at(id)), Answer::Go);
+        guard.settle(&other_client, 2 * id + 1, Verdict::Rejected, at(id));
+    }
+    assert!(guard.sizes().iter().all(|size| *size < 40_000), "{:?}", guard.sizes());
+    assert!(matches!(guard.spend(&of(39_999).1, &limits, &ask("a"), 99_999, at(40_000)), Answer::Latched(_)));
 }
 
 #[test]
 fn an_unknown_outcome_counts_for_15_minutes() {
     let mut g = Told::new(limits(2, Hold::For(MINUTE)));
     assert_eq!(g.spend(None, 0), Answer::Go);
-    g.guard.lose(&key(None), 1, at(5));
+    g.guard.settle(&key(None), 1, None, at(5));
     assert_eq!(g.spend(None, 10), Answer::Later(at(35)));
     g.attempt(None, Verdict::Rejected, 35);
     assert_eq!(g.spend(None, 100), Answer::Latched(Some(at(900))));
@@ -138,9 +204,9 @@ fn an_unknown_outcome_counts_for_15_minutes() {
 fn an_unknown_outcome_counts_for_ever_where_only_the_secret_opens_the_latch() {
     let mut g = Told::new(limits(2, Hold::UntilSecretChanges));
     assert_eq!(g.spend(None, 0), Answer::Go);
-    g.guard.lose(&key(None), 1, at(0));
+    g.guard.settle(&key(None), 1, None, at(0));
     assert_eq!(g.spend(None, 10_000), Answer::Go);
-    g.guard.lose(&key(None), 2, at(10_000));
+    g.guard.settle(&key(None), 2, None, at(10_000));
     assert_eq!(g.spend(None, 100_000_000), Answer::Latched(None));
 }
 
@@ -202,7 +268,7 @@ fn the_budget_is_the_credential_s_and_a_call_given_back_has_used_it() {
     let mut g = Told::new(limits.clone());
     g.attempt(None, Verdict::GivenBack, 0);
     g.attempt(None, Verdict::GivenBack, 0);
-    assert_eq!(g.spend(None, 0), Answer::Later(at(30)));
+    assert_eq!(g.spend(None, 0), Answer::OverBudget(at(30)));
     assert_eq!(g.guard.spend(&key(None), &limits, &ask("other"), 77, at(0)), Answer::Go);
 }
 
@@ -231,165 +297,4 @@ async fn a_permit_that_is_dropped_is_an_unknown_outcome_and_wakes_the_others() {
     freed.await;
     assert!(matches!(ledger.spend(&key(None), &limits, &ask("a")).await, Spend::Latched(Some(_))));
     assert_eq!(ledger.counted(&key(None)).await.unwrap().rejections, 1);
-}
-
-#[derive(Debug, Clone)]
-enum Do {
-    Spend {
-        secret: u8,
-        partition: Option<bool>,
-        credential: bool,
-        renewed: bool,
-    },
-    Settle {
-        which: usize,
-        verdict: Verdict,
-    },
-    Lose {
-        which: usize,
-    },
-    /// The process that made it is gone.
-    Die {
-        which: usize,
-    },
-    Pass {
-        millis: u64,
-    },
-}
-
-fn steps() -> impl Strategy<Value = Vec<Do>> {
-    let verdict = prop_oneof![
-        6 => Just(Verdict::Rejected), 2 => Just(Verdict::RejectedPartition), 2 => Just(Verdict::GivenBack), 1 => Just(Verdict::Success)
-    ];
-    let step = prop_oneof![
-        4 => (0..2u8, proptest::option::of(any::<bool>()), any::<bool>(), any::<bool>())
-            .prop_map(|(secret, partition, credential, renewed)| Do::Spend { secret, partition, credential, renewed }),
-        4 => (any::<usize>(), verdict).prop_map(|(which, verdict)| Do::Settle { which, verdict }),
-        1 => any::<usize>().prop_map(|which| Do::Lose { which }),
-        1 => any::<usize>().prop_map(|which| Do::Die { which }),
-        2 => prop_oneof![0..100u64, 0..70_000u64, 0..4_000_000u64].prop_map(|millis| Do::Pass { millis }),
-    ];
-    proptest::collection::vec(step, 1..200)
-}
-
-/// What the vendor has seen of one secret since its last success there.
-#[derive(Default)]
-struct Seen {
-    refused: u32,
-    /// Attempts that left without an outcome yet, or for ever.
-    open: u32,
-    last_refusal: Option<Now>,
-    /// When the count reached the limit, and again after each hold.
-    latched: Option<Now>,
-    /// How often.
-    times: u32,
-}
-
-impl Seen {
-    fn latch(&mut self, now: Now) {
-        self.latched = self.latched.max(Some(now));
-        self.times += 1;
-    }
-    fn hold(&self) -> Duration {
-        MINUTE.saturating_mul(1 << (self.times - 1).min(16)).min(Duration::from_hours(1))
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-    #[test]
-    fn no_interleaving_lets_more_than_the_limit_through(
-        steps in steps(), max in 1..4u32, other_max in 1..4u32, forever in any::<bool>(),
-    ) {
-        let hold = if forever { Hold::UntilSecretChanges } else { Hold::For(MINUTE) };
-        let (mine, others) = (limits(max, hold), limits(other_max, hold));
-        let strict = max.min(other_max);
-        let (mut guard, mut now, mut id) = (Guard::default(), at(0), 0);
-        let mut open: Vec<(u64, GuardKey, Now)> = vec![];
-        let mut seen: HashMap<u8, Seen> = HashMap::new();
-        // Both credentials are known from the start; otherwise the lenient one may have used more before the strict one came.
-        for secret in 0..2u8 {
-            for (limits, name) in [(&mine, "a"), (&others, "b")] {
-                let key = GuardKey { secret: [secret; 32], ..key(None) };
-                prop_assert_eq!(guard.spend(&key, limits, &ask(name), 0, now), Answer::Go);
-                guard.settle(&key, 0, Verdict::GivenBack, now);
-            }
-        }
-        for step in steps {
-            match step {
-                Do::Pass { millis } => now = now.after(Duration::from_millis(millis)),
-                Do::Spend { secret, partition, credential, renewed } => {
-                    let partition = partition.map(|p| if p { "x".to_owned() } else { "y".to_owned() });
-                    let key = GuardKey { secret: [secret; 32], partition, ..key(None) };
-                    let (limits, name) = if credential { (&mine, "a") } else { (&others, "b") };
-                    let ask = Ask { credential: Arc::from(name), parent_renewed: renewed };
-                    match guard.spend(&key, limits, &ask, id + 1, now) {
-                        Answer::Go => {
-                            id += 1;
-                            open.push((id, key, now));
-                            let seen = seen.entry(secret).or_default();
-                            seen.open += 1;
-                            match seen.latched {
-                                None => prop_assert!(seen.refused + seen.open <= strict, "{} refused, {} open", seen.refused, seen.open),
-                                Some(since) => {
-                                    prop_assert!(!forever, "never again");
-                                    prop_assert!(since.after(seen.hold()) <= now, "within the hold");
-                                    prop_assert!(seen.open <= 1, "one after each hold");
-                                }
-                            }
-                            if let Some(last) = seen.last_refusal && !renewed {
-                                prop_assert!(last.after(Duration::from_secs(30)) <= now, "within the pause");
-                            }
-                        }
-                        Answer::Later(t) | Answer::Latched(Some(t)) => prop_assert!(t > now),
-                        Answer::Latched(None) => prop_assert!(forever),
-                        Answer::Busy => prop_assert!(!open.is_empty()),
-                    }
-                }
-                Do::Settle { which, verdict } => {
-                    if open.is_empty() { continue }
-                    let (id, key, _) = open.swap_remove(which % open.len());
-                    let before = guard.counted(&GuardKey { partition: None, ..key.clone() }, now).rejections;
-                    guard.settle(&key, id, verdict, now);
-                    let after = guard.counted(&GuardKey { partition: None, ..key.clone() }, now).rejections;
-                    let seen = seen.entry(key.secret[0]).or_default();
-                    seen.open -= 1;
-                    match verdict {
-                        Verdict::Success => *seen = Seen { open: seen.open, ..Seen::default() },
-                        Verdict::Rejected => prop_assert_eq!(after, before + 1),
-                        _ => {}
-                    }
-                    // A refusal that holds a partition alone is not the secret's.
-                    if after > before {
-                        seen.refused += 1;
-                        seen.last_refusal = Some(now);
-                        if seen.refused >= strict {
-                            seen.latch(now);
-                        }
-                    }
-                }
-                Do::Lose { which } | Do::Die { which } => {
-                    if open.is_empty() { continue }
-                    let (id, key, spent) = open.swap_remove(which % open.len());
-                    let since = if matches!(step, Do::Lose { .. }) {
-                        guard.lose(&key, id, now);
-                        now
-                    } else {
-                        guard.orphan(&key, id, now);
-                        spent
-                    };
-                    let seen = seen.entry(key.secret[0]).or_default();
-                    seen.open -= 1;
-                    // Where it counts for 15 minutes only, the model demands nothing of it but that a latch is closed again.
-                    if forever {
-                        seen.refused += 1;
-                        seen.last_refusal = seen.last_refusal.max(Some(since));
-                    }
-                    if seen.latched.is_some() || seen.refused >= strict {
-                        seen.latch(since);
-                    }
-                }
-            }
-        }
-    }
 }

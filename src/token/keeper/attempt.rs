@@ -142,9 +142,9 @@ impl Task {
             }
             Spend::Later(t) => {
                 self.count(key).await;
-                let kind = if self.state.rejections > 0 { GateKind::Rejected } else { GateKind::Budget };
-                Gate { until: Some(t.max(now.after(LEAST))), kind }
+                Gate { until: Some(t.max(now.after(LEAST))), kind: GateKind::Rejected }
             }
+            Spend::OverBudget(t) => Gate { until: Some(t.max(now.after(LEAST))), kind: GateKind::Budget },
             Spend::Latched(until) => {
                 self.count(key).await;
                 Gate { until: until.map(|t| t.max(now.after(LEAST))), kind: GateKind::Latched }
@@ -164,7 +164,7 @@ impl Task {
         let (class, error) = match kind {
             GateKind::Budget => return,
             GateKind::NoMemory => (Class::Retry, "the guard's memory cannot be read or written"),
-            _ => (Class::Rejected, "this secret was refused before; not tried again yet"),
+            _ => (Class::Rejected, "this secret, or another of its account, was refused before; not tried again yet"),
         };
         self.state.settled = true;
         // Also without memory: a rollout that went on would spread what can make no call.
@@ -222,15 +222,20 @@ impl Task {
         let since = self.wanted_since.unwrap_or(started);
         let first = self.blamed.is_none();
         self.failed(failure, started).await;
-        let latched = self.gate.is_some_and(|g| g.kind == GateKind::Latched);
+        let latched = self.gate.filter(|g| g.kind == GateKind::Latched);
         let stale: Vec<_> = parents.iter().enumerate().filter(|(_, t)| t.issued.sent < since).map(|(i, t)| (i, t.number)).collect();
-        if !refused || !first || latched || stale.is_empty() {
+        // What stays latched for good asks no parent for a token that nobody will use.
+        if !refused || !first || stale.is_empty() || latched.is_some_and(|gate| gate.until.is_none()) {
             return After::Done;
         }
         for (i, number) in &stale {
             if let Some(parent) = self.parents.get(*i) {
                 parent.blame(*number);
             }
+        }
+        if latched.is_some() {
+            // The attempt after the hold is made with new parents: the same again would be refused again.
+            return After::Done;
         }
         self.gate = None;
         self.wanted_since = Some(Now::now());
@@ -298,6 +303,7 @@ impl Task {
 fn verdict(result: &Result<Issued, Failure>, partitioned: bool) -> Verdict {
     match result {
         Ok(_) => Verdict::Success,
+        Err(f) if f.class == Class::Config && f.client_refused => Verdict::RejectedForClock,
         Err(f) if f.class != Class::Rejected => Verdict::GivenBack,
         Err(f) if f.client_refused || !partitioned => Verdict::Rejected,
         Err(_) => Verdict::RejectedPartition,

@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_succeeded_before_with_this_secret_is_held_a_minute_and_no_longer() {
-        let key = |secret| GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None };
+        let key = |secret| GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [9; 32] };
         let held = |backoff: &mut Backoff, key: Option<&GuardKey>| {
             let gate = backoff.after(&failure(Class::Config), key, Now::default(), 0.0);
             Now::default().until(gate.until.unwrap()).as_secs()

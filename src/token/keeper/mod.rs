@@ -20,7 +20,7 @@ use std::{
 use super::{
     clock::Now,
     fetch::{Failure, Fetch},
-    guard::{GuardKey, Ledger, Limits},
+    guard::{GuardKey, Ledger, Limits, Next},
     schedule::Lifetime,
     slot::{Gate, Slot, Status, Token},
 };
@@ -173,18 +173,21 @@ impl Keeper {
         self.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forget what the guard counted for the secrets that these keepers sent last and for `known`, then all try at once. First all is forgotten,
-    /// then they try: what the first of them is refused for must count for the next.
-    pub async fn unlatch(keepers: &[Arc<Self>], ledger: &dyn Ledger, known: impl IntoIterator<Item = GuardKey>) {
+    /// Lets one attempt through for the secrets that these keepers sent last and for `known`, whatever the guard counted, then all try. First all is
+    /// let through, then they try: what the first of them is refused for must count for the next. Says when the last of these attempts may be made.
+    pub async fn unlatch(keepers: &[Arc<Self>], ledger: &dyn Ledger, known: impl IntoIterator<Item = GuardKey>) -> Next {
         let last = keepers.iter().filter_map(|k| k.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone());
         // Without a partition: the secret's own count and those of all its partitions.
         let keys: HashSet<GuardKey> = known.into_iter().chain(last).map(|key| GuardKey { partition: None, ..key }).collect();
+        let mut next = Next::At(Now::now());
         for key in &keys {
             ledger.clear(key).await;
+            next = next.max(Next::of(ledger.counted(key).await, Now::now()));
         }
         for keeper in keepers {
             keeper.secret_changed();
         }
+        next
     }
 
     /// New lifetime and limits; held and latched keepers try at once, where something changed.

@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod foreign;
 pub mod http2;
 pub mod issuer;
+pub mod ledger;
 pub mod raw;
 pub mod readings;
 pub mod schema;

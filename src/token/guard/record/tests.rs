@@ -18,7 +18,7 @@ fn asked(max: u32) -> Record {
 }
 
 fn ask(record: &mut Record, max: u32, secs: u64) -> Answer {
-    let limits = Limits { rate: vec![], max_rejections: max, hold: Hold::For(MINUTE) };
+    let limits = Limits { rate: vec![], max_rejections: max, hold: Hold::For(MINUTE), account_rejections: None };
     record.ask(None, &limits, &Ask { credential: "a".into(), parent_renewed: false }, at(secs))
 }
 
@@ -94,7 +94,7 @@ fn who_has_not_asked_for_a_day_binds_the_others_no_more_unless_something_is_coun
     const DAY: u64 = 86_400;
     let strictest = |counted: bool, secs: u64| {
         let mut record = Record::default();
-        let strict = Limits { rate: vec![], max_rejections: 1, hold: Hold::For(MINUTE) };
+        let strict = Limits { rate: vec![], max_rejections: 1, hold: Hold::For(MINUTE), account_rejections: None };
         record.ask(None, &strict, &Ask { credential: "strict".into(), parent_renewed: false }, at(0));
         if counted {
             record.spend(None, 1, at(0));
@@ -127,17 +127,27 @@ fn a_partition_counts_its_own_refusals_from_the_first_success_on_until_its_own_s
 }
 
 #[test]
-fn unlatching_one_partition_forgets_it_and_no_other() {
-    let mut record = asked(3);
+fn unlatching_one_partition_lets_it_through_and_no_other() {
+    let mut record = asked(1);
     record.spend(None, 0, at(0));
     record.settle(None, 0, Verdict::Success, at(0));
+    let limits = Limits { rate: vec![], max_rejections: 1, hold: Hold::UntilSecretChanges, account_rejections: None };
+    let asks = |record: &mut Record, partition: &str, secs| {
+        record.ask(Some(partition), &limits, &Ask { credential: "a".into(), parent_renewed: false }, at(secs))
+    };
     for (id, partition) in [(1, "x"), (2, "y")] {
+        assert_eq!(asks(&mut record, partition, 1), Answer::Go);
         record.spend(Some(partition), id, at(1));
         record.settle(Some(partition), id, Verdict::RejectedPartition, at(1));
     }
-    record.clear(Some("x"));
-    assert_eq!(["x", "y"].map(|p| record.status(Some(p), at(2)).rejections), [0, 1]);
-    record.clear(None);
+    record.unlatch(Some("x"));
+    assert_eq!(["x", "y"].map(|p| asks(&mut record, p, 40)), [Answer::Go, Answer::Latched(None)]);
+    record.unlatch(None);
+    assert_eq!(["x", "y"].map(|p| asks(&mut record, p, 40)), [Answer::Go, Answer::Go]);
+    for (id, partition) in [(3, "x"), (4, "y")] {
+        record.spend(Some(partition), id, at(40));
+        record.settle(Some(partition), id, Verdict::Success, at(40));
+    }
     assert!(record.is_blank() && record.partitions.is_empty());
 }
 
@@ -169,7 +179,7 @@ fn what_is_written_down_again_is_what_counts_and_not_that_somebody_asked() {
     assert!(changed(|r| r.spend(Some("x"), 1, at(1))));
     assert!(changed(|r| r.settle(None, 1, Verdict::Success, at(1))), "the first success");
     assert!(changed(|r| {
-        let limits = Limits { rate: vec![], max_rejections: 3, hold: Hold::For(MINUTE) };
+        let limits = Limits { rate: vec![], max_rejections: 3, hold: Hold::For(MINUTE), account_rejections: None };
         r.ask(None, &limits, &Ask { credential: "b".into(), parent_renewed: false }, at(1));
     }));
 }

@@ -231,7 +231,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         calls: AtomicUsize::new(0),
     });
     let hold = if latch_is_final { Hold::UntilSecretChanges } else { Hold::For(MINUTE) };
-    let limits = Limits { rate: vec![Rate { n: 1000, per: MINUTE }], max_rejections: 2, hold };
+    let limits = Limits { rate: vec![Rate { n: 1000, per: MINUTE }], max_rejections: 2, hold, account_rejections: None };
     let tuned = |which| Tuning { lifetime: lifetimes(which), limits: limits.clone() };
     let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
     let spawn = |me: usize, parents| {

@@ -159,11 +159,11 @@ fn issued(value: &str, sent: Now, life: Duration) -> Issued {
 }
 
 pub(super) fn key(secret: u8) -> GuardKey {
-    GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None }
+    GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [9; 32] }
 }
 
 pub(super) fn tuning() -> Tuning {
-    Tuning { lifetime: plain(), limits: Limits { rate: vec![], max_rejections: 2, hold: Hold::For(MINUTE) } }
+    Tuning { lifetime: plain(), limits: Limits { rate: vec![], max_rejections: 2, hold: Hold::For(MINUTE), account_rejections: None } }
 }
 
 pub(super) fn lazy() -> Tuning {

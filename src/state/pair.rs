@@ -1,0 +1,231 @@
+//! The two files that one attempt concerns, its account's and its secret's: read, judged and written together under the lock.
+
+use std::{
+    collections::HashMap,
+    sync::{MutexGuard, PoisonError},
+};
+
+use super::{
+    book::{Book, Ended, Opened},
+    file::{Counts, Entry, decode, encode, newer},
+    fingerprint::{Names, hex},
+    folder::Locked,
+    trouble::Trouble,
+};
+use crate::token::{
+    GuardKey, Stamp,
+    guard::{Account, Record, Tally, Whose},
+};
+
+/// Secrets rotate: more records are not remembered.
+const MOST_KNOWN: usize = 1024;
+
+/// What stands in the two files.
+pub(super) struct Pair {
+    pub account: Entry<Account>,
+    pub secret: Entry<Record>,
+}
+
+/// Files as they were last read or written, for when they can be no more.
+#[derive(Default)]
+pub(super) struct Last {
+    accounts: HashMap<String, Entry<Account>>,
+    secrets: HashMap<String, Entry<Record>>,
+}
+
+/// Which part of [`Last`] is for such files.
+pub(super) trait Shelf: Counts {
+    fn shelf(last: &mut Last) -> &mut HashMap<String, Entry<Self>>;
+}
+
+impl Shelf for Account {
+    fn shelf(last: &mut Last) -> &mut HashMap<String, Entry<Self>> {
+        &mut last.accounts
+    }
+}
+
+impl Shelf for Record {
+    fn shelf(last: &mut Last) -> &mut HashMap<String, Entry<Self>> {
+        &mut last.secrets
+    }
+}
+
+impl Pair {
+    pub fn tally(&mut self) -> Tally<'_> {
+        Tally { account: &mut self.account.record, record: &mut self.secret.record }
+    }
+}
+
+/// How the guard calls the parts of the key.
+pub(super) fn whose(names: &Names) -> Whose<'_> {
+    Whose { value: &names.value, partition: names.partition.as_deref() }
+}
+
+impl Book {
+    /// One change of both files. `anew`: a damaged one is given up.
+    pub(super) fn change<T>(
+        &self,
+        opened: &Opened,
+        key: &GuardKey,
+        stamp: &Stamp,
+        anew: bool,
+        change: impl FnOnce(&mut Pair, &Names, &Locked<'_>) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        // Slow the first time: not under the lock.
+        let names = self.fingerprints.names(key, &opened.salt);
+        let locked = self.folder.lock()?;
+        let account = self.old::<Account>(&names.account, &locked, anew)?;
+        let secret = self.old::<Record>(&names.record, &locked, anew)?;
+        let mut pair = Pair {
+            account: account.clone().unwrap_or_else(|| Entry::new(&names.account, hex(&opened.salt), stamp)),
+            secret: secret.clone().unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp)),
+        };
+        let known = self.bring_up(&mut pair, opened, key, &names, stamp);
+        let done = change(&mut pair, &names, &locked)?;
+        // The account first: of a refusal that a crash cuts off here, the secret's record still has the attempt, whose outcome is then unknown.
+        let wrote = [self.store(pair.account, account.as_ref(), anew, &locked)?, self.store(pair.secret, secret.as_ref(), anew, &locked)?];
+        // From here on it is what everybody reads, whether or not it would outlive a power cut: an outcome is not told twice.
+        self.written(key, known);
+        if wrote.contains(&true) {
+            locked.sync()?;
+        }
+        Ok(done)
+    }
+
+    /// Both as they stand in the folder now, to be looked at.
+    pub(super) fn look(&self, opened: &Opened, key: &GuardKey, names: &Names, stamp: &Stamp) -> Result<Pair, Trouble> {
+        let (account, secret) = (self.read(&names.account)?, self.read(&names.record)?);
+        Ok(self.brought_up(account, secret, opened, key, names, stamp))
+    }
+
+    /// Both as they were last seen; `None`: neither was.
+    pub(super) fn last_seen(&self, opened: &Opened, key: &GuardKey, names: &Names, stamp: &Stamp) -> Option<Pair> {
+        let (account, secret) = {
+            let last = self.last();
+            (last.accounts.get(&names.account).cloned(), last.secrets.get(&names.record).cloned())
+        };
+        (account.is_some() || secret.is_some()).then(|| self.brought_up(account, secret, opened, key, names, stamp))
+    }
+
+    fn brought_up(
+        &self,
+        account: Option<Entry<Account>>,
+        secret: Option<Entry<Record>>,
+        opened: &Opened,
+        key: &GuardKey,
+        names: &Names,
+        stamp: &Stamp,
+    ) -> Pair {
+        let mut pair = Pair {
+            account: account.unwrap_or_else(|| Entry::new(&names.account, hex(&opened.salt), stamp)),
+            secret: secret.unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp)),
+        };
+        self.bring_up(&mut pair, opened, key, names, stamp);
+        pair
+    }
+
+    /// What is there already. A damaged one that is given up begins with leave for one attempt.
+    fn old<C: Shelf>(&self, name: &str, locked: &Locked<'_>, anew: bool) -> Result<Option<Entry<C>>, Trouble> {
+        match self.read(name) {
+            Err(Trouble::Damaged { .. }) if anew => {
+                let file = file_of::<C>(name);
+                if let Some(version) = self.folder.read(&file).ok().flatten().as_deref().and_then(newer) {
+                    locked.keep_aside(&file, version)?;
+                }
+                self.damaged_anew(name, locked)
+            }
+            other => other,
+        }
+    }
+
+    fn damaged_anew<C: Shelf>(&self, name: &str, locked: &Locked<'_>) -> Result<Option<Entry<C>>, Trouble> {
+        let stamp = Stamp::now();
+        let salt = self.as_opened().map(|opened| hex(&opened.salt)).unwrap_or_default();
+        let entry = Entry { record: C::anew(), ..Entry::new(name, salt, &stamp) };
+        self.put(&entry, locked)?;
+        Ok(Some(entry))
+    }
+
+    /// Writes `new` where that is worth it: a count in which nothing ever stood leaves no file.
+    fn store<C: Shelf>(&self, new: Entry<C>, old: Option<&Entry<C>>, anew: bool, locked: &Locked<'_>) -> Result<bool, Trouble> {
+        let worth_it = match old {
+            None => anew || !new.record.is_blank(),
+            Some(old) => anew || new.record.differs(&old.record) || new.owners != old.owners,
+        };
+        if worth_it {
+            self.put(&new, locked)?;
+            if old.is_none() {
+                self.made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            self.stands(new);
+        }
+        Ok(worth_it)
+    }
+
+    fn put<C: Shelf>(&self, entry: &Entry<C>, locked: &Locked<'_>) -> Result<(), Trouble> {
+        let file = file_of::<C>(&entry.name);
+        let bytes = encode(entry).map_err(|e| self.folder.damaged(&file, e.to_string()))?;
+        locked.write(&file, &bytes)
+    }
+
+    fn read<C: Shelf>(&self, name: &str) -> Result<Option<Entry<C>>, Trouble> {
+        let file = file_of::<C>(name);
+        let Some(bytes) = self.folder.read(&file)? else { return Ok(None) };
+        let entry: Entry<C> = decode(&bytes).map_err(|why| self.folder.damaged(&file, why))?;
+        if entry.name != name {
+            return Err(self.folder.damaged(&file, "damaged: it was another file".to_owned()));
+        }
+        self.stands(entry.clone());
+        Ok(Some(entry))
+    }
+
+    /// As it stands now. Says how many outcomes were added that only this process knows.
+    fn bring_up(&self, pair: &mut Pair, opened: &Opened, key: &GuardKey, names: &Names, stamp: &Stamp) -> usize {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default();
+        let alive = |owner: &str| owner == opened.owner || self.folder.is_alive(owner);
+        pair.account.bring_up(stamp, alive);
+        pair.secret.bring_up(stamp, alive);
+        for Ended { id, verdict, at } in &outcomes {
+            pair.tally().settle(whose(names), *id, *verdict, *at);
+            pair.account.owners.remove(id);
+            pair.secret.owners.remove(id);
+        }
+        outcomes.len()
+    }
+
+    /// The first `known` outcomes are on disk.
+    fn written(&self, key: &GuardKey, known: usize) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(all) = outcomes.get_mut(key) {
+            all.drain(..known.min(all.len()));
+            if all.is_empty() {
+                outcomes.remove(key);
+            }
+        }
+    }
+
+    /// It stands in the folder so.
+    fn stands<C: Shelf>(&self, entry: Entry<C>) {
+        let mut last = self.last();
+        let shelf = C::shelf(&mut last);
+        if shelf.len() >= MOST_KNOWN && !shelf.contains_key(&entry.name) {
+            shelf.clear();
+        }
+        shelf.insert(entry.name.clone(), entry);
+    }
+
+    /// What was last seen of both counts for nothing any more.
+    pub(super) fn unsee(&self, names: &Names) {
+        let mut last = self.last();
+        last.accounts.remove(&names.account);
+        last.secrets.remove(&names.record);
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn file_of<C: Counts>(name: &str) -> String {
+    format!("{}{name}.json", C::KIND)
+}

@@ -1,0 +1,336 @@
+//! What counts against an account (token origin and client id), whatever the secret: refusals in a row, and how soon a changed secret may be
+//! tried. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Answer, Ask, Counted, Limits, Now,
+    count::UNKNOWN,
+    leave::{Leave, doubled},
+    record::{SHARER_GONE, SHARER_NOTED},
+};
+
+/// More refused values are not told apart: the pause between changes has reached its hour long before.
+const MOST_VALUES: usize = 16;
+
+/// More unknown outcomes are not remembered: no budget is larger that means anything, and a process may be killed in every attempt for years.
+const MOST_UNKNOWN: usize = 64;
+
+/// What one ledger keeps for one account.
+///
+/// Every account paces changed secrets: the first change is tried at once, and each further one that was refused too makes the next wait 30 s,
+/// doubling to an hour. Where one of its credentials sets `account_rejections`, the account also has a budget of refused attempts in a row.
+/// Once that is spent nothing is sent until a person unlatches.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Account {
+    spent: Vec<Try>,
+    /// Refused attempts since the last success.
+    rejected: u32,
+    /// The last refusal, or the moment an outcome was lost.
+    last: Option<Now>,
+    /// Which values were refused, or had an unknown outcome, since the last success; the newest last.
+    values: Vec<String>,
+    leave: Leave,
+    /// Credentials that set `account_rejections`.
+    sharers: BTreeMap<String, Sharer>,
+}
+
+/// An attempt without an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Try {
+    id: u64,
+    at: Now,
+    /// Its outcome will never be known.
+    lost: bool,
+    value: String,
+    /// The value had not been refused before, nor was it accepted lately.
+    new: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Sharer {
+    max: u32,
+    seen: Now,
+}
+
+/// The value that an attempt would send.
+#[derive(Debug, Clone, Copy)]
+pub struct Value<'a> {
+    /// A name for the secret, which says nothing about it.
+    pub name: &'a str,
+    /// It was accepted not long ago: its own renewals do not wait because others are refused.
+    pub proven: bool,
+}
+
+impl Account {
+    /// May an attempt with `value` be made? [`Answer::Go`] is not yet a spent attempt: see [`Account::spend`].
+    pub fn ask(&mut self, value: Value<'_>, limits: &Limits, ask: &Ask, now: Now) -> Answer {
+        self.note(limits, ask, now);
+        self.judge(value, now)
+    }
+
+    /// Writes down that a credential with these limits shares the account.
+    pub fn note(&mut self, limits: &Limits, ask: &Ask, now: Now) {
+        // While something is counted, everybody's limits stay: one that is latched does not ask, and still binds the others.
+        let counted = self.counted() > 0;
+        self.sharers.retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
+        match limits.account_rejections {
+            Some(max) => drop(self.sharers.insert(ask.credential.to_string(), Sharer { max, seen: now })),
+            None => drop(self.sharers.remove(&*ask.credential)),
+        }
+    }
+
+    /// The budget of refusals in a row: the smallest of those who share the account. `None`: none has set one.
+    #[must_use]
+    pub fn max(&self) -> Option<u32> {
+        self.sharers.values().map(|s| s.max.max(1)).min()
+    }
+
+    fn judge(&self, value: Value<'_>, now: Now) -> Answer {
+        let (running, lost) = (self.running(), self.lost());
+        if let Some(max) = self.max() {
+            if self.counted() >= max {
+                // Of unknown outcomes alone it cannot be said that anybody was refused: one attempt finds out.
+                let opens = (self.rejected == 0).then(|| self.last.unwrap_or_default().after(UNKNOWN));
+                return match opens {
+                    Some(opens) if opens <= now => busy_or_go(running),
+                    opens => self.by_leave(opens, now).unwrap_or(Answer::Latched(opens)),
+                };
+            }
+            if self.rejected.saturating_add(lost).saturating_add(running) >= max {
+                return Answer::Busy;
+            }
+        }
+        self.pace(value, now)
+    }
+
+    /// May a changed value be tried already?
+    fn pace(&self, value: Value<'_>, now: Now) -> Answer {
+        if !self.is_new(value) {
+            return Answer::Go;
+        }
+        // Others that are being tried for the first time may be refused as well.
+        let untried = |t: &&Try| !t.lost && t.new && t.value != value.name && !self.values.contains(&t.value);
+        let mut others: Vec<&str> = self.spent.iter().filter(untried).map(|t| &*t.value).collect();
+        others.sort_unstable();
+        others.dedup();
+        let refused = self.values.len();
+        if refused.saturating_add(others.len()) < 2 {
+            return Answer::Go;
+        }
+        if refused >= 2 {
+            let times = u32::try_from(refused - 1).unwrap_or(u32::MAX);
+            let next = self.last.unwrap_or_default().after(doubled(times));
+            if next > now {
+                return self.by_leave(Some(next), now).unwrap_or(Answer::Later(next));
+            }
+        }
+        busy_or_go(u32::try_from(others.len()).unwrap_or(u32::MAX))
+    }
+
+    /// What a person's leave makes of a refusal that would last until `next`.
+    fn by_leave(&self, next: Option<Now>, now: Now) -> Option<Answer> {
+        if !self.leave.is_given() {
+            // What becomes of the attempt that was let through decides for all.
+            return self.spent.iter().any(|t| !t.lost && self.leave.is_used_by(t.id)).then_some(Answer::Busy);
+        }
+        let from = self.leave.from(self.last).unwrap_or(now);
+        let from = next.map_or(from, |next| next.min(from));
+        Some(if from > now { Answer::Later(from) } else { busy_or_go(self.running()) })
+    }
+
+    fn is_new(&self, value: Value<'_>) -> bool {
+        !value.proven && !self.values.iter().any(|v| v == value.name)
+    }
+
+    fn is_full(&self) -> bool {
+        self.max().is_some_and(|max| self.counted() >= max)
+    }
+
+    /// Writes the attempt `id` down as spent.
+    pub fn spend(&mut self, value: Value<'_>, id: u64, now: Now) {
+        let new = self.is_new(value);
+        // The renewals of a good secret leave it to the one that it was given for.
+        if new || self.is_full() {
+            self.leave.take(id);
+        }
+        self.spent.push(Try { id, at: now, lost: false, value: value.name.to_owned(), new });
+    }
+
+    /// The attempt succeeded: all but the attempts still under way is forgotten.
+    pub fn succeeded(&mut self, id: u64) {
+        if self.take(id).is_some() {
+            self.spent.retain(|t| !t.lost);
+            (self.rejected, self.last, self.leave) = (0, None, Leave::default());
+            self.values.clear();
+        }
+    }
+
+    /// The attempt was refused. However often that is told, it counts once.
+    pub fn rejected(&mut self, id: u64, now: Now) {
+        if let Some(tried) = self.take(id) {
+            self.rejected = self.rejected.saturating_add(1);
+            self.last = self.last.max(Some(now));
+            self.leave.refused(id);
+            self.remember(tried.value);
+        }
+    }
+
+    /// The attempt said nothing about the secret.
+    pub fn given_back(&mut self, id: u64) {
+        if self.take(id).is_some() {
+            self.leave.give_back(id);
+        }
+    }
+
+    /// What became of the attempt will never be known.
+    pub fn lose(&mut self, id: u64, now: Now) {
+        self.lose_if(|tried| tried.id == id, |_| now);
+    }
+
+    /// All attempts of owners that are gone have an unknown outcome (a ledger that outlives processes).
+    pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now) {
+        self.lose_if(|tried| !alive(tried.id), |tried| now.min(tried.at));
+    }
+
+    fn lose_if(&mut self, gone: impl Fn(&Try) -> bool, at: impl Fn(&Try) -> Now) {
+        let mut values = Vec::new();
+        for tried in self.spent.iter_mut().filter(|t| !t.lost && gone(t)) {
+            tried.lost = true;
+            self.last = self.last.max(Some(at(tried)));
+            self.leave.refused(tried.id);
+            values.push(tried.value.clone());
+        }
+        for value in values {
+            self.remember(value);
+        }
+        let mut many = self.spent.iter().filter(|t| t.lost).count().saturating_sub(MOST_UNKNOWN);
+        self.spent.retain(|t| {
+            let stays = !t.lost || many == 0;
+            many -= usize::from(!stays);
+            stays
+        });
+    }
+
+    fn take(&mut self, id: u64) -> Option<Try> {
+        let i = self.spent.iter().position(|t| t.id == id)?;
+        Some(self.spent.remove(i))
+    }
+
+    fn remember(&mut self, value: String) {
+        if !self.values.contains(&value) {
+            self.values.push(value);
+            let many = self.values.len().saturating_sub(MOST_VALUES);
+            self.values.drain(..many);
+        }
+    }
+
+    /// In place of one that was lost: there was a refusal, for all we know, and leave for one more attempt.
+    #[must_use]
+    pub fn after_damage() -> Self {
+        let mut account = Self { rejected: 1, ..Self::default() };
+        account.unlatch();
+        account
+    }
+
+    /// A person lets one attempt through: see [`Leave`]. Where nothing is counted there is nothing to give leave for.
+    pub fn unlatch(&mut self) {
+        if self.counted() > 0 || !self.values.is_empty() {
+            self.leave.give();
+        }
+    }
+
+    /// At least so many were refused in a row (a record that was written before accounts were counted).
+    pub fn take_over(&mut self, rejected: u32, last: Option<Now>) {
+        self.rejected = self.rejected.max(rejected);
+        self.last = self.last.max(last);
+    }
+
+    /// Counts at least what `other` does, of which it is a younger or an older copy.
+    pub fn join(&mut self, other: Self) {
+        for tried in other.spent {
+            if !self.spent.iter().any(|t| t.id == tried.id) {
+                self.spent.push(tried);
+            }
+        }
+        self.rejected = self.rejected.max(other.rejected);
+        self.last = self.last.max(other.last);
+        for value in other.values {
+            self.remember(value);
+        }
+        self.leave.join(other.leave);
+        for (name, sharer) in other.sharers {
+            self.sharers.entry(name).or_insert(sharer);
+        }
+    }
+
+    /// Calls `value` by another name, as another ledger does. What it does not know stays apart from all it knows.
+    pub fn rename(&mut self, value: &str, to: &str) {
+        let names = self.values.iter_mut().chain(self.spent.iter_mut().map(|t| &mut t.value));
+        names.filter(|name| *name == value).for_each(|name| to.clone_into(name));
+    }
+
+    /// Moves every moment (a record read after a reboot).
+    pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
+        self.spent.iter_mut().for_each(|t| t.at = to(t.at));
+        self.last = self.last.map(&to);
+        self.sharers.values_mut().for_each(|s| s.seen = to(s.seen));
+    }
+
+    /// What is to be shown: nothing where no budget is set.
+    #[must_use]
+    pub fn status(&self, value: Value<'_>, now: Now) -> Counted {
+        let (latched, later) = match self.judge(value, now) {
+            Answer::Latched(until) => (Some(until), None),
+            Answer::Later(next) => (None, Some(next)),
+            _ => (None, None),
+        };
+        Counted { rejections: self.max().map_or(0, |_| self.counted()), latched, later }
+    }
+
+    /// The last refusal.
+    #[must_use]
+    pub fn last(&self) -> Option<Now> {
+        self.last
+    }
+
+    /// Nothing is counted and nothing is under way.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.spent.is_empty() && self.rejected == 0 && self.values.is_empty() && !self.leave.is_given()
+    }
+
+    /// Whether it is worth writing this one where `old` stands: that somebody who is known asked again is not.
+    #[must_use]
+    pub fn differs(&self, old: &Self) -> bool {
+        let known = |(name, new): (&String, &Sharer)| {
+            old.sharers.get(name).is_some_and(|old| old.max == new.max && old.seen.until(new.seen) < SHARER_NOTED)
+        };
+        (&self.spent, self.rejected, self.last, &self.values, self.leave) != (&old.spent, old.rejected, old.last, &old.values, old.leave)
+            || self.sharers.len() != old.sharers.len()
+            || !self.sharers.iter().all(known)
+    }
+
+    /// Refusals and unknown outcomes since the last success.
+    fn counted(&self) -> u32 {
+        self.rejected.saturating_add(self.lost())
+    }
+
+    fn lost(&self) -> u32 {
+        u32::try_from(self.spent.iter().filter(|t| t.lost).count()).unwrap_or(u32::MAX)
+    }
+
+    fn running(&self) -> u32 {
+        u32::try_from(self.spent.iter().filter(|t| !t.lost).count()).unwrap_or(u32::MAX)
+    }
+}
+
+fn busy_or_go(running: u32) -> Answer {
+    if running > 0 { Answer::Busy } else { Answer::Go }
+}
+
+#[cfg(test)]
+mod tests;

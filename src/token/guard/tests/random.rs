@@ -1,0 +1,335 @@
+//! The guard as a state machine against a vendor that counts: one secret by itself, then an account whose secret changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Do {
+    Spend {
+        secret: u8,
+        partition: Option<bool>,
+        credential: bool,
+        renewed: bool,
+    },
+    Settle {
+        which: usize,
+        verdict: Verdict,
+    },
+    Lose {
+        which: usize,
+    },
+    /// The process that made it is gone.
+    Die {
+        which: usize,
+    },
+    Pass {
+        millis: u64,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Do>> {
+    let verdict = prop_oneof![
+        6 => Just(Verdict::Rejected), 2 => Just(Verdict::RejectedPartition), 2 => Just(Verdict::GivenBack), 1 => Just(Verdict::Success)
+    ];
+    let step = prop_oneof![
+        4 => (0..2u8, proptest::option::of(any::<bool>()), any::<bool>(), any::<bool>())
+            .prop_map(|(secret, partition, credential, renewed)| Do::Spend { secret, partition, credential, renewed }),
+        4 => (any::<usize>(), verdict).prop_map(|(which, verdict)| Do::Settle { which, verdict }),
+        1 => any::<usize>().prop_map(|which| Do::Lose { which }),
+        1 => any::<usize>().prop_map(|which| Do::Die { which }),
+        2 => prop_oneof![0..100u64, 0..70_000u64, 0..4_000_000u64].prop_map(|millis| Do::Pass { millis }),
+    ];
+    proptest::collection::vec(step, 1..200)
+}
+
+/// What the vendor has seen of one secret since its last success there.
+#[derive(Default)]
+struct Seen {
+    refused: u32,
+    /// Attempts that left without an outcome yet, or for ever.
+    open: u32,
+    last_refusal: Option<Now>,
+    /// When the count reached the limit, and again after each hold.
+    latched: Option<Now>,
+    /// How often.
+    times: u32,
+}
+
+impl Seen {
+    fn latch(&mut self, now: Now) {
+        self.latched = self.latched.max(Some(now));
+        self.times += 1;
+    }
+    fn hold(&self) -> Duration {
+        MINUTE.saturating_mul(1 << (self.times - 1).min(16)).min(Duration::from_hours(1))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #[test]
+    fn no_interleaving_lets_more_than_the_limit_through(
+        steps in steps(), max in 1..4u32, other_max in 1..4u32, forever in any::<bool>(),
+    ) {
+        let hold = if forever { Hold::UntilSecretChanges } else { Hold::For(MINUTE) };
+        let (mine, others) = (limits(max, hold), limits(other_max, hold));
+        let strict = max.min(other_max);
+        let (mut guard, mut now, mut id) = (Guard::default(), at(0), 0);
+        let mut open: Vec<(u64, GuardKey, Now)> = vec![];
+        let mut seen: HashMap<u8, Seen> = HashMap::new();
+        // Both credentials are known from the start; otherwise the lenient one may have used more before the strict one came.
+        for secret in 0..2u8 {
+            for (limits, name) in [(&mine, "a"), (&others, "b")] {
+                let key = GuardKey { secret: [secret; 32], ..key(None) };
+                prop_assert_eq!(guard.spend(&key, limits, &ask(name), 0, now), Answer::Go);
+                guard.settle(&key, 0, Verdict::GivenBack, now);
+            }
+        }
+        for step in steps {
+            match step {
+                Do::Pass { millis } => now = now.after(Duration::from_millis(millis)),
+                Do::Spend { secret, partition, credential, renewed } => {
+                    let partition = partition.map(|p| if p { "x".to_owned() } else { "y".to_owned() });
+                    let key = GuardKey { secret: [secret; 32], partition, ..key(None) };
+                    let (limits, name) = if credential { (&mine, "a") } else { (&others, "b") };
+                    let ask = Ask { credential: Arc::from(name), parent_renewed: renewed };
+                    match guard.spend(&key, limits, &ask, id + 1, now) {
+                        Answer::Go => {
+                            id += 1;
+                            open.push((id, key, now));
+                            let seen = seen.entry(secret).or_default();
+                            seen.open += 1;
+                            match seen.latched {
+                                None => prop_assert!(seen.refused + seen.open <= strict, "{} refused, {} open", seen.refused, seen.open),
+                                Some(since) => {
+                                    prop_assert!(!forever, "never again");
+                                    prop_assert!(since.after(seen.hold()) <= now, "within the hold");
+                                    prop_assert!(seen.open <= 1, "one after each hold");
+                                }
+                            }
+                            if let Some(last) = seen.last_refusal && !renewed {
+                                prop_assert!(last.after(Duration::from_secs(30)) <= now, "within the pause");
+                            }
+                        }
+                        Answer::Later(t) | Answer::OverBudget(t) | Answer::Latched(Some(t)) => prop_assert!(t > now),
+                        Answer::Latched(None) => prop_assert!(forever),
+                        Answer::Busy => prop_assert!(!open.is_empty()),
+                    }
+                }
+                Do::Settle { which, verdict } => {
+                    if open.is_empty() { continue }
+                    let (id, key, _) = open.swap_remove(which % open.len());
+                    let before = guard.counted(&GuardKey { partition: None, ..key.clone() }, now).rejections;
+                    guard.settle(&key, id, verdict, now);
+                    let after = guard.counted(&GuardKey { partition: None, ..key.clone() }, now).rejections;
+                    let seen = seen.entry(key.secret[0]).or_default();
+                    seen.open -= 1;
+                    match verdict {
+                        Verdict::Success => *seen = Seen { open: seen.open, ..Seen::default() },
+                        Verdict::Rejected => prop_assert_eq!(after, before + 1),
+                        _ => {}
+                    }
+                    // A refusal that holds a partition alone is not the secret's.
+                    if after > before {
+                        seen.refused += 1;
+                        seen.last_refusal = Some(now);
+                        if seen.refused >= strict {
+                            seen.latch(now);
+                        }
+                    }
+                }
+                Do::Lose { which } | Do::Die { which } => {
+                    if open.is_empty() { continue }
+                    let (id, key, spent) = open.swap_remove(which % open.len());
+                    let since = if matches!(step, Do::Lose { .. }) {
+                        guard.settle(&key, id, None, now);
+                        now
+                    } else {
+                        guard.orphan(&key, id, now);
+                        spent
+                    };
+                    let seen = seen.entry(key.secret[0]).or_default();
+                    seen.open -= 1;
+                    // Where it counts for 15 minutes only, the model demands nothing of it but that a latch is closed again.
+                    if forever {
+                        seen.refused += 1;
+                        seen.last_refusal = seen.last_refusal.max(Some(since));
+                    }
+                    if seen.latched.is_some() || seen.refused >= strict {
+                        seen.latch(since);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum OfAccount {
+    Spend { secret: u8, strict: bool },
+    Settle { which: usize, verdict: Verdict },
+    Lose { which: usize },
+    Die { which: usize },
+    Unlatch { secret: u8 },
+    Pass { secs: u64 },
+}
+
+fn steps_of_account() -> impl Strategy<Value = Vec<OfAccount>> {
+    let verdict = prop_oneof![8 => Just(Verdict::Rejected), 2 => Just(Verdict::GivenBack), 1 => Just(Verdict::Success)];
+    let step = prop_oneof![
+        6 => (0..6u8, any::<bool>()).prop_map(|(secret, strict)| OfAccount::Spend { secret, strict }),
+        5 => (any::<usize>(), verdict).prop_map(|(which, verdict)| OfAccount::Settle { which, verdict }),
+        1 => any::<usize>().prop_map(|which| OfAccount::Lose { which }),
+        1 => any::<usize>().prop_map(|which| OfAccount::Die { which }),
+        1 => (0..6u8).prop_map(|secret| OfAccount::Unlatch { secret }),
+        3 => prop_oneof![0..3u64, 0..70u64, 0..4000u64, 0..100_000u64].prop_map(|secs| OfAccount::Pass { secs }),
+    ];
+    proptest::collection::vec(step, 1..250)
+}
+
+/// What the vendor knows of an account since its last success, and a bystander of what people did.
+#[derive(Default)]
+struct Locked {
+    refused: u32,
+    unknown: u32,
+    /// Under way: which secret, and whether a person had let it through.
+    open: BTreeMap<u64, (u8, bool)>,
+    wrong: BTreeSet<u8>,
+    last: Option<Now>,
+    leave: bool,
+    leaves_refused: u32,
+    accepted: BTreeMap<u8, Now>,
+}
+
+impl Locked {
+    fn pause(times: u32) -> Duration {
+        Duration::from_secs(30).saturating_mul(1 << times.min(16)).min(Duration::from_hours(1))
+    }
+    fn since(&self, d: Duration, now: Now) -> bool {
+        self.last.is_none_or(|last| last.after(d) <= now)
+    }
+    /// May `secret` be tried? Says whether it is a person's leave that lets it.
+    fn may(&self, secret: u8, budget: Option<u32>, now: Now) -> Result<bool, String> {
+        let lately = self.accepted.get(&secret).is_some_and(|then| then.after(Duration::from_hours(24)) >= now);
+        let new = !self.wrong.contains(&secret) && !lately;
+        let counted = self.refused + self.unknown;
+        let full = budget.is_some_and(|budget| counted >= budget);
+        let let_through = self.leave && (full || new);
+        let by_person = self.leave && self.since(Self::pause(self.leaves_refused), now);
+        if full {
+            let by_itself = self.refused == 0 && self.since(15 * MINUTE, now);
+            if !by_person && !by_itself {
+                return Err(format!("{} refused and {} unknown of {budget:?}", self.refused, self.unknown));
+            }
+            if !self.open.is_empty() {
+                return Err("more than one attempt with leave".into());
+            }
+        } else if budget.is_some_and(|budget| counted + u32::try_from(self.open.len()).unwrap() >= budget) {
+            return Err("more under way than may be refused".into());
+        }
+        let changes = u32::try_from(self.wrong.len()).unwrap();
+        if new && changes >= 2 && !by_person && !self.since(Self::pause(changes - 2), now) {
+            return Err(format!("the {changes}th changed secret, {:?} after {:?}", now, self.last));
+        }
+        Ok(let_through)
+    }
+    fn ends_badly(&mut self, id: u64, at: Now) -> Option<u8> {
+        let (secret, leave) = self.open.remove(&id)?;
+        self.last = self.last.max(Some(at));
+        self.leaves_refused += u32::from(leave);
+        self.wrong.insert(secret);
+        Some(secret)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #[test]
+    fn no_interleaving_of_changed_secrets_lets_more_through_than_the_account_allows(
+        steps in steps_of_account(), budget in proptest::option::of(1..4u32), forever in any::<bool>(), max in 1..3u32,
+    ) {
+        let hold = if forever { Hold::UntilSecretChanges } else { Hold::For(MINUTE) };
+        let (strict_one, other) = (Limits { account_rejections: budget, ..limits(max, hold) }, limits(2, Hold::For(MINUTE)));
+        let (mut guard, mut now, mut id) = (Guard::default(), at(0), 0);
+        let mut keys: BTreeMap<u64, (GuardKey, Now)> = BTreeMap::new();
+        let mut vendor = Locked::default();
+        // Who has not asked for a day binds the others no more, unless something is counted.
+        let (mut bound, mut strict_asked) = (true, now);
+        let of = |secret: u8| GuardKey { secret: [secret; 32], ..key(None) };
+        // From the start it is known who shares the account.
+        for secret in 0..6 {
+            for (limits, name) in [(&strict_one, "strict"), (&other, "other")] {
+                prop_assert_eq!(guard.spend(&of(secret), limits, &ask(name), 0, now), Answer::Go);
+                guard.settle(&of(secret), 0, Verdict::GivenBack, now);
+            }
+        }
+        for step in steps {
+            let nth = |which: usize| keys.keys().nth(which % keys.len().max(1)).copied();
+            match step {
+                OfAccount::Pass { secs } => now = now.after(Duration::from_secs(secs)),
+                OfAccount::Unlatch { secret } => {
+                    guard.unlatch(&of(secret));
+                    vendor.leave |= vendor.refused + vendor.unknown > 0;
+                }
+                OfAccount::Spend { secret, strict } => {
+                    let (limits, name) = if strict { (&strict_one, "strict") } else { (&other, "other") };
+                    let shown = guard.counted(&of(secret), now);
+                    bound &= vendor.refused + vendor.unknown > 0 || strict_asked.after(Duration::from_hours(24)) > now;
+                    if strict {
+                        (bound, strict_asked) = (true, now);
+                    }
+                    let budget = budget.filter(|_| bound);
+                    match guard.spend(&of(secret), limits, &ask(name), id + 1, now) {
+                        Answer::Go => {
+                            id += 1;
+                            let leave = vendor.may(secret, budget, now).map_err(TestCaseError::fail)?;
+                            vendor.leave &= !leave;
+                            vendor.open.insert(id, (secret, leave));
+                            keys.insert(id, (of(secret), now));
+                            // As long as all who share it are known.
+                            let known = now < at(0).after(Duration::from_hours(24));
+                            prop_assert!(!known || (shown.latched, shown.later) == (None, None), "what is shown is what is done: {shown:?}");
+                        }
+                        Answer::Latched(None) => prop_assert!(forever || budget.is_some_and(|b| vendor.refused + vendor.unknown >= b)),
+                        Answer::Later(t) | Answer::Latched(Some(t)) => prop_assert!(t > now),
+                        Answer::Busy => prop_assert!(!vendor.open.is_empty()),
+                        Answer::OverBudget(_) => prop_assert!(false),
+                    }
+                }
+                OfAccount::Settle { which, verdict } => {
+                    let Some((id, (key, _))) = nth(which).and_then(|id| keys.remove_entry(&id)) else { continue };
+                    guard.settle(&key, id, verdict, now);
+                    match verdict {
+                        Verdict::Success => {
+                            let (secret, _) = vendor.open.remove(&id).unwrap();
+                            let mut accepted = std::mem::take(&mut vendor.accepted);
+                            accepted.insert(secret, now);
+                            let open = std::mem::take(&mut vendor.open).into_iter().map(|(id, (secret, _))| (id, (secret, false))).collect();
+                            vendor = Locked { open, accepted, ..Locked::default() };
+                        }
+                        Verdict::GivenBack => vendor.leave |= vendor.open.remove(&id).unwrap().1,
+                        _ => {
+                            let secret = vendor.ends_badly(id, now).unwrap();
+                            vendor.refused += 1;
+                            vendor.accepted.remove(&secret);
+                        }
+                    }
+                }
+                OfAccount::Lose { which } | OfAccount::Die { which } => {
+                    let Some((id, (key, spent))) = nth(which).and_then(|id| keys.remove_entry(&id)) else { continue };
+                    let dies = matches!(step, OfAccount::Die { .. });
+                    if dies { guard.orphan(&key, id, now) } else { guard.settle(&key, id, None, now) }
+                    vendor.ends_badly(id, if dies { spent } else { now });
+                    vendor.unknown += 1;
+                }
+            }
+        }
+    }
+}
