@@ -9,6 +9,7 @@ pub mod notify;
 pub mod profiles;
 pub mod run;
 pub mod schema;
+pub mod unlatch;
 
 use std::{
     io::Write,
@@ -131,6 +132,13 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigArg,
     },
+    /// Let a credential try once more, without a running program: writes to the [state] folder, as its owner
+    Unlatch {
+        /// Credential
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Exit 0 or 1, for exec probes
     Probe {
         /// What to ask for
@@ -164,7 +172,7 @@ pub enum Action {
     Status,
     /// Fetch tokens now (guard respected)
     Refresh,
-    /// Forget counted refusals and try again
+    /// Let one attempt through where refusals stopped them
     Unlatch,
     /// Read the configuration and the secrets again
     Reload,
@@ -264,6 +272,7 @@ pub fn dispatch(args: Args) -> Exit {
         }
         Command::Profiles { name } => profiles::profiles(name.as_deref()),
         Command::Ctl { action, name, config } => ctl::ctl(action, name.as_deref(), &config.file()),
+        Command::Unlatch { name, config } => unlatch::unlatch(&name, &config.file()),
         Command::Probe { what, name, config } => ctl::probe(what, name.as_deref(), &config.file()),
         Command::Schema => say(&format!("{}\n", schema::schema().trim_end())),
         Command::Completions { shell } => {

@@ -141,7 +141,7 @@ async fn help_explains_every_command_option_and_exit_code() {
     for part in ["CUPBEARER_CONFIG", "78", "Exit status", "cupbearer demo", "CUPBEARER_PROXY__DRAIN=5s"] {
         assert!(help.stdout.contains(part), "{part} in {}", help.stdout);
     }
-    for command in ["run", "demo", "check", "profiles", "ctl", "probe", "schema", "completions"] {
+    for command in ["run", "demo", "check", "profiles", "ctl", "unlatch", "probe", "schema", "completions"] {
         assert!(help.stdout.contains(&format!("  {command} ")), "{command}");
         let of = cli(&[command, "--help"]).await;
         assert_eq!(of.code, 0, "{command}");
@@ -157,7 +157,7 @@ async fn help_explains_every_command_option_and_exit_code() {
             let below = lines.peek().is_some_and(|next| next.starts_with("          ") && !next.trim().is_empty());
             assert!(beside || below, "{command} {entry:?} is not explained:\n{}", of.stdout);
         }
-        if ["run", "check", "ctl", "probe"].contains(&command) {
+        if ["run", "check", "ctl", "unlatch", "probe"].contains(&command) {
             assert!(of.stdout.contains("CUPBEARER_CONFIG") && of.stdout.contains("/etc/cupbearer/config.toml"), "{command}");
         }
     }

@@ -69,6 +69,7 @@ mod support;
 mod tidy;
 mod token_answers;
 mod tokens;
+mod unlatch;
 mod upstream_tls;
 mod vendors;
 mod vendors_mypos;
