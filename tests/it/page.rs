@@ -107,6 +107,41 @@ async fn a_browser_shows_the_page_live_and_its_buttons_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_browser_is_asked_for_the_token_and_keeps_it_in_the_page_alone() {
+    let tools = Tool::on_path("chromium", "chromium").and_then(|browser| Ok((browser, Tool::node_js()?)));
+    let (browser, node) = match tools {
+        Ok(tools) => tools,
+        Err(why) => return skip("a_browser_is_asked_for_the_token_and_keeps_it_in_the_page_alone", &why),
+    };
+    let issuer = Issuer::start(&Tokens::default(), vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
+    let text = PORTS.replace("[reload]", "auth = { file = \"token\" }\n[reload]")
+        + &plain("acme", &format!("{}/token", issuer.url()), &issuer.url());
+    let sidecar = Sidecar::with_files(&text, &[("token", "a-long-admin-token")]).await;
+    sidecar.until_metric("cupbearer_token_sendable{credential=\"acme\",token=\"access\"}", 1.0).await;
+    let shots = root().join("target/page");
+    std::fs::create_dir_all(&shots).unwrap();
+    let profile = tempfile::tempdir().unwrap();
+    let given = json!({
+        "url": format!("http://{}/", sidecar.admin_addr()),
+        "shots": shots,
+        "profile": profile.path(),
+        "chromium": browser.program(),
+        "token": "a-long-admin-token",
+    });
+    let script = root().join("tests/tools/page-token.mjs").display().to_string();
+    let (code, out, err) = node.args([script, given.to_string()]).run(Duration::from_secs(110)).await;
+    assert_eq!(code, 0, "{out}\n{err}");
+    let saw: Value = serde_json::from_str(out.lines().last().unwrap_or_default()).unwrap_or_else(|e| panic!("{e}: {out}\n{err}"));
+    assert_eq!((&saw["complaints"], &saw["status"], &saw["field"]), (&json!([]), &json!(401), &json!("")), "{saw:#}");
+    assert!(
+        saw["asks"].as_str().unwrap().contains("The admin token") && saw["shows"].as_str().unwrap().contains("token in use"),
+        "{saw:#}"
+    );
+    assert!(!saw["kept"].as_str().unwrap().contains("a-long-admin-token"), "{saw:#}");
+    assert!(saw["again"].as_str().unwrap().contains("The admin token"), "a page that is loaded anew asks anew: {saw:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn m5_the_page_carries_its_policy_and_escapes_what_vendors_say() {
     let scene = Scene::start().await;
     let sidecar = &scene.sidecar;
