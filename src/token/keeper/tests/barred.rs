@@ -198,3 +198,32 @@ async fn a_token_handed_out_for_a_minute_and_then_refused_is_renewed_at_once() {
     pass(SEC).await;
     assert_eq!(script.count(), 6);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_and_a_changed_secret_in_between_change_nothing_of_it() {
+    let (script, keeper) = warm(vec![lives(), fail(Class::Retry)]).await;
+    keeper.reject(1);
+    pass(SEC).await;
+    keeper.retune(Tuning { lifetime: Lifetime { cap: Some(1800 * SEC), ..plain() }, ..tuning() });
+    keeper.secret_changed();
+    assert!(keeper.get(Now::now()).is_none());
+    pass(3 * SEC).await;
+    assert!(keeper.get(Now::now()).is_none(), "the call still runs");
+    pass(2 * SEC).await;
+    assert_eq!(keeper.get(Now::now()).map(|t| (t.number, t.issued.sent.until(t.expires))), Some((1, 1800 * SEC)));
+    assert_eq!(script.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_leave_take_nothing_along() {
+    let (script, keeper) = warm(vec![lives()]).await;
+    keeper.reject(1);
+    for _ in 0..10 {
+        let until = within(15 * SEC);
+        assert!(tokio::time::timeout(SEC / 10, keeper.after_rejection(1, until)).await.is_err());
+        assert!(tokio::time::timeout(SEC / 10, keeper.wait(until)).await.is_err());
+    }
+    assert_eq!(keeper.waiters(), 0);
+    pass(5 * SEC).await;
+    assert_eq!((script.count(), keeper.get(Now::now()).map(|t| t.number)), (2, Some(2)));
+}
