@@ -294,9 +294,22 @@ async fn a_mistyped_name_gets_the_nearest_one_as_a_hint() {
     let word = cli(&["check", "--format", "jsom"]).await;
     assert!(word.code == 2 && word.stderr.contains("'json'"), "{word:?}");
     let daemon = Daemon::start(&plain("billing", "http://127.0.0.1:9/token", "http://127.0.0.1:9")).await;
-    let config = daemon.path("cupbearer.toml").display().to_string();
+    let (_folder, config) = written(&format!("[admin]\nlisten = \"{}\"\n", daemon.admin));
     for verb in ["refresh", "unlatch", "status"] {
         let ctl = cli(&["ctl", verb, "biling", "--config", &config]).await;
         assert!(ctl.code == 1 && ctl.stderr.contains("did you mean \"billing\"?"), "{ctl:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_could_grow_without_end_changes_nothing_that_runs() {
+    let profile = |value: &str| format!("[inject.headers]\nX-Key = \"{value}\"\n");
+    let text = "[credentials.a]\nprofile = { file = \"p.toml\" }\n[upstreams.a]\nurl = \"http://127.0.0.1:9\"\ncredential = \"a\"\n";
+    let mut daemon = Daemon::with(Setup { text, files: &[("p.toml", &profile("x"))], ..Setup::default() }).await;
+    let set = format!("{{% set a = 'xx' %}}{}{{{{ a }}}}", "{% set a = a ~ a %}".repeat(40));
+    std::fs::write(daemon.path("new.toml"), profile(&set)).unwrap();
+    std::fs::rename(daemon.path("new.toml"), daemon.path("p.toml")).unwrap();
+    daemon.stderr.until("is not a template: ").await;
+    assert_eq!(daemon.get("/a/x").await.0, 502, "what runs goes on");
+    daemon.stop().await;
 }
