@@ -83,19 +83,19 @@ pub fn browser(headers: &HeaderMap, asked: &Asked<'_>, snapshot: &Snapshot, unix
         return Ok(());
     }
     let refuse = |why: &str| Err(Reply::new(Cause::ForbiddenOrigin, why));
-    let own = match asked.form {
-        Form::Origin { host } => host,
-        Form::Absolute { authority, .. } => authority,
-    };
+    if let Some(field) = navigation(headers) {
+        return refuse(&format!("a browser asks for a page ({field}), and an API has none; see proxy.browser"));
+    }
     for site in &headers.get_all("sec-fetch-site") {
         if !matches!(site.as_bytes(), b"none" | b"same-origin") {
             return refuse("the request comes from another site's page (Sec-Fetch-Site); see proxy.browser");
         }
     }
-    for origin in &headers.get_all(header::ORIGIN) {
-        let authority = origin.to_str().ok().and_then(|o| o.strip_prefix("http://").or_else(|| o.strip_prefix("https://")));
-        if !authority.is_some_and(|a| a.eq_ignore_ascii_case(own)) {
-            return refuse("the request comes from another site's page (Origin); see proxy.browser");
+    for (name, what) in [(header::ORIGIN, "Origin"), (header::REFERER, "Referer")] {
+        for from in &headers.get_all(name) {
+            if !from.to_str().is_ok_and(|from| is_at_home(from, asked, snapshot)) {
+                return refuse(&format!("the request comes from another site's page ({what}); see proxy.browser"));
+            }
         }
     }
     let Form::Origin { host } = asked.form else { return Ok(()) };
@@ -103,6 +103,57 @@ pub fn browser(headers: &HeaderMap, asked: &Asked<'_>, snapshot: &Snapshot, unix
         return Ok(());
     }
     refuse("this host name is not known as ours, so it may have been pointed here by a web page; list it in proxy.hosts")
+}
+
+/// The field by which a browser tells that it opens a page, a frame, or a program of a page (Fetch Metadata; HTML 4.6.4, 10). The last one comes on
+/// origins that are not trustworthy too, where browsers send none of the others.
+fn navigation(headers: &HeaderMap) -> Option<&'static str> {
+    const PAGES: [&str; 10] =
+        ["document", "iframe", "frame", "fencedframe", "object", "embed", "worker", "sharedworker", "serviceworker", "webidentity"];
+    let says = |name: &str, words: &[&str]| {
+        let says = |value: &http::HeaderValue| words.iter().any(|word| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word.as_bytes()));
+        headers.get_all(name).iter().any(says)
+    };
+    if says("sec-fetch-mode", &["navigate", "nested-navigate"]) {
+        return Some("Sec-Fetch-Mode");
+    }
+    if says("sec-fetch-dest", &PAGES) {
+        return Some("Sec-Fetch-Dest");
+    }
+    says("upgrade-insecure-requests", &["1"]).then_some("Upgrade-Insecure-Requests")
+}
+
+/// Whether an origin, or a URL with one, is the one that is asked here (under another name of this host that no stranger can have, too: clients that
+/// follow say where they come from), or that of the upstream which is asked for.
+fn is_at_home(from: &str, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
+    let Some((scheme, rest)) = from.split_once("://") else { return false };
+    let tls = scheme.eq_ignore_ascii_case("https");
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let own = match asked.form {
+        Form::Origin { host } => host,
+        Form::Absolute { authority, .. } => authority,
+    };
+    if !tls && !scheme.eq_ignore_ascii_case("http") {
+        return false;
+    }
+    if authority.eq_ignore_ascii_case(own) {
+        return true;
+    }
+    let (named, own) = (split_authority(authority), split_authority(own));
+    if let (Some((host, port)), Some((_, own_port))) = (&named, &own)
+        && port == own_port
+    {
+        let loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let listed = snapshot.config.proxy.hosts.iter().any(|name| name.eq_ignore_ascii_case(host));
+        if loopback || **host == *"localhost" || host.ends_with(".localhost") || listed || matched(authority, &snapshot.config) {
+            return true;
+        }
+    }
+    let upstream = snapshot.router.find(asked.form, asked.path).ok().and_then(|hit| snapshot.upstreams.get(hit.upstream));
+    upstream.zip(named).is_some_and(|(served, (host, port))| {
+        let target = &served.upstream.target;
+        *host == *target.host && tls == target.tls && port.unwrap_or(if tls { 443 } else { 80 }) == target.port
+    })
 }
 
 /// IP literals, localhost, *.localhost and `proxy.hosts`. `0.0.0.0`, `::` and IPv4 within IPv6 lead to this host too, but are nobody's address: it is
@@ -120,12 +171,12 @@ fn matched(authority: &str, config: &config::Config) -> bool {
     split_authority(authority).is_some_and(|(host, _)| config.rules.iter().any(|r| r.hosts.iter().any(|h| **h == *host)))
 }
 
-/// TRACE would hand the token back (RFC 9110 9.3.8).
+/// TRACE, and TRACK of some servers, would hand the token back (RFC 9110 9.3.8), in whatever case a server takes them.
 ///
 /// # Errors
 /// The refusal.
 pub fn method(method: &Method) -> Result<(), Reply> {
-    if matches!(*method, Method::TRACE | Method::CONNECT) {
+    if ["TRACE", "TRACK", "CONNECT"].iter().any(|refused| method.as_str().eq_ignore_ascii_case(refused)) {
         return Err(Reply::new(Cause::MethodRefused, format!("{method} is not forwarded")));
     }
     Ok(())
@@ -257,8 +308,30 @@ mod tests {
     }
 
     #[test]
+    fn a_browser_that_opens_a_page_is_known_by_what_it_says() {
+        let says = |name: &'static str, value: &str| navigation(&request("GET", "/", &[(name, value)]).headers);
+        for (name, value) in [
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-mode", "Navigate "),
+            ("sec-fetch-dest", "document"),
+            ("sec-fetch-dest", "iframe"),
+            ("sec-fetch-dest", "object"),
+            ("sec-fetch-dest", "serviceworker"),
+            ("upgrade-insecure-requests", "1"),
+        ] {
+            assert!(says(name, value).is_some(), "{name}: {value}");
+        }
+        for (name, value) in [("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty"), ("sec-fetch-dest", "image"), ("accept", "text/html")]
+        {
+            assert_eq!(says(name, value), None, "{name}: {value}");
+        }
+    }
+
+    #[test]
     fn methods_that_reflect_are_refused() {
-        assert!(method(&Method::TRACE).is_err());
+        for refused in ["TRACE", "trace", "Track", "TRACK", "connect"] {
+            assert!(method(&Method::from_bytes(refused.as_bytes()).unwrap()).is_err(), "{refused}");
+        }
         assert!(method(&Method::from_bytes(b"PURGE").unwrap()).is_ok());
     }
 }

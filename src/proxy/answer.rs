@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use pingora_core::protocols::http::ServerSession;
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use tokio::time::timeout;
@@ -93,6 +93,93 @@ pub fn clean(response: &mut ResponseHeader, trailers: bool) {
     if !trailers {
         response.remove_header(&header::TRAILER);
     }
+}
+
+/// One framing in every reading: interim answers and 204 have no content and so no length of it, 304 no transfer coding (RFC 9110 8.6, RFC 9112 6.1),
+/// and what a length says twice is said once.
+///
+/// # Errors
+/// Never: digits are a header value.
+pub fn frame(response: &mut ResponseHeader) -> Result<()> {
+    let bodiless = response.status.is_informational() || response.status == StatusCode::NO_CONTENT;
+    if bodiless || response.status == StatusCode::NOT_MODIFIED {
+        response.remove_header(&header::TRANSFER_ENCODING);
+    }
+    if bodiless {
+        response.remove_header(&header::CONTENT_LENGTH);
+        return Ok(());
+    }
+    let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return Ok(()) };
+    // pingora has refused lengths that differ.
+    if lengths.next().is_some() || first.as_bytes().contains(&b',') {
+        let one = first.as_bytes().split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
+        let one = http::HeaderValue::from_bytes(one).or_err(ErrorType::InvalidHTTPHeader, "Content-Length")?;
+        response.insert_header(header::CONTENT_LENGTH, one)?;
+    }
+    Ok(())
+}
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// A vendor's `Proxy-Status` that speaks in our name would make its answer look like a refusal of ours (RFC 9209 2): those members go.
+pub fn disown(fields: &mut HeaderMap) -> bool {
+    let ours = |member: &str| {
+        let name = member.trim().trim_start_matches('"');
+        let end = name.find(|c: char| !(c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~:/".contains(c))).unwrap_or(name.len());
+        name.get(..end).is_some_and(|name| name.eq_ignore_ascii_case("cupbearer"))
+    };
+    let told: Vec<http::HeaderValue> = fields.get_all(&PROXY_STATUS).iter().cloned().collect();
+    let mut changed = false;
+    let mut kept = Vec::new();
+    for value in told {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let (mut quoted, mut escaped) = (false, false);
+        let members = text.split(|c| {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' if quoted => escaped = true,
+                '"' => quoted = !quoted,
+                ',' => return !quoted,
+                _ => {}
+            }
+            false
+        });
+        let members: Vec<&str> = members.collect();
+        let left: Vec<&str> = members.iter().filter(|member| !ours(member)).copied().collect();
+        if left.len() == members.len() {
+            kept.push(value.clone());
+            continue;
+        }
+        changed = true;
+        let left = left.iter().map(|member| member.trim()).collect::<Vec<_>>().join(", ");
+        kept.extend(http::HeaderValue::from_str(&left).ok().filter(|value| !value.is_empty()));
+    }
+    if changed {
+        fields.remove(&PROXY_STATUS);
+        for value in kept {
+            fields.append(&PROXY_STATUS, value);
+        }
+    }
+    changed
+}
+
+/// The same for an answer's head.
+///
+/// # Errors
+/// Never: what is left was a header value.
+pub fn disown_head(response: &mut ResponseHeader) -> Result<()> {
+    if !response.headers.contains_key(&PROXY_STATUS) {
+        return Ok(());
+    }
+    let mut fields = response.headers.clone();
+    if disown(&mut fields) {
+        response.remove_header(&PROXY_STATUS);
+        for value in fields.get_all(&PROXY_STATUS) {
+            response.append_header(PROXY_STATUS, value.clone())?;
+        }
+    }
+    Ok(())
 }
 
 /// HTTP/1.0 knows no chunks (RFC 9112 6.1): an answer without a length ends with its connection. Until [`ended`] is called that end is a reset, so
@@ -223,5 +310,45 @@ mod tests {
         clean(&mut r, false);
         assert!(r.headers.contains_key("x-c") && r.headers.contains_key("content-length"));
         assert!(["x-b", "keep-alive", "trailer"].iter().all(|n| !r.headers.contains_key(*n)));
+    }
+
+    fn head(status: u16, fields: &[(&'static str, &str)]) -> ResponseHeader {
+        let mut r = ResponseHeader::build(status, None).unwrap();
+        for (name, value) in fields {
+            r.append_header(*name, *value).unwrap();
+        }
+        r
+    }
+
+    #[test]
+    fn an_answer_has_one_framing() {
+        let framed = |status: u16, fields: &[(&'static str, &str)]| {
+            let mut r = head(status, fields);
+            frame(&mut r).unwrap();
+            let of = |name: &str| r.headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+            (of("content-length"), of("transfer-encoding"))
+        };
+        let both = [("content-length", "3"), ("transfer-encoding", "chunked")];
+        assert_eq!(framed(204, &both), (vec![], vec![]));
+        assert_eq!(framed(103, &both), (vec![], vec![]));
+        assert_eq!(framed(304, &both), (vec!["3".to_owned()], vec![]));
+        assert_eq!(framed(200, &[("content-length", "3, 3")]), (vec!["3".to_owned()], vec![]));
+        assert_eq!(framed(200, &[("content-length", "3"), ("content-length", "3")]), (vec!["3".to_owned()], vec![]));
+        assert_eq!(framed(200, &[("transfer-encoding", "chunked")]), (vec![], vec!["chunked".to_owned()]));
+    }
+
+    #[test]
+    fn no_vendor_speaks_in_our_name() {
+        let left = |fields: &[&'static str]| {
+            let mut r = head(502, &fields.iter().map(|v| ("proxy-status", *v)).collect::<Vec<_>>());
+            disown_head(&mut r).unwrap();
+            r.headers.get_all("proxy-status").iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let none: [String; 0] = [];
+        assert_eq!(left(&["cupbearer; error=dns_error; details=\"a, b\""]), none);
+        assert_eq!(left(&[" CupBearer"]), none);
+        assert_eq!(left(&["\"cupbearer\"; error=x"]), none);
+        assert_eq!(left(&["cdn.test; details=\"cupbearer, x\", cupbearer; error=y, edge"]), ["cdn.test; details=\"cupbearer, x\", edge"]);
+        assert_eq!(left(&["cupbearer2; error=x", "cupbearer"]), ["cupbearer2; error=x"]);
     }
 }

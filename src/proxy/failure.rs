@@ -13,7 +13,7 @@ use super::{
     chosen::Ctx,
     reply::{Cause, Reply},
 };
-use crate::{listen, token::Now};
+use crate::{listen, tls::Flaw, token::Now};
 
 /// Connection attempts, for the metric.
 #[must_use]
@@ -38,7 +38,7 @@ pub fn reply(e: &Error) -> Option<Reply> {
         (_, T::TLSHandshakeTimedout) => (Cause::ConnectTimeout, "no TLS handshake within timeouts.connect"),
         (_, T::ConnectRefused) => (Cause::Refused, "the connection was refused"),
         (_, T::ConnectNoRoute | T::ConnectError | T::SocketError | T::BindError) => (Cause::Unreachable, "no connection could be made"),
-        (_, T::TLSHandshakeFailure | T::TLSWantX509Lookup | T::InvalidCert) => tls(e),
+        (_, T::TLSHandshakeFailure | T::TLSWantX509Lookup | T::InvalidCert) => return Some(tls(e)),
         (_, T::ReadTimedout | T::WriteTimedout) => (Cause::UpstreamTimeout, "nothing was heard within timeouts.read"),
         // With TLS 1.3 a client certificate is refused only after the handshake.
         (_, T::ReadError | T::WriteError | T::H2Error) if e.to_string().contains("received fatal alert") => {
@@ -72,21 +72,44 @@ pub fn late(e: &Error, session: &mut Session, ctx: &Ctx) -> Option<Reply> {
     (silent && !asked).then(|| Reply::new(Cause::RequestTimeout, "the request body stood still for as long as timeouts.read"))
 }
 
-/// A certificate that is not trusted is for the user to mend, so it is told apart.
-fn tls(e: &Error) -> (Cause, &'static str) {
-    if *e.etype() == ErrorType::InvalidCert || e.to_string().contains("invalid peer certificate") {
-        (
-            Cause::UpstreamCertificate,
-            "its certificate is not trusted, has expired, or is for another name; see tls.ca_file and tls.server_name",
-        )
-    } else {
-        (Cause::UpstreamTls, "the TLS handshake failed")
+/// A certificate that is not trusted is for the user to mend, so it is told apart, and what is wrong with it is said. pingora hands on no more than
+/// rustls's words.
+fn tls(e: &Error) -> Reply {
+    match Flaw::from_text(&e.to_string()) {
+        Some(flaw) => Reply::new(Cause::UpstreamCertificate, format!("its certificate {flaw}; see tls.ca_file and tls.server_name")),
+        None if *e.etype() == ErrorType::InvalidCert => {
+            Reply::new(Cause::UpstreamCertificate, "its certificate cannot be used; see tls.ca_file and tls.server_name")
+        }
+        None => Reply::new(Cause::UpstreamTls, "the TLS handshake failed"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said() {
+        let detail = |told: &str| {
+            let context = format!("TLS connect() failed: invalid peer certificate: {told}, SNI: api.test");
+            let reply = reply(&Error::explain(ErrorType::TLSHandshakeFailure, context).into_up()).unwrap();
+            assert_eq!(reply.cause, Cause::UpstreamCertificate, "{told}");
+            reply.detail
+        };
+        let all = [
+            detail("UnknownIssuer"),
+            detail(
+                "certificate expired: verification time 1782000000 (UNIX), but certificate is not valid after 1700000000 (82000000 seconds ago)",
+            ),
+            detail("certificate not valid for name \"api.test\"; certificate is only valid for DnsName(\"other.test\")"),
+        ];
+        assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2], "{all:?}");
+        assert!(all[1].contains("2023-11-14"), "{all:?}");
+        assert!(all[2].contains("other.test"), "{all:?}");
+        let failed =
+            reply(&Error::explain(ErrorType::TLSHandshakeFailure, "TLS connect() failed: received fatal alert").into_up()).unwrap();
+        assert_eq!(failed.cause, Cause::UpstreamTls);
+    }
 
     #[test]
     fn each_failure_has_its_code() {

@@ -259,6 +259,8 @@ impl ProxyHttp for Proxy {
     async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
         let trailers = session.is_http2() && response.version == Version::HTTP_2;
         answer::clean(response, trailers);
+        answer::frame(response)?;
+        answer::disown_head(response)?;
         if let Some(chosen) = &ctx.chosen {
             echo::hide(response, chosen)?;
             let here = session.server_addr().and_then(|address| address.as_inet().copied());
@@ -286,6 +288,7 @@ impl ProxyHttp for Proxy {
 
     async fn response_trailer_filter(&self, _session: &mut Session, trailers: &mut HeaderMap, ctx: &mut Ctx) -> Result<Option<Bytes>> {
         answer::bound_trailers(trailers);
+        answer::disown(trailers);
         if let Some(chosen) = &ctx.chosen {
             echo::hide_in_trailers(trailers, chosen);
         }

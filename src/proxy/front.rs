@@ -59,6 +59,11 @@ pub fn front_with(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics, resolver: 
         ..ServerConf::default()
     };
     let gate = Arc::new(Gate::default());
+    let places = Places::new(descriptors.vendors());
+    for upstream in now.upstreams.iter().map(|served| &served.upstream).filter(|u| u.pool_requests > places.most_of_one()) {
+        let (upstream, configured, most) = (&upstream.name, upstream.pool_requests, places.most_of_one());
+        tracing::warn!(%upstream, "pool.requests = {configured}, but half of what the limit of open files (ulimit -n) leaves for vendors is {most}");
+    }
     let proxy = Proxy {
         snapshot: snapshot.clone(),
         metrics: metrics.clone(),
@@ -66,7 +71,7 @@ pub fn front_with(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics, resolver: 
         trust: Trust::default(),
         downgrades: Downgrades::default(),
         gate: gate.clone(),
-        places: Places::new(descriptors.vendors()),
+        places,
     };
     let mut app = http_proxy(&Arc::new(conf), proxy);
     let mut options = HttpServerOptions::default();

@@ -91,11 +91,15 @@ pub fn announce_no_content(request: &mut RequestHeader, original: &RequestHeader
     if converted && meant && empty && !framed { request.insert_header(header::CONTENT_LENGTH, 0) } else { Ok(()) }
 }
 
-/// Removes what the client sent under names that are ours, `_` and `-` being the same to many servers.
+/// By these some frameworks are told that another path is asked for than the one that was judged.
+const ANOTHER_PATH: [&str; 2] = ["x-original-url", "x-rewrite-url"];
+
+/// Removes what the client sent under names that are ours, all punctuation being the same to many servers.
 fn strip(request: &mut RequestHeader, placed: &Placed) {
     let ours = |name: &HeaderName| {
-        let twin = |other: &HeaderName| same(name.as_str(), other.as_str());
-        twin(&header::AUTHORIZATION) || twin(&header::PROXY_AUTHORIZATION) || placed.headers.iter().any(twin)
+        let twin = |other: &str| same(name.as_str(), other);
+        let usual = [header::AUTHORIZATION.as_str(), header::PROXY_AUTHORIZATION.as_str()];
+        usual.into_iter().chain(ANOTHER_PATH).chain(placed.headers.iter().map(HeaderName::as_str)).any(twin)
     };
     let found: Vec<HeaderName> = request.headers.keys().filter(|n| ours(n)).cloned().collect();
     for name in found {
@@ -103,9 +107,20 @@ fn strip(request: &mut RequestHeader, placed: &Placed) {
     }
 }
 
+/// Whether servers may take one name for the other: in any case, and with any punctuation for any other (CGI, PHP, Rack).
 fn same(a: &str, b: &str) -> bool {
-    let fold = |c: u8| if c == b'_' { b'-' } else { c };
+    let fold = |c: u8| if c.is_ascii_alphanumeric() || !c.is_ascii() { c.to_ascii_lowercase() } else { b'-' };
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(x, y)| fold(x) == fold(y))
+}
+
+/// Whether servers may take what a client wrote for the name of this parameter or cookie: percent-encoded, with white space before or behind it, as
+/// an element of a list or table (`name[]`, `name[0]`), or cut off at a zero byte.
+fn is_twin(ours: &str, written: &str) -> bool {
+    let name = written.replace('+', " ");
+    let name = percent_decode_str(&name).decode_utf8_lossy();
+    let name = name.trim_matches(|c: char| c.is_whitespace() || c.is_control() || c == '"');
+    let before = |end: char| name.split(end).next().unwrap_or_default().trim();
+    [name, before('['), before('\0')].into_iter().any(|name| same(ours, name))
 }
 
 /// `made`: where to note what is for this request alone.
@@ -143,18 +158,25 @@ fn place<'a>(
     if placed.query.is_empty() {
         return Ok(path);
     }
-    let mut path = stripped(&path, &placed.query);
+    let left = stripped(&path, &placed.query);
+    // Ours first: of several with one name most servers take the first, and the client's are the ones to go unheard.
+    let (before, rest) = left.split_at(left.find('?').unwrap_or(left.len()));
+    let mut path = before.to_owned();
     for (name, value) in &presented.query {
         let value = text(value)?;
-        path.push(if path.contains('?') { '&' } else { '?' });
+        path.push(if path.len() > before.len() { '&' } else { '?' });
         path.extend(utf8_percent_encode(name, QUERY));
         path.push('=');
         path.extend(utf8_percent_encode(value.to_str().unwrap_or_default(), QUERY));
     }
+    if let Some(query) = rest.strip_prefix('?') {
+        path.push(if path.len() > before.len() { '&' } else { '?' });
+        path.push_str(query);
+    }
     Ok(Cow::Owned(path))
 }
 
-/// The client's cookies but those of our names, then ours, in one field (RFC 6265 5.4).
+/// Ours, then the client's cookies but those of our names, in one field (RFC 6265 5.4).
 fn cookies(headers: &HeaderMap, names: &[String], ours: &[(&str, HeaderValue)]) -> Option<HeaderValue> {
     let mut all: Vec<u8> = Vec::new();
     let mut add = |pair: &[u8]| {
@@ -163,15 +185,16 @@ fn cookies(headers: &HeaderMap, names: &[String], ours: &[(&str, HeaderValue)]) 
         }
         all.extend_from_slice(pair);
     };
+    for (name, value) in ours {
+        add(&[name.as_bytes(), b"=", value.as_bytes()].concat());
+    }
     for pair in headers.get_all(header::COOKIE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b';')) {
         let pair = pair.trim_ascii();
         let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii_end();
-        if !pair.is_empty() && !names.iter().any(|n| n.as_bytes() == name) {
+        let name = String::from_utf8_lossy(name);
+        if !pair.is_empty() && !names.iter().any(|ours| is_twin(ours, &name)) {
             add(pair);
         }
-    }
-    for (name, value) in ours {
-        add(&[name.as_bytes(), b"=", value.as_bytes()].concat());
     }
     if all.is_empty() {
         return None;
@@ -198,9 +221,8 @@ fn join_cookies(request: &mut RequestHeader) -> Result<()> {
 /// `path` without the query parameters of these names, however encoded.
 fn stripped(path: &str, names: &[String]) -> String {
     without(path, |pair| {
-        let name = pair.split('=').next().unwrap_or_default().replace('+', " ");
-        let name = percent_decode_str(&name).decode_utf8_lossy().into_owned();
-        names.iter().any(|n| same(n, &name))
+        let name = pair.split('=').next().unwrap_or_default();
+        names.iter().any(|ours| is_twin(ours, name))
     })
 }
 
@@ -249,6 +271,9 @@ mod tests {
             ("Proxy_Authorization", "mine"),
             ("X_Session", "mine"),
             ("x-session", "mine"),
+            ("X.Session", "mine"),
+            ("X-Original-URL", "/other"),
+            ("X_Rewrite_Url", "/other"),
             ("x-sessions", "stays"),
             ("x-other", "stays"),
         ]);
@@ -267,6 +292,8 @@ mod tests {
             ("/a?%61ccess_token", "/a"),
             ("/a?x=1;access_token=evil&y", "/a?x=1&y"),
             ("/a?access-token=evil&access_token=evil", "/a"),
+            ("/a?Access_Token=evil&access.token=evil&access_token[]=evil&access_token%5B0%5D=evil&x", "/a?x"),
+            ("/a?+access_token=evil&access+token=evil&access_token%00=evil&ACCESS%2eTOKEN&x", "/a?x"),
             ("/a?access_tokens=1&&=&a=b=c", "/a?access_tokens=1&&=&a=b=c"),
             ("/access_token?", "/access_token?"),
             ("/a", "/a"),
@@ -277,9 +304,9 @@ mod tests {
 
     #[test]
     fn cookies_are_merged_into_one_field_and_ours_are_single() {
-        let r = request(&[("cookie", "a=1; sid=evil"), ("cookie", "b=\"2\"; sid =evil; SID=stays")]);
+        let r = request(&[("cookie", "a=1; sid=evil; s%69d=evil; sid[]=evil"), ("cookie", "b=\"2\"; sid =evil; SID=evil; side=stays")]);
         let ours = [("sid", HeaderValue::from_static("good"))];
-        assert_eq!(cookies(&r.headers, &["sid".to_owned()], &ours).unwrap(), "a=1; b=\"2\"; SID=stays; sid=good");
+        assert_eq!(cookies(&r.headers, &["sid".to_owned()], &ours).unwrap(), "sid=good; a=1; b=\"2\"; side=stays");
         assert_eq!(cookies(&request(&[("cookie", "sid=evil")]).headers, &["sid".to_owned()], &[]), None);
     }
 

@@ -4,8 +4,9 @@
 const SHORT: usize = 512;
 
 /// Whether `path` (without query) may be routed and sent: it starts with `/`, has no white space, control character or `#`, and no
-/// dot segment. A dot segment is a segment that is exactly `.` or `..` once the path is percent-decoded as often as it changes and
-/// split at `/` and `\`; `..;x`, `...` and overlong UTF-8 are ordinary segments (RFC 3986, 3.3 and 5.2.4).
+/// dot segment, and once decoded no zero byte and no UTF-8 that is longer than it need be. A dot segment is a segment that is `.` or `..`, with or
+/// without a parameter (`..;x`: servlet containers go up there), once the path is percent-decoded as often as it changes and split at `/` and `\`;
+/// `...` is an ordinary segment (RFC 3986, 3.3 and 5.2.4).
 #[must_use]
 pub fn acceptable(path: &str) -> bool {
     let bytes = path.as_bytes();
@@ -31,14 +32,21 @@ pub fn acceptable(path: &str) -> bool {
             &mut long
         };
         let end = decode_fully(bytes, room);
-        !has_dot_segment(room.get(..end).unwrap_or_default())
+        let decoded = room.get(..end).unwrap_or_default();
+        !(has_dot_segment(decoded) || decoded.contains(&0) || is_overlong(decoded))
     } else {
         !(dot && has_dot_segment(bytes))
     }
 }
 
 fn has_dot_segment(path: &[u8]) -> bool {
-    path.split(|b| matches!(b, b'/' | b'\\')).any(|segment| matches!(segment, b"." | b".."))
+    path.split(|b| matches!(b, b'/' | b'\\')).any(|segment| matches!(segment.split(|b| *b == b';').next(), Some(b"." | b"..")))
+}
+
+/// Whether a byte sequence spells a character in more bytes than it needs (RFC 3629 3), which some decoders take for `.`, `/` or a zero.
+fn is_overlong(decoded: &[u8]) -> bool {
+    decoded.iter().any(|b| matches!(b, 0xC0 | 0xC1))
+        || decoded.windows(2).any(|pair| matches!(pair, [0xE0, 0x80..=0x9F] | [0xF0, 0x80..=0x8F]))
 }
 
 /// Percent-decodes until nothing changes any more, in one pass: what a decoded byte completes is decoded at once. Escapes cannot
@@ -92,6 +100,19 @@ mod tests {
             "/%%32e%%32e/x",
             "/a/%2e",
             "/a/%25%32%65/b",
+            "/a/..;/b",
+            "/a/.;x=y/b",
+            "/a/..;",
+            "/a/%2e%2e;x/b",
+            "/a/..%3b/b",
+            "/a%2f..;x%2fb",
+            "/%00",
+            "/a%2500b",
+            "/%c0%ae%c0%ae/",
+            "/%C1%9c",
+            "/%e0%80%ae",
+            "/%f0%80%80%ae",
+            "/%25c0%25af",
             "/a/.%2F",
             "/orders//../pay",
         ] {
@@ -108,20 +129,23 @@ mod tests {
             "/a/",
             "/a//b",
             "/...",
-            "/a/..;/b",
+            "/a/;..",
+            "/a/b;..",
+            "/a/...;x/b",
+            "/%e2%82%ac",
+            "/%e0%a4%85",
+            "/%f0%9f%98%80",
             "/a/.b",
             "/a/b.",
             "/a..b",
             "/%2Fa",
             "/a%2fb",
-            "/%00",
             "/%",
             "/%2",
             "/%zz",
             "/a%20b",
             "/é",
             "/a;b=c",
-            "/%c0%ae%c0%ae/",
             "/.well-known/x",
             "/a/%2e%2e%2e/",
         ] {

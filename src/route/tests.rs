@@ -140,7 +140,6 @@ fn bytes_that_are_sent_are_the_bytes_that_came() {
     for rest in [
         "/a%2fb",
         "/a%2Fb",
-        "/%00",
         "/a;b=c",
         "//",
         "//a//b",
@@ -150,7 +149,7 @@ fn bytes_that_are_sent_are_the_bytes_that_came() {
         "/a?",
         "/a??b",
         "/a?%2e%2e/..",
-        "/..;/x",
+        "/;..x",
         "/a+b%20c",
         "/'()*,:@&=$!",
     ] {

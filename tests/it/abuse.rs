@@ -362,11 +362,11 @@ async fn r11_redirects_cookies_and_challenges_of_a_vendor_pass_and_are_never_act
     pair.orders.script(Reply::json(403, &serde_json::json!({})).with("WWW-Authenticate", "Bearer error=\"insufficient_scope\""));
     let answer = pair.get("/orders/x", "localhost").await;
     assert_eq!((answer.status, answer.header("www-authenticate")), (403, Some("Bearer error=\"insufficient_scope\"")));
-    for method in ["TRACE", "TRACK"] {
+    for method in ["TRACE", "TRACK", "trace", "Track"] {
         let before = pair.orders.counts().requests;
         let answer = pair.raw(&format!("{method} /orders/x HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
-        assert!(method != "TRACE" || (answer.status, answer.json()["code"].as_str()) == (405, Some("method_refused")));
-        assert_eq!(pair.orders.counts().requests - before, usize::from(method != "TRACE"), "{method}");
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (405, Some("method_refused")), "{method}");
+        assert_eq!(pair.orders.counts().requests - before, 0, "{method}");
     }
     let options = pair.raw("OPTIONS /orders/x HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n").await;
     assert_eq!(options.status, 204, "not forwarded, with no token");

@@ -18,7 +18,7 @@ const MIB: u64 = 1 << 20;
 const LONG: u64 = 100 * MIB;
 
 /// Targets behind the matched prefix; each arrives as it stands here.
-const TARGETS: [&str; 66] = [
+const TARGETS: [&str; 64] = [
     "/",
     "",
     "?",
@@ -33,8 +33,6 @@ const TARGETS: [&str; 66] = [
     "/a%2fb",
     "/%2F",
     "/%2f%2F",
-    "/%00",
-    "/a%00b",
     "/%25",
     "/%2525",
     "/%252F",
@@ -63,7 +61,7 @@ const TARGETS: [&str; 66] = [
     "/..a",
     "/a..",
     "/.a",
-    "/..;x",
+    "/;..x",
     "/a\\b",
     "/a|b",
     "/[a]",
@@ -72,7 +70,7 @@ const TARGETS: [&str; 66] = [
     "/%C3%A9",
     "/%c3%a9",
     "/%FF",
-    "/%c0%af",
+    "/%e2%82%ac",
     "/a?b",
     "/a?b=c&b=d",
     "/a?b=%2F&c=/..",

@@ -14,7 +14,7 @@ use crate::support::{
     sidecar::{PORTS, Sidecar, open, plain},
     tokens::Tokens,
     vendor::{Need, Raw, Vendor},
-    wire::Reply,
+    wire::{Answer, Reply, Step},
 };
 
 /// DATA frames of one body; with an empty one first, last, alone, and between others.
@@ -195,5 +195,24 @@ async fn a_post_without_content_from_an_http_2_client_says_so_to_an_http_1_vendo
         let answer = h2.call(method.parse().unwrap(), "/acme/x", &[], None, None).await.unwrap();
         assert_eq!((answer.status.as_u16(), vendor.last().header("content-length")), (200, length), "{method}");
         assert_eq!(vendor.last().header("transfer-encoding"), None, "{method}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_framing_of_an_answer_has_one_reading() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
+    for (head, body, has, lacks) in [
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n", "", "204", "content-length"),
+        ("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\nETag: \"a\"\r\n", "", "etag: \"a\"", "transfer-encoding"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3, 3\r\n", "abc", "content-length: 3\r\n", "3, 3"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n", "abc", "content-length: 3\r\n", "3, 3"),
+        ("HTTP/1.1 502 Bad\r\nContent-Length: 0\r\nProxy-Status: cupbearer; error=x, cdn\r\n", "", "proxy-status: cdn\r\n", "cupbearer"),
+    ] {
+        vendor.script(Answer::Raw(vec![Step::Bytes(format!("{head}\r\n{body}").into_bytes())]));
+        let ask = b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let text = String::from_utf8(RawClient::exchange(sidecar.addr(), ask).await).unwrap().to_ascii_lowercase();
+        assert!(text.contains(has) && !text.contains(lacks) && text.ends_with(body), "{head}\n{text}");
+        assert!(text.matches("content-length").count() <= 1, "{text}");
     }
 }

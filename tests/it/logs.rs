@@ -129,7 +129,7 @@ async fn h6_what_a_caller_writes_in_query_and_headers_stands_in_no_line_label_or
     let mut daemon = Daemon::with(Setup { whole: Some(&whole), ..Setup::default() }).await;
     let paths = [("/free/told?key=callers-own", 200), ("/dead/told?key=callers-own", 502), ("/nowhere/told?key=callers-own", 404)];
     for (path, status) in paths {
-        let request = daemon.client.get(daemon.url(path)).header("x-key", "callers-own").header("referer", "http://localhost/callers-own");
+        let request = daemon.client.get(daemon.url(path)).header("x-key", "callers-own").header("referer", daemon.url("/callers-own"));
         assert_eq!(request.send().await.unwrap().status().as_u16(), status);
     }
     assert!(vendor.seen()[0].target.ends_with("?key=callers-own"), "{}", vendor.seen()[0].target);

@@ -17,6 +17,7 @@ mod admin_abuse;
 mod admin_auth;
 mod admin_bounds;
 mod barred_tokens;
+mod browsers;
 mod bytes;
 mod chains;
 mod check_live;

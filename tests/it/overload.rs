@@ -17,7 +17,7 @@ use crate::support::{
     tokens::Tokens,
     vendor::{Need, Vendor},
     wait::until,
-    wire::{Answer, Reply, Step},
+    wire::{Answer, Gate, Reply, Step},
 };
 
 fn file(folder: &tempfile::TempDir, text: &str) -> PathBuf {
@@ -250,4 +250,39 @@ async fn l5_tokens_are_renewed_in_time_while_every_core_is_busy_with_traffic() {
     assert!((3..=8).contains(&calls), "{calls} calls in 7 s of tokens that live 3 s");
     // No request ever stood and waited for a renewal.
     assert_eq!(sidecar.metric("cupbearer_refusals_total{code=\"token_unavailable\",upstream=\"acme\"}").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_vendor_that_drips_leaves_descriptors_for_the_others_and_a_pool_that_is_too_large_is_told_at_start() {
+    let tokens = Tokens::default();
+    let (slow, fast) = (Vendor::start(&tokens, vec![]).await, Vendor::start(&tokens, vec![]).await);
+    let gate = Gate::shut();
+    slow.always(Some(Reply::new(200, "late").behind(&gate).into()));
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = |name: &str, vendor: &Vendor| {
+        let pool = "pool = { requests = 5000 }\ntimeouts = { connect = \"500ms\" }\n";
+        format!("[upstreams.{name}]\nurl = \"{}\"\ncredential = \"none\"\n{pool}", vendor.url())
+    };
+    let text = format!("{PORTS}{}{}", upstream("slow", &slow), upstream("fast", &fast));
+    let mut command = tokio::process::Command::new("prlimit");
+    command.args(["--nofile=1024:1024", binary(), "run", "--config"]).arg(file(&folder, &text));
+    let process = Process::spawn(command).await;
+    for name in ["slow", "fast"] {
+        let told = process.before.lines().any(|line| line.contains("pool.requests = 5000") && line.contains(name));
+        assert!(told, "{name}: {}", process.before);
+    }
+    let mut crowd = Vec::new();
+    for n in 0..400 {
+        let mut client = RawClient::connect(process.proxy).await;
+        client.write(format!("GET /slow/{n} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await;
+        crowd.push(client);
+    }
+    // As many as get a place at all are there: half of what is for vendors.
+    slow.wait(80).await;
+    let ask = b"GET /fast/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for _ in 0..20 {
+        assert_eq!(RawClient::ask(process.proxy, ask).await.status, 200);
+    }
+    assert_eq!(slow.counts().requests, 80);
+    gate.open();
 }
