@@ -15,13 +15,13 @@
 //! # Map, leaves first
 //! | room | what lives there | may touch |
 //! |---|---|---|
-//! | [`files`] | one consistent read of several, when a change counts, how ours are written | – |
+//! | [`files`] | one consistent read of several, when a change counts, how ours are written | token |
 //! | [`problem`] | a mistake in the configuration, with key, file and hint | – |
 //! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | – |
-//! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files, token |
+//! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files |
 //! | [`token`] | the engine: clock, schedule, guard, slot, keeper, store | – |
 //! | [`state`] | the guard's memory on disk: outlives the process, shared by several | token |
-//! | [`tls`] | the `tls` table of one leg | – |
+//! | [`tls`] | the `tls` table of one leg | files |
 //! | [`route`] | which upstream a request is for | – |
 //! | [`upstream`] | a vendor API as configuration says | route, tls |
 //! | [`telemetry`] | metrics (the only room that knows prometheus) | token |
@@ -29,12 +29,12 @@
 //! | [`hardening`] | core files and foreign eyes kept off this process | – |
 //! | [`profile`] | the profile language: merge, model, templates, catalogue | secret, problem, token, tls |
 //! | [`oauth`] | one token call: request, assertion, response, rules, client | token, secret, profile, tls, telemetry |
-//! | [`credential`] | the tokens of one credential, presented together | token, oauth, profile, redact, secret, telemetry |
+//! | [`credential`] | the tokens of one credential, presented together | files, token, oauth, profile, redact, secret, telemetry |
 //! | [`config`] | what may be written, and what the program runs on | files, profile, route, upstream, secret, problem, tls, token |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, problem |
-//! | [`reload`] | from new bytes to a new snapshot | config, credential, files, secret, snapshot, problem, telemetry, token |
+//! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, problem, telemetry, token |
 //! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging |
-//! | [`proxy`] | a request's way through pingora | snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging |
+//! | [`proxy`] | a request's way through pingora | files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging |
 //! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | snapshot, credential, config, problem, secret, token, telemetry, reload |
 //! | [`app`], [`command`] | wiring, and the command line | all |
 //!

@@ -19,9 +19,8 @@ use self::{
 use crate::{
     config::{Config, Sight},
     credential::{Look, World},
-    files::{self, Judgement, Settling},
+    files::{self, Judgement, Moment, Settling},
     problem::{Problem, Severity},
-    secret::present,
     snapshot::Snapshot,
     telemetry::Metrics,
     token::Now,
@@ -101,7 +100,7 @@ impl Reloader {
             // A file that was changed since it was read is read again by the first poll.
             let unchanged = config.file.as_ref().is_none_or(|file| marks.get(file).is_some_and(|mark| *mark.content() == config.text));
             running.contents = if unchanged { files::contents(&marks) } else { [0; 32] };
-            let _ = running.settling.judge(&marks, present());
+            let _ = running.settling.judge(&marks, Moment::now());
         }
         let (running, started) = (tokio::sync::Mutex::new(running), AtStart::of(config));
         let metrics = world.metrics.clone();
@@ -198,7 +197,7 @@ impl Reloader {
         let (sight, known) = (self.0.sight.clone(), watched(&old.config));
         let Ok(reading) = tokio::task::spawn_blocking(move || read(&file, known, &sight)).await else { return cut_off() };
         let Some(Reading { config, problems, marks: found }) = reading else { return Tried::Unsettled { rest: AGAIN } };
-        if let Judgement::Wait { rest, lasted } = running.settling.judge(&found, present()) {
+        if let Judgement::Wait { rest, lasted } = running.settling.judge(&found, Moment::now()) {
             if lasted >= RESTLESS && !std::mem::replace(&mut running.told, true) {
                 tracing::warn!("configuration files are written without a rest of two seconds; the old ones go on");
             }
@@ -270,7 +269,7 @@ impl Reloader {
         let mut running = self.0.running.lock().await;
         let Some(found) = found.filter(|found| files::contents(found) == running.contents) else { return true };
         // It was touched, or replaced by the same: later changes are compared with this.
-        let _ = running.settling.judge(&found, present());
+        let _ = running.settling.judge(&found, Moment::now());
         false
     }
 

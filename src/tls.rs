@@ -21,6 +21,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 pub use flaw::Flaw;
 use verifier::Verifier;
 
+use crate::files::{Moment, Watch};
+
 /// No file of a `tls` table is larger than this.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -190,8 +192,7 @@ impl Material {
         let mut config = match (&self.identity, &self.pair) {
             (Some(identity), Some(pair)) => {
                 let held = certified(identity).map_err(|e| format!("client certificate: {e}"))?;
-                let mut config =
-                    builder.with_client_cert_resolver(Arc::new(Rotating { pair: pair.clone(), held: Mutex::new((pair.stamp(), held)) }));
+                let mut config = builder.with_client_cert_resolver(Arc::new(Rotating::new(pair.clone(), held)));
                 // A resumed session would go on with the certificate it began with.
                 config.resumption = Resumption::disabled();
                 config
@@ -252,6 +253,10 @@ struct Pair {
 type Stamp = [Option<(u64, u64, u64, i64, i64)>; 2];
 
 impl Pair {
+    fn files(&self) -> [PathBuf; 2] {
+        [self.cert.clone(), self.key.clone()]
+    }
+
     fn stamp(&self) -> Stamp {
         [&self.cert, &self.key].map(|file| {
             let about = std::fs::metadata(file).ok()?;
@@ -279,11 +284,22 @@ impl Pair {
     }
 }
 
-/// Shows new connections the pair that lies on disk now; while that does not fit together (one file is newer than the other), the last good one.
+/// Shows new connections the pair that lies on disk now; while one of the files is being written, or both do not fit together (one is newer than the
+/// other), the last good one.
 #[derive(Debug)]
 struct Rotating {
     pair: Pair,
     held: Mutex<(Stamp, Arc<CertifiedKey>)>,
+    watch: Watch,
+}
+
+impl Rotating {
+    /// Shows `held`, which was just read, until there is a newer pair.
+    fn new(pair: Pair, held: Arc<CertifiedKey>) -> Self {
+        let (stamp, watch) = (pair.stamp(), Watch::default());
+        let _ = watch.settled(&pair.files(), Moment::now(), || ());
+        Self { pair, held: Mutex::new((stamp, held)), watch }
+    }
 }
 
 impl ResolvesClientCert for Rotating {
@@ -291,7 +307,8 @@ impl ResolvesClientCert for Rotating {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = self.pair.stamp();
         if stamp != held.0
-            && let Some(newer) = self.pair.read().ok().and_then(|identity| certified(&identity).ok())
+            && let Some(Ok(newer)) = self.watch.settled(&self.pair.files(), Moment::now(), || self.pair.read())
+            && let Ok(newer) = certified(&newer)
         {
             *held = (stamp, newer);
         }

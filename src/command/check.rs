@@ -39,7 +39,7 @@ pub fn check(file: &Path, sight: &Sight, strict: bool, wish: Option<&Wish>, form
         text(file, &problems, out)?;
     }
     let had = match (wish, config) {
-        (Some(wish), Some(config)) if !problems.fatal() => match live::check(file, &config, wish, &all(), format, out)? {
+        (Some(wish), Some(config)) if !problems.fatal() => match live::check(file, &config, (sight, wish), &all(), format, out)? {
             Some(had) => had,
             None => return Ok(Exit::Failed),
         },

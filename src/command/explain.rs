@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::remembered::Record;
 use crate::{
     config,
     profile::{
@@ -18,8 +19,8 @@ pub struct Case<'a> {
     pub failure: &'a Failure,
     /// Refusals that the guard counts now.
     pub rejections: u32,
-    /// There is a `[state]` that outlives this check.
-    pub remembers: bool,
+    /// Where they are counted.
+    pub record: &'a Record,
 }
 
 /// The class as a word of the line that is printed.
@@ -77,14 +78,15 @@ pub fn failed(case: &Case<'_>) -> Vec<String> {
     }
     if case.rejections > 0 {
         let (name, most) = (&case.configured.name, profile.limits.max_rejections);
-        hints.push(if case.remembers {
-            format!(
-                "this counts: {} of {most} refusals are used for this secret; `cupbearer ctl unlatch {name}` forgets them",
-                case.rejections
-            )
-        } else {
-            "the vendor may count this against the account; without [state] neither the next check nor `cupbearer run` knows of it"
-                .to_owned()
+        let used = format!("this counts: {} of {most} refusals are used for this secret", case.rejections);
+        hints.push(match case.record {
+            Record::State => format!("{used}; `cupbearer ctl unlatch {name}` forgets them"),
+            Record::Own { dir, .. } => {
+                format!("{used}, in {}: the next check knows of it, `cupbearer run` does not (set [state] dir)", dir.display())
+            }
+            Record::Nowhere(why) => {
+                format!("the vendor may count this against the account; neither the next check nor `cupbearer run` knows of it: {why}")
+            }
         });
     }
     hints
@@ -139,7 +141,8 @@ fn unanswered(case: &Case<'_>, spec: &TokenSpec) -> Option<String> {
             case.configured.name
         ),
         Class::Rejected => {
-            "nothing was sent: the guard remembers refusals of this very secret; put the right one in place, or wait".to_owned()
+            "nothing was sent: the guard remembers refusals of this very secret; put the right one in place, or wait (--force tries once)"
+                .to_owned()
         }
         _ if error.contains("guard's memory") => {
             "nothing was sent: run this check as the user that cupbearer runs as, or [state] dir cannot be read or written".to_owned()

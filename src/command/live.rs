@@ -14,10 +14,10 @@ use serde::Serialize;
 use super::{
     Format,
     explain::{self, Case},
+    remembered::{self, Forced, Record},
 };
 use crate::{
-    app,
-    config::{self, Config},
+    config::{self, Config, Sight},
     credential::{Credential, TokenState, World},
     oauth::TokenClient,
     problem::known,
@@ -36,7 +36,8 @@ const LOOK: Duration = Duration::from_millis(5);
 pub struct Wish {
     /// Only this credential.
     pub credential: Option<String>,
-    /// Also where a new token ends the life of the one before, or where nothing would remember a refusal of a vendor that locks out.
+    /// Also where a new token ends the life of the one before, where the guard allows no attempt, or where nothing would remember a refusal of a
+    /// vendor that locks out.
     pub force: bool,
 }
 
@@ -102,7 +103,7 @@ impl From<Class> for Outcome {
 ///
 /// # Errors
 /// What keeps it from trying at all, in words.
-pub fn live(config: &Config, wish: &Wish) -> Result<Vec<Found>, String> {
+pub fn live(config: &Config, sight: &Sight, wish: &Wish) -> Result<Vec<Found>, String> {
     if let Some(name) = wish.credential.as_ref().filter(|name| !config.credentials.contains_key(&***name)) {
         return Err(format!("there is no credential {name:?}: {}", known(name, config.credentials.keys().map(|name| &**name))));
     }
@@ -110,12 +111,14 @@ pub fn live(config: &Config, wish: &Wish) -> Result<Vec<Found>, String> {
     runtime.block_on(async {
         let metrics = Metrics::new().map_err(|e| e.to_string())?;
         let store = Arc::new(Store::default());
-        let world = World::new(store.clone(), app::ledger(config.state.as_deref(), &metrics).await, metrics);
+        let (record, ledger) = remembered::open(config.state.as_deref(), &sight.env, &metrics).await;
+        let ledger = if wish.force { Arc::new(Forced::new(ledger, record == Record::State)) } else { ledger };
+        let world = World::new(store.clone(), ledger, metrics);
         let mut found = Vec::new();
         for credential in config.credentials.values().filter(|c| wish.credential.as_deref().is_none_or(|name| *c.name == *name)) {
-            match left_out(credential, config.state.is_some(), wish.force) {
+            match left_out(credential, &record, wish.force) {
                 Some(why) => found.push(Found { credential: credential.name.clone(), what: why, ..Found::default() }),
-                None => found.extend(tried(credential, config.state.is_some(), &world).await),
+                None => found.extend(tried(credential, &record, &world).await),
             }
         }
         // An attempt that is cut off would count as spent.
@@ -125,7 +128,7 @@ pub fn live(config: &Config, wish: &Wish) -> Result<Vec<Found>, String> {
 }
 
 /// Why a credential is not tried.
-fn left_out(credential: &config::Credential, remembers: bool, force: bool) -> Option<String> {
+fn left_out(credential: &config::Credential, record: &Record, force: bool) -> Option<String> {
     let profile = &credential.profile;
     if profile.tokens.is_empty() {
         return Some("nothing to get: it has no tokens, only what is placed as it is".to_owned());
@@ -136,12 +139,11 @@ fn left_out(credential: &config::Credential, remembers: bool, force: bool) -> Op
             partition.name, partition.header
         ));
     }
-    if profile.limits.need_memory() && !remembers && !force {
-        return Some(
-            "this vendor locks out after a few wrong attempts, and without [state] nothing remembers those of this check: set [state] dir, or \
-             --force tries all the same"
-                .to_owned(),
-        );
+    if let (true, false, Err(why)) = (profile.limits.need_memory(), force, record.may_be_trusted()) {
+        return Some(format!(
+            "this vendor locks out after a few wrong attempts, and nothing remembers those of this check ({why}): set [state] dir, or --force \
+             tries all the same"
+        ));
     }
     let replaces = profile.tokens.iter().find(|t| t.lifetime.rotation == Rotation::Replaces).filter(|_| !force)?;
     Some(format!(
@@ -150,7 +152,7 @@ fn left_out(credential: &config::Credential, remembers: bool, force: bool) -> Op
     ))
 }
 
-async fn tried(configured: &config::Credential, remembers: bool, world: &World) -> Vec<Found> {
+async fn tried(configured: &config::Credential, record: &Record, world: &World) -> Vec<Found> {
     let mut profile = (*configured.profile).clone();
     // Fetched at once, also what would wait for a first request.
     profile.tokens.iter_mut().for_each(|t| t.lifetime.refresh = Refresh::Ahead);
@@ -186,10 +188,10 @@ async fn tried(configured: &config::Credential, remembers: bool, world: &World) 
     let states = credential.tokens();
     // From here on its keepers stop: nothing is tried twice.
     drop(credential);
-    states.iter().map(|state| report(configured, state, remembers, world)).collect()
+    states.iter().map(|state| report(configured, state, record, world)).collect()
 }
 
-fn report(configured: &config::Credential, state: &TokenState, remembers: bool, world: &World) -> Found {
+fn report(configured: &config::Credential, state: &TokenState, record: &Record, world: &World) -> Found {
     let seconds = world.metrics.token_seconds(&configured.name, &state.token);
     let took = Some(Duration::from_secs_f64(seconds)).filter(|took| !took.is_zero());
     let found = Found {
@@ -216,7 +218,7 @@ fn report(configured: &config::Credential, state: &TokenState, remembers: bool, 
                 outcome: failure.class.into(),
                 status: failure.status,
                 what: format!("{}{answered}{}: {}", explain::word(failure.class), within(took), failure.error),
-                hints: explain::failed(&Case { configured, token: &state.token, failure, rejections: state.status.rejections, remembers }),
+                hints: explain::failed(&Case { configured, token: &state.token, failure, rejections: state.status.rejections, record }),
                 ..found
             }
         }
@@ -262,12 +264,12 @@ pub fn text(found: &[Found], out: &mut dyn Write) -> io::Result<()> {
 pub fn check(
     file: &Path,
     config: &Config,
-    wish: &Wish,
+    (sight, wish): (&Sight, &Wish),
     problems: &[serde_json::Value],
     format: Format,
     out: &mut dyn Write,
 ) -> io::Result<Option<bool>> {
-    let found = match live(config, wish) {
+    let found = match live(config, sight, wish) {
         Ok(found) => found,
         Err(why) => {
             super::complain(format_args!("cupbearer: {}: {why}", file.display()));

@@ -7,6 +7,7 @@ pub mod explain;
 pub mod live;
 pub mod notify;
 pub mod profiles;
+pub mod remembered;
 pub mod run;
 pub mod schema;
 pub mod unlatch;
@@ -110,7 +111,7 @@ pub enum Command {
         /// Only this credential's tokens
         #[arg(long, value_name = "NAME", requires = "live")]
         credential: Option<String>,
-        /// Also tokens that end the life of the one a running program uses, and vendors that lock out where no `[state]` remembers a refusal
+        /// Also tokens that end the life of the one a running program uses, and one attempt where the guard allows none or nothing can remember it
         #[arg(long, requires = "live")]
         force: bool,
         /// Form of the report

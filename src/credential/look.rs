@@ -12,8 +12,9 @@ use tokio::{
 
 use super::{Credential, Refusal, world::Shared};
 use crate::{
+    files::Moment,
     oauth,
-    secret::{Looked, Turn, Values, present},
+    secret::{Looked, Turn, Values},
     token::{Class, GuardKey},
 };
 
@@ -136,7 +137,7 @@ fn unsettled(looked: Option<&Looked>) -> bool {
 /// A look on a thread that may block, told to the world. `None`: the runtime is going down.
 async fn look(shared: &Arc<Shared>, mut turn: Turn) -> Option<Looked> {
     let secrets = shared.secrets.clone();
-    let looked = tokio::task::spawn_blocking(move || secrets.look(&mut turn, present())).await.ok()?;
+    let looked = tokio::task::spawn_blocking(move || secrets.look(&mut turn, Moment::now())).await.ok()?;
     if let Some(credential) = shared.current() {
         credential.tell(&looked);
     }

@@ -6,7 +6,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
-        unix::net::{UnixListener as StdUnix, UnixStream as StdUnixStream},
+        unix::net::UnixListener as StdUnix,
     },
     path::{Path, PathBuf},
 };
@@ -234,16 +234,17 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
 }
 
-/// Removes a socket nobody listens on any more; anything else in its place is an error.
+/// Removes a socket nobody listens on any more; anything else in its place is an error. Only a refusal shows that nobody listens: a listener whose
+/// queue is full, one of another kind and one that is not for us are somebody's.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
     if !meta.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
     }
-    if StdUnixStream::connect(path).is_ok() {
-        return Err(io::Error::from(io::ErrorKind::AddrInUse));
+    match rustix::net::connect(&socket(AddressFamily::UNIX)?, &SocketAddrUnix::new(path)?) {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path),
+        _ => Err(io::Error::from(io::ErrorKind::AddrInUse)),
     }
-    fs::remove_file(path)
 }
 
 /// `[::]` means every address of this host: without IPv6 those are the IPv4 ones, unless they have a listener of their own.
@@ -300,7 +301,7 @@ mod tests {
             let path = folder.path().join(name);
             let bound = bind_for(&[Address::Unix(path.clone())], &Peers::new(&uids)).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
-            let _client = StdUnixStream::connect(&path).unwrap();
+            let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
             assert_eq!(bound[0].accept().await.is_ok(), lets_in, "{name}");
         }
     }
@@ -315,6 +316,18 @@ mod tests {
         assert_eq!(bind(&[Address::Unix(path.clone())]).unwrap_err().error.kind(), io::ErrorKind::AddrInUse);
         drop(live);
         assert!(!path.exists());
+        // A live one whose queue is full refuses nobody, and one of another kind says so.
+        let full = socket(AddressFamily::UNIX).unwrap();
+        rustix::net::bind(&full, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&full, 0).unwrap();
+        let queued: Vec<_> = (0..4).map(|_| socket(AddressFamily::UNIX).unwrap()).collect();
+        let waits = |fd: &OwnedFd| rustix::net::connect(fd, &SocketAddrUnix::new(&path).unwrap()) == Err(Errno::AGAIN);
+        assert!(queued.iter().any(waits));
+        assert_eq!(bind(&[Address::Unix(path.clone())]).unwrap_err().error.kind(), io::ErrorKind::AddrInUse);
+        fs::remove_file(&path).unwrap();
+        let _datagram = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        assert_eq!(bind(&[Address::Unix(path.clone())]).unwrap_err().error.kind(), io::ErrorKind::AddrInUse);
+        fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
         assert!(bind(&[Address::Unix(path.clone())]).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");

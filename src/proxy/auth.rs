@@ -12,6 +12,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::reply::{Cause, Reply};
 use crate::{
+    files::{Moment, Watch},
     logging::Seldom,
     secret::{Secret, Secrets, Source},
     token::Now,
@@ -27,11 +28,14 @@ pub struct Gate {
     known: Mutex<Option<Known>>,
 }
 
+type Read = (Arc<Secret>, Arc<Watch>);
+
 #[derive(Debug, Clone)]
 struct Known {
     source: Source,
     at: Now,
     secret: Arc<Secret>,
+    watch: Arc<Watch>,
 }
 
 impl Gate {
@@ -51,7 +55,10 @@ impl Gate {
     pub fn check_here(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
         let secret = match self.fresh(source) {
             Some(secret) => secret,
-            None => self.keep(source, aside(|| read(source)))?,
+            None => {
+                let read = self.reader(source);
+                self.keep(source, aside(read))?
+            }
         };
         judge(&secret, presented)
     }
@@ -60,8 +67,7 @@ impl Gate {
         if let Some(secret) = self.fresh(source) {
             return Ok(secret);
         }
-        let wanted = source.clone();
-        let read = tokio::task::spawn_blocking(move || read(&wanted)).await;
+        let read = tokio::task::spawn_blocking(self.reader(source)).await;
         self.keep(source, read.ok().flatten())
     }
 
@@ -77,27 +83,34 @@ impl Gate {
         self.known(source).filter(|k| k.at.until(Now::now()) < FRESH).map(|k| k.secret)
     }
 
+    /// Reads it, for a thread that may block. While somebody writes to it, what was read before is what is there.
+    fn reader(&self, source: &Source) -> impl FnOnce() -> Option<Read> + Send + 'static {
+        let (known, source) = (self.known(source), source.clone());
+        move || {
+            let sources = BTreeMap::from([(NAME.to_owned(), source)]);
+            let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
+            let read = || secrets.read().ok()?.get(NAME).cloned().map(Arc::new);
+            let (last, watch) = known.map_or_else(Default::default, |known| (Some(known.secret), known.watch));
+            let secret = watch.settled(&secrets.paths(), Moment::now(), read).unwrap_or(last)?;
+            Some((secret, watch))
+        }
+    }
+
     /// What was read, or else the last good value, is what counts for a while.
-    fn keep(&self, source: &Source, read: Option<Arc<Secret>>) -> Result<Arc<Secret>, Reply> {
+    fn keep(&self, source: &Source, read: Option<Read>) -> Result<Arc<Secret>, Reply> {
         if read.is_none() {
             static UNREAD: Seldom = Seldom::new();
             if let Some(times) = UNREAD.again() {
                 tracing::warn!(times, "proxy.client_auth cannot be read; told once a minute");
             }
         }
-        let Some(secret) = read.or_else(|| self.known(source).map(|k| k.secret)) else {
+        let Some((secret, watch)) = read.or_else(|| self.known(source).map(|k| (k.secret, k.watch))) else {
             return Err(Reply::new(Cause::SecretUnreadable, "proxy.client_auth cannot be read"));
         };
-        let known = Known { source: source.clone(), at: Now::now(), secret: secret.clone() };
+        let known = Known { source: source.clone(), at: Now::now(), secret: secret.clone(), watch };
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
         Ok(secret)
     }
-}
-
-fn read(source: &Source) -> Option<Arc<Secret>> {
-    let sources = BTreeMap::from([(NAME.to_owned(), source.clone())]);
-    let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
-    secrets.read().ok()?.get(NAME).cloned().map(Arc::new)
 }
 
 /// Runs what may block; the other tasks of this thread go on elsewhere where there are other threads.

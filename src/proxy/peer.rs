@@ -4,12 +4,19 @@ use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use super::{chosen::Speaks, patient::Patient};
-use crate::{logging::Seldom, tls::Tls, token::Now, upstream::Upstream};
+use crate::{
+    files::{Moment, Watch},
+    logging::Seldom,
+    tls::Tls,
+    token::Now,
+    upstream::Upstream,
+};
 use pingora_core::{
     protocols::{ALPN, TcpKeepalive, tls::CaType},
     upstreams::peer::HttpPeer,
@@ -25,7 +32,14 @@ const STREAMS: usize = 100;
 /// What the files of `tls` tables hold, in pingora's types, parsed once for as long as they stay the same.
 #[derive(Default)]
 pub struct Trust {
-    known: Mutex<HashMap<Tls, (Now, Arc<Identity>)>>,
+    known: Mutex<HashMap<Tls, Known>>,
+}
+
+#[derive(Clone)]
+struct Known {
+    at: Now,
+    identity: Arc<Identity>,
+    watch: Arc<Watch>,
 }
 
 /// Who is trusted and who we are, on connections to one upstream.
@@ -46,15 +60,21 @@ impl Trust {
             return Ok(Arc::default());
         }
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(tls).cloned();
-        if let Some((at, identity)) = &known
-            && at.until(Now::now()) < FRESH
+        if let Some(known) = &known
+            && known.at.until(Now::now()) < FRESH
         {
-            return Ok(identity.clone());
+            return Ok(known.identity.clone());
         }
-        let (table, last) = (tls.clone(), known.map(|(_, identity)| identity));
+        let watch = known.as_ref().map(|known| known.watch.clone()).unwrap_or_default();
+        let (table, last, watched) = (tls.clone(), known.map(|known| known.identity), watch.clone());
         let before = last.clone();
-        let read = tokio::task::spawn_blocking(move || load(&table, before)).await;
-        let identity = match (read, last) {
+        let read = tokio::task::spawn_blocking(move || {
+            let files: Vec<PathBuf> = table.files().into_iter().map(Path::to_path_buf).collect();
+            let read = watched.settled(&files, Moment::now(), || load(&table, before.clone()));
+            // What is being written is left alone, unless there is nothing else.
+            read.or_else(|| before.clone().map(Ok)).unwrap_or_else(|| load(&table, None))
+        });
+        let identity = match (read.await, last) {
             (Ok(Ok(identity)), _) => identity,
             (Ok(Err(why)), Some(last)) => {
                 static UNUSABLE: Seldom = Seldom::new();
@@ -67,7 +87,7 @@ impl Trust {
             (Err(_), last) => last.ok_or_else(|| "a certificate cannot be parsed".to_owned())?,
         };
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(tls.clone(), (Now::now(), identity.clone()));
+        all.insert(tls.clone(), Known { at: Now::now(), identity: identity.clone(), watch });
         Ok(identity)
     }
 }
@@ -182,11 +202,13 @@ mod tests {
         }
     }
 
+    /// A certificate for this name and its key, each put in its place whole.
     fn written(folder: &tempfile::TempDir, name: &str) -> (PathBuf, PathBuf) {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
         let (cert, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
-        std::fs::write(&cert, made.cert.pem()).unwrap();
-        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        for (path, text) in [(&cert, made.cert.pem()), (&key, made.signing_key.serialize_pem())] {
+            crate::files::replace(path, text.as_bytes()).unwrap();
+        }
         (cert, key)
     }
 

@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-pub use watch::{Looked, Turn, Watcher, present};
+pub use watch::{Looked, Turn, Watcher};
 
 /// A secret value. It has no `Display`, no `Serialize`, and its `Debug` prints stars. Compared in constant time.
 #[derive(Clone)]

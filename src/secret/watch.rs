@@ -15,10 +15,7 @@ use tokio::{
 };
 
 use super::{Secrets, Unreadable, Values, read};
-use crate::{
-    files::{Judgement, Moment, QUIET, Settling},
-    token::Now,
-};
+use crate::files::{Judgement, Moment, QUIET, Settling};
 
 /// Nobody waits longer for a look: a file may lie on a mount that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -158,16 +155,9 @@ impl Watcher {
         let mut turn = self.turn().await?;
         let me = self.clone();
         // A file may lie on a slow disk. A look that is left behind keeps its turn until it is done.
-        let look = tokio::task::spawn_blocking(move || me.look(&mut turn, present()));
+        let look = tokio::task::spawn_blocking(move || me.look(&mut turn, Moment::now()));
         timeout(PATIENCE, look).await.ok()?.ok()
     }
-}
-
-/// The present moment, as the rule for files takes it.
-#[must_use]
-pub fn present() -> Moment {
-    let now = Now::now();
-    Moment { boot: now.since_boot(), wall: now.wall() }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("key");
         fs::write(&file, "old").unwrap();
-        let scene = Self { watcher: watcher(&file), folder, start: present() };
+        let scene = Self { watcher: watcher(&file), folder, start: Moment::now() };
         assert_eq!(scene.look(0), Looked::Changed { first: true });
         scene
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     certs::Authority,
-    daemon::{Done, cli},
+    daemon::{Done, cli, cli_of},
     endpoint::{Auth, Endpoint},
     issuer::Issuer,
     tokens::Tokens,
@@ -29,7 +29,7 @@ impl Place {
 
     async fn live(&self, more: &[&str]) -> Done {
         let file = self.0.path().join("c.toml").display().to_string();
-        let done = cli(&[&["check", "--live", "--config", &file], more].concat()).await;
+        let done = cli_of(&self.0.path().join("home"), &[&["check", "--live", "--config", &file], more].concat()).await;
         assert_eq!(done.stderr, "", "{done:?}");
         done
     }
@@ -136,19 +136,54 @@ async fn the_guard_of_the_state_folder_is_respected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_check_in_a_loop_is_one_wrong_attempt_also_without_a_state_folder() {
+    let issuer = issuer(Endpoint::new("/token", "acme", "s3cret")).await;
+    let place = Place::new(&acme(&issuer, "", "wrong"));
+    for n in 0..5 {
+        let done = place.live(&[]).await;
+        assert_eq!((done.code, issuer.calls("/token")), (3, 1), "{n}: {done:?}");
+        let own = place.0.path().join("home/cupbearer").display().to_string();
+        has(
+            &done,
+            &["this counts: 1 of 2 refusals are used for this secret, in ", &own, "the next check knows of it, `cupbearer run` does not"],
+        );
+        if n > 0 {
+            has(&done, &["not tried again yet", "nothing was sent: the guard remembers", "--force tries once"]);
+        }
+    }
+    // A person may insist; that counts where it may, and what comes after it is kept to.
+    let forced = place.live(&["--force"]).await;
+    assert_eq!((forced.code, issuer.calls("/token")), (3, 2), "{forced:?}");
+    assert_eq!((place.live(&[]).await.code, issuer.calls("/token")), (3, 2));
+    place.write("c.toml", &acme(&issuer, "", "s3cret"));
+    assert_eq!((place.live(&[]).await.code, issuer.calls("/token")), (0, 3), "another secret has a count of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vendor_that_locks_out_is_left_alone_where_nothing_would_remember_it_unless_forced() {
     let issuer = issuer(Endpoint::new("/token", "acme", "s3cret")).await;
     let locks = format!("{}[credentials.acme.guard]\nhold = \"until_secret_changes\"\n", acme(&issuer, "", "wrong"));
     let place = Place::new(&locks);
+    place.write("home", "in the way");
     let left = place.live(&[]).await;
     assert_eq!((left.code, issuer.calls("/token")), (0, 0), "{left:?}");
-    has(&left, &["credential acme: skipped: this vendor locks out", "set [state] dir, or --force"]);
+    has(&left, &["credential acme: skipped: this vendor locks out", "home/cupbearer cannot be made", "set [state] dir, or --force"]);
     let forced = place.live(&["--force"]).await;
     assert_eq!((forced.code, issuer.calls("/token")), (3, 1), "{forced:?}");
-    has(&forced, &["without [state] neither the next check nor `cupbearer run` knows of it"]);
+    has(&forced, &["neither the next check nor `cupbearer run` knows of it"]);
     assert!(!forced.stdout.contains("unlatch"), "{forced:?}");
+    // A `[state]` that cannot be used is no reason to count elsewhere what the running program counts there.
+    std::fs::remove_file(place.0.path().join("home")).unwrap();
+    place.write("c.toml", &format!("[state]\ndir = \"c.toml\"\n{locks}"));
+    let left = place.live(&[]).await;
+    assert_eq!((left.code, issuer.calls("/token")), (0, 1), "{left:?}");
+    has(&left, &["skipped: this vendor locks out", "[state]: "]);
     place.write("c.toml", &format!("[state]\ndir = \"state\"\n{locks}"));
     has(&place.live(&[]).await, &["this counts: 1 of 2 refusals", "`cupbearer ctl unlatch acme` forgets them"]);
+    place.write("c.toml", &locks);
+    has(&place.live(&[]).await, &["this counts: 1 of 2 refusals", "home/cupbearer"]);
+    assert_eq!(issuer.calls("/token"), 3, "this user's own record does not know of it, and keeps it from now on");
+    assert_eq!((place.live(&[]).await.code, issuer.calls("/token")), (3, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

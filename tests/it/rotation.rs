@@ -173,6 +173,7 @@ async fn s4_while_a_secret_cannot_be_read_the_running_token_goes_on() {
     assert_eq!(sidecar.token("acme", "access").await["sendable"], true);
     w.accept_only("new");
     fs::write(sidecar.path("secret"), "new").unwrap();
+    sidecar.until_metric(CHANGES, 1.0).await;
     sidecar.until_refreshed("acme", "access", 2).await;
     assert_eq!(sidecar.token("acme", "access").await["last_failure"], Value::Null);
     assert_eq!((sidecar.status_of("/acme/x").await, w.calls(), w.issuer.refusals().len()), (200, 2, 0));
@@ -181,7 +182,7 @@ async fn s4_while_a_secret_cannot_be_read_the_running_token_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s1_s2_every_token_call_has_identifier_and_secret_of_one_version() {
     let w = World::start().await;
-    // Lives so short that the endpoint is called as often as it may be: about five times a second.
+    // Lives so short that the endpoint is called as often as it may be, which is more than once a second.
     for n in 0..100 {
         w.issuer.script(Reply::json(200, &json!({ "access_token": format!("tok-{n}"), "expires_in": 1 })));
     }

@@ -112,6 +112,7 @@ async fn a_reload_by_hand_waits_for_a_writer_to_rest_and_says_so_of_one_that_doe
     assert_eq!((status, &answer["outcome"]), (200, &json!("applied")), "{answer:#}");
     assert_eq!(sidecar.status_of("/beta/x").await, 200);
 
+    file.write_all(b"# more\n").unwrap();
     let restless = async {
         loop {
             tokio::time::sleep(PAUSE / 8).await;
@@ -126,6 +127,12 @@ async fn a_reload_by_hand_waits_for_a_writer_to_rest_and_says_so_of_one_that_doe
     assert_eq!(reload(&sidecar).await.0, 200, "now it does");
 }
 
+/// Asks for one refresh by hand, and waits for the token that it brings.
+async fn refresh(sidecar: &Sidecar, generation: u64) {
+    assert_eq!(sidecar.post_admin("/api/credentials/acme/refresh").await, 202);
+    until("a new token", async || sidecar.token("acme", "access").await["generation"].as_u64().unwrap() >= generation).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_call_in_a_writer_s_pause_is_made_with_the_last_whole_secret() {
     let scene = Scene::new().await;
@@ -137,18 +144,18 @@ async fn a_token_call_in_a_writer_s_pause_is_made_with_the_last_whole_secret() {
     for part in ["", "new-", "secret"] {
         file.write_all(part.as_bytes()).unwrap();
         generation += 1;
-        sidecar.until_refreshed("acme", "access", generation).await;
+        refresh(&sidecar, generation).await;
         assert_eq!(sidecar.token("acme", "access").await["last_failure"], Value::Null, "{part:?}");
     }
     sidecar.until_metric("cupbearer_secret_changes_total{credential=\"acme\"}", 1.0).await;
-    sidecar.until_refreshed("acme", "access", generation + 1).await;
+    refresh(&sidecar, generation + 1).await;
     assert_eq!(scene.issuer.refusals(), [""; 0], "half a secret is a wrong attempt");
     let last = scene.issuer.seen().last().unwrap().request.body.clone();
     assert!(String::from_utf8_lossy(&last).contains("new-secret"));
     // A replaced one is used by the very next call.
     scene.issuer.change("/token", |e| e.secrets = vec!["newest".into()]);
     sidecar.rewrite("secret", "newest");
-    sidecar.until_refreshed("acme", "access", generation + 2).await;
+    refresh(&sidecar, generation + 2).await;
     assert_eq!(scene.issuer.refusals(), [""; 0]);
 }
 

@@ -182,9 +182,17 @@ pub async fn refused(setup: Setup<'_>) -> Done {
     done(timeout(PATIENCE, child.wait_with_output()).await.expect("an end in time").unwrap())
 }
 
-/// Any other command of the binary, to its end.
+/// Any other command of the binary, to its end, as a user whose home is new.
 pub async fn cli(args: &[&str]) -> Done {
-    let output = Command::new(binary()).args(args).env_remove("CUPBEARER_CONFIG").stdin(Stdio::null()).kill_on_drop(true).output();
+    let home = tempfile::tempdir().unwrap();
+    cli_of(home.path(), args).await
+}
+
+/// The same, of a user who remembers in this folder.
+pub async fn cli_of(home: &std::path::Path, args: &[&str]) -> Done {
+    let mut command = Command::new(binary());
+    command.args(args).env_remove("CUPBEARER_CONFIG").env("XDG_STATE_HOME", home);
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     done(timeout(Duration::from_secs(40), output).await.expect("an end in time").unwrap())
 }
 
