@@ -80,7 +80,7 @@ pub fn failed(case: &Case<'_>) -> Vec<String> {
         let (name, most) = (&case.configured.name, profile.limits.max_rejections);
         let used = format!("this counts: {} of {most} refusals are used for this secret", case.rejections);
         hints.push(match case.record {
-            Record::State => format!("{used}; `cupbearer ctl unlatch {name}` forgets them"),
+            Record::State => format!("{used}; `cupbearer ctl unlatch {name}` allows one more attempt"),
             Record::Own { dir, .. } => {
                 format!("{used}, in {}: the next check knows of it, `cupbearer run` does not (set [state] dir)", dir.display())
             }
