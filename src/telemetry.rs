@@ -257,6 +257,13 @@ impl Metrics {
     pub fn request_aborted(&self, upstream: &str) {
         self.0.in_flight.with_label_values(&[upstream]).dec();
     }
+    /// An operator, or whoever reaches the admin port, asked for this; told once a minute.
+    pub fn asked_by_hand(&self, credential: &str, action: &str) {
+        if let Some(times) = self.0.repeats.again(("by hand", credential), action, Now::now()) {
+            tracing::info!(credential, action, times, "asked for by hand{}", repeats::words(times));
+        }
+    }
+
     /// We refused a request. What is not the caller's mistake is told, its repeats once a minute.
     pub fn refused(&self, refused: &Refused<'_>) {
         let Refused { upstream, code, detail, ours, trace_id } = *refused;

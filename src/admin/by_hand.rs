@@ -48,7 +48,7 @@ pub async fn act(
         "unlatch" => unlatch(credential).await,
         _ => return text(StatusCode::NOT_FOUND, "refresh or unlatch\n"),
     };
-    tracing::info!(credential = name, action, "asked for by hand");
+    admin.metrics.asked_by_hand(&name, &action);
     respond(StatusCode::ACCEPTED, "application/json", json_bytes(&asked))
 }
 

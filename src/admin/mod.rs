@@ -165,7 +165,7 @@ struct Reloaded {
 }
 
 async fn reload(State(admin): State<Admin>) -> Response {
-    tracing::info!("reload asked for by hand");
+    admin.metrics.asked_by_hand("", "reload");
     let outcome = admin.reloader.reload().await;
     let (status, problems) = match &outcome {
         Outcome::Refused(problems) => (StatusCode::UNPROCESSABLE_ENTITY, problems.iter().map(ProblemState::of).collect()),

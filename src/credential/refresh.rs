@@ -14,6 +14,9 @@ pub enum ByHand {
     Held(String),
 }
 
+/// A token is not asked for twice by hand within this.
+const APART: Duration = Duration::from_secs(1);
+
 /// How often those may cause a refresh who have not shown who they are: 6 times a minute and 30 times an hour.
 #[derive(Debug)]
 pub(super) struct ByHandLimit {
@@ -35,7 +38,9 @@ impl ByHandLimit {
         if let Some(latest) = self.latest.filter(|latest| *latest > now) {
             return latest;
         }
-        let at = self.minute.earliest(self.hour.earliest(now));
+        // Two within a second are made as one: the second would use up what is left without a call.
+        let from = self.latest.map_or(now, |latest| now.max(latest.after(APART)));
+        let at = self.minute.earliest(self.hour.earliest(from));
         self.minute.note(at);
         self.hour.note(at);
         self.latest = Some(at);
@@ -101,6 +106,15 @@ mod tests {
             assert_eq!(limit.reserve(now), now);
         }
         assert_eq!(limit.reserve(at(2000)), at(3700), "thirty an hour");
+    }
+
+    #[test]
+    fn who_asks_all_the_time_gets_six_refreshes_and_not_one() {
+        let mut limit = ByHandLimit::default();
+        let promised: std::collections::BTreeSet<_> =
+            (0..20_000).map(|ms| limit.reserve(Now::at(Duration::from_millis(100_000 + ms)))).collect();
+        let expected = [100, 101, 102, 103, 104, 105, 160].map(|secs| Now::at(Duration::from_secs(secs)));
+        assert_eq!(promised.into_iter().collect::<Vec<_>>(), expected);
     }
 
     proptest! {
