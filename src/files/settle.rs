@@ -10,7 +10,7 @@ use super::identity::Identity;
 pub const QUIET: Duration = Duration::from_secs(2);
 /// A new file whose last write is not told apart from its being put in its place may just now be written by one who removed the old one first.
 /// After this that one is seen writing, or the file counts.
-const GRACE: Duration = Duration::from_millis(100);
+pub(super) const GRACE: Duration = Duration::from_millis(100);
 /// The kernel stamps files by a clock that ticks this coarsely at most.
 const TICK: Duration = Duration::from_millis(20);
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     read::read,
-    settle::{Judgement, Moment, Settling},
+    settle::{GRACE, Judgement, Moment, Settling},
 };
 use crate::token::Now;
 
@@ -24,7 +24,8 @@ impl Watch {
     pub fn settled<T>(&self, paths: &[PathBuf], at: Moment, load: impl FnOnce() -> T) -> Option<T> {
         let mut settling = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = read(paths, LIMIT).ok()?.marks();
-        if settling.judge(&found, at) != Judgement::Settled {
+        // A file that was replaced a moment ago is not looked at again as soon as that: what is read is held against what lies there afterwards.
+        if matches!(settling.judge(&found, at), Judgement::Wait { rest, .. } if rest > GRACE) {
             return None;
         }
         let made = load();

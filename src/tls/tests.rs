@@ -10,7 +10,7 @@ fn made(names: &[&str]) -> (String, String) {
 
 fn written(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
     let path = folder.path().join(name);
-    std::fs::write(&path, text).unwrap();
+    crate::files::replace(&path, text.as_ref()).unwrap();
     path
 }
 
