@@ -219,6 +219,7 @@ pub struct Upstream {
     pub rewrite_location: Option<bool>,
     /// Names of upstreams with another credential to which a `Location`, `Content-Location`, `Refresh` or `Link` of this one may lead. Default: none;
     /// what leads to another one is taken out.
+    #[schemars(with = "Option<OneOrMore<String>>")]
     pub redirects_to: Option<Vec<String>>,
     /// Default: auto (ALPN).
     pub http2: Option<Http2>,

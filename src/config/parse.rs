@@ -195,7 +195,7 @@ impl World<'_> {
                     problems.problem(
                         key,
                         format!("the environment variable {} is {state}", variable(name)),
-                        format!("set {} where cupbearer is started", variable(name)),
+                        "set it where cupbearer is started",
                     );
                     None
                 }

@@ -168,7 +168,7 @@ impl Table<'_> {
     fn redirects_to(&self, written: Vec<String>, problems: &mut Problems) -> Vec<Arc<str>> {
         for (n, name) in written.iter().enumerate().filter(|(_, name)| !self.all.contains(name)) {
             let hint = problem::known(name, self.all.iter().map(String::as_str));
-            problems.problem(format!("{}[{n}]", self.key("redirects_to")), format!("there is no upstream {name:?}"), hint);
+            problems.problem(format!("{}[{n}]", self.key("redirects_to")), "there is no upstream of that name", hint);
         }
         written.into_iter().map(Into::into).collect()
     }
