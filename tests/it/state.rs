@@ -335,7 +335,7 @@ async fn a_success_after_an_unlatch_clears_the_count_for_the_next_start_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t6_starts_that_are_killed_at_any_moment_with_another_wrong_secret_each_make_two_wrong_attempts_at_most() {
+async fn starts_that_are_killed_at_any_moment_with_another_wrong_secret_each_make_two_wrong_attempts_at_most() {
     let world = World::as_it_is("wrong", "right-m").await;
     let config = world.usual();
     for i in 0..20_u32 {
@@ -355,7 +355,7 @@ async fn t6_starts_that_are_killed_at_any_moment_with_another_wrong_secret_each_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t6_a_stream_of_wrong_secrets_to_two_processes_with_one_folder_is_two_attempts_and_a_restart_adds_none() {
+async fn a_stream_of_wrong_secrets_to_two_processes_with_one_folder_is_two_attempts_and_a_restart_adds_none() {
     let world = World::as_it_is("right-p", "wrong").await;
     let files = ["one.toml", "two.toml"].map(|file| world.config(file, &world.path("state"), &["pos", "twin"], ""));
     let (one, two) = tokio::join!(Process::run(&files[0]), Process::run(&files[1]));
