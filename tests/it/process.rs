@@ -124,7 +124,7 @@ async fn a_wrong_configuration_ends_it_with_78_and_every_problem() {
     let text = "[upstreams.a]\nurl = \"ftp://x\"\ncredential = \"nobody\"\n[log]\nlevle = \"info\"\n[upstreams.b]\nurl = \"http://vendor.example\"\ncredential = \"none\"\n";
     let done = refused(Setup { text, ..Setup::default() }).await;
     assert_eq!((done.code, &*done.stdout), (78, ""), "{done:?}");
-    for part in ["upstreams.a.url", "nobody", "log.levle", "did you mean \"level\"", "upstreams.b.url", "cupbearer.toml"] {
+    for part in ["upstreams.a.url", "upstreams.a.credential", "log.levle", "did you mean \"level\"", "upstreams.b.url", "cupbearer.toml"] {
         assert!(done.stderr.contains(part), "{part} in {}", done.stderr);
     }
     assert!(!done.stderr.contains("ready"), "{done:?}");
