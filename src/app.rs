@@ -111,6 +111,7 @@ impl App {
             salt,
             unread: Arc::default(),
             doubts: Arc::default(),
+            tokens: Arc::default(),
             reached: Arc::default(),
         };
         let (stop_admin, stopped) = watch::channel(false);

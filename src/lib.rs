@@ -35,7 +35,7 @@
 //! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, problem, telemetry, token |
 //! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging |
 //! | [`proxy`] | a request's way through pingora | files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging |
-//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | snapshot, credential, config, problem, secret, token, telemetry, reload |
+//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | snapshot, credential, config, files, problem, secret, token, telemetry, reload |
 //! | [`app`], [`command`] | wiring, and the command line | all |
 //!
 //! # Journeys

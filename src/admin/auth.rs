@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use tokio::{sync::Semaphore, time::sleep};
 use super::{Admin, page, serve::Peer, text};
 use crate::{
     config,
+    files::{Moment, Watch},
     secret::{Secret, Secrets, Source},
     token::Now,
 };
@@ -65,11 +66,56 @@ impl Doubts {
     }
 }
 
+/// The tokens of `[admin] auth` as they are believed: a file that is being written counts when it has been quiet for two seconds, as everywhere.
+/// One that is gone for as long lets nobody in.
+#[derive(Default)]
+pub struct BelievedTokens(Mutex<Vec<Arc<BelievedToken>>>);
+
+struct BelievedToken {
+    source: Source,
+    watch: Watch,
+    last: Mutex<Option<Secret>>,
+}
+
+impl BelievedTokens {
+    /// Those of `sources` that can be believed, each for itself: one that cannot be read leaves the others.
+    async fn read(&self, sources: &[Source]) -> Vec<Secret> {
+        let tokens = self.of(sources);
+        let read = tokio::task::spawn_blocking(move || tokens.iter().filter_map(|token| token.read()).collect());
+        read.await.unwrap_or_default()
+    }
+
+    /// What is known of these sources; what is known of others is forgotten.
+    fn of(&self, sources: &[Source]) -> Vec<Arc<BelievedToken>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|token| sources.contains(&token.source));
+        for source in sources {
+            if !known.iter().any(|token| token.source == *source) {
+                known.push(Arc::new(BelievedToken { source: source.clone(), watch: Watch::default(), last: Mutex::default() }));
+            }
+        }
+        known.clone()
+    }
+}
+
+impl BelievedToken {
+    /// Looks at its file. For a thread that may block.
+    fn read(&self) -> Option<Secret> {
+        let paths: Vec<_> = self.source.file().map(Into::into).into_iter().collect();
+        let read = self.watch.settled(&paths, Moment::now(), || secret(&self.source).ok());
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(now) = read {
+            *last = now;
+        }
+        last.clone()
+    }
+}
+
 /// Lets through who may, with [`Trusted`] as an extension of the request.
 pub async fn check(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
     let config = &admin.snapshot.load_full().config.admin;
     let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer::Network);
-    let trusted = match judge(config, peer, request.headers()).await {
+    let trusted = match judge(config, &admin.tokens, peer, request.headers()).await {
         Ok(trusted) => trusted,
         Err(refused) => {
             if refused == Refused::Wrong {
@@ -94,7 +140,7 @@ enum Refused {
     Stranger,
 }
 
-async fn judge(config: &config::Admin, peer: Peer, headers: &HeaderMap) -> Result<bool, Refused> {
+async fn judge(config: &config::Admin, tokens: &BelievedTokens, peer: Peer, headers: &HeaderMap) -> Result<bool, Refused> {
     if let Peer::User(uid) = peer
         && is_ours(uid, &config.uids)
     {
@@ -104,7 +150,7 @@ async fn judge(config: &config::Admin, peer: Peer, headers: &HeaderMap) -> Resul
         return if peer == Peer::Network { Ok(false) } else { Err(Refused::Stranger) };
     }
     let shown = bearer(headers).ok_or(Refused::Missing)?;
-    let secrets = read(config.auth.clone()).await;
+    let secrets = tokens.read(&config.auth).await;
     if secrets.is_empty() {
         return Err(Refused::Unreadable);
     }
@@ -124,12 +170,6 @@ fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
     let token = token.trim_matches(' ');
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Secret::new(token.to_owned()))
-}
-
-/// The secrets as they are now, each for itself: one that cannot be read leaves the others.
-async fn read(sources: Vec<Source>) -> Vec<Secret> {
-    let read = tokio::task::spawn_blocking(move || sources.iter().filter_map(|source| secret(source).ok()).collect());
-    read.await.unwrap_or_default()
 }
 
 /// One of `[admin] auth`, read now.
@@ -171,6 +211,10 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn judge(config: &config::Admin, peer: Peer, headers: &HeaderMap) -> Result<bool, Refused> {
+        super::judge(config, &BelievedTokens::default(), peer, headers).await
+    }
 
     fn config(auth: &[&str], uids: &[u32]) -> config::Admin {
         let auth = auth.iter().map(|secret| Source::Value(Secret::new((*secret).to_owned()))).collect();
@@ -218,5 +262,26 @@ mod tests {
             assert_eq!(judge(&with_token, Peer::User(uid), &shows(&["Bearer token"])).await, Ok(true));
         }
         assert_eq!(judge(&config(&[], &[]), Peer::Network, &none).await, Ok(false), "whoever reaches a port may ask, and is not trusted");
+    }
+
+    #[tokio::test]
+    async fn half_of_a_token_that_is_being_written_lets_nobody_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "first-token").unwrap();
+        let source = Source::File(path.clone());
+        let config = config::Admin { auth: vec![source], ..config(&[], &[]) };
+        let tokens = BelievedTokens::default();
+        let asked = async |shown: &str| super::judge(&config, &tokens, Peer::Network, &shows(&[shown])).await;
+        assert_eq!(asked("Bearer first-token").await, Ok(true));
+        // Written in place, and not at rest yet.
+        std::fs::write(&path, "oth").unwrap();
+        assert_eq!(asked("Bearer oth").await, Err(Refused::Wrong));
+        assert_eq!(asked("Bearer first-token").await, Ok(true), "what was believed before still counts");
+        // Replaced: at once.
+        std::fs::write(folder.path().join("new"), "other-token").unwrap();
+        std::fs::rename(folder.path().join("new"), &path).unwrap();
+        assert_eq!(asked("Bearer other-token").await, Ok(true));
+        assert_eq!(asked("Bearer first-token").await, Err(Refused::Wrong));
     }
 }

@@ -38,7 +38,7 @@ pub use health::Verdict;
 pub use serve::Socket;
 pub use status::{ProblemState, StatusPage};
 
-use auth::Doubts;
+use auth::{BelievedTokens, Doubts};
 use health::Reached;
 use seats::Seats;
 use unread::Unread;
@@ -65,6 +65,7 @@ pub struct Admin {
     pub salt: [u8; 16],
     pub unread: Arc<Unread>,
     pub doubts: Arc<Doubts>,
+    pub tokens: Arc<BelievedTokens>,
     pub reached: Arc<Reached>,
 }
 

@@ -46,7 +46,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "logging",
         ],
     ),
-    ("admin", &["snapshot", "credential", "config", "problem", "secret", "token", "telemetry", "reload"]),
+    ("admin", &["snapshot", "credential", "config", "files", "problem", "secret", "token", "telemetry", "reload"]),
 ];
 
 /// Libraries that are known in one room only.
