@@ -91,7 +91,7 @@ pub struct Limits {
     pub headers: Option<usize>,
     /// Bytes of a request target. Default: 16384.
     pub uri_bytes: Option<usize>,
-    /// Until the last byte of a request's header. Default: 10s.
+    /// Until the last byte of a request's header; for the first of a connection counted from accept. Default: 10s.
     pub header_timeout: Option<Lasting>,
     /// Until a connection without a byte is closed. Default: 10m.
     pub idle: Option<Lasting>,

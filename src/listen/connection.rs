@@ -19,12 +19,13 @@ use super::{
     client::Client,
     gather::Gather,
     head::{PREFACE, Scan, chunked, scan},
+    unfinished::Unfinished,
     watched::watch,
 };
 
 /// After a refusal: so long we wait for the client to take it (closing with unread bytes would reset the connection).
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Room for the rest of a head, once its first bytes are there; a connection that waits has none.
+/// Room for the rest of a head, once its first bytes are there; a connection that waits for a request has none.
 const ROOM: usize = 4096;
 
 enum Arrived {
@@ -34,15 +35,27 @@ enum Arrived {
     TooLarge,
     Malformed,
     TooSlow,
+    /// The unfinished heads of all connections take what they may, and this one is the newest.
+    Crowded,
     /// Closed, broken, idle for too long, or we are draining.
     Gone,
 }
 
-pub(super) async fn serve<H: Handler>(mut io: Client, handler: &H, draining: &ShutdownWatch) {
+/// Which of the heads on a connection is waited for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Its deadline counts from the moment the connection was accepted.
+    First,
+    /// Its deadline counts from its first byte.
+    Later,
+}
+
+pub(super) async fn serve<H: Handler>(mut io: Client, handler: &H, heads: &Unfinished, draining: &ShutdownWatch) {
     let mut buf = BytesMut::new();
-    let arrived = read_head(&mut io, &mut buf, handler.limits(), draining).await;
+    let arrived = read_head(&mut io, &mut buf, Turn::First, handler.limits(), heads, draining).await;
     if matches!(arrived, Arrived::Http2) {
         let io = watch(io, &buf, handler.limits().header_timeout);
+        drop(buf);
         handler.app().process_new(Box::new(io), draining).await;
         return;
     }
@@ -61,11 +74,13 @@ pub(super) async fn serve<H: Handler>(mut io: Client, handler: &H, draining: &Sh
             }
             Arrived::TooLarge => Seen::TooLarge(&buf),
             Arrived::TooSlow => Seen::TooSlow,
+            Arrived::Crowded => Seen::Crowded,
             // HTTP/2 cannot begin on a connection that spoke HTTP/1.
             Arrived::Malformed | Arrived::Http2 => Seen::Malformed,
             Arrived::Gone => return,
         };
         if let Some(answer) = handler.answer(seen) {
+            drop(buf);
             refuse(io, &answer).await;
             return;
         }
@@ -83,7 +98,7 @@ pub(super) async fn serve<H: Handler>(mut io: Client, handler: &H, draining: &Sh
             // pingora and we disagree about where the body ended.
             return;
         }
-        arrived = read_head(&mut io, &mut buf, handler.limits(), draining).await;
+        arrived = read_head(&mut io, &mut buf, Turn::Later, handler.limits(), heads, draining).await;
     }
 }
 
@@ -103,10 +118,23 @@ pub(super) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, ans
 /// Most heads fit, so that they are read in one go; an idle connection costs no more.
 const HEAD: usize = 1024;
 
-async fn read_head<S: AsyncRead + Unpin>(io: &mut S, buf: &mut BytesMut, limits: Limits, draining: &ShutdownWatch) -> Arrived {
+async fn read_head<S: AsyncRead + Unpin>(
+    io: &mut S,
+    buf: &mut BytesMut,
+    turn: Turn,
+    limits: Limits,
+    heads: &Unfinished,
+    draining: &ShutdownWatch,
+) -> Arrived {
+    let deadline = sleep(limits.header_timeout);
+    tokio::pin!(deadline);
     buf.reserve(HEAD);
     let mut stop = draining.clone();
-    let patience = if *stop.borrow() { LATE } else { limits.idle };
+    let patience = match turn {
+        _ if *stop.borrow() => LATE,
+        Turn::First => limits.idle.min(limits.header_timeout),
+        Turn::Later => limits.idle,
+    };
     tokio::select! {
         biased;
         first = timeout(patience, io.read_buf(buf)) => if !matches!(first, Ok(Ok(1..))) { return Arrived::Gone },
@@ -118,8 +146,11 @@ async fn read_head<S: AsyncRead + Unpin>(io: &mut S, buf: &mut BytesMut, limits:
         buf.reserve(ROOM);
         let _ = io.read_buf(buf).now_or_never();
     }
-    let deadline = sleep(limits.header_timeout);
-    tokio::pin!(deadline);
+    if turn == Turn::Later {
+        deadline.set(sleep(limits.header_timeout));
+    }
+    // A head that was there at once has none: it waits for nobody.
+    let mut share = None;
     let mut seen = 0;
     loop {
         // RFC 9112 2.2: empty lines before a request are skipped.
@@ -133,24 +164,55 @@ async fn read_head<S: AsyncRead + Unpin>(io: &mut S, buf: &mut BytesMut, limits:
                         return if buf.starts_with(PREFACE) { Arrived::Http2 } else { Arrived::Malformed };
                     }
                 }
-                Scan::Complete(n) => return if n > limits.head_bytes { Arrived::TooLarge } else { Arrived::Head(n) },
+                Scan::Complete(n) if n > limits.head_bytes => return Arrived::TooLarge,
+                Scan::Complete(n) => {
+                    // It stays for as long as its request, which may be hours.
+                    if buf.capacity() > buf.len() + ROOM {
+                        resize(buf, buf.len());
+                    }
+                    return Arrived::Head(n);
+                }
                 Scan::Malformed => return Arrived::Malformed,
                 Scan::Partial(_) if buf.len() > limits.head_bytes => return Arrived::TooLarge,
                 Scan::Partial(n) => seen = n,
             }
         }
-        buf.reserve(ROOM);
+        let full = buf.len() == buf.capacity();
+        let capacity = if full { larger(buf.len(), limits.head_bytes) } else { buf.capacity() };
+        let share = share.get_or_insert_with(|| heads.begin());
         tokio::select! {
             biased;
             () = &mut deadline => return Arrived::TooSlow,
+            given = share.grow(capacity) => if !given { return Arrived::Crowded },
+        }
+        if full {
+            resize(buf, capacity);
+        }
+        tokio::select! {
+            biased;
+            () = &mut deadline => return Arrived::TooSlow,
+            () = share.must_leave() => return Arrived::Crowded,
             read = io.read_buf(buf) => if !matches!(read, Ok(1..)) { return Arrived::Gone },
         }
     }
 }
 
+/// The next capacity of a buffer that `len` bytes fill: twice as much, and never much more than a head may have.
+fn larger(len: usize, head_bytes: usize) -> usize {
+    len.saturating_mul(2).max(ROOM).min(head_bytes.saturating_add(ROOM))
+}
+
+/// Exactly so much, where `reserve` may take twice what it is asked for.
+fn resize(buf: &mut BytesMut, capacity: usize) {
+    let mut sized = BytesMut::with_capacity(capacity);
+    sized.extend_from_slice(buf);
+    *buf = sized;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::HEADS;
     use tokio::{io::duplex, sync::watch};
 
     const LIMITS: Limits =
@@ -161,7 +223,7 @@ mod tests {
         let (mut client, mut server) = duplex(4096);
         client.write_all(bytes).await.unwrap();
         let mut buf = BytesMut::new();
-        let arrived = read_head(&mut server, &mut buf, LIMITS, &draining).await;
+        let arrived = read_head(&mut server, &mut buf, Turn::First, LIMITS, &Unfinished::new(HEADS), &draining).await;
         (word(&arrived), buf)
     }
 
@@ -172,6 +234,7 @@ mod tests {
             Arrived::TooLarge => "too large",
             Arrived::Malformed => "malformed",
             Arrived::TooSlow => "too slow",
+            Arrived::Crowded => "crowded",
             Arrived::Gone => "gone",
         }
     }
@@ -206,7 +269,9 @@ mod tests {
             }
         });
         let mut buf = BytesMut::new();
-        let arrived = timeout(Duration::from_secs(11), read_head(&mut server, &mut buf, LIMITS, &draining)).await;
+        let arrived =
+            timeout(Duration::from_secs(11), read_head(&mut server, &mut buf, Turn::First, LIMITS, &Unfinished::new(HEADS), &draining))
+                .await;
         drip.abort();
         assert_eq!(word(&arrived.expect("within the deadline")), "too slow");
     }
@@ -215,9 +280,58 @@ mod tests {
     async fn a_connection_that_waits_for_a_request_ends_with_the_drain() {
         let (stop, draining) = watch::channel(false);
         let (_client, mut server) = duplex(4096);
-        let waiting = tokio::spawn(async move { word(&read_head(&mut server, &mut BytesMut::new(), LIMITS, &draining).await) });
+        let waiting = tokio::spawn(async move {
+            word(&read_head(&mut server, &mut BytesMut::new(), Turn::Later, LIMITS, &Unfinished::new(HEADS), &draining).await)
+        });
         tokio::task::yield_now().await;
         stop.send_replace(true);
         assert_eq!(waiting.await.unwrap(), "gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_head_has_its_deadline_from_accept_and_a_later_one_from_its_first_byte() {
+        for (turn, byte_after, ends_after, how) in [
+            (Turn::First, 3600, 10, "gone"),
+            (Turn::First, 9, 10, "too slow"),
+            (Turn::Later, 3600, 600, "gone"),
+            (Turn::Later, 500, 510, "too slow"),
+        ] {
+            let (_stop, draining) = watch::channel(false);
+            let (mut client, mut server) = duplex(4096);
+            let byte = tokio::spawn(async move {
+                sleep(Duration::from_secs(byte_after)).await;
+                let _ = client.write_all(b"G").await;
+                std::future::pending::<()>().await;
+            });
+            let (heads, mut buf) = (Unfinished::new(HEADS), BytesMut::new());
+            let mut arrives = Box::pin(read_head(&mut server, &mut buf, turn, LIMITS, &heads, &draining));
+            let early = timeout(Duration::from_secs(ends_after - 1), &mut arrives).await;
+            assert!(early.is_err(), "{how} before {ends_after} s");
+            let arrived = timeout(Duration::from_secs(2), &mut arrives).await;
+            assert_eq!(arrived.map(|a| word(&a)), Ok(how), "{ends_after} s");
+            byte.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_in_parts_takes_no_more_than_its_share_and_a_whole_one_needs_none() {
+        let limits = Limits { head_bytes: 65536, ..LIMITS };
+        let (_stop, draining) = watch::channel(false);
+        let heads = Unfinished::new(0);
+        let long = "a".repeat(30_000);
+        for (bytes, expected) in [("GET / HTTP/1.1\r\n\r\n", "head"), ("GET / HTTP/1.1\r\n", "crowded"), (&*long, "crowded")] {
+            let (mut client, mut server) = duplex(1 << 20);
+            client.write_all(bytes.as_bytes()).await.unwrap();
+            let mut buf = BytesMut::new();
+            assert_eq!(word(&read_head(&mut server, &mut buf, Turn::First, limits, &heads, &draining).await), expected);
+            assert!(buf.capacity() <= HEAD + 2 * ROOM);
+        }
+        // 33 KB, which 64 KiB had room for, are kept as what they are.
+        let heads = Unfinished::new(65536);
+        let (mut client, mut server) = duplex(1 << 20);
+        client.write_all(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(33_000)).as_bytes()).await.unwrap();
+        let mut buf = BytesMut::new();
+        assert_eq!(word(&read_head(&mut server, &mut buf, Turn::First, limits, &heads, &draining).await), "head");
+        assert_eq!(buf.capacity(), buf.len());
     }
 }

@@ -8,6 +8,7 @@ mod descriptors;
 mod frames;
 mod gather;
 mod head;
+mod unfinished;
 mod watched;
 
 use std::{
@@ -33,9 +34,13 @@ pub use descriptors::Descriptors;
 use crate::logging::Seldom;
 use client::Client;
 use gather::Gather;
+use unfinished::Unfinished;
 
 /// How long a connection that was accepted after the drain began has to name its request.
 const LATE: Duration = Duration::from_secs(1);
+
+/// Bytes that the buffers of the unfinished HTTP/1 heads of all connections take at most.
+const HEADS: usize = 8 << 20;
 
 /// What one connection may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +49,9 @@ pub struct Limits {
     pub connections: usize,
     /// Bytes of a request's head before it is refused unread: request line and header section together.
     pub head_bytes: usize,
-    /// For a whole request head, from its first byte.
+    /// For a whole request head: the first of a connection counts from its accept, a later one from its first byte.
     pub header_timeout: Duration,
-    /// A connection without a request is closed after this.
+    /// A connection without a further request is closed after this.
     pub idle: Duration,
 }
 
@@ -63,6 +68,8 @@ pub enum Seen<'a> {
     Malformed,
     /// The head was not complete in time.
     TooSlow,
+    /// The unfinished heads of all connections take as much as they may, and this one is the newest.
+    Crowded,
     /// More than `connections` are open.
     Overloaded,
 }
@@ -121,6 +128,7 @@ pub struct Handle {
 struct Shared<H> {
     handler: Arc<H>,
     open: AtomicUsize,
+    heads: Unfinished,
     /// What the kernel's limit leaves for clients.
     most: usize,
     /// Connections above the cap that are told so at a time; the rest are closed without a word.
@@ -138,9 +146,14 @@ pub fn serve<H: Handler>(sockets: Vec<Bound>, handler: Arc<H>) -> Handle {
     if most < configured {
         tracing::warn!("proxy.limits.connections = {configured}, but the limit of open files (ulimit -n) lets in {most}");
     }
-    let open = AtomicUsize::new(0);
-    let shared =
-        Arc::new(Shared { handler: handler.clone(), open, most, refusals: Semaphore::new(descriptors.refused()), draining: drained });
+    let shared = Arc::new(Shared {
+        handler: handler.clone(),
+        open: AtomicUsize::new(0),
+        heads: Unfinished::new(HEADS),
+        most,
+        refusals: Semaphore::new(descriptors.refused()),
+        draining: drained,
+    });
     let bound = sockets.iter().map(|s| s.address().clone()).collect();
     let mut loops = JoinSet::new();
     for socket in sockets {
@@ -240,7 +253,7 @@ fn admit<H: Handler>(stream: Client, shared: &Arc<Shared<H>>, connections: &mut 
     if take(&shared.open, shared.handler.limits().connections.min(shared.most)) {
         connections.spawn(async move {
             let _open = Open(&shared.open);
-            connection::serve(stream, &*shared.handler, &shared.draining).await;
+            connection::serve(stream, &*shared.handler, &shared.heads, &shared.draining).await;
         });
         return;
     }

@@ -142,6 +142,9 @@ impl Handler for Front {
             Seen::TooSlow => {
                 Reply::new(Cause::RequestTimeout, "the head of the request was not complete within proxy.limits.header_timeout")
             }
+            Seen::Crowded => {
+                Reply::new(Cause::Overloaded, "the unfinished heads of all connections hold 8 MiB, and this one is the newest")
+            }
             Seen::Overloaded => Reply::new(Cause::Overloaded, "proxy.limits.connections are open"),
         };
         self.metrics.refused(&reply.told(None));

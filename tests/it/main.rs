@@ -70,6 +70,7 @@ mod support;
 mod tidy;
 mod token_answers;
 mod tokens;
+mod unfinished_heads;
 mod unlatch;
 mod upstream_tls;
 mod vendors;

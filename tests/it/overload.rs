@@ -41,7 +41,7 @@ async fn a10_ten_thousand_idle_connections_cost_little_and_the_next_is_told_so()
     let vendor = Vendor::start(&tokens, vec![]).await;
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
-        "[proxy]\nlisten = [\"127.0.0.1:0\"]\nlimits.connections = {}\n[admin]\nlisten = \"127.0.0.1:0\"\n[upstreams.acme]\nurl = \"{}\"\ncredential = \"none\"\n",
+        "[proxy]\nlisten = [\"127.0.0.1:0\"]\nlimits = {{ connections = {}, header_timeout = \"5m\" }}\n[admin]\nlisten = \"127.0.0.1:0\"\n[upstreams.acme]\nurl = \"{}\"\ncredential = \"none\"\n",
         idle + 1,
         vendor.url()
     );
