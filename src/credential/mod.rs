@@ -20,7 +20,7 @@ use http::HeaderName;
 
 pub use after_401::After401;
 pub use look::Look;
-pub use presented::{Placed, Presented, Value, word_of_request};
+pub use presented::{Placed, Presented, Value};
 pub use refresh::ByHand;
 pub use refusal::{Reason, Refusal};
 pub use status::TokenState;

@@ -119,7 +119,7 @@ impl Presented {
         let made = made.chain(headers_if_absent.iter().map(|(_, v)| v).zip(profile.inject.headers_if_absent.iter().map(|(_, t)| t)));
         let made = made.chain(query.iter().map(|(_, v)| v).zip(profile.inject.query.iter().map(|(_, t)| t)));
         let made = made.chain(cookies.iter().map(|(_, v)| v).zip(profile.inject.cookies.iter().map(|(_, t)| t)));
-        let made = made.filter(|(_, template)| holds_secret(template)).filter_map(|(value, _)| match value {
+        let made = made.filter(|(_, template)| holds_secret(template, profile)).filter_map(|(value, _)| match value {
             Value::Ready(value) => secret_word(value),
             Value::PerRequest(_) => None,
         });
@@ -152,15 +152,15 @@ impl Presented {
             Value::PerRequest(template) => header_value(&self.material.text(template, self.material.values.as_ref())?),
         }
     }
-}
 
-/// What in a value that was made for one request must not come back: its longest word, where a token or a secret is in it. A value made
-/// of `uuid()` and `now` alone is no secret.
-#[must_use]
-pub fn word_of_request(value: &Value, rendered: &HeaderValue) -> Option<Word> {
-    match value {
-        Value::PerRequest(template) if holds_secret(template) => secret_word(rendered),
-        _ => None,
+    /// What in a value that was made for one request must not come back: its longest word, where a token or a secret is in it. A value made
+    /// of `uuid()` and `now` alone is no secret.
+    #[must_use]
+    pub fn word_of_request(&self, value: &Value, rendered: &HeaderValue) -> Option<Word> {
+        match value {
+            Value::PerRequest(template) if holds_secret(template, &self.material.profile) => secret_word(rendered),
+            _ => None,
+        }
     }
 }
 
@@ -191,8 +191,15 @@ impl Material {
     }
 }
 
-fn holds_secret(template: &Template) -> bool {
-    template.names().iter().any(|n| matches!(n.split('.').next(), Some("token" | "tokens" | "secrets")))
+/// Whether a token is in what this template makes, or a secret that is not called `public`.
+fn holds_secret(template: &Template, profile: &Profile) -> bool {
+    let is_public = |name: &str| profile.secrets.get(name).is_some_and(|spec| spec.public);
+    template.names().iter().any(|name| match name.split_once('.') {
+        Some(("secrets", secret)) => !is_public(secret),
+        Some(("tokens", _)) => true,
+        Some(_) => false,
+        None => matches!(name.as_str(), "token" | "tokens" | "secrets"),
+    })
 }
 
 /// The longest word, so without `Bearer`.

@@ -1,6 +1,6 @@
 //! Tests of templates with chance: what minijinja makes of the same text, and how long the worst of them take.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
 
@@ -133,6 +133,22 @@ proptest! {
         chain.truncate((0..=4090.min(chain.len())).rev().find(|at| chain.is_char_boundary(*at)).unwrap_or(0));
         soon(&(chain + " }}"), value);
     }
+}
+
+#[test]
+fn a_text_of_many_tags_is_read_once() {
+    let took = |tags: usize| {
+        let source = "{{a}}".repeat(tags);
+        let runs = (0..5).map(|_| {
+            let begun = cpu();
+            let _ = Template::parse(&source);
+            cpu().saturating_sub(begun)
+        });
+        runs.min().unwrap_or_default()
+    };
+    took(1000);
+    let (small, large) = (took(3000), took(12_000));
+    assert!(large < small * 8 + Duration::from_millis(1), "four times as many take {large:?} after {small:?}");
 }
 
 /// Renders with the longest value there is, made of `value`.

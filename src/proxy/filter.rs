@@ -263,6 +263,10 @@ impl ProxyHttp for Proxy {
         answer::disown_head(response)?;
         if let Some(chosen) = &ctx.chosen {
             echo::hide(response, chosen)?;
+            // First: a vendor's own path that only looks like another upstream's of ours comes back to this one.
+            if !answer::interim(response) {
+                location::rewrite(response, chosen, &ctx.snapshot)?;
+            }
             let here = session.server_addr().and_then(|address| address.as_inet().copied());
             let removed = location::keep_in(response, session.req_header(), here, chosen, &ctx.snapshot)?;
             if removed > 0 {
@@ -271,9 +275,6 @@ impl ProxyHttp for Proxy {
         }
         if answer::interim(response) {
             return Ok(());
-        }
-        if let Some(chosen) = &ctx.chosen {
-            location::rewrite(response, chosen, &ctx.snapshot)?;
         }
         ctx.open_ended = answer::unchunk(session, response);
         if session.is_process_shutting_down() {

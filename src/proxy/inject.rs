@@ -10,7 +10,7 @@ use pingora_http::RequestHeader;
 
 use super::chosen::{Access, Chosen};
 use crate::{
-    credential::{Placed, Presented, Value, word_of_request},
+    credential::{Placed, Presented, Value},
     redact::Word,
     route::Target,
 };
@@ -133,7 +133,7 @@ fn place<'a>(
 ) -> Result<Cow<'a, str>> {
     let mut text = |value: &Value| {
         let text = presented.text(value).map_err(|why| Error::explain(InternalError, why))?;
-        made.extend(word_of_request(value, &text));
+        made.extend(presented.word_of_request(value, &text));
         Ok::<_, Box<Error>>(text)
     };
     for (name, value) in &presented.headers {

@@ -51,9 +51,6 @@ async fn a_post_that_is_sent_on_to_another_upstream_ends_where_it_was() {
         format!("http://localhost:{port}/pay/steal"),
         format!("http://pay.localhost:{port}/steal"),
         format!("//127.0.0.1:{port}/pay/steal"),
-        "/pay/steal".to_owned(),
-        "../../pay/steal".to_owned(),
-        "\\pay\\steal".to_owned(),
     ];
     for location in &to {
         stage.acme.script(Reply::new(307, "gone on").with("Location", location));
@@ -61,7 +58,20 @@ async fn a_post_that_is_sent_on_to_another_upstream_ends_where_it_was() {
         assert_eq!((answer.status().as_u16(), answer.headers().get("location")), (307, None), "{location}");
     }
     assert_eq!(stage.pay.counts().requests, 0);
-    assert_eq!(stage.removed().await, 7.0);
+    assert_eq!(stage.removed().await, 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vendors_own_path_that_is_called_as_another_upstream_leads_back_to_the_vendor() {
+    let stage = Stage::set("").await;
+    for (location, path) in [("/pay/17", "/pay/17"), ("../../pay/18", "/pay/18"), ("\\pay\\19", "/pay/19")] {
+        stage.acme.script(Reply::new(307, "gone on").with("Location", location));
+        let answer = follower().post(stage.sidecar.url("/acme/a/b")).body("my order").send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.url().path()), (200, format!("/acme{path}").as_str()), "{location}");
+        assert_eq!(stage.acme.last().path(), path);
+    }
+    assert_eq!(stage.pay.counts().requests, 0);
+    assert_eq!(stage.removed().await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

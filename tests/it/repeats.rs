@@ -153,6 +153,21 @@ async fn variables_secrets_and_values_made_for_one_request_go_no_further_and_pub
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_public_name_that_we_send_may_come_back() {
+    let tokens = Tokens::default();
+    let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme-public-client", "s3cret-acme")]).await;
+    let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
+    let text = plain("acme", &format!("{}/token", issuer.url()), &vendor.url())
+        .replace("client_id = \"acme\"", "client_id = \"acme-public-client\"");
+    let text =
+        text + "[credentials.acme.inject.headers]\nX-Client = \"{{ secrets.client_id }}\"\nX-Both = \"{{ secrets.client_id ~ now }}\"\n";
+    let sidecar = Sidecar::start(&text).await;
+    vendor.script(Reply::new(201, "hi").with("X-Self", "/clients/acme-public-client/orders/17"));
+    assert_eq!(sidecar.get("/acme/x").await.headers()["x-self"], "/clients/acme-public-client/orders/17");
+    assert_eq!(vendor.last().header("x-client"), Some("acme-public-client"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_head_of_more_than_64_kib_is_refused_whichever_head_and_protocol_it_is() {
     for http2 in [false, true] {
         let stage = Stage::set(http2).await;

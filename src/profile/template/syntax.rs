@@ -157,6 +157,20 @@ pub(super) enum Token {
 const SIGNS: [&str; 23] =
     ["==", "!=", "<=", ">=", "//", "**", "<", ">", "~", "+", "-", "*", "/", "%", "|", ".", ",", ":", "(", ")", "=", "[", "]"];
 
+/// Where the next tag begins, and which; the end and none where there is no other. Reads no further than that, so that a text of many tags is read once.
+fn next_tag(text: &str) -> (usize, &'static str) {
+    let mut tags = text.match_indices('{').filter_map(|(at, _)| {
+        let tag = match text.as_bytes().get(at + 1)? {
+            b'{' => "{{",
+            b'%' => "{%",
+            b'#' => "{#",
+            _ => return None,
+        };
+        Some((at, tag))
+    });
+    tags.next().unwrap_or((text.len(), ""))
+}
+
 struct Reader<'s> {
     rest: &'s str,
     depth: usize,
@@ -168,8 +182,7 @@ impl Reader<'_> {
     fn parts(&mut self) -> Result<(Vec<Part>, End), String> {
         let mut parts = Vec::new();
         loop {
-            let tag = ["{{", "{%", "{#"].iter().filter_map(|tag| Some((self.rest.find(tag)?, *tag))).min();
-            let (at, tag) = tag.unwrap_or((self.rest.len(), ""));
+            let (at, tag) = next_tag(self.rest);
             let (mut text, after) = (self.rest.get(..at).unwrap_or_default(), self.rest.get(at + tag.len()..).unwrap_or_default());
             if std::mem::take(&mut self.trim) {
                 text = text.trim_start();

@@ -10,8 +10,11 @@ use pingora_error::Result;
 use pingora_http::ResponseHeader;
 
 const LEADING: [HeaderName; 4] = [LOCATION, CONTENT_LOCATION, REFRESH, LINK];
-/// References of one answer that are looked at: what leads anywhere behind them is taken out unseen, so that an answer costs what its bytes do.
-const LOOKS: usize = 64;
+/// Bytes of references of one answer, and of the client's own path for each, that are looked at: what leads anywhere behind them is taken out unseen, so
+/// that no answer costs more than this.
+const LOOKED_AT: usize = 1024 * 1024;
+/// A look costs as much as so many bytes, however short the reference is.
+const LOOK: usize = 256;
 
 /// Whether some field of this answer leads anywhere at all.
 #[must_use]
@@ -19,16 +22,17 @@ pub fn leading(response: &ResponseHeader) -> bool {
     response.headers.keys().any(|name| LEADING.contains(name))
 }
 
-/// Takes out what leads where it may not: whole fields, of `Link` the one link. How many were taken out.
+/// Takes out what leads where it may not: whole fields, of `Link` the one link. How many were taken out. `base`: bytes of the path that references are
+/// relative to.
 ///
 /// # Errors
 /// What is left of a field is no header value.
-pub fn take_out(response: &mut ResponseHeader, forbidden: impl Fn(&str) -> bool) -> Result<usize> {
+pub fn take_out(response: &mut ResponseHeader, base: usize, forbidden: impl Fn(&str) -> bool) -> Result<usize> {
     let mut count = 0;
-    let looks = Cell::new(0);
+    let looked_at = Cell::new(0);
     let forbidden = |reference: &str| {
-        looks.set(looks.get() + 1);
-        looks.get() > LOOKS || forbidden(reference)
+        looked_at.set(looked_at.get() + LOOK + base + reference.len());
+        looked_at.get() > LOOKED_AT || forbidden(reference)
     };
     for name in &LEADING {
         let (mut kept, mut taken): (Vec<HeaderValue>, usize) = (Vec::new(), 0);

@@ -55,7 +55,7 @@ pub fn keep_in(
         form: asked.form,
         path: asked.path.split('?').next().unwrap_or_default(),
     };
-    fields::take_out(response, |reference| {
+    fields::take_out(response, door.path.len(), |reference| {
         door.leads(reference).into_iter().any(|lead| match lead {
             Lead::Vending => true,
             Lead::Upstream(number) => snapshot.upstreams.get(number).is_some_and(|other| {
