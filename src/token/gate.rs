@@ -32,6 +32,11 @@ impl GateKind {
         matches!(self, Self::Rejected | Self::Latched | Self::Config | Self::Unreadable | Self::NoMemory)
     }
 
+    /// A person's unlatch may have opened it: the guard counts refusals, and decides anew. What else is held is for `refresh`, which is limited.
+    pub fn opens_unlatched(self) -> bool {
+        matches!(self, Self::Rejected | Self::Latched | Self::NoMemory)
+    }
+
     /// An operator's `refresh` may ignore it. What the vendor or the guard says may not be ignored.
     pub fn opens_by_hand(self) -> bool {
         matches!(self, Self::Retry | Self::Config | Self::Unreadable | Self::NoMemory)

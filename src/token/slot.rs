@@ -140,6 +140,8 @@ pub(super) struct Slot {
     pub last_call: AtomicU64,
     pub want_fresh: AtomicBool,
     pub secret_changed: AtomicBool,
+    /// A person let one more attempt through.
+    pub unlatched: AtomicBool,
     /// No handle is left.
     pub closed: AtomicBool,
     pub work: Work,
@@ -181,6 +183,7 @@ impl Slot {
             last_call: AtomicU64::new(0),
             want_fresh: AtomicBool::new(false),
             secret_changed: AtomicBool::new(false),
+            unlatched: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             work: Work::default(),
             unchanged: AtomicBool::new(false),
@@ -216,6 +219,11 @@ impl Slot {
         let least = (whole / 10).max(Duration::from_secs(1).min(whole / 2));
         let asked = self.tuning().1.lifetime.min_remaining.min(whole.saturating_sub(least));
         now.until(token.expires) >= asked || (self.unchanged.load(Acquire) && now < token.refresh_at)
+    }
+
+    /// Does an unlatch open this gate? Where the last attempt carried no secret the guard counts nothing, and the gate alone keeps attempts apart.
+    pub fn opens_unlatched(&self, gate: Gate) -> bool {
+        gate.kind.opens_unlatched() && self.last_key.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// When the token was last used; in milliseconds since boot.

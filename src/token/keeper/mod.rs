@@ -175,6 +175,7 @@ impl Keeper {
 
     /// Lets one attempt through for the secrets that these keepers sent last and for `known`, whatever the guard counted, then all try. First all is
     /// let through, then they try: what the first of them is refused for must count for the next. Says when the last of these attempts may be made.
+    /// A keeper that is held for something else than a refusal goes on waiting: who unlatches in a loop must not make a call each time.
     pub async fn unlatch(keepers: &[Arc<Self>], ledger: &dyn Ledger, known: impl IntoIterator<Item = GuardKey>) -> Next {
         let last = keepers.iter().filter_map(|k| k.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone());
         // Without a partition: the secret's own count and those of all its partitions.
@@ -185,7 +186,9 @@ impl Keeper {
             next = next.max(Next::of(ledger.counted(key).await, Now::now()));
         }
         for keeper in keepers {
-            keeper.secret_changed();
+            keeper.slot.raise(&keeper.slot.unlatched);
+            let held = keeper.slot.state.borrow().gate.filter(|gate| !keeper.slot.opens_unlatched(*gate));
+            next = held.and_then(|gate| gate.until).map_or(next, |until| next.max(Next::At(until)));
         }
         next
     }

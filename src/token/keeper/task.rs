@@ -183,10 +183,16 @@ impl Task {
         }
         let new_secret = self.slot.secret_changed.swap(false, AcqRel);
         let changed = new_secret || retuned;
+        let unlatched = self.slot.unlatched.swap(false, AcqRel);
         let by_hand = !self.draining && self.slot.wished().is_some_and(|at| at <= now);
-        if self.gate.is_some_and(|g| (changed && g.kind.opens_on_change()) || (by_hand && g.kind.opens_by_hand())) {
+        let opens = |gate: Gate| {
+            (changed && gate.kind.opens_on_change())
+                || (unlatched && self.slot.opens_unlatched(gate))
+                || (by_hand && gate.kind.opens_by_hand())
+        };
+        if self.gate.is_some_and(opens) {
             self.gate = None;
-        } else if new_secret {
+        } else if new_secret || unlatched {
             // Those who saw the flag wait for what comes of it: nothing.
             self.publish();
         }

@@ -107,8 +107,9 @@ impl Keeper {
         }
         let gate = state.gate?;
         let changed = self.slot.secret_changed.load(Acquire) && gate.kind.opens_on_change();
+        let unlatched = self.slot.unlatched.load(Acquire) && self.slot.opens_unlatched(gate);
         let by_hand = gate.kind.opens_by_hand() && self.slot.wished().is_some_and(|at| at <= until) && !self.slot.work.is_draining();
-        if changed || by_hand {
+        if changed || unlatched || by_hand {
             // The gate is about to be opened, or was: who looks at the flag of a change says so in either case.
             return None;
         }

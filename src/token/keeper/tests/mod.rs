@@ -12,6 +12,7 @@ mod refusals;
 mod single_flight;
 mod slot;
 mod turns;
+mod unlatched;
 
 use std::{
     collections::BTreeMap,
