@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::{Admin, auth::Trusted, json_bytes, respond, status::rfc3339, text};
 use crate::{
     credential::{ByHand, Credential},
+    snapshot::Snapshot,
     token::{Next, Now},
 };
 
@@ -38,23 +39,32 @@ pub async fn act(
     };
     let asked = match &*action {
         "refresh" => refresh(credential, trusted),
-        "unlatch" if !trusted && locks_accounts(credential) => {
-            return text(
-                StatusCode::FORBIDDEN,
-                "this vendor locks accounts (account_rejections), and any program of this host reaches a TCP port: set [admin] auth, or \
-                 [admin] listen = \"unix:PATH\"; or run `cupbearer unlatch NAME` as the user of the [state] folder\n",
-            );
-        }
-        "unlatch" => unlatch(credential).await,
+        "unlatch" => match strict_neighbour(credential, &snapshot).filter(|_| !trusted) {
+            Some(strict) => return locks_accounts(strict),
+            None => unlatch(credential).await,
+        },
         _ => return text(StatusCode::NOT_FOUND, "refresh or unlatch\n"),
     };
     admin.metrics.asked_by_hand(&name, &action);
     respond(StatusCode::ACCEPTED, "application/json", json_bytes(&asked))
 }
 
-/// A refusal counts against an account, which only a person opens again.
-fn locks_accounts(credential: &Credential) -> bool {
-    credential.profile().limits.account_rejections.is_some()
+/// The credential whose account only a person opens again (`account_rejections`), where an unlatch of `credential` might open it: itself, or one with
+/// a token endpoint of the same origin. An account has many names, and each of them would do.
+fn strict_neighbour<'a>(credential: &'a Credential, snapshot: &'a Snapshot) -> Option<&'a Credential> {
+    let strict = |one: &&Credential| one.profile().limits.account_rejections.is_some();
+    let mut others = snapshot.credentials.values().map(|one| &**one).filter(strict);
+    Some(credential).filter(strict).or_else(|| others.find(|other| credential.may_share_account_with(other)))
+}
+
+fn locks_accounts(strict: &Credential) -> Response {
+    let name = strict.name();
+    let why = format!(
+        "this vendor locks accounts (account_rejections of credentials.{name}, and whatever shares a token origin with it), and any program of this \
+         host reaches a TCP port: set [admin] auth, or [admin] listen = \"unix:PATH\"; or run `cupbearer unlatch NAME` as the user of the [state] \
+         folder\n"
+    );
+    text(StatusCode::FORBIDDEN, why)
 }
 
 fn refresh(credential: &Credential, trusted: bool) -> Asked {

@@ -18,6 +18,17 @@ impl Credential {
         Keeper::unlatch(&self.keepers(), &*self.world.ledger, keys).await
     }
 
+    /// Does an unlatch of this credential, or could it, open an account on which refusals of `other` count too? What shares no token origin shares no
+    /// account, whatever the client ids; an origin that can't be told may be any.
+    #[must_use]
+    pub fn may_share_account_with(&self, other: &Self) -> bool {
+        let origins = |one: &Self| oauth::token_origins(&one.profile, one.shared.secrets.believed().as_deref());
+        match (origins(self), origins(other)) {
+            (Some(ours), Some(theirs)) => !ours.is_disjoint(&theirs),
+            _ => true,
+        }
+    }
+
     /// What the next attempts will be counted against, whether or not there are keepers already.
     async fn configured_keys(&self) -> HashSet<GuardKey> {
         // Where they cannot be read now, what was believed last stands in for them.

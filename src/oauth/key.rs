@@ -1,6 +1,6 @@
 //! What the guard counts an attempt against: the token URL with the secrets sent to it, and the account that these belong to.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use aws_lc_rs::digest;
 use url::{Host, Url};
@@ -24,6 +24,18 @@ pub fn guard_key(profile: &Profile, index: usize, credential: &str, values: &Val
     let scope = Scope { settings: Some(&profile.settings), secrets: Some(values), wall: Some(Now::now().wall()), ..Scope::default() };
     let url = request::address(spec, &scope).ok()??;
     key(profile, spec, &url, credential, &scope)
+}
+
+/// The origins of all token endpoints of a profile: accounts of different origins have nothing in common. `None`: one of them can't be told from its
+/// settings and these secrets alone.
+#[must_use]
+pub fn token_origins(profile: &Profile, values: Option<&Values>) -> Option<BTreeSet<String>> {
+    let scope = Scope { settings: Some(&profile.settings), secrets: values, wall: Some(Now::now().wall()), ..Scope::default() };
+    let mut origins = BTreeSet::new();
+    for spec in &profile.tokens {
+        origins.extend(request::address(spec, &scope).ok()?.as_ref().map(origin));
+    }
+    Some(origins)
 }
 
 /// The key of one attempt at `url`, of which `scope` holds settings, secrets and partition. The query is left out: with `format = "query"` it

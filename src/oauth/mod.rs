@@ -17,6 +17,6 @@ mod trouble;
 
 pub use call::{Known, TokenCall};
 pub use client::TokenClient;
-pub use key::guard_key;
+pub use key::{guard_key, token_origins};
 pub use pick::{Answer, Body};
 pub use scrub::Scrub;

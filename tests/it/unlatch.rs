@@ -97,3 +97,25 @@ async fn where_the_vendor_locks_accounts_a_tcp_port_without_a_token_unlatches_no
     assert!((20..=31).contains(&away), "30 s after the refused attempt, {away} s from now");
     assert_eq!(issuer.calls("/token"), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_name_for_an_account_that_the_vendor_locks_unlatches_it_over_an_open_port() {
+    let (issuer, strict) = locked_out("account_rejections = 2\n").await;
+    let other_vendor = Issuer::start(&Tokens::default(), vec![Endpoint::new("/token", "other", "right")]).await;
+    let token = |issuer: &Issuer| format!("{}/token", issuer.url());
+    // The same client of the same vendor, and another client of it: its id may be the same one tomorrow.
+    let alias = plain("alias", &token(&issuer), &issuer.url()).replace("client_id = \"alias\"", "client_id = \"acme\"");
+    let neighbour = plain("neighbour", &token(&issuer), &issuer.url());
+    let other = plain("other", &token(&other_vendor), &other_vendor.url());
+    let sidecar = Sidecar::with_files(&format!("{PORTS}[state]\ndir = \"state\"\n{strict}{alias}{neighbour}{other}"), &[]).await;
+    sidecar.until_state("acme", "access", "latched").await;
+    for name in ["acme", "alias", "neighbour"] {
+        let url = format!("http://{}/api/credentials/{name}/unlatch", sidecar.admin_addr());
+        let answer = sidecar.client.post(url).header("content-type", "application/json").send().await.unwrap();
+        assert_eq!(answer.status(), 403, "{name}");
+        let why = answer.text().await.unwrap();
+        assert!(why.contains("credentials.acme") && why.contains("set [admin] auth"), "{name}: {why}");
+    }
+    assert_eq!(sidecar.post_admin("/api/credentials/other/unlatch").await, 202, "another vendor's accounts are others");
+    sidecar.until_state("acme", "access", "latched").await;
+}

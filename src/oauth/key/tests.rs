@@ -49,7 +49,7 @@ fn spellings_of_one_origin_are_one_account_and_other_origins_are_others() {
     }
     let all =
         ["https://auth.example/t", "https://auth.example:444/t", "https://auth2.example/t", "http://localhost/t", "http://localhost:443/t"];
-    let accounts: std::collections::BTreeSet<_> = all.map(at).into();
+    let accounts: BTreeSet<_> = all.map(at).into();
     assert_eq!(accounts.len(), all.len());
 }
 
