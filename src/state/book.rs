@@ -87,6 +87,9 @@ impl Book {
         let opened = self.open(stamp)?;
         let mut allowed = false;
         let answer = self.change(&opened, key, stamp, false, |pair, names, locked| {
+            if limits.account_rejections.is_some() && pair.account.record == Account::default() {
+                self.begin_account(&mut pair.account.record, &ask.credential, &opened, locked, stamp)?;
+            }
             let answer = pair.tally().ask(whose(names), limits, ask, stamp.boot);
             if answer != Answer::Go {
                 return Ok(answer);

@@ -1,6 +1,6 @@
 //! Processes that share a folder, crash, start anew and damage nothing: whatever the order, the vendor sees no attempt too many.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -46,11 +46,35 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
     proptest::collection::vec(step, 1..60)
 }
 
-/// What the vendor saw of one secret since its last success.
+/// What a bystander knows of one secret, or of an account.
 #[derive(Default)]
 struct Seen {
-    refused: u32,
-    open: u32,
+    /// Counts what happens.
+    moment: usize,
+    /// When each refusal or unknown outcome became known, if no success was sent later.
+    bad: Vec<usize>,
+    /// When those under way were sent.
+    open: HashMap<u64, usize>,
+}
+
+impl Seen {
+    fn sends(&mut self, id: u64) {
+        self.moment += 1;
+        self.open.insert(id, self.moment);
+    }
+    /// `None`: nobody will ever know.
+    fn ends(&mut self, id: u64, verdict: Option<Verdict>) {
+        self.moment += 1;
+        let sent = self.open.remove(&id).unwrap();
+        match verdict {
+            Some(Verdict::Success) => self.bad.retain(|known| *known > sent),
+            Some(Verdict::GivenBack) => {}
+            _ => self.bad.push(self.moment),
+        }
+    }
+    fn counted(&self) -> usize {
+        self.bad.len()
+    }
 }
 
 /// `account`: the budget of refusals is the account's, whose secrets they are all; otherwise each secret's own.
@@ -65,6 +89,7 @@ async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
     let mut open: Vec<(usize, Permit)> = vec![];
     let mut seen = [Seen::default(), Seen::default()];
     let mut sick = [false; 2];
+    let most = usize::try_from(MAX).unwrap();
     for step in steps {
         match step {
             Do::Spend { process, secret } => {
@@ -73,40 +98,32 @@ async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
                 let seen = &mut seen[usize::from(secret == 1 && !account)];
                 match processes[process].spend(&key, &limits, &ask).await {
                     Spend::Go(permit) => {
-                        seen.open += 1;
-                        prop_assert!(seen.refused + seen.open <= MAX, "{} refused, {} open", seen.refused, seen.open);
+                        seen.sends(permit.id);
+                        prop_assert!(seen.counted() + seen.open.len() <= most, "{:?} refused, {:?} open", seen.bad, seen.open);
                         open.push((process, permit));
                     }
-                    Spend::Busy => prop_assert!(seen.open > 0),
+                    Spend::Busy => prop_assert!(!seen.open.is_empty()),
                     // An account's success speaks for its other secrets no more than for their own counts.
-                    Spend::Latched(None) => prop_assert!(account || seen.refused >= MAX),
+                    Spend::Latched(None) => prop_assert!(account || seen.counted() >= most),
                     // Of unknown outcomes alone; no 15 minutes pass here.
-                    Spend::Latched(Some(_)) => prop_assert!(account && seen.refused >= MAX),
+                    Spend::Latched(Some(_)) => prop_assert!(account && seen.counted() >= most),
                     // After an unknown outcome the value waits, though it is not latched.
-                    Spend::Later(_) => prop_assert!(account && seen.refused > 0),
+                    Spend::Later(_) => prop_assert!(account && seen.counted() > 0),
                     Spend::NoMemory => prop_assert!(sick[process]),
                     other => prop_assert!(false, "{other:?}"),
                 }
             }
             Do::Settle { which, verdict } if !open.is_empty() => {
                 let (process, permit) = open.swap_remove(which % open.len());
-                let seen = &mut seen[usize::from(permit.key.secret[0] == 1 && !account)];
+                seen[usize::from(permit.key.secret[0] == 1 && !account)].ends(permit.id, Some(verdict));
                 processes[process].settle(permit, verdict, &limits).await;
-                seen.open -= 1;
-                match verdict {
-                    Verdict::Success => seen.refused = 0,
-                    Verdict::GivenBack => {}
-                    _ => seen.refused += 1,
-                }
             }
             Do::Lose { which } if !open.is_empty() => {
                 let (process, permit) = open.swap_remove(which % open.len());
-                let seen = &mut seen[usize::from(permit.key.secret[0] == 1 && !account)];
+                seen[usize::from(permit.key.secret[0] == 1 && !account)].ends(permit.id, None);
                 let written = processes[process].freed();
                 drop(permit);
                 written.await;
-                seen.open -= 1;
-                seen.refused += 1;
             }
             Do::Kill { process } => {
                 let process = usize::from(process);
@@ -114,9 +131,7 @@ async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
                 open = alive;
                 for (_, permit) in &mut dead {
                     permit.redeem();
-                    let seen = &mut seen[usize::from(permit.key.secret[0] == 1 && !account)];
-                    seen.open -= 1;
-                    seen.refused += 1;
+                    seen[usize::from(permit.key.secret[0] == 1 && !account)].ends(permit.id, None);
                 }
                 processes[process] = start();
                 sick[process] = false;

@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -32,6 +32,8 @@ struct Inner {
     /// Where that is allowed, what cannot be counted on disk.
     memory: Memory,
     freed: Arc<Notify>,
+    /// When the folder had changed last, by the last look at it.
+    seen: Mutex<Option<SystemTime>>,
     report: Report,
 }
 
@@ -51,13 +53,18 @@ impl Disk {
 
     fn over(folder: Folder, count_error: impl Fn() + Send + Sync + 'static) -> Self {
         let report = Report::new(count_error);
-        Self(Arc::new(Inner { book: Book::new(folder), memory: Memory::default(), freed: Arc::default(), report }))
+        Self(Arc::new(Inner { book: Book::new(folder), memory: Memory::default(), freed: Arc::default(), seen: Mutex::default(), report }))
     }
 
     /// Opens the folder now, so that what is wrong with it is reported at the start.
     pub async fn open(&self) {
         let stamp = Stamp::now();
         let _ = self.work(move |inner| inner.book.open(&stamp).map(drop)).await;
+    }
+
+    #[cfg(test)]
+    pub(super) fn lookers(&self) -> Vec<std::thread::ThreadId> {
+        self.0.book.folder().lookers.lock().unwrap().clone()
     }
 
     /// From now on nothing in the folder can be brought to the disk, or all can again.
@@ -134,7 +141,8 @@ impl Ledger for Disk {
     fn freed(&self) -> Fut<'static, ()> {
         // Made here and not at the first poll: they must hear of what is settled between now and then.
         let (ours, in_memory) = (Arc::clone(&self.0.freed).notified_owned(), self.0.memory.freed());
-        let (disk, before) = (self.clone(), self.0.book.changed());
+        // Nor is the disk asked here, which may not answer. An older look than now's at worst wakes once too often.
+        let (disk, before) = (self.clone(), self.0.seen());
         Box::pin(async move {
             tokio::select! {
                 () = ours => {}
@@ -162,7 +170,7 @@ impl Disk {
         loop {
             tokio::time::sleep(LOOK).await;
             let inner = Arc::clone(&self.0);
-            let seen = tokio::task::spawn_blocking(move || inner.book.changed()).await;
+            let seen = tokio::task::spawn_blocking(move || inner.look()).await;
             if seen.is_ok_and(|seen| seen != before) {
                 return;
             }
@@ -172,6 +180,8 @@ impl Disk {
 
 impl Inner {
     fn spend(self: &Arc<Self>, key: &GuardKey, limits: &Limits, ask: &Ask, stamp: &Stamp) -> Result<Spend, Trouble> {
+        // Before it is read: who waits then hears of all that comes after.
+        self.look();
         let id = rand::random::<u64>() | ON_DISK;
         Ok(match self.book.spend(key, limits, ask, id, stamp)? {
             Answer::Go => {
@@ -184,6 +194,17 @@ impl Inner {
             Answer::OverBudget(t) => Spend::OverBudget(t),
             Answer::Latched(t) => Spend::Latched(t),
         })
+    }
+
+    /// Looks when the folder changed last. Blocks.
+    fn look(&self) -> Option<SystemTime> {
+        let changed = self.book.changed();
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = changed;
+        changed
+    }
+
+    fn seen(&self) -> Option<SystemTime> {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A permit was dropped. Does not block.

@@ -28,6 +28,9 @@ pub(super) struct Folder {
     /// A disk that takes no more, for tests.
     #[cfg(test)]
     pub sick: std::sync::atomic::AtomicBool,
+    /// On which threads it was looked at, for tests.
+    #[cfg(test)]
+    pub lookers: std::sync::Mutex<Vec<std::thread::ThreadId>>,
 }
 
 /// The folder, locked for a change.
@@ -45,6 +48,8 @@ impl Folder {
             on_behalf: false,
             #[cfg(test)]
             sick: false.into(),
+            #[cfg(test)]
+            lookers: std::sync::Mutex::default(),
         }
     }
 
@@ -96,8 +101,10 @@ impl Folder {
         Ok(())
     }
 
-    /// When a file in it last came or went.
+    /// When a file in it last came or went. Not for an async task: a folder of a server that is gone lets nobody go.
     pub fn changed(&self) -> Option<SystemTime> {
+        #[cfg(test)]
+        self.lookers.lock().unwrap().push(std::thread::current().id());
         std::fs::metadata(&self.dir).and_then(|meta| meta.modified()).ok()
     }
 
@@ -106,12 +113,21 @@ impl Folder {
     /// # Errors
     /// The lock's file cannot be opened, or another process stands still while it holds it.
     pub fn lock(&self) -> Result<Locked<'_>, Trouble> {
-        let dir = File::open(&self.dir).map_err(io_at("open", &self.dir))?;
         let path = self.dir.join("lock");
-        let file = self.make(OpenOptions::new().write(true).create(true), &path).map_err(io_at("open", &path))?;
+        let open = || {
+            let dir = File::open(&self.dir).map_err(io_at("open", &self.dir))?;
+            let file = self.make(OpenOptions::new().write(true).create(true), &path).map_err(io_at("open", &path))?;
+            Ok((dir, file))
+        };
+        let (mut dir, mut file) = open()?;
         for _ in 0..TRIES {
             match file.try_lock() {
-                Ok(()) => return Ok(Locked { folder: self, dir, _lock: file }),
+                Ok(()) if is_at(&file, &path) => return Ok(Locked { folder: self, dir, _lock: file }),
+                // It was removed while we waited: whoever comes now locks the one that is there.
+                Ok(()) => {
+                    (dir, file) = open()?;
+                    continue;
+                }
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(io_at("lock", &path)(error)),
             }
@@ -262,6 +278,12 @@ fn owner_file(owner: &str) -> String {
 fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     options.mode(0o600).custom_flags(i32::try_from(flags.bits()).unwrap_or_default()).open(path)
+}
+
+/// Is this the file that has that name now?
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |(ours, there): (Metadata, Metadata)| (ours.dev(), ours.ino()) == (there.dev(), there.ino());
+    file.metadata().ok().zip(std::fs::symlink_metadata(path).ok()).is_some_and(same)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

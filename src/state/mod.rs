@@ -5,8 +5,9 @@
 //! `budget-….json` for each credential. A change reads, judges and writes the account's file and then the secret's under the lock, and is on disk
 //! (temporary file, fsync, rename, fsync of the folder) before the attempt that it allows is sent. Nothing is locked while a call runs.
 //!
-//! Releases that knew no accounts wrote the same files but for `account-….json`: they are read, and what they counted is taken over when the account's
-//! file is first written. A file of a newer release is renamed (`….v2`) before another is written in its place.
+//! Releases that knew no accounts wrote the same files but for `account-….json`: they are read, and what each counted is added to the account once,
+//! unless an attempt has succeeded since. One with a budget of its own begins with what all records of the first credential that asks had counted,
+//! for its secret may have been changed together with the release. A file of a newer release is renamed (`….v2`) before another is written in its place.
 //!
 //! An attempt belongs to the process that made it. When that one is gone its owner file can be locked by others: the outcome is unknown.
 //!

@@ -58,7 +58,7 @@ impl Pair {
 
 /// How the guard calls the parts of the key.
 pub(super) fn whose(names: &Names) -> Whose<'_> {
-    Whose { value: &names.value, partition: names.partition.as_deref() }
+    Whose { record: &names.record, value: &names.value, partition: names.partition.as_deref() }
 }
 
 impl Book {
@@ -191,6 +191,35 @@ impl Book {
             pair.secret.owners.remove(id);
         }
         outcomes.len()
+    }
+
+    /// A strict account that is counted for the first time begins with what was counted, before accounts were, for the secrets of `credential`: any
+    /// of them may have been refused as this client's. Not with what is older than a secret that was good.
+    pub(super) fn begin_account(
+        &self,
+        account: &mut Account,
+        credential: &str,
+        opened: &Opened,
+        locked: &Locked<'_>,
+        stamp: &Stamp,
+    ) -> Result<(), Trouble> {
+        let mut refused = Vec::new();
+        for file in locked.names()?.iter().filter(|name| name.starts_with(Record::KIND)) {
+            // One that is damaged stops its own secret.
+            let Ok(Some(bytes)) = self.folder.read(file) else { continue };
+            let Ok(mut entry) = decode::<Entry<Record>>(&bytes) else { continue };
+            let noted = entry.noted.carry(entry.noted.boot, stamp);
+            entry.bring_up(stamp, |owner| owner == opened.owner || self.folder.is_alive(owner));
+            match entry.record.before_accounts(credential) {
+                Some((0, _)) if entry.record.is_good() => account.was_good(noted),
+                None | Some((0, _)) => {}
+                Some((refusals, last)) => refused.push((entry.name, refusals, last)),
+            }
+        }
+        for (record, refusals, last) in refused {
+            account.take_over(&record, refusals, last);
+        }
+        Ok(())
     }
 
     /// The first `known` outcomes are on disk.

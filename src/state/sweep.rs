@@ -74,7 +74,8 @@ impl Book {
             entry.bring_up(stamp, |owner| self.folder.is_alive(owner));
             if entry.is_stale(&noted, stamp) {
                 locked.sweep(name);
-            } else {
+            } else if entry.owners.is_empty() {
+                // What becomes of an attempt under way has to count.
                 left.push((!entry.is_blank(), self.folder.written(name), name));
             }
         }

@@ -146,6 +146,89 @@ async fn an_unlatch_without_a_running_program_is_one_attempt_and_is_seen_by_one_
     assert!(nowhere.counted(&key(3)).await.is_none_or(|counted| counted.latched.is_none()));
 }
 
+/// As that release wrote it: no account, and nothing of what is new in the records.
+fn as_before_accounts(dir: &TempDir) {
+    for file in files(dir, "account-") {
+        fs::remove_file(file).unwrap();
+    }
+    for file in files(dir, "guard-") {
+        let entry: Entry = decode(&fs::read(&file).unwrap()).unwrap();
+        let mut old = serde_json::to_value(&entry).unwrap();
+        let record = old["record"].as_object_mut().unwrap();
+        for key in ["accepted", "unknown_elsewhere", "in_account"] {
+            assert!(record.remove(key).is_some(), "{key}");
+        }
+        assert!(record["secret"].as_object_mut().unwrap().remove("leave").is_some());
+        fs::write(&file, encode(&old).unwrap()).unwrap();
+    }
+}
+
+/// A folder in which the release before wrote these outcomes, one after the other.
+async fn of_the_release_before(outcomes: &[(&str, u8, Verdict)]) -> TempDir {
+    let dir = folder();
+    let one = ledger(&dir);
+    for (credential, secret, verdict) in outcomes {
+        let Spend::Go(permit) = one.disk.spend(&key(*secret), &limits(FOREVER), &ask(credential)).await else { panic!("{secret}") };
+        one.disk.settle(permit, *verdict, &limits(FOREVER)).await;
+    }
+    kill(one, vec![]);
+    as_before_accounts(&dir);
+    dir
+}
+
+#[tokio::test]
+async fn an_upgrade_together_with_a_changed_secret_begins_with_what_the_others_of_the_credential_were_refused() {
+    use Verdict::Rejected;
+    let dir = of_the_release_before(&[("strict", 1, Rejected), ("strict", 1, Rejected)]).await;
+    assert!(matches!(ledger(&dir).strictly(2).await, Spend::Latched(None)));
+    let dir = of_the_release_before(&[("strict", 1, Rejected)]).await;
+    let two = ledger(&dir);
+    two.refused(2).await;
+    for secret in [3, 1, 2] {
+        assert!(matches!(two.strictly(secret).await, Spend::Latched(None)), "{secret}");
+    }
+    assert_eq!(two.disk.counted(&key(1)).await.unwrap().rejections, 2, "each once");
+}
+
+#[tokio::test]
+async fn an_upgrade_does_not_begin_with_what_is_over_or_was_another_credential_s() {
+    use Verdict::{Rejected, Success};
+    let dir = of_the_release_before(&[("strict", 1, Rejected), ("strict", 1, Rejected), ("strict", 2, Success)]).await;
+    let two = ledger(&dir);
+    let permit = two.goes(2).await;
+    assert!(matches!(two.strictly(1).await, Spend::Latched(_)), "the value itself");
+    two.disk.settle(permit, Success, &strict()).await;
+    assert!(matches!(two.strictly(1).await, Spend::Latched(_)));
+    two.goes(2).await;
+    let dir = of_the_release_before(&[("other", 1, Rejected), ("other", 1, Rejected)]).await;
+    ledger(&dir).refused(2).await;
+}
+
+#[tokio::test]
+async fn a_record_of_the_release_before_does_not_undo_a_later_success() {
+    let dir = of_the_release_before(&[("other", 1, Verdict::Rejected), ("other", 1, Verdict::Rejected)]).await;
+    let two = ledger(&dir);
+    let permit = two.goes(2).await;
+    two.disk.settle(permit, Verdict::Success, &strict()).await;
+    assert!(matches!(two.strictly(1).await, Spend::Latched(_)), "the value itself");
+    two.goes(2).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_wrong_secrets_does_not_make_an_attempt_under_way_forgotten() {
+    let dir = folder();
+    let one = ledger(&dir);
+    let permit = one.go(1).await;
+    for n in 0..200u8 {
+        let key = GuardKey { url: n.to_string(), account: [n; 32], ..key(2) };
+        let Spend::Go(wrong) = one.disk.spend(&key, &limits(FOREVER), &ask("a")).await else { panic!("{n}") };
+        one.disk.settle(wrong, Verdict::Rejected, &limits(FOREVER)).await;
+    }
+    assert!(files(&dir, "guard-").len() < 100);
+    one.disk.settle(permit, Verdict::Rejected, &limits(FOREVER)).await;
+    assert_eq!(one.rejections().await, 1);
+}
+
 #[tokio::test]
 async fn records_of_the_release_before_are_read_and_what_they_counted_is_taken_over() {
     for (refused, answer) in [(2, "Latched(None)"), (1, "Latched(Some")] {
@@ -156,17 +239,7 @@ async fn records_of_the_release_before_are_read_and_what_they_counted_is_taken_o
             one.disk.settle(permit, Verdict::Rejected, &limits(FOREVER)).await;
         }
         kill(one, vec![]);
-        // As that release wrote it: no account, and nothing of what is new in the record.
-        fs::remove_file(only(&dir, "account-")).unwrap();
-        let file = only(&dir, "guard-");
-        let entry: Entry = decode(&fs::read(&file).unwrap()).unwrap();
-        let mut old = serde_json::to_value(&entry).unwrap();
-        let record = old["record"].as_object_mut().unwrap();
-        for key in ["accepted", "unknown_elsewhere", "in_account"] {
-            assert!(record.remove(key).is_some(), "{key}");
-        }
-        assert!(record["secret"].as_object_mut().unwrap().remove("leave").is_some());
-        fs::write(&file, encode(&old).unwrap()).unwrap();
+        as_before_accounts(&dir);
         let two = ledger(&dir);
         let told = format!("{:?}", two.strictly(1).await);
         assert!(told.starts_with(answer), "{told}");

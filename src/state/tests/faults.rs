@@ -1,6 +1,6 @@
 //! A folder that fails at the worst moment: no attempt is lost in it, none is counted twice, and no latch is opened by it.
 
-use super::*;
+use super::{super::folder::Folder, *};
 
 #[tokio::test]
 async fn an_attempt_that_could_not_be_brought_to_the_disk_was_never_made() {
@@ -157,4 +157,50 @@ async fn an_owner_of_whom_it_cannot_be_told_whether_he_lives_is_not_taken_for_de
     assert_eq!(other.rejections().await, 0, "its attempt is under way");
     assert!(owner.is_symlink(), "and its file still there");
     one.disk.settle(permit, Verdict::GivenBack, &limits(FOREVER)).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_turn_asks_the_disk_on_no_thread_of_the_runtime() {
+    let dir = folder();
+    let (one, other) = (ledger(&dir), ledger(&dir));
+    let (first, _second) = (one.go(1).await, one.go(1).await);
+    let freed = other.disk.freed();
+    assert!(matches!(other.ask(1, FOREVER).await, Spend::Busy));
+    one.disk.settle(first, Verdict::Success, &limits(FOREVER)).await;
+    tokio::time::timeout(Duration::from_secs(10), freed).await.unwrap();
+    let lookers = other.disk.lookers();
+    assert!(!lookers.is_empty() && !lookers.contains(&std::thread::current().id()));
+}
+
+/// How many descriptors of this process lead to the file that has this name now.
+#[cfg(target_os = "linux")]
+fn open_at(path: &Path) -> usize {
+    let all = fs::read_dir("/proc/self/fd").unwrap().map(|fd| fs::read_link(fd.unwrap().path()));
+    all.filter(|leads| leads.as_ref().is_ok_and(|leads| leads == path)).count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_lock_that_was_removed_while_somebody_waited_for_it_is_no_lock() {
+    let dir = folder();
+    let path = dir.path().join("lock");
+    let at = |dir: &TempDir| Folder::new(dir.path().to_owned());
+    let (first, second, third) = (at(&dir), at(&dir), at(&dir));
+    let held = first.lock().unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| third.lock().map(drop));
+        while open_at(&path) < 2 {
+            std::thread::yield_now();
+        }
+        fs::remove_file(&path).unwrap();
+        let held_now = second.lock().unwrap();
+        drop(held);
+        // It comes to the one that is there now, and waits on.
+        while open_at(&path) < 2 {
+            assert!(!waits.is_finished(), "two hold the folder");
+            std::thread::yield_now();
+        }
+        drop(held_now);
+        waits.join().unwrap().unwrap();
+    });
 }

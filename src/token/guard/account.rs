@@ -1,7 +1,7 @@
 //! What counts against an account (token origin and client id), whatever the secret: refusals in a row, and how soon a changed secret may be
 //! tried. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,7 @@ const MOST_UNKNOWN: usize = 64;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Account {
+    /// In the order in which they were sent; one whose outcome is lost stands where that became known.
     spent: Vec<Try>,
     /// Refused attempts since the last success.
     rejected: u32,
@@ -36,6 +37,10 @@ pub struct Account {
     leave: Leave,
     /// Credentials that set `account_rejections`.
     sharers: BTreeMap<String, Sharer>,
+    /// When the last attempt that succeeded was sent.
+    accepted: Option<Now>,
+    /// Records whose refusals, from before accounts were counted, are among `rejected`.
+    taken: BTreeSet<String>,
 }
 
 /// An attempt without an outcome.
@@ -48,6 +53,9 @@ struct Try {
     value: String,
     /// The value had not been refused before, nor was it accepted lately.
     new: bool,
+    /// How many of the refusals that count now were known when it was sent: the vendor had seen those first, and its success clears them alone.
+    #[serde(default)]
+    before: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +151,11 @@ impl Account {
     }
 
     fn is_new(&self, value: Value<'_>) -> bool {
-        !value.proven && !self.values.iter().any(|v| v == value.name)
+        !value.proven && !self.is_refused(value)
+    }
+
+    fn is_refused(&self, value: Value<'_>) -> bool {
+        self.values.iter().any(|v| v == value.name)
     }
 
     fn is_full(&self) -> bool {
@@ -153,19 +165,30 @@ impl Account {
     /// Writes the attempt `id` down as spent.
     pub fn spend(&mut self, value: Value<'_>, id: u64, now: Now) {
         let new = self.is_new(value);
-        // The renewals of a good secret leave it to the one that it was given for.
-        if new || self.is_full() {
+        // The renewals of a good secret leave it to the one that it was given for. Whoever may have been refused goes by it: his own count may
+        // hold the same leave, and it is one attempt all the same.
+        if !value.proven || self.is_refused(value) || self.is_full() {
             self.leave.take(id);
         }
-        self.spent.push(Try { id, at: now, lost: false, value: value.name.to_owned(), new });
+        self.spent.push(Try { id, at: now, lost: false, value: value.name.to_owned(), new, before: self.rejected });
     }
 
-    /// The attempt succeeded: all but the attempts still under way is forgotten.
+    /// The attempt succeeded: what was refused or lost before it was sent is forgotten. What became known later the vendor may have seen after it.
     pub fn succeeded(&mut self, id: u64) {
-        if self.take(id).is_some() {
-            self.spent.retain(|t| !t.lost);
-            (self.rejected, self.last, self.leave) = (0, None, Leave::default());
+        let Some(i) = self.spent.iter().position(|t| t.id == id) else { return };
+        let tried = self.spent.remove(i);
+        let later = self.spent.split_off(i);
+        self.spent.retain(|t| !t.lost);
+        self.spent.extend(later);
+        self.rejected = self.rejected.saturating_sub(tried.before);
+        self.spent.iter_mut().for_each(|t| t.before = t.before.saturating_sub(tried.before));
+        self.accepted = self.accepted.max(Some(tried.at));
+        if self.counted() == 0 {
+            self.last = None;
             self.values.clear();
+        }
+        if self.counted() == 0 || self.leave.is_used_by(id) {
+            self.leave = Leave::default();
         }
     }
 
@@ -197,15 +220,13 @@ impl Account {
     }
 
     fn lose_if(&mut self, gone: impl Fn(&Try) -> bool, at: impl Fn(&Try) -> Now) {
-        let mut values = Vec::new();
-        for tried in self.spent.iter_mut().filter(|t| !t.lost && gone(t)) {
-            tried.lost = true;
-            self.last = self.last.max(Some(at(tried)));
+        let (gone, stays): (Vec<Try>, Vec<Try>) = std::mem::take(&mut self.spent).into_iter().partition(|t| !t.lost && gone(t));
+        self.spent = stays;
+        for tried in gone {
+            self.last = self.last.max(Some(at(&tried)));
             self.leave.refused(tried.id);
-            values.push(tried.value.clone());
-        }
-        for value in values {
-            self.remember(value);
+            self.remember(tried.value.clone());
+            self.spent.push(Try { lost: true, ..tried });
         }
         let mut many = self.spent.iter().filter(|t| t.lost).count().saturating_sub(MOST_UNKNOWN);
         self.spent.retain(|t| {
@@ -243,10 +264,24 @@ impl Account {
         }
     }
 
-    /// At least so many were refused in a row (a record that was written before accounts were counted).
-    pub fn take_over(&mut self, rejected: u32, last: Option<Now>) {
-        self.rejected = self.rejected.max(rejected);
+    /// So many were `refused` according to `record`, the newest at `last`, before accounts were counted: counts them once, and only where nothing has
+    /// succeeded since.
+    pub fn take_over(&mut self, record: &str, refused: u32, last: Option<Now>) {
+        // Strictly older: moments before a boot cannot be told apart.
+        let is_over = last.zip(self.accepted).is_some_and(|(last, accepted)| last < accepted);
+        if is_over || !self.taken.insert(record.to_owned()) {
+            return;
+        }
+        self.rejected = self.rejected.saturating_add(refused);
+        for tried in self.spent.iter_mut().filter(|t| last.is_some_and(|last| last < t.at)) {
+            tried.before = tried.before.saturating_add(refused);
+        }
         self.last = self.last.max(last);
+    }
+
+    /// It is known that an attempt sent at this moment succeeded, before accounts were counted.
+    pub fn was_good(&mut self, at: Now) {
+        self.accepted = self.accepted.max(Some(at));
     }
 
     /// Counts at least what `other` does, of which it is a younger or an older copy.
@@ -262,6 +297,8 @@ impl Account {
             self.remember(value);
         }
         self.leave.join(other.leave);
+        self.accepted = self.accepted.max(other.accepted);
+        self.taken.extend(other.taken);
         for (name, sharer) in other.sharers {
             self.sharers.entry(name).or_insert(sharer);
         }
@@ -277,6 +314,7 @@ impl Account {
     pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
         self.spent.iter_mut().for_each(|t| t.at = to(t.at));
         self.last = self.last.map(&to);
+        self.accepted = self.accepted.map(&to);
         self.sharers.values_mut().for_each(|s| s.seen = to(s.seen));
     }
 
@@ -309,7 +347,8 @@ impl Account {
         let known = |(name, new): (&String, &Sharer)| {
             old.sharers.get(name).is_some_and(|old| old.max == new.max && old.seen.until(new.seen) < SHARER_NOTED)
         };
-        (&self.spent, self.rejected, self.last, &self.values, self.leave) != (&old.spent, old.rejected, old.last, &old.values, old.leave)
+        let told = |a: &Self| (a.rejected, a.last, a.leave, a.accepted);
+        (told(self), &self.spent, &self.values, &self.taken) != (told(old), &old.spent, &old.values, &old.taken)
             || self.sharers.len() != old.sharers.len()
             || !self.sharers.iter().all(known)
     }
@@ -323,7 +362,8 @@ impl Account {
         u32::try_from(self.spent.iter().filter(|t| t.lost).count()).unwrap_or(u32::MAX)
     }
 
-    fn running(&self) -> u32 {
+    /// Attempts under way.
+    pub(super) fn running(&self) -> u32 {
         u32::try_from(self.spent.iter().filter(|t| !t.lost).count()).unwrap_or(u32::MAX)
     }
 }

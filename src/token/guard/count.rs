@@ -39,6 +39,7 @@ impl Rules {
 /// Attempts spent and refusals counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
+    /// In the order in which they were sent; one whose outcome is lost stands where that became known.
     spent: Vec<Spent>,
     rejected: u32,
     /// The last refusal or the moment an outcome was lost.
@@ -55,6 +56,9 @@ struct Spent {
     at: Now,
     /// Its outcome will never be known.
     lost: bool,
+    /// How many of the refusals that count now were known when it was sent: its success clears those alone.
+    #[serde(default)]
+    before: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,13 +130,28 @@ impl Count {
     /// Writes an attempt down.
     pub fn spend(&mut self, id: u64, now: Now) {
         self.leave.take(id);
-        self.spent.push(Spent { id, at: now, lost: false });
+        self.spent.push(Spent { id, at: now, lost: false, before: self.rejected });
     }
 
-    /// It succeeded: everything but the attempts still under way is forgotten.
+    /// It succeeded: what was refused or lost before it was sent is forgotten. What became known later the vendor may have seen after it. One that was
+    /// not counted here came after all that was.
     pub fn succeeded(&mut self, id: u64) {
-        self.spent.retain(|s| s.id != id && !s.lost);
-        (self.rejected, self.last, self.latch, self.leave) = (0, None, None, Leave::default());
+        let sent = self.spent.iter().position(|s| s.id == id);
+        let before = sent.and_then(|i| self.spent.get(i)).map_or(self.rejected, |s| s.before);
+        let later = self.spent.split_off(sent.unwrap_or(self.spent.len()));
+        self.spent.retain(|s| !s.lost);
+        self.spent.extend(later.into_iter().filter(|s| s.id != id));
+        self.rejected = self.rejected.saturating_sub(before);
+        self.spent.iter_mut().for_each(|s| s.before = s.before.saturating_sub(before));
+        // Where what is left reaches the limit it is closed again by that.
+        self.latch = None;
+        let left = self.counts_at_all();
+        if !left {
+            self.last = None;
+        }
+        if !left || self.leave.is_used_by(id) {
+            self.leave = Leave::default();
+        }
     }
 
     /// In place of one that was lost: there was a refusal, for all we know, and leave for one more attempt.
@@ -177,8 +196,9 @@ impl Count {
 
     /// What became of it will never be known.
     pub fn lost_outcome(&mut self, id: u64, now: Now, unknown_elsewhere: bool) {
-        let Some(spent) = self.spent.iter_mut().find(|s| s.id == id) else { return };
-        spent.lost = true;
+        let Some(i) = self.spent.iter().position(|s| s.id == id) else { return };
+        let spent = self.spent.remove(i);
+        self.spent.push(Spent { lost: true, ..spent });
         self.last = Some(now);
         self.leave.refused(id);
         if !unknown_elsewhere {
@@ -188,17 +208,17 @@ impl Count {
 
     /// All attempts of owners that are gone become lost (a ledger that outlives processes).
     pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now, unknown_elsewhere: bool) {
-        for i in 0..self.spent.len() {
-            if let Some(spent) = self.spent.get_mut(i).filter(|s| !s.lost && !alive(s.id)) {
-                spent.lost = true;
-                let (id, at) = (spent.id, now.min(spent.at).max(self.last.unwrap_or_default()));
-                self.last = Some(at);
-                self.leave.refused(id);
-                // Its outcome may have been a refusal: a process that is killed after each attempt would otherwise never be held.
-                if !unknown_elsewhere {
-                    self.close_again(at);
-                }
+        let (gone, stays): (Vec<Spent>, Vec<Spent>) = self.spent.drain(..).partition(|s| !s.lost && !alive(s.id));
+        self.spent = stays;
+        for spent in gone {
+            let at = now.min(spent.at).max(self.last.unwrap_or_default());
+            self.last = Some(at);
+            self.leave.refused(spent.id);
+            // Its outcome may have been a refusal: a process that is killed after each attempt would otherwise never be held.
+            if !unknown_elsewhere {
+                self.close_again(at);
             }
+            self.spent.push(Spent { lost: true, ..spent });
         }
     }
 
@@ -301,7 +321,8 @@ impl Count {
         u32::try_from(self.spent.iter().filter(|s| s.lost).count()).unwrap_or(u32::MAX)
     }
 
-    fn running(&self) -> u32 {
+    /// Attempts under way.
+    pub(super) fn running(&self) -> u32 {
         u32::try_from(self.spent.iter().filter(|s| !s.lost).count()).unwrap_or(u32::MAX)
     }
 }

@@ -56,7 +56,7 @@ impl Guard {
     pub fn stand_in(&mut self, known: Option<Known>, key: &GuardKey, limits: &Limits, ask: &Ask, id: u64, now: Now) -> Option<Answer> {
         let name = value_name(key);
         let (mut account, mut record) = self.copies(key);
-        Tally { account: &mut account, record: &mut record }.note(limits, ask, now);
+        Tally { account: &mut account, record: &mut record }.note(whose(key, &name), limits, ask, now);
         self.keep(key, account.clone(), record.clone(), true, now);
         join(&mut account, &mut record, known);
         let mut tally = Tally { account: &mut account, record: &mut record };
@@ -136,17 +136,18 @@ impl Guard {
         if self.records.len().max(self.accounts.len()) > self.full.max(ROOM) {
             self.records.retain(|_, record| !record.is_forgettable(now));
             self.accounts.retain(|_, account| !account.is_blank() || account.max().is_some());
-            thin(&mut self.records, Record::last);
-            thin(&mut self.accounts, Account::last);
+            thin(&mut self.records, Record::is_busy, Record::last);
+            thin(&mut self.accounts, |account| account.running() > 0, Account::last);
             self.full = 2 * self.records.len().max(self.accounts.len());
         }
     }
 }
 
-/// Forgets those that have been quiet for longest, where there are too many.
-fn thin<K: Clone + Eq + std::hash::Hash, V>(all: &mut HashMap<K, V>, last: impl Fn(&V) -> Option<Now>) {
+/// Forgets those that have been quiet for longest, where there are too many. Not one that is busy: what becomes of its attempt has to count.
+fn thin<K: Clone + Eq + std::hash::Hash, V>(all: &mut HashMap<K, V>, is_busy: impl Fn(&V) -> bool, last: impl Fn(&V) -> Option<Now>) {
     if all.len() > MOST {
-        let mut order: Vec<(Option<Now>, K)> = all.iter().map(|(key, value)| (last(value), key.clone())).collect();
+        let idle = all.iter().filter(|(_, value)| !is_busy(value));
+        let mut order: Vec<(Option<Now>, K)> = idle.map(|(key, value)| (last(value), key.clone())).collect();
         order.sort_unstable_by_key(|(last, _)| *last);
         order.iter().take(all.len() - MOST / 2).for_each(|(_, key)| drop(all.remove(key)));
     }
@@ -164,7 +165,7 @@ pub fn value_name(key: &GuardKey) -> String {
 }
 
 fn whose<'a>(key: &'a GuardKey, name: &'a str) -> Whose<'a> {
-    Whose { value: name, partition: key.partition.as_deref() }
+    Whose { record: name, value: name, partition: key.partition.as_deref() }
 }
 
 /// Counts at least what was `known`.

@@ -76,6 +76,24 @@ impl Record {
         before.filter(|(refusals, _)| *refusals > 0)
     }
 
+    /// What was counted for the secret, with `credential` among those who used it, if that was before accounts were counted: refusals, and the last.
+    #[must_use]
+    pub fn before_accounts(&self, credential: &str) -> Option<(u32, Option<Now>)> {
+        (!self.in_account && self.sharers.contains_key(credential)).then(|| self.secret.refusals())
+    }
+
+    /// The secret was good, nothing speaks against it since, and it is not being tried.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.succeeded && self.secret.is_blank()
+    }
+
+    /// An attempt is under way.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.secret.running() > 0
+    }
+
     /// It was accepted within the last day, and not refused since.
     #[must_use]
     pub fn is_proven(&self, now: Now) -> bool {

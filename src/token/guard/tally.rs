@@ -12,6 +12,8 @@ pub struct Tally<'a> {
 /// How a ledger calls the parts of a key.
 #[derive(Debug, Clone, Copy)]
 pub struct Whose<'a> {
+    /// The secret with its token URL.
+    pub record: &'a str,
     /// The secret, for its account: see [`Value`].
     pub value: &'a str,
     pub partition: Option<&'a str>,
@@ -20,7 +22,7 @@ pub struct Whose<'a> {
 impl Tally<'_> {
     /// May `ask` make an attempt? [`Answer::Go`] is not yet a spent attempt: see [`Tally::spend`].
     pub fn ask(&mut self, whose: Whose<'_>, limits: &Limits, ask: &Ask, now: Now) -> Answer {
-        self.note(limits, ask, now);
+        self.note(whose, limits, ask, now);
         match self.account.ask(value(self.record, whose, now), limits, ask, now) {
             Answer::Go => self.record.ask(whose.partition, limits, ask, now),
             other => other,
@@ -28,11 +30,11 @@ impl Tally<'_> {
     }
 
     /// Writes down who shares account and secret.
-    pub fn note(&mut self, limits: &Limits, ask: &Ask, now: Now) {
+    pub fn note(&mut self, whose: Whose<'_>, limits: &Limits, ask: &Ask, now: Now) {
         self.account.note(limits, ask, now);
         self.record.note(limits, ask, now);
         if let Some((refused, last)) = self.record.join_account(self.account.max().is_some()) {
-            self.account.take_over(refused, last);
+            self.account.take_over(whose.record, refused, last);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The guard told by hand; as a state machine against a vendor that counts: `random`.
 
 mod random;
+mod settled_late;
 
 use std::time::Duration;
 

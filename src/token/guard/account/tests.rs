@@ -253,11 +253,28 @@ fn an_account_survives_being_written_down_a_reboot_and_a_copy_of_itself() {
 }
 
 #[test]
-fn what_an_older_release_counted_for_a_secret_is_taken_over_and_no_success_is_older_than_it() {
+fn what_an_older_release_counted_for_a_secret_is_added_once_unless_something_succeeded_since() {
     let mut t = Told::new(Some(2));
-    t.asks(new("v0"), 0);
-    t.account.take_over(2, Some(at(0)));
-    assert_eq!(t.asks(new("v0"), 100 * HOUR), Answer::Latched(None));
-    t.account.take_over(1, Some(at(0)));
-    assert_eq!(t.account.rejected, 2);
+    for _ in 0..3 {
+        t.account.take_over("v0", 1, Some(at(0)));
+    }
+    assert_eq!(t.account.rejected, 1, "one record");
+    t.account.take_over("v1", 1, Some(at(5)));
+    assert_eq!(t.asks(new("v2"), 100 * HOUR), Answer::Latched(None), "and another");
+    t.account.unlatch();
+    t.succeeds("v2", 100 * HOUR);
+    t.account.take_over("v3", 2, Some(at(99 * HOUR)));
+    assert!(t.account.is_blank());
+    t.account.take_over("v4", 2, Some(at(101 * HOUR)));
+    assert_eq!(t.asks(new("v2"), 102 * HOUR), Answer::Latched(None));
+}
+
+#[test]
+fn what_is_taken_over_while_an_attempt_runs_was_seen_before_it() {
+    let mut t = Told::new(Some(4));
+    let id = t.goes("v1", 10);
+    t.account.take_over("v0", 1, Some(at(0)));
+    t.account.take_over("v2", 1, Some(at(10)));
+    t.account.succeeded(id);
+    assert_eq!(t.account.rejected, 1);
 }

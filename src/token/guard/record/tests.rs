@@ -63,6 +63,9 @@ fn attempts_of_a_process_that_is_gone_are_unknown_outcomes_and_those_of_others_r
     assert_eq!(record.status(None, at(6)).rejections, 1);
     assert_eq!(ask(&mut record, 3, 6), Answer::Later(at(30)), "the pause counts from when it was sent");
     record.settle(None, 1, Verdict::Success, at(7));
+    assert_eq!(record.status(None, at(8)).rejections, 1, "it may have been refused after that success");
+    record.spend(None, 3, at(30));
+    record.settle(None, 3, Verdict::Success, at(31));
     assert!(record.is_blank());
 }
 

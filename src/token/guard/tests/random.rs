@@ -173,19 +173,34 @@ proptest! {
 
 #[derive(Debug, Clone)]
 enum OfAccount {
-    Spend { secret: u8, strict: bool },
-    Settle { which: usize, verdict: Verdict },
-    Lose { which: usize },
-    Die { which: usize },
-    Unlatch { secret: u8 },
-    Pass { secs: u64 },
+    /// What the vendor makes of it is decided as it is sent, whenever that is told.
+    Spend {
+        secret: u8,
+        strict: bool,
+        verdict: Verdict,
+    },
+    Settle {
+        which: usize,
+    },
+    Lose {
+        which: usize,
+    },
+    Die {
+        which: usize,
+    },
+    Unlatch {
+        secret: u8,
+    },
+    Pass {
+        secs: u64,
+    },
 }
 
 fn steps_of_account() -> impl Strategy<Value = Vec<OfAccount>> {
     let verdict = prop_oneof![8 => Just(Verdict::Rejected), 2 => Just(Verdict::GivenBack), 1 => Just(Verdict::Success)];
     let step = prop_oneof![
-        6 => (0..6u8, any::<bool>()).prop_map(|(secret, strict)| OfAccount::Spend { secret, strict }),
-        5 => (any::<usize>(), verdict).prop_map(|(which, verdict)| OfAccount::Settle { which, verdict }),
+        6 => (0..6u8, any::<bool>(), verdict).prop_map(|(secret, strict, verdict)| OfAccount::Spend { secret, strict, verdict }),
+        5 => any::<usize>().prop_map(|which| OfAccount::Settle { which }),
         1 => any::<usize>().prop_map(|which| OfAccount::Lose { which }),
         1 => any::<usize>().prop_map(|which| OfAccount::Die { which }),
         1 => (0..6u8).prop_map(|secret| OfAccount::Unlatch { secret }),
@@ -194,18 +209,32 @@ fn steps_of_account() -> impl Strategy<Value = Vec<OfAccount>> {
     proptest::collection::vec(step, 1..250)
 }
 
-/// What the vendor knows of an account since its last success, and a bystander of what people did.
+/// What a bystander knows of an account, and of what people did with it.
 #[derive(Default)]
 struct Locked {
-    refused: u32,
-    unknown: u32,
-    /// Under way: which secret, and whether a person had let it through.
-    open: BTreeMap<u64, (u8, bool)>,
+    /// Counts what happens, so that it can be said what was first.
+    moment: u64,
+    /// When each refusal or (`true`) loss became known, but for those that are known to be over: a success was sent later.
+    bad: Vec<(u64, bool)>,
+    open: BTreeMap<u64, Sent>,
     wrong: BTreeSet<u8>,
     last: Option<Now>,
     leave: bool,
     leaves_refused: u32,
     accepted: BTreeMap<u8, Now>,
+    /// What the vendor itself counts: refusals since the last success, in the order in which they were sent.
+    seen: u32,
+}
+
+/// An attempt under way.
+#[derive(Clone, Copy)]
+struct Sent {
+    secret: u8,
+    at: Now,
+    moment: u64,
+    /// By a person's leave.
+    leave: bool,
+    verdict: Verdict,
 }
 
 impl Locked {
@@ -215,24 +244,29 @@ impl Locked {
     fn since(&self, d: Duration, now: Now) -> bool {
         self.last.is_none_or(|last| last.after(d) <= now)
     }
+    fn counted(&self) -> u32 {
+        u32::try_from(self.bad.len()).unwrap()
+    }
     /// May `secret` be tried? Says whether it is a person's leave that lets it.
     fn may(&self, secret: u8, budget: Option<u32>, now: Now) -> Result<bool, String> {
         let lately = self.accepted.get(&secret).is_some_and(|then| then.after(Duration::from_hours(24)) >= now);
         let new = !self.wrong.contains(&secret) && !lately;
-        let counted = self.refused + self.unknown;
+        let counted = self.counted();
         let full = budget.is_some_and(|budget| counted >= budget);
-        let let_through = self.leave && (full || new);
+        let let_through = self.leave && (full || !lately || self.wrong.contains(&secret));
         let by_person = self.leave && self.since(Self::pause(self.leaves_refused), now);
         if full {
-            let by_itself = self.refused == 0 && self.since(15 * MINUTE, now);
+            let by_itself = self.bad.iter().all(|(_, lost)| *lost) && self.since(15 * MINUTE, now);
             if !by_person && !by_itself {
-                return Err(format!("{} refused and {} unknown of {budget:?}", self.refused, self.unknown));
+                return Err(format!("{:?} of {budget:?}", self.bad));
             }
             if !self.open.is_empty() {
                 return Err("more than one attempt with leave".into());
             }
         } else if budget.is_some_and(|budget| counted + u32::try_from(self.open.len()).unwrap() >= budget) {
             return Err("more under way than may be refused".into());
+        } else if budget.is_some_and(|budget| self.seen >= budget) {
+            return Err("the vendor has seen as many already".into());
         }
         let changes = u32::try_from(self.wrong.len()).unwrap();
         if new && changes >= 2 && !by_person && !self.since(Self::pause(changes - 2), now) {
@@ -240,12 +274,34 @@ impl Locked {
         }
         Ok(let_through)
     }
-    fn ends_badly(&mut self, id: u64, at: Now) -> Option<u8> {
-        let (secret, leave) = self.open.remove(&id)?;
+    fn sends(&mut self, id: u64, sent: Sent) {
+        if sent.leave {
+            self.leave = false;
+            self.open.values_mut().for_each(|other| other.leave = false);
+        }
+        match sent.verdict {
+            Verdict::Rejected => self.seen += 1,
+            Verdict::Success => self.seen = 0,
+            _ => {}
+        }
+        self.open.insert(id, Sent { moment: self.moment, ..sent });
+    }
+    fn ends_badly(&mut self, sent: Sent, lost: bool, at: Now) {
+        self.bad.push((self.moment, lost));
         self.last = self.last.max(Some(at));
-        self.leaves_refused += u32::from(leave);
-        self.wrong.insert(secret);
-        Some(secret)
+        self.leaves_refused += u32::from(sent.leave);
+        self.wrong.insert(sent.secret);
+    }
+    fn succeeds(&mut self, sent: Sent, now: Now) {
+        self.accepted.insert(sent.secret, now);
+        self.bad.retain(|(known, _)| *known > sent.moment);
+        if self.bad.is_empty() {
+            (self.last, self.wrong) = (None, BTreeSet::new());
+        }
+        if self.bad.is_empty() || sent.leave {
+            (self.leave, self.leaves_refused) = (false, 0);
+            self.open.values_mut().for_each(|other| other.leave = false);
+        }
     }
 }
 
@@ -258,7 +314,6 @@ proptest! {
         let hold = if forever { Hold::UntilSecretChanges } else { Hold::For(MINUTE) };
         let (strict_one, other) = (Limits { account_rejections: budget, ..limits(max, hold) }, limits(2, Hold::For(MINUTE)));
         let (mut guard, mut now, mut id) = (Guard::default(), at(0), 0);
-        let mut keys: BTreeMap<u64, (GuardKey, Now)> = BTreeMap::new();
         let mut vendor = Locked::default();
         // Who has not asked for a day binds the others no more, unless something is counted.
         let (mut bound, mut strict_asked) = (true, now);
@@ -271,17 +326,21 @@ proptest! {
             }
         }
         for step in steps {
-            let nth = |which: usize| keys.keys().nth(which % keys.len().max(1)).copied();
+            vendor.moment += 1;
+            let nth = |vendor: &mut Locked, which: usize| {
+                let id = vendor.open.keys().nth(which % vendor.open.len().max(1)).copied();
+                id.and_then(|id| vendor.open.remove_entry(&id))
+            };
             match step {
                 OfAccount::Pass { secs } => now = now.after(Duration::from_secs(secs)),
                 OfAccount::Unlatch { secret } => {
                     guard.unlatch(&of(secret));
-                    vendor.leave |= vendor.refused + vendor.unknown > 0;
+                    vendor.leave |= vendor.counted() > 0;
                 }
-                OfAccount::Spend { secret, strict } => {
+                OfAccount::Spend { secret, strict, verdict } => {
                     let (limits, name) = if strict { (&strict_one, "strict") } else { (&other, "other") };
                     let shown = guard.counted(&of(secret), now);
-                    bound &= vendor.refused + vendor.unknown > 0 || strict_asked.after(Duration::from_hours(24)) > now;
+                    bound &= vendor.counted() > 0 || strict_asked.after(Duration::from_hours(24)) > now;
                     if strict {
                         (bound, strict_asked) = (true, now);
                     }
@@ -290,44 +349,38 @@ proptest! {
                         Answer::Go => {
                             id += 1;
                             let leave = vendor.may(secret, budget, now).map_err(TestCaseError::fail)?;
-                            vendor.leave &= !leave;
-                            vendor.open.insert(id, (secret, leave));
-                            keys.insert(id, (of(secret), now));
+                            vendor.sends(id, Sent { secret, at: now, moment: 0, leave, verdict });
                             // As long as all who share it are known.
                             let known = now < at(0).after(Duration::from_hours(24));
                             prop_assert!(!known || (shown.latched, shown.later) == (None, None), "what is shown is what is done: {shown:?}");
                         }
-                        Answer::Latched(None) => prop_assert!(forever || budget.is_some_and(|b| vendor.refused + vendor.unknown >= b)),
+                        Answer::Latched(None) => prop_assert!(forever || budget.is_some_and(|b| vendor.counted() >= b)),
                         Answer::Later(t) | Answer::Latched(Some(t)) => prop_assert!(t > now),
                         Answer::Busy => prop_assert!(!vendor.open.is_empty()),
                         Answer::OverBudget(_) => prop_assert!(false),
                     }
                 }
-                OfAccount::Settle { which, verdict } => {
-                    let Some((id, (key, _))) = nth(which).and_then(|id| keys.remove_entry(&id)) else { continue };
-                    guard.settle(&key, id, verdict, now);
-                    match verdict {
-                        Verdict::Success => {
-                            let (secret, _) = vendor.open.remove(&id).unwrap();
-                            let mut accepted = std::mem::take(&mut vendor.accepted);
-                            accepted.insert(secret, now);
-                            let open = std::mem::take(&mut vendor.open).into_iter().map(|(id, (secret, _))| (id, (secret, false))).collect();
-                            vendor = Locked { open, accepted, ..Locked::default() };
-                        }
-                        Verdict::GivenBack => vendor.leave |= vendor.open.remove(&id).unwrap().1,
+                OfAccount::Settle { which } => {
+                    let Some((id, sent)) = nth(&mut vendor, which) else { continue };
+                    guard.settle(&of(sent.secret), id, sent.verdict, now);
+                    match sent.verdict {
+                        Verdict::Success => vendor.succeeds(sent, now),
+                        Verdict::GivenBack => vendor.leave |= sent.leave,
                         _ => {
-                            let secret = vendor.ends_badly(id, now).unwrap();
-                            vendor.refused += 1;
-                            vendor.accepted.remove(&secret);
+                            vendor.ends_badly(sent, false, now);
+                            vendor.accepted.remove(&sent.secret);
                         }
                     }
                 }
-                OfAccount::Lose { which } | OfAccount::Die { which } => {
-                    let Some((id, (key, spent))) = nth(which).and_then(|id| keys.remove_entry(&id)) else { continue };
-                    let dies = matches!(step, OfAccount::Die { .. });
-                    if dies { guard.orphan(&key, id, now) } else { guard.settle(&key, id, None, now) }
-                    vendor.ends_badly(id, if dies { spent } else { now });
-                    vendor.unknown += 1;
+                OfAccount::Lose { which } => {
+                    let Some((id, sent)) = nth(&mut vendor, which) else { continue };
+                    guard.settle(&of(sent.secret), id, None, now);
+                    vendor.ends_badly(sent, true, now);
+                }
+                OfAccount::Die { which } => {
+                    let Some((id, sent)) = nth(&mut vendor, which) else { continue };
+                    guard.orphan(&of(sent.secret), id, now);
+                    vendor.ends_badly(sent, true, sent.at);
                 }
             }
         }
