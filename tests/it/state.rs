@@ -243,9 +243,14 @@ async fn p1_t6_twenty_starts_that_are_killed_at_any_moment_make_two_wrong_attemp
             let calls = world.issuer.seen().len();
             // Killed around its first call, or before, or long after: the moment is what is tried here.
             let random = |most| tokio::time::sleep(Duration::from_millis(rand::random_range(0..most)));
+            let called = async {
+                world.issuer.wait(calls + 1).await;
+                random(20).await;
+            };
+            // The first one is let come to its call, however long a busy machine takes to start it.
             tokio::select! {
-                () = async { world.issuer.wait(calls + 1).await; random(20).await } => {}
-                () = random(if i == 0 { 20_000 } else { 800 }) => {}
+                () = called => {}
+                () = random(800), if i > 0 => {}
             }
             child.kill().await.unwrap();
             assert!(world.wrong(PARTNER) <= 2 && world.wrong(SESSION) <= 2, "start {i}");
@@ -262,17 +267,19 @@ async fn p1_attempts_whose_outcome_was_lost_count_until_the_secret_changes() {
     world.issuer.always(Some(Answer::Raw(vec![Step::Hang])));
     let config = world.usual();
     for i in 0..2 {
-        // Killed while its call hangs.
+        // Killed while its call hangs. A busy machine may take so long to kill it that it calls again, which gives the first call back.
+        let calls = world.issuer.seen().len();
         let mut child = start(&config, Duration::from_secs(60) * i);
-        world.issuer.wait(usize::try_from(i).unwrap() + 1).await;
+        world.issuer.wait(calls + 1).await;
         child.kill().await.unwrap();
     }
+    let calls = world.issuer.calls(PARTNER);
     world.issuer.always(None);
     let process = Process::run(&config).await;
     let (status, body) = world.get(&process, "/pos/x").await;
     assert_eq!((status, &body["code"]), (502, &json!("token_rejected")), "{body}");
     assert_eq!(world.token(&process, "partner").await["state"], "latched");
-    assert_eq!(world.issuer.calls(PARTNER), 2);
+    assert_eq!(world.issuer.calls(PARTNER), calls, "no third attempt");
     // The second was made a minute ahead.
     age(&world.path("state"), Duration::from_secs(91));
     ctl(&world, &process, "unlatch").await;
@@ -344,9 +351,14 @@ async fn starts_that_are_killed_at_any_moment_with_another_wrong_secret_each_mak
         let mut child = start(&config, Duration::from_secs(40) * i);
         let calls = world.issuer.seen().len();
         let random = |most| tokio::time::sleep(Duration::from_millis(rand::random_range(0..most)));
+        let called = async {
+            world.issuer.wait(calls + 1).await;
+            random(20).await;
+        };
+        // The first one is let come to its call, however long a busy machine takes to start it.
         tokio::select! {
-            () = async { world.issuer.wait(calls + 1).await; random(20).await } => {}
-            () = random(if i == 0 { 20_000 } else { 800 }) => {}
+            () = called => {}
+            () = random(800), if i > 0 => {}
         }
         child.kill().await.unwrap();
         assert!(world.wrong(PARTNER) <= 2, "start {i}");

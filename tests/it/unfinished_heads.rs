@@ -51,7 +51,8 @@ async fn unfinished_heads_take_8_mib_together_and_the_newest_are_told_so_while_w
     assert_eq!((told.status, told.json()["code"].as_str()), (503, Some("overloaded")), "{}", told.text());
     assert!(told.header("retry-after").is_some());
     let grown = process.kib("VmRSS").saturating_sub(before);
-    assert!(grown < 13 << 10, "{grown} KiB more");
+    // The 8 MiB, and what 400 connections take besides; all the heads together have 16 MiB in buffers of 64 KiB each.
+    assert!(grown < 18 << 10, "{grown} KiB more");
     // A head that comes as a whole waits for nobody, and the oldest of the crowd are still there.
     assert_eq!(RawClient::ask(process.proxy, whole.as_bytes()).await.status, 200);
     for one in crowd.iter_mut().take(50) {
