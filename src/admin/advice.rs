@@ -8,7 +8,8 @@ pub fn help(class: Class, latched: bool, sendable: bool) -> &'static str {
     match (class, latched, sendable) {
         (Class::Rejected, true, _) => {
             "The vendor refused the client id or secret so often that attempts are stopped, so that the account is not locked. Put the \
-             right secret in its place: it is seen and tried at once. Unlatch only if the vendor has mended something on its side."
+             right secret in its place: it is seen and tried at once, but where guard.account_rejections is set and used up, which opens by an \
+             unlatch alone. With the secret as it is, unlatch only if the vendor has mended something on its side."
         }
         (Class::Rejected, false, true) => {
             "The vendor refused the client id or secret. Requests go on with the token obtained before, until it ends. Put the right secret in \

@@ -78,7 +78,7 @@ pub fn failed(case: &Case<'_>) -> Vec<String> {
     }
     if case.rejections > 0 {
         let (name, most) = (&case.configured.name, profile.limits.max_rejections);
-        let used = format!("this counts: {} of {most} refusals are used for this secret", case.rejections);
+        let used = format!("this counts: {} refused so far, of {most} for each secret", case.rejections);
         hints.push(match case.record {
             Record::State => format!("{used}; `cupbearer ctl unlatch {name}` allows one more attempt"),
             Record::Own { dir, .. } => {
@@ -141,7 +141,7 @@ fn unanswered(case: &Case<'_>, spec: &TokenSpec) -> Option<String> {
             case.configured.name
         ),
         Class::Rejected => {
-            "nothing was sent: the guard remembers refusals of this very secret; put the right one in place, or wait (--force tries once)"
+            "nothing was sent: the guard remembers refusals of this very secret; put the right one in place, or wait (--force tries once, unless the account waits for `cupbearer unlatch`)"
                 .to_owned()
         }
         _ if error.contains("guard's memory") => {

@@ -165,7 +165,7 @@ fn number(value: &Value) -> Option<f64> {
 fn epoch(value: &Value, format: &AtFormat) -> Option<f64> {
     match (format, value) {
         (AtFormat::Auto, _) => match (number(value), value) {
-            (Some(n), _) => Some(moment(n)),
+            (Some(n), _) => moment(n),
             (None, Value::String(text)) => Some(seconds(text.trim().parse().ok()?)),
             (None, _) => None,
         },
@@ -200,6 +200,7 @@ fn seconds(at: Timestamp) -> f64 {
 struct Claims {
     /// `None`: it is no number.
     exp: Option<f64>,
+    /// Infinite where it is a number that makes no sense: then the life is implausible.
     iat: Option<f64>,
 }
 
@@ -212,7 +213,7 @@ impl Claims {
         let claims = json::read(&bytes)?;
         let claim = |name| claims.get(name).filter(|claim| !claim.is_null());
         let exp = claim("exp")?;
-        Some(Self { exp: number(exp).map(moment), iat: claim("iat").and_then(number).map(moment) })
+        Some(Self { exp: number(exp).and_then(moment), iat: claim("iat").and_then(number).map(|n| moment(n).unwrap_or(f64::INFINITY)) })
     }
 
     /// It has ended by the answer's own `date`.
@@ -235,9 +236,10 @@ impl Claims {
     }
 }
 
-/// A moment in seconds since the Unix epoch that may have been written in milliseconds.
-fn moment(epoch: f64) -> f64 {
-    if epoch >= MILLISECONDS_FROM { epoch / 1000.0 } else { epoch }
+/// A moment in seconds since the Unix epoch that may have been written in milliseconds; `None`: it makes sense as neither.
+fn moment(epoch: f64) -> Option<f64> {
+    let seconds = if epoch >= MILLISECONDS_FROM { epoch / 1000.0 } else { epoch };
+    (seconds < MILLISECONDS_FROM).then_some(seconds)
 }
 
 #[cfg(test)]

@@ -105,12 +105,15 @@ pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc
     // Our own words (`tls::Flaw`), in which a stranger's are quoted and cut.
     let distrusted = refusal.failure.as_ref().and_then(|f| f.error.strip_prefix("TLS: certificate "));
     let distrusted = distrusted.map(|flaw| format!("the token endpoint cannot be trusted: its certificate {flaw}"));
+    let forgetful = refusal.failure.as_ref().filter(|f| f.error.contains("the guard's memory"));
+    let forgetful = forgetful.map(|_| "the guard's memory ([state] dir) cannot be read or written, so no token call is made; see the log");
     let (cause, detail) = match refusal.reason {
         Reason::Overloaded => (Cause::TokenOverloaded, "more requests wait for this token than guard.max_waiters allows"),
         Reason::NoToken(Why::Hanging) => (Cause::TokenTimeout, "the token endpoint did not answer within timeouts.token"),
-        Reason::NoToken(Why::Down) => {
-            (Cause::TokenUnavailable, distrusted.as_deref().unwrap_or("the token endpoint is down, throttles us, or its budget is used up"))
-        }
+        Reason::NoToken(Why::Down) => (
+            Cause::TokenUnavailable,
+            distrusted.as_deref().or(forgetful).unwrap_or("the token endpoint is down, throttles us, or its budget is used up"),
+        ),
         Reason::NoToken(Why::Rejected) => (Cause::TokenRejected, "the token endpoint refuses our secret; see the log and /api/status"),
         Reason::NoToken(Why::Misconfigured) => (
             Cause::TokenMisconfigured,

@@ -155,7 +155,7 @@ impl fmt::Display for Flaw {
             Self::UnknownIssuer(Some(issuer)) => write!(f, "has an unknown issuer ({}; is ca_file needed?)", quoted(issuer)),
             Self::UnknownIssuer(None) => f.write_str("has an unknown issuer (is ca_file needed?)"),
             Self::Authority => f.write_str(
-                "is a certificate authority's own (CA:TRUE), not a server's: it is accepted only where it stands itself in ca_file",
+                "is a certificate authority's own (CA:TRUE), not a server's: a token endpoint's is accepted where it stands itself in ca_file",
             ),
             Self::Expired(since) => moment(f, "has expired", "on", *since),
             Self::NotYetValid(from) => moment(f, "is not valid yet", "only from", *from),

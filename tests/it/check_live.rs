@@ -145,7 +145,7 @@ async fn a_check_in_a_loop_is_one_wrong_attempt_also_without_a_state_folder() {
         let own = place.0.path().join("home/cupbearer").display().to_string();
         has(
             &done,
-            &["this counts: 1 of 2 refusals are used for this secret, in ", &own, "the next check knows of it, `cupbearer run` does not"],
+            &["this counts: 1 refused so far, of 2 for each secret, in ", &own, "the next check knows of it, `cupbearer run` does not"],
         );
         if n > 0 {
             has(&done, &["not tried again yet", "nothing was sent: the guard remembers", "--force tries once"]);

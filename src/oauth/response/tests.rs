@@ -310,6 +310,8 @@ fn times_that_make_sense_only_as_milliseconds_are_milliseconds() {
     assert_eq!(of(format!(r#"{{"exp":"{}","iat":{}}}"#, now + 3_600_000, WALL.as_secs())), (Some(3600.0), false), "each by itself");
     assert_eq!(of(format!(r#"{{"exp":{},"iat":{now}e0}}"#, now + 3_600_500)), (Some(3600.5), false));
     assert_eq!(of(r#"{"exp":1e999,"iat":1}"#.into()), (None, true));
+    let micros = WALL.as_micros();
+    assert_eq!(of(format!(r#"{{"exp":{},"iat":{micros}}}"#, micros + 3_600_000_000)), (None, true), "microseconds are neither");
     assert_eq!(of(r#"{"exp":1795251600,"iat":1795248000,"odd":1e999}"#.into()), (Some(3600.0), false), "another claim may be absurd");
     assert_eq!(of(r#"{"exp":1795251600,"iat":1e999}"#.into()), (None, true));
 }

@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use url::{Host, Url};
@@ -19,6 +19,10 @@ pub struct Door<'a> {
     pub router: &'a Router,
     /// Further names of ours: `proxy.hosts`.
     pub hosts: &'a [String],
+    /// `browser = "allow"`: path routing answers to any name, so each may be one of ours.
+    pub any_name: bool,
+    /// The admin port's address, where it is one.
+    pub admin: Option<SocketAddr>,
     /// Ports of ours, as far as they are known; the one that the client named counts besides.
     pub ports: Vec<u16>,
     /// Addresses of ours that are not loopback.
@@ -35,6 +39,8 @@ pub enum Lead {
     Upstream(usize),
     /// The path under which tokens are handed out.
     Vending,
+    /// The admin port, which is nobody's to lead to.
+    Admin,
 }
 
 /// One reading of a reference.
@@ -55,6 +61,9 @@ impl Door<'_> {
         for reading in self.readings(reference) {
             let Some(host) = normal(&reading.host) else { continue };
             let authority = host.to_string();
+            if self.is_admin(&host, reading.port, reading.tls) {
+                found.insert(Lead::Admin);
+            }
             if self.is_ours(&host, reading.port, reading.tls) {
                 if reading.path.starts_with(VENDING) && !self.router.has_host(&authority) {
                     found.insert(Lead::Vending);
@@ -88,10 +97,10 @@ impl Door<'_> {
         // Browsers, and libraries that follow the WHATWG's URL standard.
         let base = Url::parse(&format!("{}://{authority}{own_path}", if tls { "https" } else { "http" }));
         if let Some(url) = base.ok().or_else(|| Url::parse("http://localhost/").ok()).and_then(|base| base.join(reference).ok())
-            && matches!(url.scheme(), "http" | "https")
+            && let Some(secure) = is_secure(url.scheme())
             && let Some(host) = url.host_str()
         {
-            found.insert(Reading { tls: url.scheme() == "https", host: host.to_owned(), port: url.port(), path: url.path().to_owned() });
+            found.insert(Reading { tls: secure, host: host.to_owned(), port: url.port(), path: url.path().to_owned() });
         }
         // RFC 3986, with backslashes as they are and as slashes.
         let reference = reference.split(['?', '#']).next().unwrap_or_default().trim();
@@ -100,9 +109,10 @@ impl Door<'_> {
             let (scheme, hier) = scheme(text);
             let secure = match scheme {
                 None => tls,
-                Some(s) if s.eq_ignore_ascii_case("https") => true,
-                Some(s) if s.eq_ignore_ascii_case("http") => false,
-                Some(_) => continue,
+                Some(scheme) => match is_secure(scheme) {
+                    Some(secure) => secure,
+                    None => continue,
+                },
             };
             if scheme.is_some() || hier.starts_with("//") {
                 // However many slashes: curl takes one to three.
@@ -115,6 +125,17 @@ impl Door<'_> {
         found
     }
 
+    /// A name may be any of this host's, so the port decides.
+    fn is_admin(&self, host: &Host, port: Option<u16>, tls: bool) -> bool {
+        let Some(admin) = self.admin.filter(|admin| admin.port() == port.unwrap_or(if tls { 443 } else { 80 })) else { return false };
+        let at = |ip: IpAddr| is_here(ip) || ip.to_canonical() == admin.ip().to_canonical();
+        match host {
+            Host::Ipv4(ip) => at((*ip).into()),
+            Host::Ipv6(ip) => at((*ip).into()),
+            Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+        }
+    }
+
     fn is_ours(&self, host: &Host, port: Option<u16>, tls: bool) -> bool {
         // By which the client found us; in absolute form it is the vendor's.
         let own = if let Form::Origin { host } = self.form { split_authority(host) } else { None };
@@ -125,7 +146,8 @@ impl Door<'_> {
             return false;
         }
         let named = |name: &str| {
-            name == "localhost"
+            self.any_name
+                || name == "localhost"
                 || name.ends_with(".localhost")
                 || self.router.has_host(name)
                 || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
@@ -138,6 +160,12 @@ impl Door<'_> {
         // The name by which the client found us, whatever it is.
         ours || own.and_then(|(name, _)| normal(&name)).is_some_and(|own| own == *host)
     }
+}
+
+/// Whether a scheme by which one comes to us is over TLS; `None`: by this one nobody does. A WebSocket begins as a request of HTTP (RFC 6455 3).
+fn is_secure(scheme: &str) -> Option<bool> {
+    let is = |other: &str| scheme.eq_ignore_ascii_case(other);
+    if is("https") || is("wss") { Some(true) } else { (is("http") || is("ws")).then_some(false) }
 }
 
 /// An address of this host, from wherever it is looked at.

@@ -24,8 +24,8 @@ use leads::{Door, Lead};
 /// What no URL holds as it is; clients leave some of it out, so that nobody could tell what they make of the rest.
 const FOREIGN: &AsciiSet = &CONTROLS.add(b' ');
 
-/// Takes out of `Location`, `Content-Location`, `Refresh` and `Link` what leads the client of `asked` to another upstream with another credential, or to
-/// where tokens are vended: a client that follows would spend that token on what this vendor says. `here`: our end of the client's connection. How many
+/// Takes out of `Location`, `Content-Location`, `Refresh` and `Link` what leads the client of `asked` to another upstream with another credential, to
+/// where tokens are vended, or to the admin port: a client that follows would spend that token on what this vendor says. `here`: our end of the client's connection. How many
 /// were taken out.
 ///
 /// # Errors
@@ -50,6 +50,8 @@ pub fn keep_in(
     let door = Door {
         router: &snapshot.router,
         hosts: &proxy.hosts,
+        any_name: !proxy.browser_deny,
+        admin: if let Listen::Tcp(address) = snapshot.config.admin.listen { Some(address) } else { None },
         ports: all.iter().map(SocketAddr::port).filter(|port| *port != 0).collect(),
         addresses: all.iter().map(|address| address.ip().to_canonical()).collect(),
         form: asked.form,
@@ -57,7 +59,7 @@ pub fn keep_in(
     };
     fields::take_out(response, door.path.len(), |reference| {
         door.leads(reference).into_iter().any(|lead| match lead {
-            Lead::Vending => true,
+            Lead::Vending | Lead::Admin => true,
             Lead::Upstream(number) => snapshot.upstreams.get(number).is_some_and(|other| {
                 let (other, own) = (&other.upstream, &chosen.upstream);
                 other.credential.is_some() && other.credential != own.credential && !own.redirects_to.contains(&other.name)

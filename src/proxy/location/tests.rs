@@ -133,12 +133,35 @@ mod ways {
     fn leads_from(form: Form<'_>, path: &str, reference: &str) -> BTreeSet<Lead> {
         let router = router();
         let hosts = ["proxy.corp".to_owned()];
-        Door { router: &router, hosts: &hosts, ports: vec![14180], addresses: vec!["192.0.2.7".parse().unwrap()], form, path }
-            .leads(reference)
+        Door {
+            router: &router,
+            hosts: &hosts,
+            any_name: false,
+            admin: "127.0.0.1:14190".parse().ok(),
+            ports: vec![14180],
+            addresses: vec!["192.0.2.7".parse().unwrap()],
+            form,
+            path,
+        }
+        .leads(reference)
     }
 
     fn leads(reference: &str) -> BTreeSet<Lead> {
         leads_from(Form::Origin { host: "127.0.0.1:14180" }, "/acme/a/b", reference)
+    }
+
+    #[test]
+    fn a_web_socket_and_the_admin_port_are_ways_to_us_too() {
+        for reference in ["ws://127.0.0.1:14180/pay/x", "WS://localhost:14180/pay/x", "//127.0.0.1:14180/pay"] {
+            assert!(leads(reference).contains(&PAY), "{reference}");
+        }
+        for reference in
+            ["http://127.0.0.1:14190/api/reload", "http://localhost.:14190/", "//a.localhost:14190/", "http://[::ffff:127.0.0.1]:14190/"]
+        {
+            assert_eq!(leads(reference), BTreeSet::from([Lead::Admin]), "{reference}");
+        }
+        assert_eq!(leads("http://127.0.0.1:14191/"), BTreeSet::new());
+        assert_eq!(leads("http://api.acme.test:14190/x"), BTreeSet::new());
     }
 
     #[test]
