@@ -7,9 +7,10 @@ mod verifier;
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, TryLockError},
 };
 
+use arc_swap::ArcSwap;
 use rustls::{
     ClientConfig, RootCertStore, SignatureScheme,
     client::{ResolvesClientCert, Resumption},
@@ -289,7 +290,9 @@ impl Pair {
 #[derive(Debug)]
 struct Rotating {
     pair: Pair,
-    held: Mutex<(Stamp, Arc<CertifiedKey>)>,
+    shown: ArcSwap<CertifiedKey>,
+    /// What lay there when `shown` was read. Who looks holds it, and others show what is there: a mount that hangs holds up one handshake.
+    seen: Mutex<Stamp>,
     watch: Watch,
 }
 
@@ -298,21 +301,28 @@ impl Rotating {
     fn new(pair: Pair, held: Arc<CertifiedKey>) -> Self {
         let (stamp, watch) = (pair.stamp(), Watch::default());
         let _ = watch.settled(&pair.files(), Moment::now(), || ());
-        Self { pair, held: Mutex::new((stamp, held)), watch }
+        Self { pair, shown: ArcSwap::new(held), seen: Mutex::new(stamp), watch }
     }
 }
 
 impl ResolvesClientCert for Rotating {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = self.pair.stamp();
-        if stamp != held.0
-            && let Some(Ok(newer)) = self.watch.settled(&self.pair.files(), Moment::now(), || self.pair.read())
-            && let Ok(newer) = certified(&newer)
-        {
-            *held = (stamp, newer);
+        let seen = match self.seen.try_lock() {
+            Ok(seen) => Some(seen),
+            Err(TryLockError::Poisoned(seen)) => Some(seen.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if let Some(mut seen) = seen {
+            let stamp = self.pair.stamp();
+            if stamp != *seen
+                && let Some(Ok(newer)) = self.watch.settled(&self.pair.files(), Moment::now(), || self.pair.read())
+                && let Ok(newer) = certified(&newer)
+            {
+                *seen = stamp;
+                self.shown.store(newer);
+            }
         }
-        Some(held.1.clone())
+        Some(self.shown.load_full())
     }
 
     fn has_certs(&self) -> bool {

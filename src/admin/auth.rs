@@ -12,13 +12,14 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use futures_util::future::join_all;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::{sync::Semaphore, time::sleep};
 
 use super::{Admin, page, serve::Peer, text};
 use crate::{
     config,
-    files::{Moment, Watch},
+    files::{Moment, PATIENCE, Turn, Watch},
     secret::{Secret, Secrets, Source},
     token::Now,
 };
@@ -27,6 +28,8 @@ use crate::{
 const SLOW: Duration = Duration::from_millis(20);
 /// Wrong tokens are told so often at most.
 const TELL: Duration = Duration::from_secs(60);
+/// Who comes while another looks at a file of which something is believed waits so long for a look of his own.
+const MOMENT: Duration = Duration::from_millis(250);
 const NAME: &str = "auth";
 
 /// What a request showed. Where there is no `auth`, whoever reaches a TCP port may ask, but is not trusted with everything.
@@ -81,8 +84,7 @@ impl BelievedTokens {
     /// Those of `sources` that can be believed, each for itself: one that cannot be read leaves the others.
     async fn read(&self, sources: &[Source]) -> Vec<Secret> {
         let tokens = self.of(sources);
-        let read = tokio::task::spawn_blocking(move || tokens.iter().filter_map(|token| token.read()).collect());
-        read.await.unwrap_or_default()
+        join_all(tokens.iter().map(BelievedToken::read)).await.into_iter().flatten().collect()
     }
 
     /// What is known of these sources; what is known of others is forgotten.
@@ -99,15 +101,26 @@ impl BelievedTokens {
 }
 
 impl BelievedToken {
-    /// Looks at its file. For a thread that may block.
-    fn read(&self) -> Option<Secret> {
-        let paths: Vec<_> = self.source.file().map(Into::into).into_iter().collect();
-        let read = self.watch.settled(&paths, Moment::now(), || secret(&self.source).ok());
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(now) = read {
-            *last = now;
+    /// What is believed after a look at its file, or after a while of waiting for one: a file that hangs keeps one thread and not a caller for ever.
+    async fn read(self: &Arc<Self>) -> Option<Secret> {
+        let patience = if self.last().is_some() { MOMENT } else { PATIENCE };
+        if let Some(turn) = self.watch.turn(patience).await {
+            let me = self.clone();
+            turn.aside(move |turn| me.look(turn)).await;
         }
-        last.clone()
+        self.last()
+    }
+
+    fn last(&self) -> Option<Secret> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For a thread that may block.
+    fn look(&self, turn: &mut Turn) {
+        let paths: Vec<_> = self.source.file().map(Into::into).into_iter().collect();
+        if let Some(now) = turn.settled(&paths, Moment::now(), || secret(&self.source).ok()) {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
     }
 }
 
@@ -262,6 +275,27 @@ mod tests {
             assert_eq!(judge(&with_token, Peer::User(uid), &shows(&["Bearer token"])).await, Ok(true));
         }
         assert_eq!(judge(&config(&[], &[]), Peer::Network, &none).await, Ok(false), "whoever reaches a port may ask, and is not trusted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_its_file_hangs_what_was_believed_counts_and_nobody_waits_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "first-token").unwrap();
+        let config = config::Admin { auth: vec![Source::File(path)], ..config(&[], &[]) };
+        for (known, expected, waited) in [(true, Ok(true), MOMENT), (false, Err(Refused::Unreadable), PATIENCE)] {
+            let tokens = BelievedTokens::default();
+            if known {
+                assert_eq!(super::judge(&config, &tokens, Peer::Network, &shows(&["Bearer first-token"])).await, Ok(true));
+            }
+            // As a look does that never ends.
+            let _hung = tokens.of(&config.auth)[0].watch.turn_now().unwrap();
+            let (began, right) = (Now::now(), shows(&["Bearer first-token"]));
+            let all = join_all((0..1000).map(|_| super::judge(&config, &tokens, Peer::Network, &right))).await;
+            assert!(all.iter().all(|one| *one == expected), "{expected:?}");
+            let took = began.until(Now::now());
+            assert!(took >= waited && took < waited * 2, "{took:?}");
+        }
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::reply::{Cause, Reply};
 use crate::{
-    files::{Moment, Watch},
+    files::{Moment, PATIENCE, Turn, Watch},
     logging::Seldom,
     secret::{Secret, Secrets, Source},
     token::Now,
@@ -21,21 +21,21 @@ use crate::{
 /// A secret file is read again after this.
 const FRESH: Duration = Duration::from_secs(5);
 const NAME: &str = "client_auth";
+static UNREAD: Seldom = Seldom::new();
 
 /// The shared secret as it was last read; the last good value stays while its file cannot be read.
 #[derive(Debug, Default)]
 pub struct Gate {
-    known: Mutex<Option<Known>>,
+    seen: Mutex<Option<Arc<Seen>>>,
 }
 
-type Read = (Arc<Secret>, Arc<Watch>);
-
-#[derive(Debug, Clone)]
-struct Known {
+/// What is known of one source.
+#[derive(Debug)]
+struct Seen {
     source: Source,
-    at: Now,
-    secret: Arc<Secret>,
-    watch: Arc<Watch>,
+    watch: Watch,
+    /// What was last read or went on being used, and when.
+    last: Mutex<Option<(Now, Arc<Secret>)>>,
 }
 
 impl Gate {
@@ -44,81 +44,106 @@ impl Gate {
     /// # Errors
     /// 407, or 502 where the secret itself cannot be read.
     pub async fn check(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
-        let secret = self.secret(source).await?;
+        let secret = self.secret(source, PATIENCE).await?;
         judge(&secret, presented)
     }
 
-    /// The same without an await, for the head of a CONNECT. Once in a while a small file is read meanwhile.
+    /// The same without an await, for the head of a CONNECT. Once in a while a small file is read meanwhile; while another reads it, and nothing is
+    /// known of it yet, that is 502.
     ///
     /// # Errors
     /// As above.
     pub fn check_here(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
-        let secret = match self.fresh(source) {
+        let secret = match self.seen(source).fresh() {
             Some(secret) => secret,
-            None => {
-                let read = self.reader(source);
-                self.keep(source, aside(read))?
-            }
+            None => self.secret_here(source)?,
         };
         judge(&secret, presented)
     }
 
-    async fn secret(&self, source: &Source) -> Result<Arc<Secret>, Reply> {
-        if let Some(secret) = self.fresh(source) {
+    /// Who comes while another looks goes on with what is known, or waits no longer than `patience`.
+    async fn secret(&self, source: &Source, patience: Duration) -> Result<Arc<Secret>, Reply> {
+        let seen = self.seen(source);
+        if let Some(secret) = seen.fresh() {
             return Ok(secret);
         }
-        let read = tokio::task::spawn_blocking(self.reader(source)).await;
-        self.keep(source, read.ok().flatten())
-    }
-
-    fn known(&self, source: &Source) -> Option<Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|k| k.source == *source)
-    }
-
-    /// Where there is no need to read it again.
-    fn fresh(&self, source: &Source) -> Option<Arc<Secret>> {
-        if let Source::Value(secret) = source {
-            return Some(Arc::new(secret.clone()));
+        let last = seen.last();
+        let turn = if last.is_some() || patience.is_zero() { seen.watch.turn_now() } else { seen.watch.turn(patience).await };
+        let Some(turn) = turn else { return last.ok_or_else(unreadable) };
+        if let Some(secret) = seen.fresh() {
+            return Ok(secret);
         }
-        self.known(source).filter(|k| k.at.until(Now::now()) < FRESH).map(|k| k.secret)
+        let mine = seen.clone();
+        let read = turn.aside(move |turn| mine.look(turn)).await.flatten();
+        seen.kept(read)
     }
 
-    /// Reads it, for a thread that may block. While somebody writes to it, what was read before is what is there.
-    fn reader(&self, source: &Source) -> impl FnOnce() -> Option<Read> + Send + 'static {
-        let (known, source) = (self.known(source), source.clone());
-        move || {
-            let sources = BTreeMap::from([(NAME.to_owned(), source)]);
-            let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
-            let read = || secrets.read().ok()?.get(NAME).cloned().map(Arc::new);
-            let (last, watch) = known.map_or_else(Default::default, |known| (Some(known.secret), known.watch));
-            let secret = watch.settled(&secrets.paths(), Moment::now(), read).unwrap_or(last)?;
-            Some((secret, watch))
+    /// The other tasks of this thread go on elsewhere where there are other threads.
+    fn secret_here(&self, source: &Source) -> Result<Arc<Secret>, Reply> {
+        if let Ok(runtime) = Handle::try_current()
+            && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
+        {
+            return tokio::task::block_in_place(|| runtime.block_on(self.secret(source, Duration::ZERO)));
         }
+        let seen = self.seen(source);
+        seen.kept(seen.watch.turn_now().and_then(|mut turn| seen.look(&mut turn)))
     }
 
-    /// What was read, or else the last good value, is what counts for a while.
-    fn keep(&self, source: &Source, read: Option<Read>) -> Result<Arc<Secret>, Reply> {
-        if read.is_none() {
-            static UNREAD: Seldom = Seldom::new();
-            if let Some(times) = UNREAD.again() {
-                tracing::warn!(times, "proxy.client_auth cannot be read; told once a minute");
-            }
+    /// What is known of this source; what is known of another is forgotten.
+    fn seen(&self, source: &Source) -> Arc<Seen> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.source == *source) {
+            return seen.clone();
         }
-        let Some((secret, watch)) = read.or_else(|| self.known(source).map(|k| (k.secret, k.watch))) else {
-            return Err(Reply::new(Cause::SecretUnreadable, "proxy.client_auth cannot be read"));
-        };
-        let known = Known { source: source.clone(), at: Now::now(), secret: secret.clone(), watch };
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known);
-        Ok(secret)
+        seen.insert(Arc::new(Seen { source: source.clone(), watch: Watch::default(), last: Mutex::default() })).clone()
     }
 }
 
-/// Runs what may block; the other tasks of this thread go on elsewhere where there are other threads.
-fn aside<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
+impl Seen {
+    fn last(&self) -> Option<Arc<Secret>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, secret)| secret.clone())
     }
+
+    /// Where there is no need to read it again.
+    fn fresh(&self) -> Option<Arc<Secret>> {
+        if let Source::Value(secret) = &self.source {
+            return Some(Arc::new(secret.clone()));
+        }
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(at, _)| at.until(Now::now()) < FRESH).map(|(_, secret)| secret.clone())
+    }
+
+    /// This counts for a while.
+    fn keep(&self, secret: &Arc<Secret>) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Now::now(), secret.clone()));
+    }
+
+    /// Reads it, for a thread that may block. While somebody writes to it, what was read before is what is there.
+    fn look(&self, turn: &mut Turn) -> Option<Arc<Secret>> {
+        let sources = BTreeMap::from([(NAME.to_owned(), self.source.clone())]);
+        let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
+        let read = || secrets.read().ok()?.get(NAME).cloned().map(Arc::new);
+        let secret = turn.settled(&secrets.paths(), Moment::now(), read).unwrap_or_else(|| self.last())?;
+        self.keep(&secret);
+        Some(secret)
+    }
+
+    /// What was read, or else the last good value, which then counts for a while too.
+    fn kept(&self, read: Option<Arc<Secret>>) -> Result<Arc<Secret>, Reply> {
+        if let Some(secret) = read {
+            return Ok(secret);
+        }
+        if let Some(times) = UNREAD.again() {
+            tracing::warn!(times, "proxy.client_auth cannot be read; told once a minute");
+        }
+        let last = self.last().ok_or_else(unreadable)?;
+        self.keep(&last);
+        Ok(last)
+    }
+}
+
+fn unreadable() -> Reply {
+    Reply::new(Cause::SecretUnreadable, "proxy.client_auth cannot be read")
 }
 
 fn refused() -> Reply {
@@ -166,6 +191,35 @@ mod tests {
         }
         assert_eq!(code(None), 407);
         assert!(judge(&Secret::new(String::new()), Some(b"Bearer ")).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_its_file_hangs_callers_go_on_with_what_was_read_or_are_refused_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        std::fs::write(&path, "s3:cret").unwrap();
+        let (source, right) = (Source::File(path), Some(&b"Bearer s3:cret"[..]));
+        let gate = Gate::default();
+        assert!(gate.check(&source, right).await.is_ok());
+        tokio::time::advance(FRESH * 2).await;
+        // As a look does that never ends.
+        let hung = gate.seen(&source).watch.turn_now().unwrap();
+        let began = Now::now();
+        for _ in 0..1000 {
+            assert!(gate.check(&source, right).await.is_ok());
+            assert!(gate.check(&source, Some(b"Bearer other")).await.is_err());
+            assert!(gate.check_here(&source, right).is_ok());
+        }
+        assert!(began.until(Now::now()) < Duration::from_millis(1), "nobody waits");
+        drop(hung);
+        let new = Gate::default();
+        let hung = new.seen(&source).watch.turn_now().unwrap();
+        let refused = futures_util::future::join_all((0..1000).map(|_| new.check(&source, right))).await;
+        assert!(refused.iter().all(|refused| refused.as_ref().is_err_and(|reply| reply.cause.status().as_u16() == 502)));
+        assert_eq!(began.until(Now::now()).as_secs(), PATIENCE.as_secs());
+        drop(hung);
+        let all = futures_util::future::join_all((0..100).map(|_| new.check(&source, right))).await;
+        assert!(all.iter().all(Result::is_ok), "the first to look serves all who waited");
     }
 
     proptest::proptest! {

@@ -11,7 +11,7 @@ use std::{
 
 use super::{chosen::Speaks, patient::Patient};
 use crate::{
-    files::{Moment, Watch},
+    files::{Moment, PATIENCE, Turn, Watch},
     logging::Seldom,
     tls::Tls,
     token::Now,
@@ -26,20 +26,23 @@ use rustls::RootCertStore;
 
 /// Certificate and key files are looked at again after this; only new connections notice.
 const FRESH: Duration = Duration::from_secs(10);
+const SILENT: &str = "its tls files do not answer, or cannot be parsed";
+static UNUSABLE: Seldom = Seldom::new();
 /// HTTP/2 streams on one connection.
 const STREAMS: usize = 100;
 
 /// What the files of `tls` tables hold, in pingora's types, parsed once for as long as they stay the same.
 #[derive(Default)]
 pub struct Trust {
-    known: Mutex<HashMap<Tls, Known>>,
+    known: Mutex<HashMap<Tls, Arc<Known>>>,
 }
 
-#[derive(Clone)]
+/// What is known of the files of one table.
+#[derive(Default)]
 struct Known {
-    at: Now,
-    identity: Arc<Identity>,
-    watch: Arc<Watch>,
+    /// What was last read or went on being used, and when.
+    last: Mutex<Option<(Now, Arc<Identity>)>>,
+    watch: Watch,
 }
 
 /// Who is trusted and who we are, on connections to one upstream.
@@ -59,35 +62,55 @@ impl Trust {
         if tls.ca_file.is_none() && !tls.ca_only && tls.client_cert_file.is_none() {
             return Ok(Arc::default());
         }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(tls).cloned();
-        if let Some(known) = &known
-            && known.at.until(Now::now()) < FRESH
-        {
-            return Ok(known.identity.clone());
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(tls.clone()).or_default().clone();
+        if let Some(identity) = known.fresh() {
+            return Ok(identity);
         }
-        let watch = known.as_ref().map(|known| known.watch.clone()).unwrap_or_default();
-        let (table, last, watched) = (tls.clone(), known.map(|known| known.identity), watch.clone());
-        let before = last.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let files: Vec<PathBuf> = table.files().into_iter().map(Path::to_path_buf).collect();
-            let read = watched.settled(&files, Moment::now(), || load(&table, before.clone()));
-            // What is being written is left alone, unless there is nothing else.
-            read.or_else(|| before.clone().map(Ok)).unwrap_or_else(|| load(&table, None))
-        });
-        let identity = match (read.await, last) {
-            (Ok(Ok(identity)), _) => identity,
-            (Ok(Err(why)), Some(last)) => {
-                static UNUSABLE: Seldom = Seldom::new();
-                if let Some(times) = UNUSABLE.again() {
-                    tracing::warn!(%why, times, "tls files of an upstream cannot be used; going on with what was read before");
-                }
-                last
-            }
-            (Ok(Err(why)), None) => return Err(why),
-            (Err(_), last) => last.ok_or_else(|| "a certificate cannot be parsed".to_owned())?,
+        let last = known.last();
+        // Where there is something to go on with, nobody waits while another looks.
+        let turn = if last.is_some() { known.watch.turn_now() } else { known.watch.turn(PATIENCE).await };
+        let Some(turn) = turn else { return last.ok_or_else(|| SILENT.to_owned()) };
+        if let Some(identity) = known.fresh() {
+            return Ok(identity);
+        }
+        let (table, mine) = (tls.clone(), known.clone());
+        let looked = turn.aside(move |turn| mine.look(&table, turn)).await.unwrap_or_else(|| Err(SILENT.to_owned()));
+        let (why, last) = match (looked, last) {
+            (Ok(identity), _) => return Ok(identity),
+            (Err(why), None) => return Err(why),
+            (Err(why), Some(last)) => (why, last),
         };
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(tls.clone(), Known { at: Now::now(), identity: identity.clone(), watch });
+        if let Some(times) = UNUSABLE.again() {
+            tracing::warn!(%why, times, "tls files of an upstream cannot be used; going on with what was read before");
+        }
+        known.keep(&last);
+        Ok(last)
+    }
+}
+
+impl Known {
+    fn last(&self) -> Option<Arc<Identity>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, identity)| identity.clone())
+    }
+
+    /// Where there is no need to look again.
+    fn fresh(&self) -> Option<Arc<Identity>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(at, _)| at.until(Now::now()) < FRESH).map(|(_, identity)| identity.clone())
+    }
+
+    /// This counts for a while.
+    fn keep(&self, identity: &Arc<Identity>) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Now::now(), identity.clone()));
+    }
+
+    /// Looks at the files, for a thread that may block. What is being written is left alone, unless there is nothing else.
+    fn look(&self, tls: &Tls, turn: &mut Turn) -> Result<Arc<Identity>, String> {
+        let files: Vec<PathBuf> = tls.files().into_iter().map(Path::to_path_buf).collect();
+        let before = self.last();
+        let read = turn.settled(&files, Moment::now(), || load(tls, before.clone()));
+        let identity = read.or_else(|| before.map(Ok)).unwrap_or_else(|| load(tls, None))?;
+        self.keep(&identity);
         Ok(identity)
     }
 }
@@ -243,5 +266,32 @@ mod tests {
         std::fs::remove_file(cert).unwrap();
         tokio::time::advance(FRESH * 2).await;
         assert!(Arc::ptr_eq(&second, &trust.identity(&tls).await.unwrap()), "the last good one stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_its_files_hang_requests_go_on_with_what_was_read_or_fail_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, _) = written(&folder, "one.test");
+        let tls = Tls { ca_file: Some(cert), ..Tls::default() };
+        let trust = Trust::default();
+        let first = trust.identity(&tls).await.unwrap();
+        tokio::time::advance(FRESH * 2).await;
+        // As a look does that never ends.
+        let hung = trust.known.lock().unwrap()[&tls].watch.turn_now().unwrap();
+        let began = Now::now();
+        for _ in 0..1000 {
+            assert!(Arc::ptr_eq(&first, &trust.identity(&tls).await.unwrap()));
+        }
+        assert!(began.until(Now::now()) < Duration::from_millis(1), "nobody waits");
+        drop(hung);
+        let new = Trust::default();
+        let known = new.known.lock().unwrap().entry(tls.clone()).or_default().clone();
+        let hung = known.watch.turn_now().unwrap();
+        let refused = futures_util::future::join_all((0..1000).map(|_| new.identity(&tls))).await;
+        assert!(refused.iter().all(|refused| refused.as_ref().is_err_and(|why| why == SILENT)));
+        assert_eq!(began.until(Now::now()).as_secs(), PATIENCE.as_secs());
+        drop(hung);
+        let all = futures_util::future::join_all((0..100).map(|_| new.identity(&tls))).await;
+        assert!(all.iter().all(|one| Arc::ptr_eq(one.as_ref().unwrap(), all[0].as_ref().unwrap())), "one look serves all who waited");
     }
 }

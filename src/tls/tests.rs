@@ -109,6 +109,22 @@ fn new_connections_show_the_pair_on_disk_and_never_halves_of_two() {
 }
 
 #[test]
+fn while_another_handshake_looks_at_the_files_one_goes_on_with_the_pair_that_was_shown_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = made(&["a.example"]);
+    let (cert, key) = (written(&folder, "c.pem", &cert), written(&folder, "k.pem", &key));
+    let pair = Pair { cert, key };
+    let held = certified(&pair.read().unwrap()).unwrap();
+    let rotating = Arc::new(Rotating::new(pair, held.clone()));
+    // As a look does that never ends.
+    let _looking = rotating.seen.lock().unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let other = rotating.clone();
+    std::thread::spawn(move || tell.send(other.resolve(&[], &[]).unwrap().cert.clone()));
+    assert_eq!(told.recv_timeout(std::time::Duration::from_secs(10)).unwrap(), held.cert);
+}
+
+#[test]
 fn an_expired_certificate_is_a_warning_and_its_end_is_known() {
     let folder = tempfile::tempdir().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["a.example".into()]).unwrap();
