@@ -38,6 +38,8 @@ fn begin() -> (TempDir, std::path::PathBuf, Arc<Credential>) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     fs::write(&file, "old").unwrap();
+    // Written long ago.
+    fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let credential = credential(&file);
     (folder, file, credential)
 }

@@ -15,6 +15,8 @@ const COARSE: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     resolved: PathBuf,
+    /// The path itself is a link.
+    linked: bool,
     device: u64,
     inode: u64,
     /// When the file was made, where the file system tells: inode numbers are used again.
@@ -34,12 +36,14 @@ impl Identity {
     pub fn of(path: &Path) -> io::Result<Self> {
         let resolved = fs::canonicalize(path)?;
         let meta = fs::metadata(&resolved)?;
-        Ok(Self::new(resolved, &meta))
+        let linked = fs::symlink_metadata(path)?.is_symlink();
+        Ok(Self::new(resolved, linked, &meta))
     }
 
-    fn new(resolved: PathBuf, meta: &Metadata) -> Self {
+    fn new(resolved: PathBuf, linked: bool, meta: &Metadata) -> Self {
         Self {
             resolved,
+            linked,
             device: meta.dev(),
             inode: meta.ino(),
             born: meta.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok()),
@@ -67,6 +71,12 @@ impl Identity {
         self.is_elsewhere(before) || (self.device, self.inode, self.born) != (before.device, before.inode, before.born)
     }
 
+    /// Who puts files in their place by a link, as Kubernetes mounts its volumes, leads it to what is whole.
+    #[must_use]
+    pub fn is_linked(&self) -> bool {
+        self.linked
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.size == 0
@@ -90,6 +100,6 @@ impl Identity {
     /// For tests: a file of this inode, size and times, made when its inode says.
     #[cfg(test)]
     pub(super) fn made_up(resolved: &str, inode: u64, size: u64, modified: (i64, i64), changed: (i64, i64)) -> Self {
-        Self { resolved: resolved.into(), device: 1, inode, born: None, size, modified, changed }
+        Self { resolved: resolved.into(), linked: false, device: 1, inode, born: None, size, modified, changed }
     }
 }

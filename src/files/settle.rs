@@ -53,6 +53,8 @@ pub struct Settling {
     looked: Duration,
     /// Since when something is waited for.
     since: Option<Duration>,
+    /// Whether the very first look waits, too.
+    careful: bool,
 }
 
 #[derive(Debug)]
@@ -65,11 +67,26 @@ struct Pending {
 }
 
 impl Settling {
-    /// Judges what was `found` at the moment `at`. What is found at the very first look counts at once, for there is nothing to compare it with; a
-    /// path that joins later is treated as a file that was not there before.
+    /// As the default, but a file that lies there at the very first look and may just now be written (its times say so) is waited for as well. What is
+    /// not there, is empty, or was put in its place by a link is not waited for.
+    #[must_use]
+    pub fn careful() -> Self {
+        Self { careful: true, ..Self::default() }
+    }
+
+    /// Judges what was `found` at the moment `at`. What is found at the very first look counts at once, for there is nothing to compare it with, but
+    /// for one that is [`Settling::careful`]; a path that joins later is treated as a file that was not there before.
     #[must_use]
     pub fn judge(&mut self, found: &Marks, at: Moment) -> Judgement {
-        let pending = self.believed.as_ref().map(|believed| self.pending(believed, found, at)).unwrap_or_default();
+        let pending = match &self.believed {
+            Some(believed) => self.pending(believed, found, at),
+            None if self.careful => {
+                let may_be_half = |mark: &Mark| mark.identity.as_ref().is_some_and(|file| !file.is_linked() && !file.is_empty());
+                let there = found.iter().filter(|(_, mark)| may_be_half(mark));
+                self.pending(&Marks::new(), &there.map(|(path, mark)| (path.clone(), mark.clone())).collect(), at)
+            }
+            None => BTreeMap::new(),
+        };
         let rest = pending.values().map(|one| one.need.saturating_sub(at.boot.saturating_sub(one.since))).max().unwrap_or_default();
         self.looked = at.wall;
         if rest.is_zero() {
@@ -89,6 +106,8 @@ impl Settling {
             let old = believed.get(path);
             let (since, need) = match self.pending.get(path) {
                 Some(last) if last.mark == *mark => (last.since, last.need),
+                // Nothing was believed yet: there is only the one before to compare it with.
+                Some(last) if self.believed.is_none() => (written(mark, at, self.looked), mark.need(Some(&last.mark), true)),
                 Some(last) => (written(mark, at, self.looked), mark.need(old, true).max(mark.need(Some(&last.mark), true))),
                 // A path that joins was not looked at before.
                 None => (written(mark, at, old.map_or(Duration::ZERO, |_| self.looked)), mark.need(old, false)),

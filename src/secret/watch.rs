@@ -19,7 +19,8 @@ use crate::files::{Judgement, Moment, QUIET, Settling};
 
 /// Nobody waits longer for a look: a file may lie on a mount that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Who needs the values now waits so long for a file that was replaced a moment ago; for one that is being written nobody waits.
+/// Who needs the values now waits so long for a file that was replaced a moment ago; for one that is being written nobody waits, unless nothing is
+/// believed yet: then for one rest of it.
 const MOMENT: Duration = Duration::from_millis(250);
 
 /// The secrets of one credential, watched. A value that is being written is not believed before its files have been quiet for two seconds
@@ -38,11 +39,17 @@ struct Believed {
 }
 
 /// What there is between looks.
-#[derive(Default)]
 pub struct State {
     settling: Settling,
     /// What the last reading that was believed could not read.
     unreadable: Option<Unreadable>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        // A first half of a secret would be a wrong attempt.
+        Self { settling: Settling::careful(), unreadable: None }
+    }
 }
 
 /// The right to look. There is one, and who holds it sees everything that was written before.
@@ -111,6 +118,13 @@ impl Watcher {
         };
         let unsettled = |rest, lasted, unreadable: &Option<Unreadable>| Looked::Unsettled { rest, lasted, unreadable: unreadable.clone() };
         let Some(reading) = reading else { return unsettled(QUIET, Duration::ZERO, &turn.unreadable) };
+        if self.believed.load().is_none()
+            && let Err(why) = &reading.values
+        {
+            // Nothing to hold on to, and nothing that half of could be sent.
+            turn.unreadable = Some(why.clone());
+            return Looked::Unreadable(why.clone());
+        }
         if let Judgement::Wait { rest, lasted } = turn.settling.judge(&reading.marks, at) {
             return unsettled(rest, lasted, &turn.unreadable);
         }
@@ -136,8 +150,12 @@ impl Watcher {
     /// In words, without values: a secret cannot be read, or nothing was believed yet and somebody is writing, or the files do not answer for 5 s.
     pub async fn values(self: &Arc<Self>) -> Result<Arc<Values>, String> {
         let mut looked = self.look_now().await;
+        let patience = match &looked {
+            Some(Looked::Unsettled { unreadable: None, .. }) if self.believed.load().is_none() => QUIET,
+            _ => MOMENT,
+        };
         if let Some(Looked::Unsettled { rest, .. }) = looked
-            && rest <= MOMENT
+            && rest <= patience
         {
             sleep(rest).await;
             looked = self.look_now().await;

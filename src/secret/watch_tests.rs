@@ -28,6 +28,8 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("key");
         fs::write(&file, "old").unwrap();
+        // Written long ago.
+        fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         let scene = Self { watcher: watcher(&file), folder, start: Moment::now() };
         assert_eq!(scene.look(0), Looked::Changed { first: true });
         scene
@@ -52,6 +54,22 @@ impl Scene {
 
 fn unsettled(looked: &Looked) -> bool {
     matches!(looked, Looked::Unsettled { .. })
+}
+
+#[test]
+fn what_is_being_written_at_the_very_first_look_is_not_believed_and_what_is_missing_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    let scene = Scene { watcher: watcher(&file), folder, start: Moment::now() };
+    assert!(matches!(scene.look(0), Looked::Unreadable(_)), "nothing lies there, and nobody waits for that");
+    let scene = Scene { watcher: watcher(&file), ..scene };
+    fs::write(&file, "the-right-").unwrap();
+    assert!(unsettled(&scene.look(100)));
+    fs::write(&file, "the-right-secret").unwrap();
+    assert!(unsettled(&scene.look(1500)));
+    assert!(unsettled(&scene.look(3400)));
+    assert_eq!(scene.look(3600), Looked::Changed { first: true });
+    assert_eq!(scene.believed(), ("the-right-secret".into(), 1));
 }
 
 #[test]

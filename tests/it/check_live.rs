@@ -179,9 +179,9 @@ async fn a_vendor_that_locks_out_is_left_alone_where_nothing_would_remember_it_u
     assert_eq!((left.code, issuer.calls("/token")), (0, 1), "{left:?}");
     has(&left, &["skipped: this vendor locks out", "[state]: "]);
     place.write("c.toml", &format!("[state]\ndir = \"state\"\n{locks}"));
-    has(&place.live(&[]).await, &["this counts: 1 of 2 refusals", "`cupbearer ctl unlatch acme` allows one more attempt"]);
+    has(&place.live(&[]).await, &["this counts: 1 refused so far, of 2", "`cupbearer ctl unlatch acme` allows one more attempt"]);
     place.write("c.toml", &locks);
-    has(&place.live(&[]).await, &["this counts: 1 of 2 refusals", "home/cupbearer"]);
+    has(&place.live(&[]).await, &["this counts: 1 refused so far, of 2", "home/cupbearer"]);
     assert_eq!(issuer.calls("/token"), 3, "this user's own record does not know of it, and keeps it from now on");
     assert_eq!((place.live(&[]).await.code, issuer.calls("/token")), (3, 3));
 }

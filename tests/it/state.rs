@@ -14,7 +14,7 @@ use crate::support::{
     endpoint::{Endpoint, Format},
     issuer::{Issuer, Outcome},
     ledger::age,
-    sidecar::{PORTS, Process, binary, client},
+    sidecar::{PORTS, Process, binary, client, write_at_rest},
     tokens::Tokens,
     vendor::Vendor,
     wait::until,
@@ -73,7 +73,7 @@ impl World {
 
     /// Replaces a secret's file at one moment.
     pub fn secret(&self, name: &str, value: &str) {
-        std::fs::write(self.path("new"), value).unwrap();
+        write_at_rest(&self.path("new"), value);
         std::fs::rename(self.path("new"), self.path(name)).unwrap();
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     issuer::PATIENCE,
-    sidecar::{PORTS, binary, client},
+    sidecar::{PORTS, binary, client, write_at_rest},
 };
 
 /// How the binary is started.
@@ -163,7 +163,7 @@ impl Daemon {
 pub fn spawn(setup: &Setup<'_>) -> (Child, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in setup.files {
-        std::fs::write(folder.path().join(name), content).unwrap();
+        write_at_rest(&folder.path().join(name), content);
     }
     let file = folder.path().join("cupbearer.toml");
     std::fs::write(&file, setup.whole.map_or_else(|| format!("{PORTS}{}", setup.text), Into::into)).unwrap();
