@@ -133,7 +133,7 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// Let a credential try once more, without a running program: writes to the [state] folder, as its owner
+    /// Let a credential try once more, without a running program: writes to the folder of `state`, as its owner
     Unlatch {
         /// Credential
         name: String,

@@ -257,7 +257,7 @@ impl Account {
         account
     }
 
-    /// A person lets one attempt through: see [`Leave`]. Where nothing is counted there is nothing to give leave for.
+    /// A person lets one attempt through: see `Leave`. Where nothing is counted there is nothing to give leave for.
     pub fn unlatch(&mut self) {
         if self.counted() > 0 || !self.values.is_empty() {
             self.leave.give();

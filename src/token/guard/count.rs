@@ -162,7 +162,7 @@ impl Count {
         count
     }
 
-    /// A person lets one attempt through: see [`Leave`]. Where nothing is counted there is nothing to give leave for.
+    /// A person lets one attempt through: see `Leave`. Where nothing is counted there is nothing to give leave for.
     pub fn unlatch(&mut self) {
         if self.counts_at_all() {
             self.leave.give();
