@@ -140,9 +140,12 @@ async fn empty_frames_of_a_caller_are_no_burden_to_an_http_2_vendor() {
         let answer = h2.post_pieces("/acme/x", headers, &pieces).await.unwrap();
         assert_eq!((answer.status.as_u16(), vendor.last().text().as_str()), (200, "abc"));
         for pieces in BODIES {
+            // Its connection is free again a moment after the answer has been read.
+            sidecar.until_idle("acme").await;
             assert_eq!(h2.post_pieces("/acme/x", headers, pieces).await.unwrap().status, 200);
             assert_eq!(vendor.last().text(), joined(pieces));
         }
+        sidecar.until_idle("acme").await;
     }
     assert_eq!(vendor.connections(), 2, "nobody was told to calm down; gRPC has one of its own");
 }
