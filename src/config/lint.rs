@@ -21,7 +21,7 @@ use super::{
 use crate::{
     problem::{Problem, Problems, Severity, shown},
     profile::Profile,
-    secret::Source,
+    secret::{Secrets, Source},
     token::Refresh,
 };
 
@@ -94,6 +94,24 @@ pub fn secret_dir(at: &str, dir: &Path, profile: &Profile, sources: &BTreeMap<St
         if !spec.optional || file.exists() {
             look_at(&key, &file, true, problems);
         }
+    }
+}
+
+/// Bytes below which a secret that strangers may try is short.
+const SHORT: usize = 16;
+
+/// A shared secret that whoever reaches the port can guess. What cannot be read now is not judged.
+pub fn short(key: &str, source: &Source, world: World<'_>, problems: &mut Problems) {
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    if world.sight.no_secrets || source.file().is_some_and(|file| !file.is_file()) {
+        return;
+    }
+    let sources = BTreeMap::from([(key.to_owned(), source.clone())]);
+    let secrets = Secrets { sources, names: vec![key.to_owned()], ..Secrets::default() };
+    let Ok(values) = secrets.read() else { return };
+    if values.get(key).is_some_and(|secret| secret.expose().len() < SHORT) {
+        let hint = "make one that nobody guesses, for instance with: openssl rand -base64 24";
+        problems.lint(key, format!("the secret is shorter than {SHORT} bytes"), Some(hint.to_owned()));
     }
 }
 

@@ -110,7 +110,9 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
         client_auth: proxy.client_auth.and_then(|secret| {
             super::lint::inline("proxy.client_auth", &secret, world, problems);
             super::lint::secret_file("proxy.client_auth", &secret, world, problems);
-            world.source("proxy.client_auth", &secret, problems)
+            let source = world.source("proxy.client_auth", &secret, problems)?;
+            super::lint::short("proxy.client_auth", &source, world, problems);
+            Some(source)
         }),
         workers: within("proxy.workers", proxy.workers, 0, 0..=1024, problems),
         linger: lasting("proxy.linger", proxy.linger, Duration::ZERO, Duration::ZERO..=DAY, problems),

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Handler, LATE, Limits, Seen,
+    Answer, Handler, LATE, Limits, Seen,
     client::Client,
     gather::Gather,
     head::{PREFACE, Scan, chunked, scan},
@@ -81,7 +81,7 @@ pub(super) async fn serve<H: Handler>(mut io: Client, handler: &H, heads: &Unfin
         };
         if let Some(answer) = handler.answer(seen) {
             drop(buf);
-            refuse(io, &answer).await;
+            refuse(io, answer).await;
             return;
         }
         if chunked(head) {
@@ -103,9 +103,12 @@ pub(super) async fn serve<H: Handler>(mut io: Client, handler: &H, heads: &Unfin
 }
 
 /// Sends a last answer and closes.
-pub(super) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8]) {
+pub(super) async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: Answer) {
+    if let Some(after) = answer.after {
+        after.await;
+    }
     let farewell = async {
-        stream.write_all(answer).await.ok()?;
+        stream.write_all(&answer.bytes).await.ok()?;
         stream.flush().await.ok()?;
         stream.shutdown().await.ok()?;
         let mut sink = [0; 4096];

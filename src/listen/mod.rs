@@ -21,6 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use pingora_core::{apps::HttpServerApp, protocols::Stream};
 use tokio::{
     sync::{Semaphore, watch},
@@ -74,14 +75,22 @@ pub enum Seen<'a> {
     Overloaded,
 }
 
+/// The last thing that is said on a connection.
+pub struct Answer {
+    /// A complete HTTP/1 response.
+    pub bytes: Bytes,
+    /// It is sent once this is over.
+    pub after: Option<BoxFuture<'static, ()>>,
+}
+
 /// What answers on the connections.
 pub trait Handler: Send + Sync + 'static {
     type App: HttpServerApp + Send + Sync + 'static;
     fn app(&self) -> &Arc<Self::App>;
     /// Read anew for each connection and request.
     fn limits(&self) -> Limits;
-    /// A complete HTTP/1 response after which the connection is closed; `None`: the request goes on to [`Handler::app`]. Only [`Seen::Head`] may go on.
-    fn answer(&self, seen: Seen<'_>) -> Option<Bytes>;
+    /// What is said before the connection is closed; `None`: the request goes on to [`Handler::app`]. Only [`Seen::Head`] may go on.
+    fn answer(&self, seen: Seen<'_>) -> Option<Answer>;
 }
 
 /// The client of an HTTP/1 session; `None` for streams that were not accepted here.
@@ -260,7 +269,7 @@ fn admit<H: Handler>(stream: Client, shared: &Arc<Shared<H>>, connections: &mut 
     connections.spawn(async move {
         let Ok(_permit) = shared.refusals.try_acquire() else { return };
         if let Some(answer) = shared.handler.answer(Seen::Overloaded) {
-            connection::refuse(stream, &answer).await;
+            connection::refuse(stream, answer).await;
         }
     });
 }

@@ -8,7 +8,11 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use subtle::ConstantTimeEq;
-use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::Semaphore,
+    time::sleep,
+};
 
 use super::reply::{Cause, Reply};
 use crate::{
@@ -20,13 +24,34 @@ use crate::{
 
 /// A secret file is read again after this.
 const FRESH: Duration = Duration::from_secs(5);
+/// Wrong secrets are answered one after the other, each after this.
+const SLOW: Duration = Duration::from_millis(20);
+/// So many wait for that at most, as each of them keeps its request's head; the others are answered at once.
+const WAITING: usize = 64;
 const NAME: &str = "client_auth";
 static UNREAD: Seldom = Seldom::new();
+static WRONG: Seldom = Seldom::new();
 
 /// The shared secret as it was last read; the last good value stays while its file cannot be read.
 #[derive(Debug, Default)]
 pub struct Gate {
     seen: Mutex<Option<Arc<Seen>>>,
+    doubts: Arc<Doubts>,
+}
+
+/// Those who showed a wrong secret.
+#[derive(Debug)]
+pub struct Doubts {
+    places: Semaphore,
+    turn: Semaphore,
+}
+
+/// Why a request is not let in.
+#[derive(Debug)]
+pub struct Denied {
+    pub reply: Reply,
+    /// A secret was shown, and it is another: wait for [`Doubts::pass`] before this is answered.
+    pub wrong: bool,
 }
 
 /// What is known of one source.
@@ -45,18 +70,27 @@ impl Gate {
     /// 407, or 502 where the secret itself cannot be read.
     pub async fn check(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
         let secret = self.secret(source, PATIENCE).await?;
-        judge(&secret, presented)
+        let Err(denied) = judge(&secret, presented) else { return Ok(()) };
+        if denied.wrong {
+            self.doubts.pass().await;
+        }
+        Err(denied.reply)
+    }
+
+    /// Where whoever showed a wrong secret waits.
+    pub fn doubts(&self) -> &Arc<Doubts> {
+        &self.doubts
     }
 
     /// The same without an await, for the head of a CONNECT. Once in a while a small file is read meanwhile; while another reads it, and nothing is
     /// known of it yet, that is 502.
     ///
     /// # Errors
-    /// As above.
-    pub fn check_here(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
+    /// As above, at once also where the secret is wrong.
+    pub fn check_here(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Denied> {
         let secret = match self.seen(source).fresh() {
             Some(secret) => secret,
-            None => self.secret_here(source)?,
+            None => self.secret_here(source).map_err(|reply| Denied { reply, wrong: false })?,
         };
         judge(&secret, presented)
     }
@@ -146,14 +180,36 @@ fn unreadable() -> Reply {
     Reply::new(Cause::SecretUnreadable, "proxy.client_auth cannot be read")
 }
 
-fn refused() -> Reply {
-    Reply::new(Cause::ProxyAuthRequired, "send the shared secret as Proxy-Authorization: Bearer, or as the password of Basic")
+impl Default for Doubts {
+    fn default() -> Self {
+        Self { places: Semaphore::new(WAITING), turn: Semaphore::new(1) }
+    }
 }
 
-fn judge(secret: &Secret, presented: Option<&[u8]>) -> Result<(), Reply> {
-    let told = presented.and_then(password).ok_or_else(refused)?;
-    let right = !secret.expose().is_empty() && bool::from(told.as_slice().ct_eq(secret.expose().as_bytes()));
-    if right { Ok(()) } else { Err(refused()) }
+impl Doubts {
+    /// Waits for one's turn, and a while. Who shows the right secret is not kept waiting by it. It takes the speed from a few connections; against
+    /// many at once it is the secret's length that helps.
+    pub async fn pass(&self) {
+        let Ok(_place) = self.places.try_acquire() else { return };
+        let _turn = self.turn.acquire().await;
+        sleep(SLOW).await;
+    }
+}
+
+fn denied(wrong: bool) -> Denied {
+    let reply = Reply::new(Cause::ProxyAuthRequired, "send the shared secret as Proxy-Authorization: Bearer, or as the password of Basic");
+    Denied { reply, wrong }
+}
+
+fn judge(secret: &Secret, presented: Option<&[u8]>) -> Result<(), Denied> {
+    let shown = presented.and_then(password).ok_or_else(|| denied(false))?;
+    if !secret.expose().is_empty() && bool::from(shown.as_slice().ct_eq(secret.expose().as_bytes())) {
+        return Ok(());
+    }
+    if let Some(times) = WRONG.again() {
+        tracing::warn!(times, "the data port was shown a wrong proxy.client_auth; told once a minute");
+    }
+    Err(denied(true))
 }
 
 /// What stands after Bearer, or the password of Basic.
@@ -178,7 +234,7 @@ mod tests {
 
     fn code(presented: Option<&str>) -> u16 {
         let secret = Secret::new("s3:cret".to_owned());
-        judge(&secret, presented.map(str::as_bytes)).map_or_else(|r| r.cause.status().as_u16(), |()| 200)
+        judge(&secret, presented.map(str::as_bytes)).map_or_else(|denied| denied.reply.cause.status().as_u16(), |()| 200)
     }
 
     #[test]
@@ -207,7 +263,7 @@ mod tests {
         let began = Now::now();
         for _ in 0..1000 {
             assert!(gate.check(&source, right).await.is_ok());
-            assert!(gate.check(&source, Some(b"Bearer other")).await.is_err());
+            assert!(gate.check_here(&source, Some(b"Bearer other")).is_err_and(|denied| denied.wrong));
             assert!(gate.check_here(&source, right).is_ok());
         }
         assert!(began.until(Now::now()) < Duration::from_millis(1), "nobody waits");
@@ -220,6 +276,34 @@ mod tests {
         drop(hung);
         let all = futures_util::future::join_all((0..100).map(|_| new.check(&source, right))).await;
         assert!(all.iter().all(Result::is_ok), "the first to look serves all who waited");
+    }
+
+    async fn seconds_of(gate: Arc<Gate>, presented: Option<&'static [u8]>) -> (Duration, bool) {
+        let begun = sleep(Duration::ZERO).deadline();
+        let source = Source::Value(Secret::new("s3:cret".to_owned()));
+        let right = gate.check(&source, presented).await.is_ok();
+        (sleep(Duration::ZERO).deadline() - begun, right)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wrong_secrets_wait_one_after_the_other_and_neither_the_right_one_nor_none_does() {
+        let gate = Arc::new(Gate::default());
+        let wrong: Vec<_> = (0..WAITING + 20).map(|_| tokio::spawn(seconds_of(gate.clone(), Some(b"Bearer wrong")))).collect();
+        tokio::task::yield_now().await;
+        assert_eq!(seconds_of(gate.clone(), Some(b"Bearer s3:cret")).await, (Duration::ZERO, true));
+        assert_eq!(seconds_of(gate.clone(), None).await, (Duration::ZERO, false));
+        let mut waited = Vec::new();
+        for one in wrong {
+            let (time, right) = one.await.unwrap();
+            assert!(!right);
+            waited.push(time);
+        }
+        waited.sort();
+        let kept = waited.split_off(20);
+        assert!(waited.iter().all(Duration::is_zero), "there is no place for more");
+        for (time, n) in kept.iter().zip(1..) {
+            assert!(*time >= SLOW * n && *time < SLOW * n + Duration::from_millis(u64::from(2 * n)), "{n}: {time:?}");
+        }
     }
 
     proptest::proptest! {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
 use pingora_core::{
     apps::HttpServerOptions,
     protocols::http::v2::server::{H2Options, default_h2_options},
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     config::Limits,
-    listen::{Descriptors, Handler, Limits as Caps, Seen},
+    listen::{Answer, Descriptors, Handler, Limits as Caps, Seen},
     snapshot::Snapshot,
     telemetry::Metrics,
 };
@@ -94,14 +94,17 @@ fn h2(limits: Limits) -> H2Options {
 }
 
 impl Front {
-    fn judge(&self, head: &[u8], snapshot: &Snapshot) -> Option<Reply> {
+    /// What is answered to a head, and what is waited for before; `None`: it may go on.
+    fn judge(&self, head: &[u8], snapshot: &Snapshot) -> Option<(Reply, Option<BoxFuture<'static, ()>>)> {
         let proxy = &snapshot.config.proxy;
         match head::judge(head, proxy.limits) {
             Ok(Sound::Request) => None,
-            Err(reply) => Some(reply),
+            Err(reply) => Some((reply, None)),
             Ok(Sound::Connect { authority, proxy_authorization }) => {
                 let known = proxy.client_auth.as_ref().map_or(Ok(()), |source| self.gate.check_here(source, proxy_authorization));
-                Some(known.err().unwrap_or_else(|| admit::connect(snapshot, authority)))
+                let Err(denied) = known else { return Some((admit::connect(snapshot, authority), None)) };
+                let doubts = self.gate.doubts().clone();
+                Some((denied.reply, denied.wrong.then(|| async move { doubts.pass().await }.boxed())))
             }
         }
     }
@@ -124,14 +127,16 @@ impl Handler for Front {
         }
     }
 
-    fn answer(&self, seen: Seen<'_>) -> Option<Bytes> {
+    fn answer(&self, seen: Seen<'_>) -> Option<Answer> {
         let snapshot = self.snapshot.load();
         let limits = snapshot.config.proxy.limits;
-        let mut head_request = false;
+        let (mut head_request, mut after) = (false, None);
         let reply = match seen {
             Seen::Head(head) => {
                 head_request = head.starts_with(b"HEAD ");
-                self.judge(head, &snapshot)?
+                let (reply, wait) = self.judge(head, &snapshot)?;
+                after = wait;
+                reply
             }
             Seen::Draining(head) => {
                 head_request = head.starts_with(b"HEAD ");
@@ -148,6 +153,6 @@ impl Handler for Front {
             Seen::Overloaded => Reply::new(Cause::Overloaded, "proxy.limits.connections are open"),
         };
         self.metrics.refused(&reply.told(None));
-        Some(reply.raw(head_request))
+        Some(Answer { bytes: reply.raw(head_request), after })
     }
 }

@@ -14,7 +14,7 @@ use crate::support::{
     http2::Http2,
     issuer::Issuer,
     raw::RawClient,
-    sidecar::{PORTS, Sidecar, plain},
+    sidecar::{PORTS, Process, Sidecar, plain},
     tokens::Tokens,
     vendor::{Need, Vendor},
     wait::until,
@@ -271,4 +271,41 @@ async fn a_body_that_drips_over_http_2_is_bounded_as_over_http_1() {
     assert_eq!(answer.unwrap().status(), 408);
     drip.await.unwrap();
     one.settles(IN_FLIGHT).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_secrets_of_callers_are_slowed_on_every_way_in_and_told_once() {
+    let vendor = Vendor::start(&Tokens::default(), vec![]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    let ports = PORTS.replace("[proxy]\n", "[proxy]\nclient_auth = \"a-secret-of-this-test\"\n");
+    std::fs::write(&file, format!("{ports}[upstreams.acme]\nurl = \"{}\"\ncredential = \"none\"\n", vendor.url())).unwrap();
+    let mut process = Process::run(&file).await;
+    let addr = process.proxy;
+    let wrong = "proxy-authorization: Bearer another-secret\r\n";
+    let begun = std::time::Instant::now();
+    let mut guesses = JoinSet::new();
+    for _ in 0..10 {
+        for line in ["GET /acme/x HTTP/1.1\r\nhost: localhost", "CONNECT a.test:443 HTTP/1.1\r\nhost: a.test:443"] {
+            guesses.spawn(async move { RawClient::ask(addr, format!("{line}\r\n{wrong}\r\n").as_bytes()).await.status });
+        }
+        guesses.spawn(async move {
+            let (send, connection) = h2::client::handshake(tokio::net::TcpStream::connect(addr).await.unwrap()).await.unwrap();
+            tokio::spawn(connection);
+            let request = http::Request::get(format!("http://{addr}/acme/x")).header("proxy-authorization", "Bearer another-secret");
+            let (answer, _) = send.ready().await.unwrap().send_request(request.body(()).unwrap(), true).unwrap();
+            answer.await.unwrap().status().as_u16()
+        });
+    }
+    while let Some(status) = guesses.join_next().await {
+        assert_eq!(status.unwrap(), 407);
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(30 * 20), "one after the other: {:?}", begun.elapsed());
+    let right = "proxy-authorization: Bearer a-secret-of-this-test\r\n";
+    assert_eq!(RawClient::ask(addr, format!("GET /acme/x HTTP/1.1\r\nhost: localhost\r\n{right}\r\n").as_bytes()).await.status, 200);
+    process.signal(rustix::process::Signal::TERM);
+    let mut log = String::new();
+    process.log.read_to_string(&mut log).await.unwrap();
+    assert_eq!(log.matches("shown a wrong proxy.client_auth").count(), 1, "{log}");
+    assert!(!log.contains("another-secret"), "{log}");
 }

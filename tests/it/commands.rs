@@ -40,7 +40,7 @@ async fn check_tells_every_problem_and_lints_fail_where_asked() {
     for part in ["proxy.lisen", "did you mean \"listen\"", "log.level", "upstreams.a.url", "c.toml"] {
         assert!(wrong.stdout.contains(part), "{part} in {}", wrong.stdout);
     }
-    let lint = "[proxy]\nclient_auth = \"inline\"\n";
+    let lint = "[proxy]\nclient_auth = \"inline-but-long-enough\"\n";
     let (mild, strict) = (check(lint, &[]).await, check(lint, &["--strict"]).await);
     assert_eq!((mild.code, strict.code), (0, 78));
     assert!(mild.stdout.contains("lint: proxy.client_auth") && mild.stdout.contains("0 errors, 1 lint"), "{mild:?}");

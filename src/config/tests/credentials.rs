@@ -137,6 +137,24 @@ fn a_secret_file_should_be_there_and_be_private() {
 }
 
 #[test]
+fn a_client_auth_that_can_be_guessed_is_a_lint() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("auth");
+    let text = format!("proxy.client_auth = {{ file = {file:?} }}\n{}", plain());
+    for (secret, expected) in [("fifteen-bytes-1", 1), (" fifteen-bytes-1 \n", 1), ("sixteen-bytes-12", 0)] {
+        std::fs::write(&file, secret).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(advice(&text), vec!["proxy.client_auth"; expected], "{secret:?}");
+        let variable = [("CUPBEARER_PROXY__CLIENT_AUTH", secret)];
+        let told = all(&plain(), &variable, Severity::Lint);
+        assert_eq!(told.len(), expected, "{secret:?}");
+    }
+    std::fs::write(&file, "short").unwrap();
+    let blind = Sight { no_secrets: true, ..Sight::default() };
+    assert!(load_text(&text, Path::new("/nowhere"), &blind).1.list().is_empty());
+}
+
+#[test]
 fn a_credential_that_nobody_uses_is_a_lint() {
     assert_eq!(advice(&plain().replace("credential = \"acme\"", "credential = \"none\"")), ["credentials.acme"]);
 }
