@@ -15,7 +15,7 @@ use super::{
     fingerprint::{Fingerprints, Salt, hex, unhex},
     folder::{Folder, Locked},
     pair::{Last, Pair, whose},
-    trouble::Trouble,
+    trouble::{Losses, Trouble},
 };
 use crate::token::{
     Ask, Counted, GuardKey, Limits, Now, Stamp, Verdict,
@@ -39,6 +39,7 @@ pub(super) struct Book {
     pub(super) last: Mutex<Last>,
     /// How many files were made since the last sweep.
     pub(super) made: AtomicUsize,
+    pub(super) losses: Losses,
 }
 
 /// How an attempt ended.
@@ -69,6 +70,7 @@ impl Book {
             outcomes: Mutex::default(),
             last: Mutex::default(),
             made: AtomicUsize::new(0),
+            losses: Losses::default(),
         }
     }
 
@@ -132,15 +134,24 @@ impl Book {
 
     /// Lets one attempt through; a damaged record is written anew, and so is a lost salt.
     pub fn unlatch(&self, key: &GuardKey, stamp: &Stamp) -> Result<(), Trouble> {
-        if let Some(opened) = self.as_opened() {
+        let given = self.give_leave(key, stamp);
+        if given.is_err()
+            && let Some(opened) = self.as_opened()
+        {
             self.unsee(&self.fingerprints.names(key, &opened.salt));
         }
+        given
+    }
+
+    fn give_leave(&self, key: &GuardKey, stamp: &Stamp) -> Result<(), Trouble> {
         let opened = match self.open(stamp) {
             Err(Trouble::Damaged { .. }) => self.open_as(stamp, true)?,
             other => other?,
         };
         self.change(&opened, key, stamp, true, |pair, names, _| {
             pair.tally().unlatch(whose(names));
+            pair.account.unlatched = Some(stamp.clone());
+            pair.secret.unlatched = Some(stamp.clone());
             Ok(())
         })
     }

@@ -23,7 +23,7 @@ struct Head {
 }
 
 /// What one file counts: for a secret, or for an account.
-pub(super) trait Counts: Clone + Default + Serialize + DeserializeOwned {
+pub(super) trait Counts: Clone + Default + PartialEq + Serialize + DeserializeOwned {
     /// How the names of such files begin.
     const KIND: &'static str;
     fn carry(&mut self, to: &dyn Fn(Now) -> Now);
@@ -32,6 +32,11 @@ pub(super) trait Counts: Clone + Default + Serialize + DeserializeOwned {
     fn differs(&self, old: &Self) -> bool;
     /// In place of one that cannot be read any more, when a person unlatches: one attempt.
     fn anew() -> Self;
+    /// Does it lack what `last`, an older state of it, counts, though no success cleared that?
+    fn lacks(&self, last: &Self, mine: &dyn Fn(u64) -> bool) -> bool;
+    fn accepted(&self) -> Option<Now>;
+    fn join(&mut self, other: Self);
+    fn unlatch(&mut self);
 }
 
 impl Counts for Record {
@@ -50,6 +55,18 @@ impl Counts for Record {
     }
     fn anew() -> Self {
         Self::after_damage()
+    }
+    fn lacks(&self, last: &Self, mine: &dyn Fn(u64) -> bool) -> bool {
+        Self::lacks(self, last, mine)
+    }
+    fn accepted(&self) -> Option<Now> {
+        Self::accepted(self)
+    }
+    fn join(&mut self, other: Self) {
+        Self::join(self, other);
+    }
+    fn unlatch(&mut self) {
+        Self::unlatch(self, None);
     }
 }
 
@@ -70,6 +87,18 @@ impl Counts for Account {
     fn anew() -> Self {
         Self::after_damage()
     }
+    fn lacks(&self, last: &Self, mine: &dyn Fn(u64) -> bool) -> bool {
+        Self::lacks(self, last, mine)
+    }
+    fn accepted(&self) -> Option<Now> {
+        Self::accepted(self)
+    }
+    fn join(&mut self, other: Self) {
+        Self::join(self, other);
+    }
+    fn unlatch(&mut self) {
+        Self::unlatch(self);
+    }
 }
 
 /// What is remembered of one token URL and secret, or of one account.
@@ -84,6 +113,9 @@ pub(super) struct Entry<C = Record> {
     /// Whose the attempts without an outcome are.
     pub owners: BTreeMap<u64, String>,
     pub record: C,
+    /// When a person last unlatched it. Releases before this one wrote none.
+    #[serde(default)]
+    pub unlatched: Option<Stamp>,
 }
 
 /// What is left of a credential's budget.
@@ -95,7 +127,7 @@ pub(super) struct Purse {
 
 impl<C: Counts> Entry<C> {
     pub fn new(name: &str, salt: String, stamp: &Stamp) -> Self {
-        Self { name: name.to_owned(), salt, noted: stamp.clone(), owners: BTreeMap::new(), record: C::default() }
+        Self { name: name.to_owned(), salt, noted: stamp.clone(), owners: BTreeMap::new(), record: C::default(), unlatched: None }
     }
 
     /// As it is to be read now: moments on this boot's clock, attempts of owners that are gone without an outcome for ever.
@@ -104,7 +136,38 @@ impl<C: Counts> Entry<C> {
         record.carry(&|moment| noted.carry(moment, present));
         owners.retain(|_, owner| alive(owner));
         record.orphan(&|id| owners.contains_key(&id), present.boot);
-        *noted = present.clone();
+        // Another process may have looked at its clock later and have had the lock before us: what stands in the folder never grows younger.
+        *noted = noted.or_later(present);
+    }
+
+    /// What stands in the folder, with what this process knew of it where that is gone though nothing cleared it: the file was removed, or
+    /// an older one was put in its place. `None`: nothing is gone. Both are `brought_up`; `written` is when either was written.
+    ///
+    /// Attempts of others are unknown outcomes then: whether they have ended meanwhile is not known any more. What a person unlatched stays so.
+    pub fn recalled(there: Option<&Self>, mut last: Self, written: (Option<&Stamp>, &Stamp), us: &str) -> Option<Self> {
+        last.owners.retain(|_, owner| owner == us);
+        let Self { owners, record, noted, .. } = &mut last;
+        let mine = |id: u64| owners.contains_key(&id);
+        let Some(there) = there else {
+            record.orphan(&mine, noted.boot);
+            return Some(last);
+        };
+        let set_back = written.0.is_some_and(|there| there.is_before(written.1));
+        let gone = set_back && there.record.accepted() <= record.accepted() || there.record.lacks(record, &mine);
+        if !gone {
+            return None;
+        }
+        record.orphan(&mine, noted.boot);
+        let mut joined = there.clone();
+        joined.owners.extend(last.owners);
+        joined.record.join(last.record);
+        if let Some(at) = there.unlatched.as_ref().filter(|at| last.unlatched.as_ref().is_none_or(|last| is_later(at, last))) {
+            joined.unlatched = Some(at.clone());
+            joined.record.unlatch();
+        } else {
+            joined.unlatched = last.unlatched;
+        }
+        Some(joined)
     }
 
     pub fn is_blank(&self) -> bool {
@@ -125,12 +188,16 @@ impl Purse {
     pub fn bring_up(&mut self, present: &Stamp) {
         let Self { noted, budget } = self;
         budget.carry(|moment| noted.carry(moment, present));
-        *noted = present.clone();
+        *noted = noted.or_later(present);
     }
 
     pub fn is_stale(&self, present: &Stamp) -> bool {
         is_old(&self.noted, present)
     }
+}
+
+fn is_later(a: &Stamp, b: &Stamp) -> bool {
+    if a.boot_id == b.boot_id { a.boot > b.boot } else { a.wall > b.wall }
 }
 
 fn is_old(noted: &Stamp, present: &Stamp) -> bool {

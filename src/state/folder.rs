@@ -168,6 +168,10 @@ impl Folder {
         Ok(file)
     }
 
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
     /// When a file was last written; `None` where that cannot be told.
     pub fn written(&self, name: &str) -> Option<SystemTime> {
         std::fs::symlink_metadata(self.dir.join(name)).and_then(|meta| meta.modified()).ok()

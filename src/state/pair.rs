@@ -7,18 +7,18 @@ use std::{
 
 use super::{
     book::{Book, Ended, Opened},
-    file::{Counts, Entry, decode, encode, newer},
+    file::{Counts, Entry, Purse, decode, encode, newer},
     fingerprint::{Names, hex},
     folder::Locked,
-    trouble::Trouble,
+    trouble::{Losses, Trouble},
 };
 use crate::token::{
     GuardKey, Stamp,
     guard::{Account, Record, Tally, Whose},
 };
 
-/// Secrets rotate: more records are not remembered.
-const MOST_KNOWN: usize = 1024;
+/// Secrets rotate: more records are not remembered, and those in which nothing is counted go first.
+const MOST_KNOWN: usize = 4096;
 
 /// What stands in the two files.
 pub(super) struct Pair {
@@ -31,6 +31,8 @@ pub(super) struct Pair {
 pub(super) struct Last {
     accounts: HashMap<String, Entry<Account>>,
     secrets: HashMap<String, Entry<Record>>,
+    /// By file.
+    pub(super) purses: HashMap<String, Purse>,
 }
 
 /// Which part of [`Last`] is for such files.
@@ -74,11 +76,10 @@ impl Book {
         // Slow the first time: not under the lock.
         let names = self.fingerprints.names(key, &opened.salt);
         let locked = self.folder.lock()?;
-        let account = self.old::<Account>(&names.account, &locked, anew)?;
-        let secret = self.old::<Record>(&names.record, &locked, anew)?;
+        let (account, secret) = (self.old::<Account>(&names.account, &locked, anew)?, self.old::<Record>(&names.record, &locked, anew)?);
         let mut pair = Pair {
-            account: account.clone().unwrap_or_else(|| Entry::new(&names.account, hex(&opened.salt), stamp)),
-            secret: secret.clone().unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp)),
+            account: self.recall(account.as_ref(), &names.account, opened, stamp, Some(&self.losses)),
+            secret: self.recall(secret.as_ref(), &names.record, opened, stamp, Some(&self.losses)),
         };
         let known = self.bring_up(&mut pair, opened, key, &names, stamp);
         let done = change(&mut pair, &names, &locked)?;
@@ -95,6 +96,9 @@ impl Book {
     /// Both as they stand in the folder now, to be looked at.
     pub(super) fn look(&self, opened: &Opened, key: &GuardKey, names: &Names, stamp: &Stamp) -> Result<Pair, Trouble> {
         let (account, secret) = (self.read(&names.account)?, self.read(&names.record)?);
+        // Not under the lock: what is newer in `last` may just have been written. It is told when it is written again.
+        let account = self.recall(account.as_ref(), &names.account, opened, stamp, None);
+        let secret = self.recall(secret.as_ref(), &names.record, opened, stamp, None);
         Ok(self.brought_up(account, secret, opened, key, names, stamp))
     }
 
@@ -104,24 +108,52 @@ impl Book {
             let last = self.last();
             (last.accounts.get(&names.account).cloned(), last.secrets.get(&names.record).cloned())
         };
-        (account.is_some() || secret.is_some()).then(|| self.brought_up(account, secret, opened, key, names, stamp))
+        (account.is_some() || secret.is_some()).then(|| {
+            let account = account.unwrap_or_else(|| Entry::new(&names.account, hex(&opened.salt), stamp));
+            let secret = secret.unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp));
+            self.brought_up(account, secret, opened, key, names, stamp)
+        })
     }
 
     fn brought_up(
         &self,
-        account: Option<Entry<Account>>,
-        secret: Option<Entry<Record>>,
+        account: Entry<Account>,
+        secret: Entry<Record>,
         opened: &Opened,
         key: &GuardKey,
         names: &Names,
         stamp: &Stamp,
     ) -> Pair {
-        let mut pair = Pair {
-            account: account.unwrap_or_else(|| Entry::new(&names.account, hex(&opened.salt), stamp)),
-            secret: secret.unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp)),
-        };
+        let mut pair = Pair { account, secret };
         self.bring_up(&mut pair, opened, key, names, stamp);
         pair
+    }
+
+    /// What is `there`, or begins there, together with what this process knew of it and what is gone: see [`Entry::recalled`].
+    fn recall<C: Shelf>(&self, there: Option<&Entry<C>>, name: &str, opened: &Opened, stamp: &Stamp, losses: Option<&Losses>) -> Entry<C> {
+        let last = C::shelf(&mut self.last()).get(name).cloned();
+        let up = |mut entry: Entry<C>| {
+            entry.bring_up(stamp, |owner| owner == opened.owner || self.folder.is_alive(owner));
+            entry
+        };
+        let recalled = last.filter(|last| there != Some(last)).and_then(|last| {
+            let written = last.noted.clone();
+            if losses.is_none() && there.is_some_and(|there| there.noted.is_before(&written)) {
+                return Some(last);
+            }
+            Entry::recalled(there.cloned().map(up).as_ref(), up(last), (there.map(|t| &t.noted), &written), &opened.owner)
+        });
+        if let Some(entry) = &recalled
+            && let Some(losses) = losses
+            && !entry.is_blank()
+        {
+            losses.another(&self.folder.path(&file_of::<C>(name)), stamp.boot);
+        }
+        let entry = recalled.or_else(|| there.cloned()).unwrap_or_else(|| Entry::new(name, hex(&opened.salt), stamp));
+        if there == Some(&entry) {
+            self.stands(entry.clone());
+        }
+        entry
     }
 
     /// What is there already. A damaged one that is given up begins with leave for one attempt.
@@ -143,6 +175,8 @@ impl Book {
         let salt = self.as_opened().map(|opened| hex(&opened.salt)).unwrap_or_default();
         let entry = Entry { record: C::anew(), ..Entry::new(name, salt, &stamp) };
         self.put(&entry, locked)?;
+        // A person gave up what was counted.
+        C::shelf(&mut self.last()).remove(&entry.name);
         Ok(Some(entry))
     }
 
@@ -175,7 +209,6 @@ impl Book {
         if entry.name != name {
             return Err(self.folder.damaged(&file, "damaged: it was another file".to_owned()));
         }
-        self.stands(entry.clone());
         Ok(Some(entry))
     }
 
@@ -237,10 +270,26 @@ impl Book {
     fn stands<C: Shelf>(&self, entry: Entry<C>) {
         let mut last = self.last();
         let shelf = C::shelf(&mut last);
+        if shelf.get(&entry.name).is_some_and(|last| entry.noted.is_before(&last.noted)) {
+            return;
+        }
         if shelf.len() >= MOST_KNOWN && !shelf.contains_key(&entry.name) {
-            shelf.clear();
+            shelf.retain(|_, entry| !entry.is_blank());
+            let mut moments: Vec<_> = shelf.values().map(|entry| entry.noted.boot).collect();
+            if moments.len() > MOST_KNOWN / 2 {
+                let (_, middle, _) = moments.select_nth_unstable(MOST_KNOWN / 4);
+                let middle = *middle;
+                shelf.retain(|_, entry| entry.noted.boot > middle);
+            }
         }
         shelf.insert(entry.name.clone(), entry);
+    }
+
+    /// Nothing stands in the folder any more, and that is right so.
+    pub(super) fn forget<C: Shelf>(&self, file: &str) {
+        if let Some(name) = file.strip_prefix(C::KIND).and_then(|rest| rest.strip_suffix(".json")) {
+            C::shelf(&mut self.last()).remove(name);
+        }
     }
 
     /// What was last seen of both counts for nothing any more.
@@ -250,7 +299,7 @@ impl Book {
         last.secrets.remove(&names.record);
     }
 
-    fn last(&self) -> MutexGuard<'_, Last> {
+    pub(super) fn last(&self) -> MutexGuard<'_, Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

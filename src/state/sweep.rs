@@ -4,9 +4,10 @@ use std::time::SystemTime;
 
 use super::{
     book::Book,
-    file::{Counts, Entry, Purse, decode, encode, newer},
+    file::{Entry, Purse, decode, encode, newer},
     fingerprint::plain,
     folder::Locked,
+    pair::Shelf,
     trouble::Trouble,
 };
 use crate::token::{
@@ -15,6 +16,8 @@ use crate::token::{
 };
 
 const PURSE: &str = "budget-";
+/// Of more budgets it is not remembered what was left.
+const MOST_PURSES: usize = 8192;
 /// More files of one kind are not kept: the oldest give way, those first in which nothing is counted. Four thousand credentials need a quarter.
 const MOST_FILES: usize = if cfg!(test) { 64 } else { 16_384 };
 
@@ -25,14 +28,25 @@ impl Book {
             return Ok(Ok(()));
         }
         let file = format!("{PURSE}{}.json", plain(&ask.credential));
-        let write = |purse: &Purse| locked.write(&file, &encode(purse).map_err(|e| self.folder.damaged(&file, e.to_string()))?);
+        let write = |purse: &Purse| {
+            locked.write(&file, &encode(purse).map_err(|e| self.folder.damaged(&file, e.to_string()))?)?;
+            let purses = &mut self.last().purses;
+            if purses.len() >= MOST_PURSES {
+                purses.clear();
+            }
+            purses.insert(file.clone(), purse.clone());
+            Ok::<_, Trouble>(())
+        };
+        let last = self.last().purses.get(&file).cloned();
+        let up = |mut purse: Purse| {
+            purse.bring_up(stamp);
+            purse
+        };
         let mut purse = match self.folder.read(&file) {
-            Ok(None) => Purse::new(Budget::default(), stamp),
+            // Removed under us: on from what was left.
+            Ok(None) => last.map_or_else(|| Purse::new(Budget::default(), stamp), up),
             Ok(Some(bytes)) => match decode::<Purse>(&bytes) {
-                Ok(mut purse) => {
-                    purse.bring_up(stamp);
-                    purse
-                }
+                Ok(purse) => up(last.filter(|last| purse.noted.is_before(&last.noted)).unwrap_or(purse)),
                 Err(why) => {
                     if let Some(version) = newer(&bytes) {
                         locked.keep_aside(&file, version)?;
@@ -65,7 +79,7 @@ impl Book {
         }
     }
 
-    fn sweep_kind<C: Counts>(&self, locked: &Locked<'_>, names: &[String], stamp: &Stamp) {
+    fn sweep_kind<C: Shelf>(&self, locked: &Locked<'_>, names: &[String], stamp: &Stamp) {
         let mut left: Vec<(bool, Option<SystemTime>, &String)> = Vec::new();
         for name in names.iter().filter(|name| name.starts_with(C::KIND)) {
             let Ok(Some(bytes)) = self.folder.read(name) else { continue };
@@ -74,6 +88,7 @@ impl Book {
             entry.bring_up(stamp, |owner| self.folder.is_alive(owner));
             if entry.is_stale(&noted, stamp) {
                 locked.sweep(name);
+                self.forget::<C>(name);
             } else if entry.owners.is_empty() {
                 // What becomes of an attempt under way has to count.
                 left.push((!entry.is_blank(), self.folder.written(name), name));
@@ -81,7 +96,10 @@ impl Book {
         }
         if left.len() > MOST_FILES {
             left.sort_unstable();
-            left.iter().take(left.len() - MOST_FILES / 2).for_each(|(_, _, name)| locked.sweep(name));
+            for (_, _, name) in left.iter().take(left.len() - MOST_FILES / 2) {
+                locked.sweep(name);
+                self.forget::<C>(name);
+            }
         }
     }
 }

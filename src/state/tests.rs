@@ -2,6 +2,7 @@
 
 mod accounts;
 mod faults;
+mod removed;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, sync::atomic::AtomicUsize, sync::atomic::Ordering, time::Duration};
 

@@ -3,9 +3,15 @@
 use std::{
     collections::BTreeSet,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
+
+use crate::token::Now;
+
+/// Lost records are told so often at most.
+const AGAIN: Duration = Duration::from_mins(1);
 
 /// What is wrong with the folder. Its text names files and what to do, never what is counted for whom.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +26,29 @@ pub enum Trouble {
     Locked(PathBuf),
     #[error("the work on the guard's memory was cut off")]
     CutOff,
+}
+
+/// Tells that records were gone, once a minute.
+#[derive(Default)]
+pub(super) struct Losses(Mutex<(Option<Now>, u64)>);
+
+impl Losses {
+    /// `file` was removed or set back while this program ran. Says whether that was told.
+    pub fn another(&self, file: &Path, now: Now) -> bool {
+        let (told, untold) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *untold += 1;
+        let tell = told.is_none_or(|told| told.until(now) >= AGAIN);
+        if tell {
+            *told = Some(now);
+            tracing::warn!(
+                file = %file.display(),
+                records = std::mem::take(untold),
+                "a record of the guard's memory was removed or set back while this program ran: it counts on from what it last knew. \
+                 To allow an attempt use `cupbearer unlatch`"
+            );
+        }
+        tell
+    }
 }
 
 /// Counts each failure, and logs each kind of it once until it is over.
@@ -66,5 +95,17 @@ impl Report {
     /// Something was written anew.
     pub fn mended(&self) {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).damaged.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_records_are_told_once_a_minute() {
+        let losses = Losses::default();
+        let told = |seconds| losses.another(Path::new("state/account-1.json"), Now::at(Duration::from_secs(seconds)));
+        assert_eq!([5, 5, 64, 65, 66].map(told), [true, false, false, true, false]);
     }
 }

@@ -89,6 +89,18 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// Earlier in the same boot.
+    #[must_use]
+    pub fn is_before(&self, other: &Self) -> bool {
+        self.boot_id == other.boot_id && self.boot < other.boot
+    }
+
+    /// `present`, but in one boot never before this.
+    #[must_use]
+    pub fn or_later(&self, present: &Self) -> Self {
+        if present.is_before(self) { self.clone() } else { present.clone() }
+    }
+
     /// The present moment.
     #[must_use]
     pub fn now() -> Self {

@@ -5,37 +5,37 @@ use super::*;
 const BUDGET: Option<u32> = Some(2);
 
 /// All secrets here are one client's.
-fn key(secret: u8) -> GuardKey {
+pub(super) fn key(secret: u8) -> GuardKey {
     GuardKey { account: [9; 32], ..super::key(secret) }
 }
 
 /// One attempt a value, two refusals an account.
-fn strict() -> Limits {
+pub(super) fn strict() -> Limits {
     Limits { rate: vec![], max_rejections: 1, hold: Hold::For(Duration::from_hours(1)), account_rejections: BUDGET }
 }
 
 impl Told {
-    async fn strictly(&self, secret: u8) -> Spend {
+    pub(super) async fn strictly(&self, secret: u8) -> Spend {
         self.disk.spend(&key(secret), &strict(), &ask("strict")).await
     }
-    async fn goes(&self, secret: u8) -> Permit {
+    pub(super) async fn goes(&self, secret: u8) -> Permit {
         match self.strictly(secret).await {
             Spend::Go(permit) => permit,
             other => panic!("{secret}: {other:?}"),
         }
     }
-    async fn refused(&self, secret: u8) {
+    pub(super) async fn refused(&self, secret: u8) {
         let permit = self.goes(secret).await;
         self.disk.settle(permit, Verdict::Rejected, &strict()).await;
     }
 }
 
-fn files(dir: &TempDir, kind: &str) -> Vec<std::path::PathBuf> {
+pub(super) fn files(dir: &TempDir, kind: &str) -> Vec<std::path::PathBuf> {
     let all = fs::read_dir(dir.path().join("state")).unwrap().map(|f| f.unwrap().path());
     all.filter(|f| f.file_name().unwrap().to_str().unwrap().starts_with(kind)).collect()
 }
 
-fn only(dir: &TempDir, kind: &str) -> std::path::PathBuf {
+pub(super) fn only(dir: &TempDir, kind: &str) -> std::path::PathBuf {
     let [one] = <[_; 1]>::try_from(files(dir, kind)).unwrap();
     one
 }

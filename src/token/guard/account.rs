@@ -304,6 +304,19 @@ impl Account {
         }
     }
 
+    /// Does it lack what `last`, an older state of it, counts, though no success cleared that? Nobody else ends attempts that are `mine`.
+    #[must_use]
+    pub fn lacks(&self, last: &Self, mine: impl Fn(u64) -> bool) -> bool {
+        let gone = |t: &Try| !t.lost && mine(t.id) && !self.spent.iter().any(|s| s.id == t.id);
+        self.accepted <= last.accepted && (self.rejected < last.rejected || last.spent.iter().any(gone))
+    }
+
+    /// When the last attempt that succeeded was sent.
+    #[must_use]
+    pub fn accepted(&self) -> Option<Now> {
+        self.accepted
+    }
+
     /// Calls `value` by another name, as another ledger does. What it does not know stays apart from all it knows.
     pub fn rename(&mut self, value: &str, to: &str) {
         let names = self.values.iter_mut().chain(self.spent.iter_mut().map(|t| &mut t.value));

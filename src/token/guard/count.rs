@@ -238,6 +238,12 @@ impl Count {
         self.leave.join(other.leave);
     }
 
+    /// Lacks a refusal of `last`, an older state of it, or one of its attempts that are `mine`.
+    pub fn lacks(&self, last: &Self, mine: impl Fn(u64) -> bool) -> bool {
+        let gone = |s: &Spent| !s.lost && mine(s.id) && !self.spent.iter().any(|ours| ours.id == s.id);
+        self.rejected < last.rejected || last.spent.iter().any(gone)
+    }
+
     /// Forgets the attempts under way.
     pub fn forget_running(&mut self) {
         self.spent.retain(|s| s.lost);

@@ -240,6 +240,23 @@ impl Record {
         }
     }
 
+    /// Does it lack what `last`, an older state of it, counts, though no success cleared that? Nobody else ends attempts that are `mine`.
+    #[must_use]
+    pub fn lacks(&self, last: &Self, mine: impl Fn(u64) -> bool) -> bool {
+        // Of very many partitions the oldest gave way.
+        let gone = |(name, count): (&String, &Count)| match self.partitions.get(name) {
+            Some(ours) => ours.lacks(count, &mine),
+            None => self.partitions.len() < MOST_PARTITIONS && Count::default().lacks(count, &mine),
+        };
+        self.accepted <= last.accepted && (self.secret.lacks(&last.secret, &mine) || last.partitions.iter().any(gone))
+    }
+
+    /// When the secret was last accepted.
+    #[must_use]
+    pub fn accepted(&self) -> Option<Now> {
+        self.accepted
+    }
+
     /// For a ledger that outlives boots: moves every moment.
     pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
         self.secret.carry(&to);
