@@ -1,6 +1,10 @@
 //! Every way a token endpoint can fail, from its answer to the caller's: classified, bounded, told in our own words, and mended without a restart.
 
-use std::{io::Write as _, ops::RangeInclusive, time::Duration};
+use std::{
+    io::Write as _,
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -125,6 +129,7 @@ async fn one(case: Case) {
     // The call's own timeout is short, so that one that hangs ends within the test; the caller's patience is shorter.
     let times = "timeouts = { token = \"100ms\" }\n[credentials.acme.tokens.access]\ntimeout = \"1s\"\n";
     let memory = tempfile::tempdir().unwrap();
+    let began = Instant::now();
     let sidecar = Sidecar::start(&format!("{text}{times}[state]\ndir = \"{}\"\n", memory.path().display())).await;
     if class != Class::Hangs {
         until(name, async || !sidecar.token("acme", "access").await["last_failure"].is_null()).await;
@@ -166,7 +171,10 @@ async fn one(case: Case) {
         assert!((502..=504).contains(&got.unwrap()), "{name}");
     }
     assert_eq!(vendor.counts().requests, 0, "{name}: nothing goes out without a token");
-    if !matches!(class, Class::Retry | Class::Hangs | Class::Waits("throttled" | "retry", 0..=2)) {
+    // On a machine that is busy enough the next call has become due meanwhile; nobody's request caused it.
+    let soonest = after.as_ref().map_or(0, |after| *after.start());
+    let due = matches!(class, Class::Retry | Class::Waits(_, 0..=2)) || began.elapsed() >= Duration::from_secs(soonest);
+    if !due {
         assert_eq!(issuer.calls("/token"), calls, "{name}: callers cause no calls");
     }
 
