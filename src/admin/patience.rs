@@ -19,6 +19,9 @@ use crate::token::Now;
 const HEAD: Duration = Duration::from_secs(10);
 /// Without a byte in either direction a connection ends after this.
 const STILL: Duration = Duration::from_secs(30);
+/// Between two requests it may stand still for longer: scrapers come every 15, 30 or 60 s on one connection, and none of them is to find it ended just
+/// when it sends.
+const KEPT: Duration = Duration::from_secs(75);
 /// A connection ends after this where it has nothing whole to show for it: a body that drips never gets longer.
 const WHOLE: Duration = Duration::from_secs(120);
 
@@ -32,6 +35,8 @@ pub struct Patient<T> {
     head: Option<u8>,
     /// Nothing was read since the last answer.
     answered: bool,
+    /// Something was written since all of it was last known to be gone.
+    writing: bool,
     over: bool,
     seat: Seat,
 }
@@ -40,7 +45,7 @@ impl<T> Patient<T> {
     /// `io`, sitting on `seat`.
     pub fn new(io: T, seat: Seat) -> Self {
         let still = Box::pin(sleep(HEAD));
-        Self { io, still, whole: Now::now().after(HEAD), head: Some(0), answered: false, over: false, seat }
+        Self { io, still, whole: Now::now().after(HEAD), head: Some(0), answered: false, writing: false, over: false, seat }
     }
 
     /// These bytes came.
@@ -78,7 +83,7 @@ impl<T> Patient<T> {
     /// What came of writing.
     fn wrote(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if done.is_ready() {
-            self.answered = true;
+            (self.answered, self.writing) = (true, true);
             self.moved();
             return done;
         }
@@ -120,6 +125,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
         let done = Pin::new(&mut this.io).poll_flush(cx);
         if done.is_ready() {
             this.seat.unread(false);
+            if std::mem::take(&mut this.writing) && this.answered {
+                this.still.set(sleep(KEPT));
+            }
         }
         done
     }

@@ -27,6 +27,7 @@ async fn serve(client: &mut DuplexStream, server: &mut Patient<DuplexStream>) {
     client.write_all(b"GET /\r\n\r\n").await.unwrap();
     server.read_exact(&mut [0; 9]).await.unwrap();
     server.write_all(b"y").await.unwrap();
+    server.flush().await.unwrap();
     client.read_u8().await.unwrap();
 }
 
@@ -50,7 +51,11 @@ async fn a_connection_that_stands_still_ends() {
     assert_eq!(server.write_all(&[0; 65]).await.unwrap_err().kind(), io::ErrorKind::TimedOut, "nobody reads");
     let (mut client, mut server) = pair().await;
     serve(&mut client, &mut server).await;
-    assert!(about(ends(&mut server).await, STILL));
+    assert!(about(ends(&mut server).await, KEPT));
+    let (mut client, mut server) = pair().await;
+    client.write_all(b"GET /\r\n\r\n").await.unwrap();
+    server.read_exact(&mut [0; 9]).await.unwrap();
+    assert_eq!(server.write_all(&[0; 65]).await.unwrap_err().kind(), io::ErrorKind::TimedOut, "nobody reads the rest");
     // A later head has its time from its first byte.
     let (mut client, mut server) = pair().await;
     serve(&mut client, &mut server).await;
