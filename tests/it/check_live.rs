@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use crate::support::{
     certs::Authority,
-    daemon::{Done, cli, cli_of},
+    daemon::{Daemon, Done, cli, cli_of},
     endpoint::{Auth, Endpoint},
     issuer::Issuer,
     tokens::Tokens,
+    wait::until,
     wire::Reply,
 };
 
@@ -131,6 +132,15 @@ async fn the_guard_of_the_state_folder_is_respected() {
     let again = place.live(&[]).await;
     assert_eq!((again.code, issuer.calls("/token")), (3, 1), "{again:?}");
     has(&again, &["nothing was sent: the guard remembers"]);
+    // The running program counts there, too, and does not try what the check was refused for.
+    let dir = place.0.path().join("state").display().to_string();
+    let mut daemon = Daemon::start(&format!("[state]\ndir = \"{dir}\"\n{}", acme(&issuer, "", "wrong"))).await;
+    until("what the check counted", async || {
+        daemon.admin("/metrics").await.1.contains("cupbearer_credential_rejections{credential=\"acme\"} 1\n")
+    })
+    .await;
+    assert_eq!(issuer.calls("/token"), 1);
+    daemon.stop().await;
     place.write("c.toml", &format!("[state]\ndir = \"state\"\n{}", acme(&issuer, "", "s3cret")));
     assert_eq!(place.live(&[]).await.code, 0, "another secret has a count of its own");
 }

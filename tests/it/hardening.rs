@@ -135,6 +135,24 @@ async fn the_kernel_s_word_on_the_peer_decides_who_may_use_a_unix_socket() {
     assert_eq!(vendor.counts().requests, 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_come_again_and_again_cost_one_line_of_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s.sock");
+    let stranger = rustix::process::getuid().as_raw().wrapping_add(1);
+    let listen = format!("[\"127.0.0.1:0\", \"unix:{}\"]\npeer_uids = [{stranger}]", socket.display());
+    let whole = format!("[proxy]\nlisten = {listen}\n[admin]\nlisten = \"127.0.0.1:0\"\n{}", bare("http://127.0.0.1:9"));
+    let mut daemon = Daemon::with(Setup { whole: Some(&whole), ..Setup::default() }).await;
+    let warned = |daemon: &Daemon| daemon.stderr.text().matches(" WARN ").count();
+    let before = warned(&daemon);
+    for _ in 0..30 {
+        assert_eq!(ask(&socket).await, "");
+    }
+    daemon.stderr.until("not in proxy.peer_uids").await;
+    daemon.stop().await;
+    assert_eq!(warned(&daemon) - before, 1, "{}", daemon.stderr.text());
+}
+
 #[test]
 fn s11_h8_a_secret_or_a_key_that_everybody_may_read_is_a_lint_and_nothing_is_refused() {
     let folder = tempfile::tempdir().unwrap();

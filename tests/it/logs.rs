@@ -56,6 +56,20 @@ async fn the_same_failure_is_told_once_however_often_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_vendor_writes_stands_in_the_log_for_people_in_quotes_and_looks_like_no_field_or_line() {
+    let issuer = Issuer::start(&Tokens::default(), vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
+    let said = json!({ "error": "invalid_client", "error_description": "no latched=false credential=\"pay\"\n2026-01-01T00:00:00Z ERROR cupbearer: x" });
+    issuer.always(Some(Reply::json(401, &said).into()));
+    let mut daemon = Daemon::start(&plain("acme", &format!("{}/token", issuer.url()), "http://127.0.0.1:9")).await;
+    daemon.stderr.until("token request failed").await;
+    daemon.stop().await;
+    let log = daemon.stderr.text();
+    let line = log.lines().find(|line| line.contains("token request failed")).unwrap();
+    assert!(line.contains("no latched=false credential=\\\"pay\\\""), "{line}");
+    assert!(!log.contains("credential=\"pay\"") && !log.lines().any(|line| line.starts_with("2026-01-01T00:00:00Z ERROR")), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_wants_json_gets_problems_and_lints_of_the_start_as_json_too() {
     let json = "[log]\nformat = \"json\"\n";
     let each = |stderr: &str| -> Vec<Value> {

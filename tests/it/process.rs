@@ -256,11 +256,14 @@ async fn p9_a_reader_of_stderr_that_stands_still_stops_no_call() {
     let (mut child, folder) = spawn(&Setup { whole: Some(&whole), ..Setup::default() });
     until("ready", async || folder.path().join("ready.json").exists()).await;
     let ready: Value = serde_json::from_slice(&std::fs::read(folder.path().join("ready.json")).unwrap()).unwrap();
-    let (url, client) = (format!("http://{}/acme/x", ready["proxy"][0].as_str().unwrap()), client());
-    // 64 KiB fit into the pipe: some hundred lines fill it.
+    let (url, client) = (format!("http://{}/acme/{}", ready["proxy"][0].as_str().unwrap(), "x".repeat(2000)), client());
+    // 64 KiB fit into the pipe and 1 MiB into the queue before it: these are more.
     for n in 0..1500 {
         assert_eq!(read(client.get(&url)).await.0, 200, "call {n}");
     }
+    let metrics = read(client.get(format!("http://{}/metrics", ready["admin"].as_str().unwrap()))).await.1;
+    let lost = metrics.lines().find_map(|line| line.strip_prefix("cupbearer_log_lines_dropped_total ")?.parse::<f64>().ok());
+    assert!(lost.is_some_and(|lost| lost > 100.0), "{lost:?} lines are told to be lost");
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(timeout(PATIENCE, child.wait()).await.expect("an end").unwrap().code(), Some(0));
@@ -300,6 +303,7 @@ async fn the_environment_overrides_keys_and_foreign_variables_mean_nothing() {
         ("CUPBEARER_PORT", "tcp://10.0.0.1:80"),
         ("CUPBEARER_SERVICE_HOST", "10.0.0.1"),
         ("CUPBEARER_NONSENSE", "1"),
+        ("CUPBEARER_EU__CANARY_SERVICE_HOST", "10.0.0.1"),
         ("CUPBEARER_LOG__FORMAT", "json"),
         ("CUPBEARER_UPSTREAMS__ACME__URL", &*other),
     ];
@@ -311,6 +315,8 @@ async fn the_environment_overrides_keys_and_foreign_variables_mean_nothing() {
     let line = log.lines().find(|l| l.contains("stopping")).unwrap();
     assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
     assert!(!log.contains("CUPBEARER_PORT") && !log.contains("NONSENSE"), "{log}");
+    let told = log.lines().find(|line| line.contains("CUPBEARER_EU__CANARY_SERVICE_HOST")).unwrap_or_default();
+    assert!(told.contains("is ignored") && !log.contains("10.0.0.1"), "{log}");
 
     let done = refused(Setup { text: &text, env: &[("CUPBEARER_PROXY__DRIAN", "5s")], ..Setup::default() }).await;
     assert!(done.code == 78 && done.stderr.contains("drian"), "{done:?}");

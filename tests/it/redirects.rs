@@ -4,8 +4,9 @@ use crate::support::{
     endpoint::Endpoint,
     issuer::Issuer,
     raw::RawClient,
-    sidecar::{Sidecar, open, plain},
+    sidecar::{PORTS, Sidecar, open, plain},
     tokens::Tokens,
+    tool::free_port,
     vendor::{Need, Vendor},
     wire::Reply,
 };
@@ -20,15 +21,21 @@ struct Stage {
 impl Stage {
     /// Two vendors with a credential each; `more` are lines of the first upstream.
     async fn set(more: &str) -> Self {
+        Self::behind(PORTS, more).await
+    }
+
+    /// The same behind other `ports`.
+    async fn behind(ports: &str, more: &str) -> Self {
         let tokens = Tokens::default();
         let ends = vec![Endpoint::new("/acme", "acme", "s3cret-acme"), Endpoint::new("/pay", "pay", "s3cret-pay")];
         let issuer = Issuer::start(&tokens, ends).await;
         let acme = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
         let pay = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
-        let text = plain("pay", &format!("{}/pay", issuer.url()), &pay.url())
+        let text = ports.to_owned()
+            + &plain("pay", &format!("{}/pay", issuer.url()), &pay.url())
             + &plain("acme", &format!("{}/acme", issuer.url()), &acme.url())
             + more;
-        let sidecar = Sidecar::start(&text).await;
+        let sidecar = Sidecar::with_files(&text, &[]).await;
         Self { _issuer: issuer, acme, pay, sidecar }
     }
 
@@ -59,6 +66,40 @@ async fn a_post_that_is_sent_on_to_another_upstream_ends_where_it_was() {
     }
     assert_eq!(stage.pay.counts().requests, 0);
     assert_eq!(stage.removed().await, 4.0);
+}
+
+/// A name that a vendor has led to this host: where browsers are denied it is refused as no name of ours; where they are allowed any name may be one.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_browsers_are_allowed_no_name_leads_a_post_to_another_upstream() {
+    for (browser, ends, removed) in [("deny", 403, 0.0), ("allow", 307, 1.0)] {
+        let stage = Stage::behind(&PORTS.replace("[proxy]\n", &format!("[proxy]\nbrowser = \"{browser}\"\n")), "").await;
+        let own = stage.sidecar.addr();
+        let follower = reqwest::Client::builder().no_proxy().resolve("rebound.test", own).build().unwrap();
+        stage.acme.script(Reply::new(307, "gone on").with("Location", &format!("http://rebound.test:{}/pay/steal", own.port())));
+        let answer = follower.post(stage.sidecar.url("/acme/a")).body("all my money").send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers().get("location")), (ends, None), "{browser}");
+        assert_eq!((stage.pay.counts().requests, stage.removed().await), (0, removed), "{browser}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_socket_to_another_upstream_and_the_admin_port_are_led_to_by_no_answer() {
+    let admin = free_port();
+    let ports = PORTS.replace("[admin]\nlisten = \"127.0.0.1:0\"", &format!("[admin]\nlisten = \"127.0.0.1:{admin}\""));
+    let stage = Stage::behind(&ports, "").await;
+    assert_eq!(stage.sidecar.admin_addr().port(), admin);
+    let port = stage.sidecar.addr().port();
+    for (location, stays) in [
+        (format!("ws://127.0.0.1:{port}/pay/x"), false),
+        (format!("http://127.0.0.1:{admin}/api/reload"), false),
+        (format!("//localhost:{admin}/"), false),
+        (format!("WS://127.0.0.1:{port}/acme/x"), true),
+        (format!("http://api.test:{admin}/x"), true),
+    ] {
+        stage.acme.script(Reply::new(302, "").with("Location", &location));
+        assert_eq!(stage.sidecar.get("/acme/x").await.headers().contains_key("location"), stays, "{location}");
+    }
+    assert_eq!(stage.removed().await, 3.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

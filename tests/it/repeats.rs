@@ -111,6 +111,7 @@ async fn an_http_2_head_and_its_trailers_repeat_our_token_nowhere() {
         let name = format!("x-{}", spelled.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c), ""));
         let mut reply = Reply::new(200, "hi").with("x-a", &format!("b={spelled}, c"));
         reply.trailers = vec![("x-b".into(), format!("t {spelled}")), ("x-c".into(), "stays".into())];
+        reply.trailers.push(("proxy-status".into(), "cdn; error=y, cupbearer; error=x".into()));
         if !spelled.contains(['%', '\\']) {
             reply = reply.with(&name, "n");
             reply.trailers.push((name, "n".into()));
@@ -119,6 +120,7 @@ async fn an_http_2_head_and_its_trailers_repeat_our_token_nowhere() {
         let answer = h2.call(Method::GET, "/acme/x", &[], None, None).await.unwrap();
         let (head, trailers) = (format!("{:?}", answer.headers), format!("{:?}", answer.trailers.unwrap()));
         assert!(head.contains("***") && trailers.contains("***") && trailers.contains("stays"), "{head} {trailers}");
+        assert!(trailers.contains("cdn; error=y") && !trailers.contains("cupbearer"), "nobody speaks in our name: {trailers}");
         assert_eq!((shows(&head, &token), shows(&trailers, &token)), (None, None), "{spelled}: {head} {trailers}");
     }
 }

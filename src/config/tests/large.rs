@@ -44,6 +44,8 @@ fn four_times_as_many_credentials_take_four_times_as_long() {
         many(n, |i| plain(i).replace("scope =", "scoop =").replace("lifetime.rotation", "lifetime.rotationn"))
     });
     linear("unused", 150, |n| many(n, |i| plain(i).split("[upstreams").next().unwrap().to_owned()));
+    let unlike = |i| format!("[upstreams.u{i}]\nurl = \"https://api.example/v{i}\"\ncredential = \"none\"\n");
+    linear("unlike", 1000, |n| many(n, unlike));
     linear("alike", 300, |n| many(n, |i| format!("[upstreams.u{i}]\nurl = \"https://api.example/v1\"\ncredential = \"none\"\n")));
 }
 
