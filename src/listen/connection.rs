@@ -19,6 +19,7 @@ use super::{
     client::Client,
     gather::Gather,
     head::{PREFACE, Scan, chunked, scan},
+    seats::{Heard, Seat},
     unfinished::Unfinished,
     watched::watch,
 };
@@ -50,9 +51,11 @@ enum Turn {
     Later,
 }
 
-pub(super) async fn serve<H: Handler>(mut io: Client, handler: &H, heads: &Unfinished, draining: &ShutdownWatch) {
+/// An HTTP/2 connection keeps its `seat` until its client or pingora closes it: what runs on it is not seen here.
+pub(super) async fn serve<H: Handler>(mut io: Client, seat: &Seat<'_>, handler: &H, heads: &Unfinished, draining: &ShutdownWatch) {
     let mut buf = BytesMut::new();
-    let arrived = read_head(&mut io, &mut buf, Turn::First, handler.limits(), heads, draining).await;
+    let first = async { read_head(&mut Heard(&mut io, seat), &mut buf, Turn::First, handler.limits(), heads, draining).await };
+    let Some(arrived) = seat.silent(first).await else { return };
     if matches!(arrived, Arrived::Http2) {
         let io = watch(io, &buf, handler.limits().header_timeout);
         drop(buf);
@@ -98,7 +101,9 @@ pub(super) async fn serve<H: Handler>(mut io: Client, handler: &H, heads: &Unfin
             // pingora and we disagree about where the body ended.
             return;
         }
-        arrived = read_head(&mut io, &mut buf, Turn::Later, handler.limits(), heads, draining).await;
+        let next = async { read_head(&mut Heard(&mut io, seat), &mut buf, Turn::Later, handler.limits(), heads, draining).await };
+        let Some(next) = seat.silent(next).await else { return };
+        arrived = next;
     }
 }
 

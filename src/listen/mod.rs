@@ -8,17 +8,11 @@ mod descriptors;
 mod frames;
 mod gather;
 mod head;
+mod seats;
 mod unfinished;
 mod watched;
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -35,6 +29,7 @@ pub use descriptors::Descriptors;
 use crate::logging::Seldom;
 use client::Client;
 use gather::Gather;
+use seats::Seats;
 use unfinished::Unfinished;
 
 /// How long a connection that was accepted after the drain began has to name its request.
@@ -46,7 +41,7 @@ const HEADS: usize = 8 << 20;
 /// What one connection may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections of all listeners together.
+    /// Open connections of all listeners together. One above gets the seat of the longest silent one, if any is silent.
     pub connections: usize,
     /// Bytes of a request's head before it is refused unread: request line and header section together.
     pub head_bytes: usize,
@@ -71,7 +66,7 @@ pub enum Seen<'a> {
     TooSlow,
     /// The unfinished heads of all connections take as much as they may, and this one is the newest.
     Crowded,
-    /// More than `connections` are open.
+    /// As many as `connections` are open, and a request is under way on each.
     Overloaded,
 }
 
@@ -136,7 +131,7 @@ pub struct Handle {
 
 struct Shared<H> {
     handler: Arc<H>,
-    open: AtomicUsize,
+    seats: Seats,
     heads: Unfinished,
     /// What the kernel's limit leaves for clients.
     most: usize,
@@ -157,7 +152,7 @@ pub fn serve<H: Handler>(sockets: Vec<Bound>, handler: Arc<H>) -> Handle {
     }
     let shared = Arc::new(Shared {
         handler: handler.clone(),
-        open: AtomicUsize::new(0),
+        seats: Seats::default(),
         heads: Unfinished::new(HEADS),
         most,
         refusals: Semaphore::new(descriptors.refused()),
@@ -259,31 +254,14 @@ async fn back_off(e: &io::Error, pause: Duration) -> Duration {
 
 fn admit<H: Handler>(stream: Client, shared: &Arc<Shared<H>>, connections: &mut JoinSet<()>) {
     let shared = shared.clone();
-    if take(&shared.open, shared.handler.limits().connections.min(shared.most)) {
-        connections.spawn(async move {
-            let _open = Open(&shared.open);
-            connection::serve(stream, &*shared.handler, &shared.heads, &shared.draining).await;
-        });
-        return;
-    }
     connections.spawn(async move {
+        if let Some(seat) = shared.seats.take(shared.handler.limits().connections.min(shared.most)) {
+            connection::serve(stream, &seat, &*shared.handler, &shared.heads, &shared.draining).await;
+            return;
+        }
         let Ok(_permit) = shared.refusals.try_acquire() else { return };
         if let Some(answer) = shared.handler.answer(Seen::Overloaded) {
             connection::refuse(stream, answer).await;
         }
     });
-}
-
-/// Counts one connection up, unless `cap` are open.
-fn take(open: &AtomicUsize, cap: usize) -> bool {
-    open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < cap).then_some(n + 1)).is_ok()
-}
-
-/// Counts a connection down, however its task ends.
-struct Open<'a>(&'a AtomicUsize);
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }

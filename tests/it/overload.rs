@@ -32,7 +32,7 @@ async fn get(client: &mut RawClient, path: &str) -> Option<RawAnswer> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a10_ten_thousand_idle_connections_cost_little_and_the_next_is_told_so() {
+async fn a10_ten_thousand_idle_connections_cost_little_and_the_next_gets_the_seat_of_one() {
     // Each connection is two descriptors of this process: its own end, and none of the child's.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let most = limit.current.unwrap_or(u64::MAX).min(limit.maximum.unwrap_or(u64::MAX));
@@ -59,8 +59,9 @@ async fn a10_ten_thousand_idle_connections_cost_little_and_the_next_is_told_so()
     }
     // The accept loop takes them in order, so when this one is answered all the others are in.
     let above = RawClient::ask(process.proxy, b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    assert_eq!((above.status, above.json()["code"].as_str()), (503, Some("overloaded")));
-    assert!(above.header("retry-after").is_some());
+    assert_eq!(above.status, 200);
+    let mut longest = all.remove(0);
+    assert_eq!(timeout(Duration::from_secs(20), longest.read(&mut [0])).await.expect("closed").unwrap_or(0), 0);
     assert_eq!(get(&mut serving, "/acme/x").await.unwrap().status, 200);
     let each = (process.kib("VmRSS").saturating_sub(before)) * 1024 / all.len() as u64;
     assert!(each < 16 * 1024, "{each} bytes for each idle connection");
@@ -133,19 +134,10 @@ async fn a10_clients_get_three_quarters_of_the_descriptors_and_a_new_admin_conne
     for _ in 0..400 {
         crowd.push(TcpStream::connect(process.proxy).await.unwrap());
     }
-    // Only a few are told so at a time, for a second each; the others are closed without a word.
-    let told = async {
-        loop {
-            let answer = get(&mut RawClient::connect(process.proxy).await, "/acme/x").await;
-            if let Some(answer) = answer {
-                return answer;
-            }
-        }
-    };
-    let above = timeout(Duration::from_secs(10), told).await.expect("an answer");
-    assert_eq!((above.status, above.json()["code"].as_str()), (503, Some("overloaded")));
+    // The longest silent ones gave way.
+    assert_eq!(get(&mut RawClient::connect(process.proxy).await, "/acme/x").await.unwrap().status, 200);
     let mut inside = 0;
-    for tcp in crowd.drain(..100) {
+    for tcp in crowd.drain(300..) {
         let mut tcp = tcp;
         tcp.write_all(b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut all = String::new();

@@ -45,17 +45,36 @@ async fn a_unix_socket_serves_and_is_private() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn above_the_cap_a_connection_is_told_so_and_closed() {
+async fn above_the_cap_a_newcomer_gets_the_seat_of_a_silent_connection() {
     let vendor = Vendor::start(ok).await;
     let port = port(vec![upstream("acme", vendor.address)], |c| c.proxy.limits.connections = 1);
     let mut first = TcpStream::connect(port.address).await.unwrap();
     first.write_all(format!("GET /acme/x HTTP/1.1\r\nHost: {}\r\n\r\n", port.address).as_bytes()).await.unwrap();
     assert_eq!(status(&read_message(&mut first).await.unwrap()), 200);
     let second = port.get("/acme/x", "").await;
+    assert_eq!(status(&second), 200, "{second}");
+    assert_eq!(timeout(SECOND * 5, read_message(&mut first)).await.unwrap(), None, "the silent one is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn above_the_cap_a_newcomer_is_refused_where_a_request_runs_on_each_connection() {
+    let (arrived, mut waits) = tokio::sync::mpsc::channel(1);
+    let stalled = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = stalled.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut socket, _) = stalled.accept().await.unwrap();
+        read_message(&mut socket).await.unwrap();
+        arrived.send(socket).await.unwrap();
+    });
+    let other = port(vec![upstream("acme", address)], |c| c.proxy.limits.connections = 1);
+    let mut busy = TcpStream::connect(other.address).await.unwrap();
+    busy.write_all(format!("GET /acme/x HTTP/1.1\r\nHost: {}\r\n\r\n", other.address).as_bytes()).await.unwrap();
+    let mut vendor = waits.recv().await.unwrap();
+    let second = other.get("/acme/x", "").await;
     assert_eq!((status(&second), code(&second).as_str()), (503, "overloaded"), "{second}");
     assert!(second.contains("retry-after: "));
-    drop(first);
-    until("the place becomes free", async || status(&port.get("/acme/x", "").await) == 200).await;
+    vendor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert_eq!(status(&read_message(&mut busy).await.unwrap()), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
