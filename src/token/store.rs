@@ -22,7 +22,15 @@ struct Inner {
     /// Every task that may still run, those without a handle included.
     slots: Vec<Weak<Slot>>,
     draining: bool,
+    /// With so many keepers it is time to forget those that have ended.
+    forget_at: usize,
+    /// How many were looked at for that, for tests.
+    #[cfg(test)]
+    looked_at: usize,
 }
+
+/// Fewer are not worth a look.
+const FEW: usize = 16;
 
 impl Store {
     /// The running keeper under `key` (a digest of all that shapes its request), or the one `start` makes. `start` runs at most once at a time
@@ -86,6 +94,12 @@ impl Store {
         (inner.keepers.len(), inner.slots.len())
     }
 
+    /// How many keepers were looked at to find those that have ended.
+    #[cfg(test)]
+    pub(super) fn looked_at(&self) -> usize {
+        self.lock().looked_at
+    }
+
     /// The place of a keeper that lives, is being started, or is to be started.
     fn cell(&self, key: [u8; 32]) -> Arc<OnceLock<Weak<Keeper>>> {
         let mut inner = self.lock();
@@ -94,9 +108,16 @@ impl Store {
         {
             return Arc::clone(cell);
         }
-        // A new one starts: the moment to forget those that have ended.
-        inner.keepers.retain(|_, cell| cell.get().is_none_or(|weak| weak.strong_count() > 0));
-        inner.slots.retain(|slot| slot.strong_count() > 0);
+        // A new one starts: the moment to forget those that have ended, if they may be as many as those that live.
+        if inner.keepers.len().max(inner.slots.len()) >= inner.forget_at {
+            #[cfg(test)]
+            {
+                inner.looked_at += inner.keepers.len();
+            }
+            inner.keepers.retain(|_, cell| cell.get().is_none_or(|weak| weak.strong_count() > 0));
+            inner.slots.retain(|slot| slot.strong_count() > 0);
+            inner.forget_at = inner.keepers.len().max(inner.slots.len()).max(FEW) * 2;
+        }
         let cell = Arc::new(OnceLock::new());
         inner.keepers.insert(key, Arc::clone(&cell));
         cell

@@ -115,10 +115,12 @@ async fn the_store_forgets_keepers_that_have_ended_and_no_other() {
     drop(second);
     let third = get(3);
     assert!(Arc::ptr_eq(&first, &get(1)) && Arc::ptr_eq(&third, &get(3)));
-    assert_eq!(store.remembered().0, 2);
-    pass(SEC).await;
-    let _fourth = get(4);
-    assert_eq!(store.remembered(), (3, 3));
+    for n in 100..200 {
+        drop(get(n));
+        pass(SEC / 100).await;
+    }
+    assert!(store.remembered().0.max(store.remembered().1) <= 64, "{:?}", store.remembered());
+    assert!(Arc::ptr_eq(&first, &get(1)) && Arc::ptr_eq(&third, &get(3)));
     first.settled().await;
     // Calls of all that live are waited for.
     *script.took.lock().unwrap() = MINUTE;
@@ -129,4 +131,18 @@ async fn the_store_forgets_keepers_that_have_ended_and_no_other() {
     let before = Now::now();
     store.drain(10 * MINUTE).await;
     assert!(before.until(Now::now()) > SEC, "{:?}", before.until(Now::now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn twice_as_many_keepers_cost_the_store_twice_as_many_looks() {
+    let script = Script::always(Reply::Token(300 * SEC));
+    let looks = |count: u16| {
+        let store = Store::default();
+        let key = |n: u16| std::array::from_fn(|i| n.to_be_bytes()[i % 2]);
+        let living: Vec<_> = (0..count).map(|n| store.get_or_start(key(n), || start(&script, tuning()))).collect();
+        assert_eq!(store.remembered(), (living.len(), living.len()));
+        store.looked_at()
+    };
+    let (once, twice) = (looks(500), looks(1000));
+    assert!(once <= 1000 && twice <= 2 * once + 64, "{once}, {twice}");
 }
