@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::value::{Lasting, OrOff, SecretRef, SecretRefs};
+use super::value::{Lasting, OrOff, SecretRefs};
 use crate::profile::table::OneOrMore;
 
 /// The configuration of cupbearer.
@@ -50,8 +50,8 @@ pub struct Proxy {
     /// Users, by number, whose programs may connect to a Unix socket; its mode is then 0666. Default: none, the mode is 0600.
     #[schemars(with = "Option<OneOrMore<u32>>")]
     pub peer_uids: Option<Vec<u32>>,
-    /// A shared secret callers must send as `Proxy-Authorization`. Default: none.
-    pub client_auth: Option<SecretRef>,
+    /// A shared secret callers must send as `Proxy-Authorization`; of several any one. Default: none.
+    pub client_auth: Option<SecretRefs>,
     /// Worker threads; 0 is one per core the process may use. Default: 0.
     pub workers: Option<usize>,
     /// After SIGTERM: keep accepting that long. Default: 0s.

@@ -78,6 +78,10 @@ pub fn uids(key: &str, uids: &[u32], problems: &mut Problems) {
         let hint = "it stands for each user that has no number in our user namespace: give the program that calls a number of its own";
         problems.problem(format!("{key}[{i}]"), format!("{OVERFLOW} is no user's own number"), hint);
     }
+    for (i, _) in uids.iter().enumerate().filter(|(_, uid)| **uid == u32::MAX) {
+        let hint = "it is (uid_t)-1, by which system calls say \"no user\": write the number that `id -u USER` prints";
+        problems.problem(format!("{key}[{i}]"), format!("{} is the number of no user", u32::MAX), hint);
+    }
 }
 
 /// Two listeners cannot have one address.

@@ -64,7 +64,8 @@ pub struct Proxy {
     pub allow_remote: bool,
     /// Users that may connect to a Unix socket; empty: only who may open its file, which has mode 0600.
     pub peer_uids: Vec<u32>,
-    pub client_auth: Option<Source>,
+    /// Callers show any of them; empty: none is asked for.
+    pub client_auth: Vec<Source>,
     /// 0: one per core the process may use.
     pub workers: usize,
     pub linger: Duration,

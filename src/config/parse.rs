@@ -82,6 +82,23 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
     }
 }
 
+/// One wrong entry is a problem: an empty list never means that nobody has to show anything.
+fn client_auth(written: Option<Vec<SecretRef>>, world: World<'_>, problems: &mut Problems) -> Vec<Source> {
+    if written.as_ref().is_some_and(Vec::is_empty) {
+        problems.problem("proxy.client_auth", "no secret would do", "leave the key out, or write { file = \"PATH\" }");
+    }
+    let single = written.as_ref().is_some_and(|all| all.len() == 1);
+    let sources = written.into_iter().flatten().enumerate().filter_map(|(i, secret)| {
+        let key = if single { "proxy.client_auth".to_owned() } else { format!("proxy.client_auth[{i}]") };
+        super::lint::inline(&key, &secret, world, problems);
+        super::lint::secret_file(&key, &secret, world, problems);
+        let source = world.source(&key, &secret, problems)?;
+        super::lint::short(&key, &source, world, problems);
+        Some(source)
+    });
+    sources.collect()
+}
+
 fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) -> Proxy {
     let written = proxy.listen.unwrap_or_else(|| vec!["127.0.0.1:14180".to_owned(), "[::1]:14180".to_owned()]);
     // Where one was wrong, that was told.
@@ -91,7 +108,9 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
     let listen: Vec<Listen> =
         written.iter().enumerate().filter_map(|(i, text)| listen::parse(&format!("proxy.listen[{i}]"), text, world, problems)).collect();
     let allow_remote = proxy.allow_remote.unwrap_or(false);
-    let authenticated = proxy.client_auth.is_some() || proxy.allow_unauthenticated.unwrap_or(false);
+    let written_auth = proxy.client_auth.is_some();
+    let client_auth = client_auth(proxy.client_auth.map(|auth| auth.0), world, problems);
+    let authenticated = written_auth || proxy.allow_unauthenticated.unwrap_or(false);
     listen::remote(&listen, allow_remote, authenticated, problems);
     let peer_uids = proxy.peer_uids.unwrap_or_default();
     listen::uids("proxy.peer_uids", &peer_uids, problems);
@@ -107,13 +126,7 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
         listen,
         allow_remote,
         peer_uids,
-        client_auth: proxy.client_auth.and_then(|secret| {
-            super::lint::inline("proxy.client_auth", &secret, world, problems);
-            super::lint::secret_file("proxy.client_auth", &secret, world, problems);
-            let source = world.source("proxy.client_auth", &secret, problems)?;
-            super::lint::short("proxy.client_auth", &source, world, problems);
-            Some(source)
-        }),
+        client_auth,
         workers: within("proxy.workers", proxy.workers, 0, 0..=1024, problems),
         linger: lasting("proxy.linger", proxy.linger, Duration::ZERO, Duration::ZERO..=DAY, problems),
         drain: lasting("proxy.drain", proxy.drain, 25 * SECOND, Duration::ZERO..=DAY, problems),

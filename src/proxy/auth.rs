@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use subtle::ConstantTimeEq;
 use tokio::{
     runtime::{Handle, RuntimeFlavor},
@@ -32,10 +33,10 @@ const NAME: &str = "client_auth";
 static UNREAD: Seldom = Seldom::new();
 static WRONG: Seldom = Seldom::new();
 
-/// The shared secret as it was last read; the last good value stays while its file cannot be read.
+/// The shared secrets as they were last read; the last good value of each stays while its file cannot be read.
 #[derive(Debug, Default)]
 pub struct Gate {
-    seen: Mutex<Option<Arc<Seen>>>,
+    seen: Mutex<Vec<Arc<Seen>>>,
     doubts: Arc<Doubts>,
 }
 
@@ -64,14 +65,26 @@ struct Seen {
 }
 
 impl Gate {
-    /// Lets the request in, or not. `presented` is the value of `Proxy-Authorization`, where there is exactly one.
+    /// Lets the request in, or not: it shows one of the `sources`, or it does not. `presented` is the value of `Proxy-Authorization`, where there is
+    /// exactly one.
     ///
     /// # Errors
-    /// 407, or 502 where the secret itself cannot be read.
-    pub async fn check(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Reply> {
-        let secret = self.secret(source, PATIENCE).await?;
-        let Err(denied) = judge(&secret, presented) else { return Ok(()) };
+    /// 407, or 502 where none of the secrets can be read.
+    pub async fn check(&self, sources: &[Source], presented: Option<&[u8]>) -> Result<(), Reply> {
+        let all = self.seen(sources);
+        let mut looks: FuturesUnordered<_> = all.iter().map(|seen| seen.secret(PATIENCE)).collect();
+        let mut worst = Err(unreadable());
+        // One that hangs keeps nobody waiting who shows another.
+        while let Some(secret) = looks.next().await {
+            let Ok(secret) = secret else { continue };
+            match judge(&secret, presented) {
+                Ok(()) => return Ok(()),
+                Err(denied) => worst = Ok(denied),
+            }
+        }
+        let denied = worst?;
         if denied.wrong {
+            tell();
             self.doubts.pass().await;
         }
         Err(denied.reply)
@@ -87,53 +100,61 @@ impl Gate {
     ///
     /// # Errors
     /// As above, at once also where the secret is wrong.
-    pub fn check_here(&self, source: &Source, presented: Option<&[u8]>) -> Result<(), Denied> {
-        let secret = match self.seen(source).fresh() {
-            Some(secret) => secret,
-            None => self.secret_here(source).map_err(|reply| Denied { reply, wrong: false })?,
-        };
-        judge(&secret, presented)
+    pub fn check_here(&self, sources: &[Source], presented: Option<&[u8]>) -> Result<(), Denied> {
+        let mut worst = Denied { reply: unreadable(), wrong: false };
+        for seen in self.seen(sources) {
+            let Ok(secret) = seen.fresh().map_or_else(|| seen.secret_here(), Ok) else { continue };
+            match judge(&secret, presented) {
+                Ok(()) => return Ok(()),
+                Err(denied) => worst = denied,
+            }
+        }
+        if worst.wrong {
+            tell();
+        }
+        Err(worst)
     }
 
-    /// Who comes while another looks goes on with what is known, or waits no longer than `patience`.
-    async fn secret(&self, source: &Source, patience: Duration) -> Result<Arc<Secret>, Reply> {
-        let seen = self.seen(source);
-        if let Some(secret) = seen.fresh() {
-            return Ok(secret);
+    /// What is known of these sources; what is known of others is forgotten.
+    fn seen(&self, sources: &[Source]) -> Vec<Arc<Seen>> {
+        let mut known = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|seen| sources.contains(&seen.source));
+        for source in sources {
+            if !known.iter().any(|seen| seen.source == *source) {
+                known.push(Arc::new(Seen { source: source.clone(), watch: Watch::default(), last: Mutex::default() }));
+            }
         }
-        let last = seen.last();
-        let turn = if last.is_some() || patience.is_zero() { seen.watch.turn_now() } else { seen.watch.turn(patience).await };
-        let Some(turn) = turn else { return last.ok_or_else(unreadable) };
-        if let Some(secret) = seen.fresh() {
-            return Ok(secret);
-        }
-        let mine = seen.clone();
-        let read = turn.aside(move |turn| mine.look(turn)).await.flatten();
-        seen.kept(read)
-    }
-
-    /// The other tasks of this thread go on elsewhere where there are other threads.
-    fn secret_here(&self, source: &Source) -> Result<Arc<Secret>, Reply> {
-        if let Ok(runtime) = Handle::try_current()
-            && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
-        {
-            return tokio::task::block_in_place(|| runtime.block_on(self.secret(source, Duration::ZERO)));
-        }
-        let seen = self.seen(source);
-        seen.kept(seen.watch.turn_now().and_then(|mut turn| seen.look(&mut turn)))
-    }
-
-    /// What is known of this source; what is known of another is forgotten.
-    fn seen(&self, source: &Source) -> Arc<Seen> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seen) = seen.as_ref().filter(|seen| seen.source == *source) {
-            return seen.clone();
-        }
-        seen.insert(Arc::new(Seen { source: source.clone(), watch: Watch::default(), last: Mutex::default() })).clone()
+        known.clone()
     }
 }
 
 impl Seen {
+    /// Who comes while another looks goes on with what is known, or waits no longer than `patience`.
+    async fn secret(self: &Arc<Self>, patience: Duration) -> Result<Arc<Secret>, Reply> {
+        if let Some(secret) = self.fresh() {
+            return Ok(secret);
+        }
+        let last = self.last();
+        let turn = if last.is_some() || patience.is_zero() { self.watch.turn_now() } else { self.watch.turn(patience).await };
+        let Some(turn) = turn else { return last.ok_or_else(unreadable) };
+        if let Some(secret) = self.fresh() {
+            return Ok(secret);
+        }
+        let mine = self.clone();
+        let read = turn.aside(move |turn| mine.look(turn)).await.flatten();
+        self.kept(read)
+    }
+
+    /// The other tasks of this thread go on elsewhere where there are other threads.
+    fn secret_here(self: &Arc<Self>) -> Result<Arc<Secret>, Reply> {
+        if let Ok(runtime) = Handle::try_current()
+            && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
+        {
+            return tokio::task::block_in_place(|| runtime.block_on(self.secret(Duration::ZERO)));
+        }
+        self.kept(self.watch.turn_now().and_then(|mut turn| self.look(&mut turn)))
+    }
+
     fn last(&self) -> Option<Arc<Secret>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, secret)| secret.clone())
     }
@@ -206,10 +227,13 @@ fn judge(secret: &Secret, presented: Option<&[u8]>) -> Result<(), Denied> {
     if !secret.expose().is_empty() && bool::from(shown.as_slice().ct_eq(secret.expose().as_bytes())) {
         return Ok(());
     }
+    Err(denied(true))
+}
+
+fn tell() {
     if let Some(times) = WRONG.again() {
         tracing::warn!(times, "the data port was shown a wrong proxy.client_auth; told once a minute");
     }
-    Err(denied(true))
 }
 
 /// What stands after Bearer, or the password of Basic.
@@ -254,12 +278,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
         std::fs::write(&path, "s3:cret").unwrap();
-        let (source, right) = (Source::File(path), Some(&b"Bearer s3:cret"[..]));
+        let (source, right) = ([Source::File(path)], Some(&b"Bearer s3:cret"[..]));
         let gate = Gate::default();
         assert!(gate.check(&source, right).await.is_ok());
         tokio::time::advance(FRESH * 2).await;
         // As a look does that never ends.
-        let hung = gate.seen(&source).watch.turn_now().unwrap();
+        let hung = gate.seen(&source)[0].watch.turn_now().unwrap();
         let began = Now::now();
         for _ in 0..1000 {
             assert!(gate.check(&source, right).await.is_ok());
@@ -269,7 +293,7 @@ mod tests {
         assert!(began.until(Now::now()) < Duration::from_millis(1), "nobody waits");
         drop(hung);
         let new = Gate::default();
-        let hung = new.seen(&source).watch.turn_now().unwrap();
+        let hung = new.seen(&source)[0].watch.turn_now().unwrap();
         let refused = futures_util::future::join_all((0..1000).map(|_| new.check(&source, right))).await;
         assert!(refused.iter().all(|refused| refused.as_ref().is_err_and(|reply| reply.cause.status().as_u16() == 502)));
         assert_eq!(began.until(Now::now()).as_secs(), PATIENCE.as_secs());
@@ -278,10 +302,45 @@ mod tests {
         assert!(all.iter().all(Result::is_ok), "the first to look serves all who waited");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn any_of_several_lets_in_and_each_file_may_be_changed_or_hang_for_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("a"), "first-secret").unwrap();
+        let sources = [Source::File(path("a")), Source::File(path("b")), Source::Value(Secret::new("third-secret".to_owned()))];
+        let gate = Gate::default();
+        let both = async |shown: &str| {
+            let shown = format!("Bearer {shown}");
+            let asked = gate.check(&sources, Some(shown.as_bytes())).await.map_err(|reply| reply.cause.status().as_u16());
+            let here = gate.check_here(&sources, Some(shown.as_bytes())).map_err(|denied| denied.reply.cause.status().as_u16());
+            assert_eq!(asked, here, "{shown}");
+            asked
+        };
+        for (shown, expected) in [("first-secret", Ok(())), ("third-secret", Ok(())), ("second-secret", Err(407)), ("", Err(407))] {
+            assert_eq!(both(shown).await, expected, "{shown}");
+        }
+        std::fs::rename(path("a"), path("b")).unwrap();
+        std::fs::write(path("new"), "second-secret").unwrap();
+        std::fs::rename(path("new"), path("a")).unwrap();
+        for _ in 0..3 {
+            tokio::time::advance(FRESH * 2).await;
+            let _ = both("any").await;
+        }
+        assert_eq!((both("first-secret").await, both("second-secret").await), (Ok(()), Ok(())), "each of them");
+        let unread = [Source::File(path("c"))];
+        assert_eq!(gate.check(&unread, Some(b"Bearer x")).await.unwrap_err().cause.status().as_u16(), 502);
+        // A look that never ends.
+        let new = Gate::default();
+        let _hung = new.seen(&sources)[0].watch.turn_now().unwrap();
+        let began = Now::now();
+        assert!(new.check(&sources, Some(b"Bearer third-secret")).await.is_ok());
+        assert!(began.until(Now::now()) < Duration::from_millis(1));
+    }
+
     async fn seconds_of(gate: Arc<Gate>, presented: Option<&'static [u8]>) -> (Duration, bool) {
         let begun = sleep(Duration::ZERO).deadline();
         let source = Source::Value(Secret::new("s3:cret".to_owned()));
-        let right = gate.check(&source, presented).await.is_ok();
+        let right = gate.check(&[source], presented).await.is_ok();
         (sleep(Duration::ZERO).deadline() - begun, right)
     }
 

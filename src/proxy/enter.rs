@@ -34,9 +34,9 @@ impl Proxy {
             return Err(Reply::new(Cause::Overloaded, "as many requests as proxy.limits.connections are under way").into());
         }
         admit::limits(session.req_header(), proxy.limits)?;
-        if let Some(source) = &proxy.client_auth {
+        if !proxy.client_auth.is_empty() {
             let presented = admit::only(session.req_header(), &header::PROXY_AUTHORIZATION).map(<[u8]>::to_vec);
-            self.gate.check(source, presented.as_deref()).await?;
+            self.gate.check(&proxy.client_auth, presented.as_deref()).await?;
         }
         let unix = matches!(session.server_addr(), Some(SocketAddr::Unix(_)));
         let next = {

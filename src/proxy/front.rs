@@ -101,7 +101,8 @@ impl Front {
             Ok(Sound::Request) => None,
             Err(reply) => Some((reply, None)),
             Ok(Sound::Connect { authority, proxy_authorization }) => {
-                let known = proxy.client_auth.as_ref().map_or(Ok(()), |source| self.gate.check_here(source, proxy_authorization));
+                let sources = &proxy.client_auth;
+                let known = if sources.is_empty() { Ok(()) } else { self.gate.check_here(sources, proxy_authorization) };
                 let Err(denied) = known else { return Some((admit::connect(snapshot, authority), None)) };
                 let doubts = self.gate.doubts().clone();
                 Some((denied.reply, denied.wrong.then(|| async move { doubts.pass().await }.boxed())))

@@ -42,7 +42,9 @@ pub async fn vend(session: &mut Session, snapshot: &Snapshot, path: &str) -> Res
         .strip_prefix(HERE)
         .and_then(|p| p.strip_prefix("token/"))
         .and_then(|name| snapshot.credentials.get(name))
-        .filter(|c| c.profile().vend && (snapshot.config.proxy.client_auth.is_some() || near(session.client_addr(), session.server_addr())))
+        .filter(|c| {
+            c.profile().vend && (!snapshot.config.proxy.client_auth.is_empty() || near(session.client_addr(), session.server_addr()))
+        })
         .ok_or_else(unknown)?;
     if session.req_header().method != Method::POST {
         return Err(Reply { allow: "POST", ..Reply::new(Cause::MethodRefused, "a token is asked for with POST") }.into());

@@ -27,9 +27,9 @@ fn other_variables_of_ours_are_left_alone() {
 fn values_of_string_keys_are_taken_as_they_are() {
     let config = good_with("", &[("CUPBEARER_PROXY__VIA", "12345"), ("CUPBEARER_PROXY__CLIENT_AUTH", "0815")]);
     assert_eq!(config.proxy.via.as_deref(), Some("12345"));
-    assert_eq!(config.proxy.client_auth, Some(Source::Value(crate::secret::Secret::new("0815".into()))));
+    assert_eq!(config.proxy.client_auth, [Source::Value(crate::secret::Secret::new("0815".into()))]);
     let config = good_with("", &[("CUPBEARER_PROXY__CLIENT_AUTH__ENV", "PASS"), ("PASS", "x=y")]);
-    assert_eq!(config.proxy.client_auth, Some(Source::Value(crate::secret::Secret::new("x=y".into()))));
+    assert_eq!(config.proxy.client_auth, [Source::Value(crate::secret::Secret::new("x=y".into()))]);
 }
 
 #[test]

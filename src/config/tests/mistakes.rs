@@ -218,6 +218,10 @@ fn a6_other_hosts_are_let_in_on_purpose_only() {
         mistake(&format!("[{table}]\nlisten = {listen}\n{name} = [0, 65534]\n"), &format!("{key}[1]"));
         good(&format!("[{table}]\nlisten = {listen}\n{name} = [0, 1000]\n"));
     }
+    mistake("[proxy]\nclient_auth = []\n", "proxy.client_auth");
+    mistake("[proxy]\nclient_auth = [\"a-long-enough-secret\", { env = \"NOWHERE\" }]\n", "proxy.client_auth[1]");
+    mistake("[admin]\nlisten = \"unix:/x\"\nuids = [0, 4294967295]\n", "admin.uids[1]");
+    mistake("[proxy]\npeer_uids = 4294967295\n", "proxy.peer_uids[0]");
     mistake("[admin]\nauth = []\n", "admin.auth");
     mistake("[admin]\nauth = [\"x\", 3]\n", "admin.auth[1]");
     mistake("[admin]\nauth = [\"x\", { env = \"NOWHERE\" }]\n", "admin.auth[1]");

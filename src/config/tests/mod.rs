@@ -106,7 +106,7 @@ fn relative_paths_start_from_the_configuration() {
     let config = good("state.dir = \"s\"\n[proxy]\nlisten = [\"unix:run/c.sock\"]\nclient_auth = { file = \"auth\" }\n");
     assert_eq!(config.state.as_deref(), Some(Path::new("/nowhere/s")));
     assert_eq!(config.proxy.listen, [Listen::Unix("/nowhere/run/c.sock".into())]);
-    assert_eq!(config.proxy.client_auth, Some(Source::File("/nowhere/auth".into())));
+    assert_eq!(config.proxy.client_auth, [Source::File("/nowhere/auth".into())]);
 }
 
 proptest! {

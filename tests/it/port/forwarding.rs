@@ -92,7 +92,7 @@ async fn callers_prove_themselves_where_client_auth_is_set() {
     let file = folder.path().join("secret");
     std::fs::write(&file, "hush\n").unwrap();
     for source in [Source::Value(Secret::new("hush".into())), Source::File(file)] {
-        let port = port(vec![upstream("acme", vendor.address)], |c| c.proxy.client_auth = Some(source));
+        let port = port(vec![upstream("acme", vendor.address)], |c| c.proxy.client_auth = vec![source]);
         let without = port.get("/acme/x", "").await;
         assert_eq!((status(&without), code(&without).as_str()), (407, "proxy_auth_required"));
         assert!(without.to_ascii_lowercase().contains("proxy-authenticate: bearer"), "{without}");

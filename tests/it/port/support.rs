@@ -139,7 +139,7 @@ pub fn snapshot(upstreams: Vec<(Upstream, Rule)>, change: impl FnOnce(&mut Confi
             listen: vec![Listen::Tcp("127.0.0.1:14180".parse().unwrap())],
             allow_remote: false,
             peer_uids: vec![],
-            client_auth: None,
+            client_auth: vec![],
             workers: 0,
             linger: Duration::ZERO,
             drain: SECOND * 5,
