@@ -102,3 +102,21 @@ async fn answers_that_nobody_reads_take_bounded_memory_and_keep_nobody_else_wait
     assert!(grown < 32 * 1024, "{grown} KiB more");
     drop(crowd);
 }
+
+/// Pages of 160 credentials are 300 KiB: more than the kernel takes of an answer that nobody reads, and 80 of them six times what may be held.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_nothing_of_a_large_answer_loses_it_to_who_asks() {
+    let issuer = Issuer::start(&Tokens::default(), vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
+    let one = plain("acme", &format!("{}/token", issuer.url()), &issuer.url());
+    let name = |n| one.replace("s.acme]", &format!("s.acme{n}]")).replace("credential = \"acme\"", &format!("credential = \"acme{n}\""));
+    let sidecar = Sidecar::start(&(0..160).map(name).collect::<String>()).await;
+    let crowd = deaf(sidecar.admin_addr(), "/", 80).await;
+    // Whose connection is closed while requests of his lie unread there has it reset.
+    let reset = |tcp: &TcpStream| match tcp.try_write(b"G") {
+        Ok(_) => false,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    };
+    until("most of the crowd has made room", async || crowd.iter().filter(|tcp| reset(tcp)).count() > 40).await;
+    let answer = timeout(PATIENCE, ask(sidecar.admin_addr(), "GET / HTTP/1.1")).await.expect("an answer in time");
+    assert!(answer.status == 200 && answer.body.len() > 200_000, "{}", answer.head);
+}
