@@ -235,3 +235,42 @@ async fn a_token_that_a_running_program_needs_is_left_alone_unless_forced() {
     let alone = cli(&["check", "--force", "--config", &file]).await;
     assert_eq!(alone.code, 2, "{alone:?}");
 }
+
+async fn counts(daemon: &Daemon, refused: usize) {
+    let line = format!("cupbearer_credential_rejections{{credential=\"acme\"}} {refused}\n");
+    until("what is counted", async || daemon.admin("/metrics").await.1.contains(&line)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_an_account_are_counted_together_with_the_running_program_and_nothing_is_sent_without_a_record() {
+    let issuer = issuer(Endpoint::new("/token", "acme", "s3cret")).await;
+    let locks = |secret: &str| format!("{}[credentials.acme.guard]\naccount_rejections = 2\n", acme(&issuer, "", secret));
+    let place = Place::new(&locks("wrong"));
+    place.write("home", "in the way");
+    let left = place.live(&[]).await;
+    assert_eq!((left.code, issuer.calls("/token")), (0, 0), "{left:?}");
+    has(&left, &["credential acme: skipped: this vendor locks out", "home/cupbearer cannot be made", "set [state] dir, or --force"]);
+    let forced = place.live(&["--force"]).await;
+    assert_eq!((forced.code, issuer.calls("/token")), (3, 1), "{forced:?}");
+    // With the program's own record: its refusal is the first, the check's the second, whatever the secrets.
+    let dir = place.0.path().join("state").display().to_string();
+    let state = format!("[state]\ndir = \"{dir}\"\n");
+    let mut daemon = Daemon::start(&format!("{state}{}", locks("wrong"))).await;
+    counts(&daemon, 1).await;
+    assert_eq!(issuer.calls("/token"), 2);
+    place.write("c.toml", &format!("{state}{}", locks("another")));
+    let second = place.live(&[]).await;
+    assert_eq!((second.code, issuer.calls("/token")), (3, 3), "{second:?}");
+    for secret in ["a third", "s3cret", "wrong"] {
+        place.write("c.toml", &format!("{state}{}", locks(secret)));
+        let held = place.live(&[]).await;
+        assert_eq!((held.code, issuer.calls("/token")), (3, 3), "{secret}: {held:?}");
+        has(&held, &["nothing was sent: the guard remembers"]);
+    }
+    daemon.stop().await;
+    // The program likewise, started with yet another secret.
+    let mut daemon = Daemon::start(&format!("{state}{}", locks("a fourth"))).await;
+    counts(&daemon, 2).await;
+    assert_eq!(issuer.calls("/token"), 3);
+    daemon.stop().await;
+}
