@@ -61,7 +61,7 @@ const ONE_ROOM: &[(&str, &[&str])] = &[
     ("jsonwebtoken::", &["oauth", "profile"]),
 ];
 
-const LONGEST: usize = 400;
+const LONGEST: usize = 800;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
