@@ -1,7 +1,11 @@
 //! Our own work on a warm request, without pingora's: find the route, read the slots, place the headers, look through
 //! the answer's head. Aim: below 1 µs together.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot begin fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark that cannot begin fails"
+)]
 
 use std::{fmt::Write, path::Path, sync::Arc, time::Duration};
 
@@ -37,9 +41,14 @@ async fn issuer() -> std::net::SocketAddr {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 4096];
             let _ = stream.read(&mut request).await;
-            let body = format!("{{\"access_token\":\"{}\",\"token_type\":\"Bearer\",\"expires_in\":86400}}", "x".repeat(1000));
-            let head =
-                format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let body = format!(
+                "{{\"access_token\":\"{}\",\"token_type\":\"Bearer\",\"expires_in\":86400}}",
+                "x".repeat(1000)
+            );
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
             let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
         }
     });
@@ -51,25 +60,49 @@ fn twenty_upstreams(issuer: std::net::SocketAddr) -> String {
         "[credentials.acme]\nsettings = {{ token_url = \"http://{issuer}/token\" }}\nsecrets = {{ client_id = \"a\", client_secret = \"b\" }}\n"
     );
     for n in 0..20 {
-        writeln!(text, "[upstreams.acme{n}]\nurl = \"https://api{n}.acme.example/v2\"\ncredential = \"acme\"").unwrap();
+        writeln!(
+            text,
+            "[upstreams.acme{n}]\nurl = \"https://api{n}.acme.example/v2\"\ncredential = \"acme\""
+        )
+        .unwrap();
     }
     text
 }
 
 fn hot_path(c: &mut Criterion) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
     let _inside = runtime.enter();
     let text = twenty_upstreams(runtime.block_on(issuer()));
     let (config, problems) = config::load_text(&text, Path::new("."), &Sight::default());
     let config = config.unwrap_or_else(|| panic!("{:?}", problems.list()));
-    let world = World::new(Arc::new(Store::default()), Arc::new(Memory::default()), Metrics::new().unwrap());
+    let world = World::new(
+        Arc::new(Store::default()),
+        Arc::new(Memory::default()),
+        Metrics::new().unwrap(),
+    );
     let snapshot = Snapshot::build(config, &world, 1).unwrap_or_else(|p| panic!("{:?}", p.list()));
     let served = snapshot.upstreams[7].clone();
     let credential = served.credential.clone().unwrap();
     let whole = Partition::default();
-    let presented = runtime.block_on(credential.present(&whole, Now::now().after(Duration::from_secs(5)))).unwrap();
+    let presented = runtime
+        .block_on(credential.present(&whole, Now::now().after(Duration::from_secs(5))))
+        .unwrap();
 
-    let route = || snapshot.router.find(Form::Origin { host: "127.0.0.1:14180" }, "/acme7/orders/1234?expand=lines").unwrap();
+    let route = || {
+        snapshot
+            .router
+            .find(
+                Form::Origin {
+                    host: "127.0.0.1:14180",
+                },
+                "/acme7/orders/1234?expand=lines",
+            )
+            .unwrap()
+    };
     c.bench_function("route", |b| b.iter(route));
     c.bench_function("slots", |b| b.iter(|| credential.ready(&whole).unwrap()));
 
@@ -77,11 +110,21 @@ fn hot_path(c: &mut Criterion) {
         upstream: served.upstream.clone(),
         path: route().path,
         stripped: None,
-        access: Access::Credential { credential: credential.clone(), partition: whole.clone(), presented },
+        access: Access::Credential {
+            credential: credential.clone(),
+            partition: whole.clone(),
+            presented,
+        },
         made: Vec::new(),
     };
-    let mut original = RequestHeader::build("GET", b"/acme7/orders/1234?expand=lines", None).unwrap();
-    for (name, value) in [("host", "127.0.0.1:14180"), ("user-agent", "bench/1"), ("accept", "*/*"), ("accept-encoding", "gzip")] {
+    let mut original =
+        RequestHeader::build("GET", b"/acme7/orders/1234?expand=lines", None).unwrap();
+    for (name, value) in [
+        ("host", "127.0.0.1:14180"),
+        ("user-agent", "bench/1"),
+        ("accept", "*/*"),
+        ("accept-encoding", "gzip"),
+    ] {
         original.insert_header(name, value).unwrap();
     }
     c.bench_function("inject", |b| {
@@ -98,7 +141,10 @@ fn hot_path(c: &mut Criterion) {
         ("content-length", "200"),
         ("server", "vendor"),
         ("x-request-id", "0af7651916cd43dd8448eb211c80319c"),
-        ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+        (
+            "strict-transport-security",
+            "max-age=31536000; includeSubDomains",
+        ),
     ] {
         answered.insert_header(name, value).unwrap();
     }
@@ -107,7 +153,9 @@ fn hot_path(c: &mut Criterion) {
         echo::hide(answer, &chosen).unwrap();
         location::rewrite(answer, &chosen, &snapshot).unwrap();
     };
-    c.bench_function("answer", |b| b.iter_batched_ref(|| answered.clone(), judge, criterion::BatchSize::SmallInput));
+    c.bench_function("answer", |b| {
+        b.iter_batched_ref(|| answered.clone(), judge, criterion::BatchSize::SmallInput)
+    });
     c.bench_function("all four", |b| {
         b.iter_batched_ref(
             || (original.clone(), answered.clone()),

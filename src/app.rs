@@ -58,7 +58,11 @@ pub enum StartError {
     #[error("cannot listen on {} (proxy.listen): {}", .0.address, .0.error)]
     Bind(#[from] listen::BindError),
     #[error("cannot listen on {address} ({key}): {error}")]
-    Port { key: &'static str, address: Address, error: std::io::Error },
+    Port {
+        key: &'static str,
+        address: Address,
+        error: std::io::Error,
+    },
     #[error("{}", .0.list().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Config(Problems),
     #[error("metrics: {0}")]
@@ -84,20 +88,31 @@ impl App {
             .collect();
         let sockets = listen::bind_for(&addresses, &listen::Peers::new(&config.proxy.peer_uids))?;
         let (admin_socket, admin_address, admin_file) = admin_socket(&config.admin)?;
-        let metrics_listener = config.metrics.map(|address| port("metrics.listen", address)).transpose()?;
+        let metrics_listener = config
+            .metrics
+            .map(|address| port("metrics.listen", address))
+            .transpose()?;
 
         let metrics = Metrics::new()?;
         let store = Arc::new(Store::default());
         let mut salt = [0; 16];
         aws_lc_rs::rand::fill(&mut salt).map_err(|e| StartError::Random(e.to_string()))?;
-        let world = World::new(store.clone(), ledger(config.state.as_deref(), &metrics).await, metrics.clone()).with_salt(salt);
+        let world = World::new(
+            store.clone(),
+            ledger(config.state.as_deref(), &metrics).await,
+            metrics.clone(),
+        )
+        .with_salt(salt);
         let snapshot = Snapshot::build(config, &world, 1).map_err(StartError::Config)?;
         snapshot.adopt();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let reloader = Reloader::new(snapshot.clone(), world, options.sight);
 
         let leaving = Arc::new(AtomicBool::new(false));
-        let metrics_port = metrics_listener.as_ref().map(|l| local("metrics.listen", l)).transpose()?;
+        let metrics_port = metrics_listener
+            .as_ref()
+            .map(|l| local("metrics.listen", l))
+            .transpose()?;
 
         // From here on nothing fails.
         let listeners = listen::serve(sockets, proxy::front(snapshot.clone(), metrics.clone()));
@@ -105,7 +120,11 @@ impl App {
             snapshot: snapshot.clone(),
             metrics: metrics.clone(),
             reloader: reloader.clone(),
-            proxy: listeners.addresses().iter().map(ToString::to_string).collect(),
+            proxy: listeners
+                .addresses()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             leaving: leaving.clone(),
             started: Now::now(),
             salt,
@@ -116,7 +135,11 @@ impl App {
         };
         let (stop_admin, stopped) = watch::channel(false);
         tokio::spawn(admin.clone().watch_readiness(stopped.clone()));
-        let bound = if let Address::Tcp(address) = &admin_address { Some(*address) } else { None };
+        let bound = if let Address::Tcp(address) = &admin_address {
+            Some(*address)
+        } else {
+            None
+        };
         tokio::spawn(admin.clone().serve(admin_socket, bound, stopped.clone()));
         if let Some(listener) = metrics_listener {
             tokio::spawn(admin.clone().serve_read_only(listener, stopped));
@@ -190,7 +213,9 @@ impl App {
         let begun = Now::now();
         let clean = self.listeners.drain(linger, drain).await;
         // A token call that is cut off is an attempt with an unknown outcome: it gets what is left of the drain, and a moment.
-        let left = drain.saturating_sub(begun.until(Now::now())).max(Duration::from_secs(1));
+        let left = drain
+            .saturating_sub(begun.until(Now::now()))
+            .max(Duration::from_secs(1));
         self.store.drain(left).await;
         let _ = self.stop_admin.send(true);
         clean
@@ -199,7 +224,9 @@ impl App {
 
 /// Where the guard counts: on disk, or as long as this process lives.
 pub async fn ledger(dir: Option<&Path>, metrics: &Metrics) -> Arc<dyn Ledger> {
-    let Some(dir) = dir else { return Arc::new(Memory::default()) };
+    let Some(dir) = dir else {
+        return Arc::new(Memory::default());
+    };
     let metrics = metrics.clone();
     let disk = Disk::new(dir.to_owned(), move || metrics.state_failed());
     // What is wrong with the folder is said now, not at the first token call; vendors that do not lock out are served all the same.
@@ -209,7 +236,9 @@ pub async fn ledger(dir: Option<&Path>, metrics: &Metrics) -> Arc<dyn Ledger> {
 
 /// The admin port's socket, its address, and its file where it has one: for our own user and root alone, unless `uids` names others, whom the kernel
 /// then vouches for.
-fn admin_socket(config: &config::Admin) -> Result<(Socket, Address, Option<SocketFile>), StartError> {
+fn admin_socket(
+    config: &config::Admin,
+) -> Result<(Socket, Address, Option<SocketFile>), StartError> {
     match &config.listen {
         Listen::Tcp(address) => {
             let listener = port("admin.listen", *address)?;
@@ -221,16 +250,28 @@ fn admin_socket(config: &config::Admin) -> Result<(Socket, Address, Option<Socke
             let mode = if config.uids.is_empty() { 0o600 } else { 0o666 };
             match listen::plain_unix(path, mode) {
                 Ok((listener, file)) => Ok((Socket::Unix(listener), address, Some(file))),
-                Err(error) => Err(StartError::Port { key: "admin.listen", address, error }),
+                Err(error) => Err(StartError::Port {
+                    key: "admin.listen",
+                    address,
+                    error,
+                }),
             }
         }
     }
 }
 
 fn port(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    listen::plain(address).map_err(|error| StartError::Port { key, address: Address::Tcp(address), error })
+    listen::plain(address).map_err(|error| StartError::Port {
+        key,
+        address: Address::Tcp(address),
+        error,
+    })
 }
 
 fn local(key: &'static str, listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|error| StartError::Port { key, address: Address::Tcp(([0, 0, 0, 0], 0).into()), error })
+    listener.local_addr().map_err(|error| StartError::Port {
+        key,
+        address: Address::Tcp(([0, 0, 0, 0], 0).into()),
+        error,
+    })
 }

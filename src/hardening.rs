@@ -2,7 +2,9 @@
 
 use std::{fmt, io};
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
 /// Set to `1`, this variable lets a debugger in and core files out.
 pub const ALLOW_DUMPS: &str = "CUPBEARER_ALLOW_DUMPS";
@@ -29,11 +31,23 @@ pub fn harden(allowed: Option<&str>) -> Vec<Open> {
     }
     let mut open = Vec::new();
     // The hard limit as well: nothing in this process may raise it again. A pipe as core_pattern ignores it, but not the flag below.
-    if let Err(e) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }) {
-        open.push(Open { what: "core files", error: e.into() });
+    if let Err(e) = setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    ) {
+        open.push(Open {
+            what: "core files",
+            error: e.into(),
+        });
     }
     if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        open.push(Open { what: "reading this process's memory", error: e.into() });
+        open.push(Open {
+            what: "reading this process's memory",
+            error: e.into(),
+        });
     }
     open
 }
@@ -42,7 +56,8 @@ pub fn harden(allowed: Option<&str>) -> Vec<Open> {
 #[must_use]
 pub fn hardened() -> bool {
     let core = getrlimit(Resource::Core);
-    core.current == Some(0) && rustix::process::dumpable_behavior().is_ok_and(|d| d == DumpableBehavior::NotDumpable)
+    core.current == Some(0)
+        && rustix::process::dumpable_behavior().is_ok_and(|d| d == DumpableBehavior::NotDumpable)
 }
 
 #[cfg(test)]

@@ -70,26 +70,48 @@ pub fn start(json: bool, level: Level) -> Option<Volume> {
     let base = tracing_subscriber::registry().with(filter);
     // What cannot be written is no reason to complain: the complaint would go the same way, and end the task that logs.
     let done = if json {
-        base.with(fmt::layer().json().flatten_event(true).log_internal_errors(false).with_writer(lines)).try_init()
+        base.with(
+            fmt::layer()
+                .json()
+                .flatten_event(true)
+                .log_internal_errors(false)
+                .with_writer(lines),
+        )
+        .try_init()
     } else {
         let colour = io::stderr().is_terminal();
-        base.with(fmt::layer().event_format(text::Text).with_ansi(colour).log_internal_errors(false).with_writer(lines)).try_init()
+        base.with(
+            fmt::layer()
+                .event_format(text::Text)
+                .with_ansi(colour)
+                .log_internal_errors(false)
+                .with_writer(lines),
+        )
+        .try_init()
     };
-    done.ok().map(|()| Volume { handle, _flush: Arc::new(flush) })
+    done.ok().map(|()| Volume {
+        handle,
+        _flush: Arc::new(flush),
+    })
 }
 
 /// What is let through at `level`: that of our own lines, at most info of all others, the access log always: it has a switch of its own.
 #[must_use]
 pub fn targets(level: Level) -> Targets {
     let level = LevelFilter::from_level(level);
-    Targets::new().with_default(LevelFilter::INFO.min(level)).with_target("cupbearer", level).with_target("access", LevelFilter::INFO)
+    Targets::new()
+        .with_default(LevelFilter::INFO.min(level))
+        .with_target("cupbearer", level)
+        .with_target("access", LevelFilter::INFO)
 }
 
 /// Calls `count` for every panic and logs where it was. Its message stays unsaid: it may hold what the code was working on.
 pub fn on_panic(count: impl Fn() + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |info| {
         count();
-        let place = info.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        let place = info
+            .location()
+            .map_or_else(|| "unknown".to_owned(), ToString::to_string);
         tracing::error!(place, "a panic was caught; please report it");
     }));
 }
@@ -156,9 +178,14 @@ impl Drop for Flush {
         let mut item = Item::Mark(mark);
         let mut left = FLUSH;
         while let Err(TrySendError::Full(back)) = self.0.try_send(item) {
-            let Some(less) = left.checked_sub(STEP) else { return };
+            let Some(less) = left.checked_sub(STEP) else {
+                return;
+            };
             (item, left) = (back, less);
-            #[expect(clippy::disallowed_methods, reason = "once, at the program's end; no worker runs any more")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "once, at the program's end; no worker runs any more"
+            )]
             std::thread::sleep(STEP);
         }
         // Nothing is ever sent: the mark's end is the news.
@@ -170,7 +197,10 @@ fn queue(out: impl Write + Send + 'static, json: bool) -> Option<(Lines, Flush)>
     let (lines, queued) = sync_channel(QUEUE);
     let tally = Arc::new(Tally::default());
     let shared = tally.clone();
-    std::thread::Builder::new().name("log".into()).spawn(move || write_out(&queued, &shared, out, json)).ok()?;
+    std::thread::Builder::new()
+        .name("log".into())
+        .spawn(move || write_out(&queued, &shared, out, json))
+        .ok()?;
     Some((Lines(lines.clone(), tally), Flush(lines)))
 }
 
@@ -198,9 +228,14 @@ fn notice(lines: u64, json: bool) -> String {
     let mut time = String::new();
     // Writing to a String does not fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
-    let (what, target) = ("log lines before this one are missing: nobody read them in time", module_path!());
+    let (what, target) = (
+        "log lines before this one are missing: nobody read them in time",
+        module_path!(),
+    );
     if json {
-        format!("{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{what}\",\"lines\":{lines},\"target\":\"{target}\"}}\n")
+        format!(
+            "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{what}\",\"lines\":{lines},\"target\":\"{target}\"}}\n"
+        )
     } else {
         format!("{time}  WARN {target}: {what} lines={lines}\n")
     }
@@ -270,14 +305,30 @@ mod tests {
             assert!((kept..=kept + 1).contains(&got), "{got} of {kept}");
             let told: usize = text
                 .lines()
-                .filter_map(|line| line.split_once(" WARN cupbearer::logging: ")?.1.rsplit_once("lines=")?.1.parse::<usize>().ok())
+                .filter_map(|line| {
+                    line.split_once(" WARN cupbearer::logging: ")?
+                        .1
+                        .rsplit_once("lines=")?
+                        .1
+                        .parse::<usize>()
+                        .ok()
+                })
                 .sum();
             assert_eq!(told, lines - got, "{text:.300}");
         }
-        assert!(lost() - before >= 4000 + 3 * QUEUE as u64 - QUEUE as u64 - 1026, "{}", lost());
+        assert!(
+            lost() - before >= 4000 + 3 * QUEUE as u64 - QUEUE as u64 - 1026,
+            "{}",
+            lost()
+        );
         let text = read_late(QUEUE + 10, 2, true);
         let notice = text.lines().find(|line| line.starts_with('{')).unwrap();
-        assert!(notice.starts_with("{\"timestamp\":\"20") && notice.contains("\"lines\":") && notice.ends_with('}'), "{notice}");
+        assert!(
+            notice.starts_with("{\"timestamp\":\"20")
+                && notice.contains("\"lines\":")
+                && notice.ends_with('}'),
+            "{notice}"
+        );
     }
 
     #[test]

@@ -52,7 +52,13 @@ impl fmt::Display for Problem {
 impl Problem {
     /// As one line of the log, `before` what it says. Its file and hint are fields of their own.
     pub fn log(&self, before: &str) {
-        let Self { severity, key, file, what, hint } = self;
+        let Self {
+            severity,
+            key,
+            file,
+            what,
+            hint,
+        } = self;
         let file = file.as_ref().map(|file| file.display().to_string());
         match severity {
             Severity::Problem => tracing::error!(key, file, hint, "{before}{what}"),
@@ -69,15 +75,31 @@ pub struct Problems {
 
 impl Problems {
     /// Notes a problem at `key`. Whoever finds one says what to do.
-    pub fn problem(&mut self, key: impl Into<String>, what: impl Into<String>, hint: impl Into<String>) {
-        self.push(Severity::Problem, key.into(), what.into(), Some(hint.into()));
+    pub fn problem(
+        &mut self,
+        key: impl Into<String>,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.push(
+            Severity::Problem,
+            key.into(),
+            what.into(),
+            Some(hint.into()),
+        );
     }
     /// Notes advice at `key`.
     pub fn lint(&mut self, key: impl Into<String>, what: impl Into<String>, hint: Option<String>) {
         self.push(Severity::Lint, key.into(), what.into(), hint);
     }
     fn push(&mut self, severity: Severity, key: String, what: String, hint: Option<String>) {
-        self.found.push(Problem { severity, key, file: None, what, hint });
+        self.found.push(Problem {
+            severity,
+            key,
+            file: None,
+            what,
+            hint,
+        });
     }
     /// Notes one that is already put together.
     pub fn add(&mut self, problem: Problem) {
@@ -106,26 +128,41 @@ impl Problems {
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let score = |other: &str| {
-        let (start, edits) = (strsim::jaro_winkler(&name, other), strsim::normalized_damerau_levenshtein(&name, other));
+        let (start, edits) = (
+            strsim::jaro_winkler(&name, other),
+            strsim::normalized_damerau_levenshtein(&name, other),
+        );
         // The first likes names that begin alike, the second short ones with one slip.
         (start >= 0.75 || edits >= 0.65).then_some(start.max(edits))
     };
-    let scored = candidates.into_iter().filter_map(|candidate| Some((score(&candidate.to_lowercase())?, candidate)));
-    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+    let scored = candidates
+        .into_iter()
+        .filter_map(|candidate| Some((score(&candidate.to_lowercase())?, candidate)));
+    scored
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
 }
 
 /// A hint where `what` lists the right words already: the nearest of them, or how to do without.
 #[must_use]
 pub fn one_of<'a>(given: &str, words: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(given, words).map_or_else(|| "leave it out for the default".to_owned(), |near| format!("did you mean {near:?}?"))
+    nearest(given, words).map_or_else(
+        || "leave it out for the default".to_owned(),
+        |near| format!("did you mean {near:?}?"),
+    )
 }
 
 /// A path as it may be shown. What can be none is not repeated: people put keys where the path of a key belongs.
 #[must_use]
 pub fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();
-    let strange = text.contains("-----BEGIN") || text.contains(char::is_control) || text.len() > 1024;
-    if strange { "what is named here".to_owned() } else { text.into_owned() }
+    let strange =
+        text.contains("-----BEGIN") || text.contains(char::is_control) || text.len() > 1024;
+    if strange {
+        "what is named here".to_owned()
+    } else {
+        text.into_owned()
+    }
 }
 
 /// Names that are listed in one hint.
@@ -139,7 +176,15 @@ pub fn known<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> S
         Some(near) => format!("did you mean {near:?}?"),
         None if all.is_empty() => "there are none here".to_owned(),
         None if all.len() > MANY => {
-            format!("known here: {} and {} more", all.iter().take(MANY).copied().collect::<Vec<_>>().join(", "), all.len() - MANY)
+            format!(
+                "known here: {} and {} more",
+                all.iter()
+                    .take(MANY)
+                    .copied()
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                all.len() - MANY
+            )
         }
         None => format!("known here: {}", all.join(", ")),
     }
@@ -152,9 +197,13 @@ mod tests {
     #[test]
     fn the_nearest_name_is_the_one_that_was_meant_or_none() {
         let keys = ["url", "headers", "client_auth", "client_id", "key"];
-        for (typed, meant) in
-            [("uri", "url"), ("header", "headers"), ("clientauth", "client_auth"), ("Client_ID", "client_id"), ("kye", "key")]
-        {
+        for (typed, meant) in [
+            ("uri", "url"),
+            ("header", "headers"),
+            ("clientauth", "client_auth"),
+            ("Client_ID", "client_id"),
+            ("kye", "key"),
+        ] {
             assert_eq!(nearest(typed, keys), Some(meant));
         }
         assert_eq!(nearest("zzz", keys), None);
@@ -162,7 +211,10 @@ mod tests {
         assert_eq!(known("zzz", ["a", "b"]), "known here: a, b");
         assert_eq!(known("zzz", []), "there are none here");
         assert_eq!(
-            (one_of("aa", ["aaa"]).as_str(), one_of("zzz", ["a"]).as_str()),
+            (
+                one_of("aa", ["aaa"]).as_str(),
+                one_of("zzz", ["a"]).as_str()
+            ),
             ("did you mean \"aaa\"?", "leave it out for the default")
         );
     }

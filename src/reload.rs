@@ -95,16 +95,37 @@ impl Reloader {
     #[must_use]
     pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, world: World, sight: Sight) -> Self {
         let config = &snapshot.load_full().config;
-        let mut running = Running { settling: Settling::default(), contents: [0; 32], told: false };
+        let mut running = Running {
+            settling: Settling::default(),
+            contents: [0; 32],
+            told: false,
+        };
         if let Some(marks) = marks(&watched(config)) {
             // A file that was changed since it was read is read again by the first poll.
-            let unchanged = config.file.as_ref().is_none_or(|file| marks.get(file).is_some_and(|mark| *mark.content() == config.text));
-            running.contents = if unchanged { files::contents(&marks) } else { [0; 32] };
+            let unchanged = config.file.as_ref().is_none_or(|file| {
+                marks
+                    .get(file)
+                    .is_some_and(|mark| *mark.content() == config.text)
+            });
+            running.contents = if unchanged {
+                files::contents(&marks)
+            } else {
+                [0; 32]
+            };
             let _ = running.settling.judge(&marks, Moment::now());
         }
         let (running, started) = (tokio::sync::Mutex::new(running), AtStart::of(config));
         let metrics = world.metrics.clone();
-        Self(Arc::new(Inner { snapshot, world, metrics, sight, running, started, last: Mutex::default(), watcher: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            snapshot,
+            world,
+            metrics,
+            sight,
+            running,
+            started,
+            last: Mutex::default(),
+            watcher: OnceLock::new(),
+        }))
     }
 
     /// Calls `watcher` at the begin and the end of every reload that is counted. There is one; later ones are ignored.
@@ -121,13 +142,19 @@ impl Reloader {
     /// The last reload's outcome and when it was.
     #[must_use]
     pub fn last(&self) -> Option<(Outcome, Now)> {
-        self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Keys that the running configuration has otherwise than the program was started with, and that only a restart brings into effect.
     #[must_use]
     pub fn needs_restart(&self) -> Vec<&'static str> {
-        self.0.started.differs(&AtStart::of(&self.0.snapshot.load().config))
+        self.0
+            .started
+            .differs(&AtStart::of(&self.0.snapshot.load().config))
     }
 
     /// Reads everything again, secrets included, and runs on it if it is right. A file that is being written is waited for, until it has been quiet
@@ -142,7 +169,9 @@ impl Reloader {
                 Tried::Unsettled { rest } => rest,
             };
             if Now::now() >= until {
-                break self.report(Outcome::Refused(vec![being_written(self.0.snapshot.load().config.file.clone())]));
+                break self.report(Outcome::Refused(vec![being_written(
+                    self.0.snapshot.load().config.file.clone(),
+                )]));
             }
             drop(running);
             tokio::time::sleep(soon(rest)).await;
@@ -158,7 +187,8 @@ impl Reloader {
         let mut running = self.0.running.lock().await;
         let tried = self.try_reload(&mut running).await;
         if let Tried::Ended(outcome) = &tried
-            && !(matches!(outcome, Outcome::Refused(_)) && self.last().is_some_and(|(last, _)| last == *outcome))
+            && !(matches!(outcome, Outcome::Refused(_))
+                && self.last().is_some_and(|(last, _)| last == *outcome))
         {
             // Only now it is known that there is something to tell.
             self.tell(Step::Begins);
@@ -172,9 +202,15 @@ impl Reloader {
     fn report(&self, outcome: Outcome) -> Outcome {
         let word = match &outcome {
             Outcome::Applied { restart } => {
-                tracing::info!(generation = self.0.snapshot.load().generation, "configuration reloaded");
+                tracing::info!(
+                    generation = self.0.snapshot.load().generation,
+                    "configuration reloaded"
+                );
                 if !restart.is_empty() {
-                    tracing::warn!(keys = restart.join(", "), "changed, but only a restart brings it into effect");
+                    tracing::warn!(
+                        keys = restart.join(", "),
+                        "changed, but only a restart brings it into effect"
+                    );
                 }
                 "applied"
             }
@@ -187,19 +223,34 @@ impl Reloader {
             }
         };
         self.0.metrics.reloaded(word);
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((outcome.clone(), Now::now()));
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((outcome.clone(), Now::now()));
         outcome
     }
 
     async fn try_reload(&self, running: &mut Running) -> Tried {
         let old = self.0.snapshot.load_full();
-        let Some(file) = old.config.file.clone() else { return Tried::Ended(Outcome::Unchanged) };
+        let Some(file) = old.config.file.clone() else {
+            return Tried::Ended(Outcome::Unchanged);
+        };
         let (sight, known) = (self.0.sight.clone(), watched(&old.config));
-        let Ok(reading) = tokio::task::spawn_blocking(move || read(&file, known, &sight)).await else { return cut_off() };
-        let Some(Reading { config, problems, marks: found }) = reading else { return Tried::Unsettled { rest: AGAIN } };
+        let Ok(reading) = tokio::task::spawn_blocking(move || read(&file, known, &sight)).await
+        else {
+            return cut_off();
+        };
+        let Some(Reading {
+            config,
+            problems,
+            marks: found,
+        }) = reading
+        else {
+            return Tried::Unsettled { rest: AGAIN };
+        };
         if let Judgement::Wait { rest, lasted } = running.settling.judge(&found, Moment::now()) {
             if lasted >= RESTLESS && !std::mem::replace(&mut running.told, true) {
-                tracing::warn!("configuration files are written without a rest of two seconds; the old ones go on");
+                tracing::warn!(
+                    "configuration files are written without a rest of two seconds; the old ones go on"
+                );
             }
             return Tried::Unsettled { rest };
         }
@@ -214,12 +265,22 @@ impl Reloader {
         if config.upstreams.is_empty() && !old.config.upstreams.is_empty() {
             return Tried::Ended(Outcome::Refused(vec![no_upstreams(config.file)]));
         }
-        let (world, generation, named) = (self.0.world.clone(), old.generation + 1, watched(&config));
+        let (world, generation, named) =
+            (self.0.world.clone(), old.generation + 1, watched(&config));
         // It reads certificates: what lies there must still be what was found right.
-        let build = move || (Snapshot::build(config, &world, generation), marks(&named).as_ref() == Some(&found));
-        let Ok((built, same)) = tokio::task::spawn_blocking(build).await else { return cut_off() };
+        let build = move || {
+            (
+                Snapshot::build(config, &world, generation),
+                marks(&named).as_ref() == Some(&found),
+            )
+        };
+        let Ok((built, same)) = tokio::task::spawn_blocking(build).await else {
+            return cut_off();
+        };
         if !same {
-            return Tried::Unsettled { rest: Duration::ZERO };
+            return Tried::Unsettled {
+                rest: Duration::ZERO,
+            };
         }
         Tried::Ended(match built {
             Ok(new) => {
@@ -227,7 +288,9 @@ impl Reloader {
                 self.0.snapshot.store(new.clone());
                 new.adopt();
                 running.contents = contents;
-                Outcome::Applied { restart: self.needs_restart() }
+                Outcome::Applied {
+                    restart: self.needs_restart(),
+                }
             }
             Err(problems) => Outcome::Refused(problems.into_list()),
         })
@@ -265,9 +328,13 @@ impl Reloader {
             return true;
         }
         let named = watched(&self.0.snapshot.load().config);
-        let Ok(found) = tokio::task::spawn_blocking(move || marks(&named)).await else { return false };
+        let Ok(found) = tokio::task::spawn_blocking(move || marks(&named)).await else {
+            return false;
+        };
         let mut running = self.0.running.lock().await;
-        let Some(found) = found.filter(|found| files::contents(found) == running.contents) else { return true };
+        let Some(found) = found.filter(|found| files::contents(found) == running.contents) else {
+            return true;
+        };
         // It was touched, or replaced by the same: later changes are compared with this.
         let _ = running.settling.judge(&found, Moment::now());
         false
@@ -286,14 +353,28 @@ impl Reloader {
     /// Waits for it; false where nothing is polled.
     async fn interval_over(&self) -> bool {
         let interval = self.0.snapshot.load().config.reload;
-        tokio::time::sleep(interval.unwrap_or(Duration::from_secs(5)).max(Duration::from_millis(50))).await;
+        tokio::time::sleep(
+            interval
+                .unwrap_or(Duration::from_secs(5))
+                .max(Duration::from_millis(50)),
+        )
+        .await;
         interval.is_some()
     }
 
     /// Several at a time: one may have to wait for its files.
     async fn look_at_secrets(&self, look: Look) {
-        let all: Vec<_> = self.0.snapshot.load().credentials.values().cloned().collect();
-        stream::iter(all).for_each_concurrent(AT_A_TIME, async |credential| credential.look(look).await).await;
+        let all: Vec<_> = self
+            .0
+            .snapshot
+            .load()
+            .credentials
+            .values()
+            .cloned()
+            .collect();
+        stream::iter(all)
+            .for_each_concurrent(AT_A_TIME, async |credential| credential.look(look).await)
+            .await;
     }
 }
 
@@ -308,14 +389,27 @@ fn cut_off() -> Tried {
 
 fn being_written(file: Option<PathBuf>) -> Problem {
     let what = "the configuration, or a file that it names, is being written: none of them counts before it has been quiet for two seconds";
-    refusal(file, what, "write a file beside it and rename it, which counts at once; or try again")
+    refusal(
+        file,
+        what,
+        "write a file beside it and rename it, which counts at once; or try again",
+    )
 }
 
 fn no_upstreams(file: Option<PathBuf>) -> Problem {
     let hint = "a file that was cut off looks like this; to serve nothing, stop the program";
-    Problem { key: "upstreams".to_owned(), ..refusal(file, "there is none, and upstreams are running", hint) }
+    Problem {
+        key: "upstreams".to_owned(),
+        ..refusal(file, "there is none, and upstreams are running", hint)
+    }
 }
 
 fn refusal(file: Option<PathBuf>, what: &str, hint: &str) -> Problem {
-    Problem { severity: Severity::Problem, key: String::new(), file, what: what.to_owned(), hint: Some(hint.to_owned()) }
+    Problem {
+        severity: Severity::Problem,
+        key: String::new(),
+        file,
+        what: what.to_owned(),
+        hint: Some(hint.to_owned()),
+    }
 }

@@ -54,7 +54,8 @@ impl Snapshot {
                     // What is wrong with the table itself was told when it was parsed.
                     Err(what) => {
                         let hint = "see what this host trusts (ca-certificates, SSL_CERT_FILE), and that no file changed meanwhile";
-                        let key = format!("credentials.{}.tokens.{}.tls", credential.name, token.name);
+                        let key =
+                            format!("credentials.{}.tokens.{}.tls", credential.name, token.name);
                         problems.problem(key, what, hint);
                     }
                 }
@@ -67,8 +68,20 @@ impl Snapshot {
             .credentials
             .values()
             .map(|c| {
-                let clients = c.profile.tokens.iter().filter_map(|t| clients.get(&t.tls).cloned()).collect();
-                let made = Credential::new(c.name.clone(), c.profile.clone(), c.secrets.clone(), c.digest, clients, world);
+                let clients = c
+                    .profile
+                    .tokens
+                    .iter()
+                    .filter_map(|t| clients.get(&t.tls).cloned())
+                    .collect();
+                let made = Credential::new(
+                    c.name.clone(),
+                    c.profile.clone(),
+                    c.secrets.clone(),
+                    c.digest,
+                    clients,
+                    world,
+                );
                 (c.name.clone(), Arc::new(made))
             })
             .collect();
@@ -77,12 +90,24 @@ impl Snapshot {
             .iter()
             .map(|u| {
                 world.metrics.know_upstream(&u.name);
-                Served { upstream: Arc::new(u.clone()), credential: u.credential.as_ref().and_then(|name| credentials.get(name).cloned()) }
+                Served {
+                    upstream: Arc::new(u.clone()),
+                    credential: u
+                        .credential
+                        .as_ref()
+                        .and_then(|name| credentials.get(name).cloned()),
+                }
             })
             .collect();
         world.metrics.certificates(&certificates(&config));
         let router = Router::new(config.rules.clone());
-        Ok(Self { config, router, upstreams, credentials, generation })
+        Ok(Self {
+            config,
+            router,
+            upstreams,
+            credentials,
+            generation,
+        })
     }
 
     /// Called once this is what runs: running keepers get its secrets and limits, and trust what it trusts.
@@ -93,13 +118,29 @@ impl Snapshot {
 
 /// When the certificates of our own files expire, by the key that names the file. One that cannot be read is reported where it is used.
 fn certificates(config: &Config) -> Vec<(String, i64)> {
-    let mut all: Vec<(String, Tls)> = config.upstreams.iter().map(|u| (format!("upstreams.{}.tls", u.name), u.tls.clone())).collect();
+    let mut all: Vec<(String, Tls)> = config
+        .upstreams
+        .iter()
+        .map(|u| (format!("upstreams.{}.tls", u.name), u.tls.clone()))
+        .collect();
     for c in config.credentials.values() {
-        all.extend(c.profile.tokens.iter().map(|t| (format!("credentials.{}.tokens.{}.tls", c.name, t.name), t.tls.clone())));
+        all.extend(c.profile.tokens.iter().map(|t| {
+            (
+                format!("credentials.{}.tokens.{}.tls", c.name, t.name),
+                t.tls.clone(),
+            )
+        }));
     }
     let files = all.into_iter().flat_map(|(at, tls)| {
-        let named = [("ca_file", tls.ca_file), ("client_cert_file", tls.client_cert_file)];
-        named.into_iter().filter_map(move |(key, file)| Some((format!("{at}.{key}"), file?)))
+        let named = [
+            ("ca_file", tls.ca_file),
+            ("client_cert_file", tls.client_cert_file),
+        ];
+        named
+            .into_iter()
+            .filter_map(move |(key, file)| Some((format!("{at}.{key}"), file?)))
     });
-    files.filter_map(|(key, file)| Some((key, tls::certificate_expiry(&file).ok()?))).collect()
+    files
+        .filter_map(|(key, file)| Some((key, tls::certificate_expiry(&file).ok()?)))
+        .collect()
 }

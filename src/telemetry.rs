@@ -6,7 +6,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use crate::token::Now;
@@ -17,7 +18,9 @@ mod traffic;
 
 pub use traffic::Traffic;
 
-const BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const BUCKETS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
 
 /// Handles of all series of one running program. Cheap to clone; several may live side by side in one process.
 #[derive(Clone)]
@@ -102,19 +105,36 @@ pub struct Refused<'a> {
 struct Register(Registry);
 
 impl Register {
-    fn add<T: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<T>) -> prometheus::Result<T> {
+    fn add<T: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<T>,
+    ) -> prometheus::Result<T> {
         let made = made?;
         self.0.register(Box::new(made.clone()))?;
         Ok(made)
     }
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        self.add(IntCounterVec::new(Opts::new(format!("cupbearer_{name}"), help), labels))
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(
+            Opts::new(format!("cupbearer_{name}"), help),
+            labels,
+        ))
     }
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-        self.add(GaugeVec::new(Opts::new(format!("cupbearer_{name}"), help), labels))
+        self.add(GaugeVec::new(
+            Opts::new(format!("cupbearer_{name}"), help),
+            labels,
+        ))
     }
     fn whole(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.add(IntGaugeVec::new(Opts::new(format!("cupbearer_{name}"), help), labels))
+        self.add(IntGaugeVec::new(
+            Opts::new(format!("cupbearer_{name}"), help),
+            labels,
+        ))
     }
     fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
         let opts = HistogramOpts::new(format!("cupbearer_{name}"), help).buckets(BUCKETS.to_vec());
@@ -123,8 +143,14 @@ impl Register {
 }
 
 fn unix_now() -> f64 {
-    #[expect(clippy::disallowed_methods, reason = "a timestamp metric is wall-clock time and decides nothing")]
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a timestamp metric is wall-clock time and decides nothing"
+    )]
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
 }
 
 impl Metrics {
@@ -132,7 +158,9 @@ impl Metrics {
     /// None in practice: only a name registered twice or not well-formed, which a test would have found.
     pub fn new() -> prometheus::Result<Self> {
         let r = Register(Registry::new());
-        r.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        r.0.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
         let build = r.whole("build_info", "Constant 1, names the build.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let ct = &["credential", "token"];
@@ -141,7 +169,11 @@ impl Metrics {
             "Unix time of the last successful configuration load.",
         )))?;
         last_reload.set(unix_now());
-        let reloads = r.counters("config_reloads_total", "Configuration reloads.", &["outcome"])?;
+        let reloads = r.counters(
+            "config_reloads_total",
+            "Configuration reloads.",
+            &["outcome"],
+        )?;
         for outcome in ["applied", "unchanged", "refused"] {
             reloads.with_label_values(&[outcome]);
         }
@@ -232,7 +264,8 @@ impl Metrics {
         for token in tokens {
             let ct = [credential, token];
             for outcome in ["ok", "retry", "throttled", "rejected", "config"] {
-                m.token_requests.with_label_values(&[credential, token, outcome]);
+                m.token_requests
+                    .with_label_values(&[credential, token, outcome]);
             }
             m.token_request_seconds.with_label_values(&ct);
             m.token_unchanged.with_label_values(&ct);
@@ -246,11 +279,16 @@ impl Metrics {
     }
     /// The vendor answered with `status`. Codes that are not registered count as `other`, or a vendor could mint series without end.
     pub fn request_end(&self, upstream: &str, status: u16, seconds: f64) {
-        let code = http::StatusCode::from_u16(status).ok().filter(|c| c.canonical_reason().is_some());
+        let code = http::StatusCode::from_u16(status)
+            .ok()
+            .filter(|c| c.canonical_reason().is_some());
         let code = code.as_ref().map_or("other", http::StatusCode::as_str);
         self.0.requests.with_label_values(&[upstream, code]).inc();
         self.0.recent.note(upstream, status);
-        self.0.request_seconds.with_label_values(&[upstream]).observe(seconds);
+        self.0
+            .request_seconds
+            .with_label_values(&[upstream])
+            .observe(seconds);
         self.0.in_flight.with_label_values(&[upstream]).dec();
     }
     /// The request ended without an answer from the vendor.
@@ -259,18 +297,48 @@ impl Metrics {
     }
     /// An operator, or whoever reaches the admin port, asked for this; told once a minute.
     pub fn asked_by_hand(&self, credential: &str, action: &str) {
-        if let Some(times) = self.0.repeats.again(("by hand", credential), action, Now::now()) {
-            tracing::info!(credential, action, times, "asked for by hand{}", repeats::words(times));
+        if let Some(times) = self
+            .0
+            .repeats
+            .again(("by hand", credential), action, Now::now())
+        {
+            tracing::info!(
+                credential,
+                action,
+                times,
+                "asked for by hand{}",
+                repeats::words(times)
+            );
         }
     }
 
     /// We refused a request. What is not the caller's mistake is told, its repeats once a minute.
     pub fn refused(&self, refused: &Refused<'_>) {
-        let Refused { upstream, code, detail, ours, trace_id } = *refused;
+        let Refused {
+            upstream,
+            code,
+            detail,
+            ours,
+            trace_id,
+        } = *refused;
         self.0.refusals.with_label_values(&[upstream, code]).inc();
-        let told = ours.then(|| self.0.repeats.again(("refused", upstream), (code, detail), Now::now())).flatten();
+        let told = ours
+            .then(|| {
+                self.0
+                    .repeats
+                    .again(("refused", upstream), (code, detail), Now::now())
+            })
+            .flatten();
         match told {
-            Some(times) => tracing::warn!(upstream, code, detail, trace_id, times, "request refused{}", repeats::words(times)),
+            Some(times) => tracing::warn!(
+                upstream,
+                code,
+                detail,
+                trace_id,
+                times,
+                "request refused{}",
+                repeats::words(times)
+            ),
             None => tracing::debug!(upstream, code, detail, trace_id, "request refused"),
         }
     }
@@ -280,10 +348,19 @@ impl Metrics {
     }
     /// So many references were taken out of an answer, because they led to an upstream of ours with another credential.
     pub fn redirects_removed(&self, upstream: &str, count: usize, trace_id: Option<&str>) {
-        self.0.redirects_removed.with_label_values(&[upstream]).inc_by(count as u64);
+        self.0
+            .redirects_removed
+            .with_label_values(&[upstream])
+            .inc_by(count as u64);
         if let Some(times) = self.0.repeats.again(("redirect", upstream), "", Now::now()) {
             let advice = "its Location, Content-Location, Refresh or Link led to another upstream of ours; see redirects_to";
-            tracing::warn!(upstream, trace_id, times, "{advice}{}", repeats::words(times));
+            tracing::warn!(
+                upstream,
+                trace_id,
+                times,
+                "{advice}{}",
+                repeats::words(times)
+            );
         }
     }
     /// A 401 was taken to mean that the token is stale.
@@ -292,18 +369,42 @@ impl Metrics {
     }
     /// A connection to the vendor was made, or not.
     pub fn upstream_connect(&self, upstream: &str, outcome: &'static str) {
-        self.0.connects.with_label_values(&[upstream, outcome]).inc();
+        self.0
+            .connects
+            .with_label_values(&[upstream, outcome])
+            .inc();
     }
     /// A connection to the vendor could not be made; `trace_id` is that of the request.
-    pub fn cannot_connect(&self, upstream: &str, outcome: &'static str, error: &str, trace_id: Option<&str>) {
+    pub fn cannot_connect(
+        &self,
+        upstream: &str,
+        outcome: &'static str,
+        error: &str,
+        trace_id: Option<&str>,
+    ) {
         self.upstream_connect(upstream, outcome);
-        if let Some(times) = self.0.repeats.again(("connect", upstream), error, Now::now()) {
-            tracing::warn!(upstream, outcome, error, trace_id, times, "cannot connect{}", repeats::words(times));
+        if let Some(times) = self
+            .0
+            .repeats
+            .again(("connect", upstream), error, Now::now())
+        {
+            tracing::warn!(
+                upstream,
+                outcome,
+                error,
+                trace_id,
+                times,
+                "cannot connect{}",
+                repeats::words(times)
+            );
         }
     }
     /// A request waited for a token.
     pub fn token_waited(&self, credential: &str, waited: Duration) {
-        self.0.token_wait_seconds.with_label_values(&[credential]).observe(waited.as_secs_f64());
+        self.0
+            .token_wait_seconds
+            .with_label_values(&[credential])
+            .observe(waited.as_secs_f64());
     }
     /// The poller saw a new secret value.
     pub fn secret_changed(&self, credential: &str) {
@@ -313,9 +414,22 @@ impl Metrics {
     }
     /// The poller could not read a secret.
     pub fn secret_unreadable(&self, credential: &str, why: &str) {
-        self.0.secret_read_errors.with_label_values(&[credential]).inc();
-        if let Some(times) = self.0.repeats.again(("secret", credential), why, Now::now()) {
-            tracing::warn!(credential, error = why, times, "secret cannot be read{}", repeats::words(times));
+        self.0
+            .secret_read_errors
+            .with_label_values(&[credential])
+            .inc();
+        if let Some(times) = self
+            .0
+            .repeats
+            .again(("secret", credential), why, Now::now())
+        {
+            tracing::warn!(
+                credential,
+                error = why,
+                times,
+                "secret cannot be read{}",
+                repeats::words(times)
+            );
         }
     }
     /// A configuration was applied, found the same, or refused.
@@ -330,7 +444,10 @@ impl Metrics {
         let gauge = &self.0.certificate_expiry;
         gauge.reset();
         for (key, expires) in all {
-            #[expect(clippy::cast_precision_loss, reason = "seconds of the next million years fit")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "seconds of the next million years fit"
+            )]
             gauge.with_label_values(&[&**key]).set(*expires as f64);
         }
     }
@@ -350,7 +467,10 @@ impl Metrics {
     /// Seconds that the calls for a token took in all.
     #[must_use]
     pub fn token_seconds(&self, credential: &str, token: &str) -> f64 {
-        self.0.token_request_seconds.with_label_values(&[credential, token]).get_sample_sum()
+        self.0
+            .token_request_seconds
+            .with_label_values(&[credential, token])
+            .get_sample_sum()
     }
 
     /// The text exposition (format 0.0.4) of everything, with the gauges of tokens and credentials as they stand now.
@@ -359,28 +479,46 @@ impl Metrics {
         let m = &self.0;
         let _whole = m.scrape.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lost) = m.lost_lines.get() {
-            m.log_lines_dropped.inc_by(lost().saturating_sub(m.log_lines_dropped.get()));
+            m.log_lines_dropped
+                .inc_by(lost().saturating_sub(m.log_lines_dropped.get()));
         }
         for gauge in [&m.token_expiry, &m.token_refresh, &m.token_last_success] {
             gauge.reset();
         }
-        for gauge in [&m.token_sendable, &m.token_resting, &m.token_waiters, &m.latched, &m.rejections, &m.info] {
+        for gauge in [
+            &m.token_sendable,
+            &m.token_resting,
+            &m.token_waiters,
+            &m.latched,
+            &m.rejections,
+            &m.info,
+        ] {
             gauge.reset();
         }
         for t in tokens {
             let ct = [&*t.credential, &*t.token];
             m.token_expiry.with_label_values(&ct).set(t.expiry);
             m.token_refresh.with_label_values(&ct).set(t.refresh);
-            m.token_last_success.with_label_values(&ct).set(t.last_success);
-            m.token_sendable.with_label_values(&ct).set(t.sendable.into());
+            m.token_last_success
+                .with_label_values(&ct)
+                .set(t.last_success);
+            m.token_sendable
+                .with_label_values(&ct)
+                .set(t.sendable.into());
             m.token_resting.with_label_values(&ct).set(t.resting.into());
         }
         for c in credentials {
             let label = [&*c.credential];
-            m.token_waiters.with_label_values(&label).set(i64::try_from(c.waiters).unwrap_or(i64::MAX));
+            m.token_waiters
+                .with_label_values(&label)
+                .set(i64::try_from(c.waiters).unwrap_or(i64::MAX));
             m.latched.with_label_values(&label).set(c.latched.into());
-            m.rejections.with_label_values(&label).set(c.rejections.into());
-            m.info.with_label_values(&[&*c.credential, &*c.profile]).set(1);
+            m.rejections
+                .with_label_values(&label)
+                .set(c.rejections.into());
+            m.info
+                .with_label_values(&[&*c.credential, &*c.profile])
+                .set(1);
         }
         let mut out = Vec::with_capacity(16 * 1024);
         if let Err(e) = TextEncoder::new().encode(&m.registry.gather(), &mut out) {

@@ -28,8 +28,10 @@ use crate::files::{Moment, Watch};
 const MAX_FILE: u64 = 1024 * 1024;
 
 const PLACE: &str = "relative paths start from the folder of the file they are written in";
-const CERTIFICATE: &str = "a file with one or more certificates in PEM (-----BEGIN CERTIFICATE-----)";
-const KEY: &str = "a file with the certificate's private key in PEM (-----BEGIN PRIVATE KEY-----), not encrypted";
+const CERTIFICATE: &str =
+    "a file with one or more certificates in PEM (-----BEGIN CERTIFICATE-----)";
+const KEY: &str =
+    "a file with the certificate's private key in PEM (-----BEGIN PRIVATE KEY-----), not encrypted";
 
 /// `tls = { … }` of a token or an upstream. Paths are absolute or relative to the working directory by now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -80,7 +82,12 @@ pub struct Fault {
 
 impl Fault {
     fn new(key: &'static str, what: impl Into<String>, hint: &'static str) -> Self {
-        Self { key, what: what.into(), hint, unread: false }
+        Self {
+            key,
+            what: what.into(),
+            hint,
+            unread: false,
+        }
     }
 }
 
@@ -92,7 +99,9 @@ impl From<Fault> for String {
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity").field("chain", &self.chain.len()).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("chain", &self.chain.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,31 +111,61 @@ impl Tls {
     /// # Errors
     /// In words, naming the file: not readable, no PEM certificate in it, a key that does not fit, a name that cannot be asked for.
     pub fn load(&self) -> Result<Material, String> {
-        let mut roots = if self.ca_only { Vec::new() } else { rustls_native_certs::load_native_certs().certs };
+        let mut roots = if self.ca_only {
+            Vec::new()
+        } else {
+            rustls_native_certs::load_native_certs().certs
+        };
         let mut own = self.trusted()?;
-        let named: Vec<_> = own.iter().map(|(_, certificate)| certificate.clone()).collect();
+        let named: Vec<_> = own
+            .iter()
+            .map(|(_, certificate)| certificate.clone())
+            .collect();
         roots.extend(named.iter().cloned());
         let identity = self.identity()?;
         if let Some((identity, pair)) = &identity {
-            own.extend(identity.chain.iter().map(|c| (pair.cert.clone(), c.clone())));
+            own.extend(
+                identity
+                    .chain
+                    .iter()
+                    .map(|c| (pair.cert.clone(), c.clone())),
+            );
         }
         self.name()?;
         let (identity, pair) = identity.unzip();
-        Ok(Material { roots, named, identity, server_name: self.server_name.clone(), pair, own })
+        Ok(Material {
+            roots,
+            named,
+            identity,
+            server_name: self.server_name.clone(),
+            pair,
+            own,
+        })
     }
 
     /// Everything that would make [`Tls::load`] fail, by key. `blind`: files that cannot be read here are not missed (`check --no-secrets`).
     #[must_use]
     pub fn faults(&self, blind: bool) -> Vec<Fault> {
-        let all = [self.trusted().err(), self.identity().err(), self.name().err()];
-        all.into_iter().flatten().filter(|fault| !(blind && fault.unread)).collect()
+        let all = [
+            self.trusted().err(),
+            self.identity().err(),
+            self.name().err(),
+        ];
+        all.into_iter()
+            .flatten()
+            .filter(|fault| !(blind && fault.unread))
+            .collect()
     }
 
     /// The certificates of `ca_file`.
     fn trusted(&self) -> Result<Vec<(PathBuf, CertificateDer<'static>)>, Fault> {
         let Some(file) = &self.ca_file else {
             if self.ca_only {
-                return Err(Fault::new("ca_only", "ca_only needs ca_file: nothing would be trusted", "set ca_file as well"));
+                return Err(Fault::new(
+                    "ca_only",
+                    "ca_only needs ca_file: nothing would be trusted",
+                    "set ca_file as well",
+                ));
             }
             return Ok(Vec::new());
         };
@@ -134,9 +173,18 @@ impl Tls {
         for certificate in &found {
             RootCertStore::empty()
                 .add(certificate.clone())
-                .map_err(|e| Fault::new("ca_file", format!("{}: a certificate cannot be used: {e}", file.display()), CERTIFICATE))?;
+                .map_err(|e| {
+                    Fault::new(
+                        "ca_file",
+                        format!("{}: a certificate cannot be used: {e}", file.display()),
+                        CERTIFICATE,
+                    )
+                })?;
         }
-        Ok(found.into_iter().map(|certificate| (file.clone(), certificate)).collect())
+        Ok(found
+            .into_iter()
+            .map(|certificate| (file.clone(), certificate))
+            .collect())
     }
 
     fn identity(&self) -> Result<Option<(Identity, Pair)>, Fault> {
@@ -144,17 +192,33 @@ impl Tls {
         match (&self.client_cert_file, &self.client_key_file) {
             (None, None) => Ok(None),
             (Some(cert), Some(key)) => {
-                let pair = Pair { cert: cert.clone(), key: key.clone() };
+                let pair = Pair {
+                    cert: cert.clone(),
+                    key: key.clone(),
+                };
                 Ok(Some((pair.read()?, pair)))
             }
-            (Some(_), None) => Err(Fault::new("client_key_file", "is missing: client_cert_file needs client_key_file", together)),
-            (None, Some(_)) => Err(Fault::new("client_cert_file", "is missing: client_key_file needs client_cert_file", together)),
+            (Some(_), None) => Err(Fault::new(
+                "client_key_file",
+                "is missing: client_cert_file needs client_key_file",
+                together,
+            )),
+            (None, Some(_)) => Err(Fault::new(
+                "client_cert_file",
+                "is missing: client_key_file needs client_cert_file",
+                together,
+            )),
         }
     }
 
     fn name(&self) -> Result<(), Fault> {
         match &self.server_name {
-            Some(name) if !matches!(ServerName::try_from(name.as_str()), Ok(ServerName::DnsName(_))) => {
+            Some(name)
+                if !matches!(
+                    ServerName::try_from(name.as_str()),
+                    Ok(ServerName::DnsName(_))
+                ) =>
+            {
                 let hint = "the name in the server's certificate, such as \"api.example\"; leave it out where that is the host of the url";
                 Err(Fault::new("server_name", "is not a DNS name", hint))
             }
@@ -165,7 +229,11 @@ impl Tls {
     /// Every file this table depends on.
     #[must_use]
     pub fn files(&self) -> Vec<&Path> {
-        [&self.ca_file, &self.client_cert_file, &self.client_key_file].into_iter().flatten().map(PathBuf::as_path).collect()
+        [&self.ca_file, &self.client_cert_file, &self.client_key_file]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect()
     }
 }
 
@@ -189,11 +257,16 @@ impl Material {
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier::new(store, self.named.clone(), provider())?));
+            .with_custom_certificate_verifier(Arc::new(Verifier::new(
+                store,
+                self.named.clone(),
+                provider(),
+            )?));
         let mut config = match (&self.identity, &self.pair) {
             (Some(identity), Some(pair)) => {
                 let held = certified(identity).map_err(|e| format!("client certificate: {e}"))?;
-                let mut config = builder.with_client_cert_resolver(Arc::new(Rotating::new(pair.clone(), held)));
+                let mut config =
+                    builder.with_client_cert_resolver(Arc::new(Rotating::new(pair.clone(), held)));
                 // A resumed session would go on with the certificate it began with.
                 config.resumption = Resumption::disabled();
                 config
@@ -217,7 +290,11 @@ impl Material {
             } else {
                 return None;
             };
-            Some(format!("{}: the certificate of {} {what}", file.display(), certificate.subject()))
+            Some(format!(
+                "{}: the certificate of {} {what}",
+                file.display(),
+                certificate.subject()
+            ))
         };
         self.own.iter().filter_map(judge).collect()
     }
@@ -229,9 +306,11 @@ impl Material {
 /// In words, naming the file.
 pub fn certificate_expiry(file: &Path) -> Result<i64, String> {
     let all = certificates("ca_file", file)?;
-    let Some(first) = all.first() else { return Err(format!("{}: no PEM certificate", file.display())) };
-    let (_, certificate) =
-        x509_parser::parse_x509_certificate(first).map_err(|_| format!("{}: not an X.509 certificate", file.display()))?;
+    let Some(first) = all.first() else {
+        return Err(format!("{}: no PEM certificate", file.display()));
+    };
+    let (_, certificate) = x509_parser::parse_x509_certificate(first)
+        .map_err(|_| format!("{}: not an X.509 certificate", file.display()))?;
     Ok(certificate.validity().not_after.timestamp())
 }
 
@@ -240,7 +319,12 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, rustls::Error> {
-    CertifiedKey::from_der(identity.chain.clone(), identity.key.clone_key(), &provider()).map(Arc::new)
+    CertifiedKey::from_der(
+        identity.chain.clone(),
+        identity.key.clone_key(),
+        &provider(),
+    )
+    .map(Arc::new)
 }
 
 /// The files of a client certificate.
@@ -261,24 +345,47 @@ impl Pair {
     fn stamp(&self) -> Stamp {
         [&self.cert, &self.key].map(|file| {
             let about = std::fs::metadata(file).ok()?;
-            Some((about.dev(), about.ino(), about.len(), about.mtime(), about.mtime_nsec()))
+            Some((
+                about.dev(),
+                about.ino(),
+                about.len(),
+                about.mtime(),
+                about.mtime_nsec(),
+            ))
         })
     }
 
     fn read(&self) -> Result<Identity, Fault> {
-        let wrong_key = |what: &str| Fault::new("client_key_file", format!("{}: {what}", self.key.display()), KEY);
+        let wrong_key = |what: &str| {
+            Fault::new(
+                "client_key_file",
+                format!("{}: {what}", self.key.display()),
+                KEY,
+            )
+        };
         let chain = certificates("client_cert_file", &self.cert)?;
         let text = zeroize::Zeroizing::new(contents("client_key_file", &self.key)?);
-        let key = pem::private_key(&text).and_then(Result::ok).ok_or_else(|| {
-            let hint = if find(&text, b"ENCRYPTED") { " (an encrypted key cannot be read)" } else { "" };
-            wrong_key(&format!("no PEM private key{hint}"))
-        })?;
+        let key = pem::private_key(&text)
+            .and_then(Result::ok)
+            .ok_or_else(|| {
+                let hint = if find(&text, b"ENCRYPTED") {
+                    " (an encrypted key cannot be read)"
+                } else {
+                    ""
+                };
+                wrong_key(&format!("no PEM private key{hint}"))
+            })?;
         let identity = Identity { chain, key };
         certified(&identity).map_err(|e| match e {
-            rustls::Error::InconsistentKeys(_) => wrong_key(&format!("the key does not fit the certificate in {}", self.cert.display())),
-            rustls::Error::InvalidCertificate(_) => {
-                Fault::new("client_cert_file", format!("{}: not an X.509 certificate", self.cert.display()), CERTIFICATE)
-            }
+            rustls::Error::InconsistentKeys(_) => wrong_key(&format!(
+                "the key does not fit the certificate in {}",
+                self.cert.display()
+            )),
+            rustls::Error::InvalidCertificate(_) => Fault::new(
+                "client_cert_file",
+                format!("{}: not an X.509 certificate", self.cert.display()),
+                CERTIFICATE,
+            ),
             _ => wrong_key("the private key cannot be used"),
         })?;
         Ok(identity)
@@ -301,7 +408,12 @@ impl Rotating {
     fn new(pair: Pair, held: Arc<CertifiedKey>) -> Self {
         let (stamp, watch) = (pair.stamp(), Watch::default());
         let _ = watch.settled(&pair.files(), Moment::now(), || ());
-        Self { pair, shown: ArcSwap::new(held), seen: Mutex::new(stamp), watch }
+        Self {
+            pair,
+            shown: ArcSwap::new(held),
+            seen: Mutex::new(stamp),
+            watch,
+        }
     }
 }
 
@@ -315,7 +427,9 @@ impl ResolvesClientCert for Rotating {
         if let Some(mut seen) = seen {
             let stamp = self.pair.stamp();
             if stamp != *seen
-                && let Some(Ok(newer)) = self.watch.settled(&self.pair.files(), Moment::now(), || self.pair.read())
+                && let Some(Ok(newer)) =
+                    self.watch
+                        .settled(&self.pair.files(), Moment::now(), || self.pair.read())
                 && let Ok(newer) = certified(&newer)
             {
                 *seen = stamp;
@@ -344,10 +458,17 @@ fn contents(key: &'static str, file: &Path) -> Result<Vec<u8>, Fault> {
     let name = file.to_string_lossy();
     if name.contains("-----BEGIN") || name.contains(char::is_control) || name.len() > 1024 {
         // Not repeated: it may be a private key.
-        return Err(Fault::new(key, "holds something else than a path", "write the contents to a file and its path here"));
+        return Err(Fault::new(
+            key,
+            "holds something else than a path",
+            "write the contents to a file and its path here",
+        ));
     }
     let wrong = |what: &str, hint| Fault::new(key, format!("{name}: {what}"), hint);
-    let refuse = |e: std::io::Error| Fault { unread: true, ..wrong(plain(&e), PLACE) };
+    let refuse = |e: std::io::Error| Fault {
+        unread: true,
+        ..wrong(plain(&e), PLACE)
+    };
     let about = std::fs::metadata(file).map_err(refuse)?;
     if !about.is_file() {
         return Err(wrong("not a regular file", PLACE));

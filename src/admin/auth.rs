@@ -44,7 +44,10 @@ pub struct Doubts {
 
 impl Default for Doubts {
     fn default() -> Self {
-        Self { turn: Semaphore::new(1), told: Mutex::default() }
+        Self {
+            turn: Semaphore::new(1),
+            told: Mutex::default(),
+        }
     }
 }
 
@@ -84,7 +87,11 @@ impl BelievedTokens {
     /// Those of `sources` that can be believed, each for itself: one that cannot be read leaves the others.
     async fn read(&self, sources: &[Source]) -> Vec<Secret> {
         let tokens = self.of(sources);
-        join_all(tokens.iter().map(BelievedToken::read)).await.into_iter().flatten().collect()
+        join_all(tokens.iter().map(BelievedToken::read))
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// What is known of these sources; what is known of others is forgotten.
@@ -93,7 +100,11 @@ impl BelievedTokens {
         known.retain(|token| sources.contains(&token.source));
         for source in sources {
             if !known.iter().any(|token| token.source == *source) {
-                known.push(Arc::new(BelievedToken { source: source.clone(), watch: Watch::default(), last: Mutex::default() }));
+                known.push(Arc::new(BelievedToken {
+                    source: source.clone(),
+                    watch: Watch::default(),
+                    last: Mutex::default(),
+                }));
             }
         }
         known.clone()
@@ -103,7 +114,11 @@ impl BelievedTokens {
 impl BelievedToken {
     /// What is believed after a look at its file, or after a while of waiting for one: a file that hangs keeps one thread and not a caller for ever.
     async fn read(self: &Arc<Self>) -> Option<Secret> {
-        let patience = if self.last().is_some() { MOMENT } else { PATIENCE };
+        let patience = if self.last().is_some() {
+            MOMENT
+        } else {
+            PATIENCE
+        };
         if let Some(turn) = self.watch.turn(patience).await {
             let me = self.clone();
             turn.aside(move |turn| me.look(turn)).await;
@@ -112,7 +127,10 @@ impl BelievedToken {
     }
 
     fn last(&self) -> Option<Secret> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// For a thread that may block.
@@ -127,7 +145,11 @@ impl BelievedToken {
 /// Lets through who may, with [`Trusted`] as an extension of the request.
 pub async fn check(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
     let config = &admin.snapshot.load_full().config.admin;
-    let peer = request.extensions().get::<Peer>().copied().unwrap_or(Peer::Network);
+    let peer = request
+        .extensions()
+        .get::<Peer>()
+        .copied()
+        .unwrap_or(Peer::Network);
     let trusted = match judge(config, &admin.tokens, peer, request.headers()).await {
         Ok(trusted) => trusted,
         Err(refused) => {
@@ -153,14 +175,23 @@ enum Refused {
     Stranger,
 }
 
-async fn judge(config: &config::Admin, tokens: &BelievedTokens, peer: Peer, headers: &HeaderMap) -> Result<bool, Refused> {
+async fn judge(
+    config: &config::Admin,
+    tokens: &BelievedTokens,
+    peer: Peer,
+    headers: &HeaderMap,
+) -> Result<bool, Refused> {
     if let Peer::User(uid) = peer
         && is_ours(uid, &config.uids)
     {
         return Ok(true);
     }
     if config.auth.is_empty() {
-        return if peer == Peer::Network { Ok(false) } else { Err(Refused::Stranger) };
+        return if peer == Peer::Network {
+            Ok(false)
+        } else {
+            Err(Refused::Stranger)
+        };
     }
     let shown = bearer(headers).ok_or(Refused::Missing)?;
     let secrets = tokens.read(&config.auth).await;
@@ -168,21 +199,30 @@ async fn judge(config: &config::Admin, tokens: &BelievedTokens, peer: Peer, head
         return Err(Refused::Unreadable);
     }
     // All are compared, each in constant time: how long it takes says nothing.
-    let right = secrets.iter().fold(false, |right, secret| (*secret == shown) | right);
+    let right = secrets
+        .iter()
+        .fold(false, |right, secret| (*secret == shown) | right);
     if right { Ok(true) } else { Err(Refused::Wrong) }
 }
 
 fn is_ours(uid: u32, uids: &[u32]) -> bool {
-    if uids.is_empty() { uid == 0 || uid == rustix::process::geteuid().as_raw() } else { uids.contains(&uid) }
+    if uids.is_empty() {
+        uid == 0 || uid == rustix::process::geteuid().as_raw()
+    } else {
+        uids.contains(&uid)
+    }
 }
 
 /// What stands behind Bearer (RFC 6750 2.1), where there is one such field and something stands there.
 fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(field), None) = (fields.next(), fields.next()) else { return None };
+    let (Some(field), None) = (fields.next(), fields.next()) else {
+        return None;
+    };
     let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
     let token = token.trim_matches(' ');
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| Secret::new(token.to_owned()))
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty())
+        .then(|| Secret::new(token.to_owned()))
 }
 
 /// One of `[admin] auth`, read now.
@@ -191,32 +231,56 @@ fn bearer(headers: &HeaderMap) -> Option<Secret> {
 /// It cannot be read, in words without its value.
 pub fn secret(source: &Source) -> Result<Secret, String> {
     let sources = BTreeMap::from([(NAME.to_owned(), source.clone())]);
-    let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
+    let secrets = Secrets {
+        sources,
+        names: vec![NAME.to_owned()],
+        ..Secrets::default()
+    };
     let values = secrets.read().map_err(|unreadable| unreadable.why)?;
-    values.get(NAME).filter(|secret| !secret.expose().is_empty()).cloned().ok_or_else(|| "is empty".to_owned())
+    values
+        .get(NAME)
+        .filter(|secret| !secret.expose().is_empty())
+        .cloned()
+        .ok_or_else(|| "is empty".to_owned())
 }
 
 impl Refused {
     fn answer(self, peer: Peer, at_page: bool) -> Response {
         if self == Self::Stranger {
-            let Peer::User(uid) = peer else { return text(StatusCode::FORBIDDEN, "not for you\n") };
+            let Peer::User(uid) = peer else {
+                return text(StatusCode::FORBIDDEN, "not for you\n");
+            };
             return text(
                 StatusCode::FORBIDDEN,
-                format!("user {uid} is none of [admin] uids (our own user and root where it is not set)\n"),
+                format!(
+                    "user {uid} is none of [admin] uids (our own user and root where it is not set)\n"
+                ),
             );
         }
         if self == Self::Unreadable {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "[admin] auth cannot be read, so nobody can show it\n");
+            return text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "[admin] auth cannot be read, so nobody can show it\n",
+            );
         }
         let mut response = if at_page {
             page::asks(self == Self::Wrong)
         } else if self == Self::Wrong {
-            text(StatusCode::UNAUTHORIZED, "this is not the token of [admin] auth\n")
+            text(
+                StatusCode::UNAUTHORIZED,
+                "this is not the token of [admin] auth\n",
+            )
         } else {
-            text(StatusCode::UNAUTHORIZED, "send the token of [admin] auth as Authorization: Bearer\n")
+            text(
+                StatusCode::UNAUTHORIZED,
+                "send the token of [admin] auth as Authorization: Bearer\n",
+            )
         };
         *response.status_mut() = StatusCode::UNAUTHORIZED;
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        response.headers_mut().insert(
+            header::WWW_AUTHENTICATE,
+            header::HeaderValue::from_static("Bearer"),
+        );
         response
     }
 }
@@ -225,33 +289,75 @@ impl Refused {
 mod tests {
     use super::*;
 
-    async fn judge(config: &config::Admin, peer: Peer, headers: &HeaderMap) -> Result<bool, Refused> {
+    async fn judge(
+        config: &config::Admin,
+        peer: Peer,
+        headers: &HeaderMap,
+    ) -> Result<bool, Refused> {
         super::judge(config, &BelievedTokens::default(), peer, headers).await
     }
 
     fn config(auth: &[&str], uids: &[u32]) -> config::Admin {
-        let auth = auth.iter().map(|secret| Source::Value(Secret::new((*secret).to_owned()))).collect();
+        let auth = auth
+            .iter()
+            .map(|secret| Source::Value(Secret::new((*secret).to_owned())))
+            .collect();
         let listen = config::Listen::Unix("/admin.sock".into());
-        config::Admin { listen, auth, uids: uids.to_vec(), ready: config::Ready::Started, hosts: vec![] }
+        config::Admin {
+            listen,
+            auth,
+            uids: uids.to_vec(),
+            ready: config::Ready::Started,
+            hosts: vec![],
+        }
     }
 
     fn shows(values: &[&str]) -> HeaderMap {
-        values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap())).collect()
+        values
+            .iter()
+            .map(|value| (header::AUTHORIZATION, value.parse().unwrap()))
+            .collect()
     }
 
     #[tokio::test]
     async fn any_of_the_tokens_lets_in_and_nothing_else_does() {
         let two = config(&["first-token", "other-token"], &[]);
-        for right in ["Bearer first-token", "bearer other-token", "BEARER   first-token "] {
-            assert_eq!(judge(&two, Peer::Network, &shows(&[right])).await, Ok(true), "{right}");
+        for right in [
+            "Bearer first-token",
+            "bearer other-token",
+            "BEARER   first-token ",
+        ] {
+            assert_eq!(
+                judge(&two, Peer::Network, &shows(&[right])).await,
+                Ok(true),
+                "{right}"
+            );
         }
-        for wrong in ["Bearer first-toke", "Bearer first-tokens", "Bearer first-token other-token", "Bearer FIRST-TOKEN"] {
-            assert_eq!(judge(&two, Peer::Network, &shows(&[wrong])).await, Err(Refused::Wrong), "{wrong}");
+        for wrong in [
+            "Bearer first-toke",
+            "Bearer first-tokens",
+            "Bearer first-token other-token",
+            "Bearer FIRST-TOKEN",
+        ] {
+            assert_eq!(
+                judge(&two, Peer::Network, &shows(&[wrong])).await,
+                Err(Refused::Wrong),
+                "{wrong}"
+            );
         }
-        for none in
-            [&[][..], &["Bearer"], &["Bearer "], &["Basic first-token"], &["first-token"], &["Bearer first-token", "Bearer first-token"]]
-        {
-            assert_eq!(judge(&two, Peer::Network, &shows(none)).await, Err(Refused::Missing), "{none:?}");
+        for none in [
+            &[][..],
+            &["Bearer"],
+            &["Bearer "],
+            &["Basic first-token"],
+            &["first-token"],
+            &["Bearer first-token", "Bearer first-token"],
+        ] {
+            assert_eq!(
+                judge(&two, Peer::Network, &shows(none)).await,
+                Err(Refused::Missing),
+                "{none:?}"
+            );
         }
         assert_eq!(
             judge(&config(&[""], &[]), Peer::Network, &shows(&["Bearer x"])).await,
@@ -264,17 +370,44 @@ mod tests {
     async fn over_a_unix_socket_the_user_counts_and_otherwise_the_token() {
         let me = rustix::process::geteuid().as_raw();
         let none = HeaderMap::new();
-        for (uids, uid, right) in
-            [(&[][..], me, true), (&[], 0, true), (&[], me + 7, false), (&[me + 7], me + 7, true), (&[me + 7], me, me + 7 == me)]
-        {
+        for (uids, uid, right) in [
+            (&[][..], me, true),
+            (&[], 0, true),
+            (&[], me + 7, false),
+            (&[me + 7], me + 7, true),
+            (&[me + 7], me, me + 7 == me),
+        ] {
             let (alone, with_token) = (config(&[], uids), config(&["token"], uids));
-            let expected = if right { Ok(true) } else { Err(Refused::Stranger) };
-            assert_eq!(judge(&alone, Peer::User(uid), &none).await, expected, "{uids:?} {uid}");
-            let expected = if right { Ok(true) } else { Err(Refused::Missing) };
-            assert_eq!(judge(&with_token, Peer::User(uid), &none).await, expected, "{uids:?} {uid}");
-            assert_eq!(judge(&with_token, Peer::User(uid), &shows(&["Bearer token"])).await, Ok(true));
+            let expected = if right {
+                Ok(true)
+            } else {
+                Err(Refused::Stranger)
+            };
+            assert_eq!(
+                judge(&alone, Peer::User(uid), &none).await,
+                expected,
+                "{uids:?} {uid}"
+            );
+            let expected = if right {
+                Ok(true)
+            } else {
+                Err(Refused::Missing)
+            };
+            assert_eq!(
+                judge(&with_token, Peer::User(uid), &none).await,
+                expected,
+                "{uids:?} {uid}"
+            );
+            assert_eq!(
+                judge(&with_token, Peer::User(uid), &shows(&["Bearer token"])).await,
+                Ok(true)
+            );
         }
-        assert_eq!(judge(&config(&[], &[]), Peer::Network, &none).await, Ok(false), "whoever reaches a port may ask, and is not trusted");
+        assert_eq!(
+            judge(&config(&[], &[]), Peer::Network, &none).await,
+            Ok(false),
+            "whoever reaches a port may ask, and is not trusted"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -282,16 +415,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "first-token").unwrap();
-        let config = config::Admin { auth: vec![Source::File(path)], ..config(&[], &[]) };
-        for (known, expected, waited) in [(true, Ok(true), MOMENT), (false, Err(Refused::Unreadable), PATIENCE)] {
+        let config = config::Admin {
+            auth: vec![Source::File(path)],
+            ..config(&[], &[])
+        };
+        for (known, expected, waited) in [
+            (true, Ok(true), MOMENT),
+            (false, Err(Refused::Unreadable), PATIENCE),
+        ] {
             let tokens = BelievedTokens::default();
             if known {
-                assert_eq!(super::judge(&config, &tokens, Peer::Network, &shows(&["Bearer first-token"])).await, Ok(true));
+                assert_eq!(
+                    super::judge(
+                        &config,
+                        &tokens,
+                        Peer::Network,
+                        &shows(&["Bearer first-token"])
+                    )
+                    .await,
+                    Ok(true)
+                );
             }
             // As a look does that never ends.
             let _hung = tokens.of(&config.auth)[0].watch.turn_now().unwrap();
             let (began, right) = (Now::now(), shows(&["Bearer first-token"]));
-            let all = join_all((0..1000).map(|_| super::judge(&config, &tokens, Peer::Network, &right))).await;
+            let all =
+                join_all((0..1000).map(|_| super::judge(&config, &tokens, Peer::Network, &right)))
+                    .await;
             assert!(all.iter().all(|one| *one == expected), "{expected:?}");
             let took = began.until(Now::now());
             assert!(took >= waited && took < waited * 2, "{took:?}");
@@ -304,14 +454,23 @@ mod tests {
         let path = folder.path().join("token");
         std::fs::write(&path, "first-token").unwrap();
         let source = Source::File(path.clone());
-        let config = config::Admin { auth: vec![source], ..config(&[], &[]) };
+        let config = config::Admin {
+            auth: vec![source],
+            ..config(&[], &[])
+        };
         let tokens = BelievedTokens::default();
-        let asked = async |shown: &str| super::judge(&config, &tokens, Peer::Network, &shows(&[shown])).await;
+        let asked = async |shown: &str| {
+            super::judge(&config, &tokens, Peer::Network, &shows(&[shown])).await
+        };
         assert_eq!(asked("Bearer first-token").await, Ok(true));
         // Written in place, and not at rest yet.
         std::fs::write(&path, "oth").unwrap();
         assert_eq!(asked("Bearer oth").await, Err(Refused::Wrong));
-        assert_eq!(asked("Bearer first-token").await, Ok(true), "what was believed before still counts");
+        assert_eq!(
+            asked("Bearer first-token").await,
+            Ok(true),
+            "what was believed before still counts"
+        );
         // Replaced: at once.
         std::fs::write(folder.path().join("new"), "other-token").unwrap();
         std::fs::rename(folder.path().join("new"), &path).unwrap();

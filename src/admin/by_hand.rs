@@ -51,10 +51,19 @@ pub async fn act(
 
 /// The credential whose account only a person opens again (`account_rejections`), where an unlatch of `credential` might open it: itself, or one with
 /// a token endpoint of the same origin. An account has many names, and each of them would do.
-fn strict_neighbour<'a>(credential: &'a Credential, snapshot: &'a Snapshot) -> Option<&'a Credential> {
+fn strict_neighbour<'a>(
+    credential: &'a Credential,
+    snapshot: &'a Snapshot,
+) -> Option<&'a Credential> {
     let strict = |one: &&Credential| one.profile().limits.account_rejections.is_some();
-    let mut others = snapshot.credentials.values().map(|one| &**one).filter(strict);
-    Some(credential).filter(strict).or_else(|| others.find(|other| credential.may_share_account_with(other)))
+    let mut others = snapshot
+        .credentials
+        .values()
+        .map(|one| &**one)
+        .filter(strict);
+    Some(credential)
+        .filter(strict)
+        .or_else(|| others.find(|other| credential.may_share_account_with(other)))
 }
 
 fn locks_accounts(strict: &Credential) -> Response {
@@ -78,7 +87,9 @@ async fn unlatch(credential: &Credential) -> Asked {
     match credential.unlatch().await {
         Next::At(at) => Asked::At(not_before(at)),
         Next::Latched => Asked::Held("it is latched until its secret changes".to_owned()),
-        Next::NoMemory => Asked::Held("the guard's memory cannot be read or written: see the log".to_owned()),
+        Next::NoMemory => {
+            Asked::Held("the guard's memory cannot be read or written: see the log".to_owned())
+        }
     }
 }
 

@@ -32,7 +32,11 @@ impl Admin {
                     latched |= matches!(status.doing, Doing::Held { latched: true, .. });
                     rejections = rejections.max(status.rejections);
                     gauges.resting |= matches!(status.doing, Doing::Resting);
-                    if let Doing::Due(at) | Doing::Held { until: Some(at), .. } = status.doing {
+                    if let Doing::Due(at)
+                    | Doing::Held {
+                        until: Some(at), ..
+                    } = status.doing
+                    {
                         gauges.refresh = earliest(gauges.refresh, at.wall().as_secs_f64());
                     }
                     if let Some(token) = status.token.as_ref().filter(|t| t.expires > now) {
@@ -40,7 +44,9 @@ impl Admin {
                         gauges.sendable |= token.send_until > now;
                     }
                     if let Some(token) = &status.token {
-                        gauges.last_success = gauges.last_success.max(token.issued.sent.wall().as_secs_f64());
+                        gauges.last_success = gauges
+                            .last_success
+                            .max(token.issued.sent.wall().as_secs_f64());
                     }
                 }
                 tokens.push(gauges);

@@ -76,16 +76,28 @@ fn once(reached: &AtomicBool, judge: impl FnOnce() -> Verdict) -> Verdict {
 
 /// Of one credential: it can send.
 pub fn one(credential: &Credential) -> Verdict {
-    if credential.able() { Verdict::Ready } else { Verdict::NotYet(format!("{}: no token may be sent", credential.name())) }
+    if credential.able() {
+        Verdict::Ready
+    } else {
+        Verdict::NotYet(format!("{}: no token may be sent", credential.name()))
+    }
 }
 
-fn first_not<'a>(mut all: impl Iterator<Item = &'a std::sync::Arc<Credential>>, judge: impl Fn(&Credential) -> Verdict) -> Verdict {
-    all.find_map(|c| Some(judge(c)).filter(|v| *v != Verdict::Ready)).unwrap_or(Verdict::Ready)
+fn first_not<'a>(
+    mut all: impl Iterator<Item = &'a std::sync::Arc<Credential>>,
+    judge: impl Fn(&Credential) -> Verdict,
+) -> Verdict {
+    all.find_map(|c| Some(judge(c)).filter(|v| *v != Verdict::Ready))
+        .unwrap_or(Verdict::Ready)
 }
 
 /// Every token fetched at start has had its first outcome.
 fn settled(credential: &Credential) -> Verdict {
-    if credential.settled() { Verdict::Ready } else { Verdict::NotYet(format!("{}: first token call not done", credential.name())) }
+    if credential.settled() {
+        Verdict::Ready
+    } else {
+        Verdict::NotYet(format!("{}: first token call not done", credential.name()))
+    }
 }
 
 /// The same, but a refused secret, a senseless answer, or a guard that cannot remember and so allows no call holds it until a success. Whatever
@@ -94,7 +106,11 @@ fn accepted(credential: &Credential) -> Verdict {
     let refused = |t: &TokenState| t.partition.is_none() && t.status.unaccepted;
     // A child that waits for a refused parent is not counted as settled by a mistake: the parent is found first.
     match credential.tokens().iter().find(|t| refused(t)) {
-        Some(t) => Verdict::NotYet(format!("{}: token {} was not accepted", credential.name(), t.token)),
+        Some(t) => Verdict::NotYet(format!(
+            "{}: token {} was not accepted",
+            credential.name(),
+            t.token
+        )),
         None => settled(credential),
     }
 }

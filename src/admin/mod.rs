@@ -71,7 +71,12 @@ pub struct Admin {
 
 impl Admin {
     /// Serves everything on `socket`, which is bound to this address where it has one, until `stop` says true.
-    pub async fn serve(self, socket: Socket, bound: Option<SocketAddr>, stop: watch::Receiver<bool>) {
+    pub async fn serve(
+        self,
+        socket: Socket,
+        bound: Option<SocketAddr>,
+        stop: watch::Receiver<bool>,
+    ) {
         let guarded = Router::new()
             .route("/", get(page::page))
             .route("/api/status", get(api_status))
@@ -80,14 +85,18 @@ impl Admin {
             .route_layer(middleware::from_fn_with_state(self.clone(), auth::check))
             // Style and script of the page that asks for the token.
             .merge(page::parts())
-            .route_layer(middleware::from_fn_with_state((self.clone(), bound), guardrail::check));
+            .route_layer(middleware::from_fn_with_state(
+                (self.clone(), bound),
+                guardrail::check,
+            ));
         let app = guarded.merge(read_only()).fallback(not_found);
         self.answer(socket, app, stop).await;
     }
 
     /// Serves what kubelet and Prometheus need and nothing else, to any Host, until `stop` says true.
     pub async fn serve_read_only(self, listener: TcpListener, stop: watch::Receiver<bool>) {
-        self.answer(Socket::Tcp(listener), read_only().fallback(not_found), stop).await;
+        self.answer(Socket::Tcp(listener), read_only().fallback(not_found), stop)
+            .await;
     }
 
     async fn answer(self, socket: Socket, app: Router<Self>, stop: watch::Receiver<bool>) {
@@ -101,9 +110,16 @@ impl Admin {
         let begun = Now::now();
         while !self.reached.all(&self.snapshot.load_full()) {
             // A first outcome is seldom long in coming; one that is, is a refused secret or an issuer that is down.
-            let pause = if begun.until(Now::now()) < health::SOON { health::OFTEN } else { health::SELDOM };
+            let pause = if begun.until(Now::now()) < health::SOON {
+                health::OFTEN
+            } else {
+                health::SELDOM
+            };
             // An error means that the program is gone.
-            if tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await.is_ok() {
+            if tokio::time::timeout(pause, stop.wait_for(|stop| *stop))
+                .await
+                .is_ok()
+            {
                 return;
             }
         }
@@ -128,7 +144,11 @@ fn read_only() -> Router<Admin> {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     match admin.unread.metrics(|| admin.render_metrics()).await {
-        Some(body) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
+        Some(body) => respond(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            body,
+        ),
         None => crowded(),
     }
 }
@@ -152,7 +172,10 @@ fn health_answer(verdict: &Verdict) -> Response {
 }
 
 async fn api_status(State(admin): State<Admin>) -> Response {
-    large(&admin, StatusCode::OK, "application/json", || json_bytes(&StatusPage::of(&admin))).await
+    large(&admin, StatusCode::OK, "application/json", || {
+        json_bytes(&StatusPage::of(&admin))
+    })
+    .await
 }
 
 /// What `POST /api/reload` answers.
@@ -169,11 +192,22 @@ async fn reload(State(admin): State<Admin>) -> Response {
     admin.metrics.asked_by_hand("", "reload");
     let outcome = admin.reloader.reload().await;
     let (status, problems) = match &outcome {
-        Outcome::Refused(problems) => (StatusCode::UNPROCESSABLE_ENTITY, problems.iter().map(ProblemState::of).collect()),
+        Outcome::Refused(problems) => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            problems.iter().map(ProblemState::of).collect(),
+        ),
         Outcome::Applied { .. } | Outcome::Unchanged => (StatusCode::OK, Vec::new()),
     };
-    let (generation, restart) = (admin.snapshot.load().generation, admin.reloader.needs_restart());
-    let answer = Reloaded { outcome: status::word(&outcome), generation, problems, restart };
+    let (generation, restart) = (
+        admin.snapshot.load().generation,
+        admin.reloader.needs_restart(),
+    );
+    let answer = Reloaded {
+        outcome: status::word(&outcome),
+        generation,
+        problems,
+        restart,
+    };
     large(&admin, status, "application/json", || json_bytes(&answer)).await
 }
 
@@ -182,11 +216,20 @@ async fn not_found() -> Response {
 }
 
 fn text(status: StatusCode, body: impl Into<String>) -> Response {
-    respond(status, "text/plain; charset=utf-8", body.into().into_bytes())
+    respond(
+        status,
+        "text/plain; charset=utf-8",
+        body.into().into_bytes(),
+    )
 }
 
 /// An answer that may be large: it is made once there is room for it.
-async fn large(admin: &Admin, status: StatusCode, content_type: &'static str, render: impl FnOnce() -> Vec<u8>) -> Response {
+async fn large(
+    admin: &Admin,
+    status: StatusCode,
+    content_type: &'static str,
+    render: impl FnOnce() -> Vec<u8>,
+) -> Response {
     match admin.unread.hold(render).await {
         Some(body) => respond(status, content_type, body),
         None => crowded(),
@@ -194,8 +237,13 @@ async fn large(admin: &Admin, status: StatusCode, content_type: &'static str, re
 }
 
 fn crowded() -> Response {
-    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "too many answers lie here unread\n");
-    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    let mut response = text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "too many answers lie here unread\n",
+    );
+    response
+        .headers_mut()
+        .insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
     response
 }
 
@@ -208,8 +256,17 @@ fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes
     let mut response = Response::new(Body::from(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(content_type),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        header::HeaderValue::from_static("no-store"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        header::HeaderValue::from_static("nosniff"),
+    );
     response
 }

@@ -45,7 +45,16 @@ impl<T> Patient<T> {
     /// `io`, sitting on `seat`.
     pub fn new(io: T, seat: Seat) -> Self {
         let still = Box::pin(sleep(HEAD));
-        Self { io, still, whole: Now::now().after(HEAD), head: Some(0), answered: false, writing: false, over: false, seat }
+        Self {
+            io,
+            still,
+            whole: Now::now().after(HEAD),
+            head: Some(0),
+            answered: false,
+            writing: false,
+            over: false,
+            seat,
+        }
     }
 
     /// These bytes came.
@@ -70,18 +79,30 @@ impl<T> Patient<T> {
     }
 
     fn moved(&mut self) {
-        self.still.set(sleep(STILL.min(Now::now().until(self.whole))));
-        self.seat.moved(self.answered, self.head.is_none() && !self.answered);
+        self.still
+            .set(sleep(STILL.min(Now::now().until(self.whole))));
+        self.seat
+            .moved(self.answered, self.head.is_none() && !self.answered);
     }
 
     /// It has stood still for too long, or its seat is wanted.
     fn ends(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.over = self.over || self.still.as_mut().poll(cx).is_ready() || Pin::new(&mut self.seat.leave).poll(cx).is_ready();
-        if self.over { Poll::Ready(io::ErrorKind::TimedOut.into()) } else { Poll::Pending }
+        self.over = self.over
+            || self.still.as_mut().poll(cx).is_ready()
+            || Pin::new(&mut self.seat.leave).poll(cx).is_ready();
+        if self.over {
+            Poll::Ready(io::ErrorKind::TimedOut.into())
+        } else {
+            Poll::Pending
+        }
     }
 
     /// What came of writing.
-    fn wrote(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(
+        &mut self,
+        cx: &mut Context<'_>,
+        done: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if done.is_ready() {
             (self.answered, self.writing) = (true, true);
             self.moved();
@@ -93,7 +114,11 @@ impl<T> Patient<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
         if let Poll::Ready(done) = Pin::new(&mut this.io).poll_read(cx, buf) {
@@ -105,12 +130,20 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let done = Pin::new(&mut this.io).poll_write(cx, buf);
         this.wrote(cx, done)
     }
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let done = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.wrote(cx, done)

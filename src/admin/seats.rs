@@ -51,7 +51,11 @@ impl Seats {
     /// So many seats.
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, room: Arc::new(Semaphore::new(most)), taken: Mutex::default() })
+        Arc::new(Self {
+            most,
+            room: Arc::new(Semaphore::new(most)),
+            taken: Mutex::default(),
+        })
     }
 
     /// A seat; where all are taken, somebody is told to leave.
@@ -69,19 +73,45 @@ impl Seats {
             let mut taken = self.lock();
             taken.count += 1;
             let number = taken.count;
-            taken.by.insert(number, Sitting { moved: Now::now(), answered: false, busy: false, unread: None, stay: Some(stay) });
+            taken.by.insert(
+                number,
+                Sitting {
+                    moved: Now::now(),
+                    answered: false,
+                    busy: false,
+                    unread: None,
+                    stay: Some(stay),
+                },
+            );
             number
         };
-        Seat { seats: self, number, unread: false, leave, _room: room }
+        Seat {
+            seats: self,
+            number,
+            unread: false,
+            leave,
+            _room: room,
+        }
     }
 
     /// Up to half of the seats are safe for those who were answered before, so that no crowd of newcomers drives a scraper out; the other half is
     /// safe for newcomers.
     fn free_one(&self) {
         let (mut taken, now) = (self.lock(), Now::now());
-        let known = taken.by.values().filter(|s| s.stay.is_some() && s.answered).count() > self.most / 2;
-        let may_go = |s: &Sitting| s.answered == known && s.moved.until(now) >= if s.busy { BUSY } else { FRESH };
-        let longest = taken.by.iter_mut().filter(|(_, s)| s.stay.is_some() && may_go(s)).min_by_key(|(n, s)| (s.busy, s.moved, **n));
+        let known = taken
+            .by
+            .values()
+            .filter(|s| s.stay.is_some() && s.answered)
+            .count()
+            > self.most / 2;
+        let may_go = |s: &Sitting| {
+            s.answered == known && s.moved.until(now) >= if s.busy { BUSY } else { FRESH }
+        };
+        let longest = taken
+            .by
+            .iter_mut()
+            .filter(|(_, s)| s.stay.is_some() && may_go(s))
+            .min_by_key(|(n, s)| (s.busy, s.moved, **n));
         if let Some((_, longest)) = longest {
             longest.stay = None;
         }
@@ -92,7 +122,11 @@ impl Seats {
     pub fn longest_unread(&self) -> Option<(Now, u64)> {
         let now = Now::now();
         let taken = self.lock();
-        let all = taken.by.iter().filter(|(_, s)| s.stay.is_some()).filter_map(|(n, s)| Some((s.unread?, *n)));
+        let all = taken
+            .by
+            .iter()
+            .filter(|(_, s)| s.stay.is_some())
+            .filter_map(|(n, s)| Some((s.unread?, *n)));
         all.filter(|(since, _)| since.until(now) >= FRESH).min()
     }
 

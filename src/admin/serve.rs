@@ -55,7 +55,12 @@ pub async fn serve(socket: Socket, app: Router, seats: Arc<Seats>, stop: watch::
             _ = stopped.wait_for(|stop| *stop) => return,
         };
         if let Err(error) = accepted
-            && !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected)
+            && !matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionAborted
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::NotConnected
+            )
         {
             sleep(PAUSE).await;
         }
@@ -63,14 +68,25 @@ pub async fn serve(socket: Socket, app: Router, seats: Arc<Seats>, stop: watch::
 }
 
 /// One connection. It has been accepted before it waits for its seat, so that the kernel's queue is ours to empty.
-async fn accept(socket: &Socket, seats: &Arc<Seats>, app: &Router, stop: &watch::Receiver<bool>) -> io::Result<()> {
+async fn accept(
+    socket: &Socket,
+    seats: &Arc<Seats>,
+    app: &Router,
+    stop: &watch::Receiver<bool>,
+) -> io::Result<()> {
     match socket {
         Socket::Tcp(listener) => {
             let (tcp, _) = listener.accept().await?;
             tcp.set_nodelay(true)?;
             sockopt::set_socket_send_buffer_size(&tcp, SEND_BUFFER)?;
             let seat = seats.clone().take().await;
-            tokio::spawn(converse(tcp, Peer::Network, seat, app.clone(), stop.clone()));
+            tokio::spawn(converse(
+                tcp,
+                Peer::Network,
+                seat,
+                app.clone(),
+                stop.clone(),
+            ));
         }
         Socket::Unix(listener) => {
             let (unix, _) = listener.accept().await?;
@@ -95,7 +111,8 @@ where
     let mut server = http1::Builder::new();
     // Heads have their deadline below, where bytes are seen.
     server.header_read_timeout(None).max_buf_size(HEAD);
-    let mut connection = pin!(server.serve_connection(TokioIo::new(Patient::new(io, seat)), service));
+    let mut connection =
+        pin!(server.serve_connection(TokioIo::new(Patient::new(io, seat)), service));
     tokio::select! {
         // What went wrong is the client's own business.
         _ = connection.as_mut() => return,

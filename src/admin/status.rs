@@ -166,7 +166,9 @@ impl StatusPage {
         let config = &snapshot.config;
         let verdict = admin.verdict(&snapshot);
         Self {
-            build: Build { version: env!("CARGO_PKG_VERSION") },
+            build: Build {
+                version: env!("CARGO_PKG_VERSION"),
+            },
             now: rfc3339(Now::now().wall()),
             ready: verdict == health::Verdict::Ready,
             not_ready: match verdict {
@@ -188,14 +190,24 @@ impl StatusPage {
                     outcome: word(&outcome),
                     at: rfc3339(at.wall()),
                     problems: match &outcome {
-                        Outcome::Refused(problems) => problems.iter().map(ProblemState::of).collect(),
+                        Outcome::Refused(problems) => {
+                            problems.iter().map(ProblemState::of).collect()
+                        }
                         Outcome::Applied { .. } | Outcome::Unchanged => Vec::new(),
                     },
                     restart: admin.reloader.needs_restart(),
                 }),
             },
-            upstreams: snapshot.upstreams.iter().map(|u| upstream(u, admin)).collect(),
-            credentials: snapshot.credentials.values().map(|c| credential(c, &admin.salt)).collect(),
+            upstreams: snapshot
+                .upstreams
+                .iter()
+                .map(|u| upstream(u, admin))
+                .collect(),
+            credentials: snapshot
+                .credentials
+                .values()
+                .map(|c| credential(c, &admin.salt))
+                .collect(),
         }
     }
 }
@@ -211,13 +223,25 @@ pub fn word(outcome: &Outcome) -> &'static str {
 
 impl ProblemState {
     pub fn of(problem: &Problem) -> Self {
-        let Problem { severity, key, file, what, hint } = problem;
+        let Problem {
+            severity,
+            key,
+            file,
+            what,
+            hint,
+        } = problem;
         let severity = match severity {
             Severity::Problem => "error",
             Severity::Lint => "lint",
         };
         let file = file.as_ref().map(|f| f.display().to_string());
-        Self { severity, key: key.clone(), file, what: what.clone(), hint: hint.clone() }
+        Self {
+            severity,
+            key: key.clone(),
+            file,
+            what: what.clone(),
+            hint: hint.clone(),
+        }
     }
 }
 
@@ -225,7 +249,11 @@ fn upstream(served: &Served, admin: &Admin) -> UpstreamState {
     let u = &served.upstream;
     let traffic = admin.metrics.traffic(&u.name);
     let scheme = if u.target.tls { "https" } else { "http" };
-    let host = if u.target.host.contains(':') { format!("[{}]", u.target.host) } else { u.target.host.clone() };
+    let host = if u.target.host.contains(':') {
+        format!("[{}]", u.target.host)
+    } else {
+        u.target.host.clone()
+    };
     UpstreamState {
         name: u.name.clone(),
         url: format!("{scheme}://{host}:{}{}", u.target.port, u.target.base),
@@ -268,7 +296,10 @@ fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
         obtained_at: current.map(|t| rfc3339(t.issued.sent.wall())),
         expires_at: current.map(|t| rfc3339(t.expires.wall())),
         refresh_at: match status.doing {
-            Doing::Due(at) | Doing::Held { until: Some(at), .. } => Some(rfc3339(at.wall())),
+            Doing::Due(at)
+            | Doing::Held {
+                until: Some(at), ..
+            } => Some(rfc3339(at.wall())),
             _ => None,
         },
         sendable,
@@ -283,7 +314,11 @@ fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
             at: rfc3339(*at),
             status: f.status,
             error: f.error.clone(),
-            help: advice::help(f.class, matches!(status.doing, Doing::Held { latched: true, .. }), sendable),
+            help: advice::help(
+                f.class,
+                matches!(status.doing, Doing::Held { latched: true, .. }),
+                sendable,
+            ),
         }),
         rejections: status.rejections,
         fingerprint: current.map(|t| fingerprint(salt, &t.issued.value)),
@@ -304,11 +339,21 @@ mod tests {
     #[test]
     fn the_schema_in_the_repository_is_that_of_the_answer() {
         let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
-        let schema = format!("{:#}\n", settings.into_generator().into_root_schema_for::<StatusPage>().to_value());
+        let schema = format!(
+            "{:#}\n",
+            settings
+                .into_generator()
+                .into_root_schema_for::<StatusPage>()
+                .to_value()
+        );
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/status.schema.json");
         if std::env::var_os("BLESS").is_some() {
             std::fs::write(file, &schema).unwrap();
         }
-        assert_eq!(std::fs::read_to_string(file).unwrap(), schema, "BLESS=1 cargo test --lib the_schema writes it anew");
+        assert_eq!(
+            std::fs::read_to_string(file).unwrap(),
+            schema,
+            "BLESS=1 cargo test --lib the_schema writes it anew"
+        );
     }
 }

@@ -63,7 +63,10 @@ impl AsRef<[u8]> for Held {
 impl Unread {
     /// Those who sit here may be told to leave where room is short.
     pub fn watch(&self, seats: &Arc<Seats>) {
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(seats));
+        self.ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::downgrade(seats));
     }
 
     /// What `render` makes, once there is room for it. `None`: there is none to be had.
@@ -73,7 +76,9 @@ impl Unread {
         if body.len() <= SMALL {
             return Some(body.into());
         }
-        let wanted = u32::try_from(body.len().div_ceil(1024)).unwrap_or(ROOM).min(ROOM);
+        let wanted = u32::try_from(body.len().div_ceil(1024))
+            .unwrap_or(ROOM)
+            .min(ROOM);
         let room = self.make_room(&self.room, wanted).await?;
         Some(Bytes::from_owner(Held { body, _room: room }))
     }
@@ -89,7 +94,10 @@ impl Unread {
         *last = None;
         let room = self.make_room(&self.renderings, 1).await?;
         let at = Now::now();
-        let body = Bytes::from_owner(Held { body: render(), _room: room });
+        let body = Bytes::from_owner(Held {
+            body: render(),
+            _room: room,
+        });
         *last = Some((at, body.clone()));
         Some(body)
     }
@@ -107,8 +115,17 @@ impl Unread {
     }
 
     fn dismiss_one(&self) {
-        let ports: Vec<_> = self.ports.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
-        let longest = ports.iter().filter_map(|seats| Some((seats.longest_unread()?, seats))).min_by_key(|(unread, _)| *unread);
+        let ports: Vec<_> = self
+            .ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let longest = ports
+            .iter()
+            .filter_map(|seats| Some((seats.longest_unread()?, seats)))
+            .min_by_key(|(unread, _)| *unread);
         if let Some(((_, number), seats)) = longest {
             seats.dismiss(number);
         }
@@ -128,7 +145,10 @@ mod tests {
     use crate::admin::patience::Patient;
 
     /// A connection whose peer reads nothing of `body`: its answer begins, and stays.
-    fn deaf(unread: &Arc<Unread>, body: Bytes) -> (tokio::io::DuplexStream, tokio::task::JoinHandle<()>) {
+    fn deaf(
+        unread: &Arc<Unread>,
+        body: Bytes,
+    ) -> (tokio::io::DuplexStream, tokio::task::JoinHandle<()>) {
         let (client, server) = duplex(64);
         let seats = Seats::new(1);
         unread.watch(&seats);
@@ -149,7 +169,10 @@ mod tests {
             assert_eq!(again.as_ptr(), first.as_ptr(), "the very same bytes");
         }
         sleep(SHARED + Duration::from_millis(1)).await;
-        assert_eq!((ask().await.unwrap(), rendered.get()), (Bytes::from(vec![1; 10]), 2));
+        assert_eq!(
+            (ask().await.unwrap(), rendered.get()),
+            (Bytes::from(vec![1; 10]), 2)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -157,12 +180,23 @@ mod tests {
         let unread = Arc::new(Unread::default());
         let mut all = Vec::new();
         for _ in 0..RENDERINGS {
-            all.push(deaf(&unread, unread.metrics(|| vec![0; 4096]).await.unwrap()));
+            all.push(deaf(
+                &unread,
+                unread.metrics(|| vec![0; 4096]).await.unwrap(),
+            ));
             sleep(SHARED + Duration::from_millis(1)).await;
         }
         assert!(unread.metrics(|| vec![1; 10]).await.is_some());
-        let left = |all: &[(_, tokio::task::JoinHandle<()>)]| all.iter().map(|(_, task)| task.is_finished()).collect::<Vec<_>>();
-        assert_eq!(left(&all), [true, false, false, false], "whose answer lay longest");
+        let left = |all: &[(_, tokio::task::JoinHandle<()>)]| {
+            all.iter()
+                .map(|(_, task)| task.is_finished())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            left(&all),
+            [true, false, false, false],
+            "whose answer lay longest"
+        );
         // The same for large answers, however large the next one is.
         let large = (ROOM / 2) as usize * 1024;
         let mut large = vec![
@@ -170,7 +204,10 @@ mod tests {
             deaf(&unread, unread.hold(|| vec![0; large]).await.unwrap()),
         ];
         sleep(Duration::from_secs(1)).await;
-        assert!(unread.hold(|| vec![0; SMALL]).await.is_some(), "it needs no room");
+        assert!(
+            unread.hold(|| vec![0; SMALL]).await.is_some(),
+            "it needs no room"
+        );
         assert_eq!(left(&large), [false, false]);
         assert!(unread.hold(|| vec![0; 100 << 20]).await.is_some());
         assert_eq!(left(&large), [true, true]);
@@ -180,7 +217,10 @@ mod tests {
         let mut read = Vec::new();
         client.read_to_end(&mut read).await.unwrap();
         server.await.unwrap();
-        assert_eq!((read.len(), unread.room.available_permits()), (100 << 10, ROOM as usize));
+        assert_eq!(
+            (read.len(), unread.room.available_permits()),
+            (100 << 10, ROOM as usize)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -188,6 +228,9 @@ mod tests {
         let unread = Unread::default();
         let _kept = unread.hold(|| vec![0; 100 << 20]).await.unwrap();
         assert!(unread.hold(|| vec![0; 2048]).await.is_none());
-        assert!(unread.metrics(|| vec![0; 2048]).await.is_some(), "scrapers have room of their own");
+        assert!(
+            unread.metrics(|| vec![0; 2048]).await.is_some(),
+            "scrapers have room of their own"
+        );
     }
 }

@@ -22,9 +22,20 @@ use crate::{
 ///
 /// # Errors
 /// Only those of `out`.
-pub fn check(file: &Path, sight: &Sight, strict: bool, wish: Option<&Wish>, format: Format, out: &mut dyn Write) -> io::Result<Exit> {
+pub fn check(
+    file: &Path,
+    sight: &Sight,
+    strict: bool,
+    wish: Option<&Wish>,
+    format: Format,
+    out: &mut dyn Write,
+) -> io::Result<Exit> {
     let (config, mut problems) = config::load(file, sight);
-    if let Some(trouble) = config.as_ref().and_then(|config| state::unusable(config.state.as_deref()?)).filter(|_| !sight.no_secrets) {
+    if let Some(trouble) = config
+        .as_ref()
+        .and_then(|config| state::unusable(config.state.as_deref()?))
+        .filter(|_| !sight.no_secrets)
+    {
         let hint = "run this check as the user that cupbearer runs as; where that folder is a volume's own, name a folder in it";
         problems.add(Problem {
             severity: Severity::Lint,
@@ -39,13 +50,23 @@ pub fn check(file: &Path, sight: &Sight, strict: bool, wish: Option<&Wish>, form
         text(file, &problems, out)?;
     }
     let had = match (wish, config) {
-        (Some(wish), Some(config)) if !problems.fatal() => match live::check(file, &config, (sight, wish), &all(), format, out)? {
-            Some(had) => had,
-            None => return Ok(Exit::Failed),
-        },
+        (Some(wish), Some(config)) if !problems.fatal() => {
+            match live::check(file, &config, (sight, wish), &all(), format, out)? {
+                Some(had) => had,
+                None => return Ok(Exit::Failed),
+            }
+        }
         _ => {
             if format == Format::Json {
-                writeln!(out, "{:#}", if wish.is_some() { json!({ "problems": all(), "tokens": [] }) } else { all().into() })?;
+                writeln!(
+                    out,
+                    "{:#}",
+                    if wish.is_some() {
+                        json!({ "problems": all(), "tokens": [] })
+                    } else {
+                        all().into()
+                    }
+                )?;
             }
             true
         }
@@ -62,17 +83,37 @@ fn text(file: &Path, problems: &Problems, out: &mut dyn Write) -> io::Result<()>
     for problem in problems.list() {
         writeln!(out, "{problem}")?;
     }
-    let lints = problems.list().iter().filter(|problem| problem.severity == Severity::Lint).count();
+    let lints = problems
+        .list()
+        .iter()
+        .filter(|problem| problem.severity == Severity::Lint)
+        .count();
     let errors = problems.list().len() - lints;
-    writeln!(out, "{}: {}, {}", file.display(), count(errors, "error"), count(lints, "lint"))
+    writeln!(
+        out,
+        "{}: {}, {}",
+        file.display(),
+        count(errors, "error"),
+        count(lints, "lint")
+    )
 }
 
 fn count(n: usize, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+    if n == 1 {
+        format!("1 {what}")
+    } else {
+        format!("{n} {what}s")
+    }
 }
 
 fn as_json(problem: &Problem) -> serde_json::Value {
-    let Problem { severity, key, file, what, hint } = problem;
+    let Problem {
+        severity,
+        key,
+        file,
+        what,
+        hint,
+    } = problem;
     let severity = match severity {
         Severity::Problem => "error",
         Severity::Lint => "lint",
@@ -97,7 +138,12 @@ mod tests {
     fn a_wrong_configuration_is_told_with_key_file_and_hint() {
         let (exit, out) = run("[proxy]\nlisen = 1\ndrain = 1\n", false, Format::Text);
         assert_eq!(exit, Exit::Config);
-        for part in ["error: proxy.lisen: is not a known key", "did you mean \"listen\"?", "proxy.drain", "c.toml: 2 errors, 0 lints"] {
+        for part in [
+            "error: proxy.lisen: is not a known key",
+            "did you mean \"listen\"?",
+            "proxy.drain",
+            "c.toml: 2 errors, 0 lints",
+        ] {
             assert!(out.contains(part), "{part} in {out}");
         }
     }
@@ -107,7 +153,12 @@ mod tests {
         let text = "[proxy]\nclient_auth = \"hunter2\"\n";
         assert_eq!(run(text, false, Format::Text).0, Exit::Done);
         let (exit, out) = run(text, true, Format::Text);
-        assert!(exit == Exit::Config && out.contains("lint: proxy.client_auth") && !out.contains("hunter2"), "{out}");
+        assert!(
+            exit == Exit::Config
+                && out.contains("lint: proxy.client_auth")
+                && !out.contains("hunter2"),
+            "{out}"
+        );
     }
 
     #[test]
@@ -116,30 +167,57 @@ mod tests {
         let text = |dir: &str| format!("[state]\ndir = \"{}/{dir}\"\n", folder.path().display());
         let open = folder.path().join("open");
         std::fs::create_dir(&open).unwrap();
-        std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+            .unwrap();
         std::fs::write(folder.path().join("file"), "").unwrap();
         for dir in ["open", "file"] {
             let (exit, out) = run(&text(dir), true, Format::Text);
-            assert!(exit == Exit::Config && out.contains("lint: state.dir: the guard cannot remember: "), "{out}");
+            assert!(
+                exit == Exit::Config
+                    && out.contains("lint: state.dir: the guard cannot remember: "),
+                "{out}"
+            );
         }
         let readable = folder.path().join("readable");
         std::fs::create_dir(&readable).unwrap();
-        std::fs::set_permissions(&readable, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        assert_eq!(run(&text("readable"), true, Format::Text).0, Exit::Done, "`run` closes it to others");
-        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&readable).unwrap().permissions());
+        std::fs::set_permissions(
+            &readable,
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
+        assert_eq!(
+            run(&text("readable"), true, Format::Text).0,
+            Exit::Done,
+            "`run` closes it to others"
+        );
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(&readable).unwrap().permissions(),
+        );
         assert_eq!(mode & 0o777, 0o755, "a check changes nothing");
-        assert_eq!(run(&text("not-there-yet"), true, Format::Text).0, Exit::Done);
-        let elsewhere = Sight { no_secrets: true, ..Sight::default() };
+        assert_eq!(
+            run(&text("not-there-yet"), true, Format::Text).0,
+            Exit::Done
+        );
+        let elsewhere = Sight {
+            no_secrets: true,
+            ..Sight::default()
+        };
         let file = folder.path().join("c.toml");
         std::fs::write(&file, text("open")).unwrap();
-        assert_eq!(check(&file, &elsewhere, true, None, Format::Text, &mut Vec::new()).unwrap(), Exit::Done);
+        assert_eq!(
+            check(&file, &elsewhere, true, None, Format::Text, &mut Vec::new()).unwrap(),
+            Exit::Done
+        );
     }
 
     #[test]
     fn a_machine_gets_an_array() {
         let (exit, out) = run("[proxy]\nlisen = 1\n", false, Format::Json);
         let all: serde_json::Value = serde_json::from_str(&out).unwrap();
-        assert_eq!((exit, &all[0]["severity"], &all[0]["key"]), (Exit::Config, &json!("error"), &json!("proxy.lisen")));
+        assert_eq!(
+            (exit, &all[0]["severity"], &all[0]["key"]),
+            (Exit::Config, &json!("error"), &json!("proxy.lisen"))
+        );
         assert_eq!(run("", true, Format::Json), (Exit::Done, "[]\n".to_owned()));
     }
 }

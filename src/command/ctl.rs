@@ -43,11 +43,15 @@ pub fn ctl(action: Action, name: Option<&str>, file: &Path) -> Exit {
         let hint = known(name, all.iter().map(|credential| text(credential, "name")));
         all.retain(|c| text(c, "name") == name);
         if all.is_empty() {
-            complain(format_args!("cupbearer: the running program has no credential {name:?}: {hint}"));
+            complain(format_args!(
+                "cupbearer: the running program has no credential {name:?}: {hint}"
+            ));
             return Exit::Failed;
         }
     }
-    let Some(verb) = verb else { return say(&format!("{page:#}\n")) };
+    let Some(verb) = verb else {
+        return say(&format!("{page:#}\n"));
+    };
     let mut exit = Exit::Done;
     for credential in list(&page, "credentials") {
         // One that fails keeps nobody else from being asked for.
@@ -60,21 +64,31 @@ pub fn ctl(action: Action, name: Option<&str>, file: &Path) -> Exit {
 
 fn ask_for(admin: &Door, credential: &Value, verb: &str) -> Result<(), Exit> {
     let name = text(credential, "name");
-    let (status, body) = ask(admin, Method::POST, &format!("/api/credentials/{name}/{verb}"))?;
+    let (status, body) = ask(
+        admin,
+        Method::POST,
+        &format!("/api/credentials/{name}/{verb}"),
+    )?;
     if !status.is_success() {
         return Err(refused(status, &format!("{name}: {}", body.trim_start())));
     }
     let answer: Value = serde_json::from_str(&body).unwrap_or_default();
-    let later = text(&answer, "at").parse::<jiff::Timestamp>().is_ok_and(|at| at > jiff::Timestamp::now() + LATER);
+    let later = text(&answer, "at")
+        .parse::<jiff::Timestamp>()
+        .is_ok_and(|at| at > jiff::Timestamp::now() + LATER);
     say(&match text(&answer, "at") {
         at if later => format!("{name}: {verb} accepted, for {at}\n"),
         _ => format!("{name}: {verb} accepted\n"),
     });
     let held = text(&answer, "held");
     if !held.is_empty() {
-        complain(format_args!("cupbearer: {name}: nothing is done now: {held}"));
+        complain(format_args!(
+            "cupbearer: {name}: nothing is done now: {held}"
+        ));
     }
-    let latched = list(credential, "tokens").iter().find(|t| text(t, "state") == "latched");
+    let latched = list(credential, "tokens")
+        .iter()
+        .find(|t| text(t, "state") == "latched");
     if let (Some(token), "refresh") = (latched, verb) {
         let until = match text(token, "refresh_at") {
             "" => String::new(),
@@ -89,7 +103,10 @@ fn ask_for(admin: &Door, credential: &Value, verb: &str) -> Result<(), Exit> {
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    value
+        .get(key)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
@@ -105,9 +122,15 @@ fn reload(admin: &Door) -> Exit {
     let answer: Value = serde_json::from_str(&body).unwrap_or_default();
     match status {
         StatusCode::OK => {
-            let restart: Vec<_> = list(&answer, "restart").iter().filter_map(Value::as_str).collect();
+            let restart: Vec<_> = list(&answer, "restart")
+                .iter()
+                .filter_map(Value::as_str)
+                .collect();
             if !restart.is_empty() {
-                complain(format_args!("cupbearer: only a restart brings into effect: {}", restart.join(", ")));
+                complain(format_args!(
+                    "cupbearer: only a restart brings into effect: {}",
+                    restart.join(", ")
+                ));
             }
             say(&format!("reload: {}\n", text(&answer, "outcome")))
         }
@@ -115,7 +138,9 @@ fn reload(admin: &Door) -> Exit {
             for problem in list(&answer, "problems") {
                 complain(format_args!("{}", told(problem)));
             }
-            complain(format_args!("cupbearer: the configuration was refused; the old one goes on"));
+            complain(format_args!(
+                "cupbearer: the configuration was refused; the old one goes on"
+            ));
             Exit::Config
         }
         _ => refused(status, &body),
@@ -125,7 +150,11 @@ fn reload(admin: &Door) -> Exit {
 fn told(problem: &Value) -> Problem {
     let some = |key: &str| Some(text(problem, key)).filter(|text| !text.is_empty());
     Problem {
-        severity: if text(problem, "severity") == "lint" { Severity::Lint } else { Severity::Problem },
+        severity: if text(problem, "severity") == "lint" {
+            Severity::Lint
+        } else {
+            Severity::Problem
+        },
         key: text(problem, "key").to_owned(),
         file: some("file").map(Into::into),
         what: text(problem, "what").to_owned(),
@@ -137,7 +166,9 @@ fn told(problem: &Value) -> Problem {
 fn page(admin: &Door) -> Result<Value, Exit> {
     match ask(admin, Method::GET, "/api/status")? {
         (status, body) if status.is_success() => serde_json::from_str(&body).map_err(|_| {
-            complain(format_args!("cupbearer: the admin port's answer is not JSON"));
+            complain(format_args!(
+                "cupbearer: the admin port's answer is not JSON"
+            ));
             Exit::Failed
         }),
         (status, body) => Err(refused(status, &body)),
@@ -148,7 +179,11 @@ fn page(admin: &Door) -> Result<Value, Exit> {
 pub fn probe(what: Probe, name: Option<&str>, file: &Path) -> Exit {
     let admin = match find_admin(file) {
         // Health is told to everybody.
-        Ok(Admin { listen, .. }) => Door { listen, token: None, patience: PROBE_PATIENCE },
+        Ok(Admin { listen, .. }) => Door {
+            listen,
+            token: None,
+            patience: PROBE_PATIENCE,
+        },
         Err(exit) => return exit,
     };
     let path = match (what, name) {
@@ -164,7 +199,10 @@ pub fn probe(what: Probe, name: Option<&str>, file: &Path) -> Exit {
 }
 
 fn refused(status: StatusCode, body: &str) -> Exit {
-    complain(format_args!("cupbearer: the admin port says {status}: {}", body.trim_end()));
+    complain(format_args!(
+        "cupbearer: the admin port says {status}: {}",
+        body.trim_end()
+    ));
     Exit::Failed
 }
 
@@ -178,15 +216,27 @@ struct Door {
 impl Door {
     /// With the token of `[admin] auth`, the first that can be read. Where none can, a Unix socket may still know us by our user.
     fn for_operators(admin: Admin) -> Result<Self, Exit> {
-        let Admin { listen, auth: sources, .. } = admin;
+        let Admin {
+            listen,
+            auth: sources,
+            ..
+        } = admin;
         let tokens: Vec<_> = sources.iter().map(auth::secret).collect();
-        let why = tokens.iter().find_map(|token| token.as_ref().err().cloned());
+        let why = tokens
+            .iter()
+            .find_map(|token| token.as_ref().err().cloned());
         let token = tokens.into_iter().find_map(Result::ok);
         if let (Listen::Tcp(_), None, Some(why)) = (&listen, &token, why) {
-            complain(format_args!("cupbearer: admin.auth {why}, and without it the admin port lets nobody in"));
+            complain(format_args!(
+                "cupbearer: admin.auth {why}, and without it the admin port lets nobody in"
+            ));
             return Err(Exit::Failed);
         }
-        Ok(Self { listen, token, patience: PATIENCE })
+        Ok(Self {
+            listen,
+            token,
+            patience: PATIENCE,
+        })
     }
 }
 
@@ -202,7 +252,9 @@ pub fn shown(listen: &Listen) -> String {
 fn ask(door: &Door, method: Method, path: &str) -> Result<(StatusCode, String), Exit> {
     let address = shown(&door.listen);
     if matches!(door.listen, Listen::Tcp(listen) if listen.port() == 0) {
-        complain(format_args!("cupbearer: [admin] listen has port 0, so its real port is not known here"));
+        complain(format_args!(
+            "cupbearer: [admin] listen has port 0, so its real port is not known here"
+        ));
         return Err(Exit::Failed);
     }
     let asked = async {
@@ -211,7 +263,10 @@ fn ask(door: &Door, method: Method, path: &str) -> Result<(StatusCode, String), 
             Listen::Tcp(_) => (client, address.as_str()),
             Listen::Unix(socket) => (client.unix_socket(socket.as_path()), "localhost"),
         };
-        let mut request = client.build()?.request(method, format!("http://{host}{path}")).header("content-type", "application/json");
+        let mut request = client
+            .build()?
+            .request(method, format!("http://{host}{path}"))
+            .header("content-type", "application/json");
         if let Some(token) = &door.token {
             request = request.bearer_auth(token.expose());
         }
@@ -219,7 +274,9 @@ fn ask(door: &Door, method: Method, path: &str) -> Result<(StatusCode, String), 
         let status = answer.status();
         Ok::<_, reqwest::Error>((status, answer.text().await?))
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|e| {
         complain(format_args!("cupbearer: {e}"));
         Exit::Failed

@@ -37,11 +37,22 @@ pub fn word(class: Class) -> &'static str {
 
 /// What is worth knowing of a token that was had.
 #[must_use]
-pub fn issued(configured: &config::Credential, token: &str, issued: &Issued, life: Duration) -> Vec<String> {
+pub fn issued(
+    configured: &config::Credential,
+    token: &str,
+    issued: &Issued,
+    life: Duration,
+) -> Vec<String> {
     let mut hints = Vec::new();
     let spec = configured.profile.tokens.iter().find(|t| *t.name == *token);
-    if let Some(before) = spec.and_then(|t| t.lifetime.refresh_before).filter(|before| *before >= life) {
-        let (before, life) = (humantime::format_duration(before), humantime::format_duration(life));
+    if let Some(before) = spec
+        .and_then(|t| t.lifetime.refresh_before)
+        .filter(|before| *before >= life)
+    {
+        let (before, life) = (
+            humantime::format_duration(before),
+            humantime::format_duration(life),
+        );
         hints.push(format!(
             "refresh_before ({before}) is as long as this token's life ({life}), so it is renewed at half of it: leave out \
              credentials.{}.tokens.{token}.lifetime.refresh_before",
@@ -64,7 +75,9 @@ pub fn issued(configured: &config::Credential, token: &str, issued: &Issued, lif
 #[must_use]
 pub fn failed(case: &Case<'_>) -> Vec<String> {
     let profile = &case.configured.profile;
-    let Some(spec) = profile.tokens.iter().find(|t| *t.name == *case.token) else { return Vec::new() };
+    let Some(spec) = profile.tokens.iter().find(|t| *t.name == *case.token) else {
+        return Vec::new();
+    };
     let mut hints = Vec::new();
     if case.failure.error.starts_with("TLS: ") {
         hints.push(tls(case, &case.failure.error));
@@ -73,12 +86,19 @@ pub fn failed(case: &Case<'_>) -> Vec<String> {
     } else {
         hints.extend(answered(case, spec));
     }
-    if case.failure.error.contains("the clock that dated the assertion") {
+    if case
+        .failure
+        .error
+        .contains("the clock that dated the assertion")
+    {
         hints.push("set this machine's clock (NTP): an assertion is refused where it looks expired, or dated in the future".to_owned());
     }
     if case.rejections > 0 {
         let (name, most) = (&case.configured.name, profile.limits.max_rejections);
-        let used = format!("this counts: {} refused so far, of {most} for each secret", case.rejections);
+        let used = format!(
+            "this counts: {} refused so far, of {most} for each secret",
+            case.rejections
+        );
         hints.push(match case.record {
             Record::State => format!("{used}; `cupbearer ctl unlatch {name}` allows one more attempt"),
             Record::Own { dir, .. } => {
@@ -94,7 +114,10 @@ pub fn failed(case: &Case<'_>) -> Vec<String> {
 
 /// One sentence for each check that a handshake may fail.
 fn tls(case: &Case<'_>, error: &str) -> String {
-    let at = format!("credentials.{}.tokens.{}.tls", case.configured.name, case.token);
+    let at = format!(
+        "credentials.{}.tokens.{}.tls",
+        case.configured.name, case.token
+    );
     let has = |part: &str| error.contains(part);
     if has("is self-signed") || has("authority's own") {
         format!(
@@ -119,15 +142,21 @@ fn tls(case: &Case<'_>, error: &str) -> String {
         "the certificate's time is over: the vendor must renew it; if other programs still reach the vendor, look at this machine's clock"
             .to_owned()
     } else if has("wants a client certificate") {
-        format!("mutual TLS: name the certificate the vendor knows in {at}.client_cert_file and its key in client_key_file")
+        format!(
+            "mutual TLS: name the certificate the vendor knows in {at}.client_cert_file and its key in client_key_file"
+        )
     } else if has("refused the handshake") {
         format!(
             "the vendor ended the handshake: a missing or unknown client certificate ({at}.client_cert_file), or a host name it does not serve"
         )
     } else if has("not TLS") {
-        format!("something else than TLS answers there: check the port in {}", url_key(case))
+        format!(
+            "something else than TLS answers there: check the port in {}",
+            url_key(case)
+        )
     } else {
-        "the TLS handshake failed: an intercepting proxy or an old server may be in between".to_owned()
+        "the TLS handshake failed: an intercepting proxy or an old server may be in between"
+            .to_owned()
     }
 }
 
@@ -162,18 +191,29 @@ fn unanswered(case: &Case<'_>, spec: &TokenSpec) -> Option<String> {
 
 /// The vendor answered with a refusal or with what makes no sense.
 fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
-    let Failure { class, status, error, .. } = case.failure;
+    let Failure {
+        class,
+        status,
+        error,
+        ..
+    } = case.failure;
     let status = status.unwrap_or_default();
     let (name, token) = (&case.configured.name, &spec.name);
     let says = |code: &str| error.contains(code);
     let mut hints = Vec::new();
     if says("content coding") {
-        hints.push(format!("only gzip was asked for: a proxy in between may pack answers otherwise; check {}", url_key(case)));
+        hints.push(format!(
+            "only gzip was asked for: a proxy in between may pack answers otherwise; check {}",
+            url_key(case)
+        ));
     } else if says("invalid_scope") {
         hints.push(scope(case, spec));
     } else if says("unsupported_grant_type") || says("unauthorized_client") {
         hints.push("the vendor must allow this client the grant client_credentials (machine to machine, service account)".to_owned());
-    } else if says("invalid_client") || status == 401 || (*class == Class::Rejected && !says("invalid_grant")) {
+    } else if says("invalid_client")
+        || status == 401
+        || (*class == Class::Rejected && !says("invalid_grant"))
+    {
         hints.extend(client(case, spec));
     } else if status == 403 {
         hints.push(
@@ -181,9 +221,16 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
                 .to_owned(),
         );
     } else if status == 404 || status == 410 {
-        hints.push(format!("the host answers, but knows no such path: check the path in {}", url_key(case)));
+        hints.push(format!(
+            "the host answers, but knows no such path: check the path in {}",
+            url_key(case)
+        ));
     } else if status == 405 {
-        hints.push(format!("the path takes no {}: check {}, or credentials.{name}.tokens.{token}.method", spec.method, url_key(case)));
+        hints.push(format!(
+            "the path takes no {}: check {}, or credentials.{name}.tokens.{token}.method",
+            spec.method,
+            url_key(case)
+        ));
     } else if status == 415 {
         hints.push(format!(
             "the vendor wants the parameters in another form: credentials.{name}.tokens.{token}.format is {}",
@@ -195,7 +242,10 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
             url_key(case)
         ));
     } else if says("not JSON") {
-        hints.push(format!("a web page answers there, as it seems: check {}", url_key(case)));
+        hints.push(format!(
+            "a web page answers there, as it seems: check {}",
+            url_key(case)
+        ));
     } else if (200..300).contains(&status) && says("token at") {
         hints.push(format!("where the vendor puts its token elsewhere, say so in credentials.{name}.tokens.{token}.response"));
     } else if says("invalid_request") {
@@ -208,7 +258,9 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
             "the client asks too often: do other programs use the same one? credentials.{name}.guard.rate sets our own bound"
         ));
     } else if status >= 500 {
-        hints.push("the vendor's own trouble; `cupbearer run` tries again with growing pauses".to_owned());
+        hints.push(
+            "the vendor's own trouble; `cupbearer run` tries again with growing pauses".to_owned(),
+        );
     }
     hints
 }
@@ -218,9 +270,16 @@ fn client(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
     let mut hints = Vec::new();
     let key = auth_key(case);
     let values = case.configured.secrets.read().ok();
-    let secret = values.as_ref().and_then(|v| v.get("client_secret")).map_or("", |s| s.expose());
-    let id = values.as_ref().and_then(|v| v.get("client_id")).map_or("", |s| s.expose());
-    let changes = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>() != text;
+    let secret = values
+        .as_ref()
+        .and_then(|v| v.get("client_secret"))
+        .map_or("", |s| s.expose());
+    let id = values
+        .as_ref()
+        .and_then(|v| v.get("client_id"))
+        .map_or("", |s| s.expose());
+    let changes =
+        |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>() != text;
     if secret.trim() != secret || id.trim() != id {
         hints.push(
             "the client id or secret begins or ends with white space, which is sent because of keep_space: is it meant to be there?"
@@ -261,8 +320,12 @@ fn scope(case: &Case<'_>, spec: &TokenSpec) -> String {
     };
     match asked.map(String::as_str) {
         Some("") => format!("the vendor wants a scope, and none is sent: set {key}"),
-        None if !spec.params.contains_key("scope") => format!("the vendor wants a scope, and none is sent: set {key}"),
-        Some(asked) => format!("the vendor does not grant {asked:?} to this client: check {key}, or leave it out"),
+        None if !spec.params.contains_key("scope") => {
+            format!("the vendor wants a scope, and none is sent: set {key}")
+        }
+        Some(asked) => format!(
+            "the vendor does not grant {asked:?} to this client: check {key}, or leave it out"
+        ),
         None => format!("check {key}: the vendor does not grant it to this client"),
     }
 }
@@ -288,15 +351,29 @@ fn auth_key(case: &Case<'_>) -> String {
 
 /// The key that holds the address, with its value where it is a setting: what a person typed.
 fn url_key(case: &Case<'_>) -> String {
-    let Profile { settings, tokens, .. } = &*case.configured.profile;
-    let template = tokens.iter().find(|t| *t.name == *case.token).and_then(|t| t.url.as_ref()).map_or("", |url| url.source());
-    let named = settings.iter().find(|(name, value)| template.contains(&***name) && value.contains("://"));
+    let Profile {
+        settings, tokens, ..
+    } = &*case.configured.profile;
+    let template = tokens
+        .iter()
+        .find(|t| *t.name == *case.token)
+        .and_then(|t| t.url.as_ref())
+        .map_or("", |url| url.source());
+    let named = settings
+        .iter()
+        .find(|(name, value)| template.contains(&***name) && value.contains("://"));
     match named {
         Some((setting, value)) => {
             // A query may hold a key.
             let value = value.split(['?', '#']).next().unwrap_or_default();
-            format!("credentials.{}.settings.{setting} ({value})", case.configured.name)
+            format!(
+                "credentials.{}.settings.{setting} ({value})",
+                case.configured.name
+            )
         }
-        None => format!("credentials.{}.tokens.{}.url", case.configured.name, case.token),
+        None => format!(
+            "credentials.{}.tokens.{}.url",
+            case.configured.name, case.token
+        ),
     }
 }

@@ -104,20 +104,43 @@ impl From<Class> for Outcome {
 /// # Errors
 /// What keeps it from trying at all, in words.
 pub fn live(config: &Config, sight: &Sight, wish: &Wish) -> Result<Vec<Found>, String> {
-    if let Some(name) = wish.credential.as_ref().filter(|name| !config.credentials.contains_key(&***name)) {
-        return Err(format!("there is no credential {name:?}: {}", known(name, config.credentials.keys().map(|name| &**name))));
+    if let Some(name) = wish
+        .credential
+        .as_ref()
+        .filter(|name| !config.credentials.contains_key(&***name))
+    {
+        return Err(format!(
+            "there is no credential {name:?}: {}",
+            known(name, config.credentials.keys().map(|name| &**name))
+        ));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
     runtime.block_on(async {
         let metrics = Metrics::new().map_err(|e| e.to_string())?;
         let store = Arc::new(Store::default());
-        let (record, ledger) = remembered::open(config.state.as_deref(), &sight.env, &metrics).await;
-        let ledger = if wish.force { Arc::new(Forced::new(ledger, record == Record::State)) } else { ledger };
+        let (record, ledger) =
+            remembered::open(config.state.as_deref(), &sight.env, &metrics).await;
+        let ledger = if wish.force {
+            Arc::new(Forced::new(ledger, record == Record::State))
+        } else {
+            ledger
+        };
         let world = World::new(store.clone(), ledger, metrics);
         let mut found = Vec::new();
-        for credential in config.credentials.values().filter(|c| wish.credential.as_deref().is_none_or(|name| *c.name == *name)) {
+        for credential in config.credentials.values().filter(|c| {
+            wish.credential
+                .as_deref()
+                .is_none_or(|name| *c.name == *name)
+        }) {
             match left_out(credential, &record, wish.force) {
-                Some(why) => found.push(Found { credential: credential.name.clone(), what: why, ..Found::default() }),
+                Some(why) => found.push(Found {
+                    credential: credential.name.clone(),
+                    what: why,
+                    ..Found::default()
+                }),
                 None => found.extend(tried(credential, &record, &world).await),
             }
         }
@@ -139,13 +162,18 @@ fn left_out(credential: &config::Credential, record: &Record, force: bool) -> Op
             partition.name, partition.header
         ));
     }
-    if let (true, false, Err(why)) = (profile.limits.need_memory(), force, record.may_be_trusted()) {
+    if let (true, false, Err(why)) = (profile.limits.need_memory(), force, record.may_be_trusted())
+    {
         return Some(format!(
             "this vendor locks out after a few wrong attempts, and nothing remembers those of this check ({why}): set [state] dir, or --force \
              tries all the same"
         ));
     }
-    let replaces = profile.tokens.iter().find(|t| t.lifetime.rotation == Rotation::Replaces).filter(|_| !force)?;
+    let replaces = profile
+        .tokens
+        .iter()
+        .find(|t| t.lifetime.rotation == Rotation::Replaces)
+        .filter(|_| !force)?;
     Some(format!(
         "a new {} token ends the one that a running program uses (rotation = \"replaces\"): --force gets it all the same",
         replaces.name
@@ -155,13 +183,18 @@ fn left_out(credential: &config::Credential, record: &Record, force: bool) -> Op
 async fn tried(configured: &config::Credential, record: &Record, world: &World) -> Vec<Found> {
     let mut profile = (*configured.profile).clone();
     // Fetched at once, also what would wait for a first request.
-    profile.tokens.iter_mut().for_each(|t| t.lifetime.refresh = Refresh::Ahead);
+    profile
+        .tokens
+        .iter_mut()
+        .for_each(|t| t.lifetime.refresh = Refresh::Ahead);
     let profile = Arc::new(profile);
     let clients: Result<Vec<TokenClient>, Box<Found>> = {
         let mut made: HashMap<Tls, TokenClient> = HashMap::new();
         let mut client = |tls: &Tls| match made.get(tls) {
             Some(client) => Ok(client.clone()),
-            None => TokenClient::new(tls).inspect(|client| _ = made.insert(tls.clone(), client.clone())),
+            None => {
+                TokenClient::new(tls).inspect(|client| _ = made.insert(tls.clone(), client.clone()))
+            }
         };
         let unusable = |token: &Arc<str>, what: String| {
             let found = Found {
@@ -173,14 +206,25 @@ async fn tried(configured: &config::Credential, record: &Record, world: &World) 
             };
             Box::new(found)
         };
-        profile.tokens.iter().map(|t| client(&t.tls).map_err(|what| unusable(&t.name, what))).collect()
+        profile
+            .tokens
+            .iter()
+            .map(|t| client(&t.tls).map_err(|what| unusable(&t.name, what)))
+            .collect()
     };
     let clients = match clients {
         Ok(clients) => clients,
         Err(found) => return vec![*found],
     };
     let patience = profile.tokens.iter().map(|t| t.timeout).sum::<Duration>() + SPARE;
-    let credential = Credential::new(configured.name.clone(), profile, configured.secrets.clone(), configured.digest, clients, world);
+    let credential = Credential::new(
+        configured.name.clone(),
+        profile,
+        configured.secrets.clone(),
+        configured.digest,
+        clients,
+        world,
+    );
     let until = Now::now().after(patience);
     while !credential.tokens().iter().all(|t| t.status.settled) && Now::now() < until {
         tokio::time::sleep(LOOK).await;
@@ -188,10 +232,18 @@ async fn tried(configured: &config::Credential, record: &Record, world: &World) 
     let states = credential.tokens();
     // From here on its keepers stop: nothing is tried twice.
     drop(credential);
-    states.iter().map(|state| report(configured, state, record, world)).collect()
+    states
+        .iter()
+        .map(|state| report(configured, state, record, world))
+        .collect()
 }
 
-fn report(configured: &config::Credential, state: &TokenState, record: &Record, world: &World) -> Found {
+fn report(
+    configured: &config::Credential,
+    state: &TokenState,
+    record: &Record,
+    world: &World,
+) -> Found {
     let seconds = world.metrics.token_seconds(&configured.name, &state.token);
     let took = Some(Duration::from_secs_f64(seconds)).filter(|took| !took.is_zero());
     let found = Found {
@@ -201,12 +253,20 @@ fn report(configured: &config::Credential, state: &TokenState, record: &Record, 
         ..Found::default()
     };
     if let Some(token) = &state.status.token {
-        let (life, refresh) = (token.issued.sent.until(token.expires), token.issued.sent.until(token.refresh_at));
+        let (life, refresh) = (
+            token.issued.sent.until(token.expires),
+            token.issued.sent.until(token.refresh_at),
+        );
         return Found {
             outcome: Outcome::Ok,
             life: Some(life.as_secs()),
             refresh_after: Some(refresh.as_secs()),
-            what: format!("obtained{}, lives {}, renewed after about {}", within(took), whole(life), whole(refresh)),
+            what: format!(
+                "obtained{}, lives {}, renewed after about {}",
+                within(took),
+                whole(life),
+                whole(refresh)
+            ),
             hints: explain::issued(configured, &state.token, &token.issued, life),
             ..found
         };
@@ -234,7 +294,9 @@ fn report(configured: &config::Credential, state: &TokenState, record: &Record, 
 }
 
 fn within(took: Option<Duration>) -> String {
-    took.map_or_else(String::new, |took| format!(" after {} ms", took.as_millis()))
+    took.map_or_else(String::new, |took| {
+        format!(" after {} ms", took.as_millis())
+    })
 }
 
 fn whole(d: Duration) -> impl std::fmt::Display {
@@ -247,9 +309,21 @@ fn whole(d: Duration) -> impl std::fmt::Display {
 /// Only those of `out`.
 pub fn text(found: &[Found], out: &mut dyn Write) -> io::Result<()> {
     for one in found {
-        let token = one.token.as_ref().map(|token| format!(", token {token}")).unwrap_or_default();
-        let skipped = if one.outcome == Outcome::Skipped && one.token.is_none() { "skipped: " } else { "" };
-        writeln!(out, "live: credential {}{token}: {skipped}{}", one.credential, one.what)?;
+        let token = one
+            .token
+            .as_ref()
+            .map(|token| format!(", token {token}"))
+            .unwrap_or_default();
+        let skipped = if one.outcome == Outcome::Skipped && one.token.is_none() {
+            "skipped: "
+        } else {
+            ""
+        };
+        writeln!(
+            out,
+            "live: credential {}{token}: {skipped}{}",
+            one.credential, one.what
+        )?;
         for hint in &one.hints {
             writeln!(out, "  hint: {hint}")?;
         }
@@ -278,7 +352,11 @@ pub fn check(
     };
     match format {
         Format::Text => text(&found, out)?,
-        Format::Json => writeln!(out, "{:#}", serde_json::json!({ "problems": problems, "tokens": found }))?,
+        Format::Json => writeln!(
+            out,
+            "{:#}",
+            serde_json::json!({ "problems": problems, "tokens": found })
+        )?,
     }
     Ok(Some(!found.iter().any(|one| one.outcome.failed())))
 }

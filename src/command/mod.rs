@@ -193,7 +193,11 @@ impl ConfigArg {
     pub fn file(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| {
             let here = PathBuf::from("cupbearer.toml");
-            if here.exists() { here } else { PathBuf::from("/etc/cupbearer/config.toml") }
+            if here.exists() {
+                here
+            } else {
+                PathBuf::from("/etc/cupbearer/config.toml")
+            }
         })
     }
 }
@@ -202,8 +206,12 @@ impl ConfigArg {
 #[must_use]
 pub fn sight() -> Sight {
     // A variable that is not UTF-8 is none of ours.
-    let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Sight { env: env.collect(), ..Sight::default() }
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Sight {
+        env: env.collect(),
+        ..Sight::default()
+    }
 }
 
 /// For commands that only talk to the running program: where it answers, and to whom. What `run` and `check` advise is no news here, and a mistake
@@ -230,12 +238,24 @@ pub fn find_admin(file: &Path) -> Result<config::Admin, Exit> {
 }
 
 /// The configuration, if it can be used; problems are told on stderr, lints where they are wanted.
-fn usable(file: &Path, config: Option<Config>, problems: &Problems, lints: bool) -> Result<Config, Exit> {
-    for problem in problems.list().iter().filter(|p| lints || p.severity == Severity::Problem) {
+fn usable(
+    file: &Path,
+    config: Option<Config>,
+    problems: &Problems,
+    lints: bool,
+) -> Result<Config, Exit> {
+    for problem in problems
+        .list()
+        .iter()
+        .filter(|p| lints || p.severity == Severity::Problem)
+    {
         complain(format_args!("{problem}"));
     }
     config.filter(|_| !problems.fatal()).ok_or_else(|| {
-        complain(format_args!("cupbearer: {}: the configuration is wrong", file.display()));
+        complain(format_args!(
+            "cupbearer: {}: the configuration is wrong",
+            file.display()
+        ));
         Exit::Config
     })
 }
@@ -264,15 +284,40 @@ pub fn dispatch(args: Args) -> Exit {
     }
     match args.command {
         // It has a log, and tells it there.
-        Command::Run { config, ready_file } => run::run(&config.file(), ready_file.as_deref(), open),
+        Command::Run { config, ready_file } => {
+            run::run(&config.file(), ready_file.as_deref(), open)
+        }
         Command::Demo { once } => demo::demo(once),
-        Command::Check { config, strict, no_secrets, live, credential, force, format } => {
-            let sight = Sight { no_secrets, ..sight() };
+        Command::Check {
+            config,
+            strict,
+            no_secrets,
+            live,
+            credential,
+            force,
+            format,
+        } => {
+            let sight = Sight {
+                no_secrets,
+                ..sight()
+            };
             let wish = live.then_some(live::Wish { credential, force });
-            check::check(&config.file(), &sight, strict, wish.as_ref(), format, &mut std::io::stdout()).unwrap_or(Exit::Failed)
+            check::check(
+                &config.file(),
+                &sight,
+                strict,
+                wish.as_ref(),
+                format,
+                &mut std::io::stdout(),
+            )
+            .unwrap_or(Exit::Failed)
         }
         Command::Profiles { name } => profiles::profiles(name.as_deref()),
-        Command::Ctl { action, name, config } => ctl::ctl(action, name.as_deref(), &config.file()),
+        Command::Ctl {
+            action,
+            name,
+            config,
+        } => ctl::ctl(action, name.as_deref(), &config.file()),
         Command::Unlatch { name, config } => unlatch::unlatch(&name, &config.file()),
         Command::Probe { what, name, config } => ctl::probe(what, name.as_deref(), &config.file()),
         Command::Schema => say(&format!("{}\n", schema::schema().trim_end())),

@@ -19,7 +19,9 @@ impl Manager {
     /// The one that `NOTIFY_SOCKET` names: a path, or `@` and a name in the abstract namespace. Other forms (vsock) are for virtual machines.
     #[must_use]
     pub fn at(notify_socket: Option<&str>) -> Self {
-        let Some(name) = notify_socket.filter(|name| !name.is_empty()) else { return Self::default() };
+        let Some(name) = notify_socket.filter(|name| !name.is_empty()) else {
+            return Self::default();
+        };
         match open(name) {
             Ok(open) => Self(Some(open.into())),
             Err(error) => {
@@ -81,7 +83,11 @@ pub fn interval(usec: Option<&str>, pid: Option<&str>) -> Option<Duration> {
     if pid.is_some_and(|pid| pid.parse() != Ok(std::process::id())) {
         return None;
     }
-    usec?.parse().ok().filter(|usec| *usec > 1).map(|usec: u64| Duration::from_micros(usec / 2))
+    usec?
+        .parse()
+        .ok()
+        .filter(|usec| *usec > 1)
+        .map(|usec: u64| Duration::from_micros(usec / 2))
 }
 
 #[cfg(test)]
@@ -95,8 +101,14 @@ mod tests {
         let name = format!("cupbearer-{}", std::process::id());
         let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
         let ends = [
-            (path.to_str().unwrap().to_owned(), UnixDatagram::bind(&path).unwrap()),
-            (format!("@{name}"), UnixDatagram::bind_addr(&abstract_name).unwrap()),
+            (
+                path.to_str().unwrap().to_owned(),
+                UnixDatagram::bind(&path).unwrap(),
+            ),
+            (
+                format!("@{name}"),
+                UnixDatagram::bind_addr(&abstract_name).unwrap(),
+            ),
         ];
         for (name, end) in ends {
             let manager = Manager::at(Some(&name));
@@ -119,10 +131,21 @@ mod tests {
     #[test]
     fn a_watchdog_for_another_process_is_none_of_ours() {
         let me = std::process::id().to_string();
-        assert_eq!(interval(Some("2000000"), None), Some(Duration::from_secs(1)));
-        assert_eq!(interval(Some("2000000"), Some(&me)), Some(Duration::from_secs(1)));
-        for (usec, pid) in [(None, None), (Some("0"), None), (Some("x"), None), (Some("2000000"), Some("1")), (Some("2000000"), Some("x"))]
-        {
+        assert_eq!(
+            interval(Some("2000000"), None),
+            Some(Duration::from_secs(1))
+        );
+        assert_eq!(
+            interval(Some("2000000"), Some(&me)),
+            Some(Duration::from_secs(1))
+        );
+        for (usec, pid) in [
+            (None, None),
+            (Some("0"), None),
+            (Some("x"), None),
+            (Some("2000000"), Some("1")),
+            (Some("2000000"), Some("x")),
+        ] {
             assert_eq!(interval(usec, pid), None, "{usec:?} {pid:?}");
         }
     }

@@ -17,18 +17,27 @@ pub fn profiles(name: Option<&str>) -> Exit {
         return say(&print(found));
     }
     let hint = known(name, catalogue::all().iter().map(|(name, _)| *name));
-    complain(format_args!("cupbearer: there is no built-in profile {name:?}: {hint}; `cupbearer profiles` says what each is for"));
+    complain(format_args!(
+        "cupbearer: there is no built-in profile {name:?}: {hint}; `cupbearer profiles` says what each is for"
+    ));
     Exit::Failed
 }
 
 /// A line for each: its name, then what it is for.
 fn list() -> String {
-    let all: Vec<&Description> = catalogue::all().iter().filter_map(|(name, _)| catalogue::describe(name)).collect();
+    let all: Vec<&Description> = catalogue::all()
+        .iter()
+        .filter_map(|(name, _)| catalogue::describe(name))
+        .collect();
     let wide = all.iter().map(|d| d.name.len()).max().unwrap_or(0);
     let mut out = String::new();
     for d in all {
         // The first sentence is enough to choose by.
-        let doc = d.doc.split_once(". ").map_or(&*d.doc, |(first, _)| first).trim_end_matches('.');
+        let doc = d
+            .doc
+            .split_once(". ")
+            .map_or(&*d.doc, |(first, _)| first)
+            .trim_end_matches('.');
         let _ = writeln!(out, "{:wide$}  {doc}", d.name);
     }
     out
@@ -40,13 +49,35 @@ fn print(d: &Description) -> String {
     if !d.source.is_empty() {
         let _ = writeln!(out, "# Source: {}", d.source);
     }
-    section(&mut out, "Settings", d.settings.iter().map(|s| (&*s.name, setting(s))));
-    section(&mut out, "Secrets", d.secrets.iter().map(|s| (&*s.name, secret(s))));
-    let _ = writeln!(out, "#\n# In your configuration:\n#   [credentials.NAME]\n#   profile = {:?}", d.name);
-    let required = d.settings.iter().filter(|s| s.required).map(|s| format!("{} = \"…\"", s.name));
+    section(
+        &mut out,
+        "Settings",
+        d.settings.iter().map(|s| (&*s.name, setting(s))),
+    );
+    section(
+        &mut out,
+        "Secrets",
+        d.secrets.iter().map(|s| (&*s.name, secret(s))),
+    );
+    let _ = writeln!(
+        out,
+        "#\n# In your configuration:\n#   [credentials.NAME]\n#   profile = {:?}",
+        d.name
+    );
+    let required = d
+        .settings
+        .iter()
+        .filter(|s| s.required)
+        .map(|s| format!("{} = \"…\"", s.name));
     inline(&mut out, "settings", &required.collect::<Vec<_>>());
     let needed = d.secrets.iter().filter(|s| !s.optional && s.name != "*");
-    let needed = needed.map(|s| if s.public { format!("{} = \"…\"", s.name) } else { format!("{} = {{ file = \"…\" }}", s.name) });
+    let needed = needed.map(|s| {
+        if s.public {
+            format!("{} = \"…\"", s.name)
+        } else {
+            format!("{} = {{ file = \"…\" }}", s.name)
+        }
+    });
     inline(&mut out, "secrets", &needed.collect::<Vec<_>>());
     let _ = write!(out, "\n{}", d.toml);
     out
@@ -75,7 +106,11 @@ fn setting(s: &Setting) -> String {
         Some(default) if !default.is_empty() => format!("default {default}"),
         _ => "optional".to_owned(),
     };
-    let pattern = s.pattern.as_ref().map(|p| format!(", fits {p}")).unwrap_or_default();
+    let pattern = s
+        .pattern
+        .as_ref()
+        .map(|p| format!(", fits {p}"))
+        .unwrap_or_default();
     format!("{} ({standing}{pattern})", s.help)
 }
 
@@ -94,8 +129,16 @@ mod tests {
         for (name, source) in catalogue::all() {
             let found = catalogue::describe(name).unwrap();
             let text = print(found);
-            assert!(text.parse::<toml::Table>().is_ok() && text.ends_with(source), "{text}");
-            for part in found.settings.iter().map(|s| &s.name).chain(found.secrets.iter().map(|s| &s.name)) {
+            assert!(
+                text.parse::<toml::Table>().is_ok() && text.ends_with(source),
+                "{text}"
+            );
+            for part in found
+                .settings
+                .iter()
+                .map(|s| &s.name)
+                .chain(found.secrets.iter().map(|s| &s.name))
+            {
                 assert!(text.contains(&format!("#   {part}")), "{part} in {text}");
             }
         }

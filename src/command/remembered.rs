@@ -11,7 +11,9 @@ use std::{
 use crate::{
     app, state,
     telemetry::Metrics,
-    token::{Ask, Counted, Fut, GuardKey, Ledger, Limits, Memory, Permit, Spend, Verdict, guard::Line},
+    token::{
+        Ask, Counted, Fut, GuardKey, Ledger, Limits, Memory, Permit, Spend, Verdict, guard::Line,
+    },
 };
 
 /// Where it is counted.
@@ -39,7 +41,11 @@ impl Record {
 }
 
 /// The first of them that can be used, and its ledger. `state`: the folder of `[state]`; `env`: where this user's own is looked for.
-pub async fn open(state: Option<&Path>, env: &BTreeMap<String, String>, metrics: &Metrics) -> (Record, Arc<dyn Ledger>) {
+pub async fn open(
+    state: Option<&Path>,
+    env: &BTreeMap<String, String>,
+    metrics: &Metrics,
+) -> (Record, Arc<dyn Ledger>) {
     let mut why = None;
     if let Some(dir) = state {
         let ledger = app::ledger(Some(dir), metrics).await;
@@ -64,18 +70,27 @@ pub async fn open(state: Option<&Path>, env: &BTreeMap<String, String>, metrics:
 
 fn unusable(dir: &Path) -> Option<String> {
     let not_made = || (!dir.is_dir()).then(|| format!("{} cannot be made", dir.display()));
-    state::unusable(dir).map(|trouble| trouble.to_string()).or_else(not_made)
+    state::unusable(dir)
+        .map(|trouble| trouble.to_string())
+        .or_else(not_made)
 }
 
 /// `cupbearer` in `$XDG_STATE_HOME`, else in `~/.local/state` (XDG base directory specification: a path that is not absolute does not count). What is
 /// missing on the way to it is made, for this user alone.
 fn own_folder(env: &BTreeMap<String, String>) -> Result<PathBuf, String> {
-    let absolute = |name: &str| env.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name: &str| {
+        env.get(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     let home = || absolute("HOME").map(|home| home.join(".local/state"));
-    let base = absolute("XDG_STATE_HOME").or_else(home).ok_or("neither XDG_STATE_HOME nor HOME is set to an absolute path")?;
+    let base = absolute("XDG_STATE_HOME")
+        .or_else(home)
+        .ok_or("neither XDG_STATE_HOME nor HOME is set to an absolute path")?;
     let dir = base.join("cupbearer");
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-    made.map(|()| dir.clone()).map_err(|error| format!("{} cannot be made: {error}", dir.display()))
+    made.map(|()| dir.clone())
+        .map_err(|error| format!("{} cannot be made: {error}", dir.display()))
 }
 
 /// A ledger for one who was told that no attempt may be made and wants one all the same (`--force`): where it says no, it is unlatched for one
@@ -91,7 +106,12 @@ pub struct Forced {
 impl Forced {
     #[must_use]
     pub fn new(record: Arc<dyn Ledger>, shared: bool) -> Self {
-        Self { record, shared, memory: Memory::default(), in_memory: Mutex::default() }
+        Self {
+            record,
+            shared,
+            memory: Memory::default(),
+            in_memory: Mutex::default(),
+        }
     }
 }
 
@@ -112,8 +132,16 @@ impl Ledger for Forced {
     }
 
     fn settle<'a>(&'a self, permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()> {
-        let here = self.in_memory.lock().unwrap_or_else(PoisonError::into_inner).remove(&permit.id);
-        if here { self.memory.settle(permit, verdict, limits) } else { self.record.settle(permit, verdict, limits) }
+        let here = self
+            .in_memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&permit.id);
+        if here {
+            self.memory.settle(permit, verdict, limits)
+        } else {
+            self.record.settle(permit, verdict, limits)
+        }
     }
 
     fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()> {
@@ -137,7 +165,10 @@ impl Forced {
     async fn stand_in(&self, key: &GuardKey, limits: &Limits, ask: &Ask) -> Spend {
         let spend = self.memory.spend(key, limits, ask).await;
         if let Spend::Go(permit) = &spend {
-            self.in_memory.lock().unwrap_or_else(PoisonError::into_inner).insert(permit.id);
+            self.in_memory
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(permit.id);
         }
         spend
     }
@@ -150,7 +181,10 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &Path)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, path)| ((*name).to_owned(), path.display().to_string())).collect()
+        pairs
+            .iter()
+            .map(|(name, path)| ((*name).to_owned(), path.display().to_string()))
+            .collect()
     }
 
     #[tokio::test]
@@ -162,18 +196,45 @@ mod tests {
         std::fs::set_permissions(at("open"), PermissionsExt::from_mode(0o777)).unwrap();
         let metrics = Metrics::new().unwrap();
         let (xdg, home) = (at("xdg"), at("home"));
-        let found = async |state: Option<&Path>, pairs: &[(&str, &Path)]| open(state, &env(pairs), &metrics).await.0;
-        let own = |dir: PathBuf| Record::Own { dir: dir.join("cupbearer"), why: None };
+        let found = async |state: Option<&Path>, pairs: &[(&str, &Path)]| {
+            open(state, &env(pairs), &metrics).await.0
+        };
+        let own = |dir: PathBuf| Record::Own {
+            dir: dir.join("cupbearer"),
+            why: None,
+        };
         assert_eq!(found(Some(&at("state")), &[]).await, Record::State);
-        assert_eq!(found(None, &[("XDG_STATE_HOME", &xdg), ("HOME", &home)]).await, own(xdg.clone()));
-        assert_eq!(std::fs::metadata(xdg.join("cupbearer")).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(found(None, &[("XDG_STATE_HOME", Path::new("relative")), ("HOME", &home)]).await, own(home.join(".local/state")));
+        assert_eq!(
+            found(None, &[("XDG_STATE_HOME", &xdg), ("HOME", &home)]).await,
+            own(xdg.clone())
+        );
+        assert_eq!(
+            std::fs::metadata(xdg.join("cupbearer"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o700
+        );
+        assert_eq!(
+            found(
+                None,
+                &[("XDG_STATE_HOME", Path::new("relative")), ("HOME", &home)]
+            )
+            .await,
+            own(home.join(".local/state"))
+        );
         for bad in ["open", "file"] {
             let found = found(Some(&at(bad)), &[("HOME", &home)]).await;
-            assert!(matches!(&found, Record::Own { why: Some(why), .. } if why.starts_with("[state]: ")), "{found:?}");
+            assert!(
+                matches!(&found, Record::Own { why: Some(why), .. } if why.starts_with("[state]: ")),
+                "{found:?}"
+            );
             assert!(found.may_be_trusted().is_err());
         }
         assert!(matches!(found(None, &[]).await, Record::Nowhere(why) if why.contains("HOME")));
-        assert!(matches!(found(None, &[("XDG_STATE_HOME", &at("file"))]).await, Record::Nowhere(why) if why.contains("cannot be made")));
+        assert!(
+            matches!(found(None, &[("XDG_STATE_HOME", &at("file"))]).await, Record::Nowhere(why) if why.contains("cannot be made"))
+        );
     }
 }

@@ -35,7 +35,10 @@ pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<Open>) -> Exit {
         n => n,
     };
     tracing::debug!(workers, "worker threads");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build();
     match runtime {
         Ok(runtime) => runtime.block_on(serve(config, ready_file, volume.clone())),
         Err(e) => {
@@ -49,13 +52,21 @@ pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<Open>) -> Exit {
 fn begin(file: &Path) -> Result<(Config, Option<Volume>), Exit> {
     let sight = sight();
     let (config, problems) = config::load(file, &sight);
-    let json = config.as_ref().map_or_else(|| config::wants_json(file, &sight), |config| config.log.json);
+    let json = config.as_ref().map_or_else(
+        || config::wants_json(file, &sight),
+        |config| config.log.json,
+    );
     if !json {
         let config = usable(file, config, &problems, true)?;
         let volume = logging::start(false, config.log.level);
         return Ok((config, volume));
     }
-    let volume = logging::start(true, config.as_ref().map_or(Level::INFO, |config| config.log.level));
+    let volume = logging::start(
+        true,
+        config
+            .as_ref()
+            .map_or(Level::INFO, |config| config.log.level),
+    );
     for problem in problems.list() {
         problem.log("");
     }
@@ -68,11 +79,19 @@ fn begin(file: &Path) -> Result<(Config, Option<Volume>), Exit> {
 
 /// What ends the program, in the form of its log.
 fn fail(json: bool, why: &dyn std::fmt::Display) {
-    if json { tracing::error!("{why}") } else { complain(format_args!("cupbearer: {why}")) }
+    if json {
+        tracing::error!("{why}")
+    } else {
+        complain(format_args!("cupbearer: {why}"))
+    }
 }
 
 async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>) -> Exit {
-    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
+    let signals = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    );
     let (Ok(mut term), Ok(mut int), Ok(hup)) = signals else {
         complain(format_args!("cupbearer: signals cannot be received here"));
         return Exit::Failed;
@@ -82,7 +101,11 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>
         Ok(app) => app,
         Err(e) => {
             fail(json, &e);
-            return if matches!(e, StartError::Config(_)) { Exit::Config } else { Exit::Failed };
+            return if matches!(e, StartError::Config(_)) {
+                Exit::Config
+            } else {
+                Exit::Failed
+            };
         }
     };
     let metrics = app.metrics().clone();
@@ -95,7 +118,10 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>
     let variable = |name| std::env::var(name).ok();
     let manager = Manager::at(variable("NOTIFY_SOCKET").as_deref());
     manager.ready();
-    if let Some(interval) = notify::interval(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref()) {
+    if let Some(interval) = notify::interval(
+        variable("WATCHDOG_USEC").as_deref(),
+        variable("WATCHDOG_PID").as_deref(),
+    ) {
         tokio::spawn(manager.clone().keep_alive(interval));
     }
     watch_reloads(&app, manager.clone(), volume);
@@ -140,15 +166,27 @@ fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        );
     }
 }
 
 /// The ready line, and the same as a file, which appears whole or not at all.
 fn announce(app: &App, ready_file: Option<&Path>) -> std::io::Result<()> {
     let proxy = app.proxy();
-    complain(format_args!("ready proxy={} admin={}", proxy.join(","), app.admin()));
-    let Some(file) = ready_file else { return Ok(()) };
+    complain(format_args!(
+        "ready proxy={} admin={}",
+        proxy.join(","),
+        app.admin()
+    ));
+    let Some(file) = ready_file else {
+        return Ok(());
+    };
     let text = json!({ "proxy": proxy, "admin": app.admin().to_string(), "metrics": app.metrics_port().map(|a| a.to_string()) });
     files::replace(file, format!("{text}\n").as_bytes())
 }

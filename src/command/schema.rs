@@ -15,7 +15,18 @@ mod tests {
     #[test]
     fn the_schema_describes_every_table() {
         let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
-        for table in ["proxy", "admin", "metrics", "log", "state", "reload", "intercept", "credentials", "upstreams", "upstream_defaults"] {
+        for table in [
+            "proxy",
+            "admin",
+            "metrics",
+            "log",
+            "state",
+            "reload",
+            "intercept",
+            "credentials",
+            "upstreams",
+            "upstream_defaults",
+        ] {
             assert!(schema["properties"][table].is_object(), "{table}");
         }
     }

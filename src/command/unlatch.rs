@@ -19,8 +19,13 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
     };
     let Some(credential) = config.credentials.get(name) else {
         let near = crate::problem::nearest(name, config.credentials.keys().map(|name| &**name));
-        let near = near.map(|near| format!(": did you mean {near:?}?")).unwrap_or_default();
-        complain(format_args!("cupbearer: {} has no credential {name:?}{near}", file.display()));
+        let near = near
+            .map(|near| format!(": did you mean {near:?}?"))
+            .unwrap_or_default();
+        complain(format_args!(
+            "cupbearer: {} has no credential {name:?}{near}",
+            file.display()
+        ));
         return Exit::Failed;
     };
     let Some(dir) = config.state else {
@@ -31,10 +36,16 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
         return Exit::Failed;
     };
     if !dir.exists() {
-        complain(format_args!("cupbearer: {} is not there yet, so nothing is counted against {name}", dir.display()));
+        complain(format_args!(
+            "cupbearer: {} is not there yet, so nothing is counted against {name}",
+            dir.display()
+        ));
         return Exit::Done;
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => {
             complain(format_args!("cupbearer: {e}"));
@@ -42,20 +53,37 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
         }
     };
     let ledger = Disk::on_behalf(dir.clone(), || {});
-    let next = runtime.block_on(unlatch_at_rest(name, &credential.profile, &credential.secrets, &ledger));
+    let next = runtime.block_on(unlatch_at_rest(
+        name,
+        &credential.profile,
+        &credential.secrets,
+        &ledger,
+    ));
     match next {
-        Ok(Next::At(at)) if at <= Now::now() => say(&format!("{name}: one attempt may be made now\n")),
-        Ok(Next::At(at)) => say(&format!("{name}: one attempt may be made from {} on\n", moment(at))),
+        Ok(Next::At(at)) if at <= Now::now() => {
+            say(&format!("{name}: one attempt may be made now\n"))
+        }
+        Ok(Next::At(at)) => say(&format!(
+            "{name}: one attempt may be made from {} on\n",
+            moment(at)
+        )),
         Ok(Next::Latched) => {
-            complain(format_args!("cupbearer: {name} is latched all the same, until its secret changes"));
+            complain(format_args!(
+                "cupbearer: {name} is latched all the same, until its secret changes"
+            ));
             Exit::Failed
         }
         Ok(Next::NoMemory) => {
-            complain(format_args!("cupbearer: {} cannot be read or written: run this as the user that owns it", dir.display()));
+            complain(format_args!(
+                "cupbearer: {} cannot be read or written: run this as the user that owns it",
+                dir.display()
+            ));
             Exit::Failed
         }
         Err(why) => {
-            complain(format_args!("cupbearer: {why}: without it there is no telling what the refusals were counted against"));
+            complain(format_args!(
+                "cupbearer: {why}: without it there is no telling what the refusals were counted against"
+            ));
             Exit::Failed
         }
     }
@@ -63,6 +91,9 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
 
 /// To the second, rounded up (RFC 3339).
 fn moment(at: Now) -> String {
-    let seconds = i64::try_from(at.wall().as_secs()).unwrap_or(i64::MAX).saturating_add(1);
-    jiff::Timestamp::from_second(seconds).map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string())
+    let seconds = i64::try_from(at.wall().as_secs())
+        .unwrap_or(i64::MAX)
+        .saturating_add(1);
+    jiff::Timestamp::from_second(seconds)
+        .map_or_else(|_| "an unknown time".to_owned(), |at| at.to_string())
 }

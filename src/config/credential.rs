@@ -29,7 +29,10 @@ use crate::{
 /// `[credentials.NAME]`. All other keys are the profile's, and override it.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
-#[allow(dead_code, reason = "only its shape is used: the profile's keys are read by `profile::merge`")]
+#[allow(
+    dead_code,
+    reason = "only its shape is used: the profile's keys are read by `profile::merge`"
+)]
 pub struct Written {
     /// Name of a built-in profile, or a file of your own. Default: oauth2.
     profile: Option<WrittenProfile>,
@@ -85,7 +88,11 @@ pub fn parse(
     let at = format!("credentials.{}", shape::quoted(given));
     name(&at, given, problems);
     if given == "none" {
-        problems.problem(at.clone(), "\"none\" means no credential and cannot be the name of one", "choose another name");
+        problems.problem(
+            at.clone(),
+            "\"none\" means no credential and cannot be the name of one",
+            "choose another name",
+        );
     }
     let base = base(&at, table.remove("profile"), problems);
     let settings = settings(&at, table.remove("settings"), problems);
@@ -93,13 +100,25 @@ pub fn parse(
     let base = base?;
     files.extend(merge::files(&base, world.folder, world.profiles));
     let names: Vec<String> = written.refs.keys().chain(&written.wrong).cloned().collect();
-    let names = if written.dir.is_some() { None } else { Some(&names[..]) };
-    let filled = Given { settings: &settings, secrets: names, blind: world.sight.no_secrets, files: world.profiles };
+    let names = if written.dir.is_some() {
+        None
+    } else {
+        Some(&names[..])
+    };
+    let filled = Given {
+        settings: &settings,
+        secrets: names,
+        blind: world.sight.no_secrets,
+        files: world.profiles,
+    };
     let profile = merge::build(&base, &table, filled, &at, world.folder, problems);
     let mut sources = BTreeMap::new();
     for (secret, reference) in &written.refs {
         let key = format!("{at}.secrets.{}", shape::quoted(secret));
-        let public = profile.as_ref().and_then(|profile| profile.secrets.get(secret)).is_some_and(|spec| spec.public);
+        let public = profile
+            .as_ref()
+            .and_then(|profile| profile.secrets.get(secret))
+            .is_some_and(|spec| spec.public);
         if profile.is_some() && !public {
             lint::inline(&key, reference, world, problems);
         }
@@ -116,7 +135,12 @@ pub fn parse(
     let secrets = Secrets {
         sources,
         dir,
-        optional: profile.secrets.iter().filter(|(_, spec)| spec.optional).map(|(name, _)| name.clone()).collect(),
+        optional: profile
+            .secrets
+            .iter()
+            .filter(|(_, spec)| spec.optional)
+            .map(|(name, _)| name.clone())
+            .collect(),
         names: profile.secrets.keys().cloned().collect(),
     };
     let values = values(&secrets);
@@ -131,7 +155,9 @@ pub fn parse(
 
 fn base(at: &str, written: Option<Value>, problems: &mut Problems) -> Option<Base> {
     let file = |table: &Map<String, Value>| match table.get("file") {
-        Some(Value::String(file)) if table.len() == 1 && !file.is_empty() => Some(Base::File(file.into())),
+        Some(Value::String(file)) if table.len() == 1 && !file.is_empty() => {
+            Some(Base::File(file.into()))
+        }
         _ => None,
     };
     let base = match written {
@@ -142,7 +168,11 @@ fn base(at: &str, written: Option<Value>, problems: &mut Problems) -> Option<Bas
     };
     if base.is_none() {
         let what = "must be the name of a built-in profile, or { file = \"PATH\" }";
-        problems.problem(format!("{at}.profile"), what, "`cupbearer profiles` lists the built-in ones");
+        problems.problem(
+            format!("{at}.profile"),
+            what,
+            "`cupbearer profiles` lists the built-in ones",
+        );
     }
     base
 }
@@ -169,7 +199,10 @@ fn settings(at: &str, written: Option<Value>, problems: &mut Problems) -> BTreeM
                 let key = format!("{at}.settings.{}", shape::quoted(&name));
                 problems.problem(
                     key,
-                    format!("must be text, a number, true or false, not {}", shape::kind_of(&value)),
+                    format!(
+                        "must be text, a number, true or false, not {}",
+                        shape::kind_of(&value)
+                    ),
                     "`cupbearer profiles NAME` shows what each setting of a profile is for",
                 );
                 // It is there, though wrong: nobody needs to be told that it is missing.
@@ -227,11 +260,27 @@ fn secrets(at: &str, written: Option<Value>, problems: &mut Problems) -> Referen
 }
 
 /// SHA-256 over what shapes token requests, the credential's name included: two that look alike may have other inline values. Inline values are left out: a change of theirs reaches the running keeper.
-fn digest(credential: &str, profile: &Profile, refs: &BTreeMap<String, SecretRef>, dir: Option<&Path>) -> [u8; 32] {
+fn digest(
+    credential: &str,
+    profile: &Profile,
+    refs: &BTreeMap<String, SecretRef>,
+    dir: Option<&Path>,
+) -> [u8; 32] {
     // `Debug` is stable within one program, sorted (no hash maps inside), and shows templates as their source.
     // Out: `name`, a word for people; `inject`, which is rendered anew for each configuration; `partition`, which is part of the name of a token set
     // (`credential::with_partitions`); `limits`, `max_waiters` and `vend`, which running keepers and requests are handed.
-    let Profile { name: _, settings, secrets, tokens, inject: _, partition: _, errors, limits: _, max_waiters: _, vend: _ } = profile;
+    let Profile {
+        name: _,
+        settings,
+        secrets,
+        tokens,
+        inject: _,
+        partition: _,
+        errors,
+        limits: _,
+        max_waiters: _,
+        vend: _,
+    } = profile;
     let mut text = format!("{credential}\n{settings:?}{secrets:?}{errors:?}{refs:?}{dir:?}");
     for token in tokens {
         // Each field, in or out by decision. Out: `lifetime`, which says when a token is fetched and not how; a running keeper is handed a new one.
@@ -253,8 +302,21 @@ fn digest(credential: &str, profile: &Profile, refs: &BTreeMap<String, SecretRef
             response,
             parents,
         } = token;
-        let request = (name, url, allow_plaintext, method, format, client_auth, grant_type, params, headers);
-        text.extend([format!("{request:?}"), format!("{:?}", (body, timeout, tls, assertion, response, parents))]);
+        let request = (
+            name,
+            url,
+            allow_plaintext,
+            method,
+            format,
+            client_auth,
+            grant_type,
+            params,
+            headers,
+        );
+        text.extend([
+            format!("{request:?}"),
+            format!("{:?}", (body, timeout, tls, assertion, response, parents)),
+        ]);
     }
     sha256(text.as_bytes())
 }

@@ -12,7 +12,11 @@ pub const STANDARD_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 pub fn parse(key: &str, text: &str, world: World<'_>, problems: &mut Problems) -> Option<Listen> {
     match text.strip_prefix("unix:") {
         Some("") => {
-            problems.problem(key, "unix: needs a path", "for instance \"unix:/run/cupbearer.sock\"");
+            problems.problem(
+                key,
+                "unix: needs a path",
+                "for instance \"unix:/run/cupbearer.sock\"",
+            );
             None
         }
         Some(path) => Some(Listen::Unix(world.path(path))),
@@ -25,13 +29,17 @@ pub fn socket(key: &str, text: &str, problems: &mut Problems) -> Option<SocketAd
     let address = text.parse().ok();
     if address.is_none() {
         // Only what is surely a port or an address is repeated.
-        let port = |start| text.strip_prefix(start).and_then(|rest: &str| rest.parse::<u16>().ok());
+        let port = |start| {
+            text.strip_prefix(start)
+                .and_then(|rest: &str| rest.parse::<u16>().ok())
+        };
         let hint = match (port("localhost:"), text.parse::<IpAddr>(), port(":")) {
             (Some(port), ..) => format!("names are not looked up: write \"127.0.0.1:{port}\""),
             (_, Ok(IpAddr::V4(address)), _) => format!("the port is missing: \"{address}:14180\""),
             (_, Ok(IpAddr::V6(address)), _) => format!("write \"[{address}]:14180\""),
             (.., Some(port)) => format!("write \"127.0.0.1:{port}\""),
-            _ => "an IP address and a port, such as \"127.0.0.1:14180\" or \"[::1]:14180\"".to_owned(),
+            _ => "an IP address and a port, such as \"127.0.0.1:14180\" or \"[::1]:14180\""
+                .to_owned(),
         };
         problems.problem(key, "is not an address to listen on", hint);
     }
@@ -41,7 +49,11 @@ pub fn socket(key: &str, text: &str, problems: &mut Problems) -> Option<SocketAd
 /// An address without which its table makes no sense.
 pub fn required(key: &str, text: Option<&str>, problems: &mut Problems) -> Option<SocketAddr> {
     if text.is_none() {
-        problems.problem(key, "is required", "for instance \"[::]:14191\"; leave the table out for no such port");
+        problems.problem(
+            key,
+            "is required",
+            "for instance \"[::]:14191\"; leave the table out for no such port",
+        );
     }
     socket(key, text?, problems)
 }
@@ -49,15 +61,26 @@ pub fn required(key: &str, text: Option<&str>, problems: &mut Problems) -> Optio
 /// Who reaches the data port can spend the tokens: other hosts must be let in by name of a key, and show who they are.
 pub fn remote(listen: &[Listen], allowed: bool, authenticated: bool, problems: &mut Problems) {
     for (i, address) in listen.iter().enumerate() {
-        let Listen::Tcp(address) = address else { continue };
+        let Listen::Tcp(address) = address else {
+            continue;
+        };
         let key = format!("proxy.listen[{i}]");
         if address.ip().to_canonical().is_loopback() {
         } else if !allowed {
-            let hint = "set proxy.allow_remote = true and proxy.client_auth, or listen on 127.0.0.1";
-            problems.problem(key, format!("{address} can be reached from other hosts"), hint);
+            let hint =
+                "set proxy.allow_remote = true and proxy.client_auth, or listen on 127.0.0.1";
+            problems.problem(
+                key,
+                format!("{address} can be reached from other hosts"),
+                hint,
+            );
         } else if !authenticated {
             let hint = "set proxy.client_auth = { file = \"…\" }, or proxy.allow_unauthenticated = true if the network keeps others out";
-            problems.problem(key, format!("whoever reaches {address} could spend the tokens"), hint);
+            problems.problem(
+                key,
+                format!("whoever reaches {address} could spend the tokens"),
+                hint,
+            );
         }
     }
 }
@@ -66,7 +89,15 @@ pub fn remote(listen: &[Listen], allowed: bool, authenticated: bool, problems: &
 #[must_use]
 pub fn addresses(proxy: &[Listen], admin: &Listen, metrics: Option<SocketAddr>) -> Vec<SocketAddr> {
     let all = proxy.iter().chain([admin]);
-    all.filter_map(|listen| if let Listen::Tcp(address) = listen { Some(*address) } else { None }).chain(metrics).collect()
+    all.filter_map(|listen| {
+        if let Listen::Tcp(address) = listen {
+            Some(*address)
+        } else {
+            None
+        }
+    })
+    .chain(metrics)
+    .collect()
 }
 
 /// The kernel's name for every user that it cannot name here (`/proc/sys/kernel/overflowuid`).
@@ -76,23 +107,48 @@ const OVERFLOW: u32 = 65534;
 pub fn uids(key: &str, uids: &[u32], problems: &mut Problems) {
     for (i, _) in uids.iter().enumerate().filter(|(_, uid)| **uid == OVERFLOW) {
         let hint = "it stands for each user that has no number in our user namespace: give the program that calls a number of its own";
-        problems.problem(format!("{key}[{i}]"), format!("{OVERFLOW} is no user's own number"), hint);
+        problems.problem(
+            format!("{key}[{i}]"),
+            format!("{OVERFLOW} is no user's own number"),
+            hint,
+        );
     }
     for (i, _) in uids.iter().enumerate().filter(|(_, uid)| **uid == u32::MAX) {
         let hint = "it is (uid_t)-1, by which system calls say \"no user\": write the number that `id -u USER` prints";
-        problems.problem(format!("{key}[{i}]"), format!("{} is the number of no user", u32::MAX), hint);
+        problems.problem(
+            format!("{key}[{i}]"),
+            format!("{} is the number of no user", u32::MAX),
+            hint,
+        );
     }
 }
 
 /// Two listeners cannot have one address.
-pub fn duplicates(proxy: &[Listen], admin: &Listen, metrics: Option<SocketAddr>, problems: &mut Problems) {
-    let data = proxy.iter().enumerate().map(|(i, listen)| (format!("proxy.listen[{i}]"), listen.clone()));
-    let others = [("admin.listen".to_owned(), Some(admin.clone())), ("metrics.listen".to_owned(), metrics.map(Listen::Tcp))];
-    let others = others.into_iter().filter_map(|(key, address)| Some((key, address?)));
+pub fn duplicates(
+    proxy: &[Listen],
+    admin: &Listen,
+    metrics: Option<SocketAddr>,
+    problems: &mut Problems,
+) {
+    let data = proxy
+        .iter()
+        .enumerate()
+        .map(|(i, listen)| (format!("proxy.listen[{i}]"), listen.clone()));
+    let others = [
+        ("admin.listen".to_owned(), Some(admin.clone())),
+        ("metrics.listen".to_owned(), metrics.map(Listen::Tcp)),
+    ];
+    let others = others
+        .into_iter()
+        .filter_map(|(key, address)| Some((key, address?)));
     let all: Vec<_> = data.chain(others).collect();
     for (i, (key, listen)) in all.iter().enumerate() {
         if let Some((first, _)) = all.iter().take(i).find(|(_, other)| collide(other, listen)) {
-            problems.problem(key.as_str(), format!("the same address as {first}"), "give each listener a port of its own");
+            problems.problem(
+                key.as_str(),
+                format!("the same address as {first}"),
+                "give each listener a port of its own",
+            );
         }
     }
 }
@@ -100,7 +156,8 @@ pub fn duplicates(proxy: &[Listen], admin: &Listen, metrics: Option<SocketAddr>,
 fn collide(a: &Listen, b: &Listen) -> bool {
     match (a, b) {
         (Listen::Tcp(a), Listen::Tcp(b)) => {
-            let one_covers = a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
+            let one_covers =
+                a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
             a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || one_covers)
         }
         (a, b) => a == b,
@@ -111,14 +168,21 @@ fn collide(a: &Listen, b: &Listen) -> bool {
 #[must_use]
 pub fn is_ours(host: &str, port: u16, ours: &[SocketAddr]) -> Option<SocketAddr> {
     let asked: Option<IpAddr> = host.parse().ok().map(|ip: IpAddr| ip.to_canonical());
-    ours.iter().copied().filter(|address| address.port() == port && port != 0).find(|address| {
-        let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
-        let ip = address.ip().to_canonical();
-        match asked {
-            Some(asked) => asked == ip || (asked.is_unspecified() && local(ip)) || (ip.is_unspecified() && local(asked)),
-            None => is_localhost(host) && local(ip),
-        }
-    })
+    ours.iter()
+        .copied()
+        .filter(|address| address.port() == port && port != 0)
+        .find(|address| {
+            let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+            let ip = address.ip().to_canonical();
+            match asked {
+                Some(asked) => {
+                    asked == ip
+                        || (asked.is_unspecified() && local(ip))
+                        || (ip.is_unspecified() && local(asked))
+                }
+                None => is_localhost(host) && local(ip),
+            }
+        })
 }
 
 /// Names that mean this host wherever they are looked up (RFC 6761, 6.3).
@@ -130,5 +194,8 @@ pub fn is_localhost(host: &str) -> bool {
 /// Whether plain HTTP to this host stays on this host.
 #[must_use]
 pub fn is_loopback(host: &str) -> bool {
-    is_localhost(host) || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    is_localhost(host)
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }

@@ -138,7 +138,10 @@ pub struct Sight {
 /// Names only: variables may hold secrets.
 impl std::fmt::Debug for Sight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sight").field("env", &self.env.keys()).field("no_secrets", &self.no_secrets).finish()
+        f.debug_struct("Sight")
+            .field("env", &self.env.keys())
+            .field("no_secrets", &self.no_secrets)
+            .finish()
     }
 }
 
@@ -158,7 +161,12 @@ pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
             return (None, attribute(problems, &[], Some(file)));
         }
     };
-    let (config, problems) = build(&text, file.parent().unwrap_or(Path::new("")), Some(file), sight);
+    let (config, problems) = build(
+        &text,
+        file.parent().unwrap_or(Path::new("")),
+        Some(file),
+        sight,
+    );
     let config = config.map(|mut config| {
         config.file = Some(file.to_path_buf());
         config.files.insert(0, file.to_path_buf());
@@ -175,8 +183,15 @@ pub fn admin(file: &Path, sight: &Sight) -> Option<Admin> {
     let mut table = serde_json::json!({ "admin": written(file, sight)?.get("admin").cloned().unwrap_or_default() });
     let mut problems = Problems::default();
     let folder = file.parent().unwrap_or(Path::new(""));
-    let world = parse::World { folder, sight, overrides: &Vec::new(), profiles: &ProfileFiles::default() };
-    let admin = read::read(&mut table, &mut problems).admin.unwrap_or_default();
+    let world = parse::World {
+        folder,
+        sight,
+        overrides: &Vec::new(),
+        profiles: &ProfileFiles::default(),
+    };
+    let admin = read::read(&mut table, &mut problems)
+        .admin
+        .unwrap_or_default();
     let admin = admin::parse(admin, world, &mut problems);
     (!problems.fatal()).then_some(admin)
 }
@@ -184,7 +199,10 @@ pub fn admin(file: &Path, sight: &Sight) -> Option<Admin> {
 /// Whether `[log] format` wants JSON, whatever else is wrong with `file`: a mistake is told in the form that its reader understands.
 #[must_use]
 pub fn wants_json(file: &Path, sight: &Sight) -> bool {
-    written(file, sight).is_some_and(|tree| tree.pointer("/log/format").is_some_and(|format| format == "json"))
+    written(file, sight).is_some_and(|tree| {
+        tree.pointer("/log/format")
+            .is_some_and(|format| format == "json")
+    })
 }
 
 fn written(file: &Path, sight: &Sight) -> Option<serde_json::Value> {
@@ -200,34 +218,80 @@ pub fn load_text(text: &str, folder: &Path, sight: &Sight) -> (Option<Config>, P
     build(text, folder, None, sight)
 }
 
-fn build(text: &str, folder: &Path, file: Option<&Path>, sight: &Sight) -> (Option<Config>, Problems) {
+fn build(
+    text: &str,
+    folder: &Path,
+    file: Option<&Path>,
+    sight: &Sight,
+) -> (Option<Config>, Problems) {
     let mut problems = Problems::default();
     let Some((tree, overrides)) = source::tree(text, &sight.env, &mut problems) else {
         return (None, attribute(problems, &[], file));
     };
-    let config =
-        parse::parse(tree, parse::World { folder, sight, overrides: &overrides, profiles: &ProfileFiles::default() }, &mut problems);
+    let config = parse::parse(
+        tree,
+        parse::World {
+            folder,
+            sight,
+            overrides: &overrides,
+            profiles: &ProfileFiles::default(),
+        },
+        &mut problems,
+    );
     lint::find(&config, &mut problems);
     let config = (!problems.fatal()).then_some(config);
     (config, attribute(problems, &overrides, file))
 }
 
 /// Says of each problem where it stands: in an environment variable that overrides the key, or in `file`. Nothing is said twice.
-fn attribute(problems: Problems, overrides: &[(Vec<shape::Step>, String)], file: Option<&Path>) -> Problems {
+fn attribute(
+    problems: Problems,
+    overrides: &[(Vec<shape::Step>, String)],
+    file: Option<&Path>,
+) -> Problems {
     // A part of one value, such as the file of a secret, stands for the whole value.
-    let whole = |steps: &[shape::Step]| steps.split_last().filter(|_| source::is_part(steps)).map(|(_, whole)| shape::dotted(whole));
-    let overrides: Vec<_> = overrides.iter().map(|(steps, variable)| (shape::dotted(steps), whole(steps), variable)).collect();
+    let whole = |steps: &[shape::Step]| {
+        steps
+            .split_last()
+            .filter(|_| source::is_part(steps))
+            .map(|(_, whole)| shape::dotted(whole))
+    };
+    let overrides: Vec<_> = overrides
+        .iter()
+        .map(|(steps, variable)| (shape::dotted(steps), whole(steps), variable))
+        .collect();
     let (mut all, mut told) = (Problems::default(), HashSet::new());
-    for Problem { severity, key, file: named, mut what, hint } in problems.into_list() {
-        let within = |over: &str| key.strip_prefix(over).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    for Problem {
+        severity,
+        key,
+        file: named,
+        mut what,
+        hint,
+    } in problems.into_list()
+    {
+        let within = |over: &str| {
+            key.strip_prefix(over)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
         let set = |over: &str, whole: &Option<String>| within(over) || whole.as_ref() == Some(&key);
-        let variable = overrides.iter().find(|(over, whole, _)| set(over, whole)).map(|(.., variable)| variable);
+        let variable = overrides
+            .iter()
+            .find(|(over, whole, _)| set(over, whole))
+            .map(|(.., variable)| variable);
         if let Some(variable) = variable {
             what = format!("{what} (set by the environment variable {variable})");
         }
         // A variable is no key of a file.
-        let file = named.or(file.filter(|_| variable.is_none() && !key.starts_with(source::PREFIX)).map(Path::to_path_buf));
-        let one = Problem { severity, key, file, what, hint };
+        let file = named.or(file
+            .filter(|_| variable.is_none() && !key.starts_with(source::PREFIX))
+            .map(Path::to_path_buf));
+        let one = Problem {
+            severity,
+            key,
+            file,
+            what,
+            hint,
+        };
         if told.insert(one.clone()) {
             all.add(one);
         }

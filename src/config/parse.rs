@@ -43,17 +43,38 @@ pub struct World<'a> {
 
 /// Reads the whole tree. The configuration is complete only where no fatal problem was noted.
 pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Config {
-    let File { proxy, admin, metrics, log, state, reload, intercept, credentials, upstreams, .. } = read::read(&mut tree, problems);
+    let File {
+        proxy,
+        admin,
+        metrics,
+        log,
+        state,
+        reload,
+        intercept,
+        credentials,
+        upstreams,
+        ..
+    } = read::read(&mut tree, problems);
     if intercept.is_some() {
         let hint = "leave [intercept] out; clients that know HTTPS_PROXY only can be pointed at an upstream's reverse URL instead";
-        problems.problem("intercept", "interception of CONNECT is not there in this release", hint);
+        problems.problem(
+            "intercept",
+            "interception of CONNECT is not there in this release",
+            hint,
+        );
     }
     let proxy = parse_proxy(proxy.unwrap_or_default(), world, problems);
     let admin = admin::parse(admin.unwrap_or_default(), world, problems);
-    let metrics = metrics.and_then(|metrics| listen::required("metrics.listen", metrics.listen.as_deref(), problems));
+    let metrics = metrics.and_then(|metrics| {
+        listen::required("metrics.listen", metrics.listen.as_deref(), problems)
+    });
     listen::duplicates(&proxy.listen, &admin.listen, metrics, problems);
     let mut files = BTreeSet::new();
-    let known: BTreeSet<String> = credentials.iter().flatten().map(|(name, _)| name.clone()).collect();
+    let known: BTreeSet<String> = credentials
+        .iter()
+        .flatten()
+        .map(|(name, _)| name.clone())
+        .collect();
     let credentials = credentials
         .into_iter()
         .flatten()
@@ -61,8 +82,13 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
         .map(|credential| (credential.name.clone(), credential))
         .collect();
     let ours = listen::addresses(&proxy.listen, &admin.listen, metrics);
-    let names: Vec<String> = upstreams.iter().flatten().map(|(name, _)| name.clone()).collect();
-    let Upstreams { upstreams, rules } = upstream::parse(&names, &tree, &known, &ours, world, problems);
+    let names: Vec<String> = upstreams
+        .iter()
+        .flatten()
+        .map(|(name, _)| name.clone())
+        .collect();
+    let Upstreams { upstreams, rules } =
+        upstream::parse(&names, &tree, &known, &ours, world, problems);
     Config {
         proxy,
         admin,
@@ -70,7 +96,15 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
         log: parse_log(&log.unwrap_or_default()),
         state: state.and_then(|state| parse_state(state, world, problems)),
         reload: match reload.and_then(|reload| reload.interval) {
-            Some(interval) => interval.0.map(|every| within("reload.interval", Some(every), every, SECOND / 100..=DAY, problems)),
+            Some(interval) => interval.0.map(|every| {
+                within(
+                    "reload.interval",
+                    Some(every),
+                    every,
+                    SECOND / 100..=DAY,
+                    problems,
+                )
+            }),
             None => Some(5 * SECOND),
         },
         credentials,
@@ -83,30 +117,60 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
 }
 
 /// One wrong entry is a problem: an empty list never means that nobody has to show anything.
-fn client_auth(written: Option<Vec<SecretRef>>, world: World<'_>, problems: &mut Problems) -> Vec<Source> {
+fn client_auth(
+    written: Option<Vec<SecretRef>>,
+    world: World<'_>,
+    problems: &mut Problems,
+) -> Vec<Source> {
     if written.as_ref().is_some_and(Vec::is_empty) {
-        problems.problem("proxy.client_auth", "no secret would do", "leave the key out, or write { file = \"PATH\" }");
+        problems.problem(
+            "proxy.client_auth",
+            "no secret would do",
+            "leave the key out, or write { file = \"PATH\" }",
+        );
     }
     let single = written.as_ref().is_some_and(|all| all.len() == 1);
-    let sources = written.into_iter().flatten().enumerate().filter_map(|(i, secret)| {
-        let key = if single { "proxy.client_auth".to_owned() } else { format!("proxy.client_auth[{i}]") };
-        super::lint::inline(&key, &secret, world, problems);
-        super::lint::secret_file(&key, &secret, world, problems);
-        let source = world.source(&key, &secret, problems)?;
-        super::lint::short(&key, &source, world, problems);
-        Some(source)
-    });
+    let sources = written
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .filter_map(|(i, secret)| {
+            let key = if single {
+                "proxy.client_auth".to_owned()
+            } else {
+                format!("proxy.client_auth[{i}]")
+            };
+            super::lint::inline(&key, &secret, world, problems);
+            super::lint::secret_file(&key, &secret, world, problems);
+            let source = world.source(&key, &secret, problems)?;
+            super::lint::short(&key, &source, world, problems);
+            Some(source)
+        });
     sources.collect()
 }
 
 fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) -> Proxy {
-    let written = proxy.listen.unwrap_or_else(|| vec!["127.0.0.1:14180".to_owned(), "[::1]:14180".to_owned()]);
+    let written = proxy
+        .listen
+        .unwrap_or_else(|| vec!["127.0.0.1:14180".to_owned(), "[::1]:14180".to_owned()]);
     // Where one was wrong, that was told.
-    if written.is_empty() && !problems.list().iter().any(|problem| problem.key.starts_with("proxy.listen")) {
-        problems.problem("proxy.listen", "no address to listen on", "leave the key out for 127.0.0.1:14180 and [::1]:14180");
+    if written.is_empty()
+        && !problems
+            .list()
+            .iter()
+            .any(|problem| problem.key.starts_with("proxy.listen"))
+    {
+        problems.problem(
+            "proxy.listen",
+            "no address to listen on",
+            "leave the key out for 127.0.0.1:14180 and [::1]:14180",
+        );
     }
-    let listen: Vec<Listen> =
-        written.iter().enumerate().filter_map(|(i, text)| listen::parse(&format!("proxy.listen[{i}]"), text, world, problems)).collect();
+    let listen: Vec<Listen> = written
+        .iter()
+        .enumerate()
+        .filter_map(|(i, text)| listen::parse(&format!("proxy.listen[{i}]"), text, world, problems))
+        .collect();
     let allow_remote = proxy.allow_remote.unwrap_or(false);
     let written_auth = proxy.client_auth.is_some();
     let client_auth = client_auth(proxy.client_auth.map(|auth| auth.0), world, problems);
@@ -116,11 +180,21 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
     listen::uids("proxy.peer_uids", &peer_uids, problems);
     if !peer_uids.is_empty() && !listen.iter().any(|l| matches!(l, Listen::Unix(_))) {
         let hint = "only the peer of a Unix socket has a user: add \"unix:/run/cupbearer.sock\" to proxy.listen, or leave it out";
-        problems.lint("proxy.peer_uids", "there is no Unix socket it could hold for", Some(hint.to_owned()));
+        problems.lint(
+            "proxy.peer_uids",
+            "there is no Unix socket it could hold for",
+            Some(hint.to_owned()),
+        );
     }
     let limits = proxy.limits.unwrap_or_default();
     let number = |key: &str, value: Option<usize>, default, range, problems: &mut Problems| {
-        within(&format!("proxy.limits.{key}"), value, default, range, problems)
+        within(
+            &format!("proxy.limits.{key}"),
+            value,
+            default,
+            range,
+            problems,
+        )
     };
     Proxy {
         listen,
@@ -128,23 +202,72 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
         peer_uids,
         client_auth,
         workers: within("proxy.workers", proxy.workers, 0, 0..=1024, problems),
-        linger: lasting("proxy.linger", proxy.linger, Duration::ZERO, Duration::ZERO..=DAY, problems),
-        drain: lasting("proxy.drain", proxy.drain, 25 * SECOND, Duration::ZERO..=DAY, problems),
+        linger: lasting(
+            "proxy.linger",
+            proxy.linger,
+            Duration::ZERO,
+            Duration::ZERO..=DAY,
+            problems,
+        ),
+        drain: lasting(
+            "proxy.drain",
+            proxy.drain,
+            25 * SECOND,
+            Duration::ZERO..=DAY,
+            problems,
+        ),
         via: proxy.via.filter(|via| !via.is_empty()).inspect(|via| {
-            if !via.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b)) {
-                problems.problem("proxy.via", "cannot be a pseudonym", "letters, digits, `-` and `.` (RFC 9110, 7.6.3)");
+            if !via
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b))
+            {
+                problems.problem(
+                    "proxy.via",
+                    "cannot be a pseudonym",
+                    "letters, digits, `-` and `.` (RFC 9110, 7.6.3)",
+                );
             }
         }),
         hosts: hosts("proxy.hosts", proxy.hosts.unwrap_or_default(), problems),
         browser_deny: proxy.browser != Some(file::Browser::Allow),
         access_log: proxy.access_log.unwrap_or(false),
         limits: Limits {
-            connections: number("connections", limits.connections, 10_000, 1..=1_000_000, problems),
-            header_bytes: number("header_bytes", limits.header_bytes, 65_536, 1024..=1_048_575, problems),
+            connections: number(
+                "connections",
+                limits.connections,
+                10_000,
+                1..=1_000_000,
+                problems,
+            ),
+            header_bytes: number(
+                "header_bytes",
+                limits.header_bytes,
+                65_536,
+                1024..=1_048_575,
+                problems,
+            ),
             headers: number("headers", limits.headers, 256, 1..=256, problems),
-            uri_bytes: number("uri_bytes", limits.uri_bytes, 16_384, 256..=1_048_575, problems),
-            header_timeout: lasting("proxy.limits.header_timeout", limits.header_timeout, 10 * SECOND, SECOND / 1000..=HOUR, problems),
-            idle: lasting("proxy.limits.idle", limits.idle, 600 * SECOND, SECOND / 1000..=30 * DAY, problems),
+            uri_bytes: number(
+                "uri_bytes",
+                limits.uri_bytes,
+                16_384,
+                256..=1_048_575,
+                problems,
+            ),
+            header_timeout: lasting(
+                "proxy.limits.header_timeout",
+                limits.header_timeout,
+                10 * SECOND,
+                SECOND / 1000..=HOUR,
+                problems,
+            ),
+            idle: lasting(
+                "proxy.limits.idle",
+                limits.idle,
+                600 * SECOND,
+                SECOND / 1000..=30 * DAY,
+                problems,
+            ),
         },
     }
 }
@@ -152,7 +275,11 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
 fn parse_state(state: file::State, world: World<'_>, problems: &mut Problems) -> Option<PathBuf> {
     let dir = state.dir.filter(|dir| !dir.is_empty());
     if dir.is_none() {
-        problems.problem("state.dir", "is required in [state]", "a folder of its own, such as \"/var/lib/cupbearer\"");
+        problems.problem(
+            "state.dir",
+            "is required in [state]",
+            "a folder of its own, such as \"/var/lib/cupbearer\"",
+        );
     }
     dir.map(|dir| world.path(&dir))
 }
@@ -180,7 +307,9 @@ impl World<'_> {
     /// Whether the value of `key` stands in the environment, not in the file.
     #[must_use]
     pub fn outside(&self, key: &str) -> bool {
-        self.overrides.iter().any(|(steps, _)| shape::dotted(steps) == key)
+        self.overrides
+            .iter()
+            .any(|(steps, _)| shape::dotted(steps) == key)
     }
 
     /// Where a secret comes from. An environment variable is read now; a file when it is used.
@@ -191,19 +320,28 @@ impl World<'_> {
                 if let SecretRef::Env(name) = &**place
                     && let Some(value) = self.sight.env.get(name).filter(|value| !value.is_empty())
                 {
-                    return Some(Source::Kept(Box::new(Source::Value(Secret::new(value.clone())))));
+                    return Some(Source::Kept(Box::new(Source::Value(Secret::new(
+                        value.clone(),
+                    )))));
                 }
-                self.source(key, place, problems).map(|place| Source::Kept(Box::new(place)))
+                self.source(key, place, problems)
+                    .map(|place| Source::Kept(Box::new(place)))
             }
             SecretRef::Inline(value) if trim(value).is_empty() => {
-                problems.problem(key, "is empty", "write { env = \"NAME\" } or { file = \"PATH\" }");
+                problems.problem(
+                    key,
+                    "is empty",
+                    "write { env = \"NAME\" } or { file = \"PATH\" }",
+                );
                 None
             }
             SecretRef::Inline(value) => Some(Source::Value(Secret::new(trim(value).to_owned()))),
             SecretRef::File(path) => Some(Source::File(self.path(path))),
             SecretRef::Json(path, pointer) => Some(Source::Json(self.path(path), pointer.clone())),
             SecretRef::Env(name) => match self.sight.env.get(name) {
-                Some(value) if !trim(value).is_empty() => Some(Source::Value(Secret::new(trim(value).to_owned()))),
+                Some(value) if !trim(value).is_empty() => {
+                    Some(Source::Value(Secret::new(trim(value).to_owned())))
+                }
                 _ if self.sight.no_secrets => Some(Source::Value(Secret::new(String::new()))),
                 found => {
                     let state = if found.is_some() { "empty" } else { "not set" };
@@ -221,8 +359,16 @@ impl World<'_> {
 
 /// The name of a variable, if it is surely one: whoever mixes up `env` and the value has written a secret there.
 fn variable(name: &str) -> &str {
-    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
-    let sure = name.len() <= 64 && name.contains('_') && name.split('_').all(word) && name.starts_with(|c: char| c.is_ascii_uppercase());
+    let word = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+    };
+    let sure = name.len() <= 64
+        && name.contains('_')
+        && name.split('_').all(word)
+        && name.starts_with(|c: char| c.is_ascii_uppercase());
     if sure { name } else { "that is named here" }
 }
 
@@ -236,12 +382,23 @@ pub fn why(error: &std::io::Error) -> String {
 }
 
 /// `value` or its default; a value outside `range` is a problem.
-pub fn within<T: PartialOrd + Written>(key: &str, value: Option<T>, default: T, range: RangeInclusive<T>, problems: &mut Problems) -> T {
+pub fn within<T: PartialOrd + Written>(
+    key: &str,
+    value: Option<T>,
+    default: T,
+    range: RangeInclusive<T>,
+    problems: &mut Problems,
+) -> T {
     let Some(value) = value else { return default };
     if !range.contains(&value) {
         problems.problem(
             key,
-            format!("{} is out of range: {} to {}", value.shown(), range.start().shown(), range.end().shown()),
+            format!(
+                "{} is out of range: {} to {}",
+                value.shown(),
+                range.start().shown(),
+                range.end().shown()
+            ),
             "leave it out for the default",
         );
     }
@@ -249,7 +406,13 @@ pub fn within<T: PartialOrd + Written>(key: &str, value: Option<T>, default: T, 
 }
 
 /// The same for durations.
-pub fn lasting(key: &str, value: Option<Lasting>, default: Duration, range: RangeInclusive<Duration>, problems: &mut Problems) -> Duration {
+pub fn lasting(
+    key: &str,
+    value: Option<Lasting>,
+    default: Duration,
+    range: RangeInclusive<Duration>,
+    problems: &mut Problems,
+) -> Duration {
     within(key, value.map(|value| value.0), default, range, problems)
 }
 
@@ -287,7 +450,10 @@ pub fn hosts(key: &str, written: Vec<String>, problems: &mut Problems) -> Vec<St
 }
 
 fn host(text: &str) -> Option<String> {
-    let literal = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let literal = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
     match literal.parse::<std::net::Ipv6Addr>() {
         Ok(address) => Some(address.to_string()),
         Err(_) => route::host_name(text).map(std::borrow::Cow::into_owned),
@@ -296,9 +462,30 @@ fn host(text: &str) -> Option<String> {
 
 /// Whether `name` may name a credential or an upstream.
 pub fn name(key: &str, name: &str, problems: &mut Problems) {
-    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-')) {
-        let hint: String = name.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect();
-        let hint = format!("for instance `{}`", if hint.is_empty() { "acme" } else { &hint });
-        problems.problem(key, format!("{name:?} cannot be a name: lower-case letters, digits, `_` and `-` only"), hint);
+    if name.is_empty()
+        || !name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
+    {
+        let hint: String = name
+            .to_lowercase()
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || c == '_' {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        let hint = format!(
+            "for instance `{}`",
+            if hint.is_empty() { "acme" } else { &hint }
+        );
+        problems.problem(
+            key,
+            format!("{name:?} cannot be a name: lower-case letters, digits, `_` and `-` only"),
+            hint,
+        );
     }
 }

@@ -80,7 +80,9 @@ fn ignored(path: &serde_ignored::Path<'_>) -> Vec<Step> {
         Path::Root => Vec::new(),
         Path::Seq { parent, index } => [ignored(parent), vec![Step::Index(*index)]].concat(),
         Path::Map { parent, key } => [ignored(parent), vec![Step::Key(key.clone())]].concat(),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => ignored(parent),
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => ignored(parent),
     }
 }
 
@@ -89,7 +91,9 @@ fn restore(steps: &[Step], gone: &[Vec<Step>]) -> Vec<Step> {
     let mut steps = steps.to_vec();
     for earlier in gone.iter().rev() {
         if let Some((Step::Index(removed), list)) = earlier.split_last()
-            && let Some((Step::Index(i), here)) = steps.get_mut(..earlier.len()).and_then(<[Step]>::split_last_mut)
+            && let Some((Step::Index(i), here)) = steps
+                .get_mut(..earlier.len())
+                .and_then(<[Step]>::split_last_mut)
             && *here == *list
             && *i >= *removed
         {
@@ -107,7 +111,9 @@ fn value_at<'a>(tree: &'a mut Value, steps: &[Step]) -> Option<&'a mut Value> {
 }
 
 fn take_out(tree: &mut Value, steps: &[Step]) -> bool {
-    let Some((last, parents)) = steps.split_last() else { return false };
+    let Some((last, parents)) = steps.split_last() else {
+        return false;
+    };
     match (value_at(tree, parents), last) {
         (Some(Value::Object(table)), Step::Key(key)) => table.remove(key).is_some(),
         (Some(Value::Array(items)), Step::Index(i)) if *i < items.len() => {
@@ -118,7 +124,13 @@ fn take_out(tree: &mut Value, steps: &[Step]) -> bool {
     }
 }
 
-fn note(tree: &mut Value, steps: &[Step], shown: &[Step], error: &serde_json::Error, problems: &mut Problems) {
+fn note(
+    tree: &mut Value,
+    steps: &[Step],
+    shown: &[Step],
+    error: &serde_json::Error,
+    problems: &mut Problems,
+) {
     let place = shape::at(steps);
     let words = place.words();
     let message = error.to_string();
@@ -128,7 +140,9 @@ fn note(tree: &mut Value, steps: &[Step], shown: &[Step], error: &serde_json::Er
             hint = one_of(given, words.iter().copied());
             format!("must be one of {}", words.join(", "))
         }
-        Some(value) if message.starts_with("invalid type") || message.starts_with("invalid value") => {
+        Some(value)
+            if message.starts_with("invalid type") || message.starts_with("invalid value") =>
+        {
             let given = shape::kind_of(value);
             if place.takes("string") && !place.takes("object") && value.is_number() {
                 "put it in quotes; a duration has a unit, such as \"30s\"".clone_into(&mut hint);
@@ -141,6 +155,12 @@ fn note(tree: &mut Value, steps: &[Step], shown: &[Step], error: &serde_json::Er
 }
 
 fn note_unknown(steps: &[Step], problems: &mut Problems) {
-    let Some((Step::Key(key), table)) = steps.split_last() else { return };
-    problems.problem(shape::dotted(steps), UNKNOWN, known(key, shape::at(table).keys()));
+    let Some((Step::Key(key), table)) = steps.split_last() else {
+        return;
+    };
+    problems.problem(
+        shape::dotted(steps),
+        UNKNOWN,
+        known(key, shape::at(table).keys()),
+    );
 }

@@ -39,7 +39,11 @@ pub fn at(steps: &[Step]) -> Place {
                 Step::Key(key) => schema
                     .get("properties")
                     .and_then(|known| known.get(key))
-                    .or_else(|| schema.get("additionalProperties").filter(|more| more.is_object())),
+                    .or_else(|| {
+                        schema
+                            .get("additionalProperties")
+                            .filter(|more| more.is_object())
+                    }),
                 Step::Index(_) => schema.get("items"),
             })
             .flat_map(|schema| alternatives(schema, DEPTH))
@@ -50,10 +54,22 @@ pub fn at(steps: &[Step]) -> Place {
 
 /// `schema` with references and alternatives resolved.
 fn alternatives(schema: &'static Value, depth: usize) -> Vec<&'static Value> {
-    let Some(depth) = depth.checked_sub(1) else { return Vec::new() };
-    let referred = schema.get("$ref").and_then(Value::as_str).and_then(|to| SCHEMA.pointer(to.strip_prefix('#')?));
-    let more = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|word| schema.get(word)?.as_array()).flatten();
-    let mut all: Vec<_> = referred.into_iter().chain(more).flat_map(|schema| alternatives(schema, depth)).collect();
+    let Some(depth) = depth.checked_sub(1) else {
+        return Vec::new();
+    };
+    let referred = schema
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|to| SCHEMA.pointer(to.strip_prefix('#')?));
+    let more = ["anyOf", "oneOf", "allOf"]
+        .into_iter()
+        .filter_map(|word| schema.get(word)?.as_array())
+        .flatten();
+    let mut all: Vec<_> = referred
+        .into_iter()
+        .chain(more)
+        .flat_map(|schema| alternatives(schema, depth))
+        .collect();
     all.push(schema);
     all
 }
@@ -72,15 +88,25 @@ impl Place {
     /// The words that may stand here.
     #[must_use]
     pub fn words(&self) -> Vec<&'static str> {
-        let listed = self.0.iter().filter_map(|schema| schema.get("enum")?.as_array()).flatten();
-        listed.chain(self.0.iter().filter_map(|schema| schema.get("const"))).filter_map(Value::as_str).collect()
+        let listed = self
+            .0
+            .iter()
+            .filter_map(|schema| schema.get("enum")?.as_array())
+            .flatten();
+        listed
+            .chain(self.0.iter().filter_map(|schema| schema.get("const")))
+            .filter_map(Value::as_str)
+            .collect()
     }
 
     fn types(&self) -> impl Iterator<Item = &'static str> {
-        self.0.iter().filter_map(|schema| schema.get("type")).flat_map(|kind| match kind {
-            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
-            kind => kind.as_str().into_iter().collect::<Vec<_>>(),
-        })
+        self.0
+            .iter()
+            .filter_map(|schema| schema.get("type"))
+            .flat_map(|kind| match kind {
+                Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+                kind => kind.as_str().into_iter().collect::<Vec<_>>(),
+            })
     }
 
     #[must_use]
@@ -160,6 +186,13 @@ pub fn dotted(steps: &[Step]) -> String {
 /// A key as it stands in TOML: in quotes where it must be.
 #[must_use]
 pub fn quoted(key: &str) -> String {
-    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-    if bare { key.to_owned() } else { format!("{key:?}") }
+    let bare = !key.is_empty()
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    if bare {
+        key.to_owned()
+    } else {
+        format!("{key:?}")
+    }
 }

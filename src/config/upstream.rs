@@ -67,8 +67,17 @@ pub fn parse(
     let nothing = Value::Object(Map::new());
     let defaults = tree.get("upstream_defaults").unwrap_or(&nothing);
     for upstream in names {
-        let own = tree.get("upstreams").and_then(|all| all.get(upstream)).unwrap_or(&nothing);
-        let table = Table { name: upstream, own, defaults, all: names, world };
+        let own = tree
+            .get("upstreams")
+            .and_then(|all| all.get(upstream))
+            .unwrap_or(&nothing);
+        let table = Table {
+            name: upstream,
+            own,
+            defaults,
+            all: names,
+            world,
+        };
         let (claim, parsed) = table.parse(credentials, ours, problems);
         claims.push(claim);
         if let Some((upstream, rule)) = parsed {
@@ -81,31 +90,97 @@ pub fn parse(
 }
 
 impl Table<'_> {
-    fn parse(&self, credentials: &BTreeSet<String>, ours: &[SocketAddr], problems: &mut Problems) -> (Claim, Option<(Upstream, Rule)>) {
-        name(&format!("upstreams.{}", shape::quoted(self.name)), self.name, problems);
+    fn parse(
+        &self,
+        credentials: &BTreeSet<String>,
+        ours: &[SocketAddr],
+        problems: &mut Problems,
+    ) -> (Claim, Option<(Upstream, Rule)>) {
+        name(
+            &format!("upstreams.{}", shape::quoted(self.name)),
+            self.name,
+            problems,
+        );
         let mut table = self.defaults.clone();
         merge(&mut table, self.own);
         // Every part of it was read before; what was wrong has been noted and is gone.
         let table: file::Upstream = serde_json::from_value(table).unwrap_or_default();
         let credential = self.credential(table.credential, credentials, problems);
-        let target = self.target(table.url.as_deref(), table.allow_plaintext.unwrap_or(false), ours, problems);
+        let target = self.target(
+            table.url.as_deref(),
+            table.allow_plaintext.unwrap_or(false),
+            ours,
+            problems,
+        );
         let timeouts = table.timeouts.unwrap_or_default();
         let pool = table.pool.unwrap_or_default();
         let matches = table.matches.unwrap_or_default();
         let path = self.path(matches.path, problems);
-        let hosts = hosts(&self.key("match.hosts"), matches.hosts.unwrap_or_else(|| vec![format!("{}.localhost", self.name)]), problems);
+        let hosts = hosts(
+            &self.key("match.hosts"),
+            matches
+                .hosts
+                .unwrap_or_else(|| vec![format!("{}.localhost", self.name)]),
+            problems,
+        );
         let redirects_to = self.redirects_to(table.redirects_to.unwrap_or_default(), problems);
         let tls = self.tls(table.tls.unwrap_or_default(), problems);
-        let connect = lasting(&self.key("timeouts.connect"), timeouts.connect, 5 * SECOND, SECOND / 1000..=10 * MINUTE, problems);
-        let read = lasting(&self.key("timeouts.read"), timeouts.read, MINUTE, SECOND / 1000..=30 * DAY, problems);
-        let token = lasting(&self.key("timeouts.token"), timeouts.token, 15 * SECOND, Duration::ZERO..=DAY, problems);
-        let pool_idle = lasting(&self.key("pool.idle"), pool.idle, 30 * SECOND, Duration::ZERO..=DAY, problems);
-        let pool_connections = within(&self.key("pool.connections"), pool.connections, 64, 0..=100_000, problems);
-        let pool_requests = within(&self.key("pool.requests"), pool.requests, 1024, 1..=1_000_000, problems);
-        let claim = Claim { name: self.name.to_owned(), path: path.clone(), hosts: hosts.clone() };
-        let (Some(target), Some(credential)) = (target, credential) else { return (claim, None) };
+        let connect = lasting(
+            &self.key("timeouts.connect"),
+            timeouts.connect,
+            5 * SECOND,
+            SECOND / 1000..=10 * MINUTE,
+            problems,
+        );
+        let read = lasting(
+            &self.key("timeouts.read"),
+            timeouts.read,
+            MINUTE,
+            SECOND / 1000..=30 * DAY,
+            problems,
+        );
+        let token = lasting(
+            &self.key("timeouts.token"),
+            timeouts.token,
+            15 * SECOND,
+            Duration::ZERO..=DAY,
+            problems,
+        );
+        let pool_idle = lasting(
+            &self.key("pool.idle"),
+            pool.idle,
+            30 * SECOND,
+            Duration::ZERO..=DAY,
+            problems,
+        );
+        let pool_connections = within(
+            &self.key("pool.connections"),
+            pool.connections,
+            64,
+            0..=100_000,
+            problems,
+        );
+        let pool_requests = within(
+            &self.key("pool.requests"),
+            pool.requests,
+            1024,
+            1..=1_000_000,
+            problems,
+        );
+        let claim = Claim {
+            name: self.name.to_owned(),
+            path: path.clone(),
+            hosts: hosts.clone(),
+        };
+        let (Some(target), Some(credential)) = (target, credential) else {
+            return (claim, None);
+        };
         if !target.tls && tls != Tls::default() {
-            problems.lint(self.key("tls"), "is not used: the url is plain http", Some("use https, or leave it out".to_owned()));
+            problems.lint(
+                self.key("tls"),
+                "is not used: the url is plain http",
+                Some("use https, or leave it out".to_owned()),
+            );
         }
         let rule = Rule {
             path,
@@ -126,7 +201,11 @@ impl Table<'_> {
             rewrite_location: table.rewrite_location.unwrap_or(true),
             redirects_to,
             http2: table.http2 != Some(file::Http2::Never),
-            timeouts: Timeouts { connect, read, token },
+            timeouts: Timeouts {
+                connect,
+                read,
+                token,
+            },
             pool_idle,
             pool_connections,
             pool_requests,
@@ -146,15 +225,27 @@ impl Table<'_> {
     }
 
     /// The outer `None` is a mistake, the inner one is `"none"`.
-    #[allow(clippy::option_option, reason = "both are absences, of different things")]
-    fn credential(&self, written: Option<String>, known: &BTreeSet<String>, problems: &mut Problems) -> Option<Option<Arc<str>>> {
+    #[allow(
+        clippy::option_option,
+        reason = "both are absences, of different things"
+    )]
+    fn credential(
+        &self,
+        written: Option<String>,
+        known: &BTreeSet<String>,
+        problems: &mut Problems,
+    ) -> Option<Option<Arc<str>>> {
         let key = self.key("credential");
         match written {
             Some(none) if none == "none" => Some(None),
             Some(name) if known.contains(&name) => Some(Some(name.into())),
             Some(name) => {
                 let all = known.iter().map(String::as_str).chain(["none"]);
-                problems.problem(key, "there is no credential of that name", problem::known(&name, all));
+                problems.problem(
+                    key,
+                    "there is no credential of that name",
+                    problem::known(&name, all),
+                );
                 None
             }
             None => {
@@ -166,17 +257,35 @@ impl Table<'_> {
     }
 
     fn redirects_to(&self, written: Vec<String>, problems: &mut Problems) -> Vec<Arc<str>> {
-        for (n, name) in written.iter().enumerate().filter(|(_, name)| !self.all.contains(name)) {
+        for (n, name) in written
+            .iter()
+            .enumerate()
+            .filter(|(_, name)| !self.all.contains(name))
+        {
             let hint = problem::known(name, self.all.iter().map(String::as_str));
-            problems.problem(format!("{}[{n}]", self.key("redirects_to")), "there is no upstream of that name", hint);
+            problems.problem(
+                format!("{}[{n}]", self.key("redirects_to")),
+                "there is no upstream of that name",
+                hint,
+            );
         }
         written.into_iter().map(Into::into).collect()
     }
 
-    fn target(&self, written: Option<&str>, allow_plaintext: bool, ours: &[SocketAddr], problems: &mut Problems) -> Option<Target> {
+    fn target(
+        &self,
+        written: Option<&str>,
+        allow_plaintext: bool,
+        ours: &[SocketAddr],
+        problems: &mut Problems,
+    ) -> Option<Target> {
         let key = self.key("url");
         let Some(text) = written else {
-            problems.problem(key, "is required", "for instance \"https://api.example/v2\"");
+            problems.problem(
+                key,
+                "is required",
+                "for instance \"https://api.example/v2\"",
+            );
             return None;
         };
         let target = match target(text) {
@@ -188,10 +297,18 @@ impl Table<'_> {
         };
         if !target.tls && !allow_plaintext && !listen::is_loopback(&target.host) {
             let hint = "use https, or set allow_plaintext = true if the way there is safe";
-            problems.problem(key.clone(), "tokens would be sent in clear over plain http", hint);
+            problems.problem(
+                key.clone(),
+                "tokens would be sent in clear over plain http",
+                hint,
+            );
         }
         if let Some(own) = listen::is_ours(&target.host, target.port, ours) {
-            problems.problem(key, format!("is our own listener {own}"), "name the vendor's address");
+            problems.problem(
+                key,
+                format!("is our own listener {own}"),
+                "name the vendor's address",
+            );
         }
         Some(target)
     }
@@ -207,9 +324,17 @@ impl Table<'_> {
         }
         let trimmed = path.trim_end_matches('/');
         if trimmed == RESERVED || trimmed.starts_with(&format!("{RESERVED}/")) {
-            problems.problem(self.key("match.path"), format!("{RESERVED} is our own"), "choose another path");
+            problems.problem(
+                self.key("match.path"),
+                format!("{RESERVED} is our own"),
+                "choose another path",
+            );
         }
-        Some(if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() })
+        Some(if trimmed.is_empty() {
+            "/".to_owned()
+        } else {
+            trimmed.to_owned()
+        })
     }
 
     fn tls(&self, tls: file::Tls, problems: &mut Problems) -> Tls {
@@ -222,7 +347,11 @@ impl Table<'_> {
             server_name: tls.server_name,
         };
         for fault in found.faults(self.world.sight.no_secrets) {
-            problems.problem(self.key(&format!("tls.{}", fault.key)), fault.what, fault.hint);
+            problems.problem(
+                self.key(&format!("tls.{}", fault.key)),
+                fault.what,
+                fault.hint,
+            );
         }
         found
     }
@@ -245,7 +374,10 @@ type Wrong = (String, &'static str);
 fn target(text: &str) -> Result<Target, Wrong> {
     let hint = "for instance \"https://api.example/v2\"";
     let no = |what: &str, hint| Err((what.to_owned(), hint));
-    if text.bytes().any(|b| b.is_ascii_whitespace() || b.is_ascii_control() || b == b'\\') {
+    if text
+        .bytes()
+        .any(|b| b.is_ascii_whitespace() || b.is_ascii_control() || b == b'\\')
+    {
         return no("has white space or a backslash in it", hint);
     }
     let url = Url::parse(text).map_err(|error| (format!("is not a URL: {error}"), hint))?;
@@ -255,34 +387,74 @@ fn target(text: &str) -> Result<Target, Wrong> {
         _ => return no("does not begin with https:// or http://", hint),
     };
     let authority_and_path = text.split_once("://").map_or("", |(_, rest)| rest);
-    if !url.username().is_empty() || url.password().is_some() || authority_and_path.split('/').next().unwrap_or_default().contains('@') {
-        return no("has user information in it", "what lets us in belongs into the credential");
+    if !url.username().is_empty()
+        || url.password().is_some()
+        || authority_and_path
+            .split('/')
+            .next()
+            .unwrap_or_default()
+            .contains('@')
+    {
+        return no(
+            "has user information in it",
+            "what lets us in belongs into the credential",
+        );
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return no("has a query or a fragment", "origin and base path only; parameters belong into the credential's [inject.query]");
+        return no(
+            "has a query or a fragment",
+            "origin and base path only; parameters belong into the credential's [inject.query]",
+        );
     }
-    let path = authority_and_path.find('/').and_then(|at| authority_and_path.get(at..)).unwrap_or("/");
+    let path = authority_and_path
+        .find('/')
+        .and_then(|at| authority_and_path.get(at..))
+        .unwrap_or("/");
     if !route::acceptable_path(path) || !route::acceptable_path(url.path()) {
-        return no("has a dot segment in its path", "write the path it leads to");
+        return no(
+            "has a dot segment in its path",
+            "write the path it leads to",
+        );
     }
-    let host = url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_owned());
+    let host = url.host_str().map(|host| {
+        host.trim_start_matches('[')
+            .trim_end_matches(']')
+            .trim_end_matches('.')
+            .to_owned()
+    });
     // One spelling for an IPv6 address, the one that `route` compares.
-    let host = host.map(|host| host.parse::<Ipv6Addr>().map_or(host, |address| address.to_string()));
-    match (host.filter(|host| !host.is_empty()), url.port_or_known_default()) {
-        (Some(host), Some(port)) if port != 0 => Ok(Target { tls, host, port, base: url.path().trim_end_matches('/').to_owned() }),
+    let host = host.map(|host| {
+        host.parse::<Ipv6Addr>()
+            .map_or(host, |address| address.to_string())
+    });
+    match (
+        host.filter(|host| !host.is_empty()),
+        url.port_or_known_default(),
+    ) {
+        (Some(host), Some(port)) if port != 0 => Ok(Target {
+            tls,
+            host,
+            port,
+            base: url.path().trim_end_matches('/').to_owned(),
+        }),
         _ => no("names no host and port to connect to", hint),
     }
 }
 
 /// Two upstreams with one route: neither could be told from the other.
 fn ambiguous(claims: &[Claim], problems: &mut Problems) {
-    let (mut paths, mut all_hosts): (HashMap<&str, &str>, HashMap<&str, &str>) = (HashMap::new(), HashMap::new());
+    let (mut paths, mut all_hosts): (HashMap<&str, &str>, HashMap<&str, &str>) =
+        (HashMap::new(), HashMap::new());
     for Claim { name, path, hosts } in claims {
         let key = |end: &str| format!("upstreams.{}.match.{end}", shape::quoted(name));
         if let Some(path) = path
             && let Some(first) = paths.insert(path, name)
         {
-            problems.problem(key("path"), format!("leads to upstream {first} already"), "give each upstream a path of its own");
+            problems.problem(
+                key("path"),
+                format!("leads to upstream {first} already"),
+                "give each upstream a path of its own",
+            );
         }
         for host in hosts {
             if let Some(first) = all_hosts.insert(host, name) {

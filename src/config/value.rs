@@ -22,12 +22,26 @@ pub struct OrOff(pub Option<Duration>);
 /// # Errors
 /// In words, for what is not a whole number with one of the units ms, s, m, h, d (or several such), or is longer than 400 days.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "is not a duration: write a whole number and a unit, such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"".to_owned();
-    let units = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|unit| !unit.is_empty());
-    let known = units.clone().count() > 0 && units.clone().all(|unit| matches!(unit, "ms" | "s" | "m" | "h" | "d"));
+    let wrong = || {
+        "is not a duration: write a whole number and a unit, such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"".to_owned()
+    };
+    let units = text
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .filter(|unit| !unit.is_empty());
+    let known = units.clone().count() > 0
+        && units
+            .clone()
+            .all(|unit| matches!(unit, "ms" | "s" | "m" | "h" | "d"));
     let whole = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b' ');
-    let value = humantime::parse_duration(text).ok().filter(|_| known && whole).ok_or_else(wrong)?;
-    if value > LONGEST { Err("is too long: 400 days are the most".to_owned()) } else { Ok(value) }
+    let value = humantime::parse_duration(text)
+        .ok()
+        .filter(|_| known && whole)
+        .ok_or_else(wrong)?;
+    if value > LONGEST {
+        Err("is too long: 400 days are the most".to_owned())
+    } else {
+        Ok(value)
+    }
 }
 
 struct DurationText;
@@ -52,7 +66,14 @@ impl<'de> Deserialize<'de> for Lasting {
 impl<'de> Deserialize<'de> for OrOff {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = deserializer.deserialize_str(DurationText)?;
-        if text == "off" { Ok(Self(None)) } else { duration(&text).map(Some).map(Self).map_err(de::Error::custom) }
+        if text == "off" {
+            Ok(Self(None))
+        } else {
+            duration(&text)
+                .map(Some)
+                .map(Self)
+                .map_err(de::Error::custom)
+        }
     }
 }
 
@@ -153,21 +174,31 @@ impl<'de> Visitor<'de> for SecretForm {
             }
         }
         if let Some(key) = foreign {
-            return Err(de::Error::custom(format!("is no secret: it has the unknown key {key:?}")));
+            return Err(de::Error::custom(format!(
+                "is no secret: it has the unknown key {key:?}"
+            )));
         }
-        let Some(keep) = keep else { return Err(de::Error::custom("keep_space is true or false")) };
+        let Some(keep) = keep else {
+            return Err(de::Error::custom("keep_space is true or false"));
+        };
         let place = match (env, file, json_key) {
             (Some(Some(name)), None, None) if !name.is_empty() => SecretRef::Env(name),
             (None, Some(Some(path)), None) if !path.is_empty() => SecretRef::File(path),
             (None, Some(Some(path)), Some(Some(pointer))) if !path.is_empty() => {
                 if !pointer.starts_with('/') {
-                    return Err(de::Error::custom("json_key is a JSON pointer and starts with \"/\", such as \"/client/secret\""));
+                    return Err(de::Error::custom(
+                        "json_key is a JSON pointer and starts with \"/\", such as \"/client/secret\"",
+                    ));
                 }
                 SecretRef::Json(path, pointer)
             }
             _ => return Err(de::Error::custom("is no secret")),
         };
-        Ok(if keep { SecretRef::Kept(Box::new(place)) } else { place })
+        Ok(if keep {
+            SecretRef::Kept(Box::new(place))
+        } else {
+            place
+        })
     }
 }
 
@@ -269,37 +300,84 @@ mod tests {
 
     #[test]
     fn durations_have_five_units_and_nothing_else() {
-        for (text, ms) in
-            [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("2d", 172_800_000), ("1h30m", 5_400_000), ("0s", 0)]
-        {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("2d", 172_800_000),
+            ("1h30m", 5_400_000),
+            ("0s", 0),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for bad in ["", "5", "0", "5 minutes", "1M", "1y", "1.5s", "-1s", "s", "5us", "5sec", "99999999999999999999s", "401d", "1s\n\n2"] {
+        for bad in [
+            "",
+            "5",
+            "0",
+            "5 minutes",
+            "1M",
+            "1y",
+            "1.5s",
+            "-1s",
+            "s",
+            "5us",
+            "5sec",
+            "99999999999999999999s",
+            "401d",
+            "1s\n\n2",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_wrong_secret_reference_is_refused_without_its_value() {
-        for bad in
-            ["4711815", "true", r#"{"file":"a","env":"hunter2"}"#, r#"{"json_key":"/hunter2"}"#, r#"{"env":4711815}"#, "[4711815]", "{}"]
-        {
+        for bad in [
+            "4711815",
+            "true",
+            r#"{"file":"a","env":"hunter2"}"#,
+            r#"{"json_key":"/hunter2"}"#,
+            r#"{"env":4711815}"#,
+            "[4711815]",
+            "{}",
+        ] {
             let value: serde_json::Value = serde_json::from_str(bad).unwrap();
             let error = SecretRef::deserialize(&value).unwrap_err().to_string();
-            assert!(!error.contains("4711815") && !error.contains("hunter2"), "{error}");
+            assert!(
+                !error.contains("4711815") && !error.contains("hunter2"),
+                "{error}"
+            );
         }
-        assert_eq!(format!("{:?}", SecretRef::Inline("hunter2".into())), "Inline(***)");
+        assert_eq!(
+            format!("{:?}", SecretRef::Inline("hunter2".into())),
+            "Inline(***)"
+        );
     }
 
     #[test]
     fn keep_space_stands_in_any_table_and_is_true_or_false() {
-        let read =
-            |text: &str| SecretRef::deserialize(&serde_json::from_str::<serde_json::Value>(text).unwrap()).map_err(|e| e.to_string());
+        let read = |text: &str| {
+            SecretRef::deserialize(&serde_json::from_str::<serde_json::Value>(text).unwrap())
+                .map_err(|e| e.to_string())
+        };
         let kept = |place| Ok(SecretRef::Kept(Box::new(place)));
-        assert_eq!(read(r#"{"env":"S","keep_space":true}"#), kept(SecretRef::Env("S".into())));
-        assert_eq!(read(r#"{"keep_space":true,"file":"f"}"#), kept(SecretRef::File("f".into())));
-        assert_eq!(read(r#"{"file":"f","json_key":"/k","keep_space":true}"#), kept(SecretRef::Json("f".into(), "/k".into())));
-        assert_eq!(read(r#"{"file":"f","keep_space":false}"#), Ok(SecretRef::File("f".into())));
+        assert_eq!(
+            read(r#"{"env":"S","keep_space":true}"#),
+            kept(SecretRef::Env("S".into()))
+        );
+        assert_eq!(
+            read(r#"{"keep_space":true,"file":"f"}"#),
+            kept(SecretRef::File("f".into()))
+        );
+        assert_eq!(
+            read(r#"{"file":"f","json_key":"/k","keep_space":true}"#),
+            kept(SecretRef::Json("f".into(), "/k".into()))
+        );
+        assert_eq!(
+            read(r#"{"file":"f","keep_space":false}"#),
+            Ok(SecretRef::File("f".into()))
+        );
         for bad in [
             r#"{"keep_space":true}"#,
             r#"{"file":"f","keep_space":"yes"}"#,

@@ -20,15 +20,25 @@ impl Credential {
     /// Where that causes a refresh, the refused tokens are sent to nobody from now on and until it has ended.
     pub fn refused(&self, partition: &Partition, sent: &Presented) {
         // Of a token set that nobody uses any more there is nothing to renew.
-        let Some(bundle) = self.running_bundle(partition) else { return };
-        bundle.keepers().iter().zip(&sent.numbers).for_each(|(keeper, &number)| keeper.reject(number));
+        let Some(bundle) = self.running_bundle(partition) else {
+            return;
+        };
+        bundle
+            .keepers()
+            .iter()
+            .zip(&sent.numbers)
+            .for_each(|(keeper, &number)| keeper.reject(number));
     }
 
     /// The vendor answered 401 to `sent`: marks its generations refused, parents first, and waits for the refresh.
     pub async fn after_401(&self, partition: &Partition, sent: &Presented, until: Now) -> After401 {
         let bundle = self.bundle(partition);
         let generations = || bundle.keepers().iter().zip(&sent.numbers);
-        let _queued: Vec<_> = bundle.keepers().iter().map(|keeper| keeper.queue()).collect();
+        let _queued: Vec<_> = bundle
+            .keepers()
+            .iter()
+            .map(|keeper| keeper.queue())
+            .collect();
         generations().for_each(|(keeper, &number)| keeper.reject(number));
         let mut newer = false;
         for (keeper, &number) in generations() {
@@ -45,14 +55,23 @@ impl Credential {
 
     /// The vendor answered something else than 401 to `sent`.
     pub fn accepted(&self, partition: &Partition, sent: &Presented) {
-        let Some(bundle) = self.running_bundle(partition) else { return };
-        bundle.keepers().iter().zip(&sent.numbers).for_each(|(keeper, &number)| keeper.accepted(number));
+        let Some(bundle) = self.running_bundle(partition) else {
+            return;
+        };
+        bundle
+            .keepers()
+            .iter()
+            .zip(&sent.numbers)
+            .for_each(|(keeper, &number)| keeper.accepted(number));
     }
 
     /// May a request leave with this now? It was good when it was made; since then its time may have ended, or an API may have refused one of its
     /// tokens.
     #[must_use]
     pub fn may_send(&self, partition: &Partition, presented: &Presented) -> bool {
-        presented.send_until > Now::now() && self.running_bundle(partition).is_none_or(|bundle| bundle.may_send(presented))
+        presented.send_until > Now::now()
+            && self
+                .running_bundle(partition)
+                .is_none_or(|bundle| bundle.may_send(presented))
     }
 }

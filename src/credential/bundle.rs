@@ -20,7 +20,11 @@ pub struct Bundle {
 
 impl Bundle {
     pub fn new(keepers: Vec<Arc<Keeper>>, partition: Vec<(Arc<str>, String)>) -> Self {
-        Self { keepers, partition, presented: ArcSwapOption::empty() }
+        Self {
+            keepers,
+            partition,
+            presented: ArcSwapOption::empty(),
+        }
     }
     /// Parents before children.
     pub fn keepers(&self) -> &[Arc<Keeper>] {
@@ -32,7 +36,10 @@ impl Bundle {
     }
     /// `tunings` in the order of the profile.
     pub fn retune(&self, tunings: &[Tuning]) {
-        self.keepers.iter().zip(tunings).for_each(|(keeper, tuning)| keeper.retune(tuning.clone()));
+        self.keepers
+            .iter()
+            .zip(tunings)
+            .for_each(|(keeper, tuning)| keeper.retune(tuning.clone()));
     }
     /// What was last presented, if it still is what the keepers hold, and as `profile` wants it: token sets outlive reloads.
     pub fn ready(&self, profile: &Arc<Profile>, epoch: u64, now: Now) -> Option<Arc<Presented>> {
@@ -40,16 +47,18 @@ impl Bundle {
         if presented.epoch != epoch || presented.send_until <= now || !presented.is_of(profile) {
             return None;
         }
-        let current = self
-            .keepers
-            .iter()
-            .zip(&presented.numbers)
-            .all(|(k, &n)| k.get(now).is_some_and(|t| t.number == n && t.send_until >= presented.send_until));
+        let current = self.keepers.iter().zip(&presented.numbers).all(|(k, &n)| {
+            k.get(now)
+                .is_some_and(|t| t.number == n && t.send_until >= presented.send_until)
+        });
         current.then_some(presented)
     }
     /// May a request leave with this now? Not with a token whose refusal causes a refresh that runs.
     pub fn may_send(&self, presented: &Presented) -> bool {
-        self.keepers.iter().zip(&presented.numbers).all(|(keeper, &number)| keeper.may_send(number))
+        self.keepers
+            .iter()
+            .zip(&presented.numbers)
+            .all(|(keeper, &number)| keeper.may_send(number))
     }
     pub fn keep(&self, presented: Arc<Presented>) {
         self.presented.store(Some(presented));

@@ -38,7 +38,11 @@ impl Credential {
     /// Reads the secrets; where their values changed, presented headers are rendered anew and held keepers try at once. Ends when that is done,
     /// or sooner: what hangs, and what is still being written, is waited for by nobody.
     pub async fn look(self: &Arc<Self>, look: Look) {
-        *self.shared.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(self);
+        *self
+            .shared
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(self);
         let secrets = &self.shared.secrets;
         let turn = match look {
             Look::Poll => secrets.turn_now(),
@@ -48,7 +52,9 @@ impl Credential {
         let (tell, told) = oneshot::channel();
         tokio::spawn(look_until_settled(self.shared.clone(), turn, tell));
         if timeout(PATIENCE, told).await.is_err() {
-            self.world.metrics.secret_unreadable(&self.name, "secrets: their files do not answer");
+            self.world
+                .metrics
+                .secret_unreadable(&self.name, "secrets: their files do not answer");
         }
     }
 
@@ -60,7 +66,10 @@ impl Credential {
                 self.world.metrics.secret_unreadable(&self.name, why);
             }
             Looked::Same | Looked::Changed { .. } | Looked::Unsettled { .. } => {}
-            Looked::Unreadable(why) => self.world.metrics.secret_unreadable(&self.name, &why.to_string()),
+            Looked::Unreadable(why) => self
+                .world
+                .metrics
+                .secret_unreadable(&self.name, &why.to_string()),
         }
         // A token call may have been the first to see them.
         let generation = self.shared.secrets.generation();
@@ -74,13 +83,25 @@ impl Credential {
             self.world.metrics.secret_changed(&self.name);
         }
         let values = self.shared.secrets.believed();
-        let keys: Vec<Option<GuardKey>> =
-            (0..self.profile.tokens.len()).map(|index| oauth::guard_key(&self.profile, index, &self.name, values.as_deref()?)).collect();
+        let keys: Vec<Option<GuardKey>> = (0..self.profile.tokens.len())
+            .map(|index| oauth::guard_key(&self.profile, index, &self.name, values.as_deref()?))
+            .collect();
         for bundle in self.bundles() {
             for (keeper, key) in bundle.keepers().iter().zip(&keys) {
-                let unread = || keeper.status().failure.is_some_and(|(failure, _)| failure.class == Class::Unreadable);
+                let unread = || {
+                    keeper
+                        .status()
+                        .failure
+                        .is_some_and(|(failure, _)| failure.class == Class::Unreadable)
+                };
                 // A keeper whose last attempt was made with these very values learns nothing new: a refusal of them stands.
-                let used = || key.is_some() && keeper.last_key().map(|last| GuardKey { partition: None, ..last }) == *key;
+                let used = || {
+                    key.is_some()
+                        && keeper.last_key().map(|last| GuardKey {
+                            partition: None,
+                            ..last
+                        }) == *key
+                };
                 if if first { unread() } else { !used() } {
                     keeper.secret_changed();
                 }
@@ -95,7 +116,13 @@ impl Credential {
         }
         match self.shared.secrets.believed() {
             Some(values) => Ok(Some(values)),
-            None => self.shared.secrets.values().await.map(Some).map_err(|why| Refusal::unreadable(&why)),
+            None => self
+                .shared
+                .secrets
+                .values()
+                .await
+                .map(Some)
+                .map_err(|why| Refusal::unreadable(&why)),
         }
     }
 }
@@ -103,7 +130,10 @@ impl Credential {
 impl Shared {
     /// What runs now, as far as it still does.
     fn current(&self) -> Option<Arc<Credential>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .upgrade()
     }
 }
 
@@ -122,7 +152,9 @@ async fn look_until_settled(shared: Arc<Shared>, turn: Turn, tell: oneshot::Send
         let Some(shared) = weak.upgrade() else { return };
         let secrets = shared.secrets.clone();
         // Another look that hangs has the turn until it is done.
-        let Some(turn) = secrets.turn().await else { continue };
+        let Some(turn) = secrets.turn().await else {
+            continue;
+        };
         looked = look(&shared, turn).await;
     }
     if let Some(shared) = weak.upgrade() {
@@ -137,7 +169,9 @@ fn unsettled(looked: Option<&Looked>) -> bool {
 /// A look on a thread that may block, told to the world. `None`: the runtime is going down.
 async fn look(shared: &Arc<Shared>, mut turn: Turn) -> Option<Looked> {
     let secrets = shared.secrets.clone();
-    let looked = tokio::task::spawn_blocking(move || secrets.look(&mut turn, Moment::now())).await.ok()?;
+    let looked = tokio::task::spawn_blocking(move || secrets.look(&mut turn, Moment::now()))
+        .await
+        .ok()?;
     if let Some(credential) = shared.current() {
         credential.tell(&looked);
     }

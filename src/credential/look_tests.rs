@@ -23,14 +23,33 @@ fn credential(file: &Path) -> Arc<Credential> {
         inject: Inject::default(),
         partition: vec![],
         errors: vec![],
-        limits: Limits { rate: vec![], max_rejections: 2, hold: Hold::UntilSecretChanges, account_rejections: None },
+        limits: Limits {
+            rate: vec![],
+            max_rejections: 2,
+            hold: Hold::UntilSecretChanges,
+            account_rejections: None,
+        },
         max_waiters: 1,
         vend: false,
     };
-    let secrets =
-        Secrets { sources: [("key".to_owned(), Source::File(file.into()))].into(), names: vec!["key".into()], ..Secrets::default() };
-    let world = World::new(Arc::new(Store::default()), Arc::new(Memory::default()), Metrics::new().unwrap());
-    Arc::new(Credential::new("acme".into(), Arc::new(profile), secrets, [0; 32], vec![], &world))
+    let secrets = Secrets {
+        sources: [("key".to_owned(), Source::File(file.into()))].into(),
+        names: vec!["key".into()],
+        ..Secrets::default()
+    };
+    let world = World::new(
+        Arc::new(Store::default()),
+        Arc::new(Memory::default()),
+        Metrics::new().unwrap(),
+    );
+    Arc::new(Credential::new(
+        "acme".into(),
+        Arc::new(profile),
+        secrets,
+        [0; 32],
+        vec![],
+        &world,
+    ))
 }
 
 /// A file that holds "old", and a credential that has not looked yet.
@@ -39,20 +58,36 @@ fn begin() -> (TempDir, std::path::PathBuf, Arc<Credential>) {
     let file = folder.path().join("key");
     fs::write(&file, "old").unwrap();
     // Written long ago.
-    fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
     let credential = credential(&file);
     (folder, file, credential)
 }
 
 fn value(credential: &Credential) -> String {
-    credential.shared.secrets.believed().unwrap().get("key").unwrap().expose().to_owned()
+    credential
+        .shared
+        .secrets
+        .believed()
+        .unwrap()
+        .get("key")
+        .unwrap()
+        .expose()
+        .to_owned()
 }
 
 #[tokio::test]
 async fn what_one_writes_in_place_is_seen_without_another_poll() {
     let (_folder, file, credential) = begin();
     credential.look(Look::Poll).await;
-    assert_eq!((credential.secret_generation(), value(&credential)), (1, "old".into()));
+    assert_eq!(
+        (credential.secret_generation(), value(&credential)),
+        (1, "old".into())
+    );
     fs::write(&file, "new").unwrap();
     let looks = (0..3).map(|_| credential.look(Look::Now));
     futures_util::future::join_all(looks).await;
@@ -66,7 +101,13 @@ async fn what_one_writes_in_place_is_seen_without_another_poll() {
     assert_eq!(value(&credential), "new");
     let told = async {
         let counted = b"cupbearer_secret_changes_total{credential=\"acme\"} 1";
-        while !credential.world.metrics.render(&[], &[]).windows(counted.len()).any(|part| part == counted) {
+        while !credential
+            .world
+            .metrics
+            .render(&[], &[])
+            .windows(counted.len())
+            .any(|part| part == counted)
+        {
             tokio::task::yield_now().await;
         }
     };

@@ -80,14 +80,36 @@ impl Credential {
     ) -> Self {
         let secrets = Arc::new(secrets);
         let digest = with_partitions(digest, &profile);
-        let tunings = profile.tokens.iter().map(|t| Tuning { lifetime: t.lifetime.clone(), limits: profile.limits.clone() }).collect();
+        let tunings = profile
+            .tokens
+            .iter()
+            .map(|t| Tuning {
+                lifetime: t.lifetime.clone(),
+                limits: profile.limits.clone(),
+            })
+            .collect();
         let tunings: Arc<Vec<Tuning>> = Arc::new(tunings);
         let max = profile.partition.iter().map(|p| p.max).min();
-        let shared = world.shared(&name, digest, || Shared::new(secrets.clone(), &clients, tunings.clone(), max));
-        world.metrics.know_credential(&name, profile.tokens.iter().map(|t| &*t.name));
+        let shared = world.shared(&name, digest, || {
+            Shared::new(secrets.clone(), &clients, tunings.clone(), max)
+        });
+        world
+            .metrics
+            .know_credential(&name, profile.tokens.iter().map(|t| &*t.name));
         let sets = max.map_or_else(|| Sets::One(Arc::default()), Sets::Many);
         let placed = Placed::of(&profile);
-        let mut made = Self { name, profile, placed, secrets, tunings, clients, digest, shared, world: world.clone(), sets };
+        let mut made = Self {
+            name,
+            profile,
+            placed,
+            secrets,
+            tunings,
+            clients,
+            digest,
+            shared,
+            world: world.clone(),
+            sets,
+        };
         if let Sets::One(_) = made.sets {
             made.sets = Sets::One(Arc::new(made.start(&Partition::default())));
         }
@@ -96,8 +118,13 @@ impl Credential {
 
     /// Starts or finds the keepers of one token set.
     fn start(&self, partition: &Partition) -> Bundle {
-        let values: Vec<(Arc<str>, String)> =
-            self.profile.partition.iter().map(|p| p.name.clone()).zip(partition.0.iter().cloned()).collect();
+        let values: Vec<(Arc<str>, String)> = self
+            .profile
+            .partition
+            .iter()
+            .map(|p| p.name.clone())
+            .zip(partition.0.iter().cloned())
+            .collect();
         let mut keepers: Vec<Arc<Keeper>> = Vec::with_capacity(self.profile.tokens.len());
         let tunings = self.shared.tunings();
         for (index, spec) in self.profile.tokens.iter().enumerate() {
@@ -106,8 +133,13 @@ impl Credential {
                 token: spec.name.clone(),
                 partition: (!partition.0.is_empty()).then(|| partition.0.join("\u{1f}").into()),
             };
-            let parents = spec.parents.iter().filter_map(|&i| keepers.get(i).cloned()).collect();
-            let (Some(client), Some(tuning)) = (self.shared.clients.get(index), tunings.get(index)) else {
+            let parents = spec
+                .parents
+                .iter()
+                .filter_map(|&i| keepers.get(i).cloned())
+                .collect();
+            let (Some(client), Some(tuning)) = (self.shared.clients.get(index), tunings.get(index))
+            else {
                 continue; // Both lists were made from `profile.tokens`.
             };
             let keeper = self.world.store.get_or_start(self.key(&name), || {
@@ -121,7 +153,13 @@ impl Credential {
                     metrics: self.world.metrics.clone(),
                     known: Known::default(),
                 };
-                Keeper::spawn(name.clone(), parents, Arc::new(call), self.world.ledger.clone(), tuning.clone())
+                Keeper::spawn(
+                    name.clone(),
+                    parents,
+                    Arc::new(call),
+                    self.world.ledger.clone(),
+                    tuning.clone(),
+                )
             });
             keepers.push(keeper);
         }
@@ -130,8 +168,17 @@ impl Credential {
 
     /// A keeper's key: the credential's digest covers everything that shapes its requests, parents included.
     fn key(&self, name: &KeeperName) -> [u8; 32] {
-        let KeeperName { credential, token, partition } = name;
-        hash([&self.digest[..], credential.as_bytes(), token.as_bytes(), partition.as_deref().unwrap_or("").as_bytes()])
+        let KeeperName {
+            credential,
+            token,
+            partition,
+        } = name;
+        hash([
+            &self.digest[..],
+            credential.as_bytes(),
+            token.as_bytes(),
+            partition.as_deref().unwrap_or("").as_bytes(),
+        ])
     }
 
     /// Called once this configuration is the one that runs: running keepers get its secrets, tuning and trust. Reads no file; a look (see
@@ -152,7 +199,9 @@ impl Credential {
         self.shared.retune(&self.tunings, || self.bundles());
         if trust_changed {
             // What held them may be mended.
-            self.keepers().iter().for_each(|keeper| keeper.configuration_changed());
+            self.keepers()
+                .iter()
+                .for_each(|keeper| keeper.configuration_changed());
         }
     }
 
@@ -183,7 +232,11 @@ impl Credential {
                 (Some(one), None) => one.to_str().ok().filter(|v| p.pattern.is_match(v)),
                 _ => None,
             };
-            values.push(value.ok_or_else(|| PartitionInvalid(p.header.clone()))?.to_owned());
+            values.push(
+                value
+                    .ok_or_else(|| PartitionInvalid(p.header.clone()))?
+                    .to_owned(),
+            );
         }
         Ok(Partition(values))
     }
@@ -191,7 +244,9 @@ impl Credential {
     fn bundle(&self, partition: &Partition) -> Arc<Bundle> {
         match (&self.sets, self.shared.many.load_full()) {
             (Sets::One(bundle), _) => bundle.clone(),
-            (Sets::Many(_), Some(many)) => self.shared.set_of(many, partition, || self.start(partition)),
+            (Sets::Many(_), Some(many)) => self
+                .shared
+                .set_of(many, partition, || self.start(partition)),
             // Not reached: a partitioned credential is shared by its like alone.
             (Sets::Many(_), None) => Arc::new(self.start(partition)),
         }
@@ -208,12 +263,21 @@ impl Credential {
     fn bundles(&self) -> Vec<Arc<Bundle>> {
         match &self.sets {
             Sets::One(bundle) => vec![bundle.clone()],
-            Sets::Many(_) => self.shared.many.load().as_ref().map(|many| many.all()).unwrap_or_default(),
+            Sets::Many(_) => self
+                .shared
+                .many
+                .load()
+                .as_ref()
+                .map(|many| many.all())
+                .unwrap_or_default(),
         }
     }
 
     fn keepers(&self) -> Vec<Arc<Keeper>> {
-        self.bundles().iter().flat_map(|b| b.keepers().to_vec()).collect()
+        self.bundles()
+            .iter()
+            .flat_map(|b| b.keepers().to_vec())
+            .collect()
     }
 
     /// Hot path: what to place, if every token may be sent now.
@@ -222,7 +286,11 @@ impl Credential {
         let epoch = self.shared.secrets.generation();
         match &self.sets {
             Sets::One(bundle) => bundle.ready(&self.profile, epoch, Now::now()),
-            Sets::Many(_) => self.shared.many.load().as_ref()?.get(partition)?.ready(&self.profile, epoch, Now::now()),
+            Sets::Many(_) => self.shared.many.load().as_ref()?.get(partition)?.ready(
+                &self.profile,
+                epoch,
+                Now::now(),
+            ),
         }
     }
 
@@ -230,7 +298,11 @@ impl Credential {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn present(&self, partition: &Partition, until: Now) -> Result<Arc<Presented>, Refusal> {
+    pub async fn present(
+        &self,
+        partition: &Partition,
+        until: Now,
+    ) -> Result<Arc<Presented>, Refusal> {
         if let Some(presented) = self.ready(partition) {
             return Ok(presented);
         }
@@ -239,12 +311,19 @@ impl Credential {
         let bundle = self.bundle(partition);
         let result = self.present_slowly(&bundle, started, until).await;
         if !bundle.keepers().is_empty() {
-            self.world.metrics.token_waited(&self.name, started.until(Now::now()));
+            self.world
+                .metrics
+                .token_waited(&self.name, started.until(Now::now()));
         }
         result
     }
 
-    async fn present_slowly(&self, bundle: &Bundle, began: Now, until: Now) -> Result<Arc<Presented>, Refusal> {
+    async fn present_slowly(
+        &self,
+        bundle: &Bundle,
+        began: Now,
+        until: Now,
+    ) -> Result<Arc<Presented>, Refusal> {
         loop {
             let mut tokens = Vec::with_capacity(bundle.keepers().len());
             for keeper in bundle.keepers() {
@@ -253,8 +332,14 @@ impl Credential {
             // After the wait, for it may be long, and the epoch first: what changes in between is rendered once more, never taken for newer than it is.
             let epoch = self.shared.secrets.generation();
             let values = self.values().await?;
-            let presented = Presented::render(&self.profile, bundle.partition(), tokens, values.as_deref(), epoch)
-                .map_err(|why| Refusal::unrenderable(&why))?;
+            let presented = Presented::render(
+                &self.profile,
+                bundle.partition(),
+                tokens,
+                values.as_deref(),
+                epoch,
+            )
+            .map_err(|why| Refusal::unrenderable(&why))?;
             // While a child was waited for, a short-lived parent may have come to its end, or an API may have refused one.
             if presented.send_until > Now::now() && bundle.may_send(&presented) {
                 let presented = Arc::new(presented);
@@ -282,7 +367,14 @@ fn with_partitions(digest: [u8; 32], profile: &Profile) -> [u8; 32] {
         digest
     } else {
         // Out: the header and its pattern, which say where a request's value is found; `max`, which running ones are handed.
-        let names = profile.partition.iter().map(|profile::model::Partition { name, header: _, pattern: _, max: _ }| name.as_bytes());
+        let names = profile.partition.iter().map(
+            |profile::model::Partition {
+                 name,
+                 header: _,
+                 pattern: _,
+                 max: _,
+             }| name.as_bytes(),
+        );
         hash([&digest[..]].into_iter().chain(names))
     }
 }

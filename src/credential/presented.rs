@@ -62,14 +62,24 @@ impl Placed {
     #[must_use]
     pub fn of(profile: &Profile) -> Self {
         let inject = &profile.inject;
-        let headers = inject.headers.iter().map(|(n, _)| n).chain(profile.partition.iter().map(|p| &p.header));
-        let all = inject.headers.iter().chain(&inject.headers_if_absent).map(|(_, t)| t);
+        let headers = inject
+            .headers
+            .iter()
+            .map(|(n, _)| n)
+            .chain(profile.partition.iter().map(|p| &p.header));
+        let all = inject
+            .headers
+            .iter()
+            .chain(&inject.headers_if_absent)
+            .map(|(_, t)| t);
         let all = all.chain(inject.query.iter().chain(&inject.cookies).map(|(_, t)| t));
         Self {
             headers: headers.cloned().collect(),
             query: inject.query.iter().map(|(n, _)| n.clone()).collect(),
             cookies: inject.cookies.iter().map(|(n, _)| n.clone()).collect(),
-            uses_secrets: all.flat_map(Template::names).any(|n| n.starts_with("secrets.")),
+            uses_secrets: all
+                .flat_map(Template::names)
+                .any(|n| n.starts_with("secrets.")),
         }
     }
 }
@@ -90,9 +100,24 @@ impl Presented {
         for token in &tokens {
             vars.extend(token.issued.vars.clone());
         }
-        let keep_values = profile.inject.headers_if_absent.iter().chain(&profile.inject.headers).map(|(_, t)| t);
-        let keep_values = keep_values.chain(profile.inject.query.iter().chain(&profile.inject.cookies).map(|(_, t)| t));
-        let keep_values = keep_values.filter(|t| t.per_request()).flat_map(Template::names).any(|n| n.starts_with("secrets."));
+        let keep_values = profile
+            .inject
+            .headers_if_absent
+            .iter()
+            .chain(&profile.inject.headers)
+            .map(|(_, t)| t);
+        let keep_values = keep_values.chain(
+            profile
+                .inject
+                .query
+                .iter()
+                .chain(&profile.inject.cookies)
+                .map(|(_, t)| t),
+        );
+        let keep_values = keep_values
+            .filter(|t| t.per_request())
+            .flat_map(Template::names)
+            .any(|n| n.starts_with("secrets."));
         let material = Material {
             profile: profile.clone(),
             vars,
@@ -107,27 +132,64 @@ impl Presented {
             header_value(&material.text(template, values)?).map(Value::Ready)
         };
         let named = |list: &[(HeaderName, Template)]| -> Result<Vec<(HeaderName, Value)>, String> {
-            list.iter().map(|(n, t)| Ok((n.clone(), render(t).map_err(|why| format!("header {n}: {why}"))?))).collect()
+            list.iter()
+                .map(|(n, t)| {
+                    Ok((
+                        n.clone(),
+                        render(t).map_err(|why| format!("header {n}: {why}"))?,
+                    ))
+                })
+                .collect()
         };
         let texts = |list: &[(String, Template)]| -> Result<Vec<(String, Value)>, String> {
-            list.iter().map(|(n, t)| Ok((n.clone(), render(t).map_err(|why| format!("{n}: {why}"))?))).collect()
+            list.iter()
+                .map(|(n, t)| Ok((n.clone(), render(t).map_err(|why| format!("{n}: {why}"))?)))
+                .collect()
         };
         let headers = named(&profile.inject.headers)?;
         let headers_if_absent = named(&profile.inject.headers_if_absent)?;
-        let (query, cookies) = (texts(&profile.inject.query)?, texts(&profile.inject.cookies)?);
-        let made = headers.iter().map(|(_, v)| v).zip(profile.inject.headers.iter().map(|(_, t)| t));
-        let made = made.chain(headers_if_absent.iter().map(|(_, v)| v).zip(profile.inject.headers_if_absent.iter().map(|(_, t)| t)));
-        let made = made.chain(query.iter().map(|(_, v)| v).zip(profile.inject.query.iter().map(|(_, t)| t)));
-        let made = made.chain(cookies.iter().map(|(_, v)| v).zip(profile.inject.cookies.iter().map(|(_, t)| t)));
-        let made = made.filter(|(_, template)| holds_secret(template, profile)).filter_map(|(value, _)| match value {
-            Value::Ready(value) => secret_word(value),
-            Value::PerRequest(_) => None,
-        });
+        let (query, cookies) = (
+            texts(&profile.inject.query)?,
+            texts(&profile.inject.cookies)?,
+        );
+        let made = headers
+            .iter()
+            .map(|(_, v)| v)
+            .zip(profile.inject.headers.iter().map(|(_, t)| t));
+        let made = made.chain(
+            headers_if_absent
+                .iter()
+                .map(|(_, v)| v)
+                .zip(profile.inject.headers_if_absent.iter().map(|(_, t)| t)),
+        );
+        let made = made.chain(
+            query
+                .iter()
+                .map(|(_, v)| v)
+                .zip(profile.inject.query.iter().map(|(_, t)| t)),
+        );
+        let made = made.chain(
+            cookies
+                .iter()
+                .map(|(_, v)| v)
+                .zip(profile.inject.cookies.iter().map(|(_, t)| t)),
+        );
+        let made = made
+            .filter(|(_, template)| holds_secret(template, profile))
+            .filter_map(|(value, _)| match value {
+                Value::Ready(value) => secret_word(value),
+                Value::PerRequest(_) => None,
+            });
         let words = Words::new(material.words(values).chain(made));
         Ok(Self {
             numbers: material.tokens.iter().map(|t| t.number).collect(),
             epoch,
-            send_until: material.tokens.iter().map(|t| t.send_until).min().unwrap_or(Now::FAR),
+            send_until: material
+                .tokens
+                .iter()
+                .map(|t| t.send_until)
+                .min()
+                .unwrap_or(Now::FAR),
             headers,
             headers_if_absent,
             query,
@@ -149,7 +211,11 @@ impl Presented {
     pub fn text(&self, value: &Value) -> Result<HeaderValue, String> {
         match value {
             Value::Ready(ready) => Ok(ready.clone()),
-            Value::PerRequest(template) => header_value(&self.material.text(template, self.material.values.as_ref())?),
+            Value::PerRequest(template) => header_value(
+                &self
+                    .material
+                    .text(template, self.material.values.as_ref())?,
+            ),
         }
     }
 
@@ -158,7 +224,9 @@ impl Presented {
     #[must_use]
     pub fn word_of_request(&self, value: &Value, rendered: &HeaderValue) -> Option<Word> {
         match value {
-            Value::PerRequest(template) if holds_secret(template, &self.material.profile) => secret_word(rendered),
+            Value::PerRequest(template) if holds_secret(template, &self.material.profile) => {
+                secret_word(rendered)
+            }
             _ => None,
         }
     }
@@ -168,16 +236,36 @@ impl Material {
     /// Tokens, variables, and secrets that are not public.
     fn words(&self, values: Option<&Values>) -> impl Iterator<Item = Word> {
         let tokens = self.tokens.iter().map(|t| t.issued.value.clone());
-        let vars = self.vars.values().map(|var| Arc::new(Zeroizing::new(var.clone())));
+        let vars = self
+            .vars
+            .values()
+            .map(|var| Arc::new(Zeroizing::new(var.clone())));
         let secrets = self.profile.secrets.iter().filter(|(_, spec)| !spec.public);
-        let secrets = secrets.filter_map(move |(name, _)| Some(Arc::new(Zeroizing::new(values?.get(name)?.expose().to_owned()))));
+        let secrets = secrets.filter_map(move |(name, _)| {
+            Some(Arc::new(Zeroizing::new(
+                values?.get(name)?.expose().to_owned(),
+            )))
+        });
         tokens.chain(vars).chain(secrets)
     }
 
-    fn text(&self, template: &Template, values: Option<&Values>) -> Result<Zeroizing<String>, String> {
-        let tokens: Vec<(&str, &str)> =
-            self.profile.tokens.iter().zip(&self.tokens).map(|(spec, t)| (&*spec.name, t.issued.value.as_str())).collect();
-        let partition: Vec<(&str, &str)> = self.partition.iter().map(|(n, v)| (&**n, v.as_str())).collect();
+    fn text(
+        &self,
+        template: &Template,
+        values: Option<&Values>,
+    ) -> Result<Zeroizing<String>, String> {
+        let tokens: Vec<(&str, &str)> = self
+            .profile
+            .tokens
+            .iter()
+            .zip(&self.tokens)
+            .map(|(spec, t)| (&*spec.name, t.issued.value.as_str()))
+            .collect();
+        let partition: Vec<(&str, &str)> = self
+            .partition
+            .iter()
+            .map(|(n, v)| (&**n, v.as_str()))
+            .collect();
         let scope = Scope {
             settings: Some(&self.profile.settings),
             secrets: values,
@@ -194,32 +282,46 @@ impl Material {
 /// Whether a token is in what this template makes, or a secret that is not called `public`.
 fn holds_secret(template: &Template, profile: &Profile) -> bool {
     let is_public = |name: &str| profile.secrets.get(name).is_some_and(|spec| spec.public);
-    template.names().iter().any(|name| match name.split_once('.') {
-        Some(("secrets", secret)) => !is_public(secret),
-        Some(("tokens", _)) => true,
-        Some(_) => false,
-        None => matches!(name.as_str(), "token" | "tokens" | "secrets"),
-    })
+    template
+        .names()
+        .iter()
+        .any(|name| match name.split_once('.') {
+            Some(("secrets", secret)) => !is_public(secret),
+            Some(("tokens", _)) => true,
+            Some(_) => false,
+            None => matches!(name.as_str(), "token" | "tokens" | "secrets"),
+        })
 }
 
 /// The longest word, so without `Bearer`.
 fn secret_word(value: &HeaderValue) -> Option<Word> {
-    let longest = value.to_str().ok()?.split_ascii_whitespace().max_by_key(|word| word.len())?;
+    let longest = value
+        .to_str()
+        .ok()?
+        .split_ascii_whitespace()
+        .max_by_key(|word| word.len())?;
     Some(Arc::new(Zeroizing::new(longest.to_owned())))
 }
 
 /// Visible ASCII, spaces and tabs (RFC 9110 section 5.5), marked sensitive.
 fn header_value(text: &str) -> Result<HeaderValue, String> {
-    if !text.bytes().all(|b| b == b'\t' || (0x20..0x7f).contains(&b)) {
+    if !text
+        .bytes()
+        .all(|b| b == b'\t' || (0x20..0x7f).contains(&b))
+    {
         return Err("the rendered value holds characters that no header may have".to_owned());
     }
-    let mut value = HeaderValue::from_str(text).map_err(|_| "the rendered value cannot be a header value".to_owned())?;
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| "the rendered value cannot be a header value".to_owned())?;
     value.set_sensitive(true);
     Ok(value)
 }
 
 impl fmt::Debug for Presented {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Presented").field("numbers", &self.numbers).field("epoch", &self.epoch).finish_non_exhaustive()
+        f.debug_struct("Presented")
+            .field("numbers", &self.numbers)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
     }
 }

@@ -28,7 +28,11 @@ pub(super) struct ByHandLimit {
 
 impl Default for ByHandLimit {
     fn default() -> Self {
-        Self { minute: Window::new(6, Duration::from_mins(1)), hour: Window::new(30, Duration::from_hours(1)), latest: None }
+        Self {
+            minute: Window::new(6, Duration::from_mins(1)),
+            hour: Window::new(30, Duration::from_hours(1)),
+            latest: None,
+        }
     }
 }
 
@@ -39,7 +43,9 @@ impl ByHandLimit {
             return latest;
         }
         // Two within a second are made as one: the second would use up what is left without a call.
-        let from = self.latest.map_or(now, |latest| now.max(latest.after(APART)));
+        let from = self
+            .latest
+            .map_or(now, |latest| now.max(latest.after(APART)));
         let at = self.minute.earliest(self.hour.earliest(from));
         self.minute.note(at);
         self.hour.note(at);
@@ -56,28 +62,48 @@ impl Credential {
     pub fn refresh(&self, trusted: bool) -> ByHand {
         let keepers = self.keepers();
         let now = Now::now();
-        let held = keepers.iter().find_map(|keeper| match keeper.refreshed_at(now) {
-            Refreshed::At(_) => None,
-            Refreshed::Latched => Some(format!("the token {} is latched until its secret changes or is unlatched", keeper.name().token)),
-            Refreshed::Draining => Some("the process is shutting down".to_owned()),
-        });
-        let all_held = keepers.iter().all(|keeper| !matches!(keeper.refreshed_at(now), Refreshed::At(_)));
+        let held = keepers
+            .iter()
+            .find_map(|keeper| match keeper.refreshed_at(now) {
+                Refreshed::At(_) => None,
+                Refreshed::Latched => Some(format!(
+                    "the token {} is latched until its secret changes or is unlatched",
+                    keeper.name().token
+                )),
+                Refreshed::Draining => Some("the process is shutting down".to_owned()),
+            });
+        let all_held = keepers
+            .iter()
+            .all(|keeper| !matches!(keeper.refreshed_at(now), Refreshed::At(_)));
         // One that is still to be made is what is asked for.
-        let promised =
-            keepers.iter().map(|keeper| keeper.refresh_wanted()).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max());
+        let promised = keepers
+            .iter()
+            .map(|keeper| keeper.refresh_wanted())
+            .collect::<Option<Vec<_>>>()
+            .and_then(|all| all.into_iter().max());
         let from = match promised {
             _ if trusted || all_held => now,
             Some(promised) => promised,
-            None => self.shared.by_hand.lock().unwrap_or_else(PoisonError::into_inner).reserve(now),
+            None => self
+                .shared
+                .by_hand
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .reserve(now),
         };
-        let at = keepers.iter().map(|keeper| keeper.refresh(from)).filter_map(|refreshed| match refreshed {
-            Refreshed::At(at) => Some(at),
-            Refreshed::Latched | Refreshed::Draining => None,
-        });
+        let at = keepers
+            .iter()
+            .map(|keeper| keeper.refresh(from))
+            .filter_map(|refreshed| match refreshed {
+                Refreshed::At(at) => Some(at),
+                Refreshed::Latched | Refreshed::Draining => None,
+            });
         match (held, at.max()) {
             (Some(held), _) => ByHand::Held(held),
             (None, Some(at)) => ByHand::At(at),
-            (None, None) if self.profile.partition.is_empty() => ByHand::Held("this credential has no token to fetch".to_owned()),
+            (None, None) if self.profile.partition.is_empty() => {
+                ByHand::Held("this credential has no token to fetch".to_owned())
+            }
             (None, None) => ByHand::Held("no token of this credential is in use".to_owned()),
         }
     }
@@ -99,7 +125,11 @@ mod tests {
             assert_eq!(limit.reserve(at(secs)), at(secs));
         }
         assert_eq!(limit.reserve(at(106)), at(160), "one is promised");
-        assert_eq!((limit.reserve(at(107)), limit.reserve(at(159))), (at(160), at(160)), "and serves all who ask until then");
+        assert_eq!(
+            (limit.reserve(at(107)), limit.reserve(at(159))),
+            (at(160), at(160)),
+            "and serves all who ask until then"
+        );
         assert_eq!(limit.reserve(at(160)), at(161));
         for n in 0..22 {
             let now = at(200 + n * 60);
@@ -111,9 +141,11 @@ mod tests {
     #[test]
     fn who_asks_all_the_time_gets_six_refreshes_and_not_one() {
         let mut limit = ByHandLimit::default();
-        let promised: std::collections::BTreeSet<_> =
-            (0..20_000).map(|ms| limit.reserve(Now::at(Duration::from_millis(100_000 + ms)))).collect();
-        let expected = [100, 101, 102, 103, 104, 105, 160].map(|secs| Now::at(Duration::from_secs(secs)));
+        let promised: std::collections::BTreeSet<_> = (0..20_000)
+            .map(|ms| limit.reserve(Now::at(Duration::from_millis(100_000 + ms))))
+            .collect();
+        let expected =
+            [100, 101, 102, 103, 104, 105, 160].map(|secs| Now::at(Duration::from_secs(secs)));
         assert_eq!(promised.into_iter().collect::<Vec<_>>(), expected);
     }
 

@@ -30,13 +30,30 @@ impl Refusal {
         Self::local(Why::Misconfigured, Class::Config, why)
     }
     fn local(why: Why, class: Class, error: &str) -> Self {
-        let failure = Failure { class, status: None, error: error.to_owned(), wait: None, client_refused: false, timed_out: false };
-        Self { reason: Reason::NoToken(why), token: None, retry_after: None, failure: Some(Arc::new(failure)) }
+        let failure = Failure {
+            class,
+            status: None,
+            error: error.to_owned(),
+            wait: None,
+            client_refused: false,
+            timed_out: false,
+        };
+        Self {
+            reason: Reason::NoToken(why),
+            token: None,
+            retry_after: None,
+            failure: Some(Arc::new(failure)),
+        }
     }
 }
 
 impl From<Unavailable> for Refusal {
     fn from(u: Unavailable) -> Self {
-        Self { reason: Reason::NoToken(u.why), token: Some(u.token), retry_after: u.retry_after, failure: u.failure }
+        Self {
+            reason: Reason::NoToken(u.why),
+            token: Some(u.token),
+            retry_after: u.retry_after,
+            failure: u.failure,
+        }
     }
 }

@@ -18,15 +18,20 @@ impl Credential {
     #[must_use]
     pub fn tokens(&self) -> Vec<TokenState> {
         let keepers = self.keepers();
-        let states =
-            keepers.iter().map(|k| TokenState { token: k.name().token.clone(), partition: k.name().partition.clone(), status: k.status() });
+        let states = keepers.iter().map(|k| TokenState {
+            token: k.name().token.clone(),
+            partition: k.name().partition.clone(),
+            status: k.status(),
+        });
         states.collect()
     }
 
     /// Every token fetched at start has had its first outcome, good or bad.
     #[must_use]
     pub fn settled(&self) -> bool {
-        self.tokens().iter().all(|t| t.status.settled || matches!(t.status.doing, Doing::Resting))
+        self.tokens()
+            .iter()
+            .all(|t| t.status.settled || matches!(t.status.doing, Doing::Resting))
     }
 
     /// It can send: a token is there, or would be fetched when asked for (resting, lazy, partitioned, static).
@@ -36,7 +41,10 @@ impl Credential {
         self.tokens().iter().all(|t| {
             t.partition.is_some()
                 || matches!(t.status.doing, Doing::Resting)
-                || t.status.token.as_ref().is_some_and(|token| token.send_until > now)
+                || t.status
+                    .token
+                    .as_ref()
+                    .is_some_and(|token| token.send_until > now)
         })
     }
 }

@@ -22,7 +22,9 @@ impl Credential {
     /// account, whatever the client ids; an origin that can't be told may be any.
     #[must_use]
     pub fn may_share_account_with(&self, other: &Self) -> bool {
-        let origins = |one: &Self| oauth::token_origins(&one.profile, one.shared.secrets.believed().as_deref());
+        let origins = |one: &Self| {
+            oauth::token_origins(&one.profile, one.shared.secrets.believed().as_deref())
+        };
         match (origins(self), origins(other)) {
             (Some(ours), Some(theirs)) => !ours.is_disjoint(&theirs),
             _ => true,
@@ -32,8 +34,16 @@ impl Credential {
     /// What the next attempts will be counted against, whether or not there are keepers already.
     async fn configured_keys(&self) -> HashSet<GuardKey> {
         // Where they cannot be read now, what was believed last stands in for them.
-        let values = self.shared.secrets.values().await.ok().or_else(|| self.shared.secrets.believed());
-        values.map(|values| keys(&self.name, &self.profile, &values)).unwrap_or_default()
+        let values = self
+            .shared
+            .secrets
+            .values()
+            .await
+            .ok()
+            .or_else(|| self.shared.secrets.believed());
+        values
+            .map(|values| keys(&self.name, &self.profile, &values))
+            .unwrap_or_default()
     }
 }
 
@@ -41,11 +51,18 @@ impl Credential {
 ///
 /// # Errors
 /// The secrets cannot be read, in words without their values: what refusals count against is not known then.
-pub async fn unlatch_at_rest(name: &str, profile: &Profile, secrets: &Secrets, ledger: &dyn Ledger) -> Result<Next, String> {
+pub async fn unlatch_at_rest(
+    name: &str,
+    profile: &Profile,
+    secrets: &Secrets,
+    ledger: &dyn Ledger,
+) -> Result<Next, String> {
     let values = secrets.read().map_err(|error| error.to_string())?;
     Ok(Keeper::unlatch(&[], ledger, keys(name, profile, &values)).await)
 }
 
 fn keys(name: &str, profile: &Profile, values: &Values) -> HashSet<GuardKey> {
-    (0..profile.tokens.len()).filter_map(|index| oauth::guard_key(profile, index, name, values)).collect()
+    (0..profile.tokens.len())
+        .filter_map(|index| oauth::guard_key(profile, index, name, values))
+        .collect()
 }

@@ -20,10 +20,18 @@ impl Credential {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub async fn vend(&self, partition: &Partition, refused: Option<&str>, until: Now) -> Result<Vended, Refusal> {
+    pub async fn vend(
+        &self,
+        partition: &Partition,
+        refused: Option<&str>,
+        until: Now,
+    ) -> Result<Vended, Refusal> {
         let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
         let bundle = self.bundle(partition);
-        let keeper = bundle.keepers().last().ok_or_else(|| Refusal::unrenderable("this credential has no token"))?;
+        let keeper = bundle
+            .keepers()
+            .last()
+            .ok_or_else(|| Refusal::unrenderable("this credential has no token"))?;
         let _queued = keeper.queue();
         let current = keeper.status().token;
         if let (Some(refused), Some(token)) = (refused, current) {
@@ -35,7 +43,10 @@ impl Credential {
         }
         let token = keeper.wait_fresh(until).await?;
         keeper.vended(token.number);
-        Ok(Vended { access_token: token.issued.value.clone(), expires_in: Now::now().until(token.expires) })
+        Ok(Vended {
+            access_token: token.issued.value.clone(),
+            expires_in: Now::now().until(token.expires),
+        })
     }
 }
 
@@ -45,5 +56,9 @@ pub fn fingerprint(salt: &[u8], value: &str) -> String {
     let mut h = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     h.update(salt);
     h.update(value.as_bytes());
-    h.finish().as_ref().iter().take(4).fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
+    h.finish()
+        .as_ref()
+        .iter()
+        .take(4)
+        .fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
 }

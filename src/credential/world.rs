@@ -37,7 +37,13 @@ pub struct World {
 impl World {
     #[must_use]
     pub fn new(store: Arc<Store>, ledger: Arc<dyn Ledger>, metrics: Metrics) -> Self {
-        Self { store, ledger, metrics, running: Arc::default(), salt: [0; 16] }
+        Self {
+            store,
+            ledger,
+            metrics,
+            running: Arc::default(),
+            salt: [0; 16],
+        }
     }
 
     /// With what salts fingerprints of tokens from now on.
@@ -47,7 +53,12 @@ impl World {
     }
 
     /// What runs under this name and digest, or the one `start` makes.
-    pub(super) fn shared(&self, name: &Arc<str>, digest: [u8; 32], start: impl FnOnce() -> Shared) -> Arc<Shared> {
+    pub(super) fn shared(
+        &self,
+        name: &Arc<str>,
+        digest: [u8; 32],
+        start: impl FnOnce() -> Shared,
+    ) -> Arc<Shared> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         // Forgets those that have ended now and then: at each start it would take the square of their number.
         if running.len() == running.capacity() {
@@ -84,13 +95,21 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(secrets: Arc<Secrets>, clients: &[TokenClient], tunings: Arc<Vec<Tuning>>, max: Option<u64>) -> Self {
+    pub(super) fn new(
+        secrets: Arc<Secrets>,
+        clients: &[TokenClient],
+        tunings: Arc<Vec<Tuning>>,
+        max: Option<u64>,
+    ) -> Self {
         Self {
             secrets: Arc::new(Watcher::new(secrets)),
             told: AtomicU64::new(0),
             followed: AtomicBool::new(false),
             current: Mutex::default(),
-            clients: clients.iter().map(|client| Arc::new(ArcSwap::from_pointee(client.clone()))).collect(),
+            clients: clients
+                .iter()
+                .map(|client| Arc::new(ArcSwap::from_pointee(client.clone())))
+                .collect(),
             many: ArcSwapOption::from_pointee(max.map(Many::new)),
             tunings: Mutex::new(tunings),
             waiters: AtomicUsize::new(0),
@@ -99,11 +118,18 @@ impl Shared {
     }
 
     pub(super) fn tunings(&self) -> Arc<Vec<Tuning>> {
-        self.tunings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tunings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// New tunings, for `bundles` and all that are started from now on.
-    pub(super) fn retune(&self, tunings: &Arc<Vec<Tuning>>, bundles: impl FnOnce() -> Vec<Arc<Bundle>>) {
+    pub(super) fn retune(
+        &self,
+        tunings: &Arc<Vec<Tuning>>,
+        bundles: impl FnOnce() -> Vec<Arc<Bundle>>,
+    ) {
         let mut held = self.tunings.lock().unwrap_or_else(PoisonError::into_inner);
         *held = tunings.clone();
         for bundle in bundles() {
@@ -112,7 +138,12 @@ impl Shared {
     }
 
     /// The token set of a partition, or the one `start` makes.
-    pub(super) fn set_of(&self, many: Arc<Many>, partition: &Partition, start: impl Fn() -> Bundle) -> Arc<Bundle> {
+    pub(super) fn set_of(
+        &self,
+        many: Arc<Many>,
+        partition: &Partition,
+        start: impl Fn() -> Bundle,
+    ) -> Arc<Bundle> {
         let mut many = many;
         loop {
             let mut started = false;
@@ -135,7 +166,9 @@ impl Shared {
 
     /// So many token sets are kept from now on.
     pub(super) fn resize(&self, max: u64) {
-        let Some(old) = self.many.load_full().filter(|old| old.max != max) else { return };
+        let Some(old) = self.many.load_full().filter(|old| old.max != max) else {
+            return;
+        };
         let new = Arc::new(Many::new(max));
         self.many.store(Some(new.clone()));
         for (partition, bundle) in &old.sets {
@@ -152,7 +185,10 @@ pub(super) struct Many {
 
 impl Many {
     fn new(max: u64) -> Self {
-        let sets = moka::sync::Cache::builder().max_capacity(max).eviction_policy(moka::policy::EvictionPolicy::lru()).build();
+        let sets = moka::sync::Cache::builder()
+            .max_capacity(max)
+            .eviction_policy(moka::policy::EvictionPolicy::lru())
+            .build();
         Self { max, sets }
     }
 
@@ -170,7 +206,12 @@ impl Shared {
     pub(super) fn wait_in_line(self: &Arc<Self>, max: usize) -> Result<InLine, Refusal> {
         let line = InLine(self.clone());
         if self.waiters.fetch_add(1, Ordering::AcqRel) >= max {
-            return Err(Refusal { reason: Reason::Overloaded, token: None, retry_after: Some(Duration::from_secs(1)), failure: None });
+            return Err(Refusal {
+                reason: Reason::Overloaded,
+                token: None,
+                retry_after: Some(Duration::from_secs(1)),
+                failure: None,
+            });
         }
         Ok(line)
     }

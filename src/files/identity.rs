@@ -46,7 +46,10 @@ impl Identity {
             linked,
             device: meta.dev(),
             inode: meta.ino(),
-            born: meta.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok()),
+            born: meta
+                .created()
+                .ok()
+                .and_then(|born| born.duration_since(UNIX_EPOCH).ok()),
             size: meta.size(),
             modified: (meta.mtime(), meta.mtime_nsec()),
             changed: (meta.ctime(), meta.ctime_nsec()),
@@ -68,7 +71,8 @@ impl Identity {
     /// Another file than before.
     #[must_use]
     pub fn replaces(&self, before: &Self) -> bool {
-        self.is_elsewhere(before) || (self.device, self.inode, self.born) != (before.device, before.inode, before.born)
+        self.is_elsewhere(before)
+            || (self.device, self.inode, self.born) != (before.device, before.inode, before.born)
     }
 
     /// Who puts files in their place by a link, as Kubernetes mounts its volumes, leads it to what is whole.
@@ -93,13 +97,35 @@ impl Identity {
     #[must_use]
     pub fn last_changed(&self) -> Duration {
         let (seconds, nanos) = self.changed;
-        let told = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
-        if nanos == 0 { told.saturating_add(COARSE) } else { told }
+        let told = Duration::new(
+            u64::try_from(seconds).unwrap_or(0),
+            u32::try_from(nanos).unwrap_or(0),
+        );
+        if nanos == 0 {
+            told.saturating_add(COARSE)
+        } else {
+            told
+        }
     }
 
     /// For tests: a file of this inode, size and times, made when its inode says.
     #[cfg(test)]
-    pub(super) fn made_up(resolved: &str, inode: u64, size: u64, modified: (i64, i64), changed: (i64, i64)) -> Self {
-        Self { resolved: resolved.into(), linked: false, device: 1, inode, born: None, size, modified, changed }
+    pub(super) fn made_up(
+        resolved: &str,
+        inode: u64,
+        size: u64,
+        modified: (i64, i64),
+        changed: (i64, i64),
+    ) -> Self {
+        Self {
+            resolved: resolved.into(),
+            linked: false,
+            device: 1,
+            inode,
+            born: None,
+            size,
+            modified,
+            changed,
+        }
     }
 }

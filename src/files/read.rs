@@ -45,10 +45,20 @@ pub struct Restless;
 pub fn read(paths: &[PathBuf], limit: usize) -> Result<Contents, Restless> {
     for _ in 0..TRIES {
         let before = resolve(paths);
-        let read: Vec<io::Result<Bytes>> =
-            before.iter().map(|found| found.as_ref().map_err(again).and_then(|id| whole(id, limit))).collect();
+        let read: Vec<io::Result<Bytes>> = before
+            .iter()
+            .map(|found| {
+                found
+                    .as_ref()
+                    .map_err(again)
+                    .and_then(|id| whole(id, limit))
+            })
+            .collect();
         if same(&before, &resolve(paths)) {
-            let contents = before.into_iter().zip(read).map(|(found, bytes)| Content { identity: found.ok(), bytes });
+            let contents = before.into_iter().zip(read).map(|(found, bytes)| Content {
+                identity: found.ok(),
+                bytes,
+            });
             return Ok(Contents(paths.iter().cloned().zip(contents).collect()));
         }
     }
@@ -65,7 +75,10 @@ impl Contents {
     /// What was found where: for [`super::Settling`], which needs no contents.
     #[must_use]
     pub fn marks(&self) -> Marks {
-        self.0.iter().map(|(path, content)| (path.clone(), content.mark())).collect()
+        self.0
+            .iter()
+            .map(|(path, content)| (path.clone(), content.mark()))
+            .collect()
     }
 }
 
@@ -76,7 +89,10 @@ impl Content {
             // No text that we would find begins like this.
             Err(error) => hash(format!("\0unreadable: {:?}", error.kind()).as_bytes()),
         };
-        Mark { identity: self.identity.clone(), content }
+        Mark {
+            identity: self.identity.clone(),
+            content,
+        }
     }
 }
 
@@ -95,7 +111,10 @@ fn same(before: &Resolved, after: &Resolved) -> bool {
 }
 
 fn again(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+    error.raw_os_error().map_or_else(
+        || io::Error::new(error.kind(), error.to_string()),
+        io::Error::from_raw_os_error,
+    )
 }
 
 /// The whole content of a resolved path.
@@ -113,11 +132,18 @@ fn whole(id: &Identity, limit: usize) -> io::Result<Bytes> {
     // Reserved in full, so that no growing buffer leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(size.saturating_add(1)));
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > limit { Err(too_large()) } else { Ok(bytes) }
+    if bytes.len() > limit {
+        Err(too_large())
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// A FIFO without a writer must not hang us, a terminal must not become ours.
 fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.cast_signed())
+        .open(path)
 }

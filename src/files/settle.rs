@@ -71,7 +71,10 @@ impl Settling {
     /// not there, is empty, or was put in its place by a link is not waited for.
     #[must_use]
     pub fn careful() -> Self {
-        Self { careful: true, ..Self::default() }
+        Self {
+            careful: true,
+            ..Self::default()
+        }
     }
 
     /// Judges what was `found` at the moment `at`. What is found at the very first look counts at once, for there is nothing to compare it with, but
@@ -81,13 +84,27 @@ impl Settling {
         let pending = match &self.believed {
             Some(believed) => self.pending(believed, found, at),
             None if self.careful => {
-                let may_be_half = |mark: &Mark| mark.identity.as_ref().is_some_and(|file| !file.is_linked() && !file.is_empty());
+                let may_be_half = |mark: &Mark| {
+                    mark.identity
+                        .as_ref()
+                        .is_some_and(|file| !file.is_linked() && !file.is_empty())
+                };
                 let there = found.iter().filter(|(_, mark)| may_be_half(mark));
-                self.pending(&Marks::new(), &there.map(|(path, mark)| (path.clone(), mark.clone())).collect(), at)
+                self.pending(
+                    &Marks::new(),
+                    &there
+                        .map(|(path, mark)| (path.clone(), mark.clone()))
+                        .collect(),
+                    at,
+                )
             }
             None => BTreeMap::new(),
         };
-        let rest = pending.values().map(|one| one.need.saturating_sub(at.boot.saturating_sub(one.since))).max().unwrap_or_default();
+        let rest = pending
+            .values()
+            .map(|one| one.need.saturating_sub(at.boot.saturating_sub(one.since)))
+            .max()
+            .unwrap_or_default();
         self.looked = at.wall;
         if rest.is_zero() {
             self.believed = Some(found.clone());
@@ -97,22 +114,45 @@ impl Settling {
         }
         self.pending = pending;
         let since = *self.since.get_or_insert(at.boot);
-        Judgement::Wait { rest, lasted: at.boot.saturating_sub(since) }
+        Judgement::Wait {
+            rest,
+            lasted: at.boot.saturating_sub(since),
+        }
     }
 
     fn pending(&self, believed: &Marks, found: &Marks, at: Moment) -> BTreeMap<PathBuf, Pending> {
-        let changed = found.iter().filter(|(path, mark)| believed.get(*path).is_none_or(|old| old.content != mark.content));
+        let changed = found.iter().filter(|(path, mark)| {
+            believed
+                .get(*path)
+                .is_none_or(|old| old.content != mark.content)
+        });
         let pending = changed.map(|(path, mark)| {
             let old = believed.get(path);
             let (since, need) = match self.pending.get(path) {
                 Some(last) if last.mark == *mark => (last.since, last.need),
                 // Nothing was believed yet: there is only the one before to compare it with.
-                Some(last) if self.believed.is_none() => (written(mark, at, self.looked), mark.need(Some(&last.mark), true)),
-                Some(last) => (written(mark, at, self.looked), mark.need(old, true).max(mark.need(Some(&last.mark), true))),
+                Some(last) if self.believed.is_none() => (
+                    written(mark, at, self.looked),
+                    mark.need(Some(&last.mark), true),
+                ),
+                Some(last) => (
+                    written(mark, at, self.looked),
+                    mark.need(old, true).max(mark.need(Some(&last.mark), true)),
+                ),
                 // A path that joins was not looked at before.
-                None => (written(mark, at, old.map_or(Duration::ZERO, |_| self.looked)), mark.need(old, false)),
+                None => (
+                    written(mark, at, old.map_or(Duration::ZERO, |_| self.looked)),
+                    mark.need(old, false),
+                ),
             };
-            (path.clone(), Pending { mark: mark.clone(), since, need })
+            (
+                path.clone(),
+                Pending {
+                    mark: mark.clone(),
+                    since,
+                    need,
+                },
+            )
         });
         pending.collect()
     }
@@ -121,8 +161,13 @@ impl Settling {
 /// When a mark that did not lie there at the last look (`looked`) came to be, on the clock of `at.boot`. The file's own time counts where it can be
 /// true: not before that look. A server whose clock is behind ours says otherwise, and then it came just now.
 fn written(mark: &Mark, at: Moment, looked: Duration) -> Duration {
-    let told = mark.identity.as_ref().map(Identity::last_changed).filter(|told| *told + TICK >= looked);
-    at.boot.saturating_sub(told.map_or(Duration::ZERO, |told| at.wall.saturating_sub(told)))
+    let told = mark
+        .identity
+        .as_ref()
+        .map(Identity::last_changed)
+        .filter(|told| *told + TICK >= looked);
+    at.boot
+        .saturating_sub(told.map_or(Duration::ZERO, |told| at.wall.saturating_sub(told)))
 }
 
 /// SHA-256 over names and contents, whatever else the file system says of them: to tell "changed" from "same".
@@ -162,7 +207,9 @@ impl Mark {
             // Nobody means an empty file whole, however it came.
             (_, Some(now)) if now.is_empty() => QUIET,
             (Some(old), Some(now)) if now.is_elsewhere(old) => Duration::ZERO,
-            (_, Some(now)) if old.is_none_or(|old| now.replaces(old)) && now.is_finished() => Duration::ZERO,
+            (_, Some(now)) if old.is_none_or(|old| now.replaces(old)) && now.is_finished() => {
+                Duration::ZERO
+            }
             // Who replaces files all the time replaces, and does not write.
             (Some(old), Some(now)) if now.replaces(old) => {
                 if again {

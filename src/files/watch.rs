@@ -42,20 +42,34 @@ impl Watch {
 
     /// Waits for the turn, no longer than `patience`. `None`: another look takes longer.
     pub async fn turn(&self, patience: Duration) -> Option<Turn> {
-        timeout(patience, self.0.clone().lock_owned()).await.ok().map(Turn)
+        timeout(patience, self.0.clone().lock_owned())
+            .await
+            .ok()
+            .map(Turn)
     }
 }
 
 impl Turn {
     /// Does `look` on a thread that may block, and waits 5 s for it at most. `None`: it hangs, it panicked, or the runtime is going down. One that is
     /// left behind keeps its turn until it is done; what it finds it has to keep itself.
-    pub async fn aside<T: Send + 'static>(mut self, look: impl FnOnce(&mut Self) -> T + Send + 'static) -> Option<T> {
-        timeout(PATIENCE, spawn_blocking(move || look(&mut self))).await.ok()?.ok()
+    pub async fn aside<T: Send + 'static>(
+        mut self,
+        look: impl FnOnce(&mut Self) -> T + Send + 'static,
+    ) -> Option<T> {
+        timeout(PATIENCE, spawn_blocking(move || look(&mut self)))
+            .await
+            .ok()?
+            .ok()
     }
 
     /// What `load` makes of these files, where it may be believed: none of them is being written, nor was while `load` read them. `None`: what was
     /// made before stays. The first reading counts always. For a thread that may block.
-    pub fn settled<T>(&mut self, paths: &[PathBuf], at: Moment, load: impl FnOnce() -> T) -> Option<T> {
+    pub fn settled<T>(
+        &mut self,
+        paths: &[PathBuf],
+        at: Moment,
+        load: impl FnOnce() -> T,
+    ) -> Option<T> {
         let settling = &mut self.0;
         let found = read(paths, LIMIT).ok()?.marks();
         // A file that was replaced a moment ago is not looked at again as soon as that: what is read is held against what lies there afterwards.
@@ -72,7 +86,10 @@ impl Moment {
     #[must_use]
     pub fn now() -> Self {
         let now = Now::now();
-        Self { boot: now.since_boot(), wall: now.wall() }
+        Self {
+            boot: now.since_boot(),
+            wall: now.wall(),
+        }
     }
 }
 
@@ -90,7 +107,10 @@ mod tests {
         let began = Now::now();
         let looking = tokio::spawn(watch.turn_now().unwrap().aside(move |_| hung.recv()));
         tokio::task::yield_now().await;
-        assert!(watch.turn_now().is_none() && watch.settled(&[], Moment::now(), || ()).is_none(), "who comes second goes on without");
+        assert!(
+            watch.turn_now().is_none() && watch.settled(&[], Moment::now(), || ()).is_none(),
+            "who comes second goes on without"
+        );
         let waiting = watch.turn(Duration::from_secs(2));
         tokio::pin!(waiting);
         assert!(futures_util::poll!(&mut waiting).is_pending());
@@ -99,7 +119,10 @@ mod tests {
         assert!(waiting.await.is_none() && looking.await.unwrap().is_none());
         assert_eq!(began.until(Now::now()).as_secs(), PATIENCE.as_secs());
         release.send(()).unwrap();
-        assert!(watch.turn(PATIENCE).await.is_some(), "it is as before once the look has ended");
+        assert!(
+            watch.turn(PATIENCE).await.is_some(),
+            "it is as before once the look has ended"
+        );
     }
 
     #[test]
@@ -109,9 +132,15 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let (watch, paths, start) = (Watch::default(), [path.clone()], Moment::now());
         // The wall clock stands still: only what was seen counts.
-        let at = |ms| Moment { boot: start.boot + Duration::from_millis(ms), wall: start.wall };
+        let at = |ms| Moment {
+            boot: start.boot + Duration::from_millis(ms),
+            wall: start.wall,
+        };
         let content = || fs::read_to_string(&path).unwrap();
-        assert_eq!(watch.settled(&paths, at(0), content).as_deref(), Some("one"));
+        assert_eq!(
+            watch.settled(&paths, at(0), content).as_deref(),
+            Some("one")
+        );
         fs::write(&path, "tw").unwrap();
         assert_eq!(watch.settled(&paths, at(100), content), None);
         fs::write(&path, "two").unwrap();
@@ -123,6 +152,9 @@ mod tests {
         };
         assert_eq!(watch.settled(&paths, at(4300), meanwhile), None);
         assert_eq!(watch.settled(&paths, at(5000), content), None);
-        assert_eq!(watch.settled(&paths, at(7000), content).as_deref(), Some("three"));
+        assert_eq!(
+            watch.settled(&paths, at(7000), content).as_deref(),
+            Some("three")
+        );
     }
 }

@@ -15,16 +15,26 @@ use rustix::fs::OFlags;
 /// # Errors
 /// The folder cannot be written to, or what lies at `path` is neither a file nor a link. What lay there is then still there.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it has no name"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it has no name"))?;
     if fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_symlink()) {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something that is no file"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is something that is no file",
+        ));
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
     beside.push(format!(".{:032x}", rand::random::<u128>()));
     let beside = folder.join(beside);
-    let written = make(&beside, bytes).and_then(|()| fs::rename(&beside, path)).and_then(|()| File::open(folder)?.sync_all());
+    let written = make(&beside, bytes)
+        .and_then(|()| fs::rename(&beside, path))
+        .and_then(|()| File::open(folder)?.sync_all());
     written.inspect_err(|_| {
         // Nothing is left of it; where it was never made, there is nothing to remove.
         let _ = fs::remove_file(&beside);
@@ -33,7 +43,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn make(path: &PathBuf, bytes: &[u8]) -> io::Result<()> {
     // `create_new` alone follows no link; the flag says so once more.
-    let mut file = OpenOptions::new().write(true).create_new(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -57,7 +71,11 @@ mod tests {
         assert_eq!(fs::read_to_string(at("theirs")).unwrap(), "precious");
         assert_eq!(fs::read_to_string(at("ready")).unwrap(), "two");
         assert!(fs::symlink_metadata(at("ready")).unwrap().is_file());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5, "nothing is left beside it");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            5,
+            "nothing is left beside it"
+        );
     }
 
     #[test]

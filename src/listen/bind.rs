@@ -79,7 +79,11 @@ pub struct Bound {
 enum Socket {
     Tcp(TcpListener),
     /// Its file goes with it.
-    Unix(UnixListener, #[expect(dead_code, reason = "its drop removes the file")] SocketFile, Peers),
+    Unix(
+        UnixListener,
+        #[expect(dead_code, reason = "its drop removes the file")] SocketFile,
+        Peers,
+    ),
 }
 
 /// The file of a Unix socket that listens: removed when this is dropped, unless another has taken its place.
@@ -93,7 +97,10 @@ pub struct SocketFile {
 impl SocketFile {
     fn at(path: &Path) -> io::Result<Self> {
         let meta = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), ours: (meta.dev(), meta.ino()) })
+        Ok(Self {
+            path: path.to_owned(),
+            ours: (meta.dev(), meta.ino()),
+        })
     }
 }
 
@@ -125,9 +132,17 @@ pub fn bind_for(addresses: &[Address], peers: &Peers) -> Result<Vec<Bound>, Bind
             Ok(bound) => all.push(bound),
             Err(error) if matches!(address, Address::Tcp(a) if absent(*a, &error)) => {
                 tracing::info!(%address, "skipped: this host has no IPv6");
-                skipped = Some(BindError { address: address.clone(), error });
+                skipped = Some(BindError {
+                    address: address.clone(),
+                    error,
+                });
             }
-            Err(error) => return Err(BindError { address: address.clone(), error }),
+            Err(error) => {
+                return Err(BindError {
+                    address: address.clone(),
+                    error,
+                });
+            }
         }
     }
     match skipped {
@@ -172,7 +187,11 @@ impl Bound {
                 if !peers.lets_in(uid) {
                     static REFUSED: Seldom = Seldom::new();
                     if let Some(times) = REFUSED.again() {
-                        tracing::warn!(uid, times, "a connection of a user that is not in proxy.peer_uids was closed; told once a minute");
+                        tracing::warn!(
+                            uid,
+                            times,
+                            "a connection of a user that is not in proxy.peer_uids was closed; told once a minute"
+                        );
                     }
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
@@ -186,11 +205,17 @@ fn one(address: &Address, all: &[Address], peers: &Peers) -> io::Result<Bound> {
     match address {
         Address::Tcp(a) => {
             let listener = TcpListener::from_std(tcp(*a, all)?)?;
-            Ok(Bound { address: Address::Tcp(listener.local_addr()?), socket: Socket::Tcp(listener) })
+            Ok(Bound {
+                address: Address::Tcp(listener.local_addr()?),
+                socket: Socket::Tcp(listener),
+            })
         }
         Address::Unix(path) => {
             let (listener, file) = plain_unix(path, peers.mode())?;
-            Ok(Bound { address: address.clone(), socket: Socket::Unix(listener, file, peers.clone()) })
+            Ok(Bound {
+                address: address.clone(),
+                socket: Socket::Unix(listener, file, peers.clone()),
+            })
         }
     }
 }
@@ -208,11 +233,19 @@ fn tcp(address: SocketAddr, all: &[Address]) -> io::Result<StdTcp> {
 }
 
 fn exactly(address: SocketAddr, all: &[Address]) -> io::Result<StdTcp> {
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let family = if address.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
     let fd = socket(family)?;
     sockopt::set_socket_reuseaddr(&fd, true)?;
     // `[::]` takes IPv4 as well, unless that has a listener of its own.
-    if address.is_ipv6() && all.iter().any(|a| matches!(a, Address::Tcp(o) if o.is_ipv4() && o.port() == address.port())) {
+    if address.is_ipv6()
+        && all
+            .iter()
+            .any(|a| matches!(a, Address::Tcp(o) if o.is_ipv4() && o.port() == address.port()))
+    {
         sockopt::set_ipv6_v6only(&fd, true)?;
     }
     rustix::net::bind(&fd, &address)?;
@@ -231,15 +264,25 @@ fn unix(path: &Path, mode: u32) -> io::Result<StdUnix> {
 }
 
 fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    Ok(rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
+    Ok(rustix::net::socket_with(
+        family,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?)
 }
 
 /// Removes a socket nobody listens on any more; anything else in its place is an error. Only a refusal shows that nobody listens: a listener whose
 /// queue is full, one of another kind and one that is not for us are somebody's.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !meta.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is a file that is no socket",
+        ));
     }
     match rustix::net::connect(&socket(AddressFamily::UNIX)?, &SocketAddrUnix::new(path)?) {
         Err(Errno::CONNREFUSED) => fs::remove_file(path),
@@ -250,12 +293,16 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 /// `[::]` means every address of this host: without IPv6 those are the IPv4 ones, unless they have a listener of their own.
 fn instead(address: SocketAddr, all: &[Address]) -> Option<SocketAddr> {
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-    (address.is_ipv6() && address.ip().is_unspecified() && !all.contains(&Address::Tcp(v4))).then_some(v4)
+    (address.is_ipv6() && address.ip().is_unspecified() && !all.contains(&Address::Tcp(v4)))
+        .then_some(v4)
 }
 
 fn absent(address: SocketAddr, error: &io::Error) -> bool {
     let none = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL];
-    address.is_ipv6() && error.raw_os_error().is_some_and(|c| none.iter().any(|n| n.raw_os_error() == c))
+    address.is_ipv6()
+        && error
+            .raw_os_error()
+            .is_some_and(|c| none.iter().any(|n| n.raw_os_error() == c))
 }
 
 #[cfg(test)]
@@ -279,9 +326,14 @@ mod tests {
     #[tokio::test]
     async fn an_ipv4_and_an_ipv6_listener_may_share_a_port() {
         let first = bind(&[Address::Tcp("0.0.0.0:0".parse().unwrap())]).unwrap();
-        let Address::Tcp(taken) = first[0].address().clone() else { unreachable!() };
+        let Address::Tcp(taken) = first[0].address().clone() else {
+            unreachable!()
+        };
         drop(first);
-        let both = [Address::Tcp(taken), Address::Tcp(SocketAddr::new("::".parse().unwrap(), taken.port()))];
+        let both = [
+            Address::Tcp(taken),
+            Address::Tcp(SocketAddr::new("::".parse().unwrap(), taken.port())),
+        ];
         assert!(!bind(&both).unwrap().is_empty());
     }
 
@@ -289,18 +341,31 @@ mod tests {
     fn without_ipv6_every_address_means_every_one_of_ipv4() {
         let at = |a: &str| a.parse::<SocketAddr>().unwrap();
         assert_eq!(instead(at("[::]:80"), &[]), Some(at("0.0.0.0:80")));
-        assert_eq!(instead(at("[::]:80"), &[Address::Tcp(at("0.0.0.0:80"))]), None);
-        assert_eq!(instead(at("[::1]:80"), &[]), None, "loopback is not everybody");
+        assert_eq!(
+            instead(at("[::]:80"), &[Address::Tcp(at("0.0.0.0:80"))]),
+            None
+        );
+        assert_eq!(
+            instead(at("[::1]:80"), &[]),
+            None,
+            "loopback is not everybody"
+        );
     }
 
     #[tokio::test]
     async fn with_a_list_the_kernel_s_word_on_the_peer_decides() {
         let folder = tempfile::tempdir().unwrap();
         let me = rustix::process::getuid().as_raw();
-        for (name, uids, lets_in) in [("mine", vec![me, 4242], true), ("theirs", vec![me.wrapping_add(1)], false)] {
+        for (name, uids, lets_in) in [
+            ("mine", vec![me, 4242], true),
+            ("theirs", vec![me.wrapping_add(1)], false),
+        ] {
             let path = folder.path().join(name);
             let bound = bind_for(&[Address::Unix(path.clone())], &Peers::new(&uids)).unwrap();
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
+            assert_eq!(
+                fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                0o666
+            );
             let _client = std::os::unix::net::UnixStream::connect(&path).unwrap();
             assert_eq!(bound[0].accept().await.is_ok(), lets_in, "{name}");
         }
@@ -312,21 +377,46 @@ mod tests {
         let path = folder.path().join("s.sock");
         drop(StdUnix::bind(&path).unwrap());
         let live = bind(&[Address::Unix(path.clone())]).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(bind(&[Address::Unix(path.clone())]).unwrap_err().error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            bind(&[Address::Unix(path.clone())])
+                .unwrap_err()
+                .error
+                .kind(),
+            io::ErrorKind::AddrInUse
+        );
         drop(live);
         assert!(!path.exists());
         // A live one whose queue is full refuses nobody, and one of another kind says so.
         let full = socket(AddressFamily::UNIX).unwrap();
         rustix::net::bind(&full, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         rustix::net::listen(&full, 0).unwrap();
-        let queued: Vec<_> = (0..4).map(|_| socket(AddressFamily::UNIX).unwrap()).collect();
-        let waits = |fd: &OwnedFd| rustix::net::connect(fd, &SocketAddrUnix::new(&path).unwrap()) == Err(Errno::AGAIN);
+        let queued: Vec<_> = (0..4)
+            .map(|_| socket(AddressFamily::UNIX).unwrap())
+            .collect();
+        let waits = |fd: &OwnedFd| {
+            rustix::net::connect(fd, &SocketAddrUnix::new(&path).unwrap()) == Err(Errno::AGAIN)
+        };
         assert!(queued.iter().any(waits));
-        assert_eq!(bind(&[Address::Unix(path.clone())]).unwrap_err().error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            bind(&[Address::Unix(path.clone())])
+                .unwrap_err()
+                .error
+                .kind(),
+            io::ErrorKind::AddrInUse
+        );
         fs::remove_file(&path).unwrap();
         let _datagram = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-        assert_eq!(bind(&[Address::Unix(path.clone())]).unwrap_err().error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            bind(&[Address::Unix(path.clone())])
+                .unwrap_err()
+                .error
+                .kind(),
+            io::ErrorKind::AddrInUse
+        );
         fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
         assert!(bind(&[Address::Unix(path.clone())]).is_err());

@@ -48,12 +48,19 @@ pub(super) struct Chunks {
 
 impl Chunks {
     pub(super) fn none() -> Self {
-        Self { at: At::Outside, left: 0, extensions: 0 }
+        Self {
+            at: At::Outside,
+            left: 0,
+            extensions: 0,
+        }
     }
 
     /// A chunked body begins with the next byte.
     pub(super) fn begin(&mut self) {
-        *self = Self { at: At::Size(0), ..Self::none() };
+        *self = Self {
+            at: At::Size(0),
+            ..Self::none()
+        };
     }
 
     /// No body is being read: what comes next is a request.
@@ -64,7 +71,9 @@ impl Chunks {
     /// What the client sent next. Returns how many of the bytes may be handed on; where the framing is wrong, the last of them are [`FATAL`],
     /// and nothing that the client sends may follow them.
     pub(super) fn judge(&mut self, bytes: &mut [u8]) -> usize {
-        let Some(wrong) = self.wrong(bytes) else { return bytes.len() };
+        let Some(wrong) = self.wrong(bytes) else {
+            return bytes.len();
+        };
         let mut handed = 0;
         for (byte, fatal) in bytes.iter_mut().skip(wrong).zip(FATAL) {
             *byte = fatal;
@@ -76,7 +85,9 @@ impl Chunks {
 
     /// `None`: read on. Otherwise there is nothing to wait for: what is left of [`FATAL`] is in `buf` now, and then the connection's end.
     pub(super) fn ended(&mut self, buf: &mut ReadBuf<'_>) -> Option<()> {
-        let At::Broken(handed) = &mut self.at else { return None };
+        let At::Broken(handed) = &mut self.at else {
+            return None;
+        };
         let left = FATAL.get(*handed..).unwrap_or_default();
         let now = left.get(..buf.remaining()).unwrap_or(left);
         buf.put_slice(now);

@@ -65,7 +65,10 @@ fn word(bytes: &[u8]) -> &'static str {
 
 #[test]
 fn what_the_grammar_allows_is_sound() {
-    let long = format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(usize::from(EXTENSIONS) - 1));
+    let long = format!(
+        "1;{}\r\na\r\n0\r\n\r\n",
+        "x".repeat(usize::from(EXTENSIONS) - 1)
+    );
     for body in [
         "0\r\n\r\n",
         "3\r\nabc\r\n0\r\n\r\n",
@@ -81,7 +84,10 @@ fn what_the_grammar_allows_is_sound() {
     ] {
         assert_eq!(word(body.as_bytes()), "sound", "{body:?}");
     }
-    assert_eq!(word(b"0\r\n\r\nGET / HTTP/1.1\n\0"), "sound, and more behind it");
+    assert_eq!(
+        word(b"0\r\n\r\nGET / HTTP/1.1\n\0"),
+        "sound, and more behind it"
+    );
     assert_eq!(word(b"ffffffffffffffff\r\nabc"), "unfinished");
 }
 
@@ -141,10 +147,12 @@ fn bytes_outside_of_a_chunked_body_are_nobodys_business() {
     assert!(chunks.outside());
 }
 
-static SIZE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?-u)^([0-9A-Fa-f]{1,16})(?:[ \t]*|[ \t]*;[\t\x20-\x7e\x80-\xff]*)\r\n").unwrap());
-static TRAILERS: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?-u)^(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n").unwrap());
+static SIZE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?-u)^([0-9A-Fa-f]{1,16})(?:[ \t]*|[ \t]*;[\t\x20-\x7e\x80-\xff]*)\r\n").unwrap()
+});
+static TRAILERS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?-u)^(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\r\n").unwrap()
+});
 
 /// The same rules once more, over all bytes at once. `None`: they are wrong, or not whole.
 fn judged_at_once(bytes: &[u8]) -> Option<Verdict> {
@@ -169,14 +177,22 @@ fn judged_at_once(bytes: &[u8]) -> Option<Verdict> {
 
 fn sound_body() -> impl Strategy<Value = Vec<u8>> {
     let extension = r#"([ \t]{0,2};[ \t]?[a-z]{1,3}([ \t]?=[ \t]?([a-z]{1,3}|"[a-z ;=]{0,4}(\\[ -~])?"))?){0,2}"#;
-    let chunk = (proptest::collection::vec(any::<u8>(), 1..40), "0{0,3}", extension).prop_map(|(data, zeros, extension)| {
-        let mut chunk = format!("{zeros}{:x}{extension}\r\n", data.len()).into_bytes();
-        chunk.extend(data);
-        chunk.extend(b"\r\n");
-        chunk
-    });
+    let chunk = (
+        proptest::collection::vec(any::<u8>(), 1..40),
+        "0{0,3}",
+        extension,
+    )
+        .prop_map(|(data, zeros, extension)| {
+            let mut chunk = format!("{zeros}{:x}{extension}\r\n", data.len()).into_bytes();
+            chunk.extend(data);
+            chunk.extend(b"\r\n");
+            chunk
+        });
     let end = format!("0{{1,16}}{extension}\r\n([A-Za-z-]{{1,5}}:[ -~\t]{{0,8}}\r\n){{0,3}}\r\n");
-    (proptest::collection::vec(chunk, 0..4), proptest::string::string_regex(&end).unwrap())
+    (
+        proptest::collection::vec(chunk, 0..4),
+        proptest::string::string_regex(&end).unwrap(),
+    )
         .prop_map(|(chunks, end)| [chunks.concat(), end.into_bytes()].concat())
 }
 
@@ -266,7 +282,11 @@ proptest! {
 /// How pingora's reading ends. `ahead` bytes of the body were read with the head.
 fn read_by_pingora(body: &[u8], lengths: &[usize], ahead: usize) -> &'static str {
     let (first, rest) = body.split_at(ahead.min(body.len()));
-    let parts = cut(rest, lengths).into_iter().filter(|p| !p.is_empty()).map(<[u8]>::to_vec).collect();
+    let parts = cut(rest, lengths)
+        .into_iter()
+        .filter(|p| !p.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect();
     let mut io = Gather::new(Script(parts));
     let mut read = BytesMut::from(&[HEAD, first].concat()[..]);
     io.expect_chunks(&mut read, HEAD.len());
@@ -279,7 +299,14 @@ fn read_by_pingora(body: &[u8], lengths: &[usize], ahead: usize) -> &'static str
             match session.read_request_body().await {
                 Ok(Some(_)) => {}
                 Ok(None) => return "whole",
-                Err(e) if matches!(e.etype(), ErrorType::ConnectionClosed | ErrorType::ReadError) => return "lost",
+                Err(e)
+                    if matches!(
+                        e.etype(),
+                        ErrorType::ConnectionClosed | ErrorType::ReadError
+                    ) =>
+                {
+                    return "lost";
+                }
                 Err(_) => return "malformed",
             }
         }
@@ -292,8 +319,14 @@ fn read_by_pingora(body: &[u8], lengths: &[usize], ahead: usize) -> &'static str
 struct Script(VecDeque<Vec<u8>>);
 
 impl AsyncRead for Script {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(part) = self.0.pop_front() else { return Poll::Pending };
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(part) = self.0.pop_front() else {
+            return Poll::Pending;
+        };
         let (now, later) = part.split_at(part.len().min(buf.remaining()));
         buf.put_slice(now);
         if !later.is_empty() {
@@ -304,7 +337,11 @@ impl AsyncRead for Script {
 }
 
 impl AsyncWrite for Script {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Poll::Ready(Ok(buf.len()))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

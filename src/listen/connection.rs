@@ -52,10 +52,28 @@ enum Turn {
 }
 
 /// An HTTP/2 connection keeps its `seat` until its client or pingora closes it: what runs on it is not seen here.
-pub(super) async fn serve<H: Handler>(mut io: Client, seat: &Seat<'_>, handler: &H, heads: &Unfinished, draining: &ShutdownWatch) {
+pub(super) async fn serve<H: Handler>(
+    mut io: Client,
+    seat: &Seat<'_>,
+    handler: &H,
+    heads: &Unfinished,
+    draining: &ShutdownWatch,
+) {
     let mut buf = BytesMut::new();
-    let first = async { read_head(&mut Heard(&mut io, seat), &mut buf, Turn::First, handler.limits(), heads, draining).await };
-    let Some(arrived) = seat.silent(first).await else { return };
+    let first = async {
+        read_head(
+            &mut Heard(&mut io, seat),
+            &mut buf,
+            Turn::First,
+            handler.limits(),
+            heads,
+            draining,
+        )
+        .await
+    };
+    let Some(arrived) = seat.silent(first).await else {
+        return;
+    };
     if matches!(arrived, Arrived::Http2) {
         let io = watch(io, &buf, handler.limits().header_timeout);
         drop(buf);
@@ -94,15 +112,31 @@ pub(super) async fn serve<H: Handler>(mut io: Client, seat: &Seat<'_>, handler: 
         // pingora decides on reuse by the request's own words; how long we wait for the next is our business.
         session.set_keepalive(Some(60));
         session.set_pipelined_prefix(std::mem::take(&mut buf));
-        let Some(reused) = handler.app().process_new_http(session, draining).await else { return };
-        let Ok(same) = reused.consume().0.into_any().downcast::<Gather>() else { return };
+        let Some(reused) = handler.app().process_new_http(session, draining).await else {
+            return;
+        };
+        let Ok(same) = reused.consume().0.into_any().downcast::<Gather>() else {
+            return;
+        };
         io = same;
         if !io.between_requests() {
             // pingora and we disagree about where the body ended.
             return;
         }
-        let next = async { read_head(&mut Heard(&mut io, seat), &mut buf, Turn::Later, handler.limits(), heads, draining).await };
-        let Some(next) = seat.silent(next).await else { return };
+        let next = async {
+            read_head(
+                &mut Heard(&mut io, seat),
+                &mut buf,
+                Turn::Later,
+                handler.limits(),
+                heads,
+                draining,
+            )
+            .await
+        };
+        let Some(next) = seat.silent(next).await else {
+            return;
+        };
         arrived = next;
     }
 }
@@ -169,7 +203,11 @@ async fn read_head<S: AsyncRead + Unpin>(
             match scan(buf, seen) {
                 Scan::Complete(n) if PREFACE.starts_with(buf.get(..n).unwrap_or_default()) => {
                     if buf.len() >= PREFACE.len() {
-                        return if buf.starts_with(PREFACE) { Arrived::Http2 } else { Arrived::Malformed };
+                        return if buf.starts_with(PREFACE) {
+                            Arrived::Http2
+                        } else {
+                            Arrived::Malformed
+                        };
                     }
                 }
                 Scan::Complete(n) if n > limits.head_bytes => return Arrived::TooLarge,
@@ -186,7 +224,11 @@ async fn read_head<S: AsyncRead + Unpin>(
             }
         }
         let full = buf.len() == buf.capacity();
-        let capacity = if full { larger(buf.len(), limits.head_bytes) } else { buf.capacity() };
+        let capacity = if full {
+            larger(buf.len(), limits.head_bytes)
+        } else {
+            buf.capacity()
+        };
         let share = share.get_or_insert_with(|| heads.begin());
         tokio::select! {
             biased;
@@ -207,7 +249,9 @@ async fn read_head<S: AsyncRead + Unpin>(
 
 /// The next capacity of a buffer that `len` bytes fill: twice as much, and never much more than a head may have.
 fn larger(len: usize, head_bytes: usize) -> usize {
-    len.saturating_mul(2).max(ROOM).min(head_bytes.saturating_add(ROOM))
+    len.saturating_mul(2)
+        .max(ROOM)
+        .min(head_bytes.saturating_add(ROOM))
 }
 
 /// Exactly so much, where `reserve` may take twice what it is asked for.
@@ -223,15 +267,27 @@ mod tests {
     use crate::listen::HEADS;
     use tokio::{io::duplex, sync::watch};
 
-    const LIMITS: Limits =
-        Limits { connections: 1, head_bytes: 64, header_timeout: Duration::from_secs(10), idle: Duration::from_mins(10) };
+    const LIMITS: Limits = Limits {
+        connections: 1,
+        head_bytes: 64,
+        header_timeout: Duration::from_secs(10),
+        idle: Duration::from_mins(10),
+    };
 
     async fn arrives(bytes: &[u8]) -> (&'static str, BytesMut) {
         let (_stop, draining) = watch::channel(false);
         let (mut client, mut server) = duplex(4096);
         client.write_all(bytes).await.unwrap();
         let mut buf = BytesMut::new();
-        let arrived = read_head(&mut server, &mut buf, Turn::First, LIMITS, &Unfinished::new(HEADS), &draining).await;
+        let arrived = read_head(
+            &mut server,
+            &mut buf,
+            Turn::First,
+            LIMITS,
+            &Unfinished::new(HEADS),
+            &draining,
+        )
+        .await;
         (word(&arrived), buf)
     }
 
@@ -263,7 +319,12 @@ mod tests {
             (b"PRI * HTTP/2.0\r\n\r\nSM", "too slow"),
             (b"", "gone"),
         ] {
-            assert_eq!(arrives(bytes).await.0, expected, "{:?}", bytes.escape_ascii().to_string());
+            assert_eq!(
+                arrives(bytes).await.0,
+                expected,
+                "{:?}",
+                bytes.escape_ascii().to_string()
+            );
         }
     }
 
@@ -277,9 +338,18 @@ mod tests {
             }
         });
         let mut buf = BytesMut::new();
-        let arrived =
-            timeout(Duration::from_secs(11), read_head(&mut server, &mut buf, Turn::First, LIMITS, &Unfinished::new(HEADS), &draining))
-                .await;
+        let arrived = timeout(
+            Duration::from_secs(11),
+            read_head(
+                &mut server,
+                &mut buf,
+                Turn::First,
+                LIMITS,
+                &Unfinished::new(HEADS),
+                &draining,
+            ),
+        )
+        .await;
         drip.abort();
         assert_eq!(word(&arrived.expect("within the deadline")), "too slow");
     }
@@ -289,7 +359,17 @@ mod tests {
         let (stop, draining) = watch::channel(false);
         let (_client, mut server) = duplex(4096);
         let waiting = tokio::spawn(async move {
-            word(&read_head(&mut server, &mut BytesMut::new(), Turn::Later, LIMITS, &Unfinished::new(HEADS), &draining).await)
+            word(
+                &read_head(
+                    &mut server,
+                    &mut BytesMut::new(),
+                    Turn::Later,
+                    LIMITS,
+                    &Unfinished::new(HEADS),
+                    &draining,
+                )
+                .await,
+            )
         });
         tokio::task::yield_now().await;
         stop.send_replace(true);
@@ -312,7 +392,14 @@ mod tests {
                 std::future::pending::<()>().await;
             });
             let (heads, mut buf) = (Unfinished::new(HEADS), BytesMut::new());
-            let mut arrives = Box::pin(read_head(&mut server, &mut buf, turn, LIMITS, &heads, &draining));
+            let mut arrives = Box::pin(read_head(
+                &mut server,
+                &mut buf,
+                turn,
+                LIMITS,
+                &heads,
+                &draining,
+            ));
             let early = timeout(Duration::from_secs(ends_after - 1), &mut arrives).await;
             assert!(early.is_err(), "{how} before {ends_after} s");
             let arrived = timeout(Duration::from_secs(2), &mut arrives).await;
@@ -323,23 +410,59 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_in_parts_takes_no_more_than_its_share_and_a_whole_one_needs_none() {
-        let limits = Limits { head_bytes: 65536, ..LIMITS };
+        let limits = Limits {
+            head_bytes: 65536,
+            ..LIMITS
+        };
         let (_stop, draining) = watch::channel(false);
         let heads = Unfinished::new(0);
         let long = "a".repeat(30_000);
-        for (bytes, expected) in [("GET / HTTP/1.1\r\n\r\n", "head"), ("GET / HTTP/1.1\r\n", "crowded"), (&*long, "crowded")] {
+        for (bytes, expected) in [
+            ("GET / HTTP/1.1\r\n\r\n", "head"),
+            ("GET / HTTP/1.1\r\n", "crowded"),
+            (&*long, "crowded"),
+        ] {
             let (mut client, mut server) = duplex(1 << 20);
             client.write_all(bytes.as_bytes()).await.unwrap();
             let mut buf = BytesMut::new();
-            assert_eq!(word(&read_head(&mut server, &mut buf, Turn::First, limits, &heads, &draining).await), expected);
+            assert_eq!(
+                word(
+                    &read_head(
+                        &mut server,
+                        &mut buf,
+                        Turn::First,
+                        limits,
+                        &heads,
+                        &draining
+                    )
+                    .await
+                ),
+                expected
+            );
             assert!(buf.capacity() <= HEAD + 2 * ROOM);
         }
         // 33 KB, which 64 KiB had room for, are kept as what they are.
         let heads = Unfinished::new(65536);
         let (mut client, mut server) = duplex(1 << 20);
-        client.write_all(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(33_000)).as_bytes()).await.unwrap();
+        client
+            .write_all(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(33_000)).as_bytes())
+            .await
+            .unwrap();
         let mut buf = BytesMut::new();
-        assert_eq!(word(&read_head(&mut server, &mut buf, Turn::First, limits, &heads, &draining).await), "head");
+        assert_eq!(
+            word(
+                &read_head(
+                    &mut server,
+                    &mut buf,
+                    Turn::First,
+                    limits,
+                    &heads,
+                    &draining
+                )
+                .await
+            ),
+            "head"
+        );
         assert_eq!(buf.capacity(), buf.len());
     }
 }

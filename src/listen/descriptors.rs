@@ -14,7 +14,13 @@ impl Descriptors {
     pub fn of_this_process() -> Self {
         let now = getrlimit(Resource::Nofile);
         if now.current != now.maximum
-            && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum })
+            && let Err(error) = setrlimit(
+                Resource::Nofile,
+                Rlimit {
+                    current: now.maximum,
+                    maximum: now.maximum,
+                },
+            )
         {
             tracing::debug!(%error, "the limit of open files stays as it is");
         }
@@ -24,7 +30,9 @@ impl Descriptors {
 
     /// Connections of clients, all listeners together: three quarters.
     pub fn clients(self) -> usize {
-        (self.0 - self.0 / 4).saturating_sub(OWN + self.refused()).max(1)
+        (self.0 - self.0 / 4)
+            .saturating_sub(OWN + self.refused())
+            .max(1)
     }
 
     /// Connections above that which are told so at a time.
@@ -51,7 +59,10 @@ mod tests {
     fn all_parts_together_fit() {
         for limit in [256, 1024, 20_000, 1 << 20, usize::MAX] {
             let d = Descriptors(limit);
-            assert!(d.clients() + d.refused() + d.vendors() + d.idle() + OWN <= limit, "{limit}");
+            assert!(
+                d.clients() + d.refused() + d.vendors() + d.idle() + OWN <= limit,
+                "{limit}"
+            );
         }
         assert_eq!(Descriptors(20_000).clients(), 14_904);
         assert!(Descriptors(0).clients() > 0 && Descriptors(0).vendors() > 0);

@@ -36,7 +36,15 @@ pub(super) struct Frames {
 
 impl Frames {
     pub(super) fn new() -> Self {
-        Self { preface: 0, head: [0; 9], have: 0, left: 0, block: false, whole: 0, cost: 0 }
+        Self {
+            preface: 0,
+            head: [0; 9],
+            have: 0,
+            left: 0,
+            block: false,
+            whole: 0,
+            cost: 0,
+        }
     }
 
     /// What the client sent next.
@@ -111,7 +119,17 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let mut all = vec![0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, 1];
+        let mut all = vec![
+            0,
+            0,
+            u8::try_from(payload.len()).unwrap(),
+            kind,
+            flags,
+            0,
+            0,
+            0,
+            1,
+        ];
         all.extend_from_slice(payload);
         all
     }
@@ -136,19 +154,45 @@ mod tests {
     #[test]
     fn a_header_block_is_unfinished_until_its_end_and_a_body_never_is() {
         let settings = frame(SETTINGS, 0, &[]);
-        let (open, more, end) = (frame(HEADERS, 0, b"abc"), frame(CONTINUATION, 0, b""), frame(CONTINUATION, END_HEADERS, b"d"));
+        let (open, more, end) = (
+            frame(HEADERS, 0, b"abc"),
+            frame(CONTINUATION, 0, b""),
+            frame(CONTINUATION, END_HEADERS, b"d"),
+        );
         let began = after(&[PREFACE, &settings, &open]).unfinished();
         assert!(began.is_some());
-        assert_eq!(after(&[PREFACE, &settings, &open, &more, &more]).unfinished(), began, "still the same block");
-        assert!(after(&[PREFACE, &settings, &open, &more, &end]).unfinished().is_none());
+        assert_eq!(
+            after(&[PREFACE, &settings, &open, &more, &more]).unfinished(),
+            began,
+            "still the same block"
+        );
+        assert!(
+            after(&[PREFACE, &settings, &open, &more, &end])
+                .unfinished()
+                .is_none()
+        );
         let data = frame(DATA, 0, b"half a body");
-        assert!(after(&[PREFACE, &settings, &data[..12]]).unfinished().is_none());
-        assert!(after(&[PREFACE, &settings, &data[..4]]).unfinished().is_some(), "a frame's own header is no body");
+        assert!(
+            after(&[PREFACE, &settings, &data[..12]])
+                .unfinished()
+                .is_none()
+        );
+        assert!(
+            after(&[PREFACE, &settings, &data[..4]])
+                .unfinished()
+                .is_some(),
+            "a frame's own header is no body"
+        );
     }
 
     #[test]
     fn requests_are_free_and_noise_costs() {
-        let mut frames = after(&[PREFACE, &frame(SETTINGS, 0, &[]), &frame(HEADERS, END_HEADERS, b"x"), &frame(DATA, 0, b"x")]);
+        let mut frames = after(&[
+            PREFACE,
+            &frame(SETTINGS, 0, &[]),
+            &frame(HEADERS, END_HEADERS, b"x"),
+            &frame(DATA, 0, b"x"),
+        ]);
         assert_eq!(frames.cost(), 1);
         for _ in 0..10 {
             frames.see(&frame(PING, 0, &[0; 8]));

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora_core::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
-    raw_connect::ProxyDigest,
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 
@@ -33,7 +33,11 @@ pub struct Gather<C = Client> {
 impl<C: AsyncRead + AsyncWrite + AsRawFd> Gather<C> {
     pub fn new(client: C) -> Self {
         let digest = Arc::new(SocketDigest::from_raw_fd(client.as_raw_fd()));
-        Self { io: BufWriter::with_capacity(GATHERED, client), digest, chunks: Chunks::none() }
+        Self {
+            io: BufWriter::with_capacity(GATHERED, client),
+            digest,
+            chunks: Chunks::none(),
+        }
     }
 
     pub fn client(&self) -> &C {
@@ -43,7 +47,9 @@ impl<C: AsyncRead + AsyncWrite + AsRawFd> Gather<C> {
     /// A request with a chunked body begins; its head and some of the body, `head` bytes the one, were read already.
     pub(super) fn expect_chunks(&mut self, read: &mut BytesMut, head: usize) {
         self.chunks.begin();
-        let handed = read.get_mut(head..).map_or(0, |body| self.chunks.judge(body));
+        let handed = read
+            .get_mut(head..)
+            .map_or(0, |body| self.chunks.judge(body));
         read.truncate(head + handed);
     }
 
@@ -54,21 +60,32 @@ impl<C: AsyncRead + AsyncWrite + AsRawFd> Gather<C> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<C> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.chunks.ended(buf).is_some() {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         ready!(Pin::new(this.io.get_mut()).poll_read(cx, buf))?;
-        let handed = buf.filled_mut().get_mut(before..).map_or(0, |new| this.chunks.judge(new));
+        let handed = buf
+            .filled_mut()
+            .get_mut(before..)
+            .map_or(0, |new| this.chunks.judge(new));
         buf.set_filled(before + handed);
         Poll::Ready(Ok(()))
     }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gather<C> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -77,7 +94,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gather<C> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
     fn is_write_vectored(&self) -> bool {

@@ -38,11 +38,24 @@ pub(super) fn scan(buf: &[u8], seen: usize) -> Scan {
 pub(super) fn chunked(head: &[u8]) -> bool {
     const NAME: &[u8] = b"transfer-encoding:";
     // Without a branch, so that many bytes are compared at once: nearly no head has a line that begins with a T and goes on with a hyphen there.
-    let (firsts, hyphens) = (head.get(1..).unwrap_or_default(), head.get(9..).unwrap_or_default());
-    let may = head.iter().zip(firsts).zip(hyphens).fold(0, |may, ((end, first), hyphen)| {
-        may | (u8::from(*end == b'\n') & u8::from(*first | 0x20 == b't') & u8::from(*hyphen == b'-'))
-    });
-    may != 0 && head.split(|b| *b == b'\n').any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
+    let (firsts, hyphens) = (
+        head.get(1..).unwrap_or_default(),
+        head.get(9..).unwrap_or_default(),
+    );
+    let may = head
+        .iter()
+        .zip(firsts)
+        .zip(hyphens)
+        .fold(0, |may, ((end, first), hyphen)| {
+            may | (u8::from(*end == b'\n')
+                & u8::from(*first | 0x20 == b't')
+                & u8::from(*hyphen == b'-'))
+        });
+    may != 0
+        && head.split(|b| *b == b'\n').any(|line| {
+            line.get(..NAME.len())
+                .is_some_and(|name| name.eq_ignore_ascii_case(NAME))
+        })
 }
 
 #[cfg(test)]
@@ -51,21 +64,37 @@ mod tests {
 
     #[test]
     fn a_head_ends_at_its_first_blank_line() {
-        assert_eq!(scan(b"GET / HTTP/1.1\r\nA: b\r\n\r\n\n\nbody", 0), Scan::Complete(24));
+        assert_eq!(
+            scan(b"GET / HTTP/1.1\r\nA: b\r\n\r\n\n\nbody", 0),
+            Scan::Complete(24)
+        );
         assert_eq!(scan(PREFACE, 0), Scan::Complete(18));
     }
 
     #[test]
     fn bare_line_feeds_and_tls_are_malformed() {
-        for bad in [&b"GET / HTTP/1.1\n\n"[..], b"GET / HTTP/1.1\r\nA: b\n\r\n", b"\n", b"\x16\x03\x01", b" GET /"] {
+        for bad in [
+            &b"GET / HTTP/1.1\n\n"[..],
+            b"GET / HTTP/1.1\r\nA: b\n\r\n",
+            b"\n",
+            b"\x16\x03\x01",
+            b" GET /",
+        ] {
             assert_eq!(scan(bad, 0), Scan::Malformed, "{bad:?}");
         }
     }
 
     #[test]
     fn a_chunked_body_is_announced_by_a_field_of_this_name_and_nothing_else() {
-        for yes in ["Transfer-Encoding: chunked", "TRANSFER-ENCODING:chunked", "A: b\r\ntransfer-encoding: x"] {
-            assert!(chunked(format!("POST / HTTP/1.1\r\n{yes}\r\nZ: z\r\n\r\n").as_bytes()), "{yes}");
+        for yes in [
+            "Transfer-Encoding: chunked",
+            "TRANSFER-ENCODING:chunked",
+            "A: b\r\ntransfer-encoding: x",
+        ] {
+            assert!(
+                chunked(format!("POST / HTTP/1.1\r\n{yes}\r\nZ: z\r\n\r\n").as_bytes()),
+                "{yes}"
+            );
         }
         for no in [
             "A: b",
@@ -75,7 +104,10 @@ mod tests {
             "Transfer-Mode: chunked",
             "traceparent: 00-1",
         ] {
-            assert!(!chunked(format!("POST /transfer-encoding: HTTP/1.1\r\n{no}\r\n\r\n").as_bytes()), "{no}");
+            assert!(
+                !chunked(format!("POST /transfer-encoding: HTTP/1.1\r\n{no}\r\n\r\n").as_bytes()),
+                "{no}"
+            );
         }
     }
 

@@ -148,7 +148,9 @@ pub fn serve<H: Handler>(sockets: Vec<Bound>, handler: Arc<H>) -> Handle {
     let most = descriptors.clients();
     let configured = handler.limits().connections;
     if most < configured {
-        tracing::warn!("proxy.limits.connections = {configured}, but the limit of open files (ulimit -n) lets in {most}");
+        tracing::warn!(
+            "proxy.limits.connections = {configured}, but the limit of open files (ulimit -n) lets in {most}"
+        );
     }
     let shared = Arc::new(Shared {
         handler: handler.clone(),
@@ -164,7 +166,13 @@ pub fn serve<H: Handler>(sockets: Vec<Bound>, handler: Arc<H>) -> Handle {
         loops.spawn(accept(socket, shared.clone(), closed.clone()));
     }
     let cleanup = Box::new(move || tokio::spawn(async move { handler.app().http_cleanup().await }));
-    Handle { bound, close, draining, loops, cleanup }
+    Handle {
+        bound,
+        close,
+        draining,
+        loops,
+        cleanup,
+    }
 }
 
 impl Handle {
@@ -197,7 +205,11 @@ impl Handle {
 }
 
 /// One listener's loop, with the connections it accepted.
-async fn accept<H: Handler>(socket: Bound, shared: Arc<Shared<H>>, mut closed: watch::Receiver<bool>) {
+async fn accept<H: Handler>(
+    socket: Bound,
+    shared: Arc<Shared<H>>,
+    mut closed: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     let mut pause = Duration::from_millis(5);
     loop {
@@ -237,8 +249,15 @@ async fn set(flag: &mut watch::Receiver<bool>) {
 async fn back_off(e: &io::Error, pause: Duration) -> Duration {
     static SCARCE: Seldom = Seldom::new();
     static GONE: Seldom = Seldom::new();
-    let scarce = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE, rustix::io::Errno::NOBUFS, rustix::io::Errno::NOMEM];
-    if e.raw_os_error().is_some_and(|code| scarce.iter().any(|s| s.raw_os_error() == code)) {
+    let scarce = [
+        rustix::io::Errno::MFILE,
+        rustix::io::Errno::NFILE,
+        rustix::io::Errno::NOBUFS,
+        rustix::io::Errno::NOMEM,
+    ];
+    if e.raw_os_error()
+        .is_some_and(|code| scarce.iter().any(|s| s.raw_os_error() == code))
+    {
         if let Some(times) = SCARCE.again() {
             tracing::warn!(error = %e, times, "cannot accept connections; told once a minute");
         }
@@ -255,11 +274,23 @@ async fn back_off(e: &io::Error, pause: Duration) -> Duration {
 fn admit<H: Handler>(stream: Client, shared: &Arc<Shared<H>>, connections: &mut JoinSet<()>) {
     let shared = shared.clone();
     connections.spawn(async move {
-        if let Some(seat) = shared.seats.take(shared.handler.limits().connections.min(shared.most)) {
-            connection::serve(stream, &seat, &*shared.handler, &shared.heads, &shared.draining).await;
+        if let Some(seat) = shared
+            .seats
+            .take(shared.handler.limits().connections.min(shared.most))
+        {
+            connection::serve(
+                stream,
+                &seat,
+                &*shared.handler,
+                &shared.heads,
+                &shared.draining,
+            )
+            .await;
             return;
         }
-        let Ok(_permit) = shared.refusals.try_acquire() else { return };
+        let Ok(_permit) = shared.refusals.try_acquire() else {
+            return;
+        };
         if let Some(answer) = shared.handler.answer(Seen::Overloaded) {
             connection::refuse(stream, answer).await;
         }

@@ -47,7 +47,11 @@ impl Seats {
             let (_, leave) = taken.silent.pop_first()?;
             leave.notify_one();
         }
-        Some(Seat { seats: self, number: AtomicU64::new(0), leave: Arc::default() })
+        Some(Seat {
+            seats: self,
+            number: AtomicU64::new(0),
+            leave: Arc::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -107,7 +111,11 @@ impl Drop for Seat<'_> {
 pub(super) struct Heard<'a, S>(pub &'a mut S, pub &'a Seat<'a>);
 
 impl<S: AsyncRead + Unpin> AsyncRead for Heard<'_, S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut *self.0).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -135,10 +143,16 @@ mod tests {
         let seats = Seats::default();
         let [one, two, busy] = [(); 3].map(|()| seats.take(3).unwrap());
         assert!(seats.take(3).is_none(), "all are busy");
-        let (mut first, mut second) = (Box::pin(one.silent(pending::<()>())), Box::pin(two.silent(pending::<()>())));
+        let (mut first, mut second) = (
+            Box::pin(one.silent(pending::<()>())),
+            Box::pin(two.silent(pending::<()>())),
+        );
         assert!(join_all([&mut first, &mut second]).now_or_never().is_none());
         let new = seats.take(3).unwrap();
-        assert_eq!((first.now_or_never(), (&mut second).now_or_never()), (Some(None), None));
+        assert_eq!(
+            (first.now_or_never(), (&mut second).now_or_never()),
+            (Some(None), None)
+        );
         let newer = seats.take(3).unwrap();
         assert_eq!(second.now_or_never(), Some(None));
         assert!(seats.take(3).is_none(), "what is left is busy");
@@ -171,7 +185,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_arrives_as_its_seat_is_given_away_is_not_served_and_an_aborted_one_gives_it_back() {
+    async fn a_request_that_arrives_as_its_seat_is_given_away_is_not_served_and_an_aborted_one_gives_it_back()
+     {
         let seats = Seats::default();
         let a = seats.take(1).unwrap();
         let (tell, told) = tokio::sync::oneshot::channel();

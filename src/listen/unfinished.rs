@@ -51,7 +51,11 @@ enum Asked {
 
 impl Unfinished {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, all: Mutex::default(), freed: Notify::new() }
+        Self {
+            most,
+            all: Mutex::default(),
+            freed: Notify::new(),
+        }
     }
 
     /// One more head has begun. It has nothing yet.
@@ -60,8 +64,18 @@ impl Unfinished {
         let mut all = self.all();
         let number = all.next;
         all.next += 1;
-        all.heads.insert(number, Head { bytes: 0, leave: leave.clone() });
-        Share { of: self, number, leave }
+        all.heads.insert(
+            number,
+            Head {
+                bytes: 0,
+                leave: leave.clone(),
+            },
+        );
+        Share {
+            of: self,
+            number,
+            leave,
+        }
     }
 
     fn all(&self) -> MutexGuard<'_, All> {
@@ -71,7 +85,9 @@ impl Unfinished {
     fn ask(&self, number: u64, bytes: usize) -> Asked {
         let mut all = self.all();
         let total = all.bytes;
-        let Some(head) = all.heads.get_mut(&number) else { return Asked::Refused };
+        let Some(head) = all.heads.get_mut(&number) else {
+            return Asked::Refused;
+        };
         let total = total - head.bytes + bytes.max(head.bytes);
         if total <= self.most {
             head.bytes = bytes.max(head.bytes);
@@ -136,7 +152,10 @@ mod tests {
         let (first, second) = (heads.begin(), heads.begin());
         assert!(first.grow(60).await);
         assert!(second.grow(40).await);
-        assert!(!second.grow(41).await, "the newest has nobody to take it from");
+        assert!(
+            !second.grow(41).await,
+            "the newest has nobody to take it from"
+        );
         assert!(first.grow(10).await, "what was given stays");
         drop(first);
         assert!(second.grow(100).await);
@@ -154,9 +173,15 @@ mod tests {
         }
         let grown = old.grow(70);
         tokio::pin!(grown);
-        assert!(grown.as_mut().now_or_never().is_none(), "its bytes are still there");
+        assert!(
+            grown.as_mut().now_or_never().is_none(),
+            "its bytes are still there"
+        );
         assert!(new.must_leave().now_or_never().is_some());
-        assert!(middle.must_leave().now_or_never().is_none(), "one is enough");
+        assert!(
+            middle.must_leave().now_or_never().is_none(),
+            "one is enough"
+        );
         drop(new);
         assert_eq!(grown.now_or_never(), Some(true));
         assert_eq!(heads.all().bytes, 100);
@@ -175,7 +200,11 @@ mod tests {
         assert!(older.as_mut().now_or_never().is_none());
         drop(new);
         assert_eq!(older.as_mut().now_or_never(), Some(true));
-        assert_eq!(waits.as_mut().now_or_never(), Some(false), "nobody is newer");
+        assert_eq!(
+            waits.as_mut().now_or_never(),
+            Some(false),
+            "nobody is newer"
+        );
         drop(waits);
         let mut more = Box::pin(old.grow(80));
         assert!(more.as_mut().now_or_never().is_none());

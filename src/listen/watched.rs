@@ -35,7 +35,15 @@ pub(super) fn watch(io: Client, seen: &[u8], patience: Duration) -> L4 {
     let descriptor = io.as_raw_fd();
     let mut frames = Frames::new();
     frames.see(seen);
-    let watched = Watched { io, frames, patience, deadline: None, window: Box::pin(sleep(WINDOW)), cost: 0, written: 0 };
+    let watched = Watched {
+        io,
+        frames,
+        patience,
+        deadline: None,
+        window: Box::pin(sleep(WINDOW)),
+        cost: 0,
+        written: 0,
+    };
     let mut stream = L4::from(VirtualSocketStream::new(Box::new(watched)));
     stream.rewind(seen);
     stream.set_socket_digest(SocketDigest::from_raw_fd(descriptor));
@@ -65,7 +73,10 @@ impl<S> Watched<S> {
         if self.cost > BUDGET + self.written / PAYS {
             static CLOSED: Seldom = Seldom::new();
             if let Some(times) = CLOSED.again() {
-                tracing::warn!(times, "an HTTP/2 connection is closed: too many resets or control frames; told once a minute");
+                tracing::warn!(
+                    times,
+                    "an HTTP/2 connection is closed: too many resets or control frames; told once a minute"
+                );
             }
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
@@ -74,8 +85,14 @@ impl<S> Watched<S> {
             Some(number) if self.deadline.as_ref().is_some_and(|(n, _)| *n == number) => {}
             Some(number) => self.deadline = Some((number, Box::pin(sleep(self.patience)))),
         }
-        if self.deadline.as_mut().is_some_and(|(_, at)| at.as_mut().poll(cx).is_ready()) {
-            tracing::debug!("an HTTP/2 connection is closed: a frame or header block was not complete in time");
+        if self
+            .deadline
+            .as_mut()
+            .is_some_and(|(_, at)| at.as_mut().poll(cx).is_ready())
+        {
+            tracing::debug!(
+                "an HTTP/2 connection is closed: a frame or header block was not complete in time"
+            );
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())
@@ -83,7 +100,11 @@ impl<S> Watched<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
@@ -97,12 +118,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
         self.written += written as u64;
         Poll::Ready(Ok(written))
     }
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
         self.written += written as u64;
         Poll::Ready(Ok(written))
@@ -139,7 +168,18 @@ mod tests {
         let mut frames = Frames::new();
         frames.see(PREFACE);
         let window = Box::pin(sleep(WINDOW));
-        (Watched { io: near, frames, patience: Duration::from_secs(1), deadline: None, window, cost: 0, written: 0 }, far)
+        (
+            Watched {
+                io: near,
+                frames,
+                patience: Duration::from_secs(1),
+                deadline: None,
+                window,
+                cost: 0,
+                written: 0,
+            },
+            far,
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -152,7 +192,9 @@ mod tests {
         assert!(quiet.is_err(), "nothing is unfinished");
         tokio::spawn(async move {
             // HEADERS without END_HEADERS, then empty CONTINUATION frames without end.
-            far.write_all(&[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]).await.unwrap();
+            far.write_all(&[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82])
+                .await
+                .unwrap();
             while far.write_all(&[0, 0, 0, 9, 0, 0, 0, 0, 1]).await.is_ok() {
                 sleep(Duration::from_millis(100)).await;
             }
@@ -164,7 +206,12 @@ mod tests {
                 }
             }
         };
-        assert_eq!(tokio::time::timeout(Duration::from_secs(2), cut).await.unwrap(), io::ErrorKind::TimedOut);
+        assert_eq!(
+            tokio::time::timeout(Duration::from_secs(2), cut)
+                .await
+                .unwrap(),
+            io::ErrorKind::TimedOut
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,10 @@ impl Seldom {
 
     /// It came once more. `None`: it was told less than a minute ago; else how often it came since then, this time included.
     pub fn again(&self) -> Option<u64> {
-        #[expect(clippy::disallowed_methods, reason = "how often a line is written, not the life of a token")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "how often a line is written, not the life of a token"
+        )]
         let now = Instant::now();
         self.again_at(now)
     }
@@ -34,7 +37,10 @@ impl Seldom {
     fn again_at(&self, now: Instant) -> Option<u64> {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         told.since = told.since.saturating_add(1);
-        if told.at.is_some_and(|at| now.saturating_duration_since(at) < EVERY) {
+        if told
+            .at
+            .is_some_and(|at| now.saturating_duration_since(at) < EVERY)
+        {
             return None;
         }
         told.at = Some(now);
@@ -51,7 +57,9 @@ mod tests {
         let seldom = Seldom::new();
         #[expect(clippy::disallowed_methods, reason = "a moment to count from")]
         let start = Instant::now();
-        let told: Vec<_> = (0..=150).filter_map(|s| Some((s, seldom.again_at(start + Duration::from_secs(s))?))).collect();
+        let told: Vec<_> = (0..=150)
+            .filter_map(|s| Some((s, seldom.again_at(start + Duration::from_secs(s))?)))
+            .collect();
         assert_eq!(told, [(0, 1), (60, 60), (120, 60)]);
     }
 }

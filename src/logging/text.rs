@@ -26,10 +26,18 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut line = Line::default();
         event.record(&mut line);
-        let target = line.target.as_deref().unwrap_or_else(|| event.metadata().target());
+        let target = line
+            .target
+            .as_deref()
+            .unwrap_or_else(|| event.metadata().target());
         let level = *event.metadata().level();
         SystemTime.format_time(&mut out)?;
         match colour(level).filter(|_| out.has_ansi_escapes()) {
@@ -86,7 +94,9 @@ impl Line {
             "log.target" => self.target = Some(text.to_owned()),
             name if name.starts_with("log.") => {}
             // Writing to a String does not fail.
-            name if quoted => _ = write!(self.fields, " {}={text:?}", name.trim_start_matches("r#")),
+            name if quoted => {
+                _ = write!(self.fields, " {}={text:?}", name.trim_start_matches("r#"))
+            }
             name => _ = write!(self.fields, " {}={text}", name.trim_start_matches("r#")),
         }
     }
@@ -99,7 +109,13 @@ impl Visit for Line {
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let text = format!("{value:?}");
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '/' | '+' | '[' | ']' | '%' | '@' | '#');
+        let plain = |c: char| {
+            c.is_ascii_alphanumeric()
+                || matches!(
+                    c,
+                    '.' | '-' | '_' | ':' | '/' | '+' | '[' | ']' | '%' | '@' | '#'
+                )
+        };
         let quoted = text.is_empty() || !text.chars().all(plain);
         self.add(field, &text, quoted);
     }
@@ -122,7 +138,10 @@ mod tests {
 
     impl io::Write for Page {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(line);
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(line);
             Ok(line.len())
         }
         fn flush(&mut self) -> io::Result<()> {
@@ -139,7 +158,11 @@ mod tests {
 
     fn written(act: impl FnOnce()) -> String {
         let page = Page::default();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).event_format(Text).with_writer(page.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .event_format(Text)
+            .with_writer(page.clone())
+            .finish();
         tracing::subscriber::with_default(subscriber, act);
         let bytes = page.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -163,7 +186,12 @@ mod tests {
             tracing::info!(address = %"127.0.0.1:1", took = 1.5, absent, empty = %"", "first\nsecond \"quoted\"");
             tracing::info!(target: "h2::codec", "latched=false");
         });
-        assert!(text.contains("tests: first\\nsecond \"quoted\" address=127.0.0.1:1 took=1.5 empty=\"\"\n"), "{text}");
+        assert!(
+            text.contains(
+                "tests: first\\nsecond \"quoted\" address=127.0.0.1:1 took=1.5 empty=\"\"\n"
+            ),
+            "{text}"
+        );
         assert!(text.ends_with("h2::codec: \"latched=false\"\n"), "{text}");
     }
 

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
@@ -31,16 +33,27 @@ pub struct Usual<'a> {
 ///
 /// # Errors
 /// [`Refused`]: a template that does not render, a key that is none or of another kind, or (to be tried again) a clock that is not set.
-pub fn sign(spec: &Assertion, usual: Usual<'_>, scope: &Scope<'_>, wall: Duration) -> Result<Zeroizing<String>, Refused> {
+pub fn sign(
+    spec: &Assertion,
+    usual: Usual<'_>,
+    scope: &Scope<'_>,
+    wall: Duration,
+) -> Result<Zeroizing<String>, Refused> {
     if wall < CLOCK_SET {
-        return Err(Refused::clock("the clock of this machine is wrong (before 2020): an assertion cannot be dated"));
+        return Err(Refused::clock(
+            "the clock of this machine is wrong (before 2020): an assertion cannot be dated",
+        ));
     }
     let key = key(spec, scope)?;
     let head = part(&Value::Object(header(spec, scope)?));
     let body = part(&Value::Object(claims(spec, usual, scope, wall)?));
     let message = Zeroizing::new(format!("{head}.{body}"));
     let signature = crypto::sign(message.as_bytes(), &key, spec.alg).map_err(|_| {
-        Refused::new(format!("{}: this key cannot sign {:?} (its kind, curve or size does not fit)", name(&spec.key), spec.alg))
+        Refused::new(format!(
+            "{}: this key cannot sign {:?} (its kind, curve or size does not fit)",
+            name(&spec.key),
+            spec.alg
+        ))
     })?;
     Ok(Zeroizing::new(format!("{}.{signature}", message.as_str())))
 }
@@ -65,7 +78,12 @@ fn header(spec: &Assertion, scope: &Scope<'_>) -> Result<Map<String, Value>, Ref
     Ok(header)
 }
 
-fn claims(spec: &Assertion, usual: Usual<'_>, scope: &Scope<'_>, wall: Duration) -> Result<Map<String, Value>, Refused> {
+fn claims(
+    spec: &Assertion,
+    usual: Usual<'_>,
+    scope: &Scope<'_>,
+    wall: Duration,
+) -> Result<Map<String, Value>, Refused> {
     let now = wall.as_secs();
     let mut claims = Map::new();
     let usual: BTreeMap<&str, Option<Value>> = BTreeMap::from([
@@ -73,7 +91,10 @@ fn claims(spec: &Assertion, usual: Usual<'_>, scope: &Scope<'_>, wall: Duration)
         ("sub", usual.client_id.map(Into::into)),
         ("aud", usual.audience.map(Into::into)),
         ("iat", Some(now.into())),
-        ("exp", Some(now.saturating_add(spec.lifetime.as_secs()).into())),
+        (
+            "exp",
+            Some(now.saturating_add(spec.lifetime.as_secs()).into()),
+        ),
         ("jti", Some(uuid::Uuid::new_v4().to_string().into())),
     ]);
     for (name, value) in usual {
@@ -107,7 +128,10 @@ fn key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, Refused> {
     if text.is_empty() {
         return Err(Refused::new(format!("{who}: the key is empty")));
     }
-    if matches!(spec.alg, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512) {
+    if matches!(
+        spec.alg,
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512
+    ) {
         return Ok(EncodingKey::from_secret(text.as_bytes()));
     }
     let Some(section) = pem::first_key(text.as_bytes()) else {
@@ -116,7 +140,9 @@ fn key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, Refused> {
     let plain = section.plain();
     let found = plain.as_bytes();
     let made = match spec.alg {
-        Algorithm::ES256 | Algorithm::ES384 if section.label == "EC PRIVATE KEY" => sec1(found, spec.alg),
+        Algorithm::ES256 | Algorithm::ES384 if section.label == "EC PRIVATE KEY" => {
+            sec1(found, spec.alg)
+        }
         Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(found).ok(),
         Algorithm::EdDSA => EncodingKey::from_ed_pem(found).ok(),
         _ => EncodingKey::from_rsa_pem(found).ok(),
@@ -126,25 +152,37 @@ fn key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, Refused> {
         let why = if plain.contains("ENCRYPTED") {
             ENCRYPTED.to_owned()
         } else {
-            format!("a damaged private key, or one of another kind than {:?} needs", spec.alg)
+            format!(
+                "a damaged private key, or one of another kind than {:?} needs",
+                spec.alg
+            )
         };
         Refused::new(format!("{who}: {why}"))
     })
 }
 
-const ENCRYPTED: &str = "an encrypted private key cannot be read; decrypt it with `openssl pkcs8 -topk8 -nocrypt`";
+const ENCRYPTED: &str =
+    "an encrypted private key cannot be read; decrypt it with `openssl pkcs8 -topk8 -nocrypt`";
 
 /// A SEC1 key ("EC PRIVATE KEY", RFC 5915), which jsonwebtoken takes only as PKCS#8.
 fn sec1(plain: &[u8], alg: Algorithm) -> Option<EncodingKey> {
-    let PrivateKeyDer::Sec1(der) = PrivateKeyDer::from_pem_slice(plain).ok()? else { return None };
-    let curve = if alg == Algorithm::ES384 { &ECDSA_P384_SHA384_FIXED_SIGNING } else { &ECDSA_P256_SHA256_FIXED_SIGNING };
+    let PrivateKeyDer::Sec1(der) = PrivateKeyDer::from_pem_slice(plain).ok()? else {
+        return None;
+    };
+    let curve = if alg == Algorithm::ES384 {
+        &ECDSA_P384_SHA384_FIXED_SIGNING
+    } else {
+        &ECDSA_P256_SHA256_FIXED_SIGNING
+    };
     let pair = EcdsaKeyPair::from_private_key_der(curve, der.secret_sec1_der()).ok()?;
     Some(EncodingKey::from_ec_der(pair.to_pkcs8v1().ok()?.as_ref()))
 }
 
 /// Why a text holds no private key that could be used, judged by the labels in it alone.
 fn why_none(text: &str) -> &'static str {
-    let mut labels = pem::sections(text.as_bytes()).map(|section| section.label).peekable();
+    let mut labels = pem::sections(text.as_bytes())
+        .map(|section| section.label)
+        .peekable();
     if labels.peek().is_none() {
         return "not a PEM private key";
     }
@@ -157,7 +195,11 @@ fn why_none(text: &str) -> &'static str {
 
 /// What to call the key in an error: the secret it comes from.
 fn name(key: &Template) -> String {
-    key.names().iter().find_map(|n| n.strip_prefix("secrets.")).unwrap_or("assertion.key").to_owned()
+    key.names()
+        .iter()
+        .find_map(|n| n.strip_prefix("secrets."))
+        .unwrap_or("assertion.key")
+        .to_owned()
 }
 
 #[cfg(test)]

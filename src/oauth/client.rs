@@ -66,10 +66,18 @@ impl TokenClient {
             Some(name) => {
                 // Made at once, so that what is wrong with the files shows at load; it serves http URLs, which have no name to verify.
                 let plain = client(&material, None)?;
-                Inner::Named { material: Box::new(material), name, plain, clients: Mutex::default() }
+                Inner::Named {
+                    material: Box::new(material),
+                    name,
+                    plain,
+                    clients: Mutex::default(),
+                }
             }
         };
-        Ok(Self { inner: Arc::new(inner), trust })
+        Ok(Self {
+            inner: Arc::new(inner),
+            trust,
+        })
     }
 
     /// Does it trust what the other one does? (A client certificate is read anew by each handshake.)
@@ -92,18 +100,27 @@ impl TokenClient {
     async fn exchange(&self, request: Request, timeout: Duration) -> Result<Answer, Failure> {
         let started = Now::now();
         let (client, request) = self.aim(request).map_err(|why| broken(why, false))?;
-        let response = client.execute(request).await.map_err(|e| broken(trouble::words(&e, clock_wrong()), e.is_timeout()))?;
+        let response = client
+            .execute(request)
+            .await
+            .map_err(|e| broken(trouble::words(&e, clock_wrong()), e.is_timeout()))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // The status counts even where the body never comes to an end, so the body has a limit of its own, just before the total one.
-        let rest = timeout.saturating_sub(started.until(Now::now())).saturating_sub(Duration::from_millis(5));
+        let rest = timeout
+            .saturating_sub(started.until(Now::now()))
+            .saturating_sub(Duration::from_millis(5));
         let body = match coding::codings(&headers) {
             Err(why) => Body::Coded(why),
             Ok(codings) => match tokio::time::timeout(rest, drain(response)).await {
                 Ok(Body::Whole(packed)) => unpacked(packed, &codings),
                 Ok(unfinished) => unfinished,
-                Err(_) => {
-                    Body::Broken { why: format!("the answer did not end within {}", humantime::format_duration(timeout)), timed_out: true }
-                }
+                Err(_) => Body::Broken {
+                    why: format!(
+                        "the answer did not end within {}",
+                        humantime::format_duration(timeout)
+                    ),
+                    timed_out: true,
+                },
             },
         };
         Ok(Answer::new(status, headers, body))
@@ -111,19 +128,34 @@ impl TokenClient {
 
     /// The client to use, and the request as it takes it.
     fn aim(&self, request: Request) -> Result<(reqwest::Client, reqwest::Request), String> {
-        let Request { method, mut url, mut headers, body } = request;
+        let Request {
+            method,
+            mut url,
+            mut headers,
+            body,
+        } = request;
         let client = match &*self.inner {
             Inner::Plain(client) => client.clone(),
             Inner::Named { name, .. } if url.scheme() == "https" => {
                 let client = self.named(&url)?;
-                let authority = url.port().map_or_else(|| host(&url), |port| format!("{}:{port}", host(&url)));
-                headers.insert(http::header::HOST, authority.parse().map_err(|_| "url: the host cannot be a Host header")?);
-                url.set_host(Some(name)).map_err(|e| format!("server_name: {e}"))?;
+                let authority = url
+                    .port()
+                    .map_or_else(|| host(&url), |port| format!("{}:{port}", host(&url)));
+                headers.insert(
+                    http::header::HOST,
+                    authority
+                        .parse()
+                        .map_err(|_| "url: the host cannot be a Host header")?,
+                );
+                url.set_host(Some(name))
+                    .map_err(|e| format!("server_name: {e}"))?;
                 client
             }
             Inner::Named { plain, .. } => plain.clone(),
         };
-        headers.entry(http::header::ACCEPT_ENCODING).or_insert(http::HeaderValue::from_static(coding::ACCEPTED));
+        headers
+            .entry(http::header::ACCEPT_ENCODING)
+            .or_insert(http::HeaderValue::from_static(coding::ACCEPTED));
         let mut sent = reqwest::Request::new(method, url);
         *sent.headers_mut() = headers;
         // `from_owner` keeps the bytes where they are wiped; hyper and TLS have copies of their own that are not.
@@ -132,7 +164,12 @@ impl TokenClient {
     }
 
     fn named(&self, url: &url::Url) -> Result<reqwest::Client, String> {
-        let Inner::Named { material, clients, .. } = &*self.inner else { return Err("no server_name".into()) };
+        let Inner::Named {
+            material, clients, ..
+        } = &*self.inner
+        else {
+            return Err("no server_name".into());
+        };
         let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
         let real = host(url);
         if let Some(client) = clients.get(&real) {
@@ -162,7 +199,11 @@ fn trust(material: &Material) -> [u8; 32] {
 
 /// `real`: where the name in the URL is led to.
 fn client(material: &Material, real: Option<&str>) -> Result<reqwest::Client, String> {
-    let alpn: &[&[u8]] = if real.is_some() { &[b"http/1.1"] } else { &[b"h2", b"http/1.1"] };
+    let alpn: &[&[u8]] = if real.is_some() {
+        &[b"http/1.1"]
+    } else {
+        &[b"h2", b"http/1.1"]
+    };
     let mut builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
@@ -173,9 +214,13 @@ fn client(material: &Material, real: Option<&str>) -> Result<reqwest::Client, St
         .tcp_nodelay(true)
         .tls_backend_preconfigured(material.client_config(alpn)?);
     if let Some(real) = real {
-        builder = builder.http1_only().dns_resolver(Arc::new(Lead(real.to_owned())));
+        builder = builder
+            .http1_only()
+            .dns_resolver(Arc::new(Lead(real.to_owned())));
     }
-    builder.build().map_err(|e| format!("the HTTP client cannot be made: {}", e.without_url()))
+    builder
+        .build()
+        .map_err(|e| format!("the HTTP client cannot be made: {}", e.without_url()))
 }
 
 /// The host as a URL writes it.
@@ -194,7 +239,8 @@ impl Resolve for Lead {
         };
         Box::pin(async move {
             // Port 0 is replaced by the one of the URL.
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((real.as_str(), 0)).await?.collect();
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((real.as_str(), 0)).await?.collect();
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
@@ -204,9 +250,10 @@ fn unpacked(packed: Zeroizing<Vec<u8>>, codings: &[coding::Coding]) -> Body {
     match coding::decode(packed, codings, MAX_BODY) {
         Ok(body) => Body::Whole(body),
         Err(Stuck::TooLarge) => Body::TooLarge,
-        Err(Stuck::Damaged) => {
-            Body::Broken { why: "the answer is damaged: it is not in the content coding that it names".into(), timed_out: false }
-        }
+        Err(Stuck::Damaged) => Body::Broken {
+            why: "the answer is damaged: it is not in the content coding that it names".into(),
+            timed_out: false,
+        },
     }
 }
 
@@ -218,7 +265,12 @@ async fn drain(mut response: reqwest::Response) -> Body {
             Ok(Some(chunk)) if body.len() + chunk.len() > MAX_PACKED => return Body::TooLarge,
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => return Body::Whole(body),
-            Err(e) => return Body::Broken { why: trouble::words(&e, clock_wrong()), timed_out: e.is_timeout() },
+            Err(e) => {
+                return Body::Broken {
+                    why: trouble::words(&e, clock_wrong()),
+                    timed_out: e.is_timeout(),
+                };
+            }
         }
     }
 }
@@ -232,5 +284,12 @@ fn no_answer(timeout: Duration) -> String {
 }
 
 fn broken(error: String, timed_out: bool) -> Failure {
-    Failure { class: Class::Retry, status: None, error, wait: None, client_refused: false, timed_out }
+    Failure {
+        class: Class::Retry,
+        status: None,
+        error,
+        wait: None,
+        client_refused: false,
+        timed_out,
+    }
 }

@@ -37,7 +37,11 @@ pub enum Stuck {
 pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
     let mut all = Vec::new();
     for field in headers.get_all(CONTENT_ENCODING) {
-        for name in field.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+        for name in field
+            .as_bytes()
+            .split(|b| *b == b',')
+            .map(<[u8]>::trim_ascii)
+        {
             let coding = match name.to_ascii_lowercase().as_slice() {
                 b"" | b"identity" => continue,
                 b"gzip" | b"x-gzip" => Coding::Gzip,
@@ -46,9 +50,17 @@ pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
                     let name: String = String::from_utf8_lossy(name)
                         .chars()
                         .take(NAME)
-                        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
+                        .map(|c| {
+                            if c.is_ascii_graphic() || c == ' ' {
+                                c
+                            } else {
+                                '?'
+                            }
+                        })
                         .collect();
-                    return Err(format!("the answer is in the content coding {name:?}, which is not known here (gzip was asked for)"));
+                    return Err(format!(
+                        "the answer is in the content coding {name:?}, which is not known here (gzip was asked for)"
+                    ));
                 }
             };
             if all.len() == MOST {
@@ -64,7 +76,11 @@ pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
 ///
 /// # Errors
 /// [`Stuck`].
-pub fn decode(body: Zeroizing<Vec<u8>>, codings: &[Coding], limit: usize) -> Result<Zeroizing<Vec<u8>>, Stuck> {
+pub fn decode(
+    body: Zeroizing<Vec<u8>>,
+    codings: &[Coding],
+    limit: usize,
+) -> Result<Zeroizing<Vec<u8>>, Stuck> {
     let mut body = body;
     if body.is_empty() {
         return Ok(body);
@@ -77,14 +93,25 @@ pub fn decode(body: Zeroizing<Vec<u8>>, codings: &[Coding], limit: usize) -> Res
             Coding::Deflate => unpack(DeflateDecoder::new(&body[..]), limit)?,
         };
     }
-    if body.len() > limit { Err(Stuck::TooLarge) } else { Ok(body) }
+    if body.len() > limit {
+        Err(Stuck::TooLarge)
+    } else {
+        Ok(body)
+    }
 }
 
 fn unpack(packed: impl Read, limit: usize) -> Result<Zeroizing<Vec<u8>>, Stuck> {
     // Reserved in full, so that no growing buffer leaves copies of a token behind.
     let mut body = Zeroizing::new(Vec::with_capacity(limit + 1));
-    packed.take(limit as u64 + 1).read_to_end(&mut body).map_err(|_| Stuck::Damaged)?;
-    if body.len() > limit { Err(Stuck::TooLarge) } else { Ok(body) }
+    packed
+        .take(limit as u64 + 1)
+        .read_to_end(&mut body)
+        .map_err(|_| Stuck::Damaged)?;
+    if body.len() > limit {
+        Err(Stuck::TooLarge)
+    } else {
+        Ok(body)
+    }
 }
 
 /// RFC 1950 2.2: method 8, and a check over the first two bytes.

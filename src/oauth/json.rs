@@ -42,8 +42,14 @@ fn mend(text: &str) -> Zeroizing<String> {
             b'\\' if quoted => escape(rest, &mut out),
             b'-' | b'0'..=b'9' if !quoted => number(rest, &mut out),
             _ => {
-                let special = |c: char| matches!(c, '"' | '\\') || (!quoted && (c == '-' || c.is_ascii_digit()));
-                let length = rest.char_indices().skip(1).find(|(_, c)| special(*c)).map_or(rest.len(), |(at, _)| at);
+                let special = |c: char| {
+                    matches!(c, '"' | '\\') || (!quoted && (c == '-' || c.is_ascii_digit()))
+                };
+                let length = rest
+                    .char_indices()
+                    .skip(1)
+                    .find(|(_, c)| special(*c))
+                    .map_or(rest.len(), |(at, _)| at);
                 out.push_str(&rest[..length]);
                 length
             }
@@ -56,7 +62,10 @@ fn mend(text: &str) -> Zeroizing<String> {
 /// Copies the escape that `text` begins with. How many bytes it has.
 fn escape(text: &str, out: &mut String) -> usize {
     let unit = |at: usize| {
-        let digits = text.get(at..at + 6)?.strip_prefix("\\u").filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        let digits = text
+            .get(at..at + 6)?
+            .strip_prefix("\\u")
+            .filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
         u16::from_str_radix(digits, 16).ok()
     };
     let taken = match (unit(0), unit(6)) {
@@ -75,9 +84,16 @@ fn escape(text: &str, out: &mut String) -> usize {
 
 /// Copies the number that `text` begins with, or the largest there is in its place. How many bytes it has.
 fn number(text: &str, out: &mut String) -> usize {
-    let length = text.bytes().position(|b| !matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')).unwrap_or(text.len());
+    let length = text
+        .bytes()
+        .position(|b| !matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
+        .unwrap_or(text.len());
     let said = &text[..length];
-    let value = if is_number(said) { said.parse().unwrap_or(0.0) } else { 0.0_f64 };
+    let value = if is_number(said) {
+        said.parse().unwrap_or(0.0)
+    } else {
+        0.0_f64
+    };
     if value.is_infinite() {
         out.push_str(if value > 0.0 { LARGEST } else { SMALLEST });
     } else {
@@ -124,7 +140,9 @@ impl<'de> DeserializeSeed<'de> for Level {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         if self.0 == 0 {
             // serde_json looks that over without recursion.
-            return deserializer.deserialize_ignored_any(IgnoredAny).map(|_| Value::Null);
+            return deserializer
+                .deserialize_ignored_any(IgnoredAny)
+                .map(|_| Value::Null);
         }
         deserializer.deserialize_any(self)
     }

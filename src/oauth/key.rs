@@ -19,9 +19,19 @@ use crate::{
 /// What refusals of this token's requests count against, for all partitions together, before any was made. `None` where no secret is sent, or where
 /// the address is made of what only a request knows.
 #[must_use]
-pub fn guard_key(profile: &Profile, index: usize, credential: &str, values: &Values) -> Option<GuardKey> {
+pub fn guard_key(
+    profile: &Profile,
+    index: usize,
+    credential: &str,
+    values: &Values,
+) -> Option<GuardKey> {
     let spec = profile.tokens.get(index)?;
-    let scope = Scope { settings: Some(&profile.settings), secrets: Some(values), wall: Some(Now::now().wall()), ..Scope::default() };
+    let scope = Scope {
+        settings: Some(&profile.settings),
+        secrets: Some(values),
+        wall: Some(Now::now().wall()),
+        ..Scope::default()
+    };
     let url = request::address(spec, &scope).ok()??;
     key(profile, spec, &url, credential, &scope)
 }
@@ -30,7 +40,12 @@ pub fn guard_key(profile: &Profile, index: usize, credential: &str, values: &Val
 /// settings and these secrets alone.
 #[must_use]
 pub fn token_origins(profile: &Profile, values: Option<&Values>) -> Option<BTreeSet<String>> {
-    let scope = Scope { settings: Some(&profile.settings), secrets: values, wall: Some(Now::now().wall()), ..Scope::default() };
+    let scope = Scope {
+        settings: Some(&profile.settings),
+        secrets: values,
+        wall: Some(Now::now().wall()),
+        ..Scope::default()
+    };
     let mut origins = BTreeSet::new();
     for spec in &profile.tokens {
         origins.extend(request::address(spec, &scope).ok()?.as_ref().map(origin));
@@ -40,21 +55,42 @@ pub fn token_origins(profile: &Profile, values: Option<&Values>) -> Option<BTree
 
 /// The key of one attempt at `url`, of which `scope` holds settings, secrets and partition. The query is left out: with `format = "query"` it
 /// holds the secret.
-pub(super) fn key(profile: &Profile, spec: &TokenSpec, url: &Url, credential: &str, scope: &Scope<'_>) -> Option<GuardKey> {
+pub(super) fn key(
+    profile: &Profile,
+    spec: &TokenSpec,
+    url: &Url,
+    credential: &str,
+    scope: &Scope<'_>,
+) -> Option<GuardKey> {
     let values = scope.secrets?;
     let names = request::secrets_used(spec);
-    let mut used: Vec<&str> = names.iter().filter_map(|n| values.get(n)).map(Secret::expose).collect();
+    let mut used: Vec<&str> = names
+        .iter()
+        .filter_map(|n| values.get(n))
+        .map(Secret::expose)
+        .collect();
     if used.is_empty() {
         return None;
     }
     used.sort_unstable();
     let secret = hash(used.iter().map(|value| value.as_bytes()));
-    let client = client(profile, spec, &names, scope).unwrap_or_else(|| Zeroizing::new(format!("credential {credential}")));
+    let client = client(profile, spec, &names, scope)
+        .unwrap_or_else(|| Zeroizing::new(format!("credential {credential}")));
     let account = hash([origin(url).as_bytes(), client.as_bytes()]);
     let mut url = url.clone();
     url.set_query(None);
-    let partition = scope.partition.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
-    Some(GuardKey { url: url.into(), secret, partition: (!partition.is_empty()).then_some(partition), account })
+    let partition = scope
+        .partition
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join("&");
+    Some(GuardKey {
+        url: url.into(),
+        secret,
+        partition: (!partition.is_empty()).then_some(partition),
+        account,
+    })
 }
 
 /// Scheme, host and port in one spelling: what [`Url`] leaves different (a dot at the end of a name, an IPv4 address within an IPv6 one) is the
@@ -69,32 +105,69 @@ fn origin(url: &Url) -> String {
         },
         None => String::new(),
     };
-    format!("{} {host} {}", url.scheme(), url.port_or_known_default().unwrap_or_default())
+    format!(
+        "{} {host} {}",
+        url.scheme(),
+        url.port_or_known_default().unwrap_or_default()
+    )
 }
 
 /// The client identifier that the request shows: its parameter `client_id`, what client authentication sends as such, the subject of its assertion, or
 /// the secrets that the profile calls public. Case and white space around it make no other client.
-fn client(profile: &Profile, spec: &TokenSpec, used: &[&str], scope: &Scope<'_>) -> Option<Zeroizing<String>> {
+fn client(
+    profile: &Profile,
+    spec: &TokenSpec,
+    used: &[&str],
+    scope: &Scope<'_>,
+) -> Option<Zeroizing<String>> {
     let values = scope.secrets?;
-    let known = |name: &str| profile.settings.contains_key(name) || ["secrets.", "partition."].iter().any(|kind| name.starts_with(kind));
+    let known = |name: &str| {
+        profile.settings.contains_key(name)
+            || ["secrets.", "partition."]
+                .iter()
+                .any(|kind| name.starts_with(kind))
+    };
     let text = |param: &Param| match param {
-        Param::Text(template) if template.names().iter().all(|name| known(name)) => request::render(template, scope).ok(),
+        Param::Text(template) if template.names().iter().all(|name| known(name)) => {
+            request::render(template, scope).ok()
+        }
         _ => None,
     };
-    let own = || values.get("client_id").map(|id| Zeroizing::new(id.expose().to_owned()));
+    let own = || {
+        values
+            .get("client_id")
+            .map(|id| Zeroizing::new(id.expose().to_owned()))
+    };
     let public = || {
-        let public = used.iter().filter(|name| **name == "client_id" || profile.secrets.get(**name).is_some_and(|spec| spec.public));
-        let all: Vec<&str> = public.filter_map(|name| values.get(name)).map(Secret::expose).collect();
+        let public = used.iter().filter(|name| {
+            **name == "client_id" || profile.secrets.get(**name).is_some_and(|spec| spec.public)
+        });
+        let all: Vec<&str> = public
+            .filter_map(|name| values.get(name))
+            .map(Secret::expose)
+            .collect();
         Zeroizing::new(all.join(" "))
     };
-    let claim = |name: &str| spec.assertion.as_ref().and_then(|a| a.claims.get(name)).and_then(text);
+    let claim = |name: &str| {
+        spec.assertion
+            .as_ref()
+            .and_then(|a| a.claims.get(name))
+            .and_then(text)
+    };
     let found = |text: Zeroizing<String>| {
         let client = Zeroizing::new(text.trim().to_lowercase());
         (!client.is_empty()).then_some(client)
     };
     let shown = spec.params.get("client_id").and_then(text).and_then(found);
-    let shown = shown.or_else(|| (spec.client_auth != ClientAuth::None).then(own).flatten().and_then(found));
-    shown.or_else(|| claim("sub").or_else(|| claim("iss")).and_then(found)).or_else(|| found(public()))
+    let shown = shown.or_else(|| {
+        (spec.client_auth != ClientAuth::None)
+            .then(own)
+            .flatten()
+            .and_then(found)
+    });
+    shown
+        .or_else(|| claim("sub").or_else(|| claim("iss")).and_then(found))
+        .or_else(|| found(public()))
 }
 
 /// SHA-256 over `parts`, none of which runs into the next.
@@ -105,7 +178,9 @@ fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
         hash.update(part);
     }
     let mut out = [0; 32];
-    out.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    out.iter_mut()
+        .zip(hash.finish().as_ref())
+        .for_each(|(to, from)| *to = *from);
     out
 }
 

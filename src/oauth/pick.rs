@@ -32,7 +32,12 @@ pub struct Answer {
 impl Answer {
     #[must_use]
     pub fn new(status: u16, headers: HeaderMap, body: Body) -> Self {
-        Self { status, headers, body, json: OnceLock::new() }
+        Self {
+            status,
+            headers,
+            body,
+            json: OnceLock::new(),
+        }
     }
 
     /// The body as JSON, parsed once; `None` where it is none.
@@ -44,7 +49,8 @@ impl Answer {
     /// The body is text as JSON and we write it.
     #[must_use]
     pub fn is_utf8(&self) -> bool {
-        self.bytes().is_some_and(|bytes| std::str::from_utf8(bytes).is_ok())
+        self.bytes()
+            .is_some_and(|bytes| std::str::from_utf8(bytes).is_ok())
     }
 
     fn bytes(&self) -> Option<&[u8]> {
@@ -59,10 +65,18 @@ impl Answer {
 #[must_use]
 pub fn value(answer: &Answer, pick: &Pick) -> Option<Value> {
     match pick {
-        Pick::Pointer(pointer) => answer.json()?.pointer(pointer).filter(|v| !v.is_null()).cloned(),
-        Pick::Header(name) => Some(Value::String(answer.headers.get(name)?.to_str().ok()?.trim().to_owned())),
+        Pick::Pointer(pointer) => answer
+            .json()?
+            .pointer(pointer)
+            .filter(|v| !v.is_null())
+            .cloned(),
+        Pick::Header(name) => Some(Value::String(
+            answer.headers.get(name)?.to_str().ok()?.trim().to_owned(),
+        )),
         Pick::Cookie(name) => cookie(answer, name).map(Value::String),
-        Pick::Body => Some(Value::String(std::str::from_utf8(answer.bytes()?).ok()?.trim().to_owned())),
+        Pick::Body => Some(Value::String(
+            std::str::from_utf8(answer.bytes()?).ok()?.trim().to_owned(),
+        )),
     }
 }
 
@@ -90,7 +104,13 @@ pub fn place(pick: &Pick) -> String {
 
 /// RFC 6265 5.2; the last cookie of a name wins, as it would in a browser.
 fn cookie(answer: &Answer, name: &str) -> Option<String> {
-    let lines = answer.headers.get_all(SET_COOKIE).iter().filter_map(|v| v.to_str().ok());
-    let found = lines.filter_map(|line| cookie::Cookie::parse(line).ok()).rfind(|c| c.name() == name);
+    let lines = answer
+        .headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
+    let found = lines
+        .filter_map(|line| cookie::Cookie::parse(line).ok())
+        .rfind(|c| c.name() == name);
     found.map(|c| c.value_trimmed().to_owned())
 }

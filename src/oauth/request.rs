@@ -44,17 +44,34 @@ pub struct Refused {
 impl Refused {
     #[must_use]
     pub fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), again: false }
+        Self {
+            why: why.into(),
+            again: false,
+        }
     }
     #[must_use]
     pub fn clock(why: &str) -> Self {
-        Self { why: why.into(), again: true }
+        Self {
+            why: why.into(),
+            again: true,
+        }
     }
     /// As a failed attempt, scrubbed.
     #[must_use]
     pub fn failure(&self, scrub: &Scrub) -> Failure {
-        let class = if self.again { Class::Retry } else { Class::Config };
-        Failure { class, status: None, error: scrub.clean(&self.why), wait: None, client_refused: false, timed_out: false }
+        let class = if self.again {
+            Class::Retry
+        } else {
+            Class::Config
+        };
+        Failure {
+            class,
+            status: None,
+            error: scrub.clean(&self.why),
+            wait: None,
+            client_refused: false,
+            timed_out: false,
+        }
     }
 }
 
@@ -72,12 +89,17 @@ pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, R
         let text = render(template, scope)?;
         given.push(name);
         if !text.is_empty() {
-            headers.insert(name, sensitive(&text).map_err(|why| Refused::new(format!("headers.{name}: {why}")))?);
+            headers.insert(
+                name,
+                sensitive(&text).map_err(|why| Refused::new(format!("headers.{name}: {why}")))?,
+            );
         }
     }
     if let Some(basic) = basic(spec.client_auth, secrets)? {
         if given.contains(&&AUTHORIZATION) {
-            return Err(Refused::new("headers.authorization: client_auth puts its own there (RFC 6749 2.3: one method per request)"));
+            return Err(Refused::new(
+                "headers.authorization: client_auth puts its own there (RFC 6749 2.3: one method per request)",
+            ));
         }
         headers.insert(AUTHORIZATION, sensitive(&basic).map_err(Refused::new)?);
     }
@@ -94,10 +116,19 @@ pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, R
             }
             (None, Some(bytes(&raw)))
         }
-        (Format::Form, None) => (Some("application/x-www-form-urlencoded"), Some(bytes(&form(&pairs(&params(spec, secrets, scope)?)?)))),
+        (Format::Form, None) => (
+            Some("application/x-www-form-urlencoded"),
+            Some(bytes(&form(&pairs(&params(spec, secrets, scope)?)?))),
+        ),
         (Format::Json, None) => {
-            let table: Map<String, Value> = params(spec, secrets, scope)?.into_iter().map(|(k, v)| (k.into_owned(), v)).collect();
-            (Some("application/json"), Some(bytes(&Zeroizing::new(Value::Object(table).to_string()))))
+            let table: Map<String, Value> = params(spec, secrets, scope)?
+                .into_iter()
+                .map(|(k, v)| (k.into_owned(), v))
+                .collect();
+            (
+                Some("application/json"),
+                Some(bytes(&Zeroizing::new(Value::Object(table).to_string()))),
+            )
         }
         (Format::Query, None) => {
             to_query(&mut url, &pairs(&params(spec, secrets, scope)?)?)?;
@@ -109,10 +140,17 @@ pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, R
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     }
     // RFC 9110 8.6: vendors answer 411 where a method that expects content says nothing of it.
-    if body.as_ref().is_none_or(|body| body.is_empty()) && matches!(spec.method, Method::POST | Method::PUT | Method::PATCH) {
+    if body.as_ref().is_none_or(|body| body.is_empty())
+        && matches!(spec.method, Method::POST | Method::PUT | Method::PATCH)
+    {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    Ok(Request { method: spec.method.clone(), url, headers, body })
+    Ok(Request {
+        method: spec.method.clone(),
+        url,
+        headers,
+        body,
+    })
 }
 
 /// The token URL: https, or http to ourselves or where the profile allows plaintext (RFC 6749 3.2); without user info and fragment.
@@ -120,7 +158,9 @@ pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, R
 /// # Errors
 /// [`Refused`].
 pub fn address(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Option<Url>, Refused> {
-    let Some(template) = &spec.url else { return Ok(None) };
+    let Some(template) = &spec.url else {
+        return Ok(None);
+    };
     let text = render(template, scope)?;
     let url = Url::parse(&text).map_err(|e| Refused::new(format!("url: {e}")))?;
     let loopback = match url.host() {
@@ -132,14 +172,26 @@ pub fn address(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Option<Url>, Refus
     match url.scheme() {
         "https" => {}
         "http" if loopback || spec.allow_plaintext => {}
-        "http" => return Err(Refused::new("url: http would show the secret to the network; use https, or allow_plaintext = true")),
-        other => return Err(Refused::new(format!("url: the scheme {other} is not http or https"))),
+        "http" => {
+            return Err(Refused::new(
+                "url: http would show the secret to the network; use https, or allow_plaintext = true",
+            ));
+        }
+        other => {
+            return Err(Refused::new(format!(
+                "url: the scheme {other} is not http or https"
+            )));
+        }
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Refused::new("url: user info does not belong into a URL; use client_auth = \"basic\""));
+        return Err(Refused::new(
+            "url: user info does not belong into a URL; use client_auth = \"basic\"",
+        ));
     }
     if url.fragment().is_some() {
-        return Err(Refused::new("url: a token endpoint has no fragment (RFC 6749 3.2)"));
+        return Err(Refused::new(
+            "url: a token endpoint has no fragment (RFC 6749 3.2)",
+        ));
     }
     Ok(Some(url))
 }
@@ -147,7 +199,9 @@ pub fn address(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Option<Url>, Refus
 /// # Errors
 /// [`Refused`]: the template's own error, which says nothing of values.
 pub fn render(template: &Template, scope: &Scope<'_>) -> Result<Zeroizing<String>, Refused> {
-    template.render(scope).map_err(|e| Refused::new(e.to_string()))
+    template
+        .render(scope)
+        .map_err(|e| Refused::new(e.to_string()))
 }
 
 /// A parameter as JSON; nested values keep their types.
@@ -159,15 +213,28 @@ pub fn tree(param: &Param, scope: &Scope<'_>) -> Result<Value, Refused> {
         Param::Text(template) => Value::String(render(template, scope)?.to_string()),
         Param::Bool(b) => Value::Bool(*b),
         Param::Number(n) => Value::Number(n.clone()),
-        Param::List(list) => Value::Array(list.iter().map(|p| tree(p, scope)).collect::<Result<_, _>>()?),
-        Param::Table(table) => Value::Object(table.iter().map(|(k, p)| Ok((k.clone(), tree(p, scope)?))).collect::<Result<_, Refused>>()?),
+        Param::List(list) => Value::Array(
+            list.iter()
+                .map(|p| tree(p, scope))
+                .collect::<Result<_, _>>()?,
+        ),
+        Param::Table(table) => Value::Object(
+            table
+                .iter()
+                .map(|(k, p)| Ok((k.clone(), tree(p, scope)?)))
+                .collect::<Result<_, Refused>>()?,
+        ),
     })
 }
 
 type Named<'a> = (Cow<'a, str>, Value);
 
 /// All parameters, ours first. What the profile names itself is not sent a second time; what renders empty is not sent at all (RFC 6749 3.2).
-fn params<'a>(spec: &'a TokenSpec, secrets: &Values, scope: &Scope<'_>) -> Result<Vec<Named<'a>>, Refused> {
+fn params<'a>(
+    spec: &'a TokenSpec,
+    secrets: &Values,
+    scope: &Scope<'_>,
+) -> Result<Vec<Named<'a>>, Refused> {
     let mut ours: Vec<(&str, Option<String>)> = Vec::new();
     if let Some(grant) = &spec.grant_type {
         ours.push(("grant_type", Some(render(grant, scope)?.to_string())));
@@ -175,11 +242,19 @@ fn params<'a>(spec: &'a TokenSpec, secrets: &Values, scope: &Scope<'_>) -> Resul
     match spec.client_auth {
         ClientAuth::Body => {
             let value = |name| secrets.get(name).map(|s| s.expose().to_owned());
-            ours.extend([("client_id", value("client_id")), ("client_secret", value("client_secret"))]);
+            ours.extend([
+                ("client_id", value("client_id")),
+                ("client_secret", value("client_secret")),
+            ]);
         }
         ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => {
-            let Some(assertion) = scope.assertion else { return Err(Refused::new("client_auth needs an assertion table")) };
-            ours.extend([("client_assertion_type", Some(ASSERTION_TYPE.to_owned())), ("client_assertion", Some(assertion.to_owned()))]);
+            let Some(assertion) = scope.assertion else {
+                return Err(Refused::new("client_auth needs an assertion table"));
+            };
+            ours.extend([
+                ("client_assertion_type", Some(ASSERTION_TYPE.to_owned())),
+                ("client_assertion", Some(assertion.to_owned())),
+            ]);
         }
         ClientAuth::Basic | ClientAuth::BasicRaw | ClientAuth::None => {}
     }
@@ -201,7 +276,9 @@ fn pairs<'a>(params: &'a [Named<'_>]) -> Result<Vec<(&'a str, Cow<'a, str>)>, Re
         match value {
             Value::String(text) => Ok(text.into()),
             Value::Bool(_) | Value::Number(_) => Ok(value.to_string().into()),
-            _ => Err(Refused::new(format!("params.{name}: only format = \"json\" can send a table or a list in a list"))),
+            _ => Err(Refused::new(format!(
+                "params.{name}: only format = \"json\" can send a table or a list in a list"
+            ))),
         }
     }
     let mut pairs = Vec::new();
@@ -220,12 +297,21 @@ fn pairs<'a>(params: &'a [Named<'_>]) -> Result<Vec<(&'a str, Cow<'a, str>)>, Re
 }
 
 fn form(pairs: &[(&str, Cow<'_, str>)]) -> Zeroizing<String> {
-    Zeroizing::new(form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish())
+    Zeroizing::new(
+        form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(pairs)
+            .finish(),
+    )
 }
 
 fn to_query(url: &mut Url, pairs: &[(&str, Cow<'_, str>)]) -> Result<(), Refused> {
-    if let Some((twice, _)) = url.query_pairs().find(|(name, _)| pairs.iter().any(|(ours, _)| ours == name)) {
-        return Err(Refused::new(format!("params.{twice}: the url has it already, and no parameter may be sent twice (RFC 6749 3.2)")));
+    if let Some((twice, _)) = url
+        .query_pairs()
+        .find(|(name, _)| pairs.iter().any(|(ours, _)| ours == name))
+    {
+        return Err(Refused::new(format!(
+            "params.{twice}: the url has it already, and no parameter may be sent twice (RFC 6749 3.2)"
+        )));
     }
     if !pairs.is_empty() {
         url.query_pairs_mut().extend_pairs(pairs);
@@ -244,13 +330,23 @@ fn basic(auth: ClientAuth, secrets: &Values) -> Result<Option<Zeroizing<String>>
     if !matches!(auth, ClientAuth::Basic | ClientAuth::BasicRaw) {
         return Ok(None);
     }
-    let id = encode(secrets.get("client_id").ok_or_else(|| Refused::new("client_auth: there is no secret client_id"))?.expose());
+    let id = encode(
+        secrets
+            .get("client_id")
+            .ok_or_else(|| Refused::new("client_auth: there is no secret client_id"))?
+            .expose(),
+    );
     if auth == ClientAuth::BasicRaw && id.contains(':') {
-        return Err(Refused::new("client_auth: a client_id with a colon cannot be sent with basic_raw (RFC 7617 2)"));
+        return Err(Refused::new(
+            "client_auth: a client_id with a colon cannot be sent with basic_raw (RFC 7617 2)",
+        ));
     }
     let secret = encode(secrets.get("client_secret").map_or("", |s| s.expose()));
     let both = Zeroizing::new(format!("{}:{}", id.as_str(), secret.as_str()));
-    Ok(Some(Zeroizing::new(format!("Basic {}", STANDARD.encode(both.as_bytes())))))
+    Ok(Some(Zeroizing::new(format!(
+        "Basic {}",
+        STANDARD.encode(both.as_bytes())
+    ))))
 }
 
 fn sensitive(text: &str) -> Result<HeaderValue, &'static str> {
@@ -279,10 +375,18 @@ pub fn secrets_used(spec: &TokenSpec) -> Vec<&str> {
     if let Some(assertion) = &spec.assertion {
         templates.push(&assertion.key);
         templates.extend(assertion.header.values());
-        assertion.claims.values().for_each(|p| leaves(p, &mut templates));
+        assertion
+            .claims
+            .values()
+            .for_each(|p| leaves(p, &mut templates));
     }
     for template in templates {
-        names.extend(template.names().iter().filter_map(|n| n.strip_prefix("secrets.")));
+        names.extend(
+            template
+                .names()
+                .iter()
+                .filter_map(|n| n.strip_prefix("secrets.")),
+        );
     }
     names.extend(implied(spec));
     names.sort_unstable();
@@ -302,9 +406,10 @@ fn sends_params(spec: &TokenSpec) -> bool {
 /// Secrets that client authentication sends without being told.
 fn implied(spec: &TokenSpec) -> Vec<&'static str> {
     match spec.client_auth {
-        ClientAuth::Body if sends_params(spec) => {
-            ["client_id", "client_secret"].into_iter().filter(|name| !spec.params.contains_key(*name)).collect()
-        }
+        ClientAuth::Body if sends_params(spec) => ["client_id", "client_secret"]
+            .into_iter()
+            .filter(|name| !spec.params.contains_key(*name))
+            .collect(),
         ClientAuth::Basic | ClientAuth::BasicRaw => vec!["client_id", "client_secret"],
         ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => vec!["client_id"],
         ClientAuth::Body | ClientAuth::None => vec![],

@@ -42,7 +42,14 @@ pub struct Moment {
 ///
 /// # Errors
 /// The [`Failure`] by class, scrubbed.
-pub fn read(answer: &Answer, token: &str, spec: &Response, rules: &[Rule], moment: Moment, scrub: &mut Scrub) -> Result<Issued, Failure> {
+pub fn read(
+    answer: &Answer,
+    token: &str,
+    spec: &Response,
+    rules: &[Rule],
+    moment: Moment,
+    scrub: &mut Scrub,
+) -> Result<Issued, Failure> {
     let found = pick::value(answer, &spec.token);
     if let Some(Value::String(text)) = &found {
         scrub.add(text);
@@ -52,29 +59,69 @@ pub fn read(answer: &Answer, token: &str, spec: &Response, rules: &[Rule], momen
         Meaning::Token => {}
     }
     if let (Pick::Pointer(_) | Pick::Body, Body::Coded(why)) = (&spec.token, &answer.body) {
-        return Err(Failure { class: Class::Retry, ..rules::config(answer, why, scrub) });
+        return Err(Failure {
+            class: Class::Retry,
+            ..rules::config(answer, why, scrub)
+        });
     }
     // Where what is no UTF-8 hits the token itself, the answer is no JSON to us (RFC 8259 8.1).
-    let garbled = || matches!(&found, Some(Value::String(text)) if text.contains('\u{fffd}')) && !answer.is_utf8();
-    if matches!(spec.token, Pick::Pointer(_)) && matches!(answer.body, Body::Whole(_)) && (answer.json().is_none() || garbled()) {
-        return Err(Failure { class: Class::Retry, ..rules::config(answer, "the answer is not JSON", scrub) });
+    let garbled = || {
+        matches!(&found, Some(Value::String(text)) if text.contains('\u{fffd}'))
+            && !answer.is_utf8()
+    };
+    if matches!(spec.token, Pick::Pointer(_))
+        && matches!(answer.body, Body::Whole(_))
+        && (answer.json().is_none() || garbled())
+    {
+        return Err(Failure {
+            class: Class::Retry,
+            ..rules::config(answer, "the answer is not JSON", scrub)
+        });
     }
     if let Some(kind) = needs_proof(answer, &spec.token) {
-        let why = format!("the token is of type {kind}, which needs a proof with every request; only bearer tokens can be placed");
+        let why = format!(
+            "the token is of type {kind}, which needs a proof with every request; only bearer tokens can be placed"
+        );
         return Err(rules::config(answer, &why, scrub));
     }
     let place = pick::place(&spec.token);
     let value = match found {
         Some(Value::String(text)) => Zeroizing::new(text),
-        Some(_) => return Err(rules::config(answer, &format!("what stands at {place} is not a string"), scrub)),
-        None => return Err(rules::config(answer, &format!("the answer has no token at {place}"), scrub)),
+        Some(_) => {
+            return Err(rules::config(
+                answer,
+                &format!("what stands at {place} is not a string"),
+                scrub,
+            ));
+        }
+        None => {
+            return Err(rules::config(
+                answer,
+                &format!("the answer has no token at {place}"),
+                scrub,
+            ));
+        }
     };
     if let Some(why) = unusable(&value) {
-        return Err(rules::config(answer, &format!("the token at {place} {why}"), scrub));
+        return Err(rules::config(
+            answer,
+            &format!("the token at {place} {why}"),
+            scrub,
+        ));
     }
     let (life, implausible) = life(answer, &value, spec, moment.wall);
-    let vars: BTreeMap<String, String> = spec.vars.iter().filter_map(|(name, at)| Some((name.clone(), pick::text(answer, at)?))).collect();
-    Ok(Issued { value: Arc::new(value), sent: moment.sent, life, implausible, vars })
+    let vars: BTreeMap<String, String> = spec
+        .vars
+        .iter()
+        .filter_map(|(name, at)| Some((name.clone(), pick::text(answer, at)?)))
+        .collect();
+    Ok(Issued {
+        value: Arc::new(value),
+        sent: moment.sent,
+        life,
+        implausible,
+        vars,
+    })
 }
 
 /// Why a token cannot go into a header: its size, or a character that is not visible ASCII.
@@ -83,7 +130,9 @@ pub fn unusable(token: &str) -> Option<&'static str> {
     match token {
         "" => Some("is empty"),
         t if t.len() > MAX_TOKEN => Some("is longer than 16 KiB"),
-        t if !t.bytes().all(|b| b.is_ascii_graphic()) => Some("has characters that are not visible ASCII"),
+        t if !t.bytes().all(|b| b.is_ascii_graphic()) => {
+            Some("has characters that are not visible ASCII")
+        }
         _ => None,
     }
 }
@@ -93,11 +142,20 @@ pub fn unusable(token: &str) -> Option<&'static str> {
 fn needs_proof(answer: &Answer, token: &Pick) -> Option<&'static str> {
     let json = answer.json()?;
     let beside = match token {
-        Pick::Pointer(pointer) => pointer.rsplit_once('/').and_then(|(parent, _)| json.pointer(parent)),
+        Pick::Pointer(pointer) => pointer
+            .rsplit_once('/')
+            .and_then(|(parent, _)| json.pointer(parent)),
         Pick::Header(_) | Pick::Cookie(_) | Pick::Body => None,
     };
-    let kinds = [Some(json), beside].into_iter().flatten().filter_map(|table| table.get("token_type")?.as_str());
-    kinds.map(str::trim).find_map(|said| ["DPoP", "MAC", "PoP", "HTTP-Signature"].into_iter().find(|kind| kind.eq_ignore_ascii_case(said)))
+    let kinds = [Some(json), beside]
+        .into_iter()
+        .flatten()
+        .filter_map(|table| table.get("token_type")?.as_str());
+    kinds.map(str::trim).find_map(|said| {
+        ["DPoP", "MAC", "PoP", "HTTP-Signature"]
+            .into_iter()
+            .find(|kind| kind.eq_ignore_ascii_case(said))
+    })
 }
 
 /// One statement about the life of a token.
@@ -110,7 +168,9 @@ enum Said {
 
 impl Said {
     fn seconds(seconds: Option<f64>) -> Self {
-        let plausible = seconds.filter(|s| s.is_finite() && *s <= MAX_LIFE).and_then(|s| Duration::try_from_secs_f64(s).ok());
+        let plausible = seconds
+            .filter(|s| s.is_finite() && *s <= MAX_LIFE)
+            .and_then(|s| Duration::try_from_secs_f64(s).ok());
         match plausible.filter(|life| *life >= MIN_LIFE) {
             Some(life) => Self::Plausible(life),
             None => Self::Implausible,
@@ -129,17 +189,27 @@ fn life(answer: &Answer, token: &str, spec: &Response, wall: Duration) -> (Optio
         .expires_in
         .as_ref()
         .and_then(|at| pick::value(answer, at))
-        .map_or(Said::Nothing, |said| Said::seconds(number(&said).map(|n| n * spec.expires_unit.as_secs_f64())));
+        .map_or(Said::Nothing, |said| {
+            Said::seconds(number(&said).map(|n| n * spec.expires_unit.as_secs_f64()))
+        });
     let expires_at = spec
         .expires_at
         .as_ref()
         .and_then(|at| pick::value(answer, at))
-        .map_or(Said::Nothing, |said| Said::seconds(epoch(&said, &spec.expires_at_format).map(|at| at - now)));
-    let claims = if spec.jwt_exp { Claims::read(token) } else { None };
+        .map_or(Said::Nothing, |said| {
+            Said::seconds(epoch(&said, &spec.expires_at_format).map(|at| at - now))
+        });
+    let claims = if spec.jwt_exp {
+        Claims::read(token)
+    } else {
+        None
+    };
     if claims.as_ref().is_some_and(|claims| claims.over(date)) {
         return (None, true);
     }
-    let [by_claims, by_clock] = claims.map_or([Said::Nothing, Said::Nothing], |claims| claims.lives(date, wall.as_secs_f64()));
+    let [by_claims, by_clock] = claims.map_or([Said::Nothing, Said::Nothing], |claims| {
+        claims.lives(date, wall.as_secs_f64())
+    });
     let mut implausible = false;
     let mut least: Option<Duration> = None;
     for said in [expires_in, expires_at, by_claims, by_clock] {
@@ -169,8 +239,12 @@ fn epoch(value: &Value, format: &AtFormat) -> Option<f64> {
             (None, Value::String(text)) => Some(seconds(text.trim().parse().ok()?)),
             (None, _) => None,
         },
-        (AtFormat::Strftime { format, zone }, Value::String(text)) => written(text.trim(), format, zone.as_deref()),
-        (AtFormat::Strftime { format, zone }, Value::Number(n)) => written(&n.to_string(), format, zone.as_deref()),
+        (AtFormat::Strftime { format, zone }, Value::String(text)) => {
+            written(text.trim(), format, zone.as_deref())
+        }
+        (AtFormat::Strftime { format, zone }, Value::Number(n)) => {
+            written(&n.to_string(), format, zone.as_deref())
+        }
         (AtFormat::Strftime { .. }, _) => None,
     }
 }
@@ -178,9 +252,15 @@ fn epoch(value: &Value, format: &AtFormat) -> Option<f64> {
 /// A date in a vendor's own format. Where a clock change makes it mean two moments, the earlier is taken.
 fn written(text: &str, format: &str, zone: Option<&str>) -> Option<f64> {
     let parsed = jiff::fmt::strtime::parse(format, text).ok()?;
-    let Some(zone) = zone else { return Some(seconds(parsed.to_timestamp().ok()?)) };
+    let Some(zone) = zone else {
+        return Some(seconds(parsed.to_timestamp().ok()?));
+    };
     let zone = time_zone(zone)?;
-    Some(seconds(zone.to_ambiguous_timestamp(parsed.to_datetime().ok()?).earlier().ok()?))
+    Some(seconds(
+        zone.to_ambiguous_timestamp(parsed.to_datetime().ok()?)
+            .earlier()
+            .ok()?,
+    ))
 }
 
 /// An IANA name or an offset such as `+09:00`.
@@ -208,28 +288,44 @@ impl Claims {
     /// Those of what looks like a JWT with an `exp`.
     fn read(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
-        let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else { return None };
+        let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next())
+        else {
+            return None;
+        };
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?);
         let claims = json::read(&bytes)?;
         let claim = |name| claims.get(name).filter(|claim| !claim.is_null());
         let exp = claim("exp")?;
-        Some(Self { exp: number(exp).and_then(moment), iat: claim("iat").and_then(number).map(|n| moment(n).unwrap_or(f64::INFINITY)) })
+        Some(Self {
+            exp: number(exp).and_then(moment),
+            iat: claim("iat")
+                .and_then(number)
+                .map(|n| moment(n).unwrap_or(f64::INFINITY)),
+        })
     }
 
     /// It has ended by the answer's own `date`.
     fn over(&self, date: Option<f64>) -> bool {
-        self.exp.zip(date).is_some_and(|(exp, date)| exp - date < MIN_LIFE.as_secs_f64())
+        self.exp
+            .zip(date)
+            .is_some_and(|(exp, date)| exp - date < MIN_LIFE.as_secs_f64())
     }
 
     /// Its life by its own claims, and what is left of it by a clock: by the answer's `date`; without one by `wall`, ours, but only where no `iat`
     /// tells a better life, or an old one tells that the token was made long ago. Where ours says that it is over, ours may be wrong.
     fn lives(&self, date: Option<f64>, wall: f64) -> [Said; 2] {
-        let Some(exp) = self.exp else { return [Said::Implausible, Said::Nothing] };
-        let by_claims = self.iat.map_or(Said::Nothing, |iat| Said::seconds(Some(exp - iat)));
+        let Some(exp) = self.exp else {
+            return [Said::Implausible, Said::Nothing];
+        };
+        let by_claims = self
+            .iat
+            .map_or(Said::Nothing, |iat| Said::seconds(Some(exp - iat)));
         let by_clock = match (date, self.iat) {
             (Some(date), _) => Said::seconds(Some(exp - date)),
             (None, None) => Said::seconds(Some(exp - wall)),
-            (None, Some(iat)) if wall - iat > OLD && exp - wall >= MIN_LIFE.as_secs_f64() => Said::seconds(Some(exp - wall)),
+            (None, Some(iat)) if wall - iat > OLD && exp - wall >= MIN_LIFE.as_secs_f64() => {
+                Said::seconds(Some(exp - wall))
+            }
             (None, Some(_)) => Said::Nothing,
         };
         [by_claims, by_clock]
@@ -238,7 +334,11 @@ impl Claims {
 
 /// A moment in seconds since the Unix epoch that may have been written in milliseconds; `None`: it makes sense as neither.
 fn moment(epoch: f64) -> Option<f64> {
-    let seconds = if epoch >= MILLISECONDS_FROM { epoch / 1000.0 } else { epoch };
+    let seconds = if epoch >= MILLISECONDS_FROM {
+        epoch / 1000.0
+    } else {
+        epoch
+    };
     (seconds < MILLISECONDS_FROM).then_some(seconds)
 }
 

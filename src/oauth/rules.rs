@@ -36,10 +36,19 @@ pub enum Meaning {
 
 /// Judges `answer` to the call for the token named `token`. `wall` is the wall clock when it came (for dates in `Retry-After`).
 #[must_use]
-pub fn judge(answer: &Answer, token: &str, rules: &[Rule], wall: Duration, scrub: &Scrub) -> Meaning {
+pub fn judge(
+    answer: &Answer,
+    token: &str,
+    rules: &[Rule],
+    wall: Duration,
+    scrub: &Scrub,
+) -> Meaning {
     let told = Told::read(answer, scrub);
     let after = retry_after(answer, wall);
-    let rule = rules.iter().find(|r| fits(r, answer, token)).and_then(|r| Some((class_of(r.then)?, r.hold)));
+    let rule = rules
+        .iter()
+        .find(|r| fits(r, answer, token))
+        .and_then(|r| Some((class_of(r.then)?, r.hold)));
     let (class, hold, why) = match rule {
         Some((None, _)) => return Meaning::Token,
         Some((Some(class), hold)) => (class, hold, None),
@@ -56,10 +65,17 @@ pub fn judge(answer: &Answer, token: &str, rules: &[Rule], wall: Duration, scrub
     Meaning::Failed(Failure {
         class,
         status: Some(answer.status),
-        client_refused: class == Class::Rejected && refuses_client(answer.status, told.code.as_deref()),
+        client_refused: class == Class::Rejected
+            && refuses_client(answer.status, told.code.as_deref()),
         error: told.line(answer, why),
         wait,
-        timed_out: matches!(answer.body, Body::Broken { timed_out: true, .. }),
+        timed_out: matches!(
+            answer.body,
+            Body::Broken {
+                timed_out: true,
+                ..
+            }
+        ),
     })
 }
 
@@ -67,7 +83,14 @@ pub fn judge(answer: &Answer, token: &str, rules: &[Rule], wall: Duration, scrub
 #[must_use]
 pub fn config(answer: &Answer, why: &str, scrub: &Scrub) -> Failure {
     let error = Told::read(answer, scrub).line(answer, Some(why.to_owned()));
-    Failure { class: Class::Config, status: Some(answer.status), error, wait: None, client_refused: false, timed_out: false }
+    Failure {
+        class: Class::Config,
+        status: Some(answer.status),
+        error,
+        wait: None,
+        client_refused: false,
+        timed_out: false,
+    }
 }
 
 /// `Retry-After` (RFC 9110 10.2.3) in either form, between 1 s and 1 h. A date counts from the answer's own `Date` where it has one, so that a wrong clock does no harm.
@@ -90,7 +113,10 @@ pub fn answered_at(answer: &Answer) -> Option<Duration> {
 }
 
 fn date(answer: &Answer, name: &HeaderName) -> Option<Duration> {
-    httpdate::parse_http_date(answer.headers.get(name)?.to_str().ok()?).ok()?.duration_since(std::time::UNIX_EPOCH).ok()
+    httpdate::parse_http_date(answer.headers.get(name)?.to_str().ok()?)
+        .ok()?
+        .duration_since(std::time::UNIX_EPOCH)
+        .ok()
 }
 
 /// The answer's `Date` where it is over 60 s from `wall`, the time by which an assertion was dated: enough to make it look expired or not valid yet.
@@ -128,7 +154,9 @@ fn fits(rule: &Rule, answer: &Answer, token: &str) -> bool {
     rule.at == At::Token
         && rule.token.as_deref().is_none_or(|t| t == token)
         && (rule.status.is_empty() || rule.status.iter().any(status))
-        && rule.json.is_none_or(|json| json == is_json(&answer.headers))
+        && rule
+            .json
+            .is_none_or(|json| json == is_json(&answer.headers))
         && class_of(rule.then).is_some()
         && found()
 }
@@ -137,9 +165,17 @@ fn fits(rule: &Rule, answer: &Answer, token: &str) -> bool {
 /// names no type, or several, is not.
 fn is_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let (Some(Ok(one)), None) = (types.next().map(HeaderValue::to_str), types.next()) else { return false };
-    let essence = one.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    matches!(&*essence, "application/json" | "text/json") || (essence.contains('/') && essence.ends_with("+json"))
+    let (Some(Ok(one)), None) = (types.next().map(HeaderValue::to_str), types.next()) else {
+        return false;
+    };
+    let essence = one
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    matches!(&*essence, "application/json" | "text/json")
+        || (essence.contains('/') && essence.ends_with("+json"))
 }
 
 /// The classes without any rule. `None`: there should be a token.
@@ -148,18 +184,36 @@ fn usual(answer: &Answer, code: Option<&str>, waits: bool) -> (Option<Class>, Op
         Body::Coded(why) => Some(why.clone()),
         Body::Whole(_) | Body::TooLarge | Body::Broken { .. } => None,
     };
-    let refused = matches!(code, Some("invalid_client" | "unauthorized_client" | "invalid_grant" | "access_denied"));
+    let refused = matches!(
+        code,
+        Some("invalid_client" | "unauthorized_client" | "invalid_grant" | "access_denied")
+    );
     match (answer.status, &answer.body) {
         // The status alone decides these: an answer that breaks off after its head is still a refusal, and counts as one.
         (401, _) => (Some(Class::Rejected), unread),
-        (429, _) => (Some(if waits { Class::Throttled } else { Class::Retry }), unread),
-        (_, Body::TooLarge) => (Some(Class::Retry), Some("the answer is larger than 64 KiB".into())),
+        (429, _) => (
+            Some(if waits {
+                Class::Throttled
+            } else {
+                Class::Retry
+            }),
+            unread,
+        ),
+        (_, Body::TooLarge) => (
+            Some(Class::Retry),
+            Some("the answer is larger than 64 KiB".into()),
+        ),
         (_, Body::Broken { why, .. }) => (Some(Class::Retry), Some(why.clone())),
         (200..=299, _) => (None, None),
         (400 | 403, _) if refused => (Some(Class::Rejected), None),
         (408 | 425 | 500..=599, _) => (Some(Class::Retry), unread),
-        (400, _) if matches!(code, Some("temporarily_unavailable" | "server_error")) => (Some(Class::Retry), None),
-        (300..=399, _) => (Some(Class::Config), Some("a redirect, which is never followed".into())),
+        (400, _) if matches!(code, Some("temporarily_unavailable" | "server_error")) => {
+            (Some(Class::Retry), None)
+        }
+        (300..=399, _) => (
+            Some(Class::Config),
+            Some("a redirect, which is never followed".into()),
+        ),
         _ => (Some(Class::Config), unread),
     }
 }
@@ -177,9 +231,19 @@ struct Told {
 
 impl Told {
     fn read(answer: &Answer, scrub: &Scrub) -> Self {
-        let member = |name| answer.json().and_then(|v| v.get(name)).and_then(serde_json::Value::as_str);
-        let description = member("error_description").map(|d| scrub.description(d)).filter(|d| !d.is_empty());
-        Self { code: member("error").and_then(|e| scrub.code(e)), description }
+        let member = |name| {
+            answer
+                .json()
+                .and_then(|v| v.get(name))
+                .and_then(serde_json::Value::as_str)
+        };
+        let description = member("error_description")
+            .map(|d| scrub.description(d))
+            .filter(|d| !d.is_empty());
+        Self {
+            code: member("error").and_then(|e| scrub.code(e)),
+            description,
+        }
     }
 
     fn line(self, answer: &Answer, why: Option<String>) -> String {
@@ -191,7 +255,10 @@ impl Told {
         match (why, said) {
             (Some(why), Some(said)) => format!("{why} ({said})"),
             (Some(text), None) | (None, Some(text)) => text,
-            (None, None) => format!("the token endpoint answered {} without saying why", answer.status),
+            (None, None) => format!(
+                "the token endpoint answered {} without saying why",
+                answer.status
+            ),
         }
     }
 }

@@ -25,7 +25,11 @@ impl Scrub {
         self.spellings(secret);
         // A key has many lines, and an answer may hold one of them.
         if secret.contains('\n') {
-            secret.lines().map(str::trim).filter(|l| l.len() >= 16 && !l.starts_with("-----")).for_each(|l| self.spellings(l));
+            secret
+                .lines()
+                .map(str::trim)
+                .filter(|l| l.len() >= 16 && !l.starts_with("-----"))
+                .for_each(|l| self.spellings(l));
         }
     }
 
@@ -34,7 +38,9 @@ impl Scrub {
             return;
         }
         let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-        let percent = percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let percent =
+            percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC)
+                .to_string();
         let mut hex = String::with_capacity(secret.len() * 2);
         for byte in secret.bytes() {
             // Writing to a String cannot fail.
@@ -42,14 +48,28 @@ impl Scrub {
         }
         let quoted = serde_json::to_string(secret).unwrap_or_default();
         let json = quoted.trim_matches('"').to_owned();
-        let mut all = vec![secret.to_owned(), form.to_lowercase(), form, percent.to_lowercase(), percent, hex.to_uppercase(), hex, json];
+        let mut all = vec![
+            secret.to_owned(),
+            form.to_lowercase(),
+            form,
+            percent.to_lowercase(),
+            percent,
+            hex.to_uppercase(),
+            hex,
+            json,
+        ];
         all.push(secret.replace(|c: char| c.is_control(), ""));
         for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {
             all.push(engine.encode(secret));
         }
-        self.needles.extend(all.into_iter().filter(|n| !n.is_empty()).map(Zeroizing::new));
+        self.needles.extend(
+            all.into_iter()
+                .filter(|n| !n.is_empty())
+                .map(Zeroizing::new),
+        );
         // Longest first: a short one must not break up a long one and leave its rest.
-        self.needles.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        self.needles
+            .sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         self.needles.dedup();
     }
 
@@ -69,19 +89,30 @@ impl Scrub {
     #[must_use]
     pub fn code(&self, error: &str) -> Option<String> {
         let legal = |b: u8| matches!(b, 0x20..=0x21 | 0x23..=0x5B | 0x5D..=0x7E);
-        (!error.trim().is_empty() && error.len() <= MAX_CODE && error.bytes().all(legal)).then(|| self.clean(error))
+        (!error.trim().is_empty() && error.len() <= MAX_CODE && error.bytes().all(legal))
+            .then(|| self.clean(error))
     }
 
     /// An `error_description`: scrubbed, then without control characters and cut at 200 characters.
     #[must_use]
     pub fn description(&self, text: &str) -> String {
-        let visible: String = self.clean(text).chars().map(|c| if hidden(c) { ' ' } else { c }).collect();
+        let visible: String = self
+            .clean(text)
+            .chars()
+            .map(|c| if hidden(c) { ' ' } else { c })
+            .collect();
         let joined: String = text.chars().filter(|c| !hidden(*c)).collect();
         // Where a secret shows only once the control characters inside it are gone, nothing of the text can be kept.
         if self.clean(&joined) != joined && self.clean(text) == text {
             return "***".into();
         }
-        let clean = self.clean(visible.split_whitespace().collect::<Vec<_>>().join(" ").as_str());
+        let clean = self.clean(
+            visible
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .as_str(),
+        );
         let mut cut: String = clean.chars().take(MAX_DESCRIPTION).collect();
         if cut.len() < clean.len() {
             cut.push('…');
@@ -92,7 +123,8 @@ impl Scrub {
 
 /// Control and formatting characters that could forge a line or turn its direction.
 fn hidden(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -127,8 +159,13 @@ mod tests {
 
     #[test]
     fn a_line_of_a_key_is_taken_out() {
-        let scrub = of("-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\nAASCBKcwggSj\n-----END PRIVATE KEY-----\n");
-        assert_eq!(scrub.clean("bad key MIIEvQIBADANBgkqhkiG9w0BAQEF!"), "bad key ***!");
+        let scrub = of(
+            "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\nAASCBKcwggSj\n-----END PRIVATE KEY-----\n",
+        );
+        assert_eq!(
+            scrub.clean("bad key MIIEvQIBADANBgkqhkiG9w0BAQEF!"),
+            "bad key ***!"
+        );
     }
 
     #[test]
@@ -138,13 +175,20 @@ mod tests {
         assert_eq!(scrub.description("is hunter2 right?"), "is *** right?");
         assert_eq!(scrub.description("is hun\u{0}ter2 right?"), "***");
         assert_eq!(scrub.description(&"é".repeat(500)).chars().count(), 201);
-        assert!(!scrub.description(&format!("{}hunter2", "x".repeat(196))).contains("hunt"));
+        assert!(
+            !scrub
+                .description(&format!("{}hunter2", "x".repeat(196)))
+                .contains("hunt")
+        );
     }
 
     #[test]
     fn a_code_keeps_to_the_character_set_of_the_rfc() {
         let scrub = Scrub::default();
-        assert_eq!(scrub.code("invalid_client").as_deref(), Some("invalid_client"));
+        assert_eq!(
+            scrub.code("invalid_client").as_deref(),
+            Some("invalid_client")
+        );
         for bad in ["", "  ", "a\"b", "a\\b", "a\nb", "é", &"x".repeat(65)] {
             assert_eq!(scrub.code(bad), None, "{bad:?}");
         }

@@ -27,7 +27,9 @@ pub fn text(source: &str) -> Param {
 }
 
 pub fn params(list: &[(&str, &str)]) -> BTreeMap<String, Param> {
-    list.iter().map(|(name, source)| ((*name).to_owned(), text(source))).collect()
+    list.iter()
+        .map(|(name, source)| ((*name).to_owned(), text(source)))
+        .collect()
 }
 
 /// The plain RFC 6749 vendor.
@@ -71,7 +73,11 @@ pub fn spec(url: &str) -> TokenSpec {
 }
 
 pub fn values(list: &[(&str, &str)]) -> Values {
-    Values(list.iter().map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned()))).collect())
+    Values(
+        list.iter()
+            .map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())))
+            .collect(),
+    )
 }
 
 pub fn client() -> Values {
@@ -79,5 +85,8 @@ pub fn client() -> Values {
 }
 
 pub fn scope(values: &Values) -> Scope<'_> {
-    Scope { secrets: Some(values), ..Scope::default() }
+    Scope {
+        secrets: Some(values),
+        ..Scope::default()
+    }
 }

@@ -14,13 +14,23 @@ pub fn words(error: &reqwest::Error, clock_wrong: bool) -> String {
     while let Some(cause) = next {
         causes.push(cause);
         // An io::Error made from another error does not name it as its source, but holds it.
-        next = match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        next = match cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
             Some(inner) => Some(inner as &(dyn Error + 'static)),
             None => cause.source(),
         };
     }
-    if let Some(tls) = causes.iter().find_map(|c| c.downcast_ref::<rustls::Error>()) {
-        let clock = if clock_wrong { " (the clock of this machine is wrong: before 2020)" } else { "" };
+    if let Some(tls) = causes
+        .iter()
+        .find_map(|c| c.downcast_ref::<rustls::Error>())
+    {
+        let clock = if clock_wrong {
+            " (the clock of this machine is wrong: before 2020)"
+        } else {
+            ""
+        };
         return format!("TLS: {}{clock}", tls_words(tls));
     }
     if error.is_timeout() {
@@ -29,14 +39,21 @@ pub fn words(error: &reqwest::Error, clock_wrong: bool) -> String {
     if causes.iter().any(|c| c.to_string() == "dns error") {
         return "the name of the token endpoint cannot be looked up (DNS)".into();
     }
-    let kind = causes.iter().find_map(|c| c.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    let kind = causes
+        .iter()
+        .find_map(|c| c.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind);
     let what = match kind {
         Some(std::io::ErrorKind::ConnectionRefused) => "connection refused",
-        Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionAborted) => {
-            "connection reset"
-        }
+        Some(
+            std::io::ErrorKind::ConnectionReset
+            | std::io::ErrorKind::BrokenPipe
+            | std::io::ErrorKind::ConnectionAborted,
+        ) => "connection reset",
         Some(std::io::ErrorKind::TimedOut) => "connection timed out",
-        Some(std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable) => "network unreachable",
+        Some(std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable) => {
+            "network unreachable"
+        }
         Some(std::io::ErrorKind::UnexpectedEof) => "connection closed early",
         _ if error.is_connect() => "cannot connect",
         _ if error.is_builder() => "the request cannot be sent",
@@ -48,10 +65,18 @@ pub fn words(error: &reqwest::Error, clock_wrong: bool) -> String {
 
 fn tls_words(error: &rustls::Error) -> String {
     match error {
-        rustls::Error::InvalidCertificate(found) => format!("certificate {}", Flaw::new(found, None)),
-        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => "the server wants a client certificate".into(),
-        rustls::Error::AlertReceived(alert) => format!("the server refused the handshake ({alert:?})"),
-        rustls::Error::PeerIncompatible(_) => "no common version or cipher (1.2 and 1.3 are spoken)".into(),
+        rustls::Error::InvalidCertificate(found) => {
+            format!("certificate {}", Flaw::new(found, None))
+        }
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the server wants a client certificate".into()
+        }
+        rustls::Error::AlertReceived(alert) => {
+            format!("the server refused the handshake ({alert:?})")
+        }
+        rustls::Error::PeerIncompatible(_) => {
+            "no common version or cipher (1.2 and 1.3 are spoken)".into()
+        }
         rustls::Error::InvalidMessage(_) => "the answer is not TLS".into(),
         _ => "handshake failed".into(),
     }

@@ -14,27 +14,40 @@ pub fn all() -> &'static [(&'static str, &'static str)] {
         ("keycloak", include_str!("catalogue/keycloak.toml")),
         ("keycloak_jwt", include_str!("catalogue/keycloak_jwt.toml")),
         ("lean", include_str!("catalogue/lean.toml")),
-        ("lean_customer", include_str!("catalogue/lean_customer.toml")),
+        (
+            "lean_customer",
+            include_str!("catalogue/lean_customer.toml"),
+        ),
         ("mypos", include_str!("catalogue/mypos.toml")),
         ("oauth2", include_str!("catalogue/oauth2.toml")),
         ("optoro", include_str!("catalogue/optoro.toml")),
         ("sqr", include_str!("catalogue/sqr.toml")),
         ("static", include_str!("catalogue/static.toml")),
         ("worldline", include_str!("catalogue/worldline.toml")),
-        ("worldline_jwt", include_str!("catalogue/worldline_jwt.toml")),
+        (
+            "worldline_jwt",
+            include_str!("catalogue/worldline_jwt.toml"),
+        ),
     ]
 }
 
 /// The TOML source of one.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static str> {
-    all().iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+    all()
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, text)| *text)
 }
 
 /// One of them as a table. Each is read once, however many credentials start from it.
 pub(super) fn table(name: &str) -> Option<&'static Table> {
-    static TABLES: LazyLock<BTreeMap<&str, Table>> =
-        LazyLock::new(|| all().iter().filter_map(|(name, text)| Some((*name, layers::parse(text).ok()?))).collect());
+    static TABLES: LazyLock<BTreeMap<&str, Table>> = LazyLock::new(|| {
+        all()
+            .iter()
+            .filter_map(|(name, text)| Some((*name, layers::parse(text).ok()?)))
+            .collect()
+    });
     TABLES.get(name)
 }
 
@@ -71,14 +84,22 @@ pub struct Needed {
 /// For `cupbearer profiles NAME`.
 #[must_use]
 pub fn describe(name: &str) -> Option<&'static Description> {
-    static ALL: LazyLock<BTreeMap<&str, Description>> =
-        LazyLock::new(|| all().iter().filter_map(|(name, _)| Some((*name, read(name)?))).collect());
+    static ALL: LazyLock<BTreeMap<&str, Description>> = LazyLock::new(|| {
+        all()
+            .iter()
+            .filter_map(|(name, _)| Some((*name, read(name)?)))
+            .collect()
+    });
     ALL.get(name)
 }
 
 fn read(name: &str) -> Option<Description> {
     let (name, toml) = all().iter().find(|(known, _)| *known == name)?;
-    let head = merge::head(&Base::Builtin((*name).to_owned()), Path::new(""), &ProfileFiles::default())?;
+    let head = merge::head(
+        &Base::Builtin((*name).to_owned()),
+        Path::new(""),
+        &ProfileFiles::default(),
+    )?;
     let settings = head.settings.into_iter().map(|(name, setting)| Setting {
         name,
         help: setting.help.unwrap_or_default(),

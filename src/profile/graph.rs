@@ -14,19 +14,34 @@ pub(super) fn tokens(b: &mut Build<'_>, body: &CredentialTable) -> Vec<TokenSpec
         open.insert(name.clone(), (spec, parents));
     }
     // How many parents each still waits for, and who waits for it.
-    let mut missing: BTreeMap<String, usize> = open.iter().map(|(name, (_, parents))| (name.clone(), parents.len())).collect();
+    let mut missing: BTreeMap<String, usize> = open
+        .iter()
+        .map(|(name, (_, parents))| (name.clone(), parents.len()))
+        .collect();
     let mut children: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, (_, parents)) in &open {
         for parent in parents {
-            children.entry(parent.clone()).or_default().push(name.clone());
+            children
+                .entry(parent.clone())
+                .or_default()
+                .push(name.clone());
         }
     }
-    let mut ready: BTreeSet<String> = missing.iter().filter(|(_, n)| **n == 0).map(|(name, _)| name.clone()).collect();
+    let mut ready: BTreeSet<String> = missing
+        .iter()
+        .filter(|(_, n)| **n == 0)
+        .map(|(name, _)| name.clone())
+        .collect();
     let mut sorted: Vec<TokenSpec> = Vec::new();
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     while let Some(name) = ready.pop_first() {
-        let Some((mut spec, parents)) = open.remove(&name) else { continue };
-        spec.parents = parents.iter().filter_map(|parent| places.get(parent).copied()).collect();
+        let Some((mut spec, parents)) = open.remove(&name) else {
+            continue;
+        };
+        spec.parents = parents
+            .iter()
+            .filter_map(|parent| places.get(parent).copied())
+            .collect();
         places.insert(name.clone(), sorted.len());
         sorted.push(spec);
         for child in children.remove(&name).unwrap_or_default() {
@@ -50,12 +65,21 @@ fn parents(b: &Build<'_>, own: &str) -> Vec<String> {
     for name in &b.seen {
         let token = match name.split_once('.') {
             Some(("tokens", token)) => token.split('.').next(),
-            Some(("vars", var)) => var.split('.').next().and_then(|var| b.vars.get(var)).map(String::as_str),
+            Some(("vars", var)) => var
+                .split('.')
+                .next()
+                .and_then(|var| b.vars.get(var))
+                .map(String::as_str),
             _ => None,
         };
         // An unknown one has been noted with its template.
-        parents
-            .extend(token.filter(|token| *token != own && b.tokens.binary_search_by(|t| t.as_str().cmp(token)).is_ok()).map(str::to_owned));
+        parents.extend(
+            token
+                .filter(|token| {
+                    *token != own && b.tokens.binary_search_by(|t| t.as_str().cmp(token)).is_ok()
+                })
+                .map(str::to_owned),
+        );
     }
     parents.sort_unstable();
     parents.dedup();
@@ -68,7 +92,13 @@ fn circle(b: &mut Build<'_>, open: &BTreeMap<String, (TokenSpec, Vec<String>)>) 
     let mut at = open.keys().next().cloned();
     while let Some(name) = at {
         if let Some(start) = way.iter().position(|seen| *seen == name) {
-            let names = way.iter().skip(start).chain([&name]).map(String::as_str).collect::<Vec<_>>().join(" → ");
+            let names = way
+                .iter()
+                .skip(start)
+                .chain([&name])
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(" → ");
             b.note(
                 &["tokens", &name],
                 format!("the tokens are made with each other in a circle: {names}"),
@@ -76,7 +106,10 @@ fn circle(b: &mut Build<'_>, open: &BTreeMap<String, (TokenSpec, Vec<String>)>) 
             );
             return;
         }
-        at = open.get(&name).and_then(|(_, parents)| parents.iter().find(|parent| open.contains_key(*parent))).cloned();
+        at = open
+            .get(&name)
+            .and_then(|(_, parents)| parents.iter().find(|parent| open.contains_key(*parent)))
+            .cloned();
         way.push(name);
     }
 }

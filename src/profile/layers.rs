@@ -71,9 +71,19 @@ impl Layers {
     ) -> Option<Self> {
         let mut top = overrides.clone();
         resolve_paths(&mut top, relative_to);
-        let mut layers = Self { all: vec![Layer { table: top, origin: Origin::Credential }], at: at.to_owned() };
+        let mut layers = Self {
+            all: vec![Layer {
+                table: top,
+                origin: Origin::Credential,
+            }],
+            at: at.to_owned(),
+        };
         for key in ["extends", "doc", "source", "settings", "secrets", "profile"] {
-            if layers.all.iter_mut().any(|layer| layer.table.remove(key).is_some()) {
+            if layers
+                .all
+                .iter_mut()
+                .any(|layer| layer.table.remove(key).is_some())
+            {
                 layers.note(
                     problems,
                     &[key],
@@ -91,7 +101,13 @@ impl Layers {
                 let (key, file) = layers.origin_key();
                 let what = "the profiles extend each other in a circle".to_owned();
                 let hint = Some("let one of them extend another profile, or none".to_owned());
-                problems.add(Problem { severity: Severity::Problem, key, file, what, hint });
+                problems.add(Problem {
+                    severity: Severity::Problem,
+                    key,
+                    file,
+                    what,
+                    hint,
+                });
                 return None;
             }
             let table = match Self::fetch(&origin, files) {
@@ -104,7 +120,10 @@ impl Layers {
                     return None;
                 }
             };
-            layers.all.push(Layer { table, origin: origin.clone() });
+            layers.all.push(Layer {
+                table,
+                origin: origin.clone(),
+            });
             next = layers.parent(&origin, problems)?;
         }
         Some(layers)
@@ -112,21 +131,36 @@ impl Layers {
 
     /// Where the next profile is named: the credential says `profile`, a profile says `extends`.
     fn origin_key(&self) -> (String, Option<PathBuf>) {
-        let key = if self.all.len() == 1 { "profile" } else { "extends" };
+        let key = if self.all.len() == 1 {
+            "profile"
+        } else {
+            "extends"
+        };
         self.key_in(self.all.len().saturating_sub(1), &[key])
     }
 
     /// What the last layer extends. `None`: it says something that cannot be understood.
-    #[allow(clippy::option_option, reason = "no parent is not the same as a broken one")]
+    #[allow(
+        clippy::option_option,
+        reason = "no parent is not the same as a broken one"
+    )]
     fn parent(&self, origin: &Origin, problems: &mut Problems) -> Option<Option<Origin>> {
-        let Some(extends) = self.all.last().and_then(|layer| layer.table.get("extends").cloned()) else { return Some(None) };
+        let Some(extends) = self
+            .all
+            .last()
+            .and_then(|layer| layer.table.get("extends").cloned())
+        else {
+            return Some(None);
+        };
         let folder = match origin {
             Origin::File(path) => path.parent().map(Path::to_path_buf).unwrap_or_default(),
             _ => PathBuf::new(),
         };
         match (&extends, extends.get("file")) {
             (Value::String(name), _) => Some(Some(Origin::Builtin(name.clone()))),
-            (Value::Object(table), Some(Value::String(file))) if table.len() == 1 => Some(Some(Origin::File(folder.join(file)))),
+            (Value::Object(table), Some(Value::String(file))) if table.len() == 1 => {
+                Some(Some(Origin::File(folder.join(file))))
+            }
             _ => {
                 self.note(
                     problems,
@@ -144,7 +178,11 @@ impl Layers {
             Origin::Credential => Ok(Table::new()),
             Origin::Builtin(name) => catalogue::table(name).cloned().ok_or_else(|| {
                 let names = catalogue::all().iter().map(|(name, _)| *name);
-                problem("there is no built-in profile of that name".to_owned(), known(name, names), None)
+                problem(
+                    "there is no built-in profile of that name".to_owned(),
+                    known(name, names),
+                    None,
+                )
             }),
             Origin::File(path) => files.table(path),
         }
@@ -159,7 +197,13 @@ impl Layers {
             for (path, what, hint) in missed {
                 let path: Vec<&str> = path.iter().map(String::as_str).collect();
                 let (key, file) = self.key_in(index, &path);
-                problems.add(Problem { severity: Severity::Problem, key, file, what, hint: Some(hint) });
+                problems.add(Problem {
+                    severity: Severity::Problem,
+                    key,
+                    file,
+                    what,
+                    hint: Some(hint),
+                });
             }
         }
         merged
@@ -167,19 +211,43 @@ impl Layers {
 
     /// What a profile gets that says nothing of `inject.headers`: the token as RFC 6750 2.1 has it.
     fn ground(&self) -> Table {
-        let tokens = self.all.iter().any(|l| l.table.get("tokens").and_then(Value::as_object).is_some_and(|t| !t.is_empty()));
-        let says = self.all.last().is_some_and(|root| root.table.get("inject").is_some_and(|inject| inject.get("headers").is_some()));
+        let tokens = self.all.iter().any(|l| {
+            l.table
+                .get("tokens")
+                .and_then(Value::as_object)
+                .is_some_and(|t| !t.is_empty())
+        });
+        let says = self.all.last().is_some_and(|root| {
+            root.table
+                .get("inject")
+                .is_some_and(|inject| inject.get("headers").is_some())
+        });
         let mut ground = Table::new();
         if tokens && !says {
-            ground.insert("inject".into(), json!({"headers": {"Authorization": "Bearer {{ token }}"}}));
+            ground.insert(
+                "inject".into(),
+                json!({"headers": {"Authorization": "Bearer {{ token }}"}}),
+            );
         }
         ground
     }
 
     /// Notes a problem where a user would mend it.
-    pub fn note(&self, problems: &mut Problems, path: &[&str], what: impl Into<String>, hint: impl Into<String>) {
+    pub fn note(
+        &self,
+        problems: &mut Problems,
+        path: &[&str],
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         let (key, file) = self.place(path);
-        problems.add(Problem { severity: Severity::Problem, key, file, what: what.into(), hint: Some(hint.into()) });
+        problems.add(Problem {
+            severity: Severity::Problem,
+            key,
+            file,
+            what: what.into(),
+            hint: Some(hint.into()),
+        });
     }
 
     /// Keys that may stand beside `key` where it was written, besides those that credentials and profiles share.
@@ -187,7 +255,9 @@ impl Layers {
         let owner = self.all.get(self.owner(&mut [key.to_owned()]));
         match owner.map(|layer| &layer.origin) {
             None | Some(Origin::Credential) => &["profile", "settings", "secrets"],
-            Some(Origin::File(_) | Origin::Builtin(_)) => &["extends", "doc", "source", "settings", "secrets"],
+            Some(Origin::File(_) | Origin::Builtin(_)) => {
+                &["extends", "doc", "source", "settings", "secrets"]
+            }
         }
     }
 
@@ -211,7 +281,11 @@ impl Layers {
             && let Ok(mut n) = index.parse::<usize>()
         {
             for (layer, each) in self.all.iter().enumerate() {
-                let own = each.table.get("errors").and_then(Value::as_array).map_or(0, Vec::len);
+                let own = each
+                    .table
+                    .get("errors")
+                    .and_then(Value::as_array)
+                    .map_or(0, Vec::len);
                 if n < own {
                     *index = n.to_string();
                     return layer;
@@ -247,8 +321,15 @@ pub(super) fn files(layers: &Layers) -> Vec<PathBuf> {
 }
 
 fn depth(table: &Table, path: &[String]) -> usize {
-    let Some((first, rest)) = path.split_first() else { return 0 };
-    match table.get(first).or_else(|| table.iter().find(|(key, _)| key.eq_ignore_ascii_case(first)).map(|(_, value)| value)) {
+    let Some((first, rest)) = path.split_first() else {
+        return 0;
+    };
+    match table.get(first).or_else(|| {
+        table
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(first))
+            .map(|(_, value)| value)
+    }) {
         Some(Value::Object(inner)) => 1 + depth(inner, rest),
         Some(_) => 1,
         None => 0,
@@ -259,7 +340,10 @@ fn depth(table: &Table, path: &[String]) -> usize {
 pub(super) fn dotted(at: &str, path: &[&str]) -> String {
     let mut out = at.to_owned();
     for part in path {
-        let bare = !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let bare = !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         if bare && part.bytes().all(|b| b.is_ascii_digit()) && !out.is_empty() {
             out.extend(["[", part, "]"]);
             continue;
@@ -267,27 +351,49 @@ pub(super) fn dotted(at: &str, path: &[&str]) -> String {
         if !out.is_empty() {
             out.push('.');
         }
-        let quoted = if bare { (*part).to_owned() } else { format!("{part:?}") };
+        let quoted = if bare {
+            (*part).to_owned()
+        } else {
+            format!("{part:?}")
+        };
         out.push_str(&quoted);
     }
     out
 }
 
 fn problem(what: String, hint: String, file: Option<PathBuf>) -> Problem {
-    Problem { severity: Severity::Problem, key: String::new(), file, what, hint: Some(hint) }
+    Problem {
+        severity: Severity::Problem,
+        key: String::new(),
+        file,
+        what,
+        hint: Some(hint),
+    }
 }
 
 fn read_file(path: &Path) -> Result<Table, Problem> {
-    let toml = "text stands in quotes, a table is [name] or { key = value }, and each key may stand once";
+    let toml =
+        "text stands in quotes, a table is [name] or { key = value }, and each key may stand once";
     let place = "relative paths start from the folder of the file they are written in";
-    let unread = |what| problem(format!("profile file {}: {what}", shown(path)), place.to_owned(), None);
+    let unread = |what| {
+        problem(
+            format!("profile file {}: {what}", shown(path)),
+            place.to_owned(),
+            None,
+        )
+    };
     let text = text_of(path).map_err(unread)?;
-    let mut table = parse(&text).map_err(|what| problem(what, toml.to_owned(), Some(path.to_owned())))?;
+    let mut table =
+        parse(&text).map_err(|what| problem(what, toml.to_owned(), Some(path.to_owned())))?;
     resolve_paths(&mut table, path.parent().unwrap_or(Path::new("")));
     let mut whole = Value::Object(table);
     lists_of_one::<CredentialTable>(&mut whole);
     lists_of_one::<HeadTable>(&mut whole);
-    Ok(if let Value::Object(table) = whole { table } else { Table::new() })
+    Ok(if let Value::Object(table) = whole {
+        table
+    } else {
+        Table::new()
+    })
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
@@ -311,7 +417,9 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
 fn resolve_paths(table: &mut Table, folder: &Path) {
     let tokens = table.get_mut("tokens").and_then(Value::as_object_mut);
     for token in tokens.into_iter().flat_map(Map::values_mut) {
-        let Some(tls) = token.get_mut("tls").and_then(Value::as_object_mut) else { continue };
+        let Some(tls) = token.get_mut("tls").and_then(Value::as_object_mut) else {
+            continue;
+        };
         for key in ["ca_file", "client_cert_file", "client_key_file"] {
             if let Some(Value::String(path)) = tls.get_mut(key) {
                 *path = folder.join(&*path).to_string_lossy().into_owned();
@@ -323,21 +431,42 @@ fn resolve_paths(table: &mut Table, folder: &Path) {
 type Missed = Vec<(Vec<String>, String, String)>;
 
 fn is_headers(path: &[String]) -> bool {
-    path.last().is_some_and(|key| matches!(key.as_str(), "headers" | "headers_if_absent"))
+    path.last()
+        .is_some_and(|key| matches!(key.as_str(), "headers" | "headers_if_absent"))
 }
 
 /// Lays one table over another.
 fn lay(onto: &mut Table, over: &Table, path: &mut Vec<String>, missed: &mut Missed) {
     let any_case = is_headers(path);
-    let drops = over.get("drop").and_then(Value::as_array).filter(|list| list.iter().all(Value::is_string));
-    for (index, key) in drops.into_iter().flatten().filter_map(Value::as_str).enumerate() {
+    let drops = over
+        .get("drop")
+        .and_then(Value::as_array)
+        .filter(|list| list.iter().all(Value::is_string));
+    for (index, key) in drops
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .enumerate()
+    {
         if !remove(onto, key, any_case) {
-            let place = path.iter().cloned().chain(["drop".to_owned(), index.to_string()]).collect();
-            missed.push((place, "there is nothing of that name to drop".to_owned(), known(key, onto.keys().map(String::as_str))));
+            let place = path
+                .iter()
+                .cloned()
+                .chain(["drop".to_owned(), index.to_string()])
+                .collect();
+            missed.push((
+                place,
+                "there is nothing of that name to drop".to_owned(),
+                known(key, onto.keys().map(String::as_str)),
+            ));
         }
     }
     // Header names as they stand below, by their spelling in small letters.
-    let mut below: BTreeMap<String, String> = onto.keys().filter(|_| any_case).map(|key| (key.to_ascii_lowercase(), key.clone())).collect();
+    let mut below: BTreeMap<String, String> = onto
+        .keys()
+        .filter(|_| any_case)
+        .map(|key| (key.to_ascii_lowercase(), key.clone()))
+        .collect();
     let mut seen = BTreeSet::new();
     for (key, value) in over {
         if key == "drop" && drops.is_some() {
@@ -345,9 +474,17 @@ fn lay(onto: &mut Table, over: &Table, path: &mut Vec<String>, missed: &mut Miss
         }
         if any_case && !seen.insert(key.to_ascii_lowercase()) {
             let place = path.iter().cloned().chain([key.clone()]).collect();
-            missed.push((place, "is written twice: header names know no case".into(), "keep one of them".into()));
+            missed.push((
+                place,
+                "is written twice: header names know no case".into(),
+                "keep one of them".into(),
+            ));
         }
-        let old = if any_case { below.insert(key.to_ascii_lowercase(), key.clone()) } else { Some(key.clone()) };
+        let old = if any_case {
+            below.insert(key.to_ascii_lowercase(), key.clone())
+        } else {
+            Some(key.clone())
+        };
         let old = old.and_then(|old| onto.remove(&old));
         path.push(key.clone());
         let new = match (old, value) {
@@ -355,7 +492,9 @@ fn lay(onto: &mut Table, over: &Table, path: &mut Vec<String>, missed: &mut Miss
                 lay(&mut below, above, path, missed);
                 Value::Object(below)
             }
-            (Some(Value::Array(below)), Value::Array(above)) if path.len() == 1 && key == "errors" => {
+            (Some(Value::Array(below)), Value::Array(above))
+                if path.len() == 1 && key == "errors" =>
+            {
                 Value::Array(above.iter().cloned().chain(below).collect())
             }
             (_, Value::Object(above)) => {
@@ -375,13 +514,19 @@ fn remove(table: &mut Table, key: &str, any_case: bool) -> bool {
     if table.remove(key).is_some() {
         return true;
     }
-    let found = table.keys().find(|other| any_case && other.eq_ignore_ascii_case(key)).cloned();
+    let found = table
+        .keys()
+        .find(|other| any_case && other.eq_ignore_ascii_case(key))
+        .cloned();
     if let Some(found) = found {
         return table.remove(&found).is_some();
     }
     key.match_indices('.').any(|(dot, _)| {
         let (first, rest) = (&key[..dot], &key[dot + 1..]); // a dot is one byte
         let inside_headers = is_headers(&[first.to_owned()]);
-        table.get_mut(first).and_then(Value::as_object_mut).is_some_and(|inner| remove(inner, rest, inside_headers))
+        table
+            .get_mut(first)
+            .and_then(Value::as_object_mut)
+            .is_some_and(|inner| remove(inner, rest, inside_headers))
     })
 }

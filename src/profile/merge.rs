@@ -54,7 +54,15 @@ pub fn build(
     let layers = Layers::load(base, overrides, at, relative_to, given.files, &mut found);
     let profile = layers.and_then(|layers| {
         let (head, body) = tables(&layers, &mut found);
-        Some(assemble(&layers, name_of(base), &head, &body, given, &mut found)).filter(|_| !found.fatal())
+        Some(assemble(
+            &layers,
+            name_of(base),
+            &head,
+            &body,
+            given,
+            &mut found,
+        ))
+        .filter(|_| !found.fatal())
     });
     problems.extend(found);
     profile
@@ -64,9 +72,21 @@ pub fn build(
 #[must_use]
 pub fn files(base: &Base, relative_to: &Path, files: &ProfileFiles) -> Vec<PathBuf> {
     // What is built in extends nothing else.
-    let Base::File(path) = base else { return Vec::new() };
-    let layers = Layers::load(base, &Map::new(), "", relative_to, files, &mut Problems::default());
-    layers.map_or_else(|| vec![relative_to.join(path)], |layers| layers::files(&layers))
+    let Base::File(path) = base else {
+        return Vec::new();
+    };
+    let layers = Layers::load(
+        base,
+        &Map::new(),
+        "",
+        relative_to,
+        files,
+        &mut Problems::default(),
+    );
+    layers.map_or_else(
+        || vec![relative_to.join(path)],
+        |layers| layers::files(&layers),
+    )
 }
 
 /// Settings and secrets of a profile with their help, `extends` followed, for `cupbearer profiles NAME`.
@@ -79,7 +99,12 @@ pub(super) fn head(base: &Base, relative_to: &Path, files: &ProfileFiles) -> Opt
 fn name_of(base: &Base) -> Arc<str> {
     match base {
         Base::Builtin(name) => name.as_str().into(),
-        Base::File(path) => path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default().as_ref().into(),
+        Base::File(path) => path
+            .file_stem()
+            .map(|stem| stem.to_string_lossy())
+            .unwrap_or_default()
+            .as_ref()
+            .into(),
     }
 }
 
@@ -96,7 +121,9 @@ fn tables(layers: &Layers, problems: &mut Problems) -> (HeadTable, CredentialTab
     for misfit in strange.into_iter().chain(more) {
         let path: Vec<&str> = misfit.path.iter().map(String::as_str).collect();
         let hint = match path[..] {
-            [key] if misfit.what == read::UNKNOWN => read::hint_at_top::<CredentialTable>(key, layers.beside(key)),
+            [key] if misfit.what == read::UNKNOWN => {
+                read::hint_at_top::<CredentialTable>(key, layers.beside(key))
+            }
             _ => misfit.hint,
         };
         layers.note(problems, &path, misfit.what, hint);
@@ -107,7 +134,11 @@ fn tables(layers: &Layers, problems: &mut Problems) -> (HeadTable, CredentialTab
 /// `default = 5` and `default = true` are what `"5"` and `"true"` are.
 fn scalars_to_text(head: &mut Map<String, Value>) {
     let settings = head.get_mut("settings").and_then(Value::as_object_mut);
-    for default in settings.into_iter().flat_map(Map::values_mut).filter_map(|setting| setting.get_mut("default")) {
+    for default in settings
+        .into_iter()
+        .flat_map(Map::values_mut)
+        .filter_map(|setting| setting.get_mut("default"))
+    {
         if matches!(default, Value::Number(_) | Value::Bool(_)) {
             *default = Value::String(default.to_string());
         }
@@ -175,8 +206,14 @@ fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
     for (token, table) in &body.tokens {
         for name in table.response.vars.keys() {
             if let Some(other) = b.vars.insert(name.clone(), token.clone()) {
-                let what = format!("is a variable of token {other} too, and there is one namespace per credential");
-                b.note(&["tokens", token, "response", "vars", name], what, "choose another name in one of the two");
+                let what = format!(
+                    "is a variable of token {other} too, and there is one namespace per credential"
+                );
+                b.note(
+                    &["tokens", token, "response", "vars", name],
+                    what,
+                    "choose another name in one of the two",
+                );
             }
         }
     }
@@ -187,25 +224,57 @@ fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
     ];
     for (group, names) in names {
         for name in names.iter().filter(|name| !values::identifier(name)) {
-            b.note(&[group, name], "is no name a template can use (letters, digits, _)", name.replace(['-', '.', ' '], "_"));
+            b.note(
+                &[group, name],
+                "is no name a template can use (letters, digits, _)",
+                name.replace(['-', '.', ' '], "_"),
+            );
         }
     }
-    for name in head.settings.keys().filter(|name| RESERVED.contains(&name.as_str())) {
-        b.note(&["settings", name], "is a name that templates use for something else", format!("call it my_{name}, for instance"));
+    for name in head
+        .settings
+        .keys()
+        .filter(|name| RESERVED.contains(&name.as_str()))
+    {
+        b.note(
+            &["settings", name],
+            "is a name that templates use for something else",
+            format!("call it my_{name}, for instance"),
+        );
     }
 }
 
 /// The user's values over the defaults, each as the profile wants it.
-fn settings(b: &mut Build<'_>, specs: &BTreeMap<String, SettingTable>, user: &BTreeMap<String, String>) {
+fn settings(
+    b: &mut Build<'_>,
+    specs: &BTreeMap<String, SettingTable>,
+    user: &BTreeMap<String, String>,
+) {
     for name in user.keys().filter(|name| !specs.contains_key(*name)) {
         let at = b.layers.at.clone();
-        let hint = if specs.is_empty() { "the profile has no settings".into() } else { known(name, specs.keys().map(String::as_str)) };
-        b.problems.problem(layers::dotted(&at, &["settings", name]), "is not a setting of the profile", hint);
+        let hint = if specs.is_empty() {
+            "the profile has no settings".into()
+        } else {
+            known(name, specs.keys().map(String::as_str))
+        };
+        b.problems.problem(
+            layers::dotted(&at, &["settings", name]),
+            "is not a setting of the profile",
+            hint,
+        );
     }
     for (name, spec) in specs {
-        let value = user.get(name).or(spec.default.as_ref()).cloned().unwrap_or_default();
+        let value = user
+            .get(name)
+            .or(spec.default.as_ref())
+            .cloned()
+            .unwrap_or_default();
         let key = layers::dotted(&b.layers.at, &["settings", name]);
-        let help = spec.help.clone().filter(|help| !help.is_empty()).unwrap_or_else(|| format!("settings = {{ {name} = \"…\" }}"));
+        let help = spec
+            .help
+            .clone()
+            .filter(|help| !help.is_empty())
+            .unwrap_or_else(|| format!("settings = {{ {name} = \"…\" }}"));
         if value.is_empty() {
             if spec.required.unwrap_or(false) {
                 b.problems.problem(key, "is missing", help);
@@ -213,11 +282,17 @@ fn settings(b: &mut Build<'_>, specs: &BTreeMap<String, SettingTable>, user: &BT
         } else if let Some(pattern) = &spec.pattern {
             match values::whole(pattern) {
                 Ok(regex) if regex.is_match(&value) => {}
-                Ok(_) => b.problems.problem(key, format!("does not match {pattern}"), help),
+                Ok(_) => b
+                    .problems
+                    .problem(key, format!("does not match {pattern}"), help),
                 Err((what, hint)) => b.note(&["settings", name, "pattern"], what, hint),
             }
         } else if value.chars().any(char::is_control) {
-            b.problems.problem(key, "contains a control character", "take it out; a line break at the end of a text is one");
+            b.problems.problem(
+                key,
+                "contains a control character",
+                "take it out; a line break at the end of a text is one",
+            );
         }
         b.settings.insert(name.clone(), value);
     }
@@ -226,7 +301,10 @@ fn settings(b: &mut Build<'_>, specs: &BTreeMap<String, SettingTable>, user: &BT
 /// What concerns the profile as a whole.
 fn whole(b: &mut Build<'_>, body: &CredentialTable) {
     let inject = &body.inject;
-    let nothing = inject.headers.is_empty() && inject.headers_if_absent.is_empty() && inject.query.is_empty() && inject.cookies.is_empty();
+    let nothing = inject.headers.is_empty()
+        && inject.headers_if_absent.is_empty()
+        && inject.query.is_empty()
+        && inject.cookies.is_empty();
     if nothing && body.tokens.is_empty() {
         b.note(
             &["inject"],
@@ -235,12 +313,25 @@ fn whole(b: &mut Build<'_>, body: &CredentialTable) {
         );
     }
     if body.vend == Some(true) && body.tokens.is_empty() {
-        b.note(&["vend"], "needs a token to hand out", "leave it out, or say under tokens how to get one");
+        b.note(
+            &["vend"],
+            "needs a token to hand out",
+            "leave it out, or say under tokens how to get one",
+        );
     }
     let mut headers: BTreeMap<String, String> = BTreeMap::new();
     for name in b.partitions.clone() {
-        let Some(header) = body.partition.get(&name).and_then(|table| table.header.as_ref()) else { continue };
-        let twin = headers.entry(header.to_ascii_lowercase()).or_insert_with(|| name.clone()).clone();
+        let Some(header) = body
+            .partition
+            .get(&name)
+            .and_then(|table| table.header.as_ref())
+        else {
+            continue;
+        };
+        let twin = headers
+            .entry(header.to_ascii_lowercase())
+            .or_insert_with(|| name.clone())
+            .clone();
         if twin != name {
             b.note(
                 &["partition", &name, "header"],
@@ -259,18 +350,31 @@ fn secrets(b: &mut Build<'_>) {
         let key = layers::dotted(&at, &["secrets", &name]);
         if b.any_secret && !b.secrets.contains_key(&name) {
             if !values::identifier(&name) {
-                b.problems.problem(key, "is no name a template can use (letters, digits, _)", name.replace(['-', '.', ' '], "_"));
+                b.problems.problem(
+                    key,
+                    "is no name a template can use (letters, digits, _)",
+                    name.replace(['-', '.', ' '], "_"),
+                );
             }
             b.secrets.insert(name, SecretSpec::default());
         } else if !b.secrets.contains_key(&name) {
             let none = b.secrets.is_empty();
-            let hint = if none { "the profile has no secrets".into() } else { known(&name, b.secrets.keys().map(String::as_str)) };
-            b.problems.problem(key, "is not a secret of the profile", hint);
+            let hint = if none {
+                "the profile has no secrets".into()
+            } else {
+                known(&name, b.secrets.keys().map(String::as_str))
+            };
+            b.problems
+                .problem(key, "is not a secret of the profile", hint);
         }
     }
     if b.any_secret {
         // One that is not given has been noted where it is named.
-        for name in b.used.iter().filter(|name| b.given.as_ref().is_none_or(|given| given.contains(*name))) {
+        for name in b
+            .used
+            .iter()
+            .filter(|name| b.given.as_ref().is_none_or(|given| given.contains(*name)))
+        {
             b.secrets.entry(name.clone()).or_default();
         }
     }
@@ -279,9 +383,14 @@ fn secrets(b: &mut Build<'_>) {
         let absent = b.given.as_ref().is_some_and(|given| !given.contains(name));
         if absent && !spec.optional {
             let key = layers::dotted(&at, &["secrets"]);
-            let help = if spec.help.is_empty() { "{ file = \"…\" } or { env = \"…\" }" } else { &spec.help };
+            let help = if spec.help.is_empty() {
+                "{ file = \"…\" } or { env = \"…\" }"
+            } else {
+                &spec.help
+            };
             let help = format!("{name}: {help}");
-            b.problems.problem(key, format!("secret {name} is missing"), help);
+            b.problems
+                .problem(key, format!("secret {name} is missing"), help);
         }
     }
 }

@@ -23,7 +23,10 @@ impl Try {
     /// Whether some problem stands at `key` and says (or hints) `words`.
     #[track_caller]
     fn says(&self, key: &str, words: &str) {
-        let hit = self.found.iter().any(|(k, what, hint)| k == key && (what.contains(words) || hint.contains(words)));
+        let hit = self
+            .found
+            .iter()
+            .any(|(k, what, hint)| k == key && (what.contains(words) || hint.contains(words)));
         assert!(hit, "{key}: {words} not in {:#?}", self.found);
     }
     #[track_caller]
@@ -34,30 +37,72 @@ impl Try {
 }
 
 fn pairs(value: &Value) -> BTreeMap<String, String> {
-    value.as_object().unwrap().iter().map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned())).collect()
+    value
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned()))
+        .collect()
 }
 
 fn on(base: &Base, overrides: Value, settings: &Value, secrets: Option<&[&str]>) -> Try {
     let mut problems = Problems::default();
-    let Value::Object(overrides) = overrides else { panic!("a table") };
+    let Value::Object(overrides) = overrides else {
+        panic!("a table")
+    };
     let names = secrets.map(|names| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
-    let given = Given { settings: &pairs(settings), secrets: names.as_deref(), blind: true, files: &ProfileFiles::default() };
-    let profile = build(base, &overrides, given, "credentials.x", Path::new("/etc/cup"), &mut problems);
+    let given = Given {
+        settings: &pairs(settings),
+        secrets: names.as_deref(),
+        blind: true,
+        files: &ProfileFiles::default(),
+    };
+    let profile = build(
+        base,
+        &overrides,
+        given,
+        "credentials.x",
+        Path::new("/etc/cup"),
+        &mut problems,
+    );
     assert_eq!(profile.is_none(), problems.fatal());
     let list = problems.into_list();
     let files = list.iter().map(|p| p.file.clone()).collect();
-    let found = list.into_iter().map(|p| (p.key, p.what, p.hint.filter(|hint| !hint.is_empty()).unwrap())).collect();
-    Try { profile, found, files }
+    let found = list
+        .into_iter()
+        .map(|p| {
+            (
+                p.key,
+                p.what,
+                p.hint.filter(|hint| !hint.is_empty()).unwrap(),
+            )
+        })
+        .collect();
+    Try {
+        profile,
+        found,
+        files,
+    }
 }
 
 /// The plain profile with overrides.
 fn oauth2(overrides: Value) -> Try {
-    on(&Base::Builtin("oauth2".into()), overrides, &json!({"token_url": "https://a.example/t"}), None)
+    on(
+        &Base::Builtin("oauth2".into()),
+        overrides,
+        &json!({"token_url": "https://a.example/t"}),
+        None,
+    )
 }
 
 fn access(overrides: Value) -> Try {
     oauth2(Value::Object(
-        [("tokens".to_owned(), Value::Object([("access".to_owned(), overrides)].into_iter().collect()))].into_iter().collect(),
+        [(
+            "tokens".to_owned(),
+            Value::Object([("access".to_owned(), overrides)].into_iter().collect()),
+        )]
+        .into_iter()
+        .collect(),
     ))
 }
 
@@ -85,7 +130,10 @@ fn every_mistake_is_told_in_one_go_at_its_own_key() {
         "vendd": true,
     }));
     for (key, words) in [
-        ("tokens.access.lifetime.cap", "must be a duration such as \"30s\", but is a number"),
+        (
+            "tokens.access.lifetime.cap",
+            "must be a duration such as \"30s\", but is a number",
+        ),
         ("tokens.access.lifetime.capp", "did you mean \"cap\"?"),
         ("tokens.access.lifetime.idle", "must be a duration"),
         ("tokens.access.lifetime.refresh", "did you mean \"ahead\"?"),
@@ -100,7 +148,10 @@ fn every_mistake_is_told_in_one_go_at_its_own_key() {
         ("tokens.access.formatt", "did you mean \"format\"?"),
         ("tokens.access.method", "must be one of POST"),
         ("tokens.access.timeout", "longer than nothing"),
-        ("tokens.access.body", "must be text in quotes, but is a number"),
+        (
+            "tokens.access.body",
+            "must be text in quotes, but is a number",
+        ),
         ("inject.headers.X-C", "unknown setting: nobody"),
         ("inject.headers.X-D", "is not a template"),
         ("inject.cookies.\"a b\"", "no cookie name"),
@@ -123,14 +174,38 @@ fn every_mistake_is_told_in_one_go_at_its_own_key() {
 fn defaults_are_those_of_the_contract() {
     let profile = oauth2(json!({})).right();
     let token = &profile.tokens[0];
-    assert_eq!((token.timeout, token.method.as_str()), (Duration::from_secs(10), "POST"));
+    assert_eq!(
+        (token.timeout, token.method.as_str()),
+        (Duration::from_secs(10), "POST")
+    );
     assert_eq!(token.response.expires_unit, Duration::from_secs(1));
-    assert!(token.response.jwt_exp && token.response.expires_at.is_none() && token.response.expires_at_format == AtFormat::Auto);
+    assert!(
+        token.response.jwt_exp
+            && token.response.expires_at.is_none()
+            && token.response.expires_at_format == AtFormat::Auto
+    );
     let life = &token.lifetime;
-    assert_eq!((life.default, life.rest_after, life.min_remaining), (Duration::from_mins(5), Duration::from_hours(1), Duration::ZERO));
+    assert_eq!(
+        (life.default, life.rest_after, life.min_remaining),
+        (
+            Duration::from_mins(5),
+            Duration::from_hours(1),
+            Duration::ZERO
+        )
+    );
     assert!(life.cap.is_none() && life.idle.is_none() && life.refresh_before.is_none());
-    assert_eq!((profile.max_waiters, profile.limits.max_rejections, profile.limits.rate.len()), (10_000, 2, 1));
-    assert_eq!(profile.limits.hold, crate::token::Hold::For(Duration::from_mins(1)));
+    assert_eq!(
+        (
+            profile.max_waiters,
+            profile.limits.max_rejections,
+            profile.limits.rate.len()
+        ),
+        (10_000, 2, 1)
+    );
+    assert_eq!(
+        profile.limits.hold,
+        crate::token::Hold::For(Duration::from_mins(1))
+    );
 }
 
 #[test]
@@ -142,51 +217,103 @@ fn a_credential_overrides_single_keys_and_drops_others() {
     let profile = oauth2(overrides).right();
     assert_eq!(profile.tokens[0].lifetime.cap, Some(Duration::from_mins(4)));
     assert!(profile.tokens[0].lifetime.rest_after > Duration::from_hours(24 * 365));
-    assert_eq!(profile.tokens[0].params.keys().collect::<Vec<_>>(), ["resource", "scope"]);
+    assert_eq!(
+        profile.tokens[0].params.keys().collect::<Vec<_>>(),
+        ["resource", "scope"]
+    );
     assert!(profile.inject.headers.is_empty() && profile.inject.query.len() == 1);
 }
 
 #[test]
 fn header_names_know_no_case_when_tables_are_merged() {
-    let profile = oauth2(json!({"inject": {"headers": {"authorization": "Token {{ token }}"}}})).right();
+    let profile =
+        oauth2(json!({"inject": {"headers": {"authorization": "Token {{ token }}"}}})).right();
     assert_eq!(profile.inject.headers.len(), 1);
     assert_eq!(profile.inject.headers[0].1.source(), "Token {{ token }}");
-    oauth2(json!({"inject": {"headers": {"X-a": "1", "x-A": "2"}}})).says("credentials.x.inject.headers.x-A", "twice");
-    oauth2(json!({"inject": {"drop": ["headers.Autorization"]}})).says("credentials.x.inject.drop[0]", "there is no");
+    oauth2(json!({"inject": {"headers": {"X-a": "1", "x-A": "2"}}}))
+        .says("credentials.x.inject.headers.x-A", "twice");
+    oauth2(json!({"inject": {"drop": ["headers.Autorization"]}}))
+        .says("credentials.x.inject.drop[0]", "there is no");
 }
 
 #[test]
 fn a_users_error_rules_come_first_and_keep_their_own_numbers() {
     let base = Base::Builtin("mypos".into());
     let settings = json!({"partner_id": "p", "application_id": "a"});
-    let profile = on(&base, json!({"errors": [{"at": "token", "status": "4xx", "then": "retry"}]}), &settings, None).right();
-    assert_eq!(profile.errors.iter().map(|rule| rule.then).collect::<Vec<_>>(), [Then::Retry, Then::Retry, Then::Rejected]);
+    let profile = on(
+        &base,
+        json!({"errors": [{"at": "token", "status": "4xx", "then": "retry"}]}),
+        &settings,
+        None,
+    )
+    .right();
+    assert_eq!(
+        profile
+            .errors
+            .iter()
+            .map(|rule| rule.then)
+            .collect::<Vec<_>>(),
+        [Then::Retry, Then::Retry, Then::Rejected]
+    );
     let file = "extends = \"mypos\"\n[[errors]]\nat = \"token\"\nthen = \"ok\"\ntoken = \"nope\"\n";
     own(file).says("errors[0].token", "unknown token");
 }
 
 #[test]
 fn a_mistake_in_a_profile_file_is_told_with_the_file_and_its_own_key() {
-    let tried = own("[tokens.access]\nurl = \"ftp://x\"\nclient_auth = \"none\"\n[tokens.access.lifetime]\ncapp = \"1m\"\n");
+    let tried = own(
+        "[tokens.access]\nurl = \"ftp://x\"\nclient_auth = \"none\"\n[tokens.access.lifetime]\ncapp = \"1m\"\n",
+    );
     tried.says("tokens.access.url", "must be an https URL");
     tried.says("tokens.access.lifetime.capp", "cap");
-    assert!(tried.files.iter().all(|file| file.as_ref().is_some_and(|file| file.ends_with("vendor.toml"))));
+    assert!(tried.files.iter().all(|file| {
+        file.as_ref()
+            .is_some_and(|file| file.ends_with("vendor.toml"))
+    }));
     own("a = [").says("credentials.x.profile", "line 1");
-    let missing = on(&Base::File("nowhere.toml".into()), json!({}), &json!({}), None);
+    let missing = on(
+        &Base::File("nowhere.toml".into()),
+        json!({}),
+        &json!({}),
+        None,
+    );
     missing.says("credentials.x.profile", "/etc/cup/nowhere.toml");
-    on(&Base::Builtin("keycloack".into()), json!({}), &json!({}), None).says("credentials.x.profile", "did you mean \"keycloak\"?");
+    on(
+        &Base::Builtin("keycloack".into()),
+        json!({}),
+        &json!({}),
+        None,
+    )
+    .says("credentials.x.profile", "did you mean \"keycloak\"?");
 }
 
 #[test]
 fn profiles_that_extend_each_other_in_a_circle_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     for (name, other) in [("a", "b"), ("b", "a")] {
-        fs::write(folder.path().join(format!("{name}.toml")), format!("extends = {{ file = \"{other}.toml\" }}")).unwrap();
+        fs::write(
+            folder.path().join(format!("{name}.toml")),
+            format!("extends = {{ file = \"{other}.toml\" }}"),
+        )
+        .unwrap();
     }
-    let tried = on(&Base::File(folder.path().join("a.toml")), json!({}), &json!({}), None);
+    let tried = on(
+        &Base::File(folder.path().join("a.toml")),
+        json!({}),
+        &json!({}),
+        None,
+    );
     assert!(tried.found[0].1.contains("circle"), "{:?}", tried.found);
     own("extends = 5").says("extends", "built-in profile's name");
-    assert_eq!(files(&Base::Builtin("oauth2".into()), Path::new("/"), &ProfileFiles::default()).len(), 0);
+    assert_eq!(
+        files(
+            &Base::Builtin("oauth2".into()),
+            Path::new("/"),
+            &ProfileFiles::default()
+        )
+        .len(),
+        0
+    );
 }
 
 #[test]
@@ -213,7 +340,9 @@ fn tokens_are_sorted_by_who_is_made_with_whom() {
 #[test]
 fn a_circle_of_tokens_is_refused() {
     let token = |name: &str, other: &str| {
-        format!("[tokens.{name}]\nurl = \"https://x.example\"\nclient_auth = \"none\"\nheaders = {{ A = \"{{{{ tokens.{other} }}}}\" }}\n")
+        format!(
+            "[tokens.{name}]\nurl = \"https://x.example\"\nclient_auth = \"none\"\nheaders = {{ A = \"{{{{ tokens.{other} }}}}\" }}\n"
+        )
     };
     own(&(token("a", "b") + &token("b", "c") + &token("c", "b"))).says("tokens.b", "b → c → b");
     own(&token("a", "a")).says("tokens.a.headers.A", "cannot be made with itself");
@@ -249,7 +378,12 @@ fn token_urls_are_https_or_loopback_or_allowed() {
 #[test]
 fn settings_are_checked_against_the_profile() {
     let base = Base::Builtin("worldline".into());
-    let tried = on(&base, json!({}), &json!({"base": "https://a.example", "realm": "a/b", "scop": "VOP"}), None);
+    let tried = on(
+        &base,
+        json!({}),
+        &json!({"base": "https://a.example", "realm": "a/b", "scop": "VOP"}),
+        None,
+    );
     tried.says("credentials.x.settings.base", "does not match");
     tried.says("credentials.x.settings.realm", "does not match");
     tried.says("credentials.x.settings.scop", "did you mean \"scope\"?");
@@ -260,29 +394,43 @@ fn settings_are_checked_against_the_profile() {
 fn secrets_are_checked_against_what_the_profile_uses() {
     let settings = json!({"token_url": "https://a.example/t"});
     let base = Base::Builtin("oauth2".into());
-    let tried = on(&base, json!({}), &settings, Some(&["client_id", "client_secert"]));
+    let tried = on(
+        &base,
+        json!({}),
+        &settings,
+        Some(&["client_id", "client_secert"]),
+    );
     tried.says("credentials.x.secrets", "secret client_secret is missing");
-    tried.says("credentials.x.secrets.client_secert", "did you mean \"client_secret\"?");
+    tried.says(
+        "credentials.x.secrets.client_secert",
+        "did you mean \"client_secret\"?",
+    );
     let none = json!({"token_url": "https://a.example/t", "client_auth": "none"});
     on(&base, json!({}), &none, Some(&[])).right();
     let jwt = json!({"token_url": "https://a.example/t", "client_auth": "private_key_jwt"});
-    on(&base, json!({}), &jwt, Some(&["client_id"])).says("credentials.x.secrets", "secret private_key is missing");
+    on(&base, json!({}), &jwt, Some(&["client_id"]))
+        .says("credentials.x.secrets", "secret private_key is missing");
     let key = json!({"inject": {"headers": {"X-K": "{{ secrets.key }}"}}});
     let fixed = Base::Builtin("static".into());
     on(&fixed, key.clone(), &json!({}), Some(&["key", "other"])).right();
-    on(&fixed, key, &json!({}), Some(&["kye"])).says("credentials.x.inject.headers.X-K", "did you mean \"kye\"?");
-    on(&fixed, json!({}), &json!({}), None).says("credentials.x.inject", "nothing would be put on a request");
+    on(&fixed, key, &json!({}), Some(&["kye"]))
+        .says("credentials.x.inject.headers.X-K", "did you mean \"kye\"?");
+    on(&fixed, json!({}), &json!({}), None)
+        .says("credentials.x.inject", "nothing would be put on a request");
 }
 
 #[test]
 fn client_authentication_and_assertions_must_fit() {
-    access(json!({"assertion": {"alg": "RS256"}})).says("credentials.x.tokens.access.assertion", "not used");
-    access(json!({"headers": {"A": "{{ assertion }}"}})).says("credentials.x.tokens.access.assertion", "is missing");
+    access(json!({"assertion": {"alg": "RS256"}}))
+        .says("credentials.x.tokens.access.assertion", "not used");
+    access(json!({"headers": {"A": "{{ assertion }}"}}))
+        .says("credentials.x.tokens.access.assertion", "is missing");
     let wrong = json!({"client_auth": "private_key_jwt", "assertion": {"alg": "HS256", "key": "{{ secrets.client_secret }}"}});
     access(wrong).says("credentials.x.tokens.access.assertion.alg", "does not fit");
     access(json!({"client_auth": "private_key_jwt", "assertion": {"alg": "RS265"}}))
         .says("credentials.x.tokens.access.assertion.alg", "RS256");
-    own("[tokens.a]\nurl = \"https://x.example\"\n").says("tokens.a.client_auth", "needs a secret client_secret");
+    own("[tokens.a]\nurl = \"https://x.example\"\n")
+        .says("tokens.a.client_auth", "needs a secret client_secret");
 }
 
 #[test]
@@ -290,15 +438,23 @@ fn a_token_may_be_its_own_assertion() {
     let text = "[secrets.private_key]\n[tokens.a]\nformat = \"none\"\n[tokens.a.assertion]\nalg = \"ES256\"\nclaims = { nbf = \"{{ now.epoch }}\", n = 1 }\n";
     let profile = own(text).right();
     let token = &profile.tokens[0];
-    assert!(token.url.is_none() && token.grant_type.is_none() && token.client_auth == ClientAuth::None);
-    assert!(matches!(token.assertion.as_ref().unwrap().claims["n"], Param::Number(_)));
+    assert!(
+        token.url.is_none() && token.grant_type.is_none() && token.client_auth == ClientAuth::None
+    );
+    assert!(matches!(
+        token.assertion.as_ref().unwrap().claims["n"],
+        Param::Number(_)
+    ));
     own("[tokens.a]\nformat = \"none\"\n").says("tokens.a.assertion", "the assertion is the token");
-    own("[tokens.a]\nurl = \"https://x.example\"\nformat = \"none\"\nparams = { a = \"b\" }\n").says("tokens.a.params", "cannot be sent");
+    own("[tokens.a]\nurl = \"https://x.example\"\nformat = \"none\"\nparams = { a = \"b\" }\n")
+        .says("tokens.a.params", "cannot be sent");
 }
 
 #[test]
 fn moments_need_a_zone() {
-    let format = |value: Value| access(json!({"response": {"expires_at": "/at", "expires_at_format": value}}));
+    let format = |value: Value| {
+        access(json!({"response": {"expires_at": "/at", "expires_at_format": value}}))
+    };
     format(json!({"format": "%Y-%m-%d %H:%M:%S", "zone": "Asia/Seoul"})).right();
     format(json!({"format": "%d.%m.%Y %H:%M", "zone": "+09:00"})).right();
     format(json!("%Y-%m-%dT%H:%M:%S%z")).right();
@@ -311,9 +467,21 @@ fn moments_need_a_zone() {
 #[test]
 fn a_profile_that_says_nothing_of_headers_injects_a_bearer_token() {
     let token = "[tokens.a]\nurl = \"https://x.example\"\nclient_auth = \"none\"\n";
-    assert_eq!(own(token).right().inject.headers[0].1.source(), "Bearer {{ token }}");
-    let other = own(&format!("{token}[inject.headers]\nX-A = \"{{{{ token }}}}\"\n")).right();
-    assert_eq!((other.inject.headers.len(), other.inject.headers[0].0.as_str()), (1, "x-a"));
+    assert_eq!(
+        own(token).right().inject.headers[0].1.source(),
+        "Bearer {{ token }}"
+    );
+    let other = own(&format!(
+        "{token}[inject.headers]\nX-A = \"{{{{ token }}}}\"\n"
+    ))
+    .right();
+    assert_eq!(
+        (
+            other.inject.headers.len(),
+            other.inject.headers[0].0.as_str()
+        ),
+        (1, "x-a")
+    );
     let query = own(&format!("{token}[inject]\ndrop = [\"headers.Authorization\"]\nquery = {{ t = \"{{{{ token }}}}\" }}\n")).right();
     assert!(query.inject.headers.is_empty());
 }
@@ -324,29 +492,57 @@ fn files_of_a_tls_table_are_relative_to_where_they_are_written() {
     let tls = &profile.tokens[0].tls;
     assert_eq!(tls.ca_file.as_deref(), Some(Path::new("/etc/cup/ca.pem")));
     assert_eq!(tls.client_cert_file.as_deref(), Some(Path::new("/c.pem")));
-    access(json!({"tls": {"client_key_file": "k.pem", "ca_only": true}}))
-        .says("credentials.x.tokens.access.tls.client_cert_file", "belong together");
+    access(json!({"tls": {"client_key_file": "k.pem", "ca_only": true}})).says(
+        "credentials.x.tokens.access.tls.client_cert_file",
+        "belong together",
+    );
 }
 
 #[test]
 fn files_name_the_profile_and_those_it_extends() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("a.toml"), "extends = { file = \"b.toml\" }").unwrap();
+    fs::write(
+        folder.path().join("a.toml"),
+        "extends = { file = \"b.toml\" }",
+    )
+    .unwrap();
     fs::write(folder.path().join("b.toml"), "extends = \"optoro\"").unwrap();
-    let named = files(&Base::File("a.toml".into()), folder.path(), &ProfileFiles::default());
-    assert_eq!(named, [folder.path().join("a.toml"), folder.path().join("b.toml")]);
+    let named = files(
+        &Base::File("a.toml".into()),
+        folder.path(),
+        &ProfileFiles::default(),
+    );
+    assert_eq!(
+        named,
+        [folder.path().join("a.toml"), folder.path().join("b.toml")]
+    );
     // A file that is not there is still one to look for.
-    assert_eq!(files(&Base::File("c.toml".into()), folder.path(), &ProfileFiles::default()), [folder.path().join("c.toml")]);
+    assert_eq!(
+        files(
+            &Base::File("c.toml".into()),
+            folder.path(),
+            &ProfileFiles::default()
+        ),
+        [folder.path().join("c.toml")]
+    );
 }
 
 #[test]
 fn every_key_that_may_be_written_is_described_in_the_schema() {
     fn described(schema: &Value, path: &str) {
-        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        for (name, property) in schema
+            .get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
             assert!(property.get("description").is_some(), "{path}.{name}");
         }
     }
-    for schema in [schemars::schema_for!(CredentialTable), schemars::schema_for!(HeadTable)] {
+    for schema in [
+        schemars::schema_for!(CredentialTable),
+        schemars::schema_for!(HeadTable),
+    ] {
         let schema = schema.as_value();
         described(schema, "");
         for (name, definition) in schema["$defs"].as_object().unwrap() {
@@ -363,7 +559,8 @@ fn anything() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         ".{0,12}".prop_map(Value::from),
-        "\\{\\{ (secrets|tokens|vars|now|token|base|[a-z]{1,4})(\\.[a-z]{1,6})? \\}\\}".prop_map(Value::from),
+        "\\{\\{ (secrets|tokens|vars|now|token|base|[a-z]{1,4})(\\.[a-z]{1,6})? \\}\\}"
+            .prop_map(Value::from),
     ];
     let key = prop_oneof![
         "(tokens|access|inject|headers|params|partition|errors|guard|lifetime|response|assertion|claims|vars|cap|rate|at|then|status|path|in|drop|url|format|tls|extends)",
@@ -372,7 +569,8 @@ fn anything() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(5, 40, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::btree_map(key.clone(), inner, 0..6).prop_map(|m| m.into_iter().collect())
+            prop::collection::btree_map(key.clone(), inner, 0..6)
+                .prop_map(|m| m.into_iter().collect())
         ]
     })
 }

@@ -136,7 +136,10 @@ pub enum AtFormat {
     /// Epoch seconds or milliseconds by magnitude, or RFC 3339.
     Auto,
     /// strftime with the zone it is meant in (IANA name or offset); `None` where the format itself has one.
-    Strftime { format: String, zone: Option<String> },
+    Strftime {
+        format: String,
+        zone: Option<String>,
+    },
 }
 
 /// `inject`

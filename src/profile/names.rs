@@ -15,7 +15,16 @@ use crate::{
 };
 
 /// Names that are no settings.
-pub(super) const RESERVED: [&str; 8] = ["secrets", "token", "tokens", "partition", "vars", "assertion", "now", "uuid"];
+pub(super) const RESERVED: [&str; 8] = [
+    "secrets",
+    "token",
+    "tokens",
+    "partition",
+    "vars",
+    "assertion",
+    "now",
+    "uuid",
+];
 
 const EXPRESSION: &str = "an expression stands between {{ and }}, such as {{ secrets.client_id }} or {{ now | date(\"%Y\") }}";
 
@@ -64,24 +73,50 @@ impl Build<'_> {
 
     /// Takes the value, or notes why there is none.
     pub fn or_note<T>(&mut self, path: &[&str], result: Result<T, Wrong>) -> Option<T> {
-        result.map_err(|(what, hint)| self.note(path, what, hint)).ok()
+        result
+            .map_err(|(what, hint)| self.note(path, what, hint))
+            .ok()
     }
 
     /// The same for a text that may be wrong only because a setting is.
-    pub fn or_blame<T>(&mut self, path: &[&str], source: &str, result: Result<T, Wrong>) -> Option<T> {
-        result.map_err(|(what, hint)| self.blame(path, source, what, hint)).ok()
+    pub fn or_blame<T>(
+        &mut self,
+        path: &[&str],
+        source: &str,
+        result: Result<T, Wrong>,
+    ) -> Option<T> {
+        result
+            .map_err(|(what, hint)| self.blame(path, source, what, hint))
+            .ok()
     }
 
     /// Notes what is wrong with the value of `source` at `path`. Where that is one setting and nothing else, the setting is at fault.
-    pub fn blame(&mut self, path: &[&str], source: &str, what: impl Into<String>, hint: impl Into<String>) {
-        let inside = source.trim().strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}"));
-        let Some(name) = inside.map(str::trim).filter(|name| self.settings.contains_key(*name)).map(str::to_owned) else {
+    pub fn blame(
+        &mut self,
+        path: &[&str],
+        source: &str,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        let inside = source
+            .trim()
+            .strip_prefix("{{")
+            .and_then(|rest| rest.strip_suffix("}}"));
+        let Some(name) = inside
+            .map(str::trim)
+            .filter(|name| self.settings.contains_key(*name))
+            .map(str::to_owned)
+        else {
             return self.note(path, what, hint);
         };
         if !self.chosen.contains(&name) && self.layers.in_a_file(&["settings", &name, "default"]) {
             return self.note(&["settings", &name, "default"], what, hint);
         }
-        self.problems.problem(layers::dotted(&self.layers.at, &["settings", &name]), what, hint);
+        self.problems.problem(
+            layers::dotted(&self.layers.at, &["settings", &name]),
+            what,
+            hint,
+        );
     }
 
     /// A template, its names checked. With a mistake in it: noted, and the text stands for it.
@@ -101,7 +136,10 @@ impl Build<'_> {
             }
         }
         if right && !template.is_plain() {
-            self.waiting.push(Waiting { path: path.iter().map(|part| (*part).to_owned()).collect(), template: template.clone() });
+            self.waiting.push(Waiting {
+                path: path.iter().map(|part| (*part).to_owned()).collect(),
+                template: template.clone(),
+            });
         }
         self.seen.extend(template.names().iter().cloned());
         template
@@ -109,11 +147,21 @@ impl Build<'_> {
 
     /// A text that is needed at load, so only settings may stand in it.
     pub fn fixed(&mut self, path: &[&str], source: &str) -> Option<String> {
-        let template = Template::parse(source).map_err(|what| self.note(path, format!("is not a template: {what}"), EXPRESSION)).ok()?;
-        let strange: Vec<&String> = template.names().iter().filter(|name| !self.settings.contains_key(*name)).collect();
+        let template = Template::parse(source)
+            .map_err(|what| self.note(path, format!("is not a template: {what}"), EXPRESSION))
+            .ok()?;
+        let strange: Vec<&String> = template
+            .names()
+            .iter()
+            .filter(|name| !self.settings.contains_key(*name))
+            .collect();
         if let Some(name) = strange.first() {
             let hint = known(name, self.settings.keys().map(String::as_str));
-            self.note(path, format!("is needed at load, so it may name settings only, not {name}"), hint);
+            self.note(
+                path,
+                format!("is needed at load, so it may name settings only, not {name}"),
+                hint,
+            );
             return None;
         }
         match self.with_settings(&template) {
@@ -128,31 +176,60 @@ impl Build<'_> {
 
     /// What a template gives with settings alone, if they are all it names.
     pub fn rendered(&self, template: &Template) -> Option<String> {
-        if !template.names().iter().all(|name| self.settings.contains_key(name)) {
+        if !template
+            .names()
+            .iter()
+            .all(|name| self.settings.contains_key(name))
+        {
             return None;
         }
         self.with_settings(template).ok()
     }
 
     fn with_settings(&self, template: &Template) -> Result<String, RenderError> {
-        let scope = Scope { settings: Some(&self.settings), ..Scope::default() };
+        let scope = Scope {
+            settings: Some(&self.settings),
+            ..Scope::default()
+        };
         template.render(&scope).map(|text| (*text).clone())
     }
 
     /// One of several words.
-    pub fn one_of<T: Copy>(&mut self, path: &[&str], text: Option<&str>, default: T, words: &[(&str, T)]) -> T {
+    pub fn one_of<T: Copy>(
+        &mut self,
+        path: &[&str],
+        text: Option<&str>,
+        default: T,
+        words: &[(&str, T)],
+    ) -> T {
         self.choice(path, text, default, words).unwrap_or(default)
     }
 
     /// The same, for those who must know that the word was wrong.
-    pub fn choice<T: Copy>(&mut self, path: &[&str], source: Option<&str>, default: T, words: &[(&str, T)]) -> Option<T> {
-        let Some(source) = source else { return Some(default) };
+    pub fn choice<T: Copy>(
+        &mut self,
+        path: &[&str],
+        source: Option<&str>,
+        default: T,
+        words: &[(&str, T)],
+    ) -> Option<T> {
+        let Some(source) = source else {
+            return Some(default);
+        };
         let text = self.fixed(path, source)?;
-        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let found = words
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, value)| *value);
         if found.is_none() {
             let all: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
             let hint = one_of(&text, all.iter().copied());
-            self.blame(path, source, format!("must be one of {}", all.join(", ")), hint);
+            self.blame(
+                path,
+                source,
+                format!("must be one of {}", all.join(", ")),
+                hint,
+            );
         }
         found
     }
@@ -161,11 +238,18 @@ impl Build<'_> {
     pub fn need_secret(&mut self, path: &[&str], name: &str, why: &str) {
         if !self.any_secret && !self.secrets.contains_key(name) {
             let hint = "declare it in the profile, or choose another client_auth".to_owned();
-            self.note(path, format!("{why} needs a secret {name}, which the profile does not have"), hint);
+            self.note(
+                path,
+                format!("{why} needs a secret {name}, which the profile does not have"),
+                hint,
+            );
             return;
         }
         self.used.insert(name.to_owned());
-        let absent = self.given.as_ref().is_some_and(|given| !given.contains(name));
+        let absent = self
+            .given
+            .as_ref()
+            .is_some_and(|given| !given.contains(name));
         // Where it is not optional, its absence is noted once, with the others.
         if absent && self.any_secret && !self.secrets.contains_key(name) {
             self.note(
@@ -187,14 +271,33 @@ impl Build<'_> {
             Place::Request(own) | Place::Assertion(own) => Some(own),
             Place::Inject => None,
         };
-        let member = || second.ok_or_else(|| (format!("names {first} as a whole"), format!("name one: {first}.NAME")));
+        let member = || {
+            second.ok_or_else(|| {
+                (
+                    format!("names {first} as a whole"),
+                    format!("name one: {first}.NAME"),
+                )
+            })
+        };
         let texts = || "texts have no parts; filters such as `split` take them apart".to_owned();
         match (first, second) {
-            ("secrets" | "tokens" | "partition" | "vars" | "now", Some(second)) if third.is_some() => {
-                return Err((format!("names a part of {first}.{second}, which has none"), texts()));
+            ("secrets" | "tokens" | "partition" | "vars" | "now", Some(second))
+                if third.is_some() =>
+            {
+                return Err((
+                    format!("names a part of {first}.{second}, which has none"),
+                    texts(),
+                ));
             }
-            ("token" | "assertion", Some(_)) => return Err((format!("names a part of {first}, which has none"), texts())),
-            ("uuid", Some(_)) => return Err(("names a part of uuid, which has none".into(), "write {{ uuid() }}".into())),
+            ("token" | "assertion", Some(_)) => {
+                return Err((format!("names a part of {first}, which has none"), texts()));
+            }
+            ("uuid", Some(_)) => {
+                return Err((
+                    "names a part of uuid, which has none".into(),
+                    "write {{ uuid() }}".into(),
+                ));
+            }
             _ => {}
         }
         match first {
@@ -202,17 +305,34 @@ impl Build<'_> {
             "tokens" => {
                 let token = member()?;
                 if Some(token) == own {
-                    return Err((format!("a token cannot be made with itself (tokens.{token})"), "name another token, or none".into()));
+                    return Err((
+                        format!("a token cannot be made with itself (tokens.{token})"),
+                        "name another token, or none".into(),
+                    ));
                 }
-                among(sorted(&self.tokens, token), self.tokens.iter(), "token", token)
+                among(
+                    sorted(&self.tokens, token),
+                    self.tokens.iter(),
+                    "token",
+                    token,
+                )
             }
-            "token" if own.is_some() => Err(("a token's request has no `token`".into(), "name another one: tokens.NAME".into())),
-            "token" if self.tokens.is_empty() => {
-                Err(("there is no token".into(), "say under tokens how to get one, or put a secret here: {{ secrets.NAME }}".into()))
-            }
+            "token" if own.is_some() => Err((
+                "a token's request has no `token`".into(),
+                "name another one: tokens.NAME".into(),
+            )),
+            "token" if self.tokens.is_empty() => Err((
+                "there is no token".into(),
+                "say under tokens how to get one, or put a secret here: {{ secrets.NAME }}".into(),
+            )),
             "partition" => {
                 let partition = member()?;
-                among(sorted(&self.partitions, partition), self.partitions.iter(), "partition", partition)
+                among(
+                    sorted(&self.partitions, partition),
+                    self.partitions.iter(),
+                    "partition",
+                    partition,
+                )
             }
             "vars" => {
                 let var = member()?;
@@ -222,18 +342,37 @@ impl Build<'_> {
                         "it is known only afterwards: take it from another token's answer".into(),
                     ));
                 }
-                among(self.vars.contains_key(var), self.vars.keys(), "variable", var)
+                among(
+                    self.vars.contains_key(var),
+                    self.vars.keys(),
+                    "variable",
+                    var,
+                )
             }
             "assertion" if matches!(place, Place::Request(_)) => Ok(()),
-            "assertion" => {
-                Err(("an assertion can be named in a token's request only".into(), "name the token that it gets: {{ token }}".into()))
-            }
+            "assertion" => Err((
+                "an assertion can be named in a token's request only".into(),
+                "name the token that it gets: {{ token }}".into(),
+            )),
             "now" if second.is_none_or(|part| part == "epoch") => Ok(()),
-            "now" => Err(("of now there is now.epoch only".into(), "for other forms: now | date(\"%Y-%m-%d\")".into())),
+            "now" => Err((
+                "of now there is now.epoch only".into(),
+                "for other forms: now | date(\"%Y-%m-%d\")".into(),
+            )),
             "token" | "uuid" => Ok(()),
             _ => {
-                among(self.settings.contains_key(first), self.settings.keys(), "setting", first)?;
-                second.map_or(Ok(()), |_| Err((format!("names a part of setting {first}, which has none"), texts())))
+                among(
+                    self.settings.contains_key(first),
+                    self.settings.keys(),
+                    "setting",
+                    first,
+                )?;
+                second.map_or(Ok(()), |_| {
+                    Err((
+                        format!("names a part of setting {first}, which has none"),
+                        texts(),
+                    ))
+                })
             }
         }
     }
@@ -254,9 +393,23 @@ impl Build<'_> {
 }
 
 fn sorted(names: &[String], name: &str) -> bool {
-    names.binary_search_by(|other| other.as_str().cmp(name)).is_ok()
+    names
+        .binary_search_by(|other| other.as_str().cmp(name))
+        .is_ok()
 }
 
-fn among<'k>(found: bool, names: impl Iterator<Item = &'k String>, what: &str, name: &str) -> Result<(), (String, String)> {
-    if found { Ok(()) } else { Err((format!("names an unknown {what}: {name}"), known(name, names.map(String::as_str)))) }
+fn among<'k>(
+    found: bool,
+    names: impl Iterator<Item = &'k String>,
+    what: &str,
+    name: &str,
+) -> Result<(), (String, String)> {
+    if found {
+        Ok(())
+    } else {
+        Err((
+            format!("names an unknown {what}: {name}"),
+            known(name, names.map(String::as_str)),
+        ))
+    }
 }

@@ -35,7 +35,9 @@ pub fn read<T: DeserializeOwned + Default + JsonSchema>(mut value: Value) -> (T,
             Err(error) => error.to_string(),
         };
         let path: Vec<String> = track.path().iter().filter_map(segment).collect();
-        let Some(misfit) = misfit::<T>(&value, path, &error) else { break };
+        let Some(misfit) = misfit::<T>(&value, path, &error) else {
+            break;
+        };
         let removed = remove(&mut value, &misfit.path);
         if found.iter().all(|other: &Misfit| other.path != misfit.path) {
             found.push(misfit);
@@ -61,9 +63,15 @@ fn misfit<T: JsonSchema>(value: &Value, path: Vec<String>, error: &str) -> Optio
         return Some(unknown::<T>(value, path));
     }
     let kind = kind(at(value, &path)?);
-    let expected = error.rsplit_once("expected ").map_or("something else", |(_, tail)| tail.split(" at line").next().unwrap_or(tail));
+    let expected = error
+        .rsplit_once("expected ")
+        .map_or("something else", |(_, tail)| {
+            tail.split(" at line").next().unwrap_or(tail)
+        });
     let expected = match expected {
-        e if e.starts_with("struct ") || e.starts_with("a map") || e.starts_with("struct") => "a table",
+        e if e.starts_with("struct ") || e.starts_with("a map") || e.starts_with("struct") => {
+            "a table"
+        }
         "a sequence" => "a list",
         "u64" => "a whole number from 0 up",
         "a boolean" => "true or false",
@@ -76,7 +84,11 @@ fn misfit<T: JsonSchema>(value: &Value, path: Vec<String>, error: &str) -> Optio
         "a whole number from 0 up" | "true or false" => "write it without quotes",
         _ => "write it in quotes",
     };
-    Some(Misfit { path, what: format!("must be {expected}, but is {kind}"), hint: hint.to_owned() })
+    Some(Misfit {
+        path,
+        what: format!("must be {expected}, but is {kind}"),
+        hint: hint.to_owned(),
+    })
 }
 
 /// Where the schema of `T` has a list, a single value is a list of one.
@@ -89,7 +101,10 @@ fn wrap(value: &mut Value, schemas: &[&Value]) {
     let mut all: Vec<&Value> = Vec::new();
     let mut open: Vec<&Value> = schemas.to_vec();
     while let Some(schema) = open.pop() {
-        let alternatives = ["anyOf", "oneOf", "allOf"].iter().filter_map(|word| schema.get(*word)?.as_array()).flatten();
+        let alternatives = ["anyOf", "oneOf", "allOf"]
+            .iter()
+            .filter_map(|word| schema.get(*word)?.as_array())
+            .flatten();
         open.extend(alternatives);
         all.push(schema);
     }
@@ -107,11 +122,19 @@ fn wrap(value: &mut Value, schemas: &[&Value]) {
     match value {
         Value::Object(table) => {
             for (key, inner) in table {
-                let named = |schema: &&'_ Value| schema.get("properties").is_some_and(|known| known.get(key).is_some());
+                let named = |schema: &&'_ Value| {
+                    schema
+                        .get("properties")
+                        .is_some_and(|known| known.get(key).is_some())
+                };
                 let below: Vec<&Value> = if all.iter().any(named) {
-                    all.iter().filter_map(|schema| schema.get("properties")?.get(key)).collect()
+                    all.iter()
+                        .filter_map(|schema| schema.get("properties")?.get(key))
+                        .collect()
                 } else {
-                    all.iter().filter_map(|schema| schema.get("additionalProperties")).collect()
+                    all.iter()
+                        .filter_map(|schema| schema.get("additionalProperties"))
+                        .collect()
                 };
                 if !below.is_empty() {
                     wrap(inner, &below);
@@ -119,7 +142,10 @@ fn wrap(value: &mut Value, schemas: &[&Value]) {
             }
         }
         Value::Array(items) => {
-            let below: Vec<&Value> = all.iter().filter_map(|schema| schema.get("items")).collect();
+            let below: Vec<&Value> = all
+                .iter()
+                .filter_map(|schema| schema.get("items"))
+                .collect();
             for item in items.iter_mut().filter(|_| !below.is_empty()) {
                 wrap(item, &below);
             }
@@ -141,9 +167,14 @@ pub fn hint_at_top<T: JsonSchema>(key: &str, more: &[&str]) -> String {
 /// Made once for each type.
 fn schema<T: JsonSchema>() -> Arc<schemars::Schema> {
     static MADE: Mutex<BTreeMap<String, Arc<schemars::Schema>>> = Mutex::new(BTreeMap::new());
-    let make = || SchemaGenerator::new(SchemaSettings::default().with(|s| s.inline_subschemas = true)).into_root_schema_for::<T>();
+    let make = || {
+        SchemaGenerator::new(SchemaSettings::default().with(|s| s.inline_subschemas = true))
+            .into_root_schema_for::<T>()
+    };
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    made.entry(T::schema_id().into_owned()).or_insert_with(|| Arc::new(make())).clone()
+    made.entry(T::schema_id().into_owned())
+        .or_insert_with(|| Arc::new(make()))
+        .clone()
 }
 
 /// serde names the table; which key of it is unknown follows from the schema.
@@ -151,36 +182,68 @@ fn unknown<T: JsonSchema>(value: &Value, mut path: Vec<String>) -> Misfit {
     let schema = schema::<T>();
     let named = |path: &[String]| keys(schema.as_value(), path);
     // Some versions of the path end with the unknown key itself.
-    let parent_known = path.split_last().map(|(last, parent)| (last.clone(), named(parent)));
+    let parent_known = path
+        .split_last()
+        .map(|(last, parent)| (last.clone(), named(parent)));
     if let Some((last, siblings)) = parent_known
         && !siblings.is_empty()
         && !siblings.contains(&last)
     {
-        return Misfit { what: UNKNOWN.into(), hint: hint(&last, &siblings), path };
+        return Misfit {
+            what: UNKNOWN.into(),
+            hint: hint(&last, &siblings),
+            path,
+        };
     }
     let siblings = named(&path);
-    let stray = at(value, &path).and_then(Value::as_object).and_then(|table| table.keys().find(|key| !siblings.contains(*key)).cloned());
+    let stray = at(value, &path)
+        .and_then(Value::as_object)
+        .and_then(|table| table.keys().find(|key| !siblings.contains(*key)).cloned());
     let stray = stray.unwrap_or_default();
     path.push(stray.clone());
-    Misfit { what: UNKNOWN.into(), hint: hint(&stray, &siblings), path }
+    Misfit {
+        what: UNKNOWN.into(),
+        hint: hint(&stray, &siblings),
+        path,
+    }
 }
 
 fn hint(name: &str, siblings: &BTreeSet<String>) -> String {
-    known(name, siblings.iter().map(String::as_str).filter(|key| *key != "drop"))
+    known(
+        name,
+        siblings
+            .iter()
+            .map(String::as_str)
+            .filter(|key| *key != "drop"),
+    )
 }
 
 /// Names of the properties the schema has at `path`; empty for free tables.
 fn keys(schema: &Value, path: &[String]) -> BTreeSet<String> {
-    let options = schema.get("anyOf").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    if let Some(found) = options.iter().map(|option| keys(option, path)).find(|keys| !keys.is_empty()) {
+    let options = schema
+        .get("anyOf")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    if let Some(found) = options
+        .iter()
+        .map(|option| keys(option, path))
+        .find(|keys| !keys.is_empty())
+    {
         return found;
     }
     let Some((first, rest)) = path.split_first() else {
         let own = schema.get("properties").and_then(Value::as_object);
-        return own.into_iter().flat_map(|table| table.keys().cloned()).collect();
+        return own
+            .into_iter()
+            .flat_map(|table| table.keys().cloned())
+            .collect();
     };
-    let next =
-        schema.get("properties").and_then(|p| p.get(first)).or_else(|| schema.get("additionalProperties")).or_else(|| schema.get("items"));
+    let next = schema
+        .get("properties")
+        .and_then(|p| p.get(first))
+        .or_else(|| schema.get("additionalProperties"))
+        .or_else(|| schema.get("items"));
     next.map(|schema| keys(schema, rest)).unwrap_or_default()
 }
 
@@ -193,7 +256,9 @@ fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
 }
 
 fn remove(value: &mut Value, path: &[String]) -> bool {
-    let Some((last, parents)) = path.split_last() else { return false };
+    let Some((last, parents)) = path.split_last() else {
+        return false;
+    };
     let parent = parents.iter().try_fold(value, |value, key| match value {
         Value::Object(table) => table.get_mut(key),
         Value::Array(items) => items.get_mut(key.parse::<usize>().ok()?),
@@ -202,7 +267,11 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     match parent {
         Some(Value::Object(table)) => table.remove(last).is_some(),
         // A list keeps its length, so that later indices stay true.
-        Some(Value::Array(items)) => last.parse::<usize>().ok().and_then(|i| items.get_mut(i)).is_some_and(blank),
+        Some(Value::Array(items)) => last
+            .parse::<usize>()
+            .ok()
+            .and_then(|i| items.get_mut(i))
+            .is_some_and(blank),
         _ => false,
     }
 }

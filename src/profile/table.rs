@@ -26,7 +26,10 @@ pub struct HeadTable {
 /// A list, or what would be its only item.
 #[derive(JsonSchema)]
 #[schemars(untagged)]
-#[allow(dead_code, reason = "only its schema is used: single values become lists before anything is read")]
+#[allow(
+    dead_code,
+    reason = "only its schema is used: single values become lists before anything is read"
+)]
 pub enum OneOrMore<T> {
     One(T),
     Several(Vec<T>),
@@ -208,7 +211,10 @@ pub struct ResponseTable {
 #[allow(dead_code, reason = "only its schema is used")]
 enum AtFormatTable {
     Text(String),
-    Strftime { format: String, zone: Option<String> },
+    Strftime {
+        format: String,
+        zone: Option<String>,
+    },
 }
 
 /// How long tokens live and when they are renewed.

@@ -62,14 +62,21 @@ impl Template {
     /// A text without expressions, whatever it looks like.
     #[must_use]
     pub fn text(text: &str) -> Self {
-        Self(Arc::new(Inner { source: text.to_owned(), names: Vec::new(), program: None }))
+        Self(Arc::new(Inner {
+            source: text.to_owned(),
+            names: Vec::new(),
+            program: None,
+        }))
     }
     /// Reads at most 64 KiB of text with expressions in it.
     ///
     /// # Errors
     /// A syntax error or an unknown filter, in words that quote no text.
     pub fn parse(source: &str) -> Result<Self, String> {
-        if !["{{", "{%", "{#"].iter().any(|start| source.contains(start)) {
+        if !["{{", "{%", "{#"]
+            .iter()
+            .any(|start| source.contains(start))
+        {
             return Ok(Self::text(source));
         }
         if source.len() > LONGEST {
@@ -78,7 +85,11 @@ impl Template {
         let program = syntax::parse(source)?;
         let mut names = BTreeSet::new();
         gather(&program, &mut names);
-        Ok(Self(Arc::new(Inner { source: source.to_owned(), names: names.into_iter().collect(), program: Some(program) })))
+        Ok(Self(Arc::new(Inner {
+            source: source.to_owned(),
+            names: names.into_iter().collect(),
+            program: Some(program),
+        })))
     }
 
     /// The text. It is wiped from memory when dropped, and so is what was made on the way.
@@ -86,7 +97,10 @@ impl Template {
     /// # Errors
     /// [`RenderError`]: an undefined name, a filter that cannot take its input, more than 64 KiB of text, or too much work.
     pub fn render(&self, scope: &Scope<'_>) -> Result<Zeroizing<String>, RenderError> {
-        self.run(scope, false).map_err(|fault| RenderError { names: self.0.names.join(", "), why: fault.to_string() })
+        self.run(scope, false).map_err(|fault| RenderError {
+            names: self.0.names.join(", "),
+            why: fault.to_string(),
+        })
     }
 
     /// Whether it can be rendered. With `forgive` the values are placeholders: what depends on them alone is no fault.
@@ -95,7 +109,9 @@ impl Template {
     }
 
     fn run(&self, scope: &Scope<'_>, forgive: bool) -> Result<Zeroizing<String>, Fault> {
-        let Some(program) = &self.0.program else { return Ok(Zeroizing::new(self.0.source.clone())) };
+        let Some(program) = &self.0.program else {
+            return Ok(Zeroizing::new(self.0.source.clone()));
+        };
         let mut text = Zeroizing::new(String::with_capacity(512));
         Run::new(scope, forgive).write(program, &mut text)?;
         Ok(text)
@@ -108,7 +124,10 @@ impl Template {
     /// It uses `uuid()` or `now`: another value for each request.
     #[must_use]
     pub fn per_request(&self) -> bool {
-        self.0.names.iter().any(|name| matches!(root(name), "now" | "uuid"))
+        self.0
+            .names
+            .iter()
+            .any(|name| matches!(root(name), "now" | "uuid"))
     }
     /// Every name it uses, dotted (`secrets.client_id`, `tokens.partner`, `base`, `now.epoch`, `uuid`), sorted.
     #[must_use]
@@ -125,7 +144,12 @@ impl Template {
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         static MARK: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        write!(f, "Template({} {:016x})", self.0.names.join(", "), MARK.hash_one(&self.0.source))
+        write!(
+            f,
+            "Template({} {:016x})",
+            self.0.names.join(", "),
+            MARK.hash_one(&self.0.source)
+        )
     }
 }
 
@@ -177,7 +201,10 @@ fn named(expr: &Expr, names: &mut BTreeSet<String>) {
         }
         Expr::Either(parts) => {
             let (yes, condition, no) = &**parts;
-            for expr in [Some(yes), Some(condition), no.as_ref()].into_iter().flatten() {
+            for expr in [Some(yes), Some(condition), no.as_ref()]
+                .into_iter()
+                .flatten()
+            {
                 named(expr, names);
             }
         }

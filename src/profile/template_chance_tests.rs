@@ -80,7 +80,12 @@ const PIECES: [&str; 63] = [
 fn minijinja(source: &str) -> Option<String> {
     let mut env = minijinja::Environment::new();
     env.set_undefined_behavior(minijinja::UndefinedBehavior::SemiStrict);
-    env.set_syntax(minijinja::syntax::SyntaxConfig::builder().keep_trailing_newline(true).build().unwrap());
+    env.set_syntax(
+        minijinja::syntax::SyntaxConfig::builder()
+            .keep_trailing_newline(true)
+            .build()
+            .unwrap(),
+    );
     env.set_fuel(Some(50_000));
     env.add_template("t", source).ok()?;
     let secrets = [("id", "me"), ("odd", "{{ base }}"), ("key", KEY)];
@@ -148,7 +153,10 @@ fn a_text_of_many_tags_is_read_once() {
     };
     took(1000);
     let (small, large) = (took(3000), took(12_000));
-    assert!(large < small * 8 + Duration::from_millis(1), "four times as many take {large:?} after {small:?}");
+    assert!(
+        large < small * 8 + Duration::from_millis(1),
+        "four times as many take {large:?} after {small:?}"
+    );
 }
 
 /// Renders with the longest value there is, made of `value`.
@@ -159,12 +167,18 @@ fn soon(source: &str, value: &str) {
     let begun = cpu();
     let done = with(&longest, source);
     let took = cpu().saturating_sub(begun);
-    assert!(done.as_ref().is_ok_and(|text| text.len() <= LONGEST) || done.is_err(), "{source}");
+    assert!(
+        done.as_ref().is_ok_and(|text| text.len() <= LONGEST) || done.is_err(),
+        "{source}"
+    );
     assert!(took < most, "{took:?}: {source}");
 }
 
 /// CPU time of this thread.
 fn cpu() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec.try_into().unwrap(), now.tv_nsec.try_into().unwrap())
+    Duration::new(
+        now.tv_sec.try_into().unwrap(),
+        now.tv_nsec.try_into().unwrap(),
+    )
 }

@@ -35,7 +35,10 @@ fn a_template_that_can_never_be_rendered_is_found_at_load() {
         ("{{ secrets.client_id | basic }}", "missing an argument"),
         ("{{ scope | replace('a') }}", "missing an argument"),
         ("{{ scope | sha256 }}", "hex, b64encode or b64url"),
-        ("{{ secrets.client_id | cert_der }}", "hex, b64encode or b64url"),
+        (
+            "{{ secrets.client_id | cert_der }}",
+            "hex, b64encode or b64url",
+        ),
         ("{{ 'a' | date('%Y') }}", "date takes now"),
         ("{{ 1 // 0 }}", "divided by 0"),
         ("{{ secrets.client_id + 1 }}", "cannot be rendered"),
@@ -43,9 +46,15 @@ fn a_template_that_can_never_be_rendered_is_found_at_load() {
     ] {
         let tried = param(text);
         tried.says(AT, words);
-        assert!(tried.found.len() == 1 && !tried.found[0].2.is_empty(), "{text}: {:?}", tried.found);
+        assert!(
+            tried.found.len() == 1 && !tried.found[0].2.is_empty(),
+            "{text}: {:?}",
+            tried.found
+        );
     }
-    let inject = oauth2(json!({"inject": {"headers": {"X-A": "{{ token.foo }}", "X-B": "{{ tokens.access.foo }}"}}}));
+    let inject = oauth2(
+        json!({"inject": {"headers": {"X-A": "{{ token.foo }}", "X-B": "{{ tokens.access.foo }}"}}}),
+    );
     inject.says("credentials.x.inject.headers.X-A", "part of token");
     inject.says("credentials.x.inject.headers.X-B", "part of tokens.access");
 }
@@ -83,27 +92,53 @@ fn an_optional_secret_that_is_not_given_must_be_asked_for() {
     let base = Base::Builtin("oauth2".into());
     let settings = json!({"token_url": "https://a.example/t"});
     let with = |names: &[&str], text: &str| {
-        on(&base, json!({"tokens": {"access": {"params": {"x": text}}}, "inject": {"headers": {"X-A": text}}}), &settings, Some(names))
+        on(
+            &base,
+            json!({"tokens": {"access": {"params": {"x": text}}}, "inject": {"headers": {"X-A": text}}}),
+            &settings,
+            Some(names),
+        )
     };
     let two = ["client_id", "client_secret"];
-    for text in ["{{ secrets.private_key }}", "{{ secrets.private_key | sha256 | hex }}"] {
+    for text in [
+        "{{ secrets.private_key }}",
+        "{{ secrets.private_key | sha256 | hex }}",
+    ] {
         let tried = with(&two, text);
         for at in [AT, "credentials.x.inject.headers.X-A"] {
-            tried.says(at, "needs the optional secret private_key, which is not given");
+            tried.says(
+                at,
+                "needs the optional secret private_key, which is not given",
+            );
             tried.says(at, "{% if secrets.private_key %}");
         }
         assert_eq!(tried.found.len(), 2, "{:?}", tried.found);
         with(&["client_id", "client_secret", "private_key"], text).right();
         // A folder may hold it.
-        on(&base, json!({"tokens": {"access": {"params": {"x": text}}}}), &settings, None).right();
+        on(
+            &base,
+            json!({"tokens": {"access": {"params": {"x": text}}}}),
+            &settings,
+            None,
+        )
+        .right();
     }
-    with(&two, "{% if secrets.private_key %}{{ secrets.private_key }}{% endif %}").right();
+    with(
+        &two,
+        "{% if secrets.private_key %}{{ secrets.private_key }}{% endif %}",
+    )
+    .right();
     with(&two, "{{ secrets.private_key | default('none') }}").right();
 }
 
 #[test]
 fn one_mistake_in_a_template_is_told_once() {
-    let missing = on(&Base::Builtin("oauth2".into()), json!({}), &json!({"token_url": "https://a.example/t"}), Some(&["client_id"]));
+    let missing = on(
+        &Base::Builtin("oauth2".into()),
+        json!({}),
+        &json!({"token_url": "https://a.example/t"}),
+        Some(&["client_id"]),
+    );
     assert_eq!(missing.found.len(), 1, "{:?}", missing.found);
     let unknown = param("{{ secrets.client_idd | cert_der }}");
     assert_eq!(unknown.found.len(), 1, "{:?}", unknown.found);

@@ -23,15 +23,24 @@ pub const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 /// # Errors
 /// What would be right.
 pub fn duration(text: &str) -> Result<Duration, Wrong> {
-    let wrong = ("must be a duration: a whole number and a unit", "such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"");
+    let wrong = (
+        "must be a duration: a whole number and a unit",
+        "such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"",
+    );
     let text = text.trim();
     let known = ["ms", "s", "m", "h", "d"];
-    if !text.split(|c: char| c.is_ascii_digit() || c.is_whitespace()).all(|unit| unit.is_empty() || known.contains(&unit)) {
+    if !text
+        .split(|c: char| c.is_ascii_digit() || c.is_whitespace())
+        .all(|unit| unit.is_empty() || known.contains(&unit))
+    {
         return Err(wrong);
     }
     let duration = humantime::parse_duration(text).map_err(|_| wrong)?;
     if duration > NEVER {
-        Err(("is longer than a hundred years", "name a shorter time; \"off\" stands for none where that makes sense"))
+        Err((
+            "is longer than a hundred years",
+            "name a shorter time; \"off\" stands for none where that makes sense",
+        ))
     } else {
         Ok(duration)
     }
@@ -39,11 +48,18 @@ pub fn duration(text: &str) -> Result<Duration, Wrong> {
 
 /// "120/m": so many calls per unit or duration.
 pub fn rate(text: &str) -> Result<Rate, Wrong> {
-    let wrong = ("must be a number per unit", "such as \"120/m\", \"1000/d\" or \"10/10m\"");
+    let wrong = (
+        "must be a number per unit",
+        "such as \"120/m\", \"1000/d\" or \"10/10m\"",
+    );
     let (n, per) = text.split_once('/').ok_or(wrong)?;
     let n = n.trim().parse().ok().filter(|n| *n > 0).ok_or(wrong)?;
     let per = per.trim();
-    let per = if per.starts_with(|c: char| c.is_ascii_digit()) { duration(per) } else { duration(&format!("1{per}")) };
+    let per = if per.starts_with(|c: char| c.is_ascii_digit()) {
+        duration(per)
+    } else {
+        duration(&format!("1{per}"))
+    };
     let per = per.ok().filter(|per| !per.is_zero()).ok_or(wrong)?;
     Ok(Rate { n, per })
 }
@@ -59,16 +75,27 @@ pub fn pick(text: &str) -> Result<Pick, Wrong> {
     if let Some(name) = text.strip_prefix("cookie:") {
         return cookie(name).map(|()| Pick::Cookie(name.to_owned()));
     }
-    let escapes_right = text.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
+    let escapes_right = text
+        .split('~')
+        .skip(1)
+        .all(|after| after.starts_with(['0', '1']));
     if text.starts_with('/') && escapes_right {
         return Ok(Pick::Pointer(text.to_owned()));
     }
-    Err(("must be a JSON pointer, a header, a cookie or the body", "\"/access_token\", \"header:NAME\", \"cookie:NAME\" or \"body\""))
+    Err((
+        "must be a JSON pointer, a header, a cookie or the body",
+        "\"/access_token\", \"header:NAME\", \"cookie:NAME\" or \"body\"",
+    ))
 }
 
 /// A header's name.
 pub fn header(name: &str) -> Result<HeaderName, Wrong> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_| ("is no header name", "letters, digits and `-`, such as X-Api-Key"))
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+        (
+            "is no header name",
+            "letters, digits and `-`, such as X-Api-Key",
+        )
+    })
 }
 
 /// A header that a profile may set: not one that frames the message or names the host.
@@ -86,41 +113,75 @@ pub fn settable(name: &str) -> Result<HeaderName, Wrong> {
         "expect",
     ];
     let name = header(name)?;
-    if OURS.contains(&name.as_str()) { Err(("may not be set: it belongs to the connection", "leave it out")) } else { Ok(name) }
+    if OURS.contains(&name.as_str()) {
+        Err((
+            "may not be set: it belongs to the connection",
+            "leave it out",
+        ))
+    } else {
+        Ok(name)
+    }
 }
 
 /// Whether a text can be a header's value: visible ASCII, spaces and tabs inside.
 pub fn header_value(text: &str) -> Result<(), Wrong> {
     let visible = HeaderValue::from_str(text).is_ok() && text.is_ascii() && text.trim() == text;
-    if visible { Ok(()) } else { Err(("cannot be a header value", "visible ASCII, no line break, no space at either end")) }
+    if visible {
+        Ok(())
+    } else {
+        Err((
+            "cannot be a header value",
+            "visible ASCII, no line break, no space at either end",
+        ))
+    }
 }
 
 /// A cookie's name: a token (RFC 6265 4.1.1).
 pub fn cookie(name: &str) -> Result<(), Wrong> {
-    let token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
-    if token { Ok(()) } else { Err(("is no cookie name", "letters, digits, `-` and `_`")) }
+    let token = !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    if token {
+        Ok(())
+    } else {
+        Err(("is no cookie name", "letters, digits, `-` and `_`"))
+    }
 }
 
 /// "429", "5xx", 429.
 pub fn status(value: &serde_json::Value) -> Result<StatusMatch, Wrong> {
-    let wrong = ("must be a status or a class of them", "a number from 100 to 599, or \"1xx\" to \"5xx\"");
+    let wrong = (
+        "must be a status or a class of them",
+        "a number from 100 to 599, or \"1xx\" to \"5xx\"",
+    );
     let text = match value {
         serde_json::Value::Number(n) => n.to_string(),
         serde_json::Value::String(s) => s.to_ascii_lowercase(),
         _ => return Err(wrong),
     };
-    let class = text.strip_suffix("xx").and_then(|digit| digit.parse().ok()).filter(|class| (1..=5).contains(class));
+    let class = text
+        .strip_suffix("xx")
+        .and_then(|digit| digit.parse().ok())
+        .filter(|class| (1..=5).contains(class));
     let exact = text.parse().ok().filter(|code| (100..=599).contains(code));
-    class.map(StatusMatch::Class).or(exact.map(StatusMatch::Exact)).ok_or(wrong)
+    class
+        .map(StatusMatch::Class)
+        .or(exact.map(StatusMatch::Exact))
+        .ok_or(wrong)
 }
 
 /// A pattern that begins with `^` and ends with `$`, made to match whole texts whatever stands between.
 pub fn anchored(pattern: &str) -> Result<Regex, Wrong> {
     let inner = pattern.strip_prefix('^').and_then(|p| p.strip_suffix('$'));
-    let escaped = inner.is_some_and(|inner| inner.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1);
+    let escaped =
+        inner.is_some_and(|inner| inner.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1);
     match inner {
         Some(inner) if !escaped => whole(inner),
-        _ => Err(("must begin with ^ and end with $, so that it speaks of the whole value", "such as \"^[0-9]+$\"")),
+        _ => Err((
+            "must begin with ^ and end with $, so that it speaks of the whole value",
+            "such as \"^[0-9]+$\"",
+        )),
     }
 }
 
@@ -130,18 +191,34 @@ pub fn whole(pattern: &str) -> Result<Regex, Wrong> {
     const KNOWN: usize = 256;
     static MADE: Mutex<BTreeMap<String, Regex>> = Mutex::new(BTreeMap::new());
     if pattern.len() > 1024 {
-        return Err(("is longer than 1024 bytes", "a pattern describes what values look like: make it shorter"));
+        return Err((
+            "is longer than 1024 bytes",
+            "a pattern describes what values look like: make it shorter",
+        ));
     }
     let lock = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = lock().get(pattern) {
         return Ok(known.clone());
     }
-    let make = |text: &str| RegexBuilder::new(text).size_limit(4 * 1024 * 1024).nest_limit(32).build();
+    let make = |text: &str| {
+        RegexBuilder::new(text)
+            .size_limit(4 * 1024 * 1024)
+            .nest_limit(32)
+            .build()
+    };
     // Compiled alone first: "a)(b" would close our bracket.
-    let made = make(pattern).and_then(|_| make(&format!(r"\A(?:{pattern})\z"))).map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => ("is too large once it is compiled", "repeat less, and write [0-9a-z] rather than \\d and \\w"),
-        _ => ("is not a valid regular expression", "see https://docs.rs/regex/latest/regex/#syntax"),
-    })?;
+    let made = make(pattern)
+        .and_then(|_| make(&format!(r"\A(?:{pattern})\z")))
+        .map_err(|error| match error {
+            regex::Error::CompiledTooBig(_) => (
+                "is too large once it is compiled",
+                "repeat less, and write [0-9a-z] rather than \\d and \\w",
+            ),
+            _ => (
+                "is not a valid regular expression",
+                "see https://docs.rs/regex/latest/regex/#syntax",
+            ),
+        })?;
     let mut known = lock();
     if known.len() < KNOWN {
         known.insert(pattern.to_owned(), made.clone());
@@ -151,7 +228,9 @@ pub fn whole(pattern: &str) -> Result<Regex, Wrong> {
 
 /// Names that templates can speak of.
 pub fn identifier(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 #[cfg(test)]
@@ -163,20 +242,49 @@ mod tests {
 
     #[test]
     fn durations_take_five_units_and_nothing_else() {
-        for (text, ms) in
-            [("250ms", 250), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("2d", 172_800_000), ("0s", 0), ("1h 30m", 5_400_000)]
-        {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("2d", 172_800_000),
+            ("0s", 0),
+            ("1h 30m", 5_400_000),
+        ] {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
         }
-        for text in ["", "5", "-1s", "1w", "5min", "off", "1.5s", "101y", "99999999999999999999d", "40000d"] {
+        for text in [
+            "",
+            "5",
+            "-1s",
+            "1w",
+            "5min",
+            "off",
+            "1.5s",
+            "101y",
+            "99999999999999999999d",
+            "40000d",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn rates_are_a_number_per_unit_or_duration() {
-        assert_eq!(rate("120/m").unwrap(), Rate { n: 120, per: Duration::from_mins(1) });
-        assert_eq!(rate("10/10m").unwrap(), Rate { n: 10, per: Duration::from_mins(10) });
+        assert_eq!(
+            rate("120/m").unwrap(),
+            Rate {
+                n: 120,
+                per: Duration::from_mins(1)
+            }
+        );
+        assert_eq!(
+            rate("10/10m").unwrap(),
+            Rate {
+                n: 10,
+                per: Duration::from_mins(10)
+            }
+        );
         for text in ["", "0/m", "5", "5/", "/m", "5/0s", "-1/s", "5/w"] {
             assert!(rate(text).is_err(), "{text}");
         }
@@ -185,10 +293,21 @@ mod tests {
     #[test]
     fn sources_are_pointers_headers_cookies_or_the_body() {
         assert_eq!(pick("/a~1b").unwrap(), Pick::Pointer("/a~1b".into()));
-        assert_eq!(pick("header:X-T").unwrap(), Pick::Header(HeaderName::from_static("x-t")));
+        assert_eq!(
+            pick("header:X-T").unwrap(),
+            Pick::Header(HeaderName::from_static("x-t"))
+        );
         assert_eq!(pick("cookie:sid").unwrap(), Pick::Cookie("sid".into()));
         assert_eq!(pick("body").unwrap(), Pick::Body);
-        for text in ["", "access_token", "/a~2", "header:", "header:a b", "cookie:", "cookie:a=b"] {
+        for text in [
+            "",
+            "access_token",
+            "/a~2",
+            "header:",
+            "header:a b",
+            "cookie:",
+            "cookie:a=b",
+        ] {
             assert!(pick(text).is_err(), "{text}");
         }
     }
@@ -197,7 +316,14 @@ mod tests {
     fn statuses_are_codes_or_classes() {
         assert_eq!(status(&json!(429)).unwrap(), StatusMatch::Exact(429));
         assert_eq!(status(&json!("5XX")).unwrap(), StatusMatch::Class(5));
-        for value in [json!(99), json!(600), json!("6xx"), json!("xx"), json!(true), json!(4.5)] {
+        for value in [
+            json!(99),
+            json!(600),
+            json!("6xx"),
+            json!("xx"),
+            json!(true),
+            json!(4.5),
+        ] {
             assert!(status(&value).is_err(), "{value}");
         }
     }

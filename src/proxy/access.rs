@@ -44,8 +44,13 @@ impl From<Reply> for Stop {
 /// 400.
 pub fn partition(credential: &Credential, headers: &http::HeaderMap) -> Result<Partition, Reply> {
     credential.partition(headers).map_err(|e| {
-        let mut reply =
-            Reply::new(Cause::PartitionInvalid, format!("the header {} is missing, repeated, or does not fit its pattern", e.0));
+        let mut reply = Reply::new(
+            Cause::PartitionInvalid,
+            format!(
+                "the header {} is missing, repeated, or does not fit its pattern",
+                e.0
+            ),
+        );
         reply.credential = Some(credential.name().clone());
         reply
     })
@@ -65,7 +70,9 @@ pub async fn present(
         return Ok(presented);
     }
     let until = Now::now().after(upstream.timeouts.token);
-    let result = while_there(session, credential.present(partition, until)).await.ok_or(Stop::Gone)?;
+    let result = while_there(session, credential.present(partition, until))
+        .await
+        .ok_or(Stop::Gone)?;
     result.map_err(|refusal| refused(&refusal, credential, Some(&upstream.name)).into())
 }
 
@@ -101,27 +108,54 @@ async fn left(session: &mut Session) {
 pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc<str>>) -> Reply {
     // No token is to blame: its own templates are, or a secret's value. The reason says nothing of values.
     let unplaceable = refusal.failure.as_ref().filter(|_| refusal.token.is_none());
-    let unplaceable = unplaceable.map(|f| format!("what this credential places into requests cannot be made: {}", f.error));
+    let unplaceable = unplaceable.map(|f| {
+        format!(
+            "what this credential places into requests cannot be made: {}",
+            f.error
+        )
+    });
     // Our own words (`tls::Flaw`), in which a stranger's are quoted and cut.
-    let distrusted = refusal.failure.as_ref().and_then(|f| f.error.strip_prefix("TLS: certificate "));
-    let distrusted = distrusted.map(|flaw| format!("the token endpoint cannot be trusted: its certificate {flaw}"));
-    let forgetful = refusal.failure.as_ref().filter(|f| f.error.contains("the guard's memory"));
+    let distrusted = refusal
+        .failure
+        .as_ref()
+        .and_then(|f| f.error.strip_prefix("TLS: certificate "));
+    let distrusted = distrusted
+        .map(|flaw| format!("the token endpoint cannot be trusted: its certificate {flaw}"));
+    let forgetful = refusal
+        .failure
+        .as_ref()
+        .filter(|f| f.error.contains("the guard's memory"));
     let forgetful = forgetful.map(|_| "the guard's memory ([state] dir) cannot be read or written, so no token call is made; see the log");
     let (cause, detail) = match refusal.reason {
-        Reason::Overloaded => (Cause::TokenOverloaded, "more requests wait for this token than guard.max_waiters allows"),
-        Reason::NoToken(Why::Hanging) => (Cause::TokenTimeout, "the token endpoint did not answer within timeouts.token"),
+        Reason::Overloaded => (
+            Cause::TokenOverloaded,
+            "more requests wait for this token than guard.max_waiters allows",
+        ),
+        Reason::NoToken(Why::Hanging) => (
+            Cause::TokenTimeout,
+            "the token endpoint did not answer within timeouts.token",
+        ),
         Reason::NoToken(Why::Down) => (
             Cause::TokenUnavailable,
-            distrusted.as_deref().or(forgetful).unwrap_or("the token endpoint is down, throttles us, or its budget is used up"),
+            distrusted
+                .as_deref()
+                .or(forgetful)
+                .unwrap_or("the token endpoint is down, throttles us, or its budget is used up"),
         ),
-        Reason::NoToken(Why::Rejected) => (Cause::TokenRejected, "the token endpoint refuses our secret; see the log and /api/status"),
+        Reason::NoToken(Why::Rejected) => (
+            Cause::TokenRejected,
+            "the token endpoint refuses our secret; see the log and /api/status",
+        ),
         Reason::NoToken(Why::Misconfigured) => (
             Cause::TokenMisconfigured,
-            unplaceable.as_deref().unwrap_or("the token endpoint's answer makes no sense, or a parameter is wrong; see the log"),
+            unplaceable.as_deref().unwrap_or(
+                "the token endpoint's answer makes no sense, or a parameter is wrong; see the log",
+            ),
         ),
-        Reason::NoToken(Why::Unreadable) => {
-            (Cause::SecretUnreadable, "a secret of this credential is missing, empty or not readable; see the log")
-        }
+        Reason::NoToken(Why::Unreadable) => (
+            Cause::SecretUnreadable,
+            "a secret of this credential is missing, empty or not readable; see the log",
+        ),
     };
     let mut reply = Reply::new(cause, detail);
     reply.credential = Some(credential.name().clone());
@@ -148,16 +182,28 @@ pub fn verdict(response: &ResponseHeader, credential: &Credential) -> Verdict {
         StatusMatch::Exact(code) => code == status,
         StatusMatch::Class(class) => class == status / 100,
     };
-    let rules = credential.profile().errors.iter().filter(|r| r.at == At::Api && r.path.is_none());
+    let rules = credential
+        .profile()
+        .errors
+        .iter()
+        .filter(|r| r.at == At::Api && r.path.is_none());
     for rule in rules {
         if rule.status.is_empty() || rule.status.iter().any(fits) {
-            return if rule.then == Then::StaleToken { Verdict::Stale } else { Verdict::Silent };
+            return if rule.then == Then::StaleToken {
+                Verdict::Stale
+            } else {
+                Verdict::Silent
+            };
         }
     }
     if response.status != StatusCode::UNAUTHORIZED {
         return Verdict::Good;
     }
-    if challenge::insufficient_scope(&response.headers) { Verdict::Good } else { Verdict::Stale }
+    if challenge::insufficient_scope(&response.headers) {
+        Verdict::Good
+    } else {
+        Verdict::Stale
+    }
 }
 
 /// Whether a request may be sent once more, or the reason that is counted.
@@ -174,7 +220,11 @@ pub fn may_replay(session: &Session, upstream: &Upstream) -> Result<(), &'static
         return Err("skipped_policy");
     }
     // What is announced counts, not what has come so far: a 401 may come in the middle of an upload.
-    let announced = session.req_header().headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let announced = session
+        .req_header()
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|n| n > RETRY_BUFFER) || session.as_ref().retry_buffer_truncated() {
         return Err("skipped_body");
     }
@@ -183,14 +233,26 @@ pub fn may_replay(session: &Session, upstream: &Upstream) -> Result<(), &'static
 
 /// The token was refused and the request is not to be sent again: nobody waits for the refresh that this may cause.
 pub fn tell(chosen: &Chosen) {
-    if let Access::Credential { credential, partition, presented } = &chosen.access {
+    if let Access::Credential {
+        credential,
+        partition,
+        presented,
+    } = &chosen.access
+    {
         credential.refused(partition, presented);
     }
 }
 
 /// Waits for the token after the refused one; false: the vendor's answer goes on. `None`: the client has left.
 pub async fn renew(session: &mut Session, chosen: &mut Chosen) -> Option<bool> {
-    let Access::Credential { credential, partition, presented } = &mut chosen.access else { return Some(false) };
+    let Access::Credential {
+        credential,
+        partition,
+        presented,
+    } = &mut chosen.access
+    else {
+        return Some(false);
+    };
     let until = Now::now().after(chosen.upstream.timeouts.token);
     match while_there(session, credential.after_401(partition, presented, until)).await? {
         After401::Replay(newer) => {

@@ -63,7 +63,10 @@ pub fn bound_trailers(trailers: &mut HeaderMap) {
 }
 
 fn fits(fields: &HeaderMap, line: usize) -> bool {
-    let bytes: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let bytes: usize = fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
     fields.len() <= FIELDS && line + bytes <= HEAD
 }
 
@@ -74,11 +77,17 @@ pub fn clean(response: &mut ResponseHeader, trailers: bool) {
         return;
     }
     // Most answers have none of them, and one look is cheaper than a search for each.
-    let of_the_hop = |name: &HeaderName| HOP_BY_HOP.contains(name) || name == header::CONNECTION || name == header::TRAILER;
+    let of_the_hop = |name: &HeaderName| {
+        HOP_BY_HOP.contains(name) || name == header::CONNECTION || name == header::TRAILER
+    };
     if !response.headers.keys().any(of_the_hop) {
         return;
     }
-    let keep = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
+    let keep = [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+    ];
     let named: Vec<HeaderName> = response
         .headers
         .get_all(header::CONNECTION)
@@ -110,11 +119,19 @@ pub fn frame(response: &mut ResponseHeader) -> Result<()> {
         return Ok(());
     }
     let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next() else { return Ok(()) };
+    let Some(first) = lengths.next() else {
+        return Ok(());
+    };
     // pingora has refused lengths that differ.
     if lengths.next().is_some() || first.as_bytes().contains(&b',') {
-        let one = first.as_bytes().split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
-        let one = http::HeaderValue::from_bytes(one).or_err(ErrorType::InvalidHTTPHeader, "Content-Length")?;
+        let one = first
+            .as_bytes()
+            .split(|b| *b == b',')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii();
+        let one = http::HeaderValue::from_bytes(one)
+            .or_err(ErrorType::InvalidHTTPHeader, "Content-Length")?;
         response.insert_header(header::CONTENT_LENGTH, one)?;
     }
     Ok(())
@@ -126,8 +143,11 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub fn disown(fields: &mut HeaderMap) -> bool {
     let ours = |member: &str| {
         let name = member.trim().trim_start_matches('"');
-        let end = name.find(|c: char| !(c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~:/".contains(c))).unwrap_or(name.len());
-        name.get(..end).is_some_and(|name| name.eq_ignore_ascii_case("cupbearer"))
+        let end = name
+            .find(|c: char| !(c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~:/".contains(c)))
+            .unwrap_or(name.len());
+        name.get(..end)
+            .is_some_and(|name| name.eq_ignore_ascii_case("cupbearer"))
     };
     let told: Vec<http::HeaderValue> = fields.get_all(&PROXY_STATUS).iter().cloned().collect();
     let mut changed = false;
@@ -146,14 +166,26 @@ pub fn disown(fields: &mut HeaderMap) -> bool {
             false
         });
         let members: Vec<&str> = members.collect();
-        let left: Vec<&str> = members.iter().filter(|member| !ours(member)).copied().collect();
+        let left: Vec<&str> = members
+            .iter()
+            .filter(|member| !ours(member))
+            .copied()
+            .collect();
         if left.len() == members.len() {
             kept.push(value.clone());
             continue;
         }
         changed = true;
-        let left = left.iter().map(|member| member.trim()).collect::<Vec<_>>().join(", ");
-        kept.extend(http::HeaderValue::from_str(&left).ok().filter(|value| !value.is_empty()));
+        let left = left
+            .iter()
+            .map(|member| member.trim())
+            .collect::<Vec<_>>()
+            .join(", ");
+        kept.extend(
+            http::HeaderValue::from_str(&left)
+                .ok()
+                .filter(|value| !value.is_empty()),
+        );
     }
     if changed {
         fields.remove(&PROXY_STATUS);
@@ -185,7 +217,8 @@ pub fn disown_head(response: &mut ResponseHeader) -> Result<()> {
 /// HTTP/1.0 knows no chunks (RFC 9112 6.1): an answer without a length ends with its connection. Until [`ended`] is called that end is a reset, so
 /// that what breaks off does not look whole. True where it is so.
 pub fn unchunk(session: &mut Session, response: &mut ResponseHeader) -> bool {
-    let chunked = session.req_header().version == Version::HTTP_10 && response.headers.contains_key(header::TRANSFER_ENCODING);
+    let chunked = session.req_header().version == Version::HTTP_10
+        && response.headers.contains_key(header::TRANSFER_ENCODING);
     if chunked {
         response.remove_header(&header::TRANSFER_ENCODING);
         session.set_keepalive(None);
@@ -208,8 +241,14 @@ fn reset_on_close(session: &Session, reset: bool) {
 /// A caller that speaks gRPC, and the content type it sent.
 #[must_use]
 pub fn grpc(session: &Session) -> Option<String> {
-    let kind = session.req_header().headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    kind.get(..16).filter(|k| k.eq_ignore_ascii_case("application/grpc"))?;
+    let kind = session
+        .req_header()
+        .headers
+        .get(header::CONTENT_TYPE)?
+        .to_str()
+        .ok()?;
+    kind.get(..16)
+        .filter(|k| k.eq_ignore_ascii_case("application/grpc"))?;
     Some(kind.to_owned())
 }
 
@@ -260,8 +299,12 @@ pub async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) 
     if let (true, ServerSession::H2(h2)) = (empty, &mut *session.downstream_session) {
         return h2.write_response_header(Box::new(response), true);
     }
-    session.write_response_header(Box::new(response), empty).await?;
-    session.write_response_body(if empty { None } else { Some(body) }, true).await
+    session
+        .write_response_header(Box::new(response), empty)
+        .await?;
+    session
+        .write_response_body(if empty { None } else { Some(body) }, true)
+        .await
 }
 
 /// What `OPTIONS *` gets: it asks about this proxy, not about a vendor (RFC 9110 9.3.7).
@@ -270,7 +313,10 @@ pub async fn send(session: &mut Session, response: ResponseHeader, body: Bytes) 
 /// The client cannot be written to.
 pub async fn options(session: &mut Session) -> Result<()> {
     let mut response = ResponseHeader::build(StatusCode::NO_CONTENT, Some(2))?;
-    response.insert_header(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")?;
+    response.insert_header(
+        header::ALLOW,
+        "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+    )?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;
     send(session, response, Bytes::new()).await
 }
@@ -279,7 +325,11 @@ pub async fn options(session: &mut Session) -> Result<()> {
 ///
 /// # Errors
 /// The client cannot be written to.
-pub async fn vended(session: &mut Session, token: &Arc<zeroize::Zeroizing<String>>, seconds: u64) -> Result<()> {
+pub async fn vended(
+    session: &mut Session,
+    token: &Arc<zeroize::Zeroizing<String>>,
+    seconds: u64,
+) -> Result<()> {
     let value = serde_json::json!({ "access_token": token.as_str(), "token_type": "Bearer", "expires_in": seconds });
     let body = Bytes::from(value.to_string());
     let mut response = ResponseHeader::build(StatusCode::OK, Some(4))?;
@@ -309,7 +359,11 @@ mod tests {
         }
         clean(&mut r, false);
         assert!(r.headers.contains_key("x-c") && r.headers.contains_key("content-length"));
-        assert!(["x-b", "keep-alive", "trailer"].iter().all(|n| !r.headers.contains_key(*n)));
+        assert!(
+            ["x-b", "keep-alive", "trailer"]
+                .iter()
+                .all(|n| !r.headers.contains_key(*n))
+        );
     }
 
     fn head(status: u16, fields: &[(&'static str, &str)]) -> ResponseHeader {
@@ -325,30 +379,64 @@ mod tests {
         let framed = |status: u16, fields: &[(&'static str, &str)]| {
             let mut r = head(status, fields);
             frame(&mut r).unwrap();
-            let of = |name: &str| r.headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+            let of = |name: &str| {
+                r.headers
+                    .get_all(name)
+                    .iter()
+                    .map(|v| v.to_str().unwrap().to_owned())
+                    .collect::<Vec<_>>()
+            };
             (of("content-length"), of("transfer-encoding"))
         };
         let both = [("content-length", "3"), ("transfer-encoding", "chunked")];
         assert_eq!(framed(204, &both), (vec![], vec![]));
         assert_eq!(framed(103, &both), (vec![], vec![]));
         assert_eq!(framed(304, &both), (vec!["3".to_owned()], vec![]));
-        assert_eq!(framed(200, &[("content-length", "3, 3")]), (vec!["3".to_owned()], vec![]));
-        assert_eq!(framed(200, &[("content-length", "3"), ("content-length", "3")]), (vec!["3".to_owned()], vec![]));
-        assert_eq!(framed(200, &[("transfer-encoding", "chunked")]), (vec![], vec!["chunked".to_owned()]));
+        assert_eq!(
+            framed(200, &[("content-length", "3, 3")]),
+            (vec!["3".to_owned()], vec![])
+        );
+        assert_eq!(
+            framed(200, &[("content-length", "3"), ("content-length", "3")]),
+            (vec!["3".to_owned()], vec![])
+        );
+        assert_eq!(
+            framed(200, &[("transfer-encoding", "chunked")]),
+            (vec![], vec!["chunked".to_owned()])
+        );
     }
 
     #[test]
     fn no_vendor_speaks_in_our_name() {
         let left = |fields: &[&'static str]| {
-            let mut r = head(502, &fields.iter().map(|v| ("proxy-status", *v)).collect::<Vec<_>>());
+            let mut r = head(
+                502,
+                &fields
+                    .iter()
+                    .map(|v| ("proxy-status", *v))
+                    .collect::<Vec<_>>(),
+            );
             disown_head(&mut r).unwrap();
-            r.headers.get_all("proxy-status").iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+            r.headers
+                .get_all("proxy-status")
+                .iter()
+                .map(|v| v.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
         };
         let none: [String; 0] = [];
-        assert_eq!(left(&["cupbearer; error=dns_error; details=\"a, b\""]), none);
+        assert_eq!(
+            left(&["cupbearer; error=dns_error; details=\"a, b\""]),
+            none
+        );
         assert_eq!(left(&[" CupBearer"]), none);
         assert_eq!(left(&["\"cupbearer\"; error=x"]), none);
-        assert_eq!(left(&["cdn.test; details=\"cupbearer, x\", cupbearer; error=y, edge"]), ["cdn.test; details=\"cupbearer, x\", edge"]);
-        assert_eq!(left(&["cupbearer2; error=x", "cupbearer"]), ["cupbearer2; error=x"]);
+        assert_eq!(
+            left(&["cdn.test; details=\"cupbearer, x\", cupbearer; error=y, edge"]),
+            ["cdn.test; details=\"cupbearer, x\", edge"]
+        );
+        assert_eq!(
+            left(&["cupbearer2; error=x", "cupbearer"]),
+            ["cupbearer2; error=x"]
+        );
     }
 }

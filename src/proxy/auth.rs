@@ -101,9 +101,14 @@ impl Gate {
     /// # Errors
     /// As above, at once also where the secret is wrong.
     pub fn check_here(&self, sources: &[Source], presented: Option<&[u8]>) -> Result<(), Denied> {
-        let mut worst = Denied { reply: unreadable(), wrong: false };
+        let mut worst = Denied {
+            reply: unreadable(),
+            wrong: false,
+        };
         for seen in self.seen(sources) {
-            let Ok(secret) = seen.fresh().map_or_else(|| seen.secret_here(), Ok) else { continue };
+            let Ok(secret) = seen.fresh().map_or_else(|| seen.secret_here(), Ok) else {
+                continue;
+            };
             match judge(&secret, presented) {
                 Ok(()) => return Ok(()),
                 Err(denied) => worst = denied,
@@ -121,7 +126,11 @@ impl Gate {
         known.retain(|seen| sources.contains(&seen.source));
         for source in sources {
             if !known.iter().any(|seen| seen.source == *source) {
-                known.push(Arc::new(Seen { source: source.clone(), watch: Watch::default(), last: Mutex::default() }));
+                known.push(Arc::new(Seen {
+                    source: source.clone(),
+                    watch: Watch::default(),
+                    last: Mutex::default(),
+                }));
             }
         }
         known.clone()
@@ -135,8 +144,14 @@ impl Seen {
             return Ok(secret);
         }
         let last = self.last();
-        let turn = if last.is_some() || patience.is_zero() { self.watch.turn_now() } else { self.watch.turn(patience).await };
-        let Some(turn) = turn else { return last.ok_or_else(unreadable) };
+        let turn = if last.is_some() || patience.is_zero() {
+            self.watch.turn_now()
+        } else {
+            self.watch.turn(patience).await
+        };
+        let Some(turn) = turn else {
+            return last.ok_or_else(unreadable);
+        };
         if let Some(secret) = self.fresh() {
             return Ok(secret);
         }
@@ -152,11 +167,19 @@ impl Seen {
         {
             return tokio::task::block_in_place(|| runtime.block_on(self.secret(Duration::ZERO)));
         }
-        self.kept(self.watch.turn_now().and_then(|mut turn| self.look(&mut turn)))
+        self.kept(
+            self.watch
+                .turn_now()
+                .and_then(|mut turn| self.look(&mut turn)),
+        )
     }
 
     fn last(&self) -> Option<Arc<Secret>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, secret)| secret.clone())
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(|(_, secret)| secret.clone())
     }
 
     /// Where there is no need to read it again.
@@ -165,20 +188,29 @@ impl Seen {
             return Some(Arc::new(secret.clone()));
         }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(at, _)| at.until(Now::now()) < FRESH).map(|(_, secret)| secret.clone())
+        last.as_ref()
+            .filter(|(at, _)| at.until(Now::now()) < FRESH)
+            .map(|(_, secret)| secret.clone())
     }
 
     /// This counts for a while.
     fn keep(&self, secret: &Arc<Secret>) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Now::now(), secret.clone()));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Now::now(), secret.clone()));
     }
 
     /// Reads it, for a thread that may block. While somebody writes to it, what was read before is what is there.
     fn look(&self, turn: &mut Turn) -> Option<Arc<Secret>> {
         let sources = BTreeMap::from([(NAME.to_owned(), self.source.clone())]);
-        let secrets = Secrets { sources, names: vec![NAME.to_owned()], ..Secrets::default() };
+        let secrets = Secrets {
+            sources,
+            names: vec![NAME.to_owned()],
+            ..Secrets::default()
+        };
         let read = || secrets.read().ok()?.get(NAME).cloned().map(Arc::new);
-        let secret = turn.settled(&secrets.paths(), Moment::now(), read).unwrap_or_else(|| self.last())?;
+        let secret = turn
+            .settled(&secrets.paths(), Moment::now(), read)
+            .unwrap_or_else(|| self.last())?;
         self.keep(&secret);
         Some(secret)
     }
@@ -189,7 +221,10 @@ impl Seen {
             return Ok(secret);
         }
         if let Some(times) = UNREAD.again() {
-            tracing::warn!(times, "proxy.client_auth cannot be read; told once a minute");
+            tracing::warn!(
+                times,
+                "proxy.client_auth cannot be read; told once a minute"
+            );
         }
         let last = self.last().ok_or_else(unreadable)?;
         self.keep(&last);
@@ -203,7 +238,10 @@ fn unreadable() -> Reply {
 
 impl Default for Doubts {
     fn default() -> Self {
-        Self { places: Semaphore::new(WAITING), turn: Semaphore::new(1) }
+        Self {
+            places: Semaphore::new(WAITING),
+            turn: Semaphore::new(1),
+        }
     }
 }
 
@@ -211,20 +249,26 @@ impl Doubts {
     /// Waits for one's turn, and a while. Who shows the right secret is not kept waiting by it. It takes the speed from a few connections; against
     /// many at once it is the secret's length that helps.
     pub async fn pass(&self) {
-        let Ok(_place) = self.places.try_acquire() else { return };
+        let Ok(_place) = self.places.try_acquire() else {
+            return;
+        };
         let _turn = self.turn.acquire().await;
         sleep(SLOW).await;
     }
 }
 
 fn denied(wrong: bool) -> Denied {
-    let reply = Reply::new(Cause::ProxyAuthRequired, "send the shared secret as Proxy-Authorization: Bearer, or as the password of Basic");
+    let reply = Reply::new(
+        Cause::ProxyAuthRequired,
+        "send the shared secret as Proxy-Authorization: Bearer, or as the password of Basic",
+    );
     Denied { reply, wrong }
 }
 
 fn judge(secret: &Secret, presented: Option<&[u8]>) -> Result<(), Denied> {
     let shown = presented.and_then(password).ok_or_else(|| denied(false))?;
-    if !secret.expose().is_empty() && bool::from(shown.as_slice().ct_eq(secret.expose().as_bytes())) {
+    if !secret.expose().is_empty() && bool::from(shown.as_slice().ct_eq(secret.expose().as_bytes()))
+    {
         return Ok(());
     }
     Err(denied(true))
@@ -232,7 +276,10 @@ fn judge(secret: &Secret, presented: Option<&[u8]>) -> Result<(), Denied> {
 
 fn tell() {
     if let Some(times) = WRONG.again() {
-        tracing::warn!(times, "the data port was shown a wrong proxy.client_auth; told once a minute");
+        tracing::warn!(
+            times,
+            "the data port was shown a wrong proxy.client_auth; told once a minute"
+        );
     }
 }
 
@@ -258,15 +305,31 @@ mod tests {
 
     fn code(presented: Option<&str>) -> u16 {
         let secret = Secret::new("s3:cret".to_owned());
-        judge(&secret, presented.map(str::as_bytes)).map_or_else(|denied| denied.reply.cause.status().as_u16(), |()| 200)
+        judge(&secret, presented.map(str::as_bytes))
+            .map_or_else(|denied| denied.reply.cause.status().as_u16(), |()| 200)
     }
 
     #[test]
     fn bearer_or_the_password_of_basic_lets_in_and_nothing_else() {
         assert_eq!(code(Some("Bearer s3:cret")), 200);
         assert_eq!(code(Some("bearer  s3:cret")), 200);
-        assert_eq!(code(Some(&format!("Basic {}", STANDARD.encode("anyone:s3:cret")))), 200);
-        for wrong in ["Bearer s3:cre", "Bearer s3:crets", "Bearer", "s3:cret", "Basic s3:cret", "Digest s3:cret", "Basic !!", ""] {
+        assert_eq!(
+            code(Some(&format!(
+                "Basic {}",
+                STANDARD.encode("anyone:s3:cret")
+            ))),
+            200
+        );
+        for wrong in [
+            "Bearer s3:cre",
+            "Bearer s3:crets",
+            "Bearer",
+            "s3:cret",
+            "Basic s3:cret",
+            "Digest s3:cret",
+            "Basic !!",
+            "",
+        ] {
             assert_eq!(code(Some(wrong)), 407, "{wrong}");
         }
         assert_eq!(code(None), 407);
@@ -287,19 +350,33 @@ mod tests {
         let began = Now::now();
         for _ in 0..1000 {
             assert!(gate.check(&source, right).await.is_ok());
-            assert!(gate.check_here(&source, Some(b"Bearer other")).is_err_and(|denied| denied.wrong));
+            assert!(
+                gate.check_here(&source, Some(b"Bearer other"))
+                    .is_err_and(|denied| denied.wrong)
+            );
             assert!(gate.check_here(&source, right).is_ok());
         }
-        assert!(began.until(Now::now()) < Duration::from_millis(1), "nobody waits");
+        assert!(
+            began.until(Now::now()) < Duration::from_millis(1),
+            "nobody waits"
+        );
         drop(hung);
         let new = Gate::default();
         let hung = new.seen(&source)[0].watch.turn_now().unwrap();
-        let refused = futures_util::future::join_all((0..1000).map(|_| new.check(&source, right))).await;
-        assert!(refused.iter().all(|refused| refused.as_ref().is_err_and(|reply| reply.cause.status().as_u16() == 502)));
+        let refused =
+            futures_util::future::join_all((0..1000).map(|_| new.check(&source, right))).await;
+        assert!(refused.iter().all(|refused| {
+            refused
+                .as_ref()
+                .is_err_and(|reply| reply.cause.status().as_u16() == 502)
+        }));
         assert_eq!(began.until(Now::now()).as_secs(), PATIENCE.as_secs());
         drop(hung);
         let all = futures_util::future::join_all((0..100).map(|_| new.check(&source, right))).await;
-        assert!(all.iter().all(Result::is_ok), "the first to look serves all who waited");
+        assert!(
+            all.iter().all(Result::is_ok),
+            "the first to look serves all who waited"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -307,16 +384,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("a"), "first-secret").unwrap();
-        let sources = [Source::File(path("a")), Source::File(path("b")), Source::Value(Secret::new("third-secret".to_owned()))];
+        let sources = [
+            Source::File(path("a")),
+            Source::File(path("b")),
+            Source::Value(Secret::new("third-secret".to_owned())),
+        ];
         let gate = Gate::default();
         let both = async |shown: &str| {
             let shown = format!("Bearer {shown}");
-            let asked = gate.check(&sources, Some(shown.as_bytes())).await.map_err(|reply| reply.cause.status().as_u16());
-            let here = gate.check_here(&sources, Some(shown.as_bytes())).map_err(|denied| denied.reply.cause.status().as_u16());
+            let asked = gate
+                .check(&sources, Some(shown.as_bytes()))
+                .await
+                .map_err(|reply| reply.cause.status().as_u16());
+            let here = gate
+                .check_here(&sources, Some(shown.as_bytes()))
+                .map_err(|denied| denied.reply.cause.status().as_u16());
             assert_eq!(asked, here, "{shown}");
             asked
         };
-        for (shown, expected) in [("first-secret", Ok(())), ("third-secret", Ok(())), ("second-secret", Err(407)), ("", Err(407))] {
+        for (shown, expected) in [
+            ("first-secret", Ok(())),
+            ("third-secret", Ok(())),
+            ("second-secret", Err(407)),
+            ("", Err(407)),
+        ] {
             assert_eq!(both(shown).await, expected, "{shown}");
         }
         std::fs::rename(path("a"), path("b")).unwrap();
@@ -326,14 +417,30 @@ mod tests {
             tokio::time::advance(FRESH * 2).await;
             let _ = both("any").await;
         }
-        assert_eq!((both("first-secret").await, both("second-secret").await), (Ok(()), Ok(())), "each of them");
+        assert_eq!(
+            (both("first-secret").await, both("second-secret").await),
+            (Ok(()), Ok(())),
+            "each of them"
+        );
         let unread = [Source::File(path("c"))];
-        assert_eq!(gate.check(&unread, Some(b"Bearer x")).await.unwrap_err().cause.status().as_u16(), 502);
+        assert_eq!(
+            gate.check(&unread, Some(b"Bearer x"))
+                .await
+                .unwrap_err()
+                .cause
+                .status()
+                .as_u16(),
+            502
+        );
         // A look that never ends.
         let new = Gate::default();
         let _hung = new.seen(&sources)[0].watch.turn_now().unwrap();
         let began = Now::now();
-        assert!(new.check(&sources, Some(b"Bearer third-secret")).await.is_ok());
+        assert!(
+            new.check(&sources, Some(b"Bearer third-secret"))
+                .await
+                .is_ok()
+        );
         assert!(began.until(Now::now()) < Duration::from_millis(1));
     }
 
@@ -347,10 +454,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn wrong_secrets_wait_one_after_the_other_and_neither_the_right_one_nor_none_does() {
         let gate = Arc::new(Gate::default());
-        let wrong: Vec<_> = (0..WAITING + 20).map(|_| tokio::spawn(seconds_of(gate.clone(), Some(b"Bearer wrong")))).collect();
+        let wrong: Vec<_> = (0..WAITING + 20)
+            .map(|_| tokio::spawn(seconds_of(gate.clone(), Some(b"Bearer wrong"))))
+            .collect();
         tokio::task::yield_now().await;
-        assert_eq!(seconds_of(gate.clone(), Some(b"Bearer s3:cret")).await, (Duration::ZERO, true));
-        assert_eq!(seconds_of(gate.clone(), None).await, (Duration::ZERO, false));
+        assert_eq!(
+            seconds_of(gate.clone(), Some(b"Bearer s3:cret")).await,
+            (Duration::ZERO, true)
+        );
+        assert_eq!(
+            seconds_of(gate.clone(), None).await,
+            (Duration::ZERO, false)
+        );
         let mut waited = Vec::new();
         for one in wrong {
             let (time, right) = one.await.unwrap();
@@ -359,9 +474,15 @@ mod tests {
         }
         waited.sort();
         let kept = waited.split_off(20);
-        assert!(waited.iter().all(Duration::is_zero), "there is no place for more");
+        assert!(
+            waited.iter().all(Duration::is_zero),
+            "there is no place for more"
+        );
         for (time, n) in kept.iter().zip(1..) {
-            assert!(*time >= SLOW * n && *time < SLOW * n + Duration::from_millis(u64::from(2 * n)), "{n}: {time:?}");
+            assert!(
+                *time >= SLOW * n && *time < SLOW * n + Duration::from_millis(u64::from(2 * n)),
+                "{n}: {time:?}"
+            );
         }
     }
 

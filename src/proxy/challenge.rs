@@ -58,7 +58,10 @@ fn items(field: &str) -> impl Iterator<Item = &str> {
 /// The value of `error = value` or `error = "quoted value"`, the name in any case.
 fn error(text: &str) -> Option<Cow<'_, str>> {
     let name = &text[..token_length(text)];
-    let value = text[name.len()..].trim_start().strip_prefix('=')?.trim_start();
+    let value = text[name.len()..]
+        .trim_start()
+        .strip_prefix('=')?
+        .trim_start();
     if !name.eq_ignore_ascii_case("error") {
         return None;
     }
@@ -83,7 +86,9 @@ fn unquote(text: &str) -> String {
 
 /// Bytes of the token (RFC 9110 5.6.2) at the start; all of them ASCII, so the length is a character boundary.
 fn token_length(text: &str) -> usize {
-    text.bytes().take_while(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b)).count()
+    text.bytes()
+        .take_while(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+        .count()
 }
 
 #[cfg(test)]
@@ -93,7 +98,10 @@ mod tests {
     fn passes(fields: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
         for field in fields {
-            headers.append(WWW_AUTHENTICATE, http::HeaderValue::from_bytes(field.as_bytes()).unwrap());
+            headers.append(
+                WWW_AUTHENTICATE,
+                http::HeaderValue::from_bytes(field.as_bytes()).unwrap(),
+            );
         }
         insufficient_scope(&headers)
     }
@@ -106,7 +114,10 @@ mod tests {
             &["Bearer realm=\"a, b\", error=\"insufficient_scope\", scope=\"x y\""],
             &["Bearer realm=\"a \\\" , c\" , error = \"insufficient_scope\""],
             &["Basic realm=\"x\", Bearer error=\"insufficient_scope\""],
-            &["Basic realm=\"x\"", "Bearer scope=\"a\", error=\"insufficient_scope\""],
+            &[
+                "Basic realm=\"x\"",
+                "Bearer scope=\"a\", error=\"insufficient_scope\"",
+            ],
             &["Negotiate abc==, Bearer error=\"insufficient_scope\""],
             &["Negotiate, Bearer error=\"insufficient_scope\""],
             &[", ,Bearer ,error=\"insufficient_scope\","],
@@ -132,7 +143,10 @@ mod tests {
             &["Bearer error=\"invalid_token\", error_description=\"insufficient_scope\""],
             &["Basic realm=\"a, Bearer error=\\\"insufficient_scope\\\"\""],
             &["Basic realm=\"a, Bearer error=insufficient_scope\""],
-            &["Bearer error=\"insufficient_scope\"", "Bearer error=\"invalid_token\""],
+            &[
+                "Bearer error=\"insufficient_scope\"",
+                "Bearer error=\"invalid_token\"",
+            ],
             &["Bearer error=\"insufficient_scope_x\""],
             &["Bearer error=\"INSUFFICIENT_SCOPE\""],
             &["Bearer xerror=\"insufficient_scope\""],
@@ -165,12 +179,21 @@ mod tests {
 
     /// Time of a processor that this thread took: what else runs here does not count.
     fn thread_time() -> std::time::Duration {
-        rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime).try_into().unwrap()
+        rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)
+            .try_into()
+            .unwrap()
     }
 
     #[test]
     fn twice_the_challenges_take_about_twice_the_time() {
-        for unit in ["a,", "a=\"\\\"\",", "Bearer error=x,", "\"", "=", "Bearer error=\"\\"] {
+        for unit in [
+            "a,",
+            "a=\"\\\"\",",
+            "Bearer error=x,",
+            "\"",
+            "=",
+            "Bearer error=\"\\",
+        ] {
             let took = |length: usize| {
                 let mut headers = HeaderMap::new();
                 let field: String = unit.chars().cycle().take(length).collect();
@@ -183,7 +206,10 @@ mod tests {
                 (0..5).map(least).min().unwrap()
             };
             let (half, whole) = (took(64 * 1024), took(256 * 1024));
-            assert!(whole < half * 8 + std::time::Duration::from_millis(5), "{unit}: {half:?}, then {whole:?}");
+            assert!(
+                whole < half * 8 + std::time::Duration::from_millis(5),
+                "{unit}: {half:?}, then {whole:?}"
+            );
         }
     }
 

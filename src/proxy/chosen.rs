@@ -136,7 +136,12 @@ impl Flight {
     #[must_use]
     pub fn begin(metrics: &Metrics, upstream: &Arc<str>, begun: Now) -> Self {
         metrics.request_begin(upstream);
-        Self { metrics: metrics.clone(), upstream: upstream.clone(), begun, answered: None }
+        Self {
+            metrics: metrics.clone(),
+            upstream: upstream.clone(),
+            begun,
+            answered: None,
+        }
     }
     pub fn name(&self) -> &Arc<str> {
         &self.upstream
@@ -157,7 +162,10 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         match self.answered {
-            Some(status) => self.metrics.request_end(&self.upstream, status, self.age().as_secs_f64()),
+            Some(status) => {
+                self.metrics
+                    .request_end(&self.upstream, status, self.age().as_secs_f64())
+            }
             None => self.metrics.request_aborted(&self.upstream),
         }
     }
@@ -173,7 +181,11 @@ pub struct Replay {
 impl Replay {
     #[must_use]
     pub fn begin(metrics: &Metrics, upstream: &Arc<str>) -> Self {
-        Self { metrics: metrics.clone(), upstream: upstream.clone(), outcome: "failed" }
+        Self {
+            metrics: metrics.clone(),
+            upstream: upstream.clone(),
+            outcome: "failed",
+        }
     }
     pub fn worked(&mut self) {
         self.outcome = "ok";

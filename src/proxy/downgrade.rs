@@ -32,17 +32,33 @@ impl Downgrades {
     pub fn broke(&self, upstream: &Arc<str>) {
         let now = Now::now();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = known.entry(upstream.clone()).or_insert(Seen { era: 0, broke: now, hold: FIRST / 2, over: true });
+        let seen = known.entry(upstream.clone()).or_insert(Seen {
+            era: 0,
+            broke: now,
+            hold: FIRST / 2,
+            over: true,
+        });
         if seen.over {
-            let hold = if seen.broke.until(now) > LAST * 2 { FIRST } else { (seen.hold * 2).min(LAST) };
-            *seen = Seen { era: seen.era, broke: now, hold, over: false };
+            let hold = if seen.broke.until(now) > LAST * 2 {
+                FIRST
+            } else {
+                (seen.hold * 2).min(LAST)
+            };
+            *seen = Seen {
+                era: seen.era,
+                broke: now,
+                hold,
+                over: false,
+            };
         }
     }
 
     /// Part of the key by which pingora knows the upstream; goes up when HTTP/2 is to be tried again.
     pub fn era(&self, upstream: &str) -> u64 {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(seen) = known.get_mut(upstream) else { return 0 };
+        let Some(seen) = known.get_mut(upstream) else {
+            return 0;
+        };
         if !seen.over && seen.broke.until(Now::now()) >= seen.hold {
             seen.over = true;
             seen.era += 1;

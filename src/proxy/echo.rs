@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, SET_COOKIE, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        CONNECTION, CONTENT_LENGTH, CONTENT_LOCATION, LOCATION, SET_COOKIE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE,
+    },
 };
 use percent_encoding::percent_decode_str;
 use pingora_error::Result;
@@ -20,14 +23,27 @@ use crate::{
 };
 
 /// What frames a message says nothing but numbers and names of the protocol; changed, it would say something else.
-const FRAMING: [HeaderName; 5] = [CONNECTION, CONTENT_LENGTH, TRAILER, TRANSFER_ENCODING, UPGRADE];
+const FRAMING: [HeaderName; 5] = [
+    CONNECTION,
+    CONTENT_LENGTH,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 
 /// Takes out of an answer's head, an interim one's too, what repeats tokens, their variables, and secrets of the request's credential.
 ///
 /// # Errors
 /// What is left is no header value.
 pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
-    let Access::Credential { credential, presented, .. } = &chosen.access else { return Ok(()) };
+    let Access::Credential {
+        credential,
+        presented,
+        ..
+    } = &chosen.access
+    else {
+        return Ok(());
+    };
     cookies(response, &credential.placed().cookies)?;
     if !presented.query.is_empty() {
         for name in [LOCATION, CONTENT_LOCATION] {
@@ -35,7 +51,10 @@ pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
         }
     }
     let made = Words::new(chosen.made.iter().cloned());
-    for words in [&presented.words, &made].into_iter().filter(|words| !words.is_empty()) {
+    for words in [&presented.words, &made]
+        .into_iter()
+        .filter(|words| !words.is_empty())
+    {
         reason(response, words)?;
         fields(response, words)?;
     }
@@ -44,15 +63,21 @@ pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
 
 /// The same for trailers.
 pub fn hide_in_trailers(trailers: &mut HeaderMap, chosen: &Chosen) {
-    let Access::Credential { presented, .. } = &chosen.access else { return };
+    let Access::Credential { presented, .. } = &chosen.access else {
+        return;
+    };
     let made = Words::new(chosen.made.iter().cloned());
-    for words in [&presented.words, &made].into_iter().filter(|words| !words.is_empty()) {
+    for words in [&presented.words, &made]
+        .into_iter()
+        .filter(|words| !words.is_empty())
+    {
         for value in trailers.values_mut() {
             if let Some(new) = words.hide(value.as_bytes()) {
                 *value = text(&new);
             }
         }
-        let named = |name: &HeaderName| Some((name.clone(), words.hide_name(name.as_str().as_bytes())?));
+        let named =
+            |name: &HeaderName| Some((name.clone(), words.hide_name(name.as_str().as_bytes())?));
         for (old, new) in trailers.keys().filter_map(named).collect::<Vec<_>>() {
             let values: Vec<HeaderValue> = trailers.get_all(&old).iter().cloned().collect();
             trailers.remove(&old);
@@ -66,14 +91,20 @@ pub fn hide_in_trailers(trailers: &mut HeaderMap, chosen: &Chosen) {
 }
 
 fn reason(response: &mut ResponseHeader, words: &Words) -> Result<()> {
-    let Some(new) = response.get_reason_phrase().and_then(|phrase| words.hide(phrase.as_bytes())) else { return Ok(()) };
+    let Some(new) = response
+        .get_reason_phrase()
+        .and_then(|phrase| words.hide(phrase.as_bytes()))
+    else {
+        return Ok(());
+    };
     response.set_reason_phrase(Some(&String::from_utf8_lossy(&new)))
 }
 
 fn fields(response: &mut ResponseHeader, words: &Words) -> Result<()> {
     let repeats = |(name, value): (&HeaderName, &HeaderValue)| {
-        let found =
-            !FRAMING.contains(name) && (words.hide(value.as_bytes()).is_some() || words.hide_name(name.as_str().as_bytes()).is_some());
+        let found = !FRAMING.contains(name)
+            && (words.hide(value.as_bytes()).is_some()
+                || words.hide_name(name.as_str().as_bytes()).is_some());
         found.then(|| name.clone())
     };
     let mut found: Vec<HeaderName> = response.headers.iter().filter_map(repeats).collect();
@@ -84,7 +115,11 @@ fn fields(response: &mut ResponseHeader, words: &Words) -> Result<()> {
             .headers
             .get_all(&name)
             .iter()
-            .map(|value| words.hide(value.as_bytes()).map_or_else(|| value.clone(), |new| text(&new)))
+            .map(|value| {
+                words
+                    .hide(value.as_bytes())
+                    .map_or_else(|| value.clone(), |new| text(&new))
+            })
             .collect();
         response.remove_header(&name);
         let name = match words.hide_name(name.as_str().as_bytes()) {
@@ -110,13 +145,24 @@ fn text(bytes: &[u8]) -> HeaderValue {
 /// A cookie of ours that is set anew would come from the client next time, for all upstreams on this host.
 fn cookies(response: &mut ResponseHeader, ours: &[String]) -> Result<()> {
     let is_ours = |value: &HeaderValue| {
-        let name = value.as_bytes().split(|b| matches!(b, b'=' | b';')).next().unwrap_or_default().trim_ascii();
+        let name = value
+            .as_bytes()
+            .split(|b| matches!(b, b'=' | b';'))
+            .next()
+            .unwrap_or_default()
+            .trim_ascii();
         ours.iter().any(|n| n.as_bytes() == name)
     };
     if ours.is_empty() || !response.headers.get_all(SET_COOKIE).iter().any(is_ours) {
         return Ok(());
     }
-    let kept: Vec<HeaderValue> = response.headers.get_all(SET_COOKIE).iter().filter(|v| !is_ours(v)).cloned().collect();
+    let kept: Vec<HeaderValue> = response
+        .headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .filter(|v| !is_ours(v))
+        .cloned()
+        .collect();
     response.remove_header(&SET_COOKIE);
     for value in kept {
         response.append_header(SET_COOKIE, value)?;
@@ -126,15 +172,33 @@ fn cookies(response: &mut ResponseHeader, ours: &[String]) -> Result<()> {
 
 /// Parameters of ours with our value; others may well have the same name.
 fn query(response: &mut ResponseHeader, name: &HeaderName, presented: &Presented) -> Result<()> {
-    let Some(url) = response.headers.get(name).and_then(|v| v.to_str().ok()).filter(|url| url.contains('?')) else { return Ok(()) };
+    let Some(url) = response
+        .headers
+        .get(name)
+        .and_then(|v| v.to_str().ok())
+        .filter(|url| url.contains('?'))
+    else {
+        return Ok(());
+    };
     let ours = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let same = |ready: &HeaderValue| plain(value).as_bytes() == ready.as_bytes();
-        presented.query.iter().any(|(n, v)| plain(name) == *n && if let Value::Ready(ready) = v { same(ready) } else { true })
+        presented.query.iter().any(|(n, v)| {
+            plain(name) == *n
+                && if let Value::Ready(ready) = v {
+                    same(ready)
+                } else {
+                    true
+                }
+        })
     };
     let (before, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
     let left = without(before, ours);
-    if left.len() == before.len() { Ok(()) } else { response.insert_header(name, left + fragment) }
+    if left.len() == before.len() {
+        Ok(())
+    } else {
+        response.insert_header(name, left + fragment)
+    }
 }
 
 fn plain(text: &str) -> Cow<'_, str> {

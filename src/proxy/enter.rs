@@ -31,12 +31,19 @@ impl Proxy {
         }
         // One connection may carry many requests; all of them together are no more than connections would be.
         if session.is_http2() && self.places.under_way() > proxy.limits.connections {
-            return Err(Reply::new(Cause::Overloaded, "as many requests as proxy.limits.connections are under way").into());
+            return Err(Reply::new(
+                Cause::Overloaded,
+                "as many requests as proxy.limits.connections are under way",
+            )
+            .into());
         }
         admit::limits(session.req_header(), proxy.limits)?;
         if !proxy.client_auth.is_empty() {
-            let presented = admit::only(session.req_header(), &header::PROXY_AUTHORIZATION).map(<[u8]>::to_vec);
-            self.gate.check(&proxy.client_auth, presented.as_deref()).await?;
+            let presented =
+                admit::only(session.req_header(), &header::PROXY_AUTHORIZATION).map(<[u8]>::to_vec);
+            self.gate
+                .check(&proxy.client_auth, presented.as_deref())
+                .await?;
         }
         let unix = matches!(session.server_addr(), Some(SocketAddr::Unix(_)));
         let next = {
@@ -53,7 +60,9 @@ impl Proxy {
                     admit::path(&asked)?;
                     Next::Options
                 }
-                Form::Origin { host } if vend::is_ours(asked.path) && !snapshot.router.has_host(host) => {
+                Form::Origin { host }
+                    if vend::is_ours(asked.path) && !snapshot.router.has_host(host) =>
+                {
                     admit::path(&asked)?;
                     Next::Vend(asked.path.to_owned())
                 }
@@ -64,7 +73,9 @@ impl Proxy {
             Next::Options => answer::options(session).await.map_err(|_| Stop::Gone)?,
             Next::Vend(path) => {
                 let vended = vend::vend(session, &snapshot, &path).await?;
-                answer::vended(session, &vended.access_token, vended.expires_in.as_secs()).await.map_err(|_| Stop::Gone)?;
+                answer::vended(session, &vended.access_token, vended.expires_in.as_secs())
+                    .await
+                    .map_err(|_| Stop::Gone)?;
             }
             Next::Forward(hit) => {
                 self.choose(session, ctx, hit).await?;
@@ -76,7 +87,12 @@ impl Proxy {
 
     async fn choose(&self, session: &mut Session, ctx: &mut Ctx, hit: Hit) -> Result<(), Stop> {
         let lost = || Reply::new(Cause::Internal, "see the log");
-        let served = ctx.snapshot.upstreams.get(hit.upstream).cloned().ok_or_else(lost)?;
+        let served = ctx
+            .snapshot
+            .upstreams
+            .get(hit.upstream)
+            .cloned()
+            .ok_or_else(lost)?;
         let upstream = served.upstream;
         ctx.flight = Some(Flight::begin(&self.metrics, &upstream.name, ctx.started));
         if session.is_upgrade_req() {
@@ -88,13 +104,24 @@ impl Proxy {
             (None, None) => Access::Own,
             (Some(credential), Some(_)) => {
                 let partition = access::partition(&credential, &session.req_header().headers)?;
-                let presented = access::present(session, &upstream, &credential, &partition).await?;
-                Access::Credential { credential, partition, presented }
+                let presented =
+                    access::present(session, &upstream, &credential, &partition).await?;
+                Access::Credential {
+                    credential,
+                    partition,
+                    presented,
+                }
             }
             // Never without the credential it was configured with.
             _ => return Err(lost().into()),
         };
-        ctx.chosen = Some(Chosen { upstream, path: hit.path, stripped: hit.stripped, access, made: Vec::new() });
+        ctx.chosen = Some(Chosen {
+            upstream,
+            path: hit.path,
+            stripped: hit.stripped,
+            access,
+            made: Vec::new(),
+        });
         Ok(())
     }
 }

@@ -43,24 +43,40 @@ impl Proxy {
     }
 
     fn count(&self, ctx: &mut Ctx, reply: &mut Reply) {
-        reply.upstream = reply.upstream.take().or_else(|| ctx.flight.as_ref().map(|f| f.name().clone()));
+        reply.upstream = reply
+            .upstream
+            .take()
+            .or_else(|| ctx.flight.as_ref().map(|f| f.name().clone()));
         ctx.code = Some(reply.cause.code());
         self.metrics.refused(&reply.told(ctx.trace_id()));
     }
 
     /// The addresses to try, looked up once for each request.
-    async fn addresses(&self, ctx: &mut Ctx, chosen_host: (&str, u16), patience: Duration) -> Result<Arc<[std::net::SocketAddr]>> {
+    async fn addresses(
+        &self,
+        ctx: &mut Ctx,
+        chosen_host: (&str, u16),
+        patience: Duration,
+    ) -> Result<Arc<[std::net::SocketAddr]>> {
         if let Some(known) = &ctx.addresses {
             return Ok(known.clone());
         }
-        match self.resolver.addresses(chosen_host.0, chosen_host.1, patience).await {
+        match self
+            .resolver
+            .addresses(chosen_host.0, chosen_host.1, patience)
+            .await
+        {
             Ok(found) => {
                 ctx.addresses = Some(found.clone());
                 Ok(found)
             }
             Err(e) => {
                 self.metrics.upstream_connect(ctx.upstream(), "dns");
-                let cause = if e == DnsError::Timeout { Cause::DnsTimeout } else { Cause::Dns };
+                let cause = if e == DnsError::Timeout {
+                    Cause::DnsTimeout
+                } else {
+                    Cause::Dns
+                };
                 ctx.refusal = Some(Reply::new(cause, format!("{}: {e}", chosen_host.0)));
                 Err(Error::new_up(ErrorType::ConnectError))
             }
@@ -68,13 +84,21 @@ impl Proxy {
     }
 }
 
-#[expect(clippy::unnecessary_box_returns, reason = "pingora's errors are boxed everywhere")]
+#[expect(
+    clippy::unnecessary_box_returns,
+    reason = "pingora's errors are boxed everywhere"
+)]
 fn unsent() -> Box<Error> {
     Error::new_in(ErrorType::InternalError)
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 #[async_trait]
@@ -91,7 +115,10 @@ impl ProxyHttp for Proxy {
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
         let idle = ctx.snapshot.config.proxy.limits.idle;
-        let sized = session.req_header().headers.contains_key(header::CONTENT_LENGTH);
+        let sized = session
+            .req_header()
+            .headers
+            .contains_key(header::CONTENT_LENGTH);
         ctx.pace = sized.then(|| Pace::begin(idle, ctx.started));
         session.set_read_timeout(Some(ctx.pace.map_or(idle, |p| p.left())));
         session.set_write_timeout(Some(idle));
@@ -109,13 +136,21 @@ impl ProxyHttp for Proxy {
             Err(Stop::Gone) => Err(Error::new_down(ErrorType::ConnectionClosed)),
             Err(Stop::Refuse(reply)) => {
                 // Who left meanwhile is no failure of a vendor's.
-                self.refuse(session, ctx, *reply).await.map_err(Error::into_down)?;
+                self.refuse(session, ctx, *reply)
+                    .await
+                    .map_err(Error::into_down)?;
                 Ok(true)
             }
         }
     }
 
-    async fn request_body_filter(&self, session: &mut Session, body: &mut Option<Bytes>, end: bool, ctx: &mut Ctx) -> Result<()> {
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
         if let Some(pace) = &mut ctx.pace {
             let patience = pace.arrived(body.as_ref().map_or(0, Bytes::len), Now::now());
             // pingora has no such timeout for HTTP/2.
@@ -128,17 +163,26 @@ impl ProxyHttp for Proxy {
         if session.was_upgraded() {
             return Ok(());
         }
-        ctx.outgoing.pass(body, end).map_err(|odd| Error::because(ErrorType::InternalError, "a request's body", odd))
+        ctx.outgoing
+            .pass(body, end)
+            .map_err(|odd| Error::because(ErrorType::InternalError, "a request's body", odd))
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         ctx.tries += 1;
-        let upstream = ctx.chosen.as_ref().map(|c| c.upstream.clone()).ok_or_else(unsent)?;
+        let upstream = ctx
+            .chosen
+            .as_ref()
+            .map(|c| c.upstream.clone())
+            .ok_or_else(unsent)?;
         if ctx.place.is_none() {
             let place = access::while_there(session, self.places.take(&upstream)).await;
             ctx.place = place.ok_or_else(|| Error::new_down(ErrorType::ConnectionClosed))?;
             if ctx.place.is_none() {
-                ctx.refusal = Some(Reply::new(Cause::Overloaded, "no place became free within timeouts.connect (pool.requests)"));
+                ctx.refusal = Some(Reply::new(
+                    Cause::Overloaded,
+                    "no place became free within timeouts.connect (pool.requests)",
+                ));
                 return Err(unsent());
             }
         }
@@ -151,13 +195,21 @@ impl ProxyHttp for Proxy {
                 if let Some(times) = UNUSABLE.again() {
                     tracing::warn!(upstream = %upstream.name, %why, trace_id = ctx.trace_id(), times, "tls files cannot be used; told once a minute");
                 }
-                ctx.refusal = Some(Reply::new(Cause::UpstreamTls, "the files of this upstream's tls table cannot be used; see the log"));
+                ctx.refusal = Some(Reply::new(
+                    Cause::UpstreamTls,
+                    "the files of this upstream's tls table cannot be used; see the log",
+                ));
                 return Err(Error::new_up(ErrorType::InvalidCert));
             }
         };
-        let address = *addresses.get(ctx.address).or(addresses.first()).ok_or_else(unsent)?;
+        let address = *addresses
+            .get(ctx.address)
+            .or(addresses.first())
+            .ok_or_else(unsent)?;
         let mut peer = peer::peer(&upstream, address, &identity, ctx.speaks);
-        peer.group_key = peer.group_key.wrapping_add(self.downgrades.era(&upstream.name));
+        peer.group_key = peer
+            .group_key
+            .wrapping_add(self.downgrades.era(&upstream.name));
         Ok(Box::new(peer))
     }
 
@@ -177,10 +229,17 @@ impl ProxyHttp for Proxy {
     }
 
     /// Nothing was written yet, so another address may be tried.
-    fn fail_to_connect(&self, _session: &mut Session, _peer: &HttpPeer, ctx: &mut Ctx, mut e: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Ctx,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
         let outcome = failure::connect_outcome(&e);
         // Nothing was sent or read yet: this tells of addresses, names and certificates only.
-        self.metrics.cannot_connect(ctx.upstream(), outcome, &e.to_string(), ctx.trace_id());
+        self.metrics
+            .cannot_connect(ctx.upstream(), outcome, &e.to_string(), ctx.trace_id());
         let known = ctx.addresses.as_ref().map_or(0, |a| a.len()).min(ADDRESSES);
         let more = ctx.address + 1 < known && outcome != "tls" && ctx.tries < TRIES;
         ctx.address += usize::from(more);
@@ -188,7 +247,12 @@ impl ProxyHttp for Proxy {
         e
     }
 
-    async fn upstream_request_filter(&self, session: &mut Session, request: &mut RequestHeader, ctx: &mut Ctx) -> Result<()> {
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
         let empty = session.as_mut().is_body_empty();
         inject::announce_no_content(request, session.req_header(), empty)?;
         ctx.outgoing = Outgoing::begin(content_length(&request.headers));
@@ -197,7 +261,11 @@ impl ProxyHttp for Proxy {
         if access::has_left(session) {
             return Err(Error::new_down(ErrorType::ConnectionClosed));
         }
-        if let Access::Credential { credential, partition, presented } = &mut chosen.access
+        if let Access::Credential {
+            credential,
+            partition,
+            presented,
+        } = &mut chosen.access
             && !credential.may_send(partition, presented)
         {
             // Waiting and connecting outlasted a short token, or an API refused it meanwhile. Nothing was written yet.
@@ -210,14 +278,33 @@ impl ProxyHttp for Proxy {
                 }
             }
         }
-        chosen.made = inject::apply(request, session.req_header(), chosen, ctx.snapshot.config.proxy.via.as_deref())?;
+        chosen.made = inject::apply(
+            request,
+            session.req_header(),
+            chosen,
+            ctx.snapshot.config.proxy.via.as_deref(),
+        )?;
         Ok(())
     }
 
-    async fn upstream_response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
         answer::bounded(response, &mut ctx.interim, ctx.speaks == Speaks::Upgrade)?;
-        let Some(chosen) = ctx.chosen.as_mut() else { return Ok(()) };
-        let Access::Credential { credential, partition, presented } = &chosen.access else { return Ok(()) };
+        let Some(chosen) = ctx.chosen.as_mut() else {
+            return Ok(());
+        };
+        let Access::Credential {
+            credential,
+            partition,
+            presented,
+        } = &chosen.access
+        else {
+            return Ok(());
+        };
         if answer::interim(response) {
             return Ok(());
         }
@@ -231,7 +318,11 @@ impl ProxyHttp for Proxy {
         }
         let name = chosen.upstream.name.clone();
         self.metrics.token_rejected(&name);
-        let may = if ctx.replay.is_some() { None } else { Some(access::may_replay(session, &chosen.upstream)) };
+        let may = if ctx.replay.is_some() {
+            None
+        } else {
+            Some(access::may_replay(session, &chosen.upstream))
+        };
         match may {
             Some(Ok(())) if ctx.tries < TRIES => match access::renew(session, chosen).await {
                 None => Err(Error::new_down(ErrorType::ConnectionClosed)),
@@ -256,7 +347,12 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Ctx,
+    ) -> Result<()> {
         let trailers = session.is_http2() && response.version == Version::HTTP_2;
         answer::clean(response, trailers);
         answer::frame(response)?;
@@ -267,10 +363,14 @@ impl ProxyHttp for Proxy {
             if !answer::interim(response) {
                 location::rewrite(response, chosen, &ctx.snapshot)?;
             }
-            let here = session.server_addr().and_then(|address| address.as_inet().copied());
-            let removed = location::keep_in(response, session.req_header(), here, chosen, &ctx.snapshot)?;
+            let here = session
+                .server_addr()
+                .and_then(|address| address.as_inet().copied());
+            let removed =
+                location::keep_in(response, session.req_header(), here, chosen, &ctx.snapshot)?;
             if removed > 0 {
-                self.metrics.redirects_removed(ctx.upstream(), removed, ctx.trace_id());
+                self.metrics
+                    .redirects_removed(ctx.upstream(), removed, ctx.trace_id());
             }
         }
         if answer::interim(response) {
@@ -287,7 +387,12 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    async fn response_trailer_filter(&self, _session: &mut Session, trailers: &mut HeaderMap, ctx: &mut Ctx) -> Result<Option<Bytes>> {
+    async fn response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Bytes>> {
         answer::bound_trailers(trailers);
         answer::disown(trailers);
         if let Some(chosen) = &ctx.chosen {
@@ -297,19 +402,29 @@ impl ProxyHttp for Proxy {
     }
 
     /// A request of which anything was written is sent again after a 401, or where HTTP/2 says that it was not looked at (RFC 9113 8.7).
-    fn error_while_proxy(&self, _peer: &HttpPeer, session: &mut Session, mut e: Box<Error>, ctx: &mut Ctx, _reused: bool) -> Box<Error> {
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut e: Box<Error>,
+        ctx: &mut Ctx,
+        _reused: bool,
+    ) -> Box<Error> {
         if let (ErrorType::InvalidH2, Some(flight)) = (e.etype(), &ctx.flight) {
             self.downgrades.broke(flight.name());
         }
-        let untouched = matches!(e.etype(), ErrorType::H2Error | ErrorType::H2Downgrade) && matches!(e.retry, RetryType::Decided(true));
-        let again = *e.etype() == REPLAY || (untouched && !session.as_ref().retry_buffer_truncated());
+        let untouched = matches!(e.etype(), ErrorType::H2Error | ErrorType::H2Downgrade)
+            && matches!(e.retry, RetryType::Decided(true));
+        let again =
+            *e.etype() == REPLAY || (untouched && !session.as_ref().retry_buffer_truncated());
         e.set_retry(again && ctx.tries < TRIES);
         e
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let begun =
-            session.response_written().is_some_and(|r| !r.status.is_informational() || r.status == http::StatusCode::SWITCHING_PROTOCOLS);
+        let begun = session.response_written().is_some_and(|r| {
+            !r.status.is_informational() || r.status == http::StatusCode::SWITCHING_PROTOCOLS
+        });
         session.set_keepalive(None);
         let mut error_code = 0;
         let late = failure::late(e, session, ctx);
@@ -331,7 +446,10 @@ impl ProxyHttp for Proxy {
                 }
             }
         }
-        FailToProxy { error_code, can_reuse_downstream: false }
+        FailToProxy {
+            error_code,
+            can_reuse_downstream: false,
+        }
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
@@ -353,11 +471,21 @@ impl ProxyHttp for Proxy {
         true
     }
 
-    fn suppress_proxy_warn_log(&self, _session: &Session, _ctx: &Ctx, _error: &Error, _context: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &Ctx,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
         true
     }
 
     fn request_summary(&self, session: &Session, ctx: &Ctx) -> String {
-        format!("{} upstream={}", session.req_header().method, ctx.upstream())
+        format!(
+            "{} upstream={}",
+            session.req_header().method,
+            ctx.upstream()
+        )
     }
 }

@@ -48,10 +48,18 @@ pub fn front(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics) -> Arc<Front> {
 
 /// As `front`, with another source of addresses.
 #[must_use]
-pub fn front_with(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics, resolver: Resolver) -> Arc<Front> {
+pub fn front_with(
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Metrics,
+    resolver: Resolver,
+) -> Arc<Front> {
     let now = snapshot.load();
     let descriptors = Descriptors::of_this_process();
-    let idle: usize = now.upstreams.iter().map(|s| s.upstream.pool_connections).sum();
+    let idle: usize = now
+        .upstreams
+        .iter()
+        .map(|s| s.upstream.pool_connections)
+        .sum();
     let conf = ServerConf {
         max_retries: TRIES,
         threads: 1,
@@ -60,8 +68,14 @@ pub fn front_with(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics, resolver: 
     };
     let gate = Arc::new(Gate::default());
     let places = Places::new(descriptors.vendors());
-    for upstream in now.upstreams.iter().map(|served| &served.upstream).filter(|u| u.pool_requests > places.most_of_one()) {
-        let (upstream, configured, most) = (&upstream.name, upstream.pool_requests, places.most_of_one());
+    for upstream in now
+        .upstreams
+        .iter()
+        .map(|served| &served.upstream)
+        .filter(|u| u.pool_requests > places.most_of_one())
+    {
+        let (upstream, configured, most) =
+            (&upstream.name, upstream.pool_requests, places.most_of_one());
         tracing::warn!(%upstream, "pool.requests = {configured}, but half of what the limit of open files (ulimit -n) leaves for vendors is {most}");
     }
     let proxy = Proxy {
@@ -82,30 +96,58 @@ pub fn front_with(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics, resolver: 
     app.server_options = Some(options);
     app.h2_options = Some(h2(now.config.proxy.limits));
     drop(now);
-    Arc::new(Front { app: Arc::new(app), snapshot, metrics, gate })
+    Arc::new(Front {
+        app: Arc::new(app),
+        snapshot,
+        metrics,
+        gate,
+    })
 }
 
 /// Bounded, for a connection from anyone (CVE-2026-105297).
 fn h2(limits: Limits) -> H2Options {
     let mut options = default_h2_options();
-    let bytes = limits.header_bytes.saturating_add(limits.uri_bytes).saturating_add(limits.headers.saturating_mul(32));
-    options.max_header_list_size(u32::try_from(bytes).unwrap_or(u32::MAX)).max_concurrent_streams(STREAMS);
+    let bytes = limits
+        .header_bytes
+        .saturating_add(limits.uri_bytes)
+        .saturating_add(limits.headers.saturating_mul(32));
+    options
+        .max_header_list_size(u32::try_from(bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(STREAMS);
     options
 }
 
 impl Front {
     /// What is answered to a head, and what is waited for before; `None`: it may go on.
-    fn judge(&self, head: &[u8], snapshot: &Snapshot) -> Option<(Reply, Option<BoxFuture<'static, ()>>)> {
+    fn judge(
+        &self,
+        head: &[u8],
+        snapshot: &Snapshot,
+    ) -> Option<(Reply, Option<BoxFuture<'static, ()>>)> {
         let proxy = &snapshot.config.proxy;
         match head::judge(head, proxy.limits) {
             Ok(Sound::Request) => None,
             Err(reply) => Some((reply, None)),
-            Ok(Sound::Connect { authority, proxy_authorization }) => {
+            Ok(Sound::Connect {
+                authority,
+                proxy_authorization,
+            }) => {
                 let sources = &proxy.client_auth;
-                let known = if sources.is_empty() { Ok(()) } else { self.gate.check_here(sources, proxy_authorization) };
-                let Err(denied) = known else { return Some((admit::connect(snapshot, authority), None)) };
+                let known = if sources.is_empty() {
+                    Ok(())
+                } else {
+                    self.gate.check_here(sources, proxy_authorization)
+                };
+                let Err(denied) = known else {
+                    return Some((admit::connect(snapshot, authority), None));
+                };
                 let doubts = self.gate.doubts().clone();
-                Some((denied.reply, denied.wrong.then(|| async move { doubts.pass().await }.boxed())))
+                Some((
+                    denied.reply,
+                    denied
+                        .wrong
+                        .then(|| async move { doubts.pass().await }.boxed()),
+                ))
             }
         }
     }
@@ -144,16 +186,24 @@ impl Handler for Front {
                 Reply::new(Cause::Draining, "no new requests are taken")
             }
             Seen::TooLarge(head) => head::too_large_unread(head, limits),
-            Seen::Malformed => Reply::new(Cause::BadRequest, "this is no HTTP/1 request: each line of its head ends in CR LF"),
-            Seen::TooSlow => {
-                Reply::new(Cause::RequestTimeout, "the head of the request was not complete within proxy.limits.header_timeout")
-            }
-            Seen::Crowded => {
-                Reply::new(Cause::Overloaded, "the unfinished heads of all connections hold 8 MiB, and this one is the newest")
-            }
+            Seen::Malformed => Reply::new(
+                Cause::BadRequest,
+                "this is no HTTP/1 request: each line of its head ends in CR LF",
+            ),
+            Seen::TooSlow => Reply::new(
+                Cause::RequestTimeout,
+                "the head of the request was not complete within proxy.limits.header_timeout",
+            ),
+            Seen::Crowded => Reply::new(
+                Cause::Overloaded,
+                "the unfinished heads of all connections hold 8 MiB, and this one is the newest",
+            ),
             Seen::Overloaded => Reply::new(Cause::Overloaded, "proxy.limits.connections are open"),
         };
         self.metrics.refused(&reply.told(None));
-        Some(Answer { bytes: reply.raw(head_request), after })
+        Some(Answer {
+            bytes: reply.raw(head_request),
+            after,
+        })
     }
 }

@@ -28,7 +28,10 @@ pub enum Sound<'a> {
 /// The refusal.
 pub fn judge(head: &[u8], limits: Limits) -> Result<Sound<'_>, Reply> {
     let line = head.iter().position(|b| *b == b'\r').unwrap_or(head.len());
-    let target = head.get(..line).and_then(|l| l.split(|b| *b == b' ').nth(1)).unwrap_or_default();
+    let target = head
+        .get(..line)
+        .and_then(|l| l.split(|b| *b == b' ').nth(1))
+        .unwrap_or_default();
     if target.len() > limits.uri_bytes {
         return Err(too_long(limits));
     }
@@ -50,12 +53,19 @@ pub fn judge(head: &[u8], limits: Limits) -> Result<Sound<'_>, Reply> {
     framing(request.headers, old)?;
     let host = host(request.headers, old)?;
     if request.method == Some("CONNECT") {
-        if target.bytes().any(|b| matches!(b, b'/' | b'?' | b'#' | b'@')) || !target.contains(':') {
+        if target
+            .bytes()
+            .any(|b| matches!(b, b'/' | b'?' | b'#' | b'@'))
+            || !target.contains(':')
+        {
             return Err(bad("CONNECT wants host and port"));
         }
         let mut auth = field(request.headers, "proxy-authorization").map(|h| h.value);
         let (one, more) = (auth.next(), auth.next());
-        return Ok(Sound::Connect { authority: target, proxy_authorization: one.filter(|_| more.is_none()) });
+        return Ok(Sound::Connect {
+            authority: target,
+            proxy_authorization: one.filter(|_| more.is_none()),
+        });
     }
     aim(request.method.unwrap_or_default(), target, host)?;
     Ok(Sound::Request)
@@ -65,11 +75,20 @@ pub fn judge(head: &[u8], limits: Limits) -> Result<Sound<'_>, Reply> {
 #[must_use]
 pub fn too_large_unread(head: &[u8], limits: Limits) -> Reply {
     let line = head.iter().position(|b| *b == b'\r').unwrap_or(head.len());
-    if line > limits.uri_bytes { too_long(limits) } else { too_large(limits) }
+    if line > limits.uri_bytes {
+        too_long(limits)
+    } else {
+        too_large(limits)
+    }
 }
 
-fn field<'a, 'b: 'a>(headers: &'a [Header<'b>], name: &'static str) -> impl Iterator<Item = &'a Header<'b>> {
-    headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name))
+fn field<'a, 'b: 'a>(
+    headers: &'a [Header<'b>],
+    name: &'static str,
+) -> impl Iterator<Item = &'a Header<'b>> {
+    headers
+        .iter()
+        .filter(move |h| h.name.eq_ignore_ascii_case(name))
 }
 
 /// One length, or chunked, and nothing that another server could read otherwise (RFC 9112 6.1, 6.3).
@@ -105,12 +124,17 @@ fn host<'a>(headers: &'a [Header<'a>], old: bool) -> Result<Option<&'a [u8]>, Re
     match (hosts.next(), hosts.next()) {
         (None, _) if old => Ok(None),
         (Some(one), None) if host_name(one.value) => Ok(Some(one.value)),
-        _ => Err(bad("there must be exactly one Host, and it must name a host")),
+        _ => Err(bad(
+            "there must be exactly one Host, and it must name a host",
+        )),
     }
 }
 
 fn host_name(value: &[u8]) -> bool {
-    !value.is_empty() && value.iter().all(|b| b.is_ascii_graphic() && !b"@/\\?#,\"<>^`{|}".contains(b))
+    !value.is_empty()
+        && value
+            .iter()
+            .all(|b| b.is_ascii_graphic() && !b"@/\\?#,\"<>^`{|}".contains(b))
 }
 
 /// Origin-form, absolute-form, or `*` for OPTIONS (RFC 9112 3.2).
@@ -121,21 +145,29 @@ fn aim(method: &str, target: &str, host: Option<&[u8]>) -> Result<(), Reply> {
     let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
     // No characters of a URI (RFC 3986 2); pingora would refuse them without a word.
     if path.contains(['<', '>', '`']) || query.contains(['<', '>', '"']) {
-        return Err(bad("the request target has a character that must be percent-encoded"));
+        return Err(bad(
+            "the request target has a character that must be percent-encoded",
+        ));
     }
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok(());
     }
-    let Some((_, rest)) = target.split_once("://").filter(|(s, _)| s.eq_ignore_ascii_case("http") || s.eq_ignore_ascii_case("https"))
+    let Some((_, rest)) = target
+        .split_once("://")
+        .filter(|(s, _)| s.eq_ignore_ascii_case("http") || s.eq_ignore_ascii_case("https"))
     else {
-        return Err(bad("the request target does not start with / and is no http URL"));
+        return Err(bad(
+            "the request target does not start with / and is no http URL",
+        ));
     };
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
     if !host_name(authority.as_bytes()) {
         return Err(bad("the request target names no host"));
     }
     match host {
-        Some(host) if host != authority.as_bytes() => Err(bad("Host differs from the host in the request target")),
+        Some(host) if host != authority.as_bytes() => {
+            Err(bad("Host differs from the host in the request target"))
+        }
         _ => Ok(()),
     }
 }
@@ -145,12 +177,21 @@ pub(super) fn bad(why: &str) -> Reply {
 }
 
 pub(super) fn too_long(limits: Limits) -> Reply {
-    Reply::new(Cause::UriTooLong, format!("the limit is {} bytes (proxy.limits.uri_bytes)", limits.uri_bytes))
+    Reply::new(
+        Cause::UriTooLong,
+        format!(
+            "the limit is {} bytes (proxy.limits.uri_bytes)",
+            limits.uri_bytes
+        ),
+    )
 }
 
 pub(super) fn too_large(limits: Limits) -> Reply {
     let (bytes, count) = (limits.header_bytes, limits.headers.min(MOST_HEADERS));
-    Reply::new(Cause::HeadersTooLarge, format!("the limits are {bytes} bytes and {count} fields (proxy.limits)"))
+    Reply::new(
+        Cause::HeadersTooLarge,
+        format!("the limits are {bytes} bytes and {count} fields (proxy.limits)"),
+    )
 }
 
 #[cfg(test)]
@@ -187,10 +228,17 @@ mod tests {
             "GET http://a.test/x HTTP/1.1\r\nHost: a.test\r\n\r\n",
             "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
-            let whole = if head.ends_with("\r\n\r\n") { head.to_owned() } else { format!("{head} HTTP/1.1\r\nHost: a\r\n\r\n") };
+            let whole = if head.ends_with("\r\n\r\n") {
+                head.to_owned()
+            } else {
+                format!("{head} HTTP/1.1\r\nHost: a\r\n\r\n")
+            };
             assert_eq!(code(&whole), "ok", "{whole:?}");
         }
-        assert_eq!(code("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n"), "connect");
+        assert_eq!(
+            code("CONNECT a.test:443 HTTP/1.1\r\nHost: a.test:443\r\n\r\n"),
+            "connect"
+        );
     }
 
     #[test]
@@ -236,14 +284,45 @@ mod tests {
 
     #[test]
     fn limits_have_their_own_codes() {
-        assert_eq!(code(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(30))), "uri_too_long");
-        assert_eq!(code(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(200))), "headers_too_large");
-        assert_eq!(code(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: a\r\n".repeat(5))), "headers_too_large");
+        assert_eq!(
+            code(&format!(
+                "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
+                "a".repeat(30)
+            )),
+            "uri_too_long"
+        );
+        assert_eq!(
+            code(&format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+                "a".repeat(200)
+            )),
+            "headers_too_large"
+        );
+        assert_eq!(
+            code(&format!(
+                "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+                "X: a\r\n".repeat(5)
+            )),
+            "headers_too_large"
+        );
         let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X:\r\n".repeat(300));
-        let roomy = Limits { header_bytes: 10_000, headers: 1000, ..LIMITS };
-        assert_eq!(judge(many.as_bytes(), roomy).unwrap_err().cause, Cause::HeadersTooLarge);
-        assert_eq!(too_large_unread(&[b'a'; 300], LIMITS).cause, Cause::UriTooLong);
-        assert_eq!(too_large_unread(b"GET / HTTP/1.1\r\nX: aaaa", LIMITS).cause, Cause::HeadersTooLarge);
+        let roomy = Limits {
+            header_bytes: 10_000,
+            headers: 1000,
+            ..LIMITS
+        };
+        assert_eq!(
+            judge(many.as_bytes(), roomy).unwrap_err().cause,
+            Cause::HeadersTooLarge
+        );
+        assert_eq!(
+            too_large_unread(&[b'a'; 300], LIMITS).cause,
+            Cause::UriTooLong
+        );
+        assert_eq!(
+            too_large_unread(b"GET / HTTP/1.1\r\nX: aaaa", LIMITS).cause,
+            Cause::HeadersTooLarge
+        );
     }
 
     proptest::proptest! {

@@ -16,7 +16,11 @@ use crate::{
 };
 
 /// Unreserved characters stay (RFC 3986 2.3).
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 /// Never for the vendor, whatever the HTTP version (RFC 9110 7.6.1, 11.7.2).
 const HOP_BY_HOP: [HeaderName; 4] = [
     header::PROXY_AUTHORIZATION,
@@ -30,7 +34,12 @@ const HOP_BY_HOP: [HeaderName; 4] = [
 ///
 /// # Errors
 /// A value that is made for each request and cannot be a header value.
-pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Chosen, via: Option<&str>) -> Result<Vec<Word>> {
+pub fn apply(
+    request: &mut RequestHeader,
+    original: &RequestHeader,
+    chosen: &Chosen,
+    via: Option<&str>,
+) -> Result<Vec<Word>> {
     // Most requests have none of them, and one look is cheaper than a search for each.
     if request.headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in &HOP_BY_HOP {
@@ -40,7 +49,12 @@ pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Cho
     trailers(request, original);
     let mut path = Cow::Borrowed(chosen.path.as_str());
     let mut made = Vec::new();
-    if let Access::Credential { credential, presented, .. } = &chosen.access {
+    if let Access::Credential {
+        credential,
+        presented,
+        ..
+    } = &chosen.access
+    {
         strip(request, credential.placed());
         path = place(request, credential.placed(), presented, path, &mut made)?;
     }
@@ -68,14 +82,28 @@ pub fn apply(request: &mut RequestHeader, original: &RequestHeader, chosen: &Cho
 /// Host of a target as it stands in a Host field; the scheme's own port is left out.
 #[must_use]
 pub fn authority(target: &Target) -> String {
-    let host = if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() };
-    if target.port == if target.tls { 443 } else { 80 } { host } else { format!("{host}:{}", target.port) }
+    let host = if target.host.contains(':') {
+        format!("[{}]", target.host)
+    } else {
+        target.host.clone()
+    };
+    if target.port == if target.tls { 443 } else { 80 } {
+        host
+    } else {
+        format!("{host}:{}", target.port)
+    }
 }
 
 /// gRPC needs `te: trailers` (RFC 9113 8.2.2); trailers come through over HTTP/2 only.
 fn trailers(request: &mut RequestHeader, original: &RequestHeader) {
-    let asked = original.headers.get_all(header::TE).iter().filter_map(|v| v.to_str().ok());
-    let asked = asked.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case("trailers"));
+    let asked = original
+        .headers
+        .get_all(header::TE)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
+    let asked = asked
+        .flat_map(|v| v.split(','))
+        .any(|v| v.trim().eq_ignore_ascii_case("trailers"));
     request.remove_header(&header::TE);
     if asked && request.version == Version::HTTP_2 {
         let _ = request.insert_header(header::TE, HeaderValue::from_static("trailers"));
@@ -84,11 +112,20 @@ fn trailers(request: &mut RequestHeader, original: &RequestHeader) {
 
 /// HTTP/2 tells by the end of its stream that a request has no content; HTTP/1.1 by a length of 0, without which vendors answer 411 to these methods
 /// (RFC 9110 8.6). What a client sends in HTTP/1.1 has its own word on this already.
-pub fn announce_no_content(request: &mut RequestHeader, original: &RequestHeader, empty: bool) -> Result<()> {
+pub fn announce_no_content(
+    request: &mut RequestHeader,
+    original: &RequestHeader,
+    empty: bool,
+) -> Result<()> {
     let converted = original.version == Version::HTTP_2 && request.version != Version::HTTP_2;
     let meant = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
-    let framed = request.headers.contains_key(header::CONTENT_LENGTH) || request.headers.contains_key(header::TRANSFER_ENCODING);
-    if converted && meant && empty && !framed { request.insert_header(header::CONTENT_LENGTH, 0) } else { Ok(()) }
+    let framed = request.headers.contains_key(header::CONTENT_LENGTH)
+        || request.headers.contains_key(header::TRANSFER_ENCODING);
+    if converted && meant && empty && !framed {
+        request.insert_header(header::CONTENT_LENGTH, 0)
+    } else {
+        Ok(())
+    }
 }
 
 /// By these some frameworks are told that another path is asked for than the one that was judged.
@@ -98,10 +135,22 @@ const ANOTHER_PATH: [&str; 2] = ["x-original-url", "x-rewrite-url"];
 fn strip(request: &mut RequestHeader, placed: &Placed) {
     let ours = |name: &HeaderName| {
         let twin = |other: &str| same(name.as_str(), other);
-        let usual = [header::AUTHORIZATION.as_str(), header::PROXY_AUTHORIZATION.as_str()];
-        usual.into_iter().chain(ANOTHER_PATH).chain(placed.headers.iter().map(HeaderName::as_str)).any(twin)
+        let usual = [
+            header::AUTHORIZATION.as_str(),
+            header::PROXY_AUTHORIZATION.as_str(),
+        ];
+        usual
+            .into_iter()
+            .chain(ANOTHER_PATH)
+            .chain(placed.headers.iter().map(HeaderName::as_str))
+            .any(twin)
     };
-    let found: Vec<HeaderName> = request.headers.keys().filter(|n| ours(n)).cloned().collect();
+    let found: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(|n| ours(n))
+        .cloned()
+        .collect();
     for name in found {
         request.remove_header(&name);
     }
@@ -109,7 +158,13 @@ fn strip(request: &mut RequestHeader, placed: &Placed) {
 
 /// Whether servers may take one name for the other: in any case, and with any punctuation for any other (CGI, PHP, Rack).
 fn same(a: &str, b: &str) -> bool {
-    let fold = |c: u8| if c.is_ascii_alphanumeric() || !c.is_ascii() { c.to_ascii_lowercase() } else { b'-' };
+    let fold = |c: u8| {
+        if c.is_ascii_alphanumeric() || !c.is_ascii() {
+            c.to_ascii_lowercase()
+        } else {
+            b'-'
+        }
+    };
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(x, y)| fold(x) == fold(y))
 }
 
@@ -120,7 +175,9 @@ fn is_twin(ours: &str, written: &str) -> bool {
     let name = percent_decode_str(&name).decode_utf8_lossy();
     let name = name.trim_matches(|c: char| c.is_whitespace() || c.is_control() || c == '"');
     let before = |end: char| name.split(end).next().unwrap_or_default().trim();
-    [name, before('['), before('\0')].into_iter().any(|name| same(ours, name))
+    [name, before('['), before('\0')]
+        .into_iter()
+        .any(|name| same(ours, name))
 }
 
 /// `made`: where to note what is for this request alone.
@@ -132,7 +189,9 @@ fn place<'a>(
     made: &mut Vec<Word>,
 ) -> Result<Cow<'a, str>> {
     let mut text = |value: &Value| {
-        let text = presented.text(value).map_err(|why| Error::explain(InternalError, why))?;
+        let text = presented
+            .text(value)
+            .map_err(|why| Error::explain(InternalError, why))?;
         made.extend(presented.word_of_request(value, &text));
         Ok::<_, Box<Error>>(text)
     };
@@ -167,7 +226,10 @@ fn place<'a>(
         path.push(if path.len() > before.len() { '&' } else { '?' });
         path.extend(utf8_percent_encode(name, QUERY));
         path.push('=');
-        path.extend(utf8_percent_encode(value.to_str().unwrap_or_default(), QUERY));
+        path.extend(utf8_percent_encode(
+            value.to_str().unwrap_or_default(),
+            QUERY,
+        ));
     }
     if let Some(query) = rest.strip_prefix('?') {
         path.push(if path.len() > before.len() { '&' } else { '?' });
@@ -177,7 +239,11 @@ fn place<'a>(
 }
 
 /// Ours, then the client's cookies but those of our names, in one field (RFC 6265 5.4).
-fn cookies(headers: &HeaderMap, names: &[String], ours: &[(&str, HeaderValue)]) -> Option<HeaderValue> {
+fn cookies(
+    headers: &HeaderMap,
+    names: &[String],
+    ours: &[(&str, HeaderValue)],
+) -> Option<HeaderValue> {
     let mut all: Vec<u8> = Vec::new();
     let mut add = |pair: &[u8]| {
         if !all.is_empty() {
@@ -188,9 +254,17 @@ fn cookies(headers: &HeaderMap, names: &[String], ours: &[(&str, HeaderValue)]) 
     for (name, value) in ours {
         add(&[name.as_bytes(), b"=", value.as_bytes()].concat());
     }
-    for pair in headers.get_all(header::COOKIE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b';')) {
+    for pair in headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|v| v.as_bytes().split(|b| *b == b';'))
+    {
         let pair = pair.trim_ascii();
-        let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii_end();
+        let name = pair
+            .split(|b| *b == b'=')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii_end();
         let name = String::from_utf8_lossy(name);
         if !pair.is_empty() && !names.iter().any(|ours| is_twin(ours, &name)) {
             add(pair);
@@ -207,13 +281,16 @@ fn cookies(headers: &HeaderMap, names: &[String], ours: &[(&str, HeaderValue)]) 
 /// HTTP/2 clients may send each cookie in a field of its own, HTTP/1.1 servers know one field only (RFC 9113 8.2.3).
 fn join_cookies(request: &mut RequestHeader) -> Result<()> {
     let mut all = request.headers.get_all(header::COOKIE).iter();
-    let (Some(first), Some(second)) = (all.next(), all.next()) else { return Ok(()) };
+    let (Some(first), Some(second)) = (all.next(), all.next()) else {
+        return Ok(());
+    };
     let mut one = first.as_bytes().to_vec();
     for crumb in std::iter::once(second).chain(all) {
         one.extend_from_slice(b"; ");
         one.extend_from_slice(crumb.as_bytes());
     }
-    let mut one = HeaderValue::from_maybe_shared(Bytes::from(one)).or_err(InternalError, "joining Cookie fields")?;
+    let mut one = HeaderValue::from_maybe_shared(Bytes::from(one))
+        .or_err(InternalError, "joining Cookie fields")?;
     one.set_sensitive(true);
     request.insert_header(header::COOKIE, one)
 }
@@ -228,7 +305,9 @@ fn stripped(path: &str, names: &[String]) -> String {
 
 /// `path` without query parameters that are `ours`; the rest stays byte for byte.
 pub(super) fn without(path: &str, ours: impl Fn(&str) -> bool) -> String {
-    let Some((path, query)) = path.split_once('?') else { return path.to_owned() };
+    let Some((path, query)) = path.split_once('?') else {
+        return path.to_owned();
+    };
     // Some servers take `;` for `&`.
     let kept: Vec<String> = query
         .split('&')
@@ -240,12 +319,19 @@ pub(super) fn without(path: &str, ours: impl Fn(&str) -> bool) -> String {
             (!rest.is_empty()).then(|| rest.join(";"))
         })
         .collect();
-    if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
+    if kept.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", kept.join("&"))
+    }
 }
 
 /// RFC 9110 7.6.2; zero never comes here.
 fn count_down(request: &mut RequestHeader) -> Result<()> {
-    let left = request.headers.get(header::MAX_FORWARDS).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let left = request
+        .headers
+        .get(header::MAX_FORWARDS)
+        .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     match left {
         Some(n) => request.insert_header(header::MAX_FORWARDS, n.saturating_sub(1).to_string()),
         None => Ok(()),
@@ -277,7 +363,13 @@ mod tests {
             ("x-sessions", "stays"),
             ("x-other", "stays"),
         ]);
-        strip(&mut r, &Placed { headers: vec![HeaderName::from_static("x-session")], ..Placed::default() });
+        strip(
+            &mut r,
+            &Placed {
+                headers: vec![HeaderName::from_static("x-session")],
+                ..Placed::default()
+            },
+        );
         let mut left: Vec<&str> = r.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["x-other", "x-sessions"]);
@@ -292,8 +384,14 @@ mod tests {
             ("/a?%61ccess_token", "/a"),
             ("/a?x=1;access_token=evil&y", "/a?x=1&y"),
             ("/a?access-token=evil&access_token=evil", "/a"),
-            ("/a?Access_Token=evil&access.token=evil&access_token[]=evil&access_token%5B0%5D=evil&x", "/a?x"),
-            ("/a?+access_token=evil&access+token=evil&access_token%00=evil&ACCESS%2eTOKEN&x", "/a?x"),
+            (
+                "/a?Access_Token=evil&access.token=evil&access_token[]=evil&access_token%5B0%5D=evil&x",
+                "/a?x",
+            ),
+            (
+                "/a?+access_token=evil&access+token=evil&access_token%00=evil&ACCESS%2eTOKEN&x",
+                "/a?x",
+            ),
             ("/a?access_tokens=1&&=&a=b=c", "/a?access_tokens=1&&=&a=b=c"),
             ("/access_token?", "/access_token?"),
             ("/a", "/a"),
@@ -304,15 +402,35 @@ mod tests {
 
     #[test]
     fn cookies_are_merged_into_one_field_and_ours_are_single() {
-        let r = request(&[("cookie", "a=1; sid=evil; s%69d=evil; sid[]=evil"), ("cookie", "b=\"2\"; sid =evil; SID=evil; side=stays")]);
+        let r = request(&[
+            ("cookie", "a=1; sid=evil; s%69d=evil; sid[]=evil"),
+            ("cookie", "b=\"2\"; sid =evil; SID=evil; side=stays"),
+        ]);
         let ours = [("sid", HeaderValue::from_static("good"))];
-        assert_eq!(cookies(&r.headers, &["sid".to_owned()], &ours).unwrap(), "sid=good; a=1; b=\"2\"; side=stays");
-        assert_eq!(cookies(&request(&[("cookie", "sid=evil")]).headers, &["sid".to_owned()], &[]), None);
+        assert_eq!(
+            cookies(&r.headers, &["sid".to_owned()], &ours).unwrap(),
+            "sid=good; a=1; b=\"2\"; side=stays"
+        );
+        assert_eq!(
+            cookies(
+                &request(&[("cookie", "sid=evil")]).headers,
+                &["sid".to_owned()],
+                &[]
+            ),
+            None
+        );
     }
 
     #[test]
     fn the_host_field_names_a_port_only_where_it_is_not_the_schemes_own() {
-        let t = |tls, host: &str, port| authority(&Target { tls, host: host.into(), port, base: String::new() });
+        let t = |tls, host: &str, port| {
+            authority(&Target {
+                tls,
+                host: host.into(),
+                port,
+                base: String::new(),
+            })
+        };
         assert_eq!(t(true, "a.test", 443), "a.test");
         assert_eq!(t(false, "a.test", 443), "a.test:443");
         assert_eq!(t(true, "::1", 8443), "[::1]:8443");
@@ -332,18 +450,28 @@ mod tests {
 
     #[test]
     fn only_a_converted_request_of_a_method_that_means_content_says_that_there_is_none() {
-        let told = |method: &str, from: Version, to: Version, empty: bool, fields: &[(&'static str, &str)]| {
+        let told = |method: &str,
+                    from: Version,
+                    to: Version,
+                    empty: bool,
+                    fields: &[(&'static str, &str)]| {
             let mut original = request(fields);
             original.set_method(method.parse().unwrap());
             let mut sent = original.clone();
             original.set_version(from);
             sent.set_version(to);
             announce_no_content(&mut sent, &original, empty).unwrap();
-            sent.headers.get("content-length").map(|v| v.to_str().unwrap().to_owned())
+            sent.headers
+                .get("content-length")
+                .map(|v| v.to_str().unwrap().to_owned())
         };
         let (h1, h2) = (Version::HTTP_11, Version::HTTP_2);
         for method in ["POST", "PUT", "PATCH"] {
-            assert_eq!(told(method, h2, h1, true, &[]).as_deref(), Some("0"), "{method}");
+            assert_eq!(
+                told(method, h2, h1, true, &[]).as_deref(),
+                Some("0"),
+                "{method}"
+            );
         }
         for method in ["GET", "HEAD", "DELETE", "OPTIONS", "PURGE"] {
             assert_eq!(told(method, h2, h1, true, &[]), None, "{method}");
@@ -351,8 +479,14 @@ mod tests {
         assert_eq!(told("POST", h2, h1, false, &[]), None);
         assert_eq!(told("POST", h2, h2, true, &[]), None);
         assert_eq!(told("POST", h1, h1, true, &[]), None);
-        assert_eq!(told("POST", h2, h1, true, &[("content-length", "5")]).as_deref(), Some("5"));
-        assert_eq!(told("POST", h2, h1, true, &[("transfer-encoding", "chunked")]), None);
+        assert_eq!(
+            told("POST", h2, h1, true, &[("content-length", "5")]).as_deref(),
+            Some("5")
+        );
+        assert_eq!(
+            told("POST", h2, h1, true, &[("transfer-encoding", "chunked")]),
+            None
+        );
     }
 
     proptest::proptest! {

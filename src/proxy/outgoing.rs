@@ -24,7 +24,10 @@ impl Outgoing {
     /// For a request that was not sent on this connection yet.
     #[must_use]
     pub fn begin(announced: Option<u64>) -> Self {
-        Self { announced, ..Self::default() }
+        Self {
+            announced,
+            ..Self::default()
+        }
     }
 
     /// The next piece as pingora is to see it. `last`: nothing follows.
@@ -45,8 +48,18 @@ impl Outgoing {
         if last && bytes == 0 {
             *piece = None;
         }
-        let fits = self.announced.is_none_or(|all| if self.ended { self.sent == all } else { self.sent <= all });
-        if fits { Ok(()) } else { Err(Odd::AnotherLength) }
+        let fits = self.announced.is_none_or(|all| {
+            if self.ended {
+                self.sent == all
+            } else {
+                self.sent <= all
+            }
+        });
+        if fits {
+            Ok(())
+        } else {
+            Err(Odd::AnotherLength)
+        }
     }
 }
 
@@ -54,7 +67,10 @@ impl Outgoing {
 mod tests {
     use super::*;
 
-    fn pieces(announced: Option<u64>, all: &[(Option<&'static str>, bool)]) -> Result<Vec<Option<String>>, Odd> {
+    fn pieces(
+        announced: Option<u64>,
+        all: &[(Option<&'static str>, bool)],
+    ) -> Result<Vec<Option<String>>, Odd> {
         let mut body = Outgoing::begin(announced);
         all.iter()
             .map(|(piece, last)| {
@@ -69,16 +85,38 @@ mod tests {
     fn an_empty_last_piece_is_none_and_an_empty_piece_before_it_stays_empty() {
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(pieces(None, &[(Some(""), true)]), Ok(vec![None]));
-        assert_eq!(pieces(None, &[(Some(""), false), (None, true)]), Ok(vec![some(""), None]));
-        assert_eq!(pieces(None, &[(Some("a"), false), (Some(""), false), (Some(""), true)]), Ok(vec![some("a"), some(""), None]));
+        assert_eq!(
+            pieces(None, &[(Some(""), false), (None, true)]),
+            Ok(vec![some(""), None])
+        );
+        assert_eq!(
+            pieces(
+                None,
+                &[(Some("a"), false), (Some(""), false), (Some(""), true)]
+            ),
+            Ok(vec![some("a"), some(""), None])
+        );
         assert_eq!(pieces(None, &[(Some("a"), true)]), Ok(vec![some("a")]));
     }
 
     #[test]
     fn nothing_follows_the_end_whichever_way_it_was_told() {
-        for end in [(Some("a"), true), (Some(""), true), (None, true), (None, false)] {
-            assert_eq!(pieces(None, &[end, (Some(""), true)]), Err(Odd::AfterItsEnd), "{end:?}");
-            assert_eq!(pieces(None, &[end, (None, true)]), Err(Odd::AfterItsEnd), "{end:?}");
+        for end in [
+            (Some("a"), true),
+            (Some(""), true),
+            (None, true),
+            (None, false),
+        ] {
+            assert_eq!(
+                pieces(None, &[end, (Some(""), true)]),
+                Err(Odd::AfterItsEnd),
+                "{end:?}"
+            );
+            assert_eq!(
+                pieces(None, &[end, (None, true)]),
+                Err(Odd::AfterItsEnd),
+                "{end:?}"
+            );
         }
     }
 
@@ -86,8 +124,17 @@ mod tests {
     fn a_body_has_the_length_that_was_announced() {
         assert!(pieces(Some(2), &[(Some("a"), false), (Some("b"), true)]).is_ok());
         assert!(pieces(Some(0), &[(None, true)]).is_ok());
-        assert_eq!(pieces(Some(2), &[(Some("abc"), false)]), Err(Odd::AnotherLength));
-        assert_eq!(pieces(Some(2), &[(Some("a"), true)]), Err(Odd::AnotherLength));
-        assert_eq!(pieces(Some(2), &[(Some("a"), false), (None, false)]), Err(Odd::AnotherLength));
+        assert_eq!(
+            pieces(Some(2), &[(Some("abc"), false)]),
+            Err(Odd::AnotherLength)
+        );
+        assert_eq!(
+            pieces(Some(2), &[(Some("a"), true)]),
+            Err(Odd::AnotherLength)
+        );
+        assert_eq!(
+            pieces(Some(2), &[(Some("a"), false), (None, false)]),
+            Err(Odd::AnotherLength)
+        );
     }
 }

@@ -21,7 +21,11 @@ impl Pace {
     #[must_use]
     pub fn begin(idle: Duration, now: Now) -> Self {
         let most = idle.min(GRACE);
-        Self { left: most, most, last: now }
+        Self {
+            left: most,
+            most,
+            last: now,
+        }
     }
 
     /// How long the first bytes may take.
@@ -47,7 +51,11 @@ impl Pace {
         let earned = Duration::from_millis((bytes as u64).saturating_mul(1000) / RATE);
         let spent = self.last.until(now);
         self.last = now;
-        self.left = self.left.saturating_add(earned).saturating_sub(spent).min(self.most);
+        self.left = self
+            .left
+            .saturating_add(earned)
+            .saturating_sub(spent)
+            .min(self.most);
         self.left.max(Duration::from_millis(1))
     }
 }
@@ -81,6 +89,10 @@ mod tests {
         let start = Now::now();
         let mut pace = Pace::begin(SECOND * 600, start);
         assert_eq!(pace.arrived(65_536, start.after(SECOND * 60)), GRACE);
-        assert_eq!(Pace::begin(SECOND, start).left(), SECOND, "never more than idle");
+        assert_eq!(
+            Pace::begin(SECOND, start).left(),
+            SECOND,
+            "never more than idle"
+        );
     }
 }

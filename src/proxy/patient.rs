@@ -31,13 +31,17 @@ pub struct Patient(pub Duration);
 #[async_trait]
 impl Connect for Patient {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let inet = address.as_inet().ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
+        let inet = address
+            .as_inet()
+            .ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
         let socket = match timeout(self.0, TcpStream::connect(inet)).await {
             Err(_) => return Err(Error::new_up(ErrorType::ConnectTimedout)),
             Ok(Err(e)) => {
                 let kind = match e.kind() {
                     io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-                    io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ErrorType::ConnectNoRoute,
+                    io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                        ErrorType::ConnectNoRoute
+                    }
                     _ => ErrorType::ConnectError,
                 };
                 return Err(Error::because(kind, "connecting for an upgrade", e).into_up());
@@ -45,7 +49,10 @@ impl Connect for Patient {
             Ok(Ok(socket)) => socket,
         };
         let _ = socket.set_nodelay(true);
-        Ok(Stream::from(VirtualSocketStream::new(Box::new(Socket { socket, look_twice: false }))))
+        Ok(Stream::from(VirtualSocketStream::new(Box::new(Socket {
+            socket,
+            look_twice: false,
+        }))))
     }
 }
 
@@ -57,7 +64,11 @@ struct Socket<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.look_twice) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -67,7 +78,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.socket).poll_write(cx, buf));
         self.look_twice = true;
         Poll::Ready(written)
@@ -85,7 +100,10 @@ impl VirtualSocket for Socket<TcpStream> {
         match option {
             VirtualSockOpt::NoDelay => self.socket.set_nodelay(true),
             // The kernel's own times.
-            _ => Ok(rustix::net::sockopt::set_socket_keepalive(&self.socket, true)?),
+            _ => Ok(rustix::net::sockopt::set_socket_keepalive(
+                &self.socket,
+                true,
+            )?),
         }
     }
 }
@@ -100,12 +118,19 @@ mod tests {
     async fn an_answer_that_is_there_already_is_read_at_the_second_look() {
         let (near, mut far) = duplex(64);
         far.write_all(b"101").await.unwrap();
-        let mut socket = Socket { socket: near, look_twice: false };
+        let mut socket = Socket {
+            socket: near,
+            look_twice: false,
+        };
         socket.write_all(b"GET").await.unwrap();
         let mut buf = [0; 3];
         let mut waker = Context::from_waker(std::task::Waker::noop());
         let mut first = ReadBuf::new(&mut buf);
-        assert!(Pin::new(&mut socket).poll_read(&mut waker, &mut first).is_pending());
+        assert!(
+            Pin::new(&mut socket)
+                .poll_read(&mut waker, &mut first)
+                .is_pending()
+        );
         socket.read_exact(&mut buf).await.unwrap();
         assert_eq!(&buf, b"101");
     }

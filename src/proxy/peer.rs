@@ -62,19 +62,34 @@ impl Trust {
         if tls.ca_file.is_none() && !tls.ca_only && tls.client_cert_file.is_none() {
             return Ok(Arc::default());
         }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).entry(tls.clone()).or_default().clone();
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(tls.clone())
+            .or_default()
+            .clone();
         if let Some(identity) = known.fresh() {
             return Ok(identity);
         }
         let last = known.last();
         // Where there is something to go on with, nobody waits while another looks.
-        let turn = if last.is_some() { known.watch.turn_now() } else { known.watch.turn(PATIENCE).await };
-        let Some(turn) = turn else { return last.ok_or_else(|| SILENT.to_owned()) };
+        let turn = if last.is_some() {
+            known.watch.turn_now()
+        } else {
+            known.watch.turn(PATIENCE).await
+        };
+        let Some(turn) = turn else {
+            return last.ok_or_else(|| SILENT.to_owned());
+        };
         if let Some(identity) = known.fresh() {
             return Ok(identity);
         }
         let (table, mine) = (tls.clone(), known.clone());
-        let looked = turn.aside(move |turn| mine.look(&table, turn)).await.unwrap_or_else(|| Err(SILENT.to_owned()));
+        let looked = turn
+            .aside(move |turn| mine.look(&table, turn))
+            .await
+            .unwrap_or_else(|| Err(SILENT.to_owned()));
         let (why, last) = match (looked, last) {
             (Ok(identity), _) => return Ok(identity),
             (Err(why), None) => return Err(why),
@@ -90,18 +105,25 @@ impl Trust {
 
 impl Known {
     fn last(&self) -> Option<Arc<Identity>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, identity)| identity.clone())
+        self.last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(|(_, identity)| identity.clone())
     }
 
     /// Where there is no need to look again.
     fn fresh(&self) -> Option<Arc<Identity>> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(at, _)| at.until(Now::now()) < FRESH).map(|(_, identity)| identity.clone())
+        last.as_ref()
+            .filter(|(at, _)| at.until(Now::now()) < FRESH)
+            .map(|(_, identity)| identity.clone())
     }
 
     /// This counts for a while.
     fn keep(&self, identity: &Arc<Identity>) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Now::now(), identity.clone()));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Now::now(), identity.clone()));
     }
 
     /// Looks at the files, for a thread that may block. What is being written is left alone, unless there is nothing else.
@@ -109,7 +131,9 @@ impl Known {
         let files: Vec<PathBuf> = tls.files().into_iter().map(Path::to_path_buf).collect();
         let before = self.last();
         let read = turn.settled(&files, Moment::now(), || load(tls, before.clone()));
-        let identity = read.or_else(|| before.map(Ok)).unwrap_or_else(|| load(tls, None))?;
+        let identity = read
+            .or_else(|| before.map(Ok))
+            .unwrap_or_else(|| load(tls, None))?;
         self.keep(&identity);
         Ok(identity)
     }
@@ -130,23 +154,37 @@ fn load(tls: &Tls, last: Option<Arc<Identity>>) -> Result<Arc<Identity>, String>
         return Ok(last);
     }
     // A platform's store may hold what webpki does not take; pingora would then refuse to connect at all.
-    let usable = material.roots.iter().filter(|c| RootCertStore::empty().add((*c).clone()).is_ok());
+    let usable = material
+        .roots
+        .iter()
+        .filter(|c| RootCertStore::empty().add((*c).clone()).is_ok());
     let usable = usable.filter(|c| x509_parser::parse_x509_certificate(c).is_ok());
-    let ca =
-        (tls.ca_file.is_some() || tls.ca_only).then(|| usable.map(|c| WrappedX509::new(c.to_vec(), parse_x509)).collect::<Arc<CaType>>());
+    let ca = (tls.ca_file.is_some() || tls.ca_only).then(|| {
+        usable
+            .map(|c| WrappedX509::new(c.to_vec(), parse_x509))
+            .collect::<Arc<CaType>>()
+    });
     if ca.as_ref().is_some_and(|ca| ca.is_empty()) {
         return Err("there is no certificate to trust".to_owned());
     }
-    let cert = material.identity.filter(|own| !own.chain.is_empty()).map(|own| {
-        let chain = own.chain.iter().map(|c| c.to_vec()).collect();
-        Arc::new(CertKey::new(chain, own.key.secret_der().to_vec()))
-    });
+    let cert = material
+        .identity
+        .filter(|own| !own.chain.is_empty())
+        .map(|own| {
+            let chain = own.chain.iter().map(|c| c.to_vec()).collect();
+            Arc::new(CertKey::new(chain, own.key.secret_der().to_vec()))
+        });
     Ok(Arc::new(Identity { ca, cert, digest }))
 }
 
 /// The peer for one try.
 #[must_use]
-pub fn peer(upstream: &Upstream, address: SocketAddr, identity: &Identity, speaks: Speaks) -> HttpPeer {
+pub fn peer(
+    upstream: &Upstream,
+    address: SocketAddr,
+    identity: &Identity,
+    speaks: Speaks,
+) -> HttpPeer {
     // Each field, in or out of what connections are told apart by. Out: what a request reads and a connection does not know (`credential`, `replay`,
     // `rewrite_location`, `redirects_to`, the pool's own sizes); and `port` and `tls` of the target, which pingora compares itself.
     let Upstream {
@@ -161,19 +199,41 @@ pub fn peer(upstream: &Upstream, address: SocketAddr, identity: &Identity, speak
         pool_idle,
         pool_connections: _,
         pool_requests: _,
-        tls: Tls { ca_file: _, ca_only: _, server_name, client_cert_file: _, client_key_file: _ }, // Files: their contents are in the identity.
+        tls:
+            Tls {
+                ca_file: _,
+                ca_only: _,
+                server_name,
+                client_cert_file: _,
+                client_key_file: _,
+            }, // Files: their contents are in the identity.
     } = upstream;
     // Never empty: without a name pingora would not know what to verify.
     let name = server_name.as_ref().unwrap_or(&target.host);
     // A socket address is no name: nothing is looked up here.
-    let mut peer = HttpPeer::new(address, target.tls, if target.tls { name.clone() } else { String::new() });
+    let mut peer = HttpPeer::new(
+        address,
+        target.tls,
+        if target.tls {
+            name.clone()
+        } else {
+            String::new()
+        },
+    );
     let alpn = match (*http2, speaks, target.tls) {
         (true, Speaks::Grpc, _) => ALPN::H2,
         (true, Speaks::Http, true) => ALPN::H2H1,
         _ => ALPN::H1,
     };
     let mut hasher = DefaultHasher::new();
-    (upstream_name, identity.digest, speaks == Speaks::Upgrade, &target.host, alpn.get_max_http_version(), alpn.get_min_http_version())
+    (
+        upstream_name,
+        identity.digest,
+        speaks == Speaks::Upgrade,
+        &target.host,
+        alpn.get_max_http_version(),
+        alpn.get_min_http_version(),
+    )
         .hash(&mut hasher);
     peer.group_key = hasher.finish();
     peer.client_cert_key.clone_from(&identity.cert);
@@ -193,7 +253,12 @@ pub fn peer(upstream: &Upstream, address: SocketAddr, identity: &Identity, speak
     options.max_h2_streams = STREAMS;
     // Also finds out that the other side of a long, silent stream is gone.
     let (idle, interval) = (Duration::from_mins(1), Duration::from_secs(15));
-    options.tcp_keepalive = Some(TcpKeepalive { idle, interval, count: 3, user_timeout: Duration::ZERO });
+    options.tcp_keepalive = Some(TcpKeepalive {
+        idle,
+        interval,
+        count: 3,
+        user_timeout: Duration::ZERO,
+    });
     peer
 }
 
@@ -211,13 +276,22 @@ mod tests {
         let second = Duration::from_secs(1);
         Upstream {
             name: "a".into(),
-            target: Target { tls: true, host: "api.test".into(), port: 443, base: String::new() },
+            target: Target {
+                tls: true,
+                host: "api.test".into(),
+                port: 443,
+                base: String::new(),
+            },
             credential: None,
             replay: Replay::Any,
             rewrite_location: true,
             redirects_to: Vec::new(),
             http2: true,
-            timeouts: Timeouts { connect: second, read: second, token: second },
+            timeouts: Timeouts {
+                connect: second,
+                read: second,
+                token: second,
+            },
             pool_idle: second,
             pool_connections: 1,
             pool_requests: 1,
@@ -229,7 +303,10 @@ mod tests {
     fn written(folder: &tempfile::TempDir, name: &str) -> (PathBuf, PathBuf) {
         let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
         let (cert, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
-        for (path, text) in [(&cert, made.cert.pem()), (&key, made.signing_key.serialize_pem())] {
+        for (path, text) in [
+            (&cert, made.cert.pem()),
+            (&key, made.signing_key.serialize_pem()),
+        ] {
             crate::files::replace(path, text.as_bytes()).unwrap();
         }
         (cert, key)
@@ -237,42 +314,89 @@ mod tests {
 
     #[test]
     fn a_peer_verifies_and_has_every_timeout() {
-        let made = peer(&upstream(Tls::default()), "127.0.0.1:1".parse().unwrap(), &Identity::default(), Speaks::Http);
+        let made = peer(
+            &upstream(Tls::default()),
+            "127.0.0.1:1".parse().unwrap(),
+            &Identity::default(),
+            Speaks::Http,
+        );
         assert_eq!(made.sni, "api.test");
         let o = &made.options;
         assert!(o.verify_cert && o.verify_hostname && o.ca.is_none());
         assert!(
-            [o.connection_timeout, o.total_connection_timeout, o.read_timeout, o.write_timeout, o.idle_timeout].iter().all(Option::is_some)
+            [
+                o.connection_timeout,
+                o.total_connection_timeout,
+                o.read_timeout,
+                o.write_timeout,
+                o.idle_timeout
+            ]
+            .iter()
+            .all(Option::is_some)
         );
-        let named = upstream(Tls { server_name: Some("other.test".into()), ..Tls::default() });
-        assert_eq!(peer(&named, "127.0.0.1:1".parse().unwrap(), &Identity::default(), Speaks::Http).sni, "other.test");
+        let named = upstream(Tls {
+            server_name: Some("other.test".into()),
+            ..Tls::default()
+        });
+        assert_eq!(
+            peer(
+                &named,
+                "127.0.0.1:1".parse().unwrap(),
+                &Identity::default(),
+                Speaks::Http
+            )
+            .sni,
+            "other.test"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_changed_client_certificate_is_noticed_and_gets_connections_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
         let (cert, key) = written(&folder, "one.test");
-        let tls = Tls { ca_file: Some(cert.clone()), client_cert_file: Some(cert.clone()), client_key_file: Some(key), ..Tls::default() };
+        let tls = Tls {
+            ca_file: Some(cert.clone()),
+            client_cert_file: Some(cert.clone()),
+            client_key_file: Some(key),
+            ..Tls::default()
+        };
         let trust = Trust::default();
         let first = trust.identity(&tls).await.unwrap();
         assert!(first.ca.is_some() && first.cert.is_some());
         tokio::time::advance(FRESH * 2).await;
-        assert!(Arc::ptr_eq(&first, &trust.identity(&tls).await.unwrap()), "unchanged files are not parsed again");
+        assert!(
+            Arc::ptr_eq(&first, &trust.identity(&tls).await.unwrap()),
+            "unchanged files are not parsed again"
+        );
         written(&folder, "two.test");
         tokio::time::advance(FRESH * 2).await;
         let second = trust.identity(&tls).await.unwrap();
-        let key = |identity| peer(&upstream(tls.clone()), "127.0.0.1:1".parse().unwrap(), identity, Speaks::Http).group_key;
+        let key = |identity| {
+            peer(
+                &upstream(tls.clone()),
+                "127.0.0.1:1".parse().unwrap(),
+                identity,
+                Speaks::Http,
+            )
+            .group_key
+        };
         assert_ne!(key(&first), key(&second));
         std::fs::remove_file(cert).unwrap();
         tokio::time::advance(FRESH * 2).await;
-        assert!(Arc::ptr_eq(&second, &trust.identity(&tls).await.unwrap()), "the last good one stays");
+        assert!(
+            Arc::ptr_eq(&second, &trust.identity(&tls).await.unwrap()),
+            "the last good one stays"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_its_files_hang_requests_go_on_with_what_was_read_or_fail_in_time() {
         let folder = tempfile::tempdir().unwrap();
         let (cert, _) = written(&folder, "one.test");
-        let tls = Tls { ca_file: Some(cert), ..Tls::default() };
+        let tls = Tls {
+            ca_file: Some(cert),
+            ..Tls::default()
+        };
         let trust = Trust::default();
         let first = trust.identity(&tls).await.unwrap();
         tokio::time::advance(FRESH * 2).await;
@@ -282,16 +406,33 @@ mod tests {
         for _ in 0..1000 {
             assert!(Arc::ptr_eq(&first, &trust.identity(&tls).await.unwrap()));
         }
-        assert!(began.until(Now::now()) < Duration::from_millis(1), "nobody waits");
+        assert!(
+            began.until(Now::now()) < Duration::from_millis(1),
+            "nobody waits"
+        );
         drop(hung);
         let new = Trust::default();
-        let known = new.known.lock().unwrap().entry(tls.clone()).or_default().clone();
+        let known = new
+            .known
+            .lock()
+            .unwrap()
+            .entry(tls.clone())
+            .or_default()
+            .clone();
         let hung = known.watch.turn_now().unwrap();
         let refused = futures_util::future::join_all((0..1000).map(|_| new.identity(&tls))).await;
-        assert!(refused.iter().all(|refused| refused.as_ref().is_err_and(|why| why == SILENT)));
+        assert!(
+            refused
+                .iter()
+                .all(|refused| refused.as_ref().is_err_and(|why| why == SILENT))
+        );
         assert_eq!(began.until(Now::now()).as_secs(), PATIENCE.as_secs());
         drop(hung);
         let all = futures_util::future::join_all((0..100).map(|_| new.identity(&tls))).await;
-        assert!(all.iter().all(|one| Arc::ptr_eq(one.as_ref().unwrap(), all[0].as_ref().unwrap())), "one look serves all who waited");
+        assert!(
+            all.iter()
+                .all(|one| Arc::ptr_eq(one.as_ref().unwrap(), all[0].as_ref().unwrap())),
+            "one look serves all who waited"
+        );
     }
 }

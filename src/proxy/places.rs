@@ -57,8 +57,16 @@ impl Places {
     /// At most `most` requests at all vendors together, and at each no more than half of what the others leave: however many of them stall, something
     /// is left for the next.
     pub fn new(most: usize) -> Self {
-        let all = Arc::new(Shares { most, held: Mutex::default(), freed: Notify::new() });
-        Self { upstreams: Mutex::default(), all, under_way: Arc::default() }
+        let all = Arc::new(Shares {
+            most,
+            held: Mutex::default(),
+            freed: Notify::new(),
+        });
+        Self {
+            upstreams: Mutex::default(),
+            all,
+            under_way: Arc::default(),
+        }
     }
 
     pub fn begin(&self) -> UnderWay {
@@ -78,23 +86,34 @@ impl Places {
 
     /// Waits for a place at this upstream, first come first served, no longer than a connection may take. `None`: there was none in time.
     pub async fn take(&self, upstream: &Upstream) -> Option<Place> {
-        let own = self.of(&upstream.name, upstream.pool_requests.min(self.most_of_one()));
+        let own = self.of(
+            &upstream.name,
+            upstream.pool_requests.min(self.most_of_one()),
+        );
         let both = async {
             let own = own.acquire_owned().await.ok()?;
-            Some(Place { _own: own, _shared: self.all.take(&upstream.name).await })
+            Some(Place {
+                _own: own,
+                _shared: self.all.take(&upstream.name).await,
+            })
         };
         timeout(upstream.timeouts.connect, both).await.ok()?
     }
 
     fn of(&self, name: &Arc<str>, size: usize) -> Arc<Semaphore> {
-        let mut all = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self
+            .upstreams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let key = (name.clone(), size);
         if let Some(known) = all.get(&key) {
             return known.clone();
         }
         // Places that somebody holds stay, so that an upstream that comes back finds them taken.
         all.retain(|(_, size), s| s.available_permits() < *size);
-        all.entry(key).or_insert_with(|| Arc::new(Semaphore::new(size.min(Semaphore::MAX_PERMITS)))).clone()
+        all.entry(key)
+            .or_insert_with(|| Arc::new(Semaphore::new(size.min(Semaphore::MAX_PERMITS))))
+            .clone()
     }
 }
 
@@ -156,7 +175,11 @@ mod tests {
     }
 
     fn shares(most: usize) -> Arc<Shares> {
-        Arc::new(Shares { most, held: Mutex::default(), freed: Notify::new() })
+        Arc::new(Shares {
+            most,
+            held: Mutex::default(),
+            freed: Notify::new(),
+        })
     }
 
     #[test]
@@ -180,7 +203,10 @@ mod tests {
     #[test]
     fn one_share_is_there_for_everybody_as_long_as_there_is_any() {
         let all = shares(3);
-        let held: Vec<Share> = names(3).iter().map(|name| all.try_take(name).unwrap()).collect();
+        let held: Vec<Share> = names(3)
+            .iter()
+            .map(|name| all.try_take(name).unwrap())
+            .collect();
         assert!(all.try_take(&"other".into()).is_none() && all.try_take(&names(1)[0]).is_none());
         drop(held);
         assert!(all.try_take(&"other".into()).is_some());
@@ -196,6 +222,9 @@ mod tests {
         });
         tokio::task::yield_now().await;
         drop(first);
-        timeout(std::time::Duration::from_secs(10), waiting).await.unwrap().unwrap();
+        timeout(std::time::Duration::from_secs(10), waiting)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

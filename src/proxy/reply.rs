@@ -69,66 +69,205 @@ impl Cause {
     fn row(self) -> Row {
         use StatusCode as S;
         let (code, status, proxy_error, title) = match self {
-            Self::NoRoute => ("no_route", S::NOT_FOUND, "destination_not_found", "No upstream answers to this address"),
-            Self::ForbiddenDestination => {
-                ("forbidden_destination", S::FORBIDDEN, "http_request_denied", "This host is no configured upstream")
-            }
-            Self::ForbiddenOrigin => ("forbidden_origin", S::FORBIDDEN, "http_request_denied", "Web pages may not use this proxy"),
-            Self::InterceptOff => ("intercept_off", S::FORBIDDEN, "http_request_denied", "Tunnels to upstreams are not intercepted"),
-            Self::ProxyAuthRequired => {
-                ("proxy_auth_required", S::PROXY_AUTHENTICATION_REQUIRED, "http_request_denied", "Callers must authenticate to this proxy")
-            }
-            Self::BadRequest => ("bad_request", S::BAD_REQUEST, "http_request_error", "The request is malformed"),
-            Self::RequestTimeout => ("bad_request", S::REQUEST_TIMEOUT, "http_request_error", "The request did not arrive in time"),
-            Self::PartitionInvalid => {
-                ("partition_invalid", S::BAD_REQUEST, "http_request_error", "The request does not say whose token it needs")
-            }
-            Self::MethodRefused => ("method_refused", S::METHOD_NOT_ALLOWED, "http_request_denied", "This method is not allowed"),
-            Self::HeadersTooLarge => {
-                ("headers_too_large", S::REQUEST_HEADER_FIELDS_TOO_LARGE, "http_request_error", "The header section is too large")
-            }
-            Self::UriTooLong => ("uri_too_long", S::URI_TOO_LONG, "http_request_error", "The request target is too long"),
-            Self::TokenUnavailable => {
-                ("token_unavailable", S::SERVICE_UNAVAILABLE, "proxy_internal_response", "There is no token to send now")
-            }
-            Self::TokenOverloaded => {
-                ("token_overloaded", S::SERVICE_UNAVAILABLE, "proxy_internal_response", "Too many requests wait for this token")
-            }
-            Self::Overloaded => {
-                ("overloaded", S::SERVICE_UNAVAILABLE, "connection_limit_reached", "Too many connections or requests are open")
-            }
-            Self::Draining => ("draining", S::SERVICE_UNAVAILABLE, "proxy_internal_response", "This proxy is shutting down"),
-            Self::TokenTimeout => ("token_timeout", S::GATEWAY_TIMEOUT, "proxy_internal_response", "The token endpoint does not answer"),
-            Self::UpstreamTimeout => ("upstream_timeout", S::GATEWAY_TIMEOUT, "http_response_timeout", "The upstream does not answer"),
-            Self::ConnectTimeout => {
-                ("upstream_timeout", S::GATEWAY_TIMEOUT, "connection_timeout", "The upstream cannot be connected to in time")
-            }
-            Self::DnsTimeout => ("upstream_timeout", S::GATEWAY_TIMEOUT, "dns_timeout", "The upstream's name cannot be resolved in time"),
-            Self::TokenRejected => ("token_rejected", S::BAD_GATEWAY, "proxy_configuration_error", "The token endpoint refuses our secret"),
-            Self::TokenMisconfigured => {
-                ("token_misconfigured", S::BAD_GATEWAY, "proxy_configuration_error", "No token can be had with this configuration")
-            }
-            Self::SecretUnreadable => ("secret_unreadable", S::BAD_GATEWAY, "proxy_configuration_error", "A secret cannot be read"),
-            Self::Unreachable => ("upstream_unreachable", S::BAD_GATEWAY, "destination_ip_unroutable", "The upstream cannot be reached"),
-            Self::Refused => ("upstream_unreachable", S::BAD_GATEWAY, "connection_refused", "The upstream refuses connections"),
-            Self::Dns => ("upstream_unreachable", S::BAD_GATEWAY, "dns_error", "The upstream's name cannot be resolved"),
-            Self::UpstreamTls => ("upstream_tls", S::BAD_GATEWAY, "tls_protocol_error", "No secure connection to the upstream"),
-            Self::UpstreamCertificate => {
-                ("upstream_tls", S::BAD_GATEWAY, "tls_certificate_error", "The upstream's certificate is not trusted")
-            }
-            Self::UpstreamAlert => ("upstream_tls", S::BAD_GATEWAY, "tls_alert_received", "The upstream refuses our secure connection"),
-            Self::UpstreamProtocol => {
-                ("upstream_protocol", S::BAD_GATEWAY, "http_protocol_error", "The upstream's answer cannot be understood")
-            }
-            Self::UpstreamIncomplete => {
-                ("upstream_protocol", S::BAD_GATEWAY, "http_response_incomplete", "The upstream's answer broke off")
-            }
-            Self::LoopDetected => ("loop_detected", S::LOOP_DETECTED, "proxy_loop_detected", "The request came back to this proxy"),
-            Self::Internal => {
-                ("internal_error", S::INTERNAL_SERVER_ERROR, "proxy_internal_error", "Something went wrong inside this proxy")
-            }
+            Self::NoRoute => (
+                "no_route",
+                S::NOT_FOUND,
+                "destination_not_found",
+                "No upstream answers to this address",
+            ),
+            Self::ForbiddenDestination => (
+                "forbidden_destination",
+                S::FORBIDDEN,
+                "http_request_denied",
+                "This host is no configured upstream",
+            ),
+            Self::ForbiddenOrigin => (
+                "forbidden_origin",
+                S::FORBIDDEN,
+                "http_request_denied",
+                "Web pages may not use this proxy",
+            ),
+            Self::InterceptOff => (
+                "intercept_off",
+                S::FORBIDDEN,
+                "http_request_denied",
+                "Tunnels to upstreams are not intercepted",
+            ),
+            Self::ProxyAuthRequired => (
+                "proxy_auth_required",
+                S::PROXY_AUTHENTICATION_REQUIRED,
+                "http_request_denied",
+                "Callers must authenticate to this proxy",
+            ),
+            Self::BadRequest => (
+                "bad_request",
+                S::BAD_REQUEST,
+                "http_request_error",
+                "The request is malformed",
+            ),
+            Self::RequestTimeout => (
+                "bad_request",
+                S::REQUEST_TIMEOUT,
+                "http_request_error",
+                "The request did not arrive in time",
+            ),
+            Self::PartitionInvalid => (
+                "partition_invalid",
+                S::BAD_REQUEST,
+                "http_request_error",
+                "The request does not say whose token it needs",
+            ),
+            Self::MethodRefused => (
+                "method_refused",
+                S::METHOD_NOT_ALLOWED,
+                "http_request_denied",
+                "This method is not allowed",
+            ),
+            Self::HeadersTooLarge => (
+                "headers_too_large",
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "http_request_error",
+                "The header section is too large",
+            ),
+            Self::UriTooLong => (
+                "uri_too_long",
+                S::URI_TOO_LONG,
+                "http_request_error",
+                "The request target is too long",
+            ),
+            Self::TokenUnavailable => (
+                "token_unavailable",
+                S::SERVICE_UNAVAILABLE,
+                "proxy_internal_response",
+                "There is no token to send now",
+            ),
+            Self::TokenOverloaded => (
+                "token_overloaded",
+                S::SERVICE_UNAVAILABLE,
+                "proxy_internal_response",
+                "Too many requests wait for this token",
+            ),
+            Self::Overloaded => (
+                "overloaded",
+                S::SERVICE_UNAVAILABLE,
+                "connection_limit_reached",
+                "Too many connections or requests are open",
+            ),
+            Self::Draining => (
+                "draining",
+                S::SERVICE_UNAVAILABLE,
+                "proxy_internal_response",
+                "This proxy is shutting down",
+            ),
+            Self::TokenTimeout => (
+                "token_timeout",
+                S::GATEWAY_TIMEOUT,
+                "proxy_internal_response",
+                "The token endpoint does not answer",
+            ),
+            Self::UpstreamTimeout => (
+                "upstream_timeout",
+                S::GATEWAY_TIMEOUT,
+                "http_response_timeout",
+                "The upstream does not answer",
+            ),
+            Self::ConnectTimeout => (
+                "upstream_timeout",
+                S::GATEWAY_TIMEOUT,
+                "connection_timeout",
+                "The upstream cannot be connected to in time",
+            ),
+            Self::DnsTimeout => (
+                "upstream_timeout",
+                S::GATEWAY_TIMEOUT,
+                "dns_timeout",
+                "The upstream's name cannot be resolved in time",
+            ),
+            Self::TokenRejected => (
+                "token_rejected",
+                S::BAD_GATEWAY,
+                "proxy_configuration_error",
+                "The token endpoint refuses our secret",
+            ),
+            Self::TokenMisconfigured => (
+                "token_misconfigured",
+                S::BAD_GATEWAY,
+                "proxy_configuration_error",
+                "No token can be had with this configuration",
+            ),
+            Self::SecretUnreadable => (
+                "secret_unreadable",
+                S::BAD_GATEWAY,
+                "proxy_configuration_error",
+                "A secret cannot be read",
+            ),
+            Self::Unreachable => (
+                "upstream_unreachable",
+                S::BAD_GATEWAY,
+                "destination_ip_unroutable",
+                "The upstream cannot be reached",
+            ),
+            Self::Refused => (
+                "upstream_unreachable",
+                S::BAD_GATEWAY,
+                "connection_refused",
+                "The upstream refuses connections",
+            ),
+            Self::Dns => (
+                "upstream_unreachable",
+                S::BAD_GATEWAY,
+                "dns_error",
+                "The upstream's name cannot be resolved",
+            ),
+            Self::UpstreamTls => (
+                "upstream_tls",
+                S::BAD_GATEWAY,
+                "tls_protocol_error",
+                "No secure connection to the upstream",
+            ),
+            Self::UpstreamCertificate => (
+                "upstream_tls",
+                S::BAD_GATEWAY,
+                "tls_certificate_error",
+                "The upstream's certificate is not trusted",
+            ),
+            Self::UpstreamAlert => (
+                "upstream_tls",
+                S::BAD_GATEWAY,
+                "tls_alert_received",
+                "The upstream refuses our secure connection",
+            ),
+            Self::UpstreamProtocol => (
+                "upstream_protocol",
+                S::BAD_GATEWAY,
+                "http_protocol_error",
+                "The upstream's answer cannot be understood",
+            ),
+            Self::UpstreamIncomplete => (
+                "upstream_protocol",
+                S::BAD_GATEWAY,
+                "http_response_incomplete",
+                "The upstream's answer broke off",
+            ),
+            Self::LoopDetected => (
+                "loop_detected",
+                S::LOOP_DETECTED,
+                "proxy_loop_detected",
+                "The request came back to this proxy",
+            ),
+            Self::Internal => (
+                "internal_error",
+                S::INTERNAL_SERVER_ERROR,
+                "proxy_internal_error",
+                "Something went wrong inside this proxy",
+            ),
         };
-        Row { code, status, proxy_error, title }
+        Row {
+            code,
+            status,
+            proxy_error,
+            title,
+        }
     }
 
     /// The code of CONTRACT 4.
@@ -158,18 +297,35 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
-        Self { cause, detail: detail.into(), upstream: None, credential: None, token: None, retry_after: None, allow: METHODS }
+        Self {
+            cause,
+            detail: detail.into(),
+            upstream: None,
+            credential: None,
+            token: None,
+            retry_after: None,
+            allow: METHODS,
+        }
     }
 
     /// For metrics and log.
     #[must_use]
     pub fn told<'a>(&'a self, trace_id: Option<&'a str>) -> Refused<'a> {
         let upstream = self.upstream.as_deref().unwrap_or_default();
-        Refused { upstream, code: self.cause.code(), detail: &self.detail, ours: self.cause.status().is_server_error(), trace_id }
+        Refused {
+            upstream,
+            code: self.cause.code(),
+            detail: &self.detail,
+            ours: self.cause.status().is_server_error(),
+            trace_id,
+        }
     }
 
     fn retry_seconds(&self) -> Option<u64> {
-        let named = self.retry_after.map(|d| d.as_secs() + u64::from(d.subsec_nanos() > 0)).map(|s| s.max(1));
+        let named = self
+            .retry_after
+            .map(|d| d.as_secs() + u64::from(d.subsec_nanos() > 0))
+            .map(|s| s.max(1));
         named.or((self.cause.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER))
     }
 
@@ -186,7 +342,11 @@ impl Reply {
         put("status", row.status.as_u16().into());
         put("detail", self.detail.as_str().into());
         put("code", row.code.into());
-        for (key, name) in [("upstream", &self.upstream), ("credential", &self.credential), ("token", &self.token)] {
+        for (key, name) in [
+            ("upstream", &self.upstream),
+            ("credential", &self.credential),
+            ("token", &self.token),
+        ] {
             if let Some(name) = name {
                 put(key, (**name).into());
             }
@@ -205,15 +365,27 @@ impl Reply {
         let mut fields = vec![
             (header::CONTENT_TYPE, "application/problem+json".to_owned()),
             (header::CACHE_CONTROL, "no-store".to_owned()),
-            (header::HeaderName::from_static("proxy-status"), format!("cupbearer; error={}; details=\"{}\"", row.proxy_error, row.code)),
+            (
+                header::HeaderName::from_static("proxy-status"),
+                format!(
+                    "cupbearer; error={}; details=\"{}\"",
+                    row.proxy_error, row.code
+                ),
+            ),
         ];
         if let Some(seconds) = self.retry_seconds() {
             fields.push((header::RETRY_AFTER, seconds.to_string()));
         }
         match row.status {
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                fields.push((header::PROXY_AUTHENTICATE, "Bearer realm=\"cupbearer\"".to_owned()));
-                fields.push((header::PROXY_AUTHENTICATE, "Basic realm=\"cupbearer\", charset=\"UTF-8\"".to_owned()));
+                fields.push((
+                    header::PROXY_AUTHENTICATE,
+                    "Bearer realm=\"cupbearer\"".to_owned(),
+                ));
+                fields.push((
+                    header::PROXY_AUTHENTICATE,
+                    "Basic realm=\"cupbearer\", charset=\"UTF-8\"".to_owned(),
+                ));
             }
             StatusCode::METHOD_NOT_ALLOWED => fields.push((header::ALLOW, self.allow.to_owned())),
             _ => {}
@@ -243,8 +415,15 @@ impl Reply {
         let message = format!("{}: {}", self.cause.code(), self.detail);
         response.insert_header(header::CONTENT_TYPE, content_type)?;
         response.insert_header("grpc-status", grpc_status(self.cause.status()).to_string())?;
-        response.insert_header("grpc-message", utf8_percent_encode(&message, GRPC_MESSAGE).to_string())?;
-        for (name, value) in self.fields().into_iter().filter(|(n, _)| *n != header::CONTENT_TYPE) {
+        response.insert_header(
+            "grpc-message",
+            utf8_percent_encode(&message, GRPC_MESSAGE).to_string(),
+        )?;
+        for (name, value) in self
+            .fields()
+            .into_iter()
+            .filter(|(n, _)| *n != header::CONTENT_TYPE)
+        {
             response.append_header(name, value)?;
         }
         Ok(response)
@@ -255,12 +434,20 @@ impl Reply {
     pub fn raw(&self, head_request: bool) -> Bytes {
         let status = self.cause.status();
         let body = self.body();
-        let mut text = format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default());
+        let mut text = format!(
+            "HTTP/1.1 {} {}\r\n",
+            status.as_str(),
+            status.canonical_reason().unwrap_or_default()
+        );
         for (name, value) in self.fields() {
             let _ = write!(text, "{name}: {value}\r\n");
         }
         let date = httpdate::fmt_http_date(UNIX_EPOCH + Now::now().wall());
-        let _ = write!(text, "date: {date}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+        let _ = write!(
+            text,
+            "date: {date}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
         let mut all = text.into_bytes();
         if !head_request {
             all.extend_from_slice(&body);
@@ -291,13 +478,22 @@ mod tests {
         reply.retry_after = Some(Duration::from_millis(2300));
         let body: Value = serde_json::from_slice(&reply.body()).unwrap();
         assert_eq!(body["type"], "urn:cupbearer:error:token_unavailable");
-        assert_eq!((body["status"].as_u64(), body["retry_after"].as_u64()), (Some(503), Some(3)));
+        assert_eq!(
+            (body["status"].as_u64(), body["retry_after"].as_u64()),
+            (Some(503), Some(3))
+        );
         assert_eq!(body["upstream"], "acme");
         assert!(body.get("credential").is_none());
         let response = reply.response(10).unwrap();
-        assert_eq!(response.headers["proxy-status"], "cupbearer; error=proxy_internal_response; details=\"token_unavailable\"");
         assert_eq!(
-            (&response.headers["retry-after"], &response.headers["cache-control"]),
+            response.headers["proxy-status"],
+            "cupbearer; error=proxy_internal_response; details=\"token_unavailable\""
+        );
+        assert_eq!(
+            (
+                &response.headers["retry-after"],
+                &response.headers["cache-control"]
+            ),
             (&"3".parse().unwrap(), &"no-store".parse().unwrap())
         );
     }
@@ -312,8 +508,13 @@ mod tests {
             (Cause::BadRequest, "3"),
             (Cause::ProxyAuthRequired, "7"),
         ] {
-            let response = Reply::new(cause, "häßlich 100 %").grpc("application/grpc").unwrap();
-            assert_eq!((response.status.as_u16(), &response.headers["grpc-status"]), (200, &expected.parse().unwrap()));
+            let response = Reply::new(cause, "häßlich 100 %")
+                .grpc("application/grpc")
+                .unwrap();
+            assert_eq!(
+                (response.status.as_u16(), &response.headers["grpc-status"]),
+                (200, &expected.parse().unwrap())
+            );
             assert!(response.headers["grpc-message"].to_str().is_ok());
         }
     }
@@ -326,6 +527,11 @@ mod tests {
         assert!(text.contains("allow: GET"));
         assert!(text.ends_with("}\n"));
         assert!(reply.raw(true).ends_with(b"\r\n\r\n"));
-        assert!(Reply::new(Cause::Draining, "").raw(true).windows(12).any(|w| w == b"retry-after:"));
+        assert!(
+            Reply::new(Cause::Draining, "")
+                .raw(true)
+                .windows(12)
+                .any(|w| w == b"retry-after:")
+        );
     }
 }

@@ -74,7 +74,10 @@ impl Default for Resolver {
 impl Resolver {
     #[must_use]
     pub fn new(lookup: Arc<dyn Lookup>) -> Self {
-        Self { lookup, names: Arc::default() }
+        Self {
+            lookup,
+            names: Arc::default(),
+        }
     }
 
     /// The addresses of `host`, in the order in which to try them; never empty. IP literals are taken as they are.
@@ -91,7 +94,9 @@ impl Resolver {
             Some((age, Ok(found))) if age < FRESH + STALE => {
                 let (this, host) = (self.clone(), host.to_owned());
                 tokio::spawn(async move {
-                    let Ok(_flight) = name.flight.try_lock() else { return };
+                    let Ok(_flight) = name.flight.try_lock() else {
+                        return;
+                    };
                     // What is known stays known if this fails: it is still good for a while.
                     if let Ok(found) = this.ask(&host, port, patience).await {
                         name.learn(Ok(found));
@@ -114,7 +119,10 @@ impl Resolver {
                 }
             }
         });
-        timeout(patience, shared).await.unwrap_or(Ok(Err(DnsError::Timeout))).unwrap_or(Err(DnsError::Unknown))
+        timeout(patience, shared)
+            .await
+            .unwrap_or(Ok(Err(DnsError::Timeout)))
+            .unwrap_or(Err(DnsError::Unknown))
     }
 
     async fn ask(&self, host: &str, port: u16, patience: Duration) -> Found {
@@ -137,7 +145,9 @@ impl Resolver {
 impl Name {
     fn known(&self) -> Option<(Duration, Found)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.as_ref().map(|(at, found)| (at.until(Now::now()), found.clone()))
+        known
+            .as_ref()
+            .map(|(at, found)| (at.until(Now::now()), found.clone()))
     }
     fn learn(&self, found: Found) {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((Now::now(), found));
@@ -197,13 +207,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stale_answer_is_used_while_the_next_is_fetched() {
         let (resolver, _counted) = resolver();
-        assert_eq!(resolver.addresses("a.test", 1, PATIENCE).await.unwrap()[0].port(), 1);
+        assert_eq!(
+            resolver.addresses("a.test", 1, PATIENCE).await.unwrap()[0].port(),
+            1
+        );
         tokio::time::advance(Duration::from_secs(6)).await;
-        assert_eq!(resolver.addresses("a.test", 1, PATIENCE).await.unwrap()[0].port(), 1);
+        assert_eq!(
+            resolver.addresses("a.test", 1, PATIENCE).await.unwrap()[0].port(),
+            1
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(resolver.addresses("a.test", 1, PATIENCE).await.unwrap()[0].port(), 2);
+        assert_eq!(
+            resolver.addresses("a.test", 1, PATIENCE).await.unwrap()[0].port(),
+            2
+        );
         tokio::time::advance(Duration::from_secs(36)).await;
-        assert_eq!(resolver.addresses("a.test", 1, PATIENCE).await.unwrap()[0].port(), 3);
+        assert_eq!(
+            resolver.addresses("a.test", 1, PATIENCE).await.unwrap()[0].port(),
+            3
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -214,10 +236,17 @@ mod tests {
         tokio::time::advance(Duration::from_secs(20)).await;
         assert!(resolver.addresses("a.test", 1, PATIENCE).await.is_ok());
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert_eq!(resolver.addresses("a.test", 1, PATIENCE).await.unwrap_err(), DnsError::Unknown);
+        assert_eq!(
+            resolver.addresses("a.test", 1, PATIENCE).await.unwrap_err(),
+            DnsError::Unknown
+        );
         let calls = counted.calls.load(Ordering::SeqCst);
         assert!(resolver.addresses("a.test", 1, PATIENCE).await.is_err());
-        assert_eq!(counted.calls.load(Ordering::SeqCst), calls, "a failure is not asked for again at once");
+        assert_eq!(
+            counted.calls.load(Ordering::SeqCst),
+            calls,
+            "a failure is not asked for again at once"
+        );
         counted.down.store(0, Ordering::SeqCst);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(resolver.addresses("a.test", 1, PATIENCE).await.is_ok());
@@ -226,7 +255,10 @@ mod tests {
     #[tokio::test]
     async fn an_ip_literal_is_not_looked_up() {
         let (resolver, counted) = resolver();
-        assert_eq!(resolver.addresses("::1", 7, PATIENCE).await.unwrap()[0], "[::1]:7".parse().unwrap());
+        assert_eq!(
+            resolver.addresses("::1", 7, PATIENCE).await.unwrap()[0],
+            "[::1]:7".parse().unwrap()
+        );
         assert_eq!(counted.calls.load(Ordering::SeqCst), 0);
     }
 }

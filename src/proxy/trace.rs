@@ -11,19 +11,26 @@ impl TraceId {
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut all = headers.get_all("traceparent").iter();
-        let (Some(one), None) = (all.next(), all.next()) else { return None };
+        let (Some(one), None) = (all.next(), all.next()) else {
+            return None;
+        };
         Self::parse(one.as_bytes())
     }
 
     fn parse(value: &[u8]) -> Option<Self> {
-        let hex = |part: &[u8]| part.iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b));
+        let hex = |part: &[u8]| {
+            part.iter()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
+        };
         let (version, rest) = value.split_first_chunk::<2>()?;
         let (id, rest) = rest.strip_prefix(b"-")?.split_first_chunk::<32>()?;
         let (parent, rest) = rest.strip_prefix(b"-")?.split_first_chunk::<16>()?;
         let (flags, rest) = rest.strip_prefix(b"-")?.split_first_chunk::<2>()?;
         let ends = rest.is_empty() || (version != b"00" && rest.starts_with(b"-"));
-        let sound = hex(version) && hex(id) && hex(parent) && hex(flags) && version != b"ff" && ends;
-        (sound && id.iter().any(|b| *b != b'0') && parent.iter().any(|b| *b != b'0')).then_some(Self(*id))
+        let sound =
+            hex(version) && hex(id) && hex(parent) && hex(flags) && version != b"ff" && ends;
+        (sound && id.iter().any(|b| *b != b'0') && parent.iter().any(|b| *b != b'0'))
+            .then_some(Self(*id))
     }
 
     #[must_use]
@@ -47,7 +54,10 @@ mod tests {
 
     #[test]
     fn the_trace_is_read_from_what_the_recommendation_allows_and_nothing_else() {
-        for good in ["00-ID-00f067aa0ba902b7-01", "01-ID-00f067aa0ba902b7-01-more"] {
+        for good in [
+            "00-ID-00f067aa0ba902b7-01",
+            "01-ID-00f067aa0ba902b7-01-more",
+        ] {
             assert_eq!(of(&good.replace("ID", ID)).as_deref(), Some(ID), "{good}");
         }
         for bad in [

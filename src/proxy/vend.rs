@@ -37,24 +37,43 @@ pub fn is_ours(path: &str) -> bool {
 /// [`Stop`].
 pub async fn vend(session: &mut Session, snapshot: &Snapshot, path: &str) -> Result<Vended, Stop> {
     let path = path.split('?').next().unwrap_or_default();
-    let unknown = || Reply::new(Cause::NoRoute, "no credential of this name hands out tokens to this caller");
+    let unknown = || {
+        Reply::new(
+            Cause::NoRoute,
+            "no credential of this name hands out tokens to this caller",
+        )
+    };
     let credential = path
         .strip_prefix(HERE)
         .and_then(|p| p.strip_prefix("token/"))
         .and_then(|name| snapshot.credentials.get(name))
         .filter(|c| {
-            c.profile().vend && (!snapshot.config.proxy.client_auth.is_empty() || near(session.client_addr(), session.server_addr()))
+            c.profile().vend
+                && (!snapshot.config.proxy.client_auth.is_empty()
+                    || near(session.client_addr(), session.server_addr()))
         })
         .ok_or_else(unknown)?;
     if session.req_header().method != Method::POST {
-        return Err(Reply { allow: "POST", ..Reply::new(Cause::MethodRefused, "a token is asked for with POST") }.into());
+        return Err(Reply {
+            allow: "POST",
+            ..Reply::new(Cause::MethodRefused, "a token is asked for with POST")
+        }
+        .into());
     }
     let partition = partition(credential, &session.req_header().headers)?;
     let form = form(session).await?;
-    let dead = form.as_ref().map(|form| refused_token(form)).transpose()?.flatten();
+    let dead = form
+        .as_ref()
+        .map(|form| refused_token(form))
+        .transpose()?
+        .flatten();
     let until = Now::now().after(patience(snapshot, credential));
-    let result =
-        while_there(session, credential.vend(&partition, dead.as_ref().map(|token| token.as_str()), until)).await.ok_or(Stop::Gone)?;
+    let result = while_there(
+        session,
+        credential.vend(&partition, dead.as_ref().map(|token| token.as_str()), until),
+    )
+    .await
+    .ok_or(Stop::Gone)?;
     result.map_err(|refusal| refused(&refusal, credential, None).into())
 }
 
@@ -63,12 +82,28 @@ pub async fn vend(session: &mut Session, snapshot: &Snapshot, path: &str) -> Res
 /// # Errors
 /// [`Stop`]: longer than a form is that holds the longest token, or the client has left.
 async fn form(session: &mut Session) -> Result<Option<Zeroizing<Vec<u8>>>, Stop> {
-    let content = session.req_header().headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if !content.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    let content = session
+        .req_header()
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    if !content
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    {
         return Ok(None);
     }
     let mut form = Zeroizing::new(Vec::new());
-    while let Some(more) = session.downstream_session.read_request_body().await.map_err(|_| Stop::Gone)? {
+    while let Some(more) = session
+        .downstream_session
+        .read_request_body()
+        .await
+        .map_err(|_| Stop::Gone)?
+    {
         if form.len() + more.len() > LONGEST_FORM {
             return Err(bad("the form is longer than 64 KiB").into());
         }
@@ -82,7 +117,9 @@ async fn form(session: &mut Session) -> Result<Option<Zeroizing<Vec<u8>>>, Stop>
 /// # Errors
 /// 400: it is there more than once (RFC 6749 3.2).
 fn refused_token(form: &[u8]) -> Result<Option<Zeroizing<String>>, Reply> {
-    let mut all = form_urlencoded::parse(form).filter(|(name, _)| name == "refused").map(|(_, value)| Zeroizing::new(value.into_owned()));
+    let mut all = form_urlencoded::parse(form)
+        .filter(|(name, _)| name == "refused")
+        .map(|(_, value)| Zeroizing::new(value.into_owned()));
     match (all.next(), all.next()) {
         (one, None) => Ok(one.filter(|value| !value.is_empty())),
         _ => Err(bad("refused is there more than once")),
@@ -91,8 +128,16 @@ fn refused_token(form: &[u8]) -> Result<Option<Zeroizing<String>>, Reply> {
 
 /// The longest patience of the upstreams this credential serves.
 fn patience(snapshot: &Snapshot, credential: &Arc<Credential>) -> std::time::Duration {
-    let serves = snapshot.upstreams.iter().filter(|s| s.credential.as_ref().is_some_and(|c| Arc::ptr_eq(c, credential)));
-    serves.map(|s| s.upstream.timeouts).map(|Timeouts { token, .. }| token).max().unwrap_or(PATIENCE)
+    let serves = snapshot.upstreams.iter().filter(|s| {
+        s.credential
+            .as_ref()
+            .is_some_and(|c| Arc::ptr_eq(c, credential))
+    });
+    serves
+        .map(|s| s.upstream.timeouts)
+        .map(|Timeouts { token, .. }| token)
+        .max()
+        .unwrap_or(PATIENCE)
 }
 
 /// On this machine: loopback, or a Unix socket (whose callers have no address of their own).
@@ -101,7 +146,9 @@ pub fn near(caller: Option<&SocketAddr>, ours: Option<&SocketAddr>) -> bool {
     match (caller, ours) {
         (Some(SocketAddr::Inet(a)), _) => match a.ip() {
             IpAddr::V4(ip) => ip.is_loopback(),
-            IpAddr::V6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+            IpAddr::V6(ip) => {
+                ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
+            }
         },
         (_, Some(SocketAddr::Unix(_))) => true,
         _ => false,
@@ -114,7 +161,8 @@ mod tests {
 
     fn read(form: &str) -> Result<Option<String>, ()> {
         let read = refused_token(form.as_bytes());
-        read.map(|token| token.map(|t| t.as_str().to_owned())).map_err(|_| ())
+        read.map(|token| token.map(|t| t.as_str().to_owned()))
+            .map_err(|_| ())
     }
 
     #[test]

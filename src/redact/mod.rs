@@ -56,17 +56,29 @@ impl Words {
     pub fn new(all: impl IntoIterator<Item = Word>) -> Self {
         let mut words: Vec<Word> = Vec::new();
         for word in all {
-            if word.len() >= SHORTEST && words.len() < usize::from(u16::MAX) && !words.contains(&word) {
+            if word.len() >= SHORTEST
+                && words.len() < usize::from(u16::MAX)
+                && !words.contains(&word)
+            {
                 words.push(word);
             }
         }
-        let mut this = Self { all: words, anchors: Vec::new(), keys: vec![0; (1 << KEY_BITS) / 64].into_boxed_slice() };
+        let mut this = Self {
+            all: words,
+            anchors: Vec::new(),
+            keys: vec![0; (1 << KEY_BITS) / 64].into_boxed_slice(),
+        };
         for (number, word) in (0_u16..).zip(&this.all) {
             for spelling in Spelling::ALL {
-                let Some(bytes) = spelling.anchor(word.as_bytes(), word.len() < SURE) else { continue };
+                let Some(bytes) = spelling.anchor(word.as_bytes(), word.len() < SURE) else {
+                    continue;
+                };
                 let length = bytes.len().min(ANCHOR);
                 let mut anchor = [0; ANCHOR];
-                anchor.iter_mut().zip(&bytes).for_each(|(to, from)| *to = *from);
+                anchor
+                    .iter_mut()
+                    .zip(&bytes)
+                    .for_each(|(to, from)| *to = *from);
                 if let Some(key) = key(&anchor)
                     && let Some(bits) = this.keys.get_mut(key / 64)
                 {
@@ -74,7 +86,12 @@ impl Words {
                 }
                 // At most 8.
                 let length = u8::try_from(length).unwrap_or_default();
-                this.anchors.push(Anchor { bytes: anchor, length, spelling, word: number });
+                this.anchors.push(Anchor {
+                    bytes: anchor,
+                    length,
+                    spelling,
+                    word: number,
+                });
             }
         }
         this
@@ -132,7 +149,13 @@ impl Words {
             for (number, word) in (0_u16..).zip(&self.all) {
                 if word.len() <= view.text().len() {
                     for spelling in Spelling::ALL {
-                        self.spelled(number, spelling, &view, |needle| needle.to_ascii_lowercase(), &mut ranges);
+                        self.spelled(
+                            number,
+                            spelling,
+                            &view,
+                            |needle| needle.to_ascii_lowercase(),
+                            &mut ranges,
+                        );
                     }
                 }
             }
@@ -145,12 +168,20 @@ impl Words {
         let mut hits = BTreeSet::new();
         for (at, window) in text.windows(KEY).enumerate() {
             let Some(key) = key(window) else { continue };
-            if self.keys.get(key / 64).is_none_or(|bits| bits >> (key % 64) & 1 == 0) {
+            if self
+                .keys
+                .get(key / 64)
+                .is_none_or(|bits| bits >> (key % 64) & 1 == 0)
+            {
                 continue;
             }
             let here = text.get(at..).unwrap_or_default();
             for anchor in &self.anchors {
-                if anchor.bytes.get(..usize::from(anchor.length)).is_some_and(|bytes| here.starts_with(bytes)) {
+                if anchor
+                    .bytes
+                    .get(..usize::from(anchor.length))
+                    .is_some_and(|bytes| here.starts_with(bytes))
+                {
                     hits.insert((anchor.word, anchor.spelling));
                 }
             }
@@ -159,10 +190,24 @@ impl Words {
     }
 
     /// Adds where this needle stands in the view, in terms of what the view is of.
-    fn spelled(&self, word: u16, spelling: Spelling, view: &View<'_>, fold: impl Fn(Vec<u8>) -> Vec<u8>, ranges: &mut Vec<Range<usize>>) {
-        let Some(word) = self.all.get(usize::from(word)) else { return };
+    fn spelled(
+        &self,
+        word: u16,
+        spelling: Spelling,
+        view: &View<'_>,
+        fold: impl Fn(Vec<u8>) -> Vec<u8>,
+        ranges: &mut Vec<Range<usize>>,
+    ) {
+        let Some(word) = self.all.get(usize::from(word)) else {
+            return;
+        };
         let alone = word.len() < SURE;
-        let Some(needle) = spelling.whole(word.as_bytes(), alone).map(|needle| Zeroizing::new(fold(needle))) else { return };
+        let Some(needle) = spelling
+            .whole(word.as_bytes(), alone)
+            .map(|needle| Zeroizing::new(fold(needle)))
+        else {
+            return;
+        };
         let text = view.text();
         for at in memmem::find_iter(text, needle.as_slice()) {
             let end = at + needle.len();
@@ -171,7 +216,8 @@ impl Words {
                 let from = at - usize::from(before && at > 0 && is_base64(text.get(at - 1)));
                 let to = end + usize::from(after && is_base64(text.get(end)));
                 ranges.push(view.range(from..to));
-            } else if is_edge(at.checked_sub(1).and_then(|i| text.get(i))) && is_edge(text.get(end)) {
+            } else if is_edge(at.checked_sub(1).and_then(|i| text.get(i))) && is_edge(text.get(end))
+            {
                 ranges.push(view.range(at..end));
             }
         }

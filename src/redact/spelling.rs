@@ -16,13 +16,24 @@ pub enum Spelling {
 }
 
 impl Spelling {
-    pub const ALL: [Self; 7] =
-        [Self::Plain, Self::Base64(0), Self::Base64(1), Self::Base64(2), Self::Base64Url(0), Self::Base64Url(1), Self::Base64Url(2)];
+    pub const ALL: [Self; 7] = [
+        Self::Plain,
+        Self::Base64(0),
+        Self::Base64(1),
+        Self::Base64(2),
+        Self::Base64Url(0),
+        Self::Base64Url(1),
+        Self::Base64Url(2),
+    ];
 
     /// The first bytes of what [`Self::whole`] gives, 8 or as many as there are.
     pub fn anchor(self, word: &[u8], alone: bool) -> Option<Vec<u8>> {
         // 8 characters of base64 are of 8 bytes at most, those in front left out.
-        let mut first = if self == Self::Plain { word } else { word.get(..9).filter(|_| !alone).unwrap_or(word) };
+        let mut first = if self == Self::Plain {
+            word
+        } else {
+            word.get(..9).filter(|_| !alone).unwrap_or(word)
+        };
         if self == Self::Plain {
             first = first.get(..8).unwrap_or(first);
         }
@@ -43,7 +54,9 @@ impl Spelling {
             return (before == 0).then(|| engine.encode(word).into_bytes());
         }
         let before = usize::from(before);
-        let mut text = engine.encode([&[0; 2][..before.min(2)], word].concat()).into_bytes();
+        let mut text = engine
+            .encode([&[0; 2][..before.min(2)], word].concat())
+            .into_bytes();
         // Whole characters, 6 bits each, of the word's own bits.
         text.truncate((before + word.len()) * 8 / 6);
         text.drain(..(before * 8).div_ceil(6));
@@ -54,7 +67,10 @@ impl Spelling {
     pub fn mixed(self, length: usize) -> (bool, bool) {
         match self {
             Self::Plain => (false, false),
-            Self::Base64(before) | Self::Base64Url(before) => (before > 0, !(usize::from(before) + length).is_multiple_of(3)),
+            Self::Base64(before) | Self::Base64Url(before) => (
+                before > 0,
+                !(usize::from(before) + length).is_multiple_of(3),
+            ),
         }
     }
 }

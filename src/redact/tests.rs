@@ -11,21 +11,32 @@ use proptest::prelude::*;
 use super::*;
 
 fn words(all: &[&str]) -> Words {
-    Words::new(all.iter().map(|word| Arc::new(Zeroizing::new((*word).to_owned()))))
+    Words::new(
+        all.iter()
+            .map(|word| Arc::new(Zeroizing::new((*word).to_owned()))),
+    )
 }
 
 const TOKEN: &str = "tok/en+A.b-_~1234567890==";
 
 fn hidden(all: &[&str], value: &str) -> String {
-    words(all).hide(value.as_bytes()).map_or_else(|| value.to_owned(), |new| String::from_utf8(new).unwrap())
+    words(all)
+        .hide(value.as_bytes())
+        .map_or_else(|| value.to_owned(), |new| String::from_utf8(new).unwrap())
 }
 
 fn percent_all(text: &str) -> String {
-    text.bytes().map(|b| format!("%{b:02x}")).collect::<Vec<_>>().concat()
+    text.bytes()
+        .map(|b| format!("%{b:02x}"))
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 fn json_all(text: &str) -> String {
-    text.bytes().map(|b| format!("\\u{b:04X}")).collect::<Vec<_>>().concat()
+    text.bytes()
+        .map(|b| format!("\\u{b:04X}"))
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 #[test]
@@ -46,7 +57,13 @@ fn a_word_is_hidden_in_every_spelling_and_what_surrounds_it_stays() {
         STANDARD.encode(TOKEN),
         URL_SAFE_NO_PAD.encode(TOKEN),
     ] {
-        for (before, after) in [("", ""), ("a=", "&b=c"), ("https://x.test/?t=", "#f"), ("Bearer ", ", x"), ("\"", "\"")] {
+        for (before, after) in [
+            ("", ""),
+            ("a=", "&b=c"),
+            ("https://x.test/?t=", "#f"),
+            ("Bearer ", ", x"),
+            ("\"", "\""),
+        ] {
             let new = hidden(&[TOKEN], &format!("{before}{spelled}{after}"));
             let new = new.replace("***==", "***").replace("***=", "***");
             assert_eq!(new, format!("{before}***{after}"), "{spelled}");
@@ -59,11 +76,18 @@ fn base64_of_a_text_with_a_word_in_it_gives_nothing_of_the_word_away_whatever_it
     for before in 0..7 {
         for after in 0..7 {
             let text = format!("{}{TOKEN}{}", "u".repeat(before), "v".repeat(after));
-            for spelled in [STANDARD.encode(&text), URL_SAFE_NO_PAD.encode(&text), percent_all(&STANDARD.encode(&text))] {
+            for spelled in [
+                STANDARD.encode(&text),
+                URL_SAFE_NO_PAD.encode(&text),
+                percent_all(&STANDARD.encode(&text)),
+            ] {
                 let new = hidden(&[TOKEN], &spelled);
                 assert!(new.contains("***"), "{before} {after} {spelled}");
                 // Only characters that are made of the other bytes alone are left.
-                assert!(new.len() <= 3 + 3 * 4 * (before + after).div_ceil(3) + 9, "{before} {after}: {new}");
+                assert!(
+                    new.len() <= 3 + 3 * 4 * (before + after).div_ceil(3) + 9,
+                    "{before} {after}: {new}"
+                );
             }
         }
     }
@@ -90,11 +114,28 @@ fn a_short_word_is_hidden_only_where_it_stands_alone_and_a_very_short_one_never(
 
 #[test]
 fn names_of_fields_are_searched_in_any_case() {
-    let hide = |word: &str, name: &str| words(&[word]).hide_name(name.as_bytes()).map(|new| String::from_utf8(new).unwrap());
-    assert_eq!(hide("AbCdEf123456", "x-abcdef123456-y").as_deref(), Some("x-***-y"));
+    let hide = |word: &str, name: &str| {
+        words(&[word])
+            .hide_name(name.as_bytes())
+            .map(|new| String::from_utf8(new).unwrap())
+    };
+    assert_eq!(
+        hide("AbCdEf123456", "x-abcdef123456-y").as_deref(),
+        Some("x-***-y")
+    );
     assert_eq!(hide("AbCdEf123456", "ABCDEF123456").as_deref(), Some("***"));
-    assert_eq!(hide("AbCdEf123456", &format!("x.{}", STANDARD.encode("AbCdEf123456").to_lowercase())).as_deref(), Some("x.***"));
-    assert_eq!(hide("AbCdEf123456", &format!("x{}", percent_all("AbCdEf123456"))).as_deref(), Some("x***"));
+    assert_eq!(
+        hide(
+            "AbCdEf123456",
+            &format!("x.{}", STANDARD.encode("AbCdEf123456").to_lowercase())
+        )
+        .as_deref(),
+        Some("x.***")
+    );
+    assert_eq!(
+        hide("AbCdEf123456", &format!("x{}", percent_all("AbCdEf123456"))).as_deref(),
+        Some("x***")
+    );
     assert_eq!(hide("AbCdEf", "abcdef").as_deref(), Some("***"));
     assert_eq!(hide("AbCdEf", "x-abcdef"), None);
     assert_eq!(hide("AbCdEf123456", "content-type"), None);
@@ -103,13 +144,18 @@ fn names_of_fields_are_searched_in_any_case() {
 #[test]
 fn overlapping_words_and_words_that_meet_are_hidden_as_one() {
     assert_eq!(hidden(&["aaaaaaaaaaaa"], &"a".repeat(30)), "***aaaaaa");
-    assert_eq!(hidden(&["abcdefghijkl", "ghijklmnopqr"], "x-abcdefghijklmnopqr-y"), "x-***-y");
+    assert_eq!(
+        hidden(&["abcdefghijkl", "ghijklmnopqr"], "x-abcdefghijklmnopqr-y"),
+        "x-***-y"
+    );
     assert_eq!(hidden(&["abcdefghijkl"], "abcdefghijklabcdefghijkl"), "***");
 }
 
 /// Time of a processor that this thread took: what else runs here does not count.
 fn thread_time() -> Duration {
-    rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime).try_into().unwrap()
+    rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)
+        .try_into()
+        .unwrap()
 }
 
 /// What may make a search slow: repeated beginnings, near misses, escapes of escapes.
@@ -139,16 +185,28 @@ fn twice_the_text_takes_about_twice_the_time_whatever_it_is() {
         (0..5).map(least).min().unwrap()
     };
     for kind in 0..7 {
-        let (half, whole) = (took(&worst(kind, 128 * 1024)), took(&worst(kind, 512 * 1024)));
+        let (half, whole) = (
+            took(&worst(kind, 128 * 1024)),
+            took(&worst(kind, 512 * 1024)),
+        );
         // Four times the text; the words' own length is a constant. A square would be sixteen times.
         println!("kind {kind}: {half:?}, then {whole:?}");
-        assert!(whole < half * 8 + Duration::from_millis(5), "kind {kind}: {half:?}, then {whole:?}");
+        assert!(
+            whole < half * 8 + Duration::from_millis(5),
+            "kind {kind}: {half:?}, then {whole:?}"
+        );
     }
 }
 
 #[test]
 fn what_is_built_for_a_search_stays_small() {
-    let all = words(&[TOKEN, &TOKEN.repeat(600), "secret77", "another-secret", "var-of-a-token"]);
+    let all = words(&[
+        TOKEN,
+        &TOKEN.repeat(600),
+        "secret77",
+        "another-secret",
+        "var-of-a-token",
+    ]);
     assert!(size_of_val(&*all.keys) + all.anchors.capacity() * size_of::<Anchor>() <= 4096);
 }
 

@@ -13,12 +13,20 @@ pub struct View<'a> {
 
 /// Every reading that differs from the ones before it. Their number is bounded, and none is longer than the text.
 pub fn views(text: &[u8]) -> Vec<View<'_>> {
-    let mut all = vec![View { text: Cow::Borrowed(text), from: None }];
+    let mut all = vec![View {
+        text: Cow::Borrowed(text),
+        from: None,
+    }];
     if memchr(b'%', text).is_none() && memchr(b'\\', text).is_none() {
         return all;
     }
-    let add = |found: Option<View<'static>>, all: &mut Vec<View<'_>>| found.map(|view| all.push(view)).is_some();
-    let plain = View { text: Cow::Borrowed(text), from: None };
+    let add = |found: Option<View<'static>>, all: &mut Vec<View<'_>>| {
+        found.map(|view| all.push(view)).is_some()
+    };
+    let plain = View {
+        text: Cow::Borrowed(text),
+        from: None,
+    };
     // A word may itself look like an escape, so that it stands in the first or second step and not in the last.
     let once = percent(&plain, false);
     let twice = once.as_ref().and_then(|view| percent(view, false));
@@ -91,7 +99,10 @@ fn percent(view: &View<'_>, fully: bool) -> Option<View<'static>> {
         from.push(start);
     }
     from.push(view.origin_of(view.text.len()));
-    (text.len() < view.text.len()).then_some(View { text: Cow::Owned(text), from: Some(from) })
+    (text.len() < view.text.len()).then_some(View {
+        text: Cow::Owned(text),
+        from: Some(from),
+    })
 }
 
 /// With its backslash escapes replaced, each by what `escape` makes of what follows the backslash: a byte, and how many bytes it was.
@@ -101,14 +112,21 @@ fn unescaped(view: &View<'_>, escape: fn(&[u8]) -> Option<(u8, usize)>) -> Optio
     let mut from: Vec<u32> = Vec::with_capacity(view.text.len() + 1);
     let mut at = 0;
     while let Some(byte) = view.text.get(at) {
-        let meant = if *byte == b'\\' { view.text.get(at + 1..).and_then(escape) } else { None };
+        let meant = if *byte == b'\\' {
+            view.text.get(at + 1..).and_then(escape)
+        } else {
+            None
+        };
         let (byte, length) = meant.map_or((*byte, 1), |(byte, length)| (byte, length + 1));
         text.push(byte);
         from.push(view.origin_of(at));
         at += length;
     }
     from.push(view.origin_of(view.text.len()));
-    (text.len() < view.text.len()).then_some(View { text: Cow::Owned(text), from: Some(from) })
+    (text.len() < view.text.len()).then_some(View {
+        text: Cow::Owned(text),
+        from: Some(from),
+    })
 }
 
 /// RFC 8259 7. What is no ASCII stands in no word of ours, and becomes one byte that is none.
@@ -123,7 +141,9 @@ fn json_escape(rest: &[u8]) -> Option<(u8, usize)> {
         b't' => (b'\t', 1),
         b'u' => {
             let digits = rest.first_chunk::<4>()?;
-            let value = digits.iter().try_fold(0_u16, |value, digit| Some(value << 4 | u16::from(hex(*digit)?)))?;
+            let value = digits.iter().try_fold(0_u16, |value, digit| {
+                Some(value << 4 | u16::from(hex(*digit)?))
+            })?;
             (u8::try_from(value).unwrap_or(0xFF), 5)
         }
         _ => return None,
@@ -136,5 +156,7 @@ fn quoted_pair(rest: &[u8]) -> Option<(u8, usize)> {
 }
 
 fn hex(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
 }

@@ -20,8 +20,20 @@ pub(super) struct AtStart {
 impl AtStart {
     pub(super) fn of(config: &Config) -> Self {
         // Each field, in or out by decision. Out is what every request or every keeper takes from the snapshot that runs.
-        let Config { proxy, admin, metrics, log, state, reload: _, credentials: _, upstreams: _, rules: _, file: _, files: _, text: _ } =
-            config;
+        let Config {
+            proxy,
+            admin,
+            metrics,
+            log,
+            state,
+            reload: _,
+            credentials: _,
+            upstreams: _,
+            rules: _,
+            file: _,
+            files: _,
+            text: _,
+        } = config;
         let Proxy {
             listen,
             allow_remote: _, // Only a permission for `listen`.
@@ -36,7 +48,13 @@ impl AtStart {
             access_log: _,
             limits: _,
         } = proxy;
-        let Admin { listen: admin, uids, auth: _, ready: _, hosts: _ } = admin;
+        let Admin {
+            listen: admin,
+            uids,
+            auth: _,
+            ready: _,
+            hosts: _,
+        } = admin;
         let Log { json, level: _ } = log;
         Self {
             listen: listen.clone(),
@@ -62,6 +80,9 @@ impl AtStart {
             ("state.dir", self.state != other.state),
             ("log.format", self.json != other.json),
         ];
-        changed.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+        changed
+            .into_iter()
+            .filter_map(|(key, changed)| changed.then_some(key))
+            .collect()
     }
 }

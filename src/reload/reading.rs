@@ -30,7 +30,11 @@ pub(super) fn read(file: &Path, known: Vec<PathBuf>, sight: &Sight) -> Option<Re
             // To read a pipe could take for ever.
             Some(Err(error)) if error.kind() == std::io::ErrorKind::Other => {
                 let mut problems = Problems::default();
-                problems.problem("", format!("{}: {error}", file.display()), "a reload reads a regular file of at most 16 MiB");
+                problems.problem(
+                    "",
+                    format!("{}: {error}", file.display()),
+                    "a reload reads a regular file of at most 16 MiB",
+                );
                 (None, problems)
             }
             _ => config::load(file, sight),
@@ -38,7 +42,11 @@ pub(super) fn read(file: &Path, known: Vec<PathBuf>, sight: &Sight) -> Option<Re
         let needed = config.as_ref().map_or_else(|| named.clone(), watched);
         let marks = marks(&needed)?;
         if marks == before.marks() {
-            return Some(Reading { config, problems, marks });
+            return Some(Reading {
+                config,
+                problems,
+                marks,
+            });
         }
         named = needed;
     }
@@ -52,9 +60,14 @@ pub(super) fn marks(files: &[PathBuf]) -> Option<Marks> {
 
 /// Every file whose bytes shape the snapshot.
 pub(super) fn watched(config: &Config) -> Vec<PathBuf> {
-    let tokens = config.credentials.values().flat_map(|c| c.profile.tokens.iter().map(|t| &t.tls));
+    let tokens = config
+        .credentials
+        .values()
+        .flat_map(|c| c.profile.tokens.iter().map(|t| &t.tls));
     let tls = tokens.chain(config.upstreams.iter().map(|u| &u.tls));
-    let tls = tls.flat_map(|t| [&t.ca_file, &t.client_cert_file, &t.client_key_file]).flatten();
+    let tls = tls
+        .flat_map(|t| [&t.ca_file, &t.client_cert_file, &t.client_key_file])
+        .flatten();
     let mut files: Vec<PathBuf> = config.files.iter().chain(tls).cloned().collect();
     files.sort();
     files.dedup();

@@ -27,17 +27,27 @@ pub fn name(host: &str) -> Option<Cow<'_, str>> {
     if host.is_empty() || host.starts_with('.') || host.ends_with('.') || !host.bytes().all(known) {
         return None;
     }
-    Some(if host.bytes().any(|b| b.is_ascii_uppercase()) { host.to_ascii_lowercase().into() } else { host.into() })
+    Some(if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        host.to_ascii_lowercase().into()
+    } else {
+        host.into()
+    })
 }
 
 fn shortest(address: Ipv6Addr, literal: &str) -> Cow<'_, str> {
-    if address.is_loopback() && literal == "::1" { literal.into() } else { address.to_string().into() }
+    if address.is_loopback() && literal == "::1" {
+        literal.into()
+    } else {
+        address.to_string().into()
+    }
 }
 
 /// `""`, `":"` and `":443"`; the outer `None` is a wrong port.
 #[allow(clippy::option_option, reason = "no port and a wrong port differ")]
 fn port_of(text: &str) -> Option<Option<u16>> {
-    let Some(digits) = text.strip_prefix(':') else { return text.is_empty().then_some(None) };
+    let Some(digits) = text.strip_prefix(':') else {
+        return text.is_empty().then_some(None);
+    };
     if digits.is_empty() {
         return Some(None);
     }
@@ -59,7 +69,14 @@ mod tests {
 
     #[test]
     fn one_host_has_one_spelling() {
-        for same in ["acme.example", "ACME.example", "acme.example.", "acme.example:80", "Acme.Example.:443", "acme.example:"] {
+        for same in [
+            "acme.example",
+            "ACME.example",
+            "acme.example.",
+            "acme.example:80",
+            "Acme.Example.:443",
+            "acme.example:",
+        ] {
             assert_eq!(host(same).as_deref(), Some("acme.example"), "{same}");
         }
         for same in ["[::1]", "[::1]:80", "[0:0:0:0:0:0:0:1]:80"] {
@@ -71,8 +88,8 @@ mod tests {
     #[test]
     fn what_is_no_authority_is_nobody() {
         for bad in [
-            "", ".", ":80", "a:b", "a:0", "a:65536", "a:+1", "u:p@a", "u@a", "a,b", "a b", "[::1", "[::1]x", "[a]", "::1", "a/b", "a..",
-            ".a", "é",
+            "", ".", ":80", "a:b", "a:0", "a:65536", "a:+1", "u:p@a", "u@a", "a,b", "a b", "[::1",
+            "[::1]x", "[a]", "::1", "a/b", "a..", ".a", "é",
         ] {
             assert_eq!(split(bad), None, "{bad}");
         }

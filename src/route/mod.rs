@@ -89,14 +89,23 @@ impl Router {
             if let Some(path) = &rule.path {
                 let path = path.trim_end_matches('/');
                 router.longest = router.longest.max(path.len());
-                router.paths.insert(path.to_owned(), (i, if rule.strip_path { path } else { "" }.into()));
+                router.paths.insert(
+                    path.to_owned(),
+                    (i, if rule.strip_path { path } else { "" }.into()),
+                );
             }
             if rule.forward {
-                router.forward.entry(rule.url.host.clone()).or_default().push(i);
+                router
+                    .forward
+                    .entry(rule.url.host.clone())
+                    .or_default()
+                    .push(i);
             }
         }
         for same_host in router.forward.values_mut() {
-            same_host.sort_by_key(|&i| std::cmp::Reverse(rules.get(i).map_or(0, |rule| rule.url.base.len())));
+            same_host.sort_by_key(|&i| {
+                std::cmp::Reverse(rules.get(i).map_or(0, |rule| rule.url.base.len()))
+            });
         }
         router.rules = rules;
         router
@@ -105,14 +114,20 @@ impl Router {
     /// # Errors
     /// [`Miss`].
     pub fn find(&self, form: Form<'_>, path_and_query: &str) -> Result<Hit, Miss> {
-        let (path, query) = path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
+        let (path, query) =
+            path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
         if query.bytes().any(|b| matches!(b, b'#' | 0x7f | 0..=b' ')) {
             return Err(Miss::BadPath);
         }
         match form {
             Form::Origin { host } => self.reverse(host, path, query),
             // An empty path is the same as "/" (RFC 9112, 3.2.2).
-            Form::Absolute { scheme, authority } => self.absolute(scheme, authority, if path.is_empty() { "/" } else { path }, query),
+            Form::Absolute { scheme, authority } => self.absolute(
+                scheme,
+                authority,
+                if path.is_empty() { "/" } else { path },
+                query,
+            ),
         }
     }
 
@@ -129,7 +144,9 @@ impl Router {
     }
 
     fn by_host(&self, host: &str) -> Option<usize> {
-        split_authority(host).and_then(|(host, _)| self.hosts.get(&*host)).copied()
+        split_authority(host)
+            .and_then(|(host, _)| self.hosts.get(&*host))
+            .copied()
     }
 
     fn reverse(&self, host: &str, path: &str, query: &str) -> Result<Hit, Miss> {
@@ -141,7 +158,12 @@ impl Router {
         }
         let (upstream, prefix) = self.by_path(path).ok_or(Miss::NoRoute)?;
         // What is taken off is a prefix of `path`, or empty.
-        self.hit(*upstream, path.strip_prefix(&**prefix).unwrap_or(path), query, Some(prefix.clone()))
+        self.hit(
+            *upstream,
+            path.strip_prefix(&**prefix).unwrap_or(path),
+            query,
+            Some(prefix.clone()),
+        )
     }
 
     /// The longest prefix of whole segments that some rule has.
@@ -153,7 +175,13 @@ impl Router {
             .find_map(|end| self.paths.get(path.get(..end)?))
     }
 
-    fn absolute(&self, scheme: &str, authority: &str, path: &str, query: &str) -> Result<Hit, Miss> {
+    fn absolute(
+        &self,
+        scheme: &str,
+        authority: &str,
+        path: &str,
+        query: &str,
+    ) -> Result<Hit, Miss> {
         let mut here = self.same_origin(scheme, authority).peekable();
         // Who asks for a foreign host is told so, whatever the path.
         here.peek().ok_or(Miss::Forbidden)?;
@@ -162,32 +190,61 @@ impl Router {
         }
         let mut fits = here.filter(|(_, rule)| lies_within(path, &rule.url.base));
         let (upstream, rule) = fits.next().ok_or(Miss::Forbidden)?;
-        if fits.next().is_some_and(|(_, other)| other.url.base == rule.url.base) {
+        if fits
+            .next()
+            .is_some_and(|(_, other)| other.url.base == rule.url.base)
+        {
             return Err(Miss::Forbidden);
         }
-        Ok(Hit { upstream, path: [path, query].concat(), stripped: None })
+        Ok(Hit {
+            upstream,
+            path: [path, query].concat(),
+            stripped: None,
+        })
     }
 
     /// Rules whose `url` has this host and port, longest base path first. `http` and `https` count as one where neither names another
     /// port than its default; otherwise the port decides, whatever the scheme.
     fn same_origin(&self, scheme: &str, authority: &str) -> impl Iterator<Item = (usize, &Rule)> {
         let tls = scheme.eq_ignore_ascii_case("https");
-        let asked = if tls || scheme.eq_ignore_ascii_case("http") { split_authority(authority) } else { None };
+        let asked = if tls || scheme.eq_ignore_ascii_case("http") {
+            split_authority(authority)
+        } else {
+            None
+        };
         let (rules, port) = match &asked {
             Some((host, port)) => (self.forward.get(&**host), port.unwrap_or(default_port(tls))),
             None => (None, 0),
         };
         let usual = port == default_port(tls);
-        rules.into_iter().flatten().filter_map(|&i| Some((i, self.rules.get(i)?))).filter(move |(_, rule)| {
-            let url = &rule.url;
-            url.port == port || (usual && url.port == default_port(url.tls))
-        })
+        rules
+            .into_iter()
+            .flatten()
+            .filter_map(|&i| Some((i, self.rules.get(i)?)))
+            .filter(move |(_, rule)| {
+                let url = &rule.url;
+                url.port == port || (usual && url.port == default_port(url.tls))
+            })
     }
 
-    fn hit(&self, upstream: usize, path: &str, query: &str, stripped: Option<Arc<str>>) -> Result<Hit, Miss> {
+    fn hit(
+        &self,
+        upstream: usize,
+        path: &str,
+        query: &str,
+        stripped: Option<Arc<str>>,
+    ) -> Result<Hit, Miss> {
         let base = &self.rules.get(upstream).ok_or(Miss::NoRoute)?.url.base;
-        let slash = if base.is_empty() && path.is_empty() { "/" } else { "" };
-        Ok(Hit { upstream, path: [base, slash, path, query].concat(), stripped })
+        let slash = if base.is_empty() && path.is_empty() {
+            "/"
+        } else {
+            ""
+        };
+        Ok(Hit {
+            upstream,
+            path: [base, slash, path, query].concat(),
+            stripped,
+        })
     }
 }
 
@@ -196,7 +253,8 @@ fn default_port(tls: bool) -> u16 {
 }
 
 fn lies_within(path: &str, base: &str) -> bool {
-    path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(base)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Target {
@@ -204,7 +262,10 @@ impl Target {
     /// that share one of them cannot be told apart.
     pub fn meanings(&self) -> impl Iterator<Item = (&str, &str, Option<u16>)> {
         let usual = (self.port == default_port(self.tls)).then_some(None);
-        [Some(Some(self.port)), usual].into_iter().flatten().map(|port| (&*self.host, &*self.base, port))
+        [Some(Some(self.port)), usual]
+            .into_iter()
+            .flatten()
+            .map(|port| (&*self.host, &*self.base, port))
     }
 }
 

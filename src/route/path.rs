@@ -40,13 +40,16 @@ pub fn acceptable(path: &str) -> bool {
 }
 
 fn has_dot_segment(path: &[u8]) -> bool {
-    path.split(|b| matches!(b, b'/' | b'\\')).any(|segment| matches!(segment.split(|b| *b == b';').next(), Some(b"." | b"..")))
+    path.split(|b| matches!(b, b'/' | b'\\'))
+        .any(|segment| matches!(segment.split(|b| *b == b';').next(), Some(b"." | b"..")))
 }
 
 /// Whether a byte sequence spells a character in more bytes than it needs (RFC 3629 3), which some decoders take for `.`, `/` or a zero.
 fn is_overlong(decoded: &[u8]) -> bool {
     decoded.iter().any(|b| matches!(b, 0xC0 | 0xC1))
-        || decoded.windows(2).any(|pair| matches!(pair, [0xE0, 0x80..=0x9F] | [0xF0, 0x80..=0x8F]))
+        || decoded
+            .windows(2)
+            .any(|pair| matches!(pair, [0xE0, 0x80..=0x9F] | [0xF0, 0x80..=0x8F]))
 }
 
 /// Percent-decodes until nothing changes any more, in one pass: what a decoded byte completes is decoded at once. Escapes cannot
@@ -56,8 +59,13 @@ fn decode_fully(path: &[u8], room: &mut [u8]) -> usize {
     for &b in path {
         let mut next = b;
         // `next` completes an escape: take its `%` and first digit back and go on with the byte it means.
-        while let Some((b'%', high)) = end.checked_sub(2).and_then(|i| Some((*room.get(i)?, *room.get(i + 1)?))) {
-            let (Some(high), Some(low)) = (hex(high), hex(next)) else { break };
+        while let Some((b'%', high)) = end
+            .checked_sub(2)
+            .and_then(|i| Some((*room.get(i)?, *room.get(i + 1)?)))
+        {
+            let (Some(high), Some(low)) = (hex(high), hex(next)) else {
+                break;
+            };
             next = high << 4 | low;
             end -= 2;
         }
@@ -70,7 +78,9 @@ fn decode_fully(path: &[u8], room: &mut [u8]) -> usize {
 }
 
 fn hex(b: u8) -> Option<u8> {
-    char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok())
+    char::from(b)
+        .to_digit(16)
+        .and_then(|d| u8::try_from(d).ok())
 }
 
 #[cfg(test)]
@@ -155,7 +165,9 @@ mod tests {
 
     #[test]
     fn what_cannot_stand_in_a_path_is_refused() {
-        for bad in ["", "a", "*", "%2fa", "\\a", "/a b", "/a\r\nb", "/a\0", "/a#b", "/a\x7f"] {
+        for bad in [
+            "", "a", "*", "%2fa", "\\a", "/a b", "/a\r\nb", "/a\0", "/a#b", "/a\x7f",
+        ] {
             assert!(!acceptable(bad), "{bad:?}");
         }
     }

@@ -125,7 +125,9 @@ impl Secrets {
     /// # Errors
     /// [`Unreadable`] for the first secret that is missing, empty, too large (1 MiB), not a regular file or not UTF-8.
     pub fn read(&self) -> Result<Values, Unreadable> {
-        read::consistent(self)?.ok_or_else(|| read::restless(self))?.values
+        read::consistent(self)?
+            .ok_or_else(|| read::restless(self))?
+            .values
     }
 
     /// Every file this depends on, each once, sorted. Files under `dir` are reported by [`Secrets::paths`], as they have no path of their own here;
@@ -133,30 +135,49 @@ impl Secrets {
     #[must_use]
     pub fn files(&self) -> Vec<&Path> {
         let named = self.sources.values().filter_map(Source::file);
-        named.chain(self.dir.as_deref()).collect::<BTreeSet<_>>().into_iter().collect()
+        named
+            .chain(self.dir.as_deref())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// Every file that is read, those under `dir` included, each once, sorted.
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
         let all = self.wanted();
-        let paths = all.iter().filter_map(|(_, source)| source.file().map(Path::to_path_buf));
+        let paths = all
+            .iter()
+            .filter_map(|(_, source)| source.file().map(Path::to_path_buf));
         paths.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Names with their sources; names in `dir` get the file of that name.
     fn wanted(&self) -> Vec<(&str, Source)> {
-        let mut all: Vec<(&str, Source)> = self.sources.iter().map(|(name, source)| (name.as_str(), source.clone())).collect();
+        let mut all: Vec<(&str, Source)> = self
+            .sources
+            .iter()
+            .map(|(name, source)| (name.as_str(), source.clone()))
+            .collect();
         if let Some(dir) = &self.dir {
-            let rest: BTreeSet<&String> = self.names.iter().filter(|name| !self.sources.contains_key(*name)).collect();
-            all.extend(rest.into_iter().map(|name| (name.as_str(), Source::File(dir.join(name)))));
+            let rest: BTreeSet<&String> = self
+                .names
+                .iter()
+                .filter(|name| !self.sources.contains_key(*name))
+                .collect();
+            all.extend(
+                rest.into_iter()
+                    .map(|name| (name.as_str(), Source::File(dir.join(name)))),
+            );
         }
         all
     }
 
     /// A name that no source and no folder gives, though it must be there.
     fn missing(&self) -> Option<&String> {
-        self.names.iter().find(|name| self.dir.is_none() && !self.sources.contains_key(*name) && !self.optional.contains(name))
+        self.names.iter().find(|name| {
+            self.dir.is_none() && !self.sources.contains_key(*name) && !self.optional.contains(name)
+        })
     }
 }
 
@@ -191,12 +212,20 @@ mod tests {
     use super::*;
 
     fn values(pairs: &[(&str, &str)]) -> Values {
-        Values(pairs.iter().map(|(k, v)| ((*k).to_owned(), Secret::new((*v).to_owned()))).collect())
+        Values(
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), Secret::new((*v).to_owned())))
+                .collect(),
+        )
     }
 
     #[test]
     fn a_secret_is_never_printed() {
-        let secrets = Secrets { sources: [("k".to_owned(), Source::Value(Secret::new("hunter2".into())))].into(), ..Secrets::default() };
+        let secrets = Secrets {
+            sources: [("k".to_owned(), Source::Value(Secret::new("hunter2".into())))].into(),
+            ..Secrets::default()
+        };
         assert!(!format!("{secrets:?} {:?}", secrets.read()).contains("hunter2"));
         assert_eq!(format!("{:?}", Secret::new("hunter2".into())), "***");
     }
@@ -218,12 +247,19 @@ mod tests {
     #[test]
     fn files_of_a_folder_are_those_of_the_declared_names() {
         let secrets = Secrets {
-            sources: [("a".to_owned(), Source::Json("/x/a.json".into(), "/k".into()))].into(),
+            sources: [(
+                "a".to_owned(),
+                Source::Json("/x/a.json".into(), "/k".into()),
+            )]
+            .into(),
             dir: Some("/d".into()),
             optional: vec![],
             names: vec!["a".into(), "b".into()],
         };
-        assert_eq!(secrets.paths(), [PathBuf::from("/d/b"), PathBuf::from("/x/a.json")]);
+        assert_eq!(
+            secrets.paths(),
+            [PathBuf::from("/d/b"), PathBuf::from("/x/a.json")]
+        );
         assert_eq!(secrets.files(), [Path::new("/d"), Path::new("/x/a.json")]);
     }
 }

@@ -24,29 +24,56 @@ pub(super) struct Reading {
 /// A name is given no source at all.
 pub(super) fn consistent(secrets: &Secrets) -> Result<Option<Reading>, Unreadable> {
     if let Some(name) = secrets.missing() {
-        return Err(Unreadable { name: name.clone(), file: None, why: "it is not given".into() });
+        return Err(Unreadable {
+            name: name.clone(),
+            file: None,
+            why: "it is not given".into(),
+        });
     }
-    let reading = |contents: Contents| Reading { values: gather(secrets, &secrets.wanted(), &contents), marks: contents.marks() };
+    let reading = |contents: Contents| Reading {
+        values: gather(secrets, &secrets.wanted(), &contents),
+        marks: contents.marks(),
+    };
     Ok(files::read(&secrets.paths(), LIMIT).ok().map(reading))
 }
 
 /// What [`consistent`] could not get hold of.
 pub(super) fn restless(secrets: &Secrets) -> Unreadable {
     let wanted = secrets.wanted();
-    let first = wanted.iter().find_map(|(name, source)| Some((*name, source.file()?)));
-    let (name, file) = first.map(|(name, file)| (name.to_owned(), Some(file.to_path_buf()))).unwrap_or_default();
-    Unreadable { name, file, why: files::Restless.to_string() }
+    let first = wanted
+        .iter()
+        .find_map(|(name, source)| Some((*name, source.file()?)));
+    let (name, file) = first
+        .map(|(name, file)| (name.to_owned(), Some(file.to_path_buf())))
+        .unwrap_or_default();
+    Unreadable {
+        name,
+        file,
+        why: files::Restless.to_string(),
+    }
 }
 
-fn gather(secrets: &Secrets, wanted: &[(&str, Source)], files: &Contents) -> Result<Values, Unreadable> {
+fn gather(
+    secrets: &Secrets,
+    wanted: &[(&str, Source)],
+    files: &Contents,
+) -> Result<Values, Unreadable> {
     let mut values = BTreeMap::new();
     for (name, source) in wanted {
-        let fail = |why: String| Unreadable { name: (*name).to_owned(), file: source.file().map(Path::to_path_buf), why };
+        let fail = |why: String| Unreadable {
+            name: (*name).to_owned(),
+            file: source.file().map(Path::to_path_buf),
+            why,
+        };
         let bytes = match source.file().and_then(|path| files.get(path)) {
             None => None,
             Some(Ok(bytes)) => Some(bytes),
             // An optional secret need not be in the folder; where its file is named, it is meant to be there.
-            Some(Err(error)) if absent(error) && !secrets.sources.contains_key(*name) && secrets.optional.iter().any(|o| o == name) => {
+            Some(Err(error))
+                if absent(error)
+                    && !secrets.sources.contains_key(*name)
+                    && secrets.optional.iter().any(|o| o == name) =>
+            {
                 continue;
             }
             Some(Err(error)) => return Err(fail(in_words(error))),
@@ -101,16 +128,22 @@ fn spaced(text: &str, keep: bool) -> Secret {
 /// `serde_json`'s tree is not zeroized: the file's other members live in freed memory for a while.
 fn json(bytes: &[u8], pointer: &str, keep: bool) -> Result<Secret, String> {
     // The parser's own message may quote the text, so it is not passed on.
-    let tree: Value =
-        serde_json::from_str(text(bytes)?).map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
+    let tree: Value = serde_json::from_str(text(bytes)?)
+        .map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
     let secret = match tree.pointer(pointer) {
         Some(Value::String(s)) => s.clone(),
         // It was rounded when it was read, and a rounded secret is a wrong one.
         Some(Value::Number(n)) if n.is_f64() => {
-            return Err(format!("the JSON number at {pointer:?} is not an exact one: put it in quotes"));
+            return Err(format!(
+                "the JSON number at {pointer:?} is not an exact one: put it in quotes"
+            ));
         }
         Some(Value::Number(n)) => n.to_string(),
-        Some(_) => return Err(format!("the JSON value at {pointer:?} is neither a string nor a number")),
+        Some(_) => {
+            return Err(format!(
+                "the JSON value at {pointer:?} is neither a string nor a number"
+            ));
+        }
         None => return Err(format!("the JSON has nothing at {pointer:?}")),
     };
     if secret.contains('\0') {

@@ -17,8 +17,15 @@ fn folder() -> TempDir {
 }
 
 fn one(source: Source) -> Result<String, String> {
-    let secrets = Secrets { sources: [("s".to_owned(), source)].into(), names: vec!["s".into()], ..Secrets::default() };
-    secrets.read().map(|v| v.get("s").unwrap().expose().to_owned()).map_err(|e| e.why)
+    let secrets = Secrets {
+        sources: [("s".to_owned(), source)].into(),
+        names: vec!["s".into()],
+        ..Secrets::default()
+    };
+    secrets
+        .read()
+        .map(|v| v.get("s").unwrap().expose().to_owned())
+        .map_err(|e| e.why)
 }
 
 fn file(bytes: &[u8]) -> Result<String, String> {
@@ -34,7 +41,11 @@ fn key(text: &str, pointer: &str) -> Result<String, String> {
 }
 
 fn pair(dir: &Path) -> Secrets {
-    Secrets { dir: Some(dir.into()), names: vec!["id".into(), "secret".into()], ..Secrets::default() }
+    Secrets {
+        dir: Some(dir.into()),
+        names: vec!["id".into(), "secret".into()],
+        ..Secrets::default()
+    }
 }
 
 fn kept(source: Source) -> Result<String, String> {
@@ -61,15 +72,31 @@ fn white_space_around_a_value_is_dropped_wherever_it_comes_from() {
     let dir = folder();
     for text in dressed {
         assert_eq!(file(text.as_bytes()).unwrap(), "a b", "{text:?} in a file");
-        assert_eq!(one(Source::Value(Secret::new(text.to_owned()))).unwrap(), "a b", "{text:?} from the environment");
+        assert_eq!(
+            one(Source::Value(Secret::new(text.to_owned()))).unwrap(),
+            "a b",
+            "{text:?} from the environment"
+        );
         let json = serde_json::json!({ "k": text }).to_string();
         assert_eq!(key(&json, "/k").unwrap(), "a b", "{text:?} in JSON");
         fs::write(dir.path().join("id"), text).unwrap();
         fs::write(dir.path().join("secret"), text).unwrap();
-        assert_eq!(pair(dir.path()).read().unwrap().get("secret").unwrap().expose(), "a b", "{text:?} in a folder");
+        assert_eq!(
+            pair(dir.path())
+                .read()
+                .unwrap()
+                .get("secret")
+                .unwrap()
+                .expose(),
+            "a b",
+            "{text:?} in a folder"
+        );
     }
     // What no one sees, but Unicode does not call white space, is inside as it may be at the ends.
-    assert_eq!(file("\u{200b}a\u{0}".replace('\0', "").as_bytes()).unwrap(), "\u{200b}a");
+    assert_eq!(
+        file("\u{200b}a\u{0}".replace('\0', "").as_bytes()).unwrap(),
+        "\u{200b}a"
+    );
 }
 
 #[test]
@@ -79,15 +106,33 @@ fn keep_space_keeps_it_to_the_byte() {
     for text in [" a b \r\n\n", "\n", "\t", "\u{a0}x"] {
         fs::write(&path, text).unwrap();
         assert_eq!(kept(Source::File(path.clone())).unwrap(), text);
-        assert_eq!(kept(Source::Value(Secret::new(text.to_owned()))).unwrap(), text);
+        assert_eq!(
+            kept(Source::Value(Secret::new(text.to_owned()))).unwrap(),
+            text
+        );
         fs::write(&path, serde_json::json!({ "k": text }).to_string()).unwrap();
         assert_eq!(kept(Source::Json(path.clone(), "/k".into())).unwrap(), text);
     }
     fs::write(&path, "\u{feff} x").unwrap();
-    assert_eq!(kept(Source::File(path.clone())).unwrap(), " x", "a mark of the encoding is no part of the text");
+    assert_eq!(
+        kept(Source::File(path.clone())).unwrap(),
+        " x",
+        "a mark of the encoding is no part of the text"
+    );
     fs::write(&path, "").unwrap();
-    assert!(kept(Source::File(path.clone())).unwrap_err().contains("empty"));
-    let secrets = Secrets { sources: [("s".to_owned(), Source::Kept(Box::new(Source::File(path.clone()))))].into(), ..Secrets::default() };
+    assert!(
+        kept(Source::File(path.clone()))
+            .unwrap_err()
+            .contains("empty")
+    );
+    let secrets = Secrets {
+        sources: [(
+            "s".to_owned(),
+            Source::Kept(Box::new(Source::File(path.clone()))),
+        )]
+        .into(),
+        ..Secrets::default()
+    };
     assert_eq!(secrets.paths(), std::slice::from_ref(&path));
     assert_eq!(secrets.files(), [path.as_path()]);
 }
@@ -96,8 +141,16 @@ fn keep_space_keeps_it_to_the_byte() {
 fn s3_what_cannot_be_a_secret_is_refused_in_words() {
     assert!(file(b"").unwrap_err().contains("empty"));
     for blank in ["\n", " ", "\r\n\t", "\u{feff}\n", "\u{a0}"] {
-        assert!(file(blank.as_bytes()).unwrap_err().contains("empty"), "{blank:?}");
-        assert!(one(Source::Value(Secret::new(blank.to_owned()))).unwrap_err().contains("empty"), "{blank:?}");
+        assert!(
+            file(blank.as_bytes()).unwrap_err().contains("empty"),
+            "{blank:?}"
+        );
+        assert!(
+            one(Source::Value(Secret::new(blank.to_owned())))
+                .unwrap_err()
+                .contains("empty"),
+            "{blank:?}"
+        );
     }
     assert!(file(b"\xff").unwrap_err().contains("UTF-8"));
     assert!(file(b"a\0b").unwrap_err().contains("NUL"));
@@ -109,9 +162,20 @@ fn s3_what_cannot_be_a_secret_is_refused_in_words() {
 fn s3_a_fifo_a_folder_and_a_device_are_refused_without_hanging() {
     let dir = folder();
     let fifo = dir.path().join("fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
     for path in [fifo, dir.path().to_path_buf(), "/dev/zero".into()] {
-        assert!(one(Source::File(path)).unwrap_err().contains("regular file"));
+        assert!(
+            one(Source::File(path))
+                .unwrap_err()
+                .contains("regular file")
+        );
     }
 }
 
@@ -136,13 +200,18 @@ fn an_optional_secret_may_be_absent_from_the_folder_but_not_where_its_file_is_na
     assert_eq!(secrets.read().unwrap_err().name, "secret");
     secrets.optional = vec!["secret".into()];
     assert_eq!(secrets.read().unwrap().0.len(), 1);
-    secrets.sources.insert("secret".into(), Source::File(dir.path().join("nowhere")));
+    secrets
+        .sources
+        .insert("secret".into(), Source::File(dir.path().join("nowhere")));
     assert!(secrets.read().unwrap_err().why.contains("not there"));
 }
 
 #[test]
 fn a_name_without_any_source_is_unreadable() {
-    let secrets = Secrets { names: vec!["id".into()], ..Secrets::default() };
+    let secrets = Secrets {
+        names: vec!["id".into()],
+        ..Secrets::default()
+    };
     assert_eq!(secrets.read().unwrap_err().name, "id");
 }
 
@@ -189,13 +258,24 @@ fn s1_s2_a_kubernetes_swap_never_mixes_an_id_with_the_secret_of_another_generati
         while !done.load(Ordering::Acquire) || seen == 0 {
             // A writer that swaps without a pause may outrun the bounded tries; that is an error, never a mixture.
             if let Ok(values) = secrets.read() {
-                let id = values.get("id").unwrap().expose().trim_start_matches("id-").to_owned();
-                assert_eq!(values.get("secret").unwrap().expose(), format!("secret-{id}"));
+                let id = values
+                    .get("id")
+                    .unwrap()
+                    .expose()
+                    .trim_start_matches("id-")
+                    .to_owned();
+                assert_eq!(
+                    values.get("secret").unwrap().expose(),
+                    format!("secret-{id}")
+                );
                 seen += 1;
             }
         }
     });
-    assert_eq!(secrets.read().unwrap().get("id").unwrap().expose(), "id-299");
+    assert_eq!(
+        secrets.read().unwrap().get("id").unwrap().expose(),
+        "id-299"
+    );
 }
 
 proptest! {

@@ -48,7 +48,10 @@ pub struct State {
 impl Default for State {
     fn default() -> Self {
         // A first half of a secret would be a wrong attempt.
-        Self { settling: Settling::careful(), unreadable: None }
+        Self {
+            settling: Settling::careful(),
+            unreadable: None,
+        }
     }
 }
 
@@ -79,7 +82,12 @@ impl Watcher {
     #[must_use]
     pub fn new(secrets: Arc<Secrets>) -> Self {
         let (sources, believed) = (ArcSwap::new(secrets), ArcSwapOption::empty());
-        Self { sources, believed, generation: AtomicU64::new(0), state: Arc::default() }
+        Self {
+            sources,
+            believed,
+            generation: AtomicU64::new(0),
+            state: Arc::default(),
+        }
     }
 
     /// Where the values come from, from the next look on.
@@ -90,7 +98,10 @@ impl Watcher {
     /// The values that were last believed; reads nothing.
     #[must_use]
     pub fn believed(&self) -> Option<Arc<Values>> {
-        self.believed.load().as_ref().map(|believed| believed.values.clone())
+        self.believed
+            .load()
+            .as_ref()
+            .map(|believed| believed.values.clone())
     }
 
     /// Counts up when believed values change; 0: none were yet.
@@ -101,7 +112,9 @@ impl Watcher {
 
     /// Waits for the turn to look, 5 s at most; `None`: another look hangs.
     pub async fn turn(&self) -> Option<Turn> {
-        timeout(PATIENCE, self.state.clone().lock_owned()).await.ok()
+        timeout(PATIENCE, self.state.clone().lock_owned())
+            .await
+            .ok()
     }
 
     /// The turn, if nobody else has it.
@@ -116,8 +129,14 @@ impl Watcher {
             Ok(reading) => reading,
             Err(why) => return Looked::Unreadable(why),
         };
-        let unsettled = |rest, lasted, unreadable: &Option<Unreadable>| Looked::Unsettled { rest, lasted, unreadable: unreadable.clone() };
-        let Some(reading) = reading else { return unsettled(QUIET, Duration::ZERO, &turn.unreadable) };
+        let unsettled = |rest, lasted, unreadable: &Option<Unreadable>| Looked::Unsettled {
+            rest,
+            lasted,
+            unreadable: unreadable.clone(),
+        };
+        let Some(reading) = reading else {
+            return unsettled(QUIET, Duration::ZERO, &turn.unreadable);
+        };
         if self.believed.load().is_none()
             && let Err(why) = &reading.values
         {
@@ -135,11 +154,17 @@ impl Watcher {
         };
         let digest = values.digest();
         let before = self.believed.load();
-        if before.as_ref().is_some_and(|before| before.digest == digest) {
+        if before
+            .as_ref()
+            .is_some_and(|before| before.digest == digest)
+        {
             return Looked::Same;
         }
         let first = before.is_none();
-        self.believed.store(Some(Arc::new(Believed { values: Arc::new(values), digest })));
+        self.believed.store(Some(Arc::new(Believed {
+            values: Arc::new(values),
+            digest,
+        })));
         self.generation.fetch_add(1, Ordering::AcqRel);
         Looked::Changed { first }
     }
@@ -151,7 +176,9 @@ impl Watcher {
     pub async fn values(self: &Arc<Self>) -> Result<Arc<Values>, String> {
         let mut looked = self.look_now().await;
         let patience = match &looked {
-            Some(Looked::Unsettled { unreadable: None, .. }) if self.believed.load().is_none() => QUIET,
+            Some(Looked::Unsettled {
+                unreadable: None, ..
+            }) if self.believed.load().is_none() => QUIET,
             _ => MOMENT,
         };
         if let Some(Looked::Unsettled { rest, .. }) = looked
@@ -161,11 +188,24 @@ impl Watcher {
             looked = self.look_now().await;
         }
         match looked {
-            Some(Looked::Same | Looked::Changed { .. } | Looked::Unsettled { unreadable: None, .. }) => {}
-            Some(Looked::Unreadable(why) | Looked::Unsettled { unreadable: Some(why), .. }) => return Err(why.to_string()),
+            Some(
+                Looked::Same
+                | Looked::Changed { .. }
+                | Looked::Unsettled {
+                    unreadable: None, ..
+                },
+            ) => {}
+            Some(
+                Looked::Unreadable(why)
+                | Looked::Unsettled {
+                    unreadable: Some(why),
+                    ..
+                },
+            ) => return Err(why.to_string()),
             None => return Err("secrets: their files do not answer".into()),
         }
-        self.believed().ok_or_else(|| "secrets: their files are being written".into())
+        self.believed()
+            .ok_or_else(|| "secrets: their files are being written".into())
     }
 
     /// `None`: it hangs, or the runtime is going down.

@@ -20,7 +20,11 @@ struct Scene {
 
 fn watcher(file: &Path) -> Arc<Watcher> {
     let sources = [("key".to_owned(), Source::File(file.into()))].into();
-    Arc::new(Watcher::new(Arc::new(Secrets { sources, names: vec!["key".into()], ..Secrets::default() })))
+    Arc::new(Watcher::new(Arc::new(Secrets {
+        sources,
+        names: vec!["key".into()],
+        ..Secrets::default()
+    })))
 }
 
 impl Scene {
@@ -29,8 +33,17 @@ impl Scene {
         let file = folder.path().join("key");
         fs::write(&file, "old").unwrap();
         // Written long ago.
-        fs::File::options().write(true).open(&file).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-        let scene = Self { watcher: watcher(&file), folder, start: Moment::now() };
+        fs::File::options()
+            .write(true)
+            .open(&file)
+            .unwrap()
+            .set_modified(std::time::SystemTime::UNIX_EPOCH)
+            .unwrap();
+        let scene = Self {
+            watcher: watcher(&file),
+            folder,
+            start: Moment::now(),
+        };
         assert_eq!(scene.look(0), Looked::Changed { first: true });
         scene
     }
@@ -44,11 +57,26 @@ impl Scene {
         let ms = Duration::from_millis(ms);
         let mut turn = self.watcher.turn_now().unwrap();
         // The wall clock stands still: what is told by it is tested with made-up files.
-        self.watcher.look(&mut turn, Moment { boot: self.start.boot + ms, wall: self.start.wall })
+        self.watcher.look(
+            &mut turn,
+            Moment {
+                boot: self.start.boot + ms,
+                wall: self.start.wall,
+            },
+        )
     }
 
     fn believed(&self) -> (String, u64) {
-        (self.watcher.believed().unwrap().get("key").unwrap().expose().to_owned(), self.watcher.generation())
+        (
+            self.watcher
+                .believed()
+                .unwrap()
+                .get("key")
+                .unwrap()
+                .expose()
+                .to_owned(),
+            self.watcher.generation(),
+        )
     }
 }
 
@@ -60,9 +88,19 @@ fn unsettled(looked: &Looked) -> bool {
 fn what_is_being_written_at_the_very_first_look_is_not_believed_and_what_is_missing_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
-    let scene = Scene { watcher: watcher(&file), folder, start: Moment::now() };
-    assert!(matches!(scene.look(0), Looked::Unreadable(_)), "nothing lies there, and nobody waits for that");
-    let scene = Scene { watcher: watcher(&file), ..scene };
+    let scene = Scene {
+        watcher: watcher(&file),
+        folder,
+        start: Moment::now(),
+    };
+    assert!(
+        matches!(scene.look(0), Looked::Unreadable(_)),
+        "nothing lies there, and nobody waits for that"
+    );
+    let scene = Scene {
+        watcher: watcher(&file),
+        ..scene
+    };
     fs::write(&file, "the-right-").unwrap();
     assert!(unsettled(&scene.look(100)));
     fs::write(&file, "the-right-secret").unwrap();
@@ -91,22 +129,44 @@ fn what_is_written_in_place_is_believed_when_its_writer_has_rested() {
     fs::write(scene.path("key"), "").unwrap();
     assert!(unsettled(&scene.look(5000)));
     fs::write(scene.path("key"), "the-right-secret").unwrap();
-    assert_eq!((scene.look(5001), scene.watcher.generation()), (Looked::Same, 2));
+    assert_eq!(
+        (scene.look(5001), scene.watcher.generation()),
+        (Looked::Same, 2)
+    );
 }
 
 #[test]
 fn a_secret_that_is_gone_or_empty_for_a_moment_is_not_unreadable_and_one_that_stays_so_is() {
     let scene = Scene::begin();
-    let spoil: [fn(&Path); 2] = [|file| fs::write(file, "").unwrap(), |file| fs::remove_file(file).unwrap()];
+    let spoil: [fn(&Path); 2] = [
+        |file| fs::write(file, "").unwrap(),
+        |file| fs::remove_file(file).unwrap(),
+    ];
     for (n, spoil) in (0..).zip(spoil) {
         let at = n * 10_000;
         spoil(&scene.path("key"));
-        assert!(matches!(scene.look(at), Looked::Unsettled { unreadable: None, .. }));
+        assert!(matches!(
+            scene.look(at),
+            Looked::Unsettled {
+                unreadable: None,
+                ..
+            }
+        ));
         assert!(matches!(scene.look(at + 2000), Looked::Unreadable(_)));
-        assert_eq!(scene.believed(), ("old".into(), 1), "for what is placed on requests");
+        assert_eq!(
+            scene.believed(),
+            ("old".into(), 1),
+            "for what is placed on requests"
+        );
         // While it comes back it still is.
         fs::write(scene.path("key"), "old, but more of it").unwrap();
-        assert!(matches!(scene.look(at + 3000), Looked::Unsettled { unreadable: Some(_), .. }));
+        assert!(matches!(
+            scene.look(at + 3000),
+            Looked::Unsettled {
+                unreadable: Some(_),
+                ..
+            }
+        ));
         fs::write(scene.path("beside"), "old").unwrap();
         fs::rename(scene.path("beside"), scene.path("key")).unwrap();
         let _ = scene.look(at + 3100);
@@ -132,12 +192,18 @@ fn what_comes_whole_is_believed_at_once() {
 }
 
 #[tokio::test]
-async fn who_needs_the_values_now_gets_a_replaced_one_at_once_and_never_half_of_one_that_is_being_written() {
+async fn who_needs_the_values_now_gets_a_replaced_one_at_once_and_never_half_of_one_that_is_being_written()
+ {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     fs::write(path("key"), "old").unwrap();
     let watcher = watcher(&path("key"));
-    let value = async || watcher.values().await.map(|values| values.get("key").unwrap().expose().to_owned());
+    let value = async || {
+        watcher
+            .values()
+            .await
+            .map(|values| values.get("key").unwrap().expose().to_owned())
+    };
     assert_eq!(value().await.unwrap(), "old");
     fs::write(path("beside"), "new").unwrap();
     fs::rename(path("beside"), path("key")).unwrap();
@@ -158,16 +224,28 @@ async fn what_cannot_be_read_from_the_first_is_told_and_believed_when_it_comes()
     assert!(watcher.values().await.is_err(), "it may be half of it");
     fs::remove_file(path("key")).unwrap();
     fs::write(path("beside"), "whole").unwrap();
-    fs::File::options().write(true).open(path("beside")).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(path("beside"))
+        .unwrap()
+        .set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
     fs::rename(path("beside"), path("key")).unwrap();
-    assert_eq!(watcher.values().await.unwrap().get("key").unwrap().expose(), "whole");
+    assert_eq!(
+        watcher.values().await.unwrap().get("key").unwrap().expose(),
+        "whole"
+    );
 }
 
 #[test]
 fn values_of_a_new_configuration_are_believed_at_once() {
     let scene = Scene::begin();
     let inline = Secrets {
-        sources: [("key".to_owned(), Source::Value(crate::secret::Secret::new("inline".into())))].into(),
+        sources: [(
+            "key".to_owned(),
+            Source::Value(crate::secret::Secret::new("inline".into())),
+        )]
+        .into(),
         names: vec!["key".into()],
         ..Secrets::default()
     };

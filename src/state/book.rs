@@ -85,12 +85,25 @@ impl Book {
     }
 
     /// Asks, and where the answer is `Go`, has written the attempt `id` down as spent.
-    pub fn spend(&self, key: &GuardKey, limits: &Limits, ask: &Ask, id: u64, stamp: &Stamp) -> Result<Answer, Trouble> {
+    pub fn spend(
+        &self,
+        key: &GuardKey,
+        limits: &Limits,
+        ask: &Ask,
+        id: u64,
+        stamp: &Stamp,
+    ) -> Result<Answer, Trouble> {
         let opened = self.open(stamp)?;
         let mut allowed = false;
         let answer = self.change(&opened, key, stamp, false, |pair, names, locked| {
             if limits.account_rejections.is_some() && pair.account.record == Account::default() {
-                self.begin_account(&mut pair.account.record, &ask.credential, &opened, locked, stamp)?;
+                self.begin_account(
+                    &mut pair.account.record,
+                    &ask.credential,
+                    &opened,
+                    locked,
+                    stamp,
+                )?;
             }
             let answer = pair.tally().ask(whose(names), limits, ask, stamp.boot);
             if answer != Answer::Go {
@@ -108,7 +121,14 @@ impl Book {
         });
         if answer.is_err() && allowed {
             // It may stand in the record all the same, and nobody will send it.
-            self.ended(key, Ended { id, verdict: Some(Verdict::GivenBack), at: stamp.boot });
+            self.ended(
+                key,
+                Ended {
+                    id,
+                    verdict: Some(Verdict::GivenBack),
+                    at: stamp.boot,
+                },
+            );
             // At once, or a kill would make an unknown outcome of it; what cannot be written now is written with the next change.
             let _ = self.catch_up(key, stamp);
         }
@@ -116,14 +136,32 @@ impl Book {
     }
 
     /// Writes down how the attempt ended; where that cannot be done now, with the next change.
-    pub fn settle(&self, key: &GuardKey, id: u64, verdict: Verdict, stamp: &Stamp) -> Result<(), Trouble> {
-        self.ended(key, Ended { id, verdict: Some(verdict), at: stamp.boot });
+    pub fn settle(
+        &self,
+        key: &GuardKey,
+        id: u64,
+        verdict: Verdict,
+        stamp: &Stamp,
+    ) -> Result<(), Trouble> {
+        self.ended(
+            key,
+            Ended {
+                id,
+                verdict: Some(verdict),
+                at: stamp.boot,
+            },
+        );
         self.catch_up(key, stamp)
     }
 
     /// Remembers how an attempt ended. Does not block.
     pub fn ended(&self, key: &GuardKey, ended: Ended) {
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default().push(ended);
+        self.outcomes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(key.clone())
+            .or_default()
+            .push(ended);
     }
 
     /// Writes down what is remembered.
@@ -161,7 +199,12 @@ impl Book {
         let opened = self.open(stamp)?;
         let names = self.fingerprints.names(key, &opened.salt);
         let Pair { account, secret } = self.look(&opened, key, &names, stamp)?;
-        Ok(Tally::status(&account.record, &secret.record, whose(&names), stamp.boot))
+        Ok(Tally::status(
+            &account.record,
+            &secret.record,
+            whose(&names),
+            stamp.boot,
+        ))
     }
 
     /// What is known of both records where the folder cannot be used now, our own outcomes included. As one in memory may go on from it.
@@ -170,15 +213,25 @@ impl Book {
         let names = self.fingerprints.names(key, &opened.salt);
         let Pair { account, secret } = self.last_seen(&opened, key, &names, stamp)?;
         let partition = names.partition.as_deref().zip(key.partition.as_deref());
-        let mine = |owners: &std::collections::BTreeMap<u64, String>, id| owners.get(&id) == Some(&opened.owner);
+        let mine = |owners: &std::collections::BTreeMap<u64, String>, id| {
+            owners.get(&id) == Some(&opened.owner)
+        };
         let mut of_account = account.record;
         of_account.orphan(|id| mine(&account.owners, id), stamp.boot);
         of_account.rename(&names.value, &value_name(key));
-        Some((of_account, secret.record.handed_over(|id| mine(&secret.owners, id), partition, stamp.boot)))
+        Some((
+            of_account,
+            secret
+                .record
+                .handed_over(|id| mine(&secret.owners, id), partition, stamp.boot),
+        ))
     }
 
     pub(super) fn as_opened(&self) -> Option<Arc<Opened>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.opened
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The folder, ready to be used.
@@ -204,9 +257,13 @@ impl Book {
         locked.sweep_owners(&names);
         // Opened again, it keeps its name: attempts under way are marked with it.
         let (owner, owner_file) = match &*opened {
-            Some(opened) if self.folder.is_alive(&opened.owner) => (opened.owner.clone(), opened.owner_file.clone()),
+            Some(opened) if self.folder.is_alive(&opened.owner) => {
+                (opened.owner.clone(), opened.owner_file.clone())
+            }
             opened => {
-                let owner = opened.as_ref().map_or_else(|| hex(&rand::random::<[u8; 8]>()), |o| o.owner.clone());
+                let owner = opened
+                    .as_ref()
+                    .map_or_else(|| hex(&rand::random::<[u8; 8]>()), |o| o.owner.clone());
                 let file = Arc::new(locked.own(&owner)?);
                 (owner, file)
             }
@@ -214,32 +271,57 @@ impl Book {
         locked.sync()?;
         self.sweep(&locked, &names, stamp);
         self.made.store(0, Relaxed);
-        let new = Arc::new(Opened { salt, owner, owner_file, swept: stamp.boot });
+        let new = Arc::new(Opened {
+            salt,
+            owner,
+            owner_file,
+            swept: stamp.boot,
+        });
         *opened = Some(new.clone());
         Ok(new)
     }
 
     fn read_salt(&self) -> Result<Option<Salt>, Trouble> {
-        let Some(bytes) = self.folder.read(SALT)? else { return Ok(None) };
+        let Some(bytes) = self.folder.read(SALT)? else {
+            return Ok(None);
+        };
         let text: String = decode(&bytes).map_err(|why| self.folder.damaged(SALT, why))?;
-        unhex(&text).map(Some).ok_or_else(|| self.folder.damaged(SALT, "damaged: it is no salt".to_owned()))
+        unhex(&text).map(Some).ok_or_else(|| {
+            self.folder
+                .damaged(SALT, "damaged: it is no salt".to_owned())
+        })
     }
 
     /// The folder's salt: from its file, or from any record, or, where there is no record yet, a new one.
-    fn salt(&self, locked: &Locked<'_>, names: &[String], known: Option<Salt>, anew: bool) -> Result<Salt, Trouble> {
+    fn salt(
+        &self,
+        locked: &Locked<'_>,
+        names: &[String],
+        known: Option<Salt>,
+        anew: bool,
+    ) -> Result<Salt, Trouble> {
         let why = match self.read_salt() {
             Ok(Some(salt)) if anew || known.is_none_or(|known| known == salt) => return Ok(salt),
-            Ok(Some(_)) => "is not the one it was: the folder was replaced while this program ran".to_owned(),
+            Ok(Some(_)) => {
+                "is not the one it was: the folder was replaced while this program ran".to_owned()
+            }
             Ok(None) => "is gone".to_owned(),
             Err(Trouble::Damaged { why, .. }) => why,
             Err(other) => return Err(other),
         };
-        let records: Vec<&String> =
-            names.iter().filter(|name| [Record::KIND, Account::KIND].iter().any(|kind| name.starts_with(kind))).collect();
+        let records: Vec<&String> = names
+            .iter()
+            .filter(|name| {
+                [Record::KIND, Account::KIND]
+                    .iter()
+                    .any(|kind| name.starts_with(kind))
+            })
+            .collect();
         let told = records.iter().find_map(|file| {
             let bytes = self.folder.read(file).ok()??;
-            let salt =
-                decode::<Entry>(&bytes).map(|entry| entry.salt).or_else(|_| decode::<Entry<Account>>(&bytes).map(|entry| entry.salt));
+            let salt = decode::<Entry>(&bytes)
+                .map(|entry| entry.salt)
+                .or_else(|_| decode::<Entry<Account>>(&bytes).map(|entry| entry.salt));
             unhex(&salt.ok()?)
         });
         let salt = match (told, known) {
@@ -248,10 +330,20 @@ impl Book {
             (_, None) if anew || records.is_empty() => rand::random(),
             _ => return Err(self.folder.damaged(SALT, why)),
         };
-        if let Some(version) = self.folder.read(SALT).ok().flatten().as_deref().and_then(newer) {
+        if let Some(version) = self
+            .folder
+            .read(SALT)
+            .ok()
+            .flatten()
+            .as_deref()
+            .and_then(newer)
+        {
             locked.keep_aside(SALT, version)?;
         }
-        locked.write(SALT, &encode(&hex(&salt)).map_err(|e| self.folder.damaged(SALT, e.to_string()))?)?;
+        locked.write(
+            SALT,
+            &encode(&hex(&salt)).map_err(|e| self.folder.damaged(SALT, e.to_string()))?,
+        )?;
         Ok(salt)
     }
 }

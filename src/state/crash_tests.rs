@@ -80,10 +80,22 @@ impl Seen {
 /// `account`: the budget of refusals is the account's, whose secrets they are all; otherwise each secret's own.
 async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
     let memory = Path::new("/dev/shm");
-    let dir = if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() };
-    let limits = Limits { rate: vec![], max_rejections: MAX, hold: Hold::UntilSecretChanges, account_rejections: account.then_some(MAX) };
+    let dir = if memory.is_dir() {
+        TempDir::new_in(memory).unwrap()
+    } else {
+        TempDir::new().unwrap()
+    };
+    let limits = Limits {
+        rate: vec![],
+        max_rejections: MAX,
+        hold: Hold::UntilSecretChanges,
+        account_rejections: account.then_some(MAX),
+    };
     // Without the pause of 30 s.
-    let ask = Ask { credential: Arc::from("a"), parent_renewed: true };
+    let ask = Ask {
+        credential: Arc::from("a"),
+        parent_renewed: true,
+    };
     let start = || Disk::new(dir.path().join("state"), || {});
     let mut processes = [start(), start()];
     let mut open: Vec<(usize, Permit)> = vec![];
@@ -94,12 +106,22 @@ async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
         match step {
             Do::Spend { process, secret } => {
                 let (process, secret) = (usize::from(process), u8::from(secret));
-                let key = GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [9; 32] };
+                let key = GuardKey {
+                    url: "https://issuer.example/token".into(),
+                    secret: [secret; 32],
+                    partition: None,
+                    account: [9; 32],
+                };
                 let seen = &mut seen[usize::from(secret == 1 && !account)];
                 match processes[process].spend(&key, &limits, &ask).await {
                     Spend::Go(permit) => {
                         seen.sends(permit.id);
-                        prop_assert!(seen.counted() + seen.open.len() <= most, "{:?} refused, {:?} open", seen.bad, seen.open);
+                        prop_assert!(
+                            seen.counted() + seen.open.len() <= most,
+                            "{:?} refused, {:?} open",
+                            seen.bad,
+                            seen.open
+                        );
                         open.push((process, permit));
                     }
                     Spend::Busy => prop_assert!(!seen.open.is_empty()),
@@ -115,7 +137,8 @@ async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
             }
             Do::Settle { which, verdict } if !open.is_empty() => {
                 let (process, permit) = open.swap_remove(which % open.len());
-                seen[usize::from(permit.key.secret[0] == 1 && !account)].ends(permit.id, Some(verdict));
+                seen[usize::from(permit.key.secret[0] == 1 && !account)]
+                    .ends(permit.id, Some(verdict));
                 processes[process].settle(permit, verdict, &limits).await;
             }
             Do::Lose { which } if !open.is_empty() => {
@@ -127,7 +150,8 @@ async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
             }
             Do::Kill { process } => {
                 let process = usize::from(process);
-                let (mut dead, alive): (Vec<_>, Vec<_>) = open.into_iter().partition(|(owner, _)| *owner == process);
+                let (mut dead, alive): (Vec<_>, Vec<_>) =
+                    open.into_iter().partition(|(owner, _)| *owner == process);
                 open = alive;
                 for (_, permit) in &mut dead {
                     permit.redeem();
@@ -163,11 +187,29 @@ async fn a_process_that_stands_still_with_the_lock_holds_nobody_up_for_ever() {
     disk.open().await;
     let other = Folder::new(dir.path().to_owned());
     let locked = other.lock().unwrap();
-    let key = GuardKey { url: "https://issuer.example/token".into(), secret: [1; 32], partition: None, account: [9; 32] };
-    let limits = Limits { rate: vec![], max_rejections: MAX, hold: Hold::UntilSecretChanges, account_rejections: None };
-    let ask = Ask { credential: Arc::from("a"), parent_renewed: false };
-    let spend = tokio::time::timeout(Duration::from_secs(30), disk.spend(&key, &limits, &ask)).await.unwrap();
+    let key = GuardKey {
+        url: "https://issuer.example/token".into(),
+        secret: [1; 32],
+        partition: None,
+        account: [9; 32],
+    };
+    let limits = Limits {
+        rate: vec![],
+        max_rejections: MAX,
+        hold: Hold::UntilSecretChanges,
+        account_rejections: None,
+    };
+    let ask = Ask {
+        credential: Arc::from("a"),
+        parent_renewed: false,
+    };
+    let spend = tokio::time::timeout(Duration::from_secs(30), disk.spend(&key, &limits, &ask))
+        .await
+        .unwrap();
     assert!(matches!(spend, Spend::NoMemory));
     drop(locked);
-    assert!(matches!(disk.spend(&key, &limits, &ask).await, Spend::Go(_)));
+    assert!(matches!(
+        disk.spend(&key, &limits, &ask).await,
+        Spend::Go(_)
+    ));
 }

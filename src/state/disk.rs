@@ -53,13 +53,21 @@ impl Disk {
 
     fn over(folder: Folder, count_error: impl Fn() + Send + Sync + 'static) -> Self {
         let report = Report::new(count_error);
-        Self(Arc::new(Inner { book: Book::new(folder), memory: Memory::default(), freed: Arc::default(), seen: Mutex::default(), report }))
+        Self(Arc::new(Inner {
+            book: Book::new(folder),
+            memory: Memory::default(),
+            freed: Arc::default(),
+            seen: Mutex::default(),
+            report,
+        }))
     }
 
     /// Opens the folder now, so that what is wrong with it is reported at the start.
     pub async fn open(&self) {
         let stamp = Stamp::now();
-        let _ = self.work(move |inner| inner.book.open(&stamp).map(drop)).await;
+        let _ = self
+            .work(move |inner| inner.book.open(&stamp).map(drop))
+            .await;
     }
 
     #[cfg(test)]
@@ -70,11 +78,18 @@ impl Disk {
     /// From now on nothing in the folder can be brought to the disk, or all can again.
     #[cfg(test)]
     pub(super) fn sicken(&self, sick: bool) {
-        self.0.book.folder().sick.store(sick, std::sync::atomic::Ordering::Relaxed);
+        self.0
+            .book
+            .folder()
+            .sick
+            .store(sick, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Runs on a thread that may block; a caller who leaves does not stop it.
-    async fn work<T: Send + 'static>(&self, work: impl FnOnce(&Arc<Inner>) -> Result<T, Trouble> + Send + 'static) -> Result<T, Trouble> {
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T, Trouble> + Send + 'static,
+    ) -> Result<T, Trouble> {
         let inner = Arc::clone(&self.0);
         let done = tokio::task::spawn_blocking(move || {
             let done = work(&inner);
@@ -91,18 +106,35 @@ impl Ledger for Disk {
     fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
         Box::pin(async move {
             // What was counted in memory while the disk could not be used holds on.
-            if let Some(until) = self.0.memory.status(None, key).and_then(|counted| counted.latched) {
+            if let Some(until) = self
+                .0
+                .memory
+                .status(None, key)
+                .and_then(|counted| counted.latched)
+            {
                 return Spend::Latched(until);
             }
-            let (key_, limits_, ask_, stamp) = (key.clone(), limits.clone(), ask.clone(), Stamp::now());
-            match self.work(move |inner| inner.spend(&key_, &limits_, &ask_, &stamp)).await {
+            let (key_, limits_, ask_, stamp) =
+                (key.clone(), limits.clone(), ask.clone(), Stamp::now());
+            match self
+                .work(move |inner| inner.spend(&key_, &limits_, &ask_, &stamp))
+                .await
+            {
                 Ok(spend) => spend,
-                Err(_) => self.0.memory.stand_in(self.known(key).await, key, limits, ask),
+                Err(_) => self
+                    .0
+                    .memory
+                    .stand_in(self.known(key).await, key, limits, ask),
             }
         })
     }
 
-    fn settle<'a>(&'a self, mut permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()> {
+    fn settle<'a>(
+        &'a self,
+        mut permit: Permit,
+        verdict: Verdict,
+        limits: &'a Limits,
+    ) -> Fut<'a, ()> {
         Box::pin(async move {
             if permit.id & ON_DISK == 0 {
                 return self.0.memory.settle(permit, verdict, limits).await;
@@ -110,7 +142,11 @@ impl Ledger for Disk {
             permit.redeem();
             let (key, id, stamp) = (permit.key.clone(), permit.id, Stamp::now());
             self.0.memory.ended(&key, id, Some(verdict));
-            if self.work(move |inner| inner.book.settle(&key, id, verdict, &stamp)).await.is_ok() {
+            if self
+                .work(move |inner| inner.book.settle(&key, id, verdict, &stamp))
+                .await
+                .is_ok()
+            {
                 self.0.report.works();
             }
             self.0.freed.notify_waiters();
@@ -121,7 +157,11 @@ impl Ledger for Disk {
         Box::pin(async move {
             self.0.memory.clear(key).await;
             let (key, stamp) = (key.clone(), Stamp::now());
-            if self.work(move |inner| inner.book.unlatch(&key, &stamp)).await.is_ok() {
+            if self
+                .work(move |inner| inner.book.unlatch(&key, &stamp))
+                .await
+                .is_ok()
+            {
                 self.0.report.mended();
             }
             self.0.freed.notify_waiters();
@@ -131,7 +171,10 @@ impl Ledger for Disk {
     fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>> {
         Box::pin(async move {
             let (key_, stamp) = (key.clone(), Stamp::now());
-            let Ok(on_disk) = self.work(move |inner| inner.book.counted(&key_, &stamp)).await else {
+            let Ok(on_disk) = self
+                .work(move |inner| inner.book.counted(&key_, &stamp))
+                .await
+            else {
                 return self.0.memory.status(self.known(key).await, key);
             };
             Some(on_disk.and(self.0.memory.status(None, key).unwrap_or_default()))
@@ -140,7 +183,10 @@ impl Ledger for Disk {
 
     fn freed(&self) -> Fut<'static, ()> {
         // Made here and not at the first poll: they must hear of what is settled between now and then.
-        let (ours, in_memory) = (Arc::clone(&self.0.freed).notified_owned(), self.0.memory.freed());
+        let (ours, in_memory) = (
+            Arc::clone(&self.0.freed).notified_owned(),
+            self.0.memory.freed(),
+        );
         // Nor is the disk asked here, which may not answer. An older look than now's at worst wakes once too often.
         let (disk, before) = (self.clone(), self.0.seen());
         Box::pin(async move {
@@ -162,7 +208,10 @@ impl Disk {
     /// What stood on the disk when it could last be read.
     async fn known(&self, key: &GuardKey) -> Option<Known> {
         let (inner, key, stamp) = (Arc::clone(&self.0), key.clone(), Stamp::now());
-        tokio::task::spawn_blocking(move || inner.book.known(&key, &stamp)).await.ok().flatten()
+        tokio::task::spawn_blocking(move || inner.book.known(&key, &stamp))
+            .await
+            .ok()
+            .flatten()
     }
 
     /// Other processes tell nobody: the folder is looked at.
@@ -179,7 +228,13 @@ impl Disk {
 }
 
 impl Inner {
-    fn spend(self: &Arc<Self>, key: &GuardKey, limits: &Limits, ask: &Ask, stamp: &Stamp) -> Result<Spend, Trouble> {
+    fn spend(
+        self: &Arc<Self>,
+        key: &GuardKey,
+        limits: &Limits,
+        ask: &Ask,
+        stamp: &Stamp,
+    ) -> Result<Spend, Trouble> {
         // Before it is read: who waits then hears of all that comes after.
         self.look();
         let id = rand::random::<u64>() | ON_DISK;
@@ -187,7 +242,9 @@ impl Inner {
             Answer::Go => {
                 self.report.works();
                 let inner = Arc::clone(self);
-                Spend::Go(Permit::new(key.clone(), id, move |key, id| inner.lost(key, id)))
+                Spend::Go(Permit::new(key.clone(), id, move |key, id| {
+                    inner.lost(key, id)
+                }))
             }
             Answer::Busy => Spend::Busy,
             Answer::Later(t) => Spend::Later(t),
@@ -209,7 +266,14 @@ impl Inner {
 
     /// A permit was dropped. Does not block.
     fn lost(self: Arc<Self>, key: &GuardKey, id: u64) {
-        self.book.ended(key, Ended { id, verdict: None, at: Now::now() });
+        self.book.ended(
+            key,
+            Ended {
+                id,
+                verdict: None,
+                at: Now::now(),
+            },
+        );
         self.memory.ended(key, id, None);
         // Without a runtime the process ends, and others see that.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -127,12 +127,24 @@ pub(super) struct Purse {
 
 impl<C: Counts> Entry<C> {
     pub fn new(name: &str, salt: String, stamp: &Stamp) -> Self {
-        Self { name: name.to_owned(), salt, noted: stamp.clone(), owners: BTreeMap::new(), record: C::default(), unlatched: None }
+        Self {
+            name: name.to_owned(),
+            salt,
+            noted: stamp.clone(),
+            owners: BTreeMap::new(),
+            record: C::default(),
+            unlatched: None,
+        }
     }
 
     /// As it is to be read now: moments on this boot's clock, attempts of owners that are gone without an outcome for ever.
     pub fn bring_up(&mut self, present: &Stamp, alive: impl Fn(&str) -> bool) {
-        let Self { noted, owners, record, .. } = self;
+        let Self {
+            noted,
+            owners,
+            record,
+            ..
+        } = self;
         record.carry(&|moment| noted.carry(moment, present));
         owners.retain(|_, owner| alive(owner));
         record.orphan(&|id| owners.contains_key(&id), present.boot);
@@ -144,16 +156,27 @@ impl<C: Counts> Entry<C> {
     /// an older one was put in its place. `None`: nothing is gone. Both are `brought_up`; `written` is when either was written.
     ///
     /// Attempts of others are unknown outcomes then: whether they have ended meanwhile is not known any more. What a person unlatched stays so.
-    pub fn recalled(there: Option<&Self>, mut last: Self, written: (Option<&Stamp>, &Stamp), us: &str) -> Option<Self> {
+    pub fn recalled(
+        there: Option<&Self>,
+        mut last: Self,
+        written: (Option<&Stamp>, &Stamp),
+        us: &str,
+    ) -> Option<Self> {
         last.owners.retain(|_, owner| owner == us);
-        let Self { owners, record, noted, .. } = &mut last;
+        let Self {
+            owners,
+            record,
+            noted,
+            ..
+        } = &mut last;
         let mine = |id: u64| owners.contains_key(&id);
         let Some(there) = there else {
             record.orphan(&mine, noted.boot);
             return Some(last);
         };
         let set_back = written.0.is_some_and(|there| there.is_before(written.1));
-        let gone = set_back && there.record.accepted() <= record.accepted() || there.record.lacks(record, &mine);
+        let gone = set_back && there.record.accepted() <= record.accepted()
+            || there.record.lacks(record, &mine);
         if !gone {
             return None;
         }
@@ -161,7 +184,11 @@ impl<C: Counts> Entry<C> {
         let mut joined = there.clone();
         joined.owners.extend(last.owners);
         joined.record.join(last.record);
-        if let Some(at) = there.unlatched.as_ref().filter(|at| last.unlatched.as_ref().is_none_or(|last| is_later(at, last))) {
+        if let Some(at) = there.unlatched.as_ref().filter(|at| {
+            last.unlatched
+                .as_ref()
+                .is_none_or(|last| is_later(at, last))
+        }) {
             joined.unlatched = Some(at.clone());
             joined.record.unlatch();
         } else {
@@ -182,7 +209,10 @@ impl<C: Counts> Entry<C> {
 
 impl Purse {
     pub fn new(budget: Budget, stamp: &Stamp) -> Self {
-        Self { noted: stamp.clone(), budget }
+        Self {
+            noted: stamp.clone(),
+            budget,
+        }
     }
 
     pub fn bring_up(&mut self, present: &Stamp) {
@@ -197,11 +227,19 @@ impl Purse {
 }
 
 fn is_later(a: &Stamp, b: &Stamp) -> bool {
-    if a.boot_id == b.boot_id { a.boot > b.boot } else { a.wall > b.wall }
+    if a.boot_id == b.boot_id {
+        a.boot > b.boot
+    } else {
+        a.wall > b.wall
+    }
 }
 
 fn is_old(noted: &Stamp, present: &Stamp) -> bool {
-    if noted.boot_id == present.boot_id { noted.boot.until(present.boot) > KEPT } else { present.wall.saturating_sub(noted.wall) > KEPT }
+    if noted.boot_id == present.boot_id {
+        noted.boot.until(present.boot) > KEPT
+    } else {
+        present.wall.saturating_sub(noted.wall) > KEPT
+    }
 }
 
 /// The bytes of a file.
@@ -210,7 +248,10 @@ fn is_old(noted: &Stamp, present: &Stamp) -> bool {
 /// Where `body` has no form in JSON; none of ours is such.
 pub(super) fn encode(body: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let body = serde_json::to_vec(body)?;
-    let mut bytes = serde_json::to_vec(&Head { version: VERSION, sha256: checksum(&body) })?;
+    let mut bytes = serde_json::to_vec(&Head {
+        version: VERSION,
+        sha256: checksum(&body),
+    })?;
     bytes.push(b'\n');
     bytes.extend(body);
     bytes.push(b'\n');
@@ -229,15 +270,18 @@ pub(super) fn newer(bytes: &[u8]) -> Option<u32> {
 /// What is wrong with it, in words without its contents.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let mut lines = bytes.splitn(2, |b| *b == b'\n');
-    let head: Head =
-        serde_json::from_slice(lines.next().unwrap_or_default()).map_err(|_| "damaged: its first line is not ours".to_owned())?;
+    let head: Head = serde_json::from_slice(lines.next().unwrap_or_default())
+        .map_err(|_| "damaged: its first line is not ours".to_owned())?;
     if head.version != VERSION {
         return Err(format!(
             "written in schema {}, this program knows {VERSION} (it is kept aside before another is written)",
             head.version
         ));
     }
-    let body = lines.next().and_then(|rest| rest.strip_suffix(b"\n")).ok_or("damaged: it ends early")?;
+    let body = lines
+        .next()
+        .and_then(|rest| rest.strip_suffix(b"\n"))
+        .ok_or("damaged: it ends early")?;
     if checksum(body) != head.sha256 {
         return Err("damaged: its checksum is wrong".to_owned());
     }

@@ -57,13 +57,21 @@ impl Fingerprints {
         let account = self.stretched(&key.account, salt, |slow| name(slow, "account:", ""));
         self.stretched(&key.secret, salt, |slow| Names {
             record: name(slow, "url:", &key.url),
-            partition: key.partition.as_deref().map(|p| name(slow, "partition:", p)),
+            partition: key
+                .partition
+                .as_deref()
+                .map(|p| name(slow, "partition:", p)),
             value: name(slow, "value:", ""),
             account,
         })
     }
 
-    fn stretched<T>(&self, digest: &[u8; 32], salt: &Salt, then: impl FnOnce(&hmac::Key) -> T) -> T {
+    fn stretched<T>(
+        &self,
+        digest: &[u8; 32],
+        salt: &Salt,
+        then: impl FnOnce(&hmac::Key) -> T,
+    ) -> T {
         let cell = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             if known.len() >= MOST {
@@ -81,7 +89,10 @@ impl Fingerprints {
 
 /// A file's name for something that is no secret.
 pub(super) fn plain(text: &str) -> String {
-    hex(digest(&SHA256, text.as_bytes()).as_ref().get(..16).unwrap_or_default())
+    hex(digest(&SHA256, text.as_bytes())
+        .as_ref()
+        .get(..16)
+        .unwrap_or_default())
 }
 
 /// The salt that [`hex`] wrote.
@@ -115,18 +126,38 @@ mod tests {
         };
         let all = Fingerprints::default();
         let one = all.names(&key("a", 1, None), &[0; 16]);
-        assert_eq!(one, Fingerprints::default().names(&key("a", 1, None), &[0; 16]));
+        assert_eq!(
+            one,
+            Fingerprints::default().names(&key("a", 1, None), &[0; 16])
+        );
         assert_eq!(one.record.len(), 32);
-        let other_client = GuardKey { account: [8; 32], ..key("a", 1, None) };
+        let other_client = GuardKey {
+            account: [8; 32],
+            ..key("a", 1, None)
+        };
         let renamed = all.names(&other_client, &[0; 16]);
-        assert!(renamed.account != one.account && Names { account: one.account.clone(), ..renamed } == one);
+        assert!(
+            renamed.account != one.account
+                && Names {
+                    account: one.account.clone(),
+                    ..renamed
+                } == one
+        );
         assert_ne!(one.value, all.names(&key("a", 2, None), &[0; 16]).value);
-        let others = [(key("b", 1, None), 0), (key("a", 2, None), 0), (key("a", 1, None), 9)];
+        let others = [
+            (key("b", 1, None), 0),
+            (key("a", 2, None), 0),
+            (key("a", 1, None), 9),
+        ];
         for (other, salt) in others {
             assert_ne!(one.record, all.names(&other, &[salt; 16]).record);
         }
         let partitioned = all.names(&key("a", 1, Some("customer")), &[0; 16]);
         assert_eq!(partitioned.record, one.record);
-        assert!(partitioned.partition.is_some_and(|p| !p.contains("customer")));
+        assert!(
+            partitioned
+                .partition
+                .is_some_and(|p| !p.contains("customer"))
+        );
     }
 }

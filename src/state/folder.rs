@@ -56,7 +56,10 @@ impl Folder {
     /// The same folder in the name of its owner, for the superuser: files that are made belong to the folder's owner, and a folder that is not there
     /// is not made.
     pub fn on_behalf(dir: PathBuf) -> Self {
-        Self { on_behalf: rustix::process::geteuid().is_root(), ..Self::new(dir) }
+        Self {
+            on_behalf: rustix::process::geteuid().is_root(),
+            ..Self::new(dir)
+        }
     }
 
     /// Sees that the folder is there and that nobody else may write into it; makes it where it is `new`.
@@ -66,14 +69,19 @@ impl Folder {
     pub fn check(&self, new: bool) -> Result<(), Trouble> {
         let meta = match std::fs::metadata(&self.dir) {
             Err(error) if new && !self.on_behalf && error.kind() == io::ErrorKind::NotFound => {
-                let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-                made.and_then(|()| std::fs::metadata(&self.dir)).map_err(io_at("make the folder", &self.dir))?
+                let made = DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&self.dir);
+                made.and_then(|()| std::fs::metadata(&self.dir))
+                    .map_err(io_at("make the folder", &self.dir))?
             }
             other => other.map_err(io_at("use the folder", &self.dir))?,
         };
         self.judge(&meta)?;
         if meta.mode() & 0o077 != 0 {
-            std::fs::set_permissions(&self.dir, PermissionsExt::from_mode(0o700)).map_err(io_at("close to others", &self.dir))?;
+            std::fs::set_permissions(&self.dir, PermissionsExt::from_mode(0o700))
+                .map_err(io_at("close to others", &self.dir))?;
         }
         Ok(())
     }
@@ -87,13 +95,21 @@ impl Folder {
     }
 
     fn judge(&self, meta: &Metadata) -> Result<(), Trouble> {
-        let wrong = |why: &str| Err(Trouble::Folder { dir: self.dir.clone(), why: why.to_owned() });
+        let wrong = |why: &str| {
+            Err(Trouble::Folder {
+                dir: self.dir.clone(),
+                why: why.to_owned(),
+            })
+        };
         let us = rustix::process::geteuid().as_raw();
         if !meta.is_dir() {
             return wrong("is not a folder");
         }
         if meta.uid() != us && !self.on_behalf {
-            return wrong(&format!("belongs to user {}, not to us (user {us}): name a folder in it, which is then made", meta.uid()));
+            return wrong(&format!(
+                "belongs to user {}, not to us (user {us}): name a folder in it, which is then made",
+                meta.uid()
+            ));
         }
         if meta.mode() & 0o022 != 0 {
             return wrong("others may write into it: chmod 700");
@@ -104,8 +120,13 @@ impl Folder {
     /// When a file in it last came or went. Not for an async task: a folder of a server that is gone lets nobody go.
     pub fn changed(&self) -> Option<SystemTime> {
         #[cfg(test)]
-        self.lookers.lock().unwrap().push(std::thread::current().id());
-        std::fs::metadata(&self.dir).and_then(|meta| meta.modified()).ok()
+        self.lookers
+            .lock()
+            .unwrap()
+            .push(std::thread::current().id());
+        std::fs::metadata(&self.dir)
+            .and_then(|meta| meta.modified())
+            .ok()
     }
 
     /// Waits for its turn, at most 2 s. Not for an async task.
@@ -116,13 +137,21 @@ impl Folder {
         let path = self.dir.join("lock");
         let open = || {
             let dir = File::open(&self.dir).map_err(io_at("open", &self.dir))?;
-            let file = self.make(OpenOptions::new().write(true).create(true), &path).map_err(io_at("open", &path))?;
+            let file = self
+                .make(OpenOptions::new().write(true).create(true), &path)
+                .map_err(io_at("open", &path))?;
             Ok((dir, file))
         };
         let (mut dir, mut file) = open()?;
         for _ in 0..TRIES {
             match file.try_lock() {
-                Ok(()) if is_at(&file, &path) => return Ok(Locked { folder: self, dir, _lock: file }),
+                Ok(()) if is_at(&file, &path) => {
+                    return Ok(Locked {
+                        folder: self,
+                        dir,
+                        _lock: file,
+                    });
+                }
                 // It was removed while we waited: whoever comes now locks the one that is there.
                 Ok(()) => {
                     (dir, file) = open()?;
@@ -131,7 +160,10 @@ impl Folder {
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(io_at("lock", &path)(error)),
             }
-            #[expect(clippy::disallowed_methods, reason = "this thread is one for work that blocks")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "this thread is one for work that blocks"
+            )]
             std::thread::sleep(TRY_AGAIN);
         }
         Err(Trouble::Locked(path))
@@ -150,7 +182,9 @@ impl Folder {
         let mut bytes = Vec::new();
         let is_file = file.metadata().map_err(io_at("read", &path))?.is_file();
         if is_file {
-            file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(io_at("read", &path))?;
+            file.take(LARGEST + 1)
+                .read_to_end(&mut bytes)
+                .map_err(io_at("read", &path))?;
         }
         if !is_file || bytes.len() as u64 > LARGEST {
             return Err(self.damaged(name, "damaged: it is not a file of ours".to_owned()));
@@ -174,11 +208,16 @@ impl Folder {
 
     /// When a file was last written; `None` where that cannot be told.
     pub fn written(&self, name: &str) -> Option<SystemTime> {
-        std::fs::symlink_metadata(self.dir.join(name)).and_then(|meta| meta.modified()).ok()
+        std::fs::symlink_metadata(self.dir.join(name))
+            .and_then(|meta| meta.modified())
+            .ok()
     }
 
     pub fn damaged(&self, name: &str, why: String) -> Trouble {
-        Trouble::Damaged { file: self.dir.join(name), why }
+        Trouble::Damaged {
+            file: self.dir.join(name),
+            why,
+        }
     }
 
     /// Whether the process that made this owner's file still lives. A shared lock, so that two who look do not see each other. Where it cannot
@@ -202,7 +241,9 @@ impl Locked<'_> {
         let written = (|| {
             // What a killed process left.
             remove(&beside)?;
-            let mut file = self.folder.make(OpenOptions::new().write(true).create_new(true), &beside)?;
+            let mut file = self
+                .folder
+                .make(OpenOptions::new().write(true).create_new(true), &beside)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             std::fs::rename(&beside, &path)
@@ -219,7 +260,8 @@ impl Locked<'_> {
     /// It cannot be renamed.
     pub fn keep_aside(&self, name: &str, version: u32) -> Result<(), Trouble> {
         let from = self.folder.dir.join(name);
-        std::fs::rename(&from, self.folder.dir.join(format!("{name}.v{version}"))).map_err(io_at("keep aside", &from))
+        std::fs::rename(&from, self.folder.dir.join(format!("{name}.v{version}")))
+            .map_err(io_at("keep aside", &from))
     }
 
     /// Brings renames to the disk.
@@ -229,9 +271,13 @@ impl Locked<'_> {
     pub fn sync(&self) -> Result<(), Trouble> {
         #[cfg(test)]
         if self.folder.sick.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(io_at("write", &self.folder.dir)(io::Error::other("it is sick")));
+            return Err(io_at("write", &self.folder.dir)(io::Error::other(
+                "it is sick",
+            )));
         }
-        self.dir.sync_all().map_err(io_at("write", &self.folder.dir))
+        self.dir
+            .sync_all()
+            .map_err(io_at("write", &self.folder.dir))
     }
 
     /// Makes the file that shows, as long as it is held, that its owner lives.
@@ -240,7 +286,10 @@ impl Locked<'_> {
     /// It cannot be made.
     pub fn own(&self, owner: &str) -> Result<File, Trouble> {
         let path = self.folder.dir.join(owner_file(owner));
-        let made = self.folder.make(OpenOptions::new().write(true).create_new(true), &path).and_then(|file| file.lock().map(|()| file));
+        let made = self
+            .folder
+            .make(OpenOptions::new().write(true).create_new(true), &path)
+            .and_then(|file| file.lock().map(|()| file));
         made.map_err(io_at("write", &path))
     }
 
@@ -250,8 +299,13 @@ impl Locked<'_> {
     /// The folder cannot be read.
     pub fn names(&self) -> Result<Vec<String>, Trouble> {
         let dir = &self.folder.dir;
-        let all = std::fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(io_at("read", dir))?;
-        let mut names: Vec<String> = all.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let all = std::fs::read_dir(dir)
+            .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+            .map_err(io_at("read", dir))?;
+        let mut names: Vec<String> = all
+            .into_iter()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -264,7 +318,10 @@ impl Locked<'_> {
     /// Removes the files of owners that are gone: their attempts know it by that.
     pub fn sweep_owners(&self, names: &[String]) {
         for name in names {
-            if name.strip_prefix(OWNER).is_some_and(|owner| !self.folder.is_alive(owner)) {
+            if name
+                .strip_prefix(OWNER)
+                .is_some_and(|owner| !self.folder.is_alive(owner))
+            {
                 self.sweep(name);
             }
         }
@@ -275,19 +332,33 @@ const OWNER: &str = "owner-";
 
 fn owner_file(owner: &str) -> String {
     // An owner's name comes from a file: it must not lead out of the folder.
-    format!("{OWNER}{}", owner.chars().filter(char::is_ascii_hexdigit).collect::<String>())
+    format!(
+        "{OWNER}{}",
+        owner
+            .chars()
+            .filter(char::is_ascii_hexdigit)
+            .collect::<String>()
+    )
 }
 
 /// Opens a file that is private when it is made. No symbolic link is followed, and no pipe is waited for.
 fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    options.mode(0o600).custom_flags(i32::try_from(flags.bits()).unwrap_or_default()).open(path)
+    options
+        .mode(0o600)
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or_default())
+        .open(path)
 }
 
 /// Is this the file that has that name now?
 fn is_at(file: &File, path: &Path) -> bool {
-    let same = |(ours, there): (Metadata, Metadata)| (ours.dev(), ours.ino()) == (there.dev(), there.ino());
-    file.metadata().ok().zip(std::fs::symlink_metadata(path).ok()).is_some_and(same)
+    let same = |(ours, there): (Metadata, Metadata)| {
+        (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+    };
+    file.metadata()
+        .ok()
+        .zip(std::fs::symlink_metadata(path).ok())
+        .is_some_and(same)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -54,13 +54,20 @@ impl Shelf for Record {
 
 impl Pair {
     pub fn tally(&mut self) -> Tally<'_> {
-        Tally { account: &mut self.account.record, record: &mut self.secret.record }
+        Tally {
+            account: &mut self.account.record,
+            record: &mut self.secret.record,
+        }
     }
 }
 
 /// How the guard calls the parts of the key.
 pub(super) fn whose(names: &Names) -> Whose<'_> {
-    Whose { record: &names.record, value: &names.value, partition: names.partition.as_deref() }
+    Whose {
+        record: &names.record,
+        value: &names.value,
+        partition: names.partition.as_deref(),
+    }
 }
 
 impl Book {
@@ -76,15 +83,33 @@ impl Book {
         // Slow the first time: not under the lock.
         let names = self.fingerprints.names(key, &opened.salt);
         let locked = self.folder.lock()?;
-        let (account, secret) = (self.old::<Account>(&names.account, &locked, anew)?, self.old::<Record>(&names.record, &locked, anew)?);
+        let (account, secret) = (
+            self.old::<Account>(&names.account, &locked, anew)?,
+            self.old::<Record>(&names.record, &locked, anew)?,
+        );
         let mut pair = Pair {
-            account: self.recall(account.as_ref(), &names.account, opened, stamp, Some(&self.losses)),
-            secret: self.recall(secret.as_ref(), &names.record, opened, stamp, Some(&self.losses)),
+            account: self.recall(
+                account.as_ref(),
+                &names.account,
+                opened,
+                stamp,
+                Some(&self.losses),
+            ),
+            secret: self.recall(
+                secret.as_ref(),
+                &names.record,
+                opened,
+                stamp,
+                Some(&self.losses),
+            ),
         };
         let known = self.bring_up(&mut pair, opened, key, &names, stamp);
         let done = change(&mut pair, &names, &locked)?;
         // The account first: of a refusal that a crash cuts off here, the secret's record still has the attempt, whose outcome is then unknown.
-        let wrote = [self.store(pair.account, account.as_ref(), anew, &locked)?, self.store(pair.secret, secret.as_ref(), anew, &locked)?];
+        let wrote = [
+            self.store(pair.account, account.as_ref(), anew, &locked)?,
+            self.store(pair.secret, secret.as_ref(), anew, &locked)?,
+        ];
         // From here on it is what everybody reads, whether or not it would outlive a power cut: an outcome is not told twice.
         self.written(key, known);
         if wrote.contains(&true) {
@@ -94,7 +119,13 @@ impl Book {
     }
 
     /// Both as they stand in the folder now, to be looked at.
-    pub(super) fn look(&self, opened: &Opened, key: &GuardKey, names: &Names, stamp: &Stamp) -> Result<Pair, Trouble> {
+    pub(super) fn look(
+        &self,
+        opened: &Opened,
+        key: &GuardKey,
+        names: &Names,
+        stamp: &Stamp,
+    ) -> Result<Pair, Trouble> {
         let (account, secret) = (self.read(&names.account)?, self.read(&names.record)?);
         // Not under the lock: what is newer in `last` may just have been written. It is told when it is written again.
         let account = self.recall(account.as_ref(), &names.account, opened, stamp, None);
@@ -103,14 +134,25 @@ impl Book {
     }
 
     /// Both as they were last seen; `None`: neither was.
-    pub(super) fn last_seen(&self, opened: &Opened, key: &GuardKey, names: &Names, stamp: &Stamp) -> Option<Pair> {
+    pub(super) fn last_seen(
+        &self,
+        opened: &Opened,
+        key: &GuardKey,
+        names: &Names,
+        stamp: &Stamp,
+    ) -> Option<Pair> {
         let (account, secret) = {
             let last = self.last();
-            (last.accounts.get(&names.account).cloned(), last.secrets.get(&names.record).cloned())
+            (
+                last.accounts.get(&names.account).cloned(),
+                last.secrets.get(&names.record).cloned(),
+            )
         };
         (account.is_some() || secret.is_some()).then(|| {
-            let account = account.unwrap_or_else(|| Entry::new(&names.account, hex(&opened.salt), stamp));
-            let secret = secret.unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp));
+            let account =
+                account.unwrap_or_else(|| Entry::new(&names.account, hex(&opened.salt), stamp));
+            let secret =
+                secret.unwrap_or_else(|| Entry::new(&names.record, hex(&opened.salt), stamp));
             self.brought_up(account, secret, opened, key, names, stamp)
         })
     }
@@ -130,10 +172,19 @@ impl Book {
     }
 
     /// What is `there`, or begins there, together with what this process knew of it and what is gone: see [`Entry::recalled`].
-    fn recall<C: Shelf>(&self, there: Option<&Entry<C>>, name: &str, opened: &Opened, stamp: &Stamp, losses: Option<&Losses>) -> Entry<C> {
+    fn recall<C: Shelf>(
+        &self,
+        there: Option<&Entry<C>>,
+        name: &str,
+        opened: &Opened,
+        stamp: &Stamp,
+        losses: Option<&Losses>,
+    ) -> Entry<C> {
         let last = C::shelf(&mut self.last()).get(name).cloned();
         let up = |mut entry: Entry<C>| {
-            entry.bring_up(stamp, |owner| owner == opened.owner || self.folder.is_alive(owner));
+            entry.bring_up(stamp, |owner| {
+                owner == opened.owner || self.folder.is_alive(owner)
+            });
             entry
         };
         let recalled = last.filter(|last| there != Some(last)).and_then(|last| {
@@ -141,7 +192,12 @@ impl Book {
             if losses.is_none() && there.is_some_and(|there| there.noted.is_before(&written)) {
                 return Some(last);
             }
-            Entry::recalled(there.cloned().map(up).as_ref(), up(last), (there.map(|t| &t.noted), &written), &opened.owner)
+            Entry::recalled(
+                there.cloned().map(up).as_ref(),
+                up(last),
+                (there.map(|t| &t.noted), &written),
+                &opened.owner,
+            )
         });
         if let Some(entry) = &recalled
             && let Some(losses) = losses
@@ -149,7 +205,9 @@ impl Book {
         {
             losses.another(&self.folder.path(&file_of::<C>(name)), stamp.boot);
         }
-        let entry = recalled.or_else(|| there.cloned()).unwrap_or_else(|| Entry::new(name, hex(&opened.salt), stamp));
+        let entry = recalled
+            .or_else(|| there.cloned())
+            .unwrap_or_else(|| Entry::new(name, hex(&opened.salt), stamp));
         if there == Some(&entry) {
             self.stands(entry.clone());
         }
@@ -157,11 +215,23 @@ impl Book {
     }
 
     /// What is there already. A damaged one that is given up begins with leave for one attempt.
-    fn old<C: Shelf>(&self, name: &str, locked: &Locked<'_>, anew: bool) -> Result<Option<Entry<C>>, Trouble> {
+    fn old<C: Shelf>(
+        &self,
+        name: &str,
+        locked: &Locked<'_>,
+        anew: bool,
+    ) -> Result<Option<Entry<C>>, Trouble> {
         match self.read(name) {
             Err(Trouble::Damaged { .. }) if anew => {
                 let file = file_of::<C>(name);
-                if let Some(version) = self.folder.read(&file).ok().flatten().as_deref().and_then(newer) {
+                if let Some(version) = self
+                    .folder
+                    .read(&file)
+                    .ok()
+                    .flatten()
+                    .as_deref()
+                    .and_then(newer)
+                {
                     locked.keep_aside(&file, version)?;
                 }
                 self.damaged_anew(name, locked)
@@ -170,10 +240,20 @@ impl Book {
         }
     }
 
-    fn damaged_anew<C: Shelf>(&self, name: &str, locked: &Locked<'_>) -> Result<Option<Entry<C>>, Trouble> {
+    fn damaged_anew<C: Shelf>(
+        &self,
+        name: &str,
+        locked: &Locked<'_>,
+    ) -> Result<Option<Entry<C>>, Trouble> {
         let stamp = Stamp::now();
-        let salt = self.as_opened().map(|opened| hex(&opened.salt)).unwrap_or_default();
-        let entry = Entry { record: C::anew(), ..Entry::new(name, salt, &stamp) };
+        let salt = self
+            .as_opened()
+            .map(|opened| hex(&opened.salt))
+            .unwrap_or_default();
+        let entry = Entry {
+            record: C::anew(),
+            ..Entry::new(name, salt, &stamp)
+        };
         self.put(&entry, locked)?;
         // A person gave up what was counted.
         C::shelf(&mut self.last()).remove(&entry.name);
@@ -181,7 +261,13 @@ impl Book {
     }
 
     /// Writes `new` where that is worth it: a count in which nothing ever stood leaves no file.
-    fn store<C: Shelf>(&self, new: Entry<C>, old: Option<&Entry<C>>, anew: bool, locked: &Locked<'_>) -> Result<bool, Trouble> {
+    fn store<C: Shelf>(
+        &self,
+        new: Entry<C>,
+        old: Option<&Entry<C>>,
+        anew: bool,
+        locked: &Locked<'_>,
+    ) -> Result<bool, Trouble> {
         let worth_it = match old {
             None => anew || !new.record.is_blank(),
             Some(old) => anew || new.record.differs(&old.record) || new.owners != old.owners,
@@ -204,17 +290,34 @@ impl Book {
 
     fn read<C: Shelf>(&self, name: &str) -> Result<Option<Entry<C>>, Trouble> {
         let file = file_of::<C>(name);
-        let Some(bytes) = self.folder.read(&file)? else { return Ok(None) };
+        let Some(bytes) = self.folder.read(&file)? else {
+            return Ok(None);
+        };
         let entry: Entry<C> = decode(&bytes).map_err(|why| self.folder.damaged(&file, why))?;
         if entry.name != name {
-            return Err(self.folder.damaged(&file, "damaged: it was another file".to_owned()));
+            return Err(self
+                .folder
+                .damaged(&file, "damaged: it was another file".to_owned()));
         }
         Ok(Some(entry))
     }
 
     /// As it stands now. Says how many outcomes were added that only this process knows.
-    fn bring_up(&self, pair: &mut Pair, opened: &Opened, key: &GuardKey, names: &Names, stamp: &Stamp) -> usize {
-        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default();
+    fn bring_up(
+        &self,
+        pair: &mut Pair,
+        opened: &Opened,
+        key: &GuardKey,
+        names: &Names,
+        stamp: &Stamp,
+    ) -> usize {
+        let outcomes = self
+            .outcomes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
+            .unwrap_or_default();
         let alive = |owner: &str| owner == opened.owner || self.folder.is_alive(owner);
         pair.account.bring_up(stamp, alive);
         pair.secret.bring_up(stamp, alive);
@@ -237,12 +340,22 @@ impl Book {
         stamp: &Stamp,
     ) -> Result<(), Trouble> {
         let mut refused = Vec::new();
-        for file in locked.names()?.iter().filter(|name| name.starts_with(Record::KIND)) {
+        for file in locked
+            .names()?
+            .iter()
+            .filter(|name| name.starts_with(Record::KIND))
+        {
             // One that is damaged stops its own secret.
-            let Ok(Some(bytes)) = self.folder.read(file) else { continue };
-            let Ok(mut entry) = decode::<Entry<Record>>(&bytes) else { continue };
+            let Ok(Some(bytes)) = self.folder.read(file) else {
+                continue;
+            };
+            let Ok(mut entry) = decode::<Entry<Record>>(&bytes) else {
+                continue;
+            };
             let noted = entry.noted.carry(entry.noted.boot, stamp);
-            entry.bring_up(stamp, |owner| owner == opened.owner || self.folder.is_alive(owner));
+            entry.bring_up(stamp, |owner| {
+                owner == opened.owner || self.folder.is_alive(owner)
+            });
             match entry.record.before_accounts(credential) {
                 Some((0, _)) if entry.record.is_good() => account.was_good(noted),
                 None | Some((0, _)) => {}
@@ -270,7 +383,10 @@ impl Book {
     fn stands<C: Shelf>(&self, entry: Entry<C>) {
         let mut last = self.last();
         let shelf = C::shelf(&mut last);
-        if shelf.get(&entry.name).is_some_and(|last| entry.noted.is_before(&last.noted)) {
+        if shelf
+            .get(&entry.name)
+            .is_some_and(|last| entry.noted.is_before(&last.noted))
+        {
             return;
         }
         if shelf.len() >= MOST_KNOWN && !shelf.contains_key(&entry.name) {
@@ -287,7 +403,10 @@ impl Book {
 
     /// Nothing stands in the folder any more, and that is right so.
     pub(super) fn forget<C: Shelf>(&self, file: &str) {
-        if let Some(name) = file.strip_prefix(C::KIND).and_then(|rest| rest.strip_suffix(".json")) {
+        if let Some(name) = file
+            .strip_prefix(C::KIND)
+            .and_then(|rest| rest.strip_suffix(".json"))
+        {
             C::shelf(&mut self.last()).remove(name);
         }
     }

@@ -23,13 +23,22 @@ const MOST_FILES: usize = if cfg!(test) { 64 } else { 16_384 };
 
 impl Book {
     /// Takes one call out of the credential's budget. A damaged one is written anew, with nothing in it.
-    pub(super) fn take(&self, locked: &Locked<'_>, limits: &Limits, ask: &Ask, stamp: &Stamp) -> Result<Result<(), Now>, Trouble> {
+    pub(super) fn take(
+        &self,
+        locked: &Locked<'_>,
+        limits: &Limits,
+        ask: &Ask,
+        stamp: &Stamp,
+    ) -> Result<Result<(), Now>, Trouble> {
         if limits.rate.is_empty() {
             return Ok(Ok(()));
         }
         let file = format!("{PURSE}{}.json", plain(&ask.credential));
         let write = |purse: &Purse| {
-            locked.write(&file, &encode(purse).map_err(|e| self.folder.damaged(&file, e.to_string()))?)?;
+            locked.write(
+                &file,
+                &encode(purse).map_err(|e| self.folder.damaged(&file, e.to_string()))?,
+            )?;
             let purses = &mut self.last().purses;
             if purses.len() >= MOST_PURSES {
                 purses.clear();
@@ -46,7 +55,9 @@ impl Book {
             // Removed under us: on from what was left.
             Ok(None) => last.map_or_else(|| Purse::new(Budget::default(), stamp), up),
             Ok(Some(bytes)) => match decode::<Purse>(&bytes) {
-                Ok(purse) => up(last.filter(|last| purse.noted.is_before(&last.noted)).unwrap_or(purse)),
+                Ok(purse) => up(last
+                    .filter(|last| purse.noted.is_before(&last.noted))
+                    .unwrap_or(purse)),
                 Err(why) => {
                     if let Some(version) = newer(&bytes) {
                         locked.keep_aside(&file, version)?;
@@ -72,7 +83,9 @@ impl Book {
         self.sweep_kind::<Record>(locked, names, stamp);
         self.sweep_kind::<Account>(locked, names, stamp);
         for name in names.iter().filter(|name| name.starts_with(PURSE)) {
-            let Ok(Some(bytes)) = self.folder.read(name) else { continue };
+            let Ok(Some(bytes)) = self.folder.read(name) else {
+                continue;
+            };
             if decode::<Purse>(&bytes).is_ok_and(|purse| purse.is_stale(stamp)) {
                 locked.sweep(name);
             }
@@ -82,8 +95,12 @@ impl Book {
     fn sweep_kind<C: Shelf>(&self, locked: &Locked<'_>, names: &[String], stamp: &Stamp) {
         let mut left: Vec<(bool, Option<SystemTime>, &String)> = Vec::new();
         for name in names.iter().filter(|name| name.starts_with(C::KIND)) {
-            let Ok(Some(bytes)) = self.folder.read(name) else { continue };
-            let Ok(mut entry) = decode::<Entry<C>>(&bytes) else { continue };
+            let Ok(Some(bytes)) = self.folder.read(name) else {
+                continue;
+            };
+            let Ok(mut entry) = decode::<Entry<C>>(&bytes) else {
+                continue;
+            };
             let noted = entry.noted.clone();
             entry.bring_up(stamp, |owner| self.folder.is_alive(owner));
             if entry.is_stale(&noted, stamp) {

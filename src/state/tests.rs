@@ -4,7 +4,10 @@ mod accounts;
 mod faults;
 mod removed;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, sync::atomic::AtomicUsize, sync::atomic::Ordering, time::Duration};
+use std::{
+    fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, sync::atomic::AtomicUsize,
+    sync::atomic::Ordering, time::Duration,
+};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -24,20 +27,37 @@ const PARTITION: &str = "customer-4711";
 fn folder() -> TempDir {
     // Where it can be, in memory: the tests write a lot.
     let memory = Path::new("/dev/shm");
-    if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() }
+    if memory.is_dir() {
+        TempDir::new_in(memory).unwrap()
+    } else {
+        TempDir::new().unwrap()
+    }
 }
 
 fn key(secret: u8) -> GuardKey {
-    GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [secret; 32] }
+    GuardKey {
+        url: "https://issuer.example/token".into(),
+        secret: [secret; 32],
+        partition: None,
+        account: [secret; 32],
+    }
 }
 
 fn limits(hold: Hold) -> Limits {
-    Limits { rate: vec![], max_rejections: 2, hold, account_rejections: None }
+    Limits {
+        rate: vec![],
+        max_rejections: 2,
+        hold,
+        account_rejections: None,
+    }
 }
 
 /// Does not wait 30 s after a refusal.
 fn ask(credential: &str) -> Ask {
-    Ask { credential: credential.into(), parent_renewed: true }
+    Ask {
+        credential: credential.into(),
+        parent_renewed: true,
+    }
 }
 
 struct Told {
@@ -51,12 +71,17 @@ fn ledger(dir: &TempDir) -> Told {
     let count = move || {
         counted.fetch_add(1, Ordering::Relaxed);
     };
-    Told { disk: Disk::new(dir.path().join("state"), count), errors }
+    Told {
+        disk: Disk::new(dir.path().join("state"), count),
+        errors,
+    }
 }
 
 impl Told {
     async fn ask(&self, secret: u8, hold: Hold) -> Spend {
-        self.disk.spend(&key(secret), &limits(hold), &ask("a")).await
+        self.disk
+            .spend(&key(secret), &limits(hold), &ask("a"))
+            .await
     }
     async fn go(&self, secret: u8) -> Permit {
         match self.ask(secret, FOREVER).await {
@@ -86,10 +111,17 @@ fn age(dir: &TempDir, d: Duration) {
     fn one<C: Counts>(file: &Path, d: Duration) {
         let mut entry: Entry<C> = decode(&fs::read(file).unwrap()).unwrap();
         let Stamp { boot, wall, .. } = entry.noted;
-        entry.noted = Stamp { boot_id: "another".into(), boot, wall: wall.saturating_sub(d) };
+        entry.noted = Stamp {
+            boot_id: "another".into(),
+            boot,
+            wall: wall.saturating_sub(d),
+        };
         fs::write(file, encode(&entry).unwrap()).unwrap();
     }
-    for file in fs::read_dir(dir.path().join("state")).unwrap().map(|f| f.unwrap().path()) {
+    for file in fs::read_dir(dir.path().join("state"))
+        .unwrap()
+        .map(|f| f.unwrap().path())
+    {
         let name = file.file_name().unwrap().to_str().unwrap();
         if name.starts_with(Record::KIND) {
             one::<Record>(&file, d);
@@ -101,8 +133,20 @@ fn age(dir: &TempDir, d: Duration) {
 
 /// The only record in the folder.
 fn record(dir: &TempDir) -> std::path::PathBuf {
-    let files = fs::read_dir(dir.path().join("state")).unwrap().map(|f| f.unwrap().path());
-    files.filter(|f| f.file_name().unwrap().to_str().unwrap().starts_with("guard-")).collect::<Vec<_>>().pop().unwrap()
+    let files = fs::read_dir(dir.path().join("state"))
+        .unwrap()
+        .map(|f| f.unwrap().path());
+    files
+        .filter(|f| {
+            f.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("guard-")
+        })
+        .collect::<Vec<_>>()
+        .pop()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -114,10 +158,16 @@ async fn a_latch_outlives_the_process_and_a_changed_secret_opens_it_at_once() {
     kill(first, vec![]);
     let second = ledger(&dir);
     assert!(matches!(second.ask(1, FOREVER).await, Spend::Latched(None)));
-    assert_eq!(second.disk.counted(&key(1)).await.unwrap().latched, Some(None));
+    assert_eq!(
+        second.disk.counted(&key(1)).await.unwrap().latched,
+        Some(None)
+    );
     second.attempt(2, Verdict::Success).await;
     second.disk.clear(&key(1)).await;
-    assert!(matches!(second.ask(1, FOREVER).await, Spend::Later(_)), "one attempt, 30 s after the last refusal");
+    assert!(
+        matches!(second.ask(1, FOREVER).await, Spend::Later(_)),
+        "one attempt, 30 s after the last refusal"
+    );
     kill(second, vec![]);
     age(&dir, Duration::from_secs(31));
     ledger(&dir).attempt(1, Verdict::Success).await;
@@ -141,11 +191,17 @@ async fn an_attempt_of_a_living_process_is_under_way_and_of_a_dead_one_it_counts
     assert!(matches!(other.ask(1, FOREVER).await, Spend::Busy));
     assert_eq!(other.rejections().await, 0);
     kill(one, permits);
-    assert!(matches!(other.ask(1, FOREVER).await, Spend::Latched(None)), "two unknown outcomes");
+    assert!(
+        matches!(other.ask(1, FOREVER).await, Spend::Latched(None)),
+        "two unknown outcomes"
+    );
     assert_eq!(other.rejections().await, 2);
     let lenient = limits(Hold::For(Duration::from_mins(1)));
     assert!(
-        matches!(other.disk.spend(&key(1), &lenient, &ask("b")).await, Spend::Latched(None)),
+        matches!(
+            other.disk.spend(&key(1), &lenient, &ask("b")).await,
+            Spend::Latched(None)
+        ),
         "the strictest of those who share it decides"
     );
 }
@@ -156,7 +212,9 @@ async fn a_permit_that_is_dropped_is_an_unknown_outcome_also_for_others() {
     let (one, other) = (ledger(&dir), ledger(&dir));
     let freed = one.disk.freed();
     drop(one.go(1).await);
-    tokio::time::timeout(Duration::from_secs(10), freed).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), freed)
+        .await
+        .unwrap();
     assert_eq!(other.rejections().await, 1);
 }
 
@@ -167,8 +225,12 @@ async fn who_waits_for_a_turn_hears_of_what_another_process_settled() {
     let (first, second) = (one.go(1).await, one.go(1).await);
     let freed = other.disk.freed();
     assert!(matches!(other.ask(1, FOREVER).await, Spend::Busy));
-    one.disk.settle(first, Verdict::Success, &limits(FOREVER)).await;
-    tokio::time::timeout(Duration::from_secs(10), freed).await.unwrap();
+    one.disk
+        .settle(first, Verdict::Success, &limits(FOREVER))
+        .await;
+    tokio::time::timeout(Duration::from_secs(10), freed)
+        .await
+        .unwrap();
     assert!(matches!(other.ask(1, FOREVER).await, Spend::Go(_)));
     drop(second);
 }
@@ -176,21 +238,53 @@ async fn who_waits_for_a_turn_hears_of_what_another_process_settled() {
 #[tokio::test]
 async fn the_budget_is_shared_and_outlives_the_process() {
     let dir = folder();
-    let limits = Limits { rate: vec![Rate { n: 2, per: Duration::from_hours(1) }], ..limits(FOREVER) };
+    let limits = Limits {
+        rate: vec![Rate {
+            n: 2,
+            per: Duration::from_hours(1),
+        }],
+        ..limits(FOREVER)
+    };
     for _ in 0..2 {
         let one = ledger(&dir);
-        let Spend::Go(permit) = one.disk.spend(&key(1), &limits, &ask("a")).await else { panic!() };
+        let Spend::Go(permit) = one.disk.spend(&key(1), &limits, &ask("a")).await else {
+            panic!()
+        };
         one.disk.settle(permit, Verdict::Success, &limits).await;
     }
     let last = ledger(&dir);
-    assert!(matches!(last.disk.spend(&key(1), &limits, &ask("a")).await, Spend::OverBudget(_)));
-    assert!(matches!(last.disk.spend(&key(1), &limits, &ask("b")).await, Spend::Go(_)), "it is the credential's own");
-    for file in fs::read_dir(dir.path().join("state")).unwrap().map(|f| f.unwrap().path()) {
-        if file.file_name().unwrap().to_str().unwrap().starts_with("budget-") {
+    assert!(matches!(
+        last.disk.spend(&key(1), &limits, &ask("a")).await,
+        Spend::OverBudget(_)
+    ));
+    assert!(
+        matches!(
+            last.disk.spend(&key(1), &limits, &ask("b")).await,
+            Spend::Go(_)
+        ),
+        "it is the credential's own"
+    );
+    for file in fs::read_dir(dir.path().join("state"))
+        .unwrap()
+        .map(|f| f.unwrap().path())
+    {
+        if file
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with("budget-")
+        {
             fs::write(file, "{}").unwrap();
         }
     }
-    assert!(matches!(last.disk.spend(&key(2), &limits, &ask("b")).await, Spend::OverBudget(_)), "a damaged budget starts empty");
+    assert!(
+        matches!(
+            last.disk.spend(&key(2), &limits, &ask("b")).await,
+            Spend::OverBudget(_)
+        ),
+        "a damaged budget starts empty"
+    );
 }
 
 #[tokio::test]
@@ -199,8 +293,12 @@ async fn moments_are_carried_over_a_reboot_by_the_wall_clock() {
     let hold = Hold::For(Duration::from_hours(1));
     let one = ledger(&dir);
     for _ in 0..2 {
-        let Spend::Go(permit) = one.ask(1, hold).await else { panic!() };
-        one.disk.settle(permit, Verdict::Rejected, &limits(hold)).await;
+        let Spend::Go(permit) = one.ask(1, hold).await else {
+            panic!()
+        };
+        one.disk
+            .settle(permit, Verdict::Rejected, &limits(hold))
+            .await;
     }
     kill(one, vec![]);
     let file = record(&dir);
@@ -209,14 +307,22 @@ async fn moments_are_carried_over_a_reboot_by_the_wall_clock() {
     let shift = Duration::from_hours(5000);
     entry.record.carry(|t| t.after(shift));
     let Stamp { boot, wall, .. } = entry.noted;
-    entry.noted = Stamp { boot_id: "another".into(), boot: boot.after(shift), wall: wall.saturating_sub(Duration::from_mins(50)) };
+    entry.noted = Stamp {
+        boot_id: "another".into(),
+        boot: boot.after(shift),
+        wall: wall.saturating_sub(Duration::from_mins(50)),
+    };
     fs::write(&file, encode(&entry).unwrap()).unwrap();
-    let Spend::Latched(Some(until)) = ledger(&dir).ask(1, hold).await else { panic!() };
+    let Spend::Latched(Some(until)) = ledger(&dir).ask(1, hold).await else {
+        panic!()
+    };
     let left = Now::now().until(until);
     assert!(left < Duration::from_mins(60), "{left:?}");
     // Where this machine has not been up for 50 minutes, "before the boot" is all that can be said: the hold is then longer, never shorter.
-    let least =
-        Duration::from_mins(60).saturating_sub(Now::now().since_boot()).max(Duration::from_mins(10)).saturating_sub(Duration::from_mins(1));
+    let least = Duration::from_mins(60)
+        .saturating_sub(Now::now().since_boot())
+        .max(Duration::from_mins(10))
+        .saturating_sub(Duration::from_mins(1));
     assert!(left >= least, "{left:?}");
 }
 
@@ -224,12 +330,20 @@ async fn moments_are_carried_over_a_reboot_by_the_wall_clock() {
 async fn nothing_in_the_folder_is_for_others_or_tells_a_secret() {
     let dir = folder();
     let one = ledger(&dir);
-    let key = GuardKey { partition: Some(PARTITION.into()), ..key(1) };
-    let Spend::Go(permit) = one.disk.spend(&key, &limits(FOREVER), &ask("a")).await else { panic!() };
+    let key = GuardKey {
+        partition: Some(PARTITION.into()),
+        ..key(1)
+    };
+    let Spend::Go(permit) = one.disk.spend(&key, &limits(FOREVER), &ask("a")).await else {
+        panic!()
+    };
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let state = dir.path().join("state");
     assert_eq!(mode(&state), 0o700);
-    let files: Vec<_> = fs::read_dir(&state).unwrap().map(|f| f.unwrap().path()).collect();
+    let files: Vec<_> = fs::read_dir(&state)
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .collect();
     assert!(files.len() >= 4, "{files:?}");
     for file in files {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
@@ -239,7 +353,9 @@ async fn nothing_in_the_folder_is_for_others_or_tells_a_secret() {
             assert!(!text.contains(told), "{text}");
         }
     }
-    one.disk.settle(permit, Verdict::Success, &limits(FOREVER)).await;
+    one.disk
+        .settle(permit, Verdict::Success, &limits(FOREVER))
+        .await;
 }
 
 #[tokio::test]
@@ -289,13 +405,18 @@ async fn an_outcome_that_cannot_be_written_is_kept_for_later_and_counted_meanwhi
     let permit = one.go(1).await;
     let (state, aside) = (dir.path().join("state"), dir.path().join("aside"));
     fs::rename(&state, &aside).unwrap();
-    one.disk.settle(permit, Verdict::Rejected, &limits(FOREVER)).await;
+    one.disk
+        .settle(permit, Verdict::Rejected, &limits(FOREVER))
+        .await;
     assert!(one.errors.load(Ordering::Relaxed) > 0);
     assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
     fs::rename(&aside, &state).unwrap();
     assert_eq!(one.rejections().await, 1);
     one.attempt(1, Verdict::Rejected).await;
-    assert!(matches!(ledger(&dir).ask(1, FOREVER).await, Spend::Latched(None)));
+    assert!(matches!(
+        ledger(&dir).ask(1, FOREVER).await,
+        Spend::Latched(None)
+    ));
 }
 
 #[tokio::test]
@@ -305,11 +426,18 @@ async fn without_the_folder_a_short_hold_is_counted_in_memory() {
     let (one, hold) = (ledger(&dir), Hold::For(Duration::from_mins(1)));
     assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
     for _ in 0..2 {
-        let Spend::Go(permit) = one.ask(1, hold).await else { panic!() };
-        one.disk.settle(permit, Verdict::Rejected, &limits(hold)).await;
+        let Spend::Go(permit) = one.ask(1, hold).await else {
+            panic!()
+        };
+        one.disk
+            .settle(permit, Verdict::Rejected, &limits(hold))
+            .await;
     }
     fs::remove_file(dir.path().join("state")).unwrap();
-    assert!(matches!(one.ask(1, hold).await, Spend::Latched(Some(_))), "also when the folder is there again");
+    assert!(
+        matches!(one.ask(1, hold).await, Spend::Latched(Some(_))),
+        "also when the folder is there again"
+    );
 }
 
 proptest! {

@@ -21,7 +21,11 @@ pub enum Trouble {
     #[error("{}: {why}", .dir.display())]
     Folder { dir: PathBuf, why: String },
     #[error("cannot {what} {}: {error}", .path.display())]
-    Io { what: &'static str, path: PathBuf, error: io::Error },
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        error: io::Error,
+    },
     #[error("{}: another process holds it for too long", .0.display())]
     Locked(PathBuf),
     #[error("the work on the guard's memory was cut off")]
@@ -66,7 +70,10 @@ struct Told {
 
 impl Report {
     pub fn new(count: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { count: Box::new(count), told: Mutex::default() }
+        Self {
+            count: Box::new(count),
+            told: Mutex::default(),
+        }
     }
 
     /// It could not be read or written.
@@ -75,7 +82,10 @@ impl Report {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let new = match trouble {
             Trouble::Damaged { file, .. } => told.damaged.insert(file.clone()),
-            other => told.other.replace(other.to_string()).is_none_or(|old| old != other.to_string()),
+            other => told
+                .other
+                .replace(other.to_string())
+                .is_none_or(|old| old != other.to_string()),
         };
         if new {
             tracing::error!(
@@ -87,14 +97,25 @@ impl Report {
 
     /// Something was written.
     pub fn works(&self) {
-        if self.told.lock().unwrap_or_else(PoisonError::into_inner).other.take().is_some() {
+        if self
+            .told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .other
+            .take()
+            .is_some()
+        {
             tracing::info!("the guard's memory can be used again");
         }
     }
 
     /// Something was written anew.
     pub fn mended(&self) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).damaged.clear();
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .damaged
+            .clear();
     }
 }
 
@@ -105,7 +126,15 @@ mod tests {
     #[test]
     fn lost_records_are_told_once_a_minute() {
         let losses = Losses::default();
-        let told = |seconds| losses.another(Path::new("state/account-1.json"), Now::at(Duration::from_secs(seconds)));
-        assert_eq!([5, 5, 64, 65, 66].map(told), [true, false, false, true, false]);
+        let told = |seconds| {
+            losses.another(
+                Path::new("state/account-1.json"),
+                Now::at(Duration::from_secs(seconds)),
+            )
+        };
+        assert_eq!(
+            [5, 5, 64, 65, 66].map(told),
+            [true, false, false, true, false]
+        );
     }
 }

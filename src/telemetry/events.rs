@@ -12,21 +12,47 @@ impl Metrics {
         let (credential, token) = (&*name.credential, &*name.token);
         let ct = [credential, token];
         match event {
-            Event::Issued { took, unchanged, implausible, token: issued } => {
-                m.token_requests.with_label_values(&[credential, token, "ok"]).inc();
-                m.token_request_seconds.with_label_values(&ct).observe(took.as_secs_f64());
+            Event::Issued {
+                took,
+                unchanged,
+                implausible,
+                token: issued,
+            } => {
+                m.token_requests
+                    .with_label_values(&[credential, token, "ok"])
+                    .inc();
+                m.token_request_seconds
+                    .with_label_values(&ct)
+                    .observe(took.as_secs_f64());
                 if *unchanged {
                     m.token_unchanged.with_label_values(&ct).inc();
                 }
                 if *implausible {
                     m.token_implausible.with_label_values(&ct).inc();
-                    tracing::warn!(credential, token, "the answer names an implausible lifetime; it is ignored");
+                    tracing::warn!(
+                        credential,
+                        token,
+                        "the answer names an implausible lifetime; it is ignored"
+                    );
                 }
                 let untold = Some(m.repeats.over(ct)).filter(|n| *n > 0);
                 let life = issued.issued.sent.until(issued.expires).as_secs();
-                tracing::info!(credential, token, generation = issued.number, life, took_ms = ms(*took), untold, "token obtained");
+                tracing::info!(
+                    credential,
+                    token,
+                    generation = issued.number,
+                    life,
+                    took_ms = ms(*took),
+                    untold,
+                    "token obtained"
+                );
             }
-            Event::Failed { took, failure, next, latched } => {
+            Event::Failed {
+                took,
+                failure,
+                next,
+                latched,
+            } => {
                 let outcome = match failure.class {
                     Class::Retry => "retry",
                     Class::Throttled => "throttled",
@@ -40,14 +66,31 @@ impl Metrics {
                         return;
                     }
                 };
-                m.token_requests.with_label_values(&[credential, token, outcome]).inc();
-                m.token_request_seconds.with_label_values(&ct).observe(took.as_secs_f64());
-                let Some(times) = m.repeats.again(ct, (outcome, failure.status, latched, &failure.error), Now::now()) else { return };
-                let next = next.map_or_else(|| "when the secret changes".to_owned(), |d| format!("in {:.1} s", d.as_secs_f64()));
+                m.token_requests
+                    .with_label_values(&[credential, token, outcome])
+                    .inc();
+                m.token_request_seconds
+                    .with_label_values(&ct)
+                    .observe(took.as_secs_f64());
+                let Some(times) = m.repeats.again(
+                    ct,
+                    (outcome, failure.status, latched, &failure.error),
+                    Now::now(),
+                ) else {
+                    return;
+                };
+                let next = next.map_or_else(
+                    || "when the secret changes".to_owned(),
+                    |d| format!("in {:.1} s", d.as_secs_f64()),
+                );
                 tracing::warn!(credential, token, outcome, status = failure.status, error = %failure.error, latched, next, times, "token request failed{}", repeats::words(times));
             }
             // Counted and logged where it happened; this is told again and again.
-            Event::NoMemory => tracing::debug!(credential, token, "no token call: the guard's memory cannot be read or written"),
+            Event::NoMemory => tracing::debug!(
+                credential,
+                token,
+                "no token call: the guard's memory cannot be read or written"
+            ),
             Event::Resting => tracing::debug!(credential, token, "token rests: nobody uses it"),
         }
     }

@@ -44,11 +44,21 @@ impl Repeats {
             return Some(std::mem::take(&mut known.since));
         }
         if told.len() >= MOST
-            && let Some(oldest) = told.iter().min_by_key(|(_, told)| told.at).map(|(key, _)| *key)
+            && let Some(oldest) = told
+                .iter()
+                .min_by_key(|(_, told)| told.at)
+                .map(|(key, _)| *key)
         {
             told.remove(&oldest);
         }
-        told.insert(key, Told { whose, at: now, since: 0 });
+        told.insert(
+            key,
+            Told {
+                whose,
+                at: now,
+                since: 0,
+            },
+        );
         Some(1)
     }
 
@@ -71,7 +81,11 @@ impl Repeats {
 /// As the end of a line: nothing for a first time.
 #[must_use]
 pub fn words(times: u64) -> String {
-    if times > 1 { format!(" (same failure, {times} times)") } else { String::new() }
+    if times > 1 {
+        format!(" (same failure, {times} times)")
+    } else {
+        String::new()
+    }
 }
 
 #[cfg(test)]
@@ -86,11 +100,21 @@ mod tests {
     fn a_failure_is_told_at_once_and_its_repeats_once_a_minute() {
         let repeats = Repeats::default();
         assert_eq!(repeats.again("acme", "down", at(0)), Some(1));
-        let told: Vec<_> = (1..=60).filter_map(|s| Some((s, repeats.again("acme", "down", at(s))?))).collect();
+        let told: Vec<_> = (1..=60)
+            .filter_map(|s| Some((s, repeats.again("acme", "down", at(s))?)))
+            .collect();
         assert_eq!(told, [(60, 60)]);
         assert_eq!(repeats.again("acme", "down", at(61)), None);
-        assert_eq!(repeats.again("acme", "refused", at(61)), Some(1), "another failure is news");
-        assert_eq!(repeats.again("other", "down", at(61)), Some(1), "so is that of another");
+        assert_eq!(
+            repeats.again("acme", "refused", at(61)),
+            Some(1),
+            "another failure is news"
+        );
+        assert_eq!(
+            repeats.again("other", "down", at(61)),
+            Some(1),
+            "so is that of another"
+        );
         assert_eq!(words(14), " (same failure, 14 times)");
         assert_eq!(words(1), "");
     }

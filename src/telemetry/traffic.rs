@@ -40,11 +40,20 @@ struct Ring {
 
 impl Recent {
     pub(super) fn know(&self, upstream: &str) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).entry(upstream.to_owned()).or_default();
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(upstream.to_owned())
+            .or_default();
     }
 
     pub(super) fn note(&self, upstream: &str, status: u16) {
-        if let Some(ring) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(upstream) {
+        if let Some(ring) = self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(upstream)
+        {
             let at = ring.count.fetch_add(1, Relaxed);
             if let Some(place) = ring.codes.get(at % LAST) {
                 place.store(status, Relaxed);
@@ -53,11 +62,22 @@ impl Recent {
     }
 
     fn last(&self, upstream: &str) -> Vec<u16> {
-        let Some(ring) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(upstream).cloned() else { return Vec::new() };
+        let Some(ring) = self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(upstream)
+            .cloned()
+        else {
+            return Vec::new();
+        };
         let count = ring.count.load(Relaxed);
         let places = (1..=LAST.min(count)).filter_map(|back| ring.codes.get((count - back) % LAST));
         // A place that was taken but not yet written holds 0.
-        places.map(|code| code.load(Relaxed)).filter(|code| *code != 0).collect()
+        places
+            .map(|code| code.load(Relaxed))
+            .filter(|code| *code != 0)
+            .collect()
     }
 }
 
@@ -80,11 +100,21 @@ fn by_code(counters: &IntCounterVec, upstream: &str) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     for family in counters.collect() {
         for series in family.get_metric() {
-            let label = |name: &str| series.get_label().iter().find(|l| l.name() == name).map(prometheus::proto::LabelPair::value);
+            let label = |name: &str| {
+                series
+                    .get_label()
+                    .iter()
+                    .find(|l| l.name() == name)
+                    .map(prometheus::proto::LabelPair::value)
+            };
             if label("upstream") == Some(upstream)
                 && let Some(code) = label("code")
             {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an integer counter, exposed as a float")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "an integer counter, exposed as a float"
+                )]
                 found.insert(code.to_owned(), series.get_counter().get_value() as u64);
             }
         }
@@ -107,17 +137,29 @@ mod tests {
             metrics.request_end("a", status, 0.1);
         }
         metrics.request_begin("a");
-        let of = |upstream| crate::telemetry::Refused { upstream, code: "token_timeout", detail: "", ours: true, trace_id: None };
+        let of = |upstream| crate::telemetry::Refused {
+            upstream,
+            code: "token_timeout",
+            detail: "",
+            ours: true,
+            trace_id: None,
+        };
         metrics.refused(&of("a"));
         metrics.refused(&of("b"));
         let seen = metrics.traffic("a");
-        assert_eq!(seen.answers, BTreeMap::from([("200".into(), 2), ("503".into(), 1), ("other".into(), 1)]));
+        assert_eq!(
+            seen.answers,
+            BTreeMap::from([("200".into(), 2), ("503".into(), 1), ("other".into(), 1)])
+        );
         assert_eq!(seen.refusals, BTreeMap::from([("token_timeout".into(), 1)]));
         assert_eq!((seen.in_flight, seen.last), (1, vec![299, 503, 200, 200]));
         for status in 400..420 {
             metrics.request_end("a", status, 0.1);
         }
-        assert_eq!(metrics.traffic("a").last, (412..420).rev().collect::<Vec<_>>());
+        assert_eq!(
+            metrics.traffic("a").last,
+            (412..420).rev().collect::<Vec<_>>()
+        );
         assert_eq!(metrics.traffic("b").last, Vec::<u16>::new());
     }
 }

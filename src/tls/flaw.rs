@@ -28,7 +28,10 @@ pub enum Flaw {
     /// Its time begins at this moment (Unix seconds), where it is known.
     NotYetValid(Option<u64>),
     /// It names others than the one asked for. Each is `None` where it is not known.
-    OtherName { asked: Option<String>, names: Option<Vec<String>> },
+    OtherName {
+        asked: Option<String>,
+        names: Option<Vec<String>>,
+    },
     /// It does not carry its issuer's signature.
     BadSignature,
     /// Its issuer took it back.
@@ -53,12 +56,23 @@ impl Flaw {
             E::Expired => Self::Expired(None),
             E::ExpiredContext { not_after, .. } => Self::Expired(Some(not_after.as_secs())),
             E::NotValidYet => Self::NotYetValid(None),
-            E::NotValidYetContext { not_before, .. } => Self::NotYetValid(Some(not_before.as_secs())),
+            E::NotValidYetContext { not_before, .. } => {
+                Self::NotYetValid(Some(not_before.as_secs()))
+            }
             E::UnknownIssuer => issuer(parsed.as_ref()),
-            E::NotValidForName => Self::OtherName { asked: None, names: None },
-            E::NotValidForNameContext { expected, presented } => {
+            E::NotValidForName => Self::OtherName {
+                asked: None,
+                names: None,
+            },
+            E::NotValidForNameContext {
+                expected,
+                presented,
+            } => {
                 let names = presented.iter().flat_map(|text| names(text)).collect();
-                Self::OtherName { asked: Some(expected.to_str().into_owned()), names: Some(names) }
+                Self::OtherName {
+                    asked: Some(expected.to_str().into_owned()),
+                    names: Some(names),
+                }
             }
             E::Revoked => Self::Revoked,
             E::BadSignature => match issuer(parsed.as_ref()) {
@@ -81,21 +95,39 @@ impl Flaw {
         let told = &text[text.find(BEGINS)? + BEGINS.len()..];
         let number = |after: &str| {
             let rest = &told[told.find(after)? + after.len()..];
-            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+            rest.split(|c: char| !c.is_ascii_digit())
+                .next()?
+                .parse()
+                .ok()
         };
-        let word = told.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        let word = told
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .next()
+            .unwrap_or_default();
         Some(match word {
-            "certificate" if told.starts_with("certificate expired") => Self::Expired(number("is not valid after ")),
-            "certificate" if told.starts_with("certificate not valid yet") => Self::NotYetValid(number("is not valid before ")),
+            "certificate" if told.starts_with("certificate expired") => {
+                Self::Expired(number("is not valid after "))
+            }
+            "certificate" if told.starts_with("certificate not valid yet") => {
+                Self::NotYetValid(number("is not valid before "))
+            }
             "certificate" if told.starts_with("certificate not valid for name ") => {
                 let (asked, named) = told.split_once("; certificate ").unwrap_or((told, ""));
                 let asked = asked.split('"').nth(1).map(str::to_owned);
-                Self::OtherName { asked, names: Some(names(named)) }
+                Self::OtherName {
+                    asked,
+                    names: Some(names(named)),
+                }
             }
-            "certificate" if told.starts_with("certificate does not allow extended key usage") => Self::NotForServers,
+            "certificate" if told.starts_with("certificate does not allow extended key usage") => {
+                Self::NotForServers
+            }
             "Expired" => Self::Expired(None),
             "NotValidYet" => Self::NotYetValid(None),
-            "NotValidForName" => Self::OtherName { asked: None, names: None },
+            "NotValidForName" => Self::OtherName {
+                asked: None,
+                names: None,
+            },
             "UnknownIssuer" => Self::UnknownIssuer(None),
             "BadSignature" => Self::BadSignature,
             "Revoked" => Self::Revoked,
@@ -111,7 +143,9 @@ impl Flaw {
         match issuer(parsed) {
             own @ Self::SelfSigned(_) => own,
             _ if told.contains("CaUsedAsEndEntity") => Self::Authority,
-            _ if told.contains("UnsupportedCertVersion") || told.contains("Extension") => Self::Unreadable,
+            _ if told.contains("UnsupportedCertVersion") || told.contains("Extension") => {
+                Self::Unreadable
+            }
             _ => Self::Unacceptable,
         }
     }
@@ -134,10 +168,20 @@ fn names(text: &str) -> Vec<String> {
     let mut rest = text;
     while let Some(open) = rest.find('(') {
         let (before, after) = (&rest[..open], &rest[open + 1..]);
-        let (kind, quoted) = (before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default(), after.strip_prefix('"'));
+        let (kind, quoted) = (
+            before
+                .rsplit(|c: char| !c.is_ascii_alphanumeric())
+                .next()
+                .unwrap_or_default(),
+            after.strip_prefix('"'),
+        );
         let end = match quoted {
-            Some(inner) => inner.find("\")").map(|end| (&inner[..end], &inner[end + 2..])),
-            None => after.find(')').map(|end| (&after[..end], &after[end + 1..])),
+            Some(inner) => inner
+                .find("\")")
+                .map(|end| (&inner[..end], &inner[end + 2..])),
+            None => after
+                .find(')')
+                .map(|end| (&after[..end], &after[end + 1..])),
         };
         let Some((name, left)) = end else { break };
         if matches!(kind, "DnsName" | "IpAddress") {
@@ -184,20 +228,31 @@ fn moment(f: &mut fmt::Formatter<'_>, what: &str, how: &str, at: Option<u64>) ->
 fn listed(names: &[String]) -> String {
     if names.is_empty() {
         // RFC 9525 2 and 6.2: only subjectAltName counts.
-        return "it names none: a subjectAltName is needed, the common name does not count".to_owned();
+        return "it names none: a subjectAltName is needed, the common name does not count"
+            .to_owned();
     }
     let shown: Vec<String> = names.iter().take(NAMES).map(|name| quoted(name)).collect();
     let more = names.len().saturating_sub(NAMES);
-    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let rest = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
     format!("it names {}{rest}", shown.join(", "))
 }
 
 /// A stranger's text as one quoted word of a line.
 fn quoted(text: &str) -> String {
     let strange = |c: char| {
-        c.is_control() || c == '"' || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        c.is_control()
+            || c == '"'
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
     };
-    let mut cut: String = text.chars().take(LONGEST).map(|c| if strange(c) { '?' } else { c }).collect();
+    let mut cut: String = text
+        .chars()
+        .take(LONGEST)
+        .map(|c| if strange(c) { '?' } else { c })
+        .collect();
     if text.chars().nth(LONGEST).is_some() {
         cut.push('…');
     }

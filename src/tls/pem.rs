@@ -25,7 +25,9 @@ impl Section<'_> {
     /// The object in the form that every reader takes: lines of 64 characters, no white space, no written-out `\n`. What has no end has none here.
     #[must_use]
     pub fn plain(&self) -> Zeroizing<String> {
-        let mut text = Zeroizing::new(String::with_capacity(self.body.len() + self.body.len() / 32 + 2 * self.label.len() + 64));
+        let mut text = Zeroizing::new(String::with_capacity(
+            self.body.len() + self.body.len() / 32 + 2 * self.label.len() + 64,
+        ));
         text.push_str("-----BEGIN ");
         text.push_str(self.label);
         text.push_str("-----\n");
@@ -45,7 +47,11 @@ impl Section<'_> {
                         column = 0;
                     }
                     // What is no ASCII is no base64 either, and is refused as that.
-                    text.push(if byte.is_ascii() { char::from(byte) } else { '?' });
+                    text.push(if byte.is_ascii() {
+                        char::from(byte)
+                    } else {
+                        '?'
+                    });
                     column += 1;
                 }
             }
@@ -73,16 +79,29 @@ pub fn sections(text: &[u8]) -> impl Iterator<Item = Section<'_>> {
         loop {
             rest = &rest[find(rest, BEGIN)? + BEGIN.len()..];
             // A label is printable and short (RFC 7468 3); anything else is no beginning.
-            let label = find(&rest[..rest.len().min(64)], DASHES).and_then(|end| std::str::from_utf8(&rest[..end]).ok());
-            let Some(label) = label.filter(|label| !label.contains(char::is_control)) else { continue };
+            let label = find(&rest[..rest.len().min(64)], DASHES)
+                .and_then(|end| std::str::from_utf8(&rest[..end]).ok());
+            let Some(label) = label.filter(|label| !label.contains(char::is_control)) else {
+                continue;
+            };
             let inside = &rest[label.len() + DASHES.len()..];
             let Some(end) = find(inside, END) else {
                 rest = &[];
-                return Some(Section { label, body: inside, ends: false });
+                return Some(Section {
+                    label,
+                    body: inside,
+                    ends: false,
+                });
             };
             rest = &inside[end + END.len()..];
-            let ends = rest.strip_prefix(label.as_bytes()).is_some_and(|behind| behind.starts_with(DASHES));
-            return Some(Section { label, body: &inside[..end], ends });
+            let ends = rest
+                .strip_prefix(label.as_bytes())
+                .is_some_and(|behind| behind.starts_with(DASHES));
+            return Some(Section {
+                label,
+                body: &inside[..end],
+                ends,
+            });
         }
     })
 }
@@ -92,7 +111,10 @@ pub fn sections(text: &[u8]) -> impl Iterator<Item = Section<'_>> {
 /// # Errors
 /// One of them is damaged: no base64, or without an end.
 pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
-    sections(text).filter(|section| section.label == "CERTIFICATE").map(|section| der(&section)).collect()
+    sections(text)
+        .filter(|section| section.label == "CERTIFICATE")
+        .map(|section| der(&section))
+        .collect()
 }
 
 /// The first private key that is not encrypted (PKCS#8, PKCS#1, SEC 1), whatever stands before and behind it. `None`: there is none.
@@ -106,7 +128,12 @@ pub fn private_key(text: &[u8]) -> Option<Result<PrivateKeyDer<'static>, pem::Er
 /// The same, as a section.
 #[must_use]
 pub fn first_key(text: &[u8]) -> Option<Section<'_>> {
-    sections(text).find(|section| matches!(section.label, "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY"))
+    sections(text).find(|section| {
+        matches!(
+            section.label,
+            "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY"
+        )
+    })
 }
 
 fn der<T: PemObject>(section: &Section<'_>) -> Result<T, pem::Error> {

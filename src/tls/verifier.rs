@@ -29,8 +29,14 @@ pub(super) struct Verifier {
 impl Verifier {
     /// # Errors
     /// In words: nothing is trusted.
-    pub fn new(roots: RootCertStore, named: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Self, String> {
-        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|e| e.to_string())?;
+    pub fn new(
+        roots: RootCertStore,
+        named: Vec<CertificateDer<'static>>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, String> {
+        let chains = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|e| e.to_string())?;
         Ok(Self { chains, named })
     }
 }
@@ -44,15 +50,21 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let by_chain = self.chains.verify_server_cert(shown, intermediates, name, ocsp, now);
+        let by_chain = self
+            .chains
+            .verify_server_cert(shown, intermediates, name, ocsp, now);
         let judged = match by_chain {
-            Err(Error::InvalidCertificate(_)) if self.named.iter().any(|named| **named == **shown) => by_itself(shown, name, now),
+            Err(Error::InvalidCertificate(_))
+                if self.named.iter().any(|named| **named == **shown) =>
+            {
+                by_itself(shown, name, now)
+            }
             judged => judged,
         };
         judged.map_err(|error| match error {
-            Error::InvalidCertificate(found) => {
-                Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Flaw::new(&found, Some(shown))))))
-            }
+            Error::InvalidCertificate(found) => Error::InvalidCertificate(CertificateError::Other(
+                OtherError(Arc::new(Flaw::new(&found, Some(shown)))),
+            )),
             other => other,
         })
     }
@@ -81,15 +93,35 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// Time and name alone (RFC 5280 4.1.2.5, RFC 9525 6).
-fn by_itself(shown: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<ServerCertVerified, Error> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(shown).map_err(|_| CertificateError::BadEncoding)?;
-    let at = |time: i64| UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::try_from(time).unwrap_or(0)));
-    let (not_before, not_after) = (at(parsed.validity().not_before.timestamp()), at(parsed.validity().not_after.timestamp()));
+fn by_itself(
+    shown: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, Error> {
+    let (_, parsed) =
+        x509_parser::parse_x509_certificate(shown).map_err(|_| CertificateError::BadEncoding)?;
+    let at = |time: i64| {
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+            u64::try_from(time).unwrap_or(0),
+        ))
+    };
+    let (not_before, not_after) = (
+        at(parsed.validity().not_before.timestamp()),
+        at(parsed.validity().not_after.timestamp()),
+    );
     if now > not_after {
-        return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
+        return Err(CertificateError::ExpiredContext {
+            time: now,
+            not_after,
+        }
+        .into());
     }
     if now < not_before {
-        return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
+        return Err(CertificateError::NotValidYetContext {
+            time: now,
+            not_before,
+        }
+        .into());
     }
     verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
     Ok(ServerCertVerified::assertion())

@@ -11,7 +11,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 /// A moment on the clock that goes on during suspend (`CLOCK_BOOTTIME`); under tokio's paused time, on that one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Now(Duration);
 
@@ -31,7 +33,11 @@ impl Now {
         let origin = origin();
         // tokio's clock stands still while a test has paused it; otherwise it is the monotonic one.
         let ticking = tokio::time::Instant::now().into_std();
-        Self(ticked(origin, ticking).saturating_add(suspended(origin)).saturating_add(SIMULATED.get()))
+        Self(
+            ticked(origin, ticking)
+                .saturating_add(suspended(origin))
+                .saturating_add(SIMULATED.get()),
+        )
     }
 
     /// A moment given as time since boot (records of a ledger, tests).
@@ -68,7 +74,11 @@ impl Now {
     #[must_use]
     pub fn wall(self) -> Duration {
         let now = Self::now();
-        if self >= now { wall_clock().saturating_add(now.until(self)) } else { wall_clock().saturating_sub(self.until(now)) }
+        if self >= now {
+            wall_clock().saturating_add(now.until(self))
+        } else {
+            wall_clock().saturating_sub(self.until(now))
+        }
     }
 
     /// Milliseconds since boot: the form that fits an atomic.
@@ -98,16 +108,27 @@ impl Stamp {
     /// `present`, but in one boot never before this.
     #[must_use]
     pub fn or_later(&self, present: &Self) -> Self {
-        if present.is_before(self) { self.clone() } else { present.clone() }
+        if present.is_before(self) {
+            self.clone()
+        } else {
+            present.clone()
+        }
     }
 
     /// The present moment.
     #[must_use]
     pub fn now() -> Self {
         static BOOT_ID: OnceLock<String> = OnceLock::new();
-        let boot_id = BOOT_ID
-            .get_or_init(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default());
-        Self { boot_id: boot_id.clone(), boot: Now::now(), wall: wall_clock() }
+        let boot_id = BOOT_ID.get_or_init(|| {
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .map(|id| id.trim().to_owned())
+                .unwrap_or_default()
+        });
+        Self {
+            boot_id: boot_id.clone(),
+            boot: Now::now(),
+            wall: wall_clock(),
+        }
     }
 
     /// `moment`, noted when this stamp was taken, on the clock of `present`.
@@ -128,7 +149,9 @@ impl Stamp {
                 present.boot.before(passed.saturating_sub(ahead))
             }
         } else {
-            present.boot.before(moment.until(self.boot).saturating_add(passed))
+            present
+                .boot
+                .before(moment.until(self.boot).saturating_add(passed))
         }
     }
 }
@@ -141,12 +164,18 @@ struct Origin {
 
 fn origin() -> &'static Origin {
     static ORIGIN: OnceLock<Origin> = OnceLock::new();
-    ORIGIN.get_or_init(|| Origin { mono: Instant::now(), boot: boot_clock() })
+    ORIGIN.get_or_init(|| Origin {
+        mono: Instant::now(),
+        boot: boot_clock(),
+    })
 }
 
 /// The boot clock when the monotonic one says `mono`, no suspend since the origin. A test may have paused tokio's before the origin was read.
 fn ticked(origin: &Origin, mono: Instant) -> Duration {
-    let (ahead, behind) = (mono.saturating_duration_since(origin.mono), origin.mono.saturating_duration_since(mono));
+    let (ahead, behind) = (
+        mono.saturating_duration_since(origin.mono),
+        origin.mono.saturating_duration_since(mono),
+    );
     origin.boot.saturating_add(ahead).saturating_sub(behind)
 }
 
@@ -166,11 +195,16 @@ fn suspended(origin: &Origin) -> Duration {
 
 fn boot_clock() -> Duration {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
+    Duration::new(
+        u64::try_from(t.tv_sec).unwrap_or(0),
+        u32::try_from(t.tv_nsec).unwrap_or(0),
+    )
 }
 
 fn wall_clock() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 thread_local! {
@@ -200,7 +234,10 @@ mod tests {
     #[test]
     fn a_clock_paused_before_the_origin_was_read_is_followed_as_exactly() {
         let paused = Instant::now();
-        let origin = Origin { mono: paused + HOUR, boot: HOUR * 3 };
+        let origin = Origin {
+            mono: paused + HOUR,
+            boot: HOUR * 3,
+        };
         assert_eq!(ticked(&origin, paused), HOUR * 2);
         assert_eq!(ticked(&origin, paused + HOUR * 2), HOUR * 4);
     }
@@ -220,7 +257,10 @@ mod tests {
 
     #[test]
     fn a_suspend_is_what_the_boot_clock_is_ahead_and_noise_is_none() {
-        let since = |d| Origin { mono: Instant::now(), boot: boot_clock().saturating_sub(d) };
+        let since = |d| Origin {
+            mono: Instant::now(),
+            boot: boot_clock().saturating_sub(d),
+        };
         // No machine has slept longer than it has been up.
         let slept = HOUR.min(boot_clock());
         assert!(suspended(&since(slept)).abs_diff(slept) < Duration::from_secs(1));
@@ -239,7 +279,10 @@ mod tests {
     #[test]
     fn moments_have_a_wall_clock_time() {
         let now = Now::now();
-        let (then, past) = (now.after(HOUR).wall(), now.before(HOUR.min(now.since_boot())).wall());
+        let (then, past) = (
+            now.after(HOUR).wall(),
+            now.before(HOUR.min(now.since_boot())).wall(),
+        );
         assert!(then.abs_diff(wall_clock() + HOUR) < Duration::from_secs(1));
         assert!(past < wall_clock());
     }
@@ -247,14 +290,37 @@ mod tests {
     #[test]
     fn a_stamp_carries_moments_over_a_reboot_by_the_wall_clock() {
         let secs = Duration::from_secs;
-        let noted = Stamp { boot_id: "a".into(), boot: Now::at(secs(1000)), wall: secs(50_000) };
-        let same = Stamp { boot_id: "a".into(), boot: Now::at(secs(1100)), wall: secs(10) };
+        let noted = Stamp {
+            boot_id: "a".into(),
+            boot: Now::at(secs(1000)),
+            wall: secs(50_000),
+        };
+        let same = Stamp {
+            boot_id: "a".into(),
+            boot: Now::at(secs(1100)),
+            wall: secs(10),
+        };
         assert_eq!(noted.carry(Now::at(secs(1060)), &same), Now::at(secs(1060)));
-        let other = Stamp { boot_id: "b".into(), boot: Now::at(secs(20)), wall: secs(50_040) };
-        assert_eq!(noted.carry(Now::at(secs(1060)), &other), Now::at(secs(40)), "20 of its 60 s are left");
+        let other = Stamp {
+            boot_id: "b".into(),
+            boot: Now::at(secs(20)),
+            wall: secs(50_040),
+        };
+        assert_eq!(
+            noted.carry(Now::at(secs(1060)), &other),
+            Now::at(secs(40)),
+            "20 of its 60 s are left"
+        );
         assert_eq!(noted.carry(Now::at(secs(1030)), &other), Now::at(secs(10)));
         assert_eq!(noted.carry(Now::at(secs(10)), &other), Now::at(secs(0)));
-        let backwards = Stamp { boot_id: "b".into(), boot: Now::at(secs(20)), wall: secs(10) };
-        assert_eq!(noted.carry(Now::at(secs(1060)), &backwards), Now::at(secs(80)));
+        let backwards = Stamp {
+            boot_id: "b".into(),
+            boot: Now::at(secs(20)),
+            wall: secs(10),
+        };
+        assert_eq!(
+            noted.carry(Now::at(secs(1060)), &backwards),
+            Now::at(secs(80))
+        );
     }
 }

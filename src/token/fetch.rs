@@ -12,7 +12,10 @@ pub type Fut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// One token's way of being fetched.
 pub trait Fetch: Send + Sync {
     /// Reads the secrets once, renders the request; nothing is sent yet. `parents` are the tokens this one is made with, in the order of the profile.
-    fn prepare<'a>(&'a self, parents: &'a [Arc<Token>]) -> Fut<'a, Result<Box<dyn Prepared>, Failure>>;
+    fn prepare<'a>(
+        &'a self,
+        parents: &'a [Arc<Token>],
+    ) -> Fut<'a, Result<Box<dyn Prepared>, Failure>>;
     /// Told of everything worth counting or logging.
     fn note(&self, event: Event<'_>);
 }
@@ -76,7 +79,14 @@ impl Failure {
     /// One that the vendor did not speak of: no answer, no wish how long to wait.
     #[must_use]
     pub fn own(class: Class, error: &str) -> Self {
-        Self { class, status: None, error: error.to_owned(), wait: None, client_refused: false, timed_out: false }
+        Self {
+            class,
+            status: None,
+            error: error.to_owned(),
+            wait: None,
+            client_refused: false,
+            timed_out: false,
+        }
     }
 }
 
@@ -84,9 +94,19 @@ impl Failure {
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A call ended well.
-    Issued { took: Duration, unchanged: bool, implausible: bool, token: &'a Token },
+    Issued {
+        took: Duration,
+        unchanged: bool,
+        implausible: bool,
+        token: &'a Token,
+    },
     /// A call, or its preparation, failed. `held`: how long until the next attempt, `None` for "until the secret changes".
-    Failed { took: Duration, failure: &'a Failure, next: Option<Duration>, latched: bool },
+    Failed {
+        took: Duration,
+        failure: &'a Failure,
+        next: Option<Duration>,
+        latched: bool,
+    },
     /// The guard's memory cannot be read or written.
     NoMemory,
     /// Unused for `rest_after`.

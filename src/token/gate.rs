@@ -29,7 +29,10 @@ pub(super) enum GateKind {
 impl GateKind {
     /// A changed secret or a changed configuration may have mended it.
     pub fn opens_on_change(self) -> bool {
-        matches!(self, Self::Rejected | Self::Latched | Self::Config | Self::Unreadable | Self::NoMemory)
+        matches!(
+            self,
+            Self::Rejected | Self::Latched | Self::Config | Self::Unreadable | Self::NoMemory
+        )
     }
 
     /// A person's unlatch may have opened it: the guard counts refusals, and decides anew. What else is held is for `refresh`, which is limited.
@@ -39,6 +42,9 @@ impl GateKind {
 
     /// An operator's `refresh` may ignore it. What the vendor or the guard says may not be ignored.
     pub fn opens_by_hand(self) -> bool {
-        matches!(self, Self::Retry | Self::Config | Self::Unreadable | Self::NoMemory)
+        matches!(
+            self,
+            Self::Retry | Self::Config | Self::Unreadable | Self::NoMemory
+        )
     }
 }

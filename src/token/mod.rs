@@ -15,7 +15,9 @@ mod work;
 
 pub use clock::{Now, Stamp};
 pub use fetch::{Class, Event, Failure, Fetch, Fut, Issued, Prepared};
-pub use guard::{Ask, Counted, GuardKey, Hold, Ledger, Limits, Memory, Next, Permit, Rate, Spend, Verdict};
+pub use guard::{
+    Ask, Counted, GuardKey, Hold, Ledger, Limits, Memory, Next, Permit, Rate, Spend, Verdict,
+};
 pub use keeper::{Keeper, KeeperName, Refreshed, Tuning, Unavailable, Why};
 pub use schedule::{Lifetime, Refresh, Rotation};
 pub use slot::{Doing, Status, Token};

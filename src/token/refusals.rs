@@ -113,7 +113,10 @@ mod tests {
             let teller = thread::spawn(move || other.tell(2, By::Api));
             refusals.tell(1, By::Api);
             teller.join().unwrap();
-            assert_eq!((refusals.count(), refusals.take(), refusals.take()), (2, (2, 0), (0, 0)));
+            assert_eq!(
+                (refusals.count(), refusals.take(), refusals.take()),
+                (2, (2, 0), (0, 0))
+            );
         });
     }
 }

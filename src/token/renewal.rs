@@ -63,7 +63,9 @@ impl Default for Renewals {
 impl Renewals {
     /// An API refused the generation in use. `possible`: a refresh could begin now. Says whether one is asked for or runs.
     pub fn refuse(&mut self, number: u64, possible: bool, now: Now) -> bool {
-        let vended = self.vended.is_some_and(|(vended, since)| vended == number && since.after(VENDED_ACCEPTED) <= now);
+        let vended = self
+            .vended
+            .is_some_and(|(vended, since)| vended == number && since.after(VENDED_ACCEPTED) <= now);
         let good = number > self.refused && (self.accepted == number || vended);
         self.refused = self.refused.max(number);
         if self.is_running(number) {
@@ -73,14 +75,23 @@ impl Renewals {
         if !possible || self.minute.earliest(now) != now || !(at_once || self.pause_is_over(now)) {
             return false;
         }
-        self.current = Some(Renewal { number, alive: false, paused: !at_once, begun: false });
+        self.current = Some(Renewal {
+            number,
+            alive: false,
+            paused: !at_once,
+            begun: false,
+        });
         true
     }
 
     /// An API accepted the generation in use.
     pub fn accept(&mut self, number: u64) {
         self.accepted = self.accepted.max(number);
-        if let Some(current) = self.current.as_mut().filter(|current| current.number == number) {
+        if let Some(current) = self
+            .current
+            .as_mut()
+            .filter(|current| current.number == number)
+        {
             current.alive = true;
         }
     }
@@ -94,7 +105,9 @@ impl Renewals {
 
     /// A call begins that serves the refresh, if there is one.
     pub fn begin(&mut self, now: Now) {
-        let Some(current) = self.current.as_mut().filter(|current| !current.begun) else { return };
+        let Some(current) = self.current.as_mut().filter(|current| !current.begun) else {
+            return;
+        };
         current.begun = true;
         let paused = u32::from(current.paused);
         self.level = (self.level_at(now) + paused).min(HIGHEST_LEVEL);
@@ -115,18 +128,23 @@ impl Renewals {
 
     /// The generation that must not be sent now; 0 for none.
     pub fn barred(&self) -> u64 {
-        self.current.filter(|current| !current.alive).map_or(0, |current| current.number)
+        self.current
+            .filter(|current| !current.alive)
+            .map_or(0, |current| current.number)
     }
 
     fn pause_is_over(&self, now: Now) -> bool {
-        self.last.is_none_or(|last| now >= last.after(pause(self.level)))
+        self.last
+            .is_none_or(|last| now >= last.after(pause(self.level)))
     }
 
     /// One doubling is taken back for each 15 minutes that pass beyond the pause.
     fn level_at(&self, now: Now) -> u32 {
         let Some(last) = self.last else { return 0 };
         let beyond = last.after(pause(self.level)).until(now);
-        self.level.saturating_sub(u32::try_from(beyond.as_secs() / LONGEST_PAUSE.as_secs()).unwrap_or(u32::MAX))
+        self.level.saturating_sub(
+            u32::try_from(beyond.as_secs() / LONGEST_PAUSE.as_secs()).unwrap_or(u32::MAX),
+        )
     }
 }
 
@@ -160,7 +178,12 @@ mod tests {
     }
 
     /// When refreshes begin, in seconds, where an answer comes every `step` for `secs`.
-    fn refreshes(renewals: &mut Renewals, number: &mut u64, (from, secs, step): (f64, f64, f64), accepted: bool) -> Vec<f64> {
+    fn refreshes(
+        renewals: &mut Renewals,
+        number: &mut u64,
+        (from, secs, step): (f64, f64, f64),
+        accepted: bool,
+    ) -> Vec<f64> {
         let mut begun = Vec::new();
         for n in 0u32.. {
             let t = from + f64::from(n) * step;
@@ -181,19 +204,39 @@ mod tests {
     fn tokens_that_no_api_accepts_pause_10_s_doubling_to_15_minutes() {
         let (mut renewals, mut number) = (Renewals::default(), 1);
         let begun = refreshes(&mut renewals, &mut number, (0.0, 4000.0, 1.0), false);
-        assert_eq!(begun, [0.0, 10.0, 30.0, 70.0, 150.0, 310.0, 630.0, 1270.0, 2170.0, 3070.0, 3970.0]);
+        assert_eq!(
+            begun,
+            [
+                0.0, 10.0, 30.0, 70.0, 150.0, 310.0, 630.0, 1270.0, 2170.0, 3070.0, 3970.0
+            ]
+        );
     }
 
     #[test]
-    fn an_api_that_refuses_and_accepts_in_turn_causes_6_refreshes_a_minute_and_60_an_hour_then_the_pause() {
+    fn an_api_that_refuses_and_accepts_in_turn_causes_6_refreshes_a_minute_and_60_an_hour_then_the_pause()
+     {
         let (mut renewals, mut number) = (Renewals::default(), 1);
         renewals.accept(1);
         let begun = refreshes(&mut renewals, &mut number, (0.0, 3600.0, 0.5), true);
         assert_eq!(begun[..7], [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 60.0]);
         // What is refused in vain is not refreshed at once any more: each time the pause comes first, and then five that are accepted again.
-        let bursts: Vec<_> = begun.iter().enumerate().filter(|(i, t)| *i == 0 || **t - begun[i - 1] > 1.0).map(|(_, t)| *t).collect();
-        assert_eq!(bursts, [0.0, 60.0, 120.0, 180.0, 240.0, 322.5, 485.0, 807.5, 1450.0, 2352.5, 3255.0]);
-        assert_eq!(begun.len(), 60 + 1, "the last was not at once: 60 are enough for an hour");
+        let bursts: Vec<_> = begun
+            .iter()
+            .enumerate()
+            .filter(|(i, t)| *i == 0 || **t - begun[i - 1] > 1.0)
+            .map(|(_, t)| *t)
+            .collect();
+        assert_eq!(
+            bursts,
+            [
+                0.0, 60.0, 120.0, 180.0, 240.0, 322.5, 485.0, 807.5, 1450.0, 2352.5, 3255.0
+            ]
+        );
+        assert_eq!(
+            begun.len(),
+            60 + 1,
+            "the last was not at once: 60 are enough for an hour"
+        );
     }
 
     #[test]
@@ -203,8 +246,14 @@ mod tests {
         // Refreshed at 310 s for the sixth time: 320 s of pause.
         renewals.accept(number);
         renewals.accept(number - 1);
-        assert!(refuse(&mut renewals, &mut number, at(400.0)), "an accepted one that none refused before");
-        assert!(!refuse(&mut renewals, &mut number, at(719.0)), "the next is one that none accepted: it pauses as long as before");
+        assert!(
+            refuse(&mut renewals, &mut number, at(400.0)),
+            "an accepted one that none refused before"
+        );
+        assert!(
+            !refuse(&mut renewals, &mut number, at(719.0)),
+            "the next is one that none accepted: it pauses as long as before"
+        );
         assert!(refuse(&mut renewals, &mut number, at(720.0)));
         assert!(!refuse(&mut renewals, &mut number, at(720.0 + 639.0)));
         // Seven doublings are taken back in seven times 15 minutes beyond the pause.
@@ -249,7 +298,10 @@ mod tests {
         let mut renewals = Renewals::default();
         assert!(!renewals.refuse(1, false, at(0.0)));
         assert_eq!(renewals.barred(), 0);
-        assert!(renewals.refuse(1, true, at(1.0)), "no refresh has begun before");
+        assert!(
+            renewals.refuse(1, true, at(1.0)),
+            "no refresh has begun before"
+        );
         // Held by the guard before its call: it does not count either.
         renewals.end(1);
         assert!(renewals.refuse(1, true, at(2.0)));

@@ -66,7 +66,10 @@ impl Lifetime {
     #[must_use]
     pub fn life(&self, said: Option<Duration>) -> Duration {
         let plausible = |life: &Duration| !life.is_zero() && *life <= LONGEST;
-        let life = said.filter(plausible).or(Some(self.default).filter(plausible)).unwrap_or(FIVE_MINUTES);
+        let life = said
+            .filter(plausible)
+            .or(Some(self.default).filter(plausible))
+            .unwrap_or(FIVE_MINUTES);
         self.cap.filter(plausible).map_or(life, |cap| life.min(cap))
     }
 
@@ -86,7 +89,10 @@ impl Lifetime {
     pub fn plan_same(&self, sent: Now, said: Option<Duration>, now: Now) -> Plan {
         let plan = self.plan(sent, said, 0.0);
         let half = now.until(plan.expires) / 2;
-        Plan { refresh_at: now.after(half.max(SAME_AGAIN)), ..plan }
+        Plan {
+            refresh_at: now.after(half.max(SAME_AGAIN)),
+            ..plan
+        }
     }
 
     /// A token of this plan is gone in less than a second, or would die so soon of disuse: whatever schedule keeps one alive would be a hot loop.
@@ -112,13 +118,19 @@ impl Lifetime {
 
     /// Time from sending the request to the next planned fetch. More than zero, less than `life`.
     fn refresh_after(&self, life: Duration, random: f64) -> Duration {
-        let random = if random.is_finite() { random.clamp(0.0, 1.0) } else { 0.0 };
+        let random = if random.is_finite() {
+            random.clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
         let spread = (life / 10).min(FIVE_MINUTES);
         let planned = match self.refresh_before {
             None => auto(life).saturating_sub(spread.mul_f64(random)),
             Some(before) => {
                 // However large a margin is asked for, a tenth of the life and some seconds lie between two calls.
-                let asked = life.saturating_sub(before).saturating_sub(spread.min(before).mul_f64(random));
+                let asked = life
+                    .saturating_sub(before)
+                    .saturating_sub(spread.min(before).mul_f64(random));
                 asked.clamp(soonest(life), last_sent(life).max(soonest(life)))
             }
         };
@@ -142,7 +154,8 @@ fn last_sent(life: Duration) -> Duration {
 
 /// life − clamp(20 % of life, 10 s, 5 min), but not before half the life.
 fn auto(life: Duration) -> Duration {
-    life.saturating_sub((life / 5).clamp(10 * SEC, FIVE_MINUTES)).max(life / 2)
+    life.saturating_sub((life / 5).clamp(10 * SEC, FIVE_MINUTES))
+        .max(life / 2)
 }
 
 #[cfg(test)]
@@ -170,7 +183,11 @@ mod tests {
         let sent = Now::at(100 * SEC);
         let plan = lifetime.plan(sent, Some(Duration::from_secs_f64(life)), random);
         let since = |t: Now| sent.until(t).as_secs_f64();
-        (since(plan.refresh_at), since(plan.send_until), since(plan.expires))
+        (
+            since(plan.refresh_at),
+            since(plan.send_until),
+            since(plan.expires),
+        )
     }
 
     #[test]
@@ -184,39 +201,70 @@ mod tests {
             (3600.0, 3000.0, 3300.0, 3570.0),
         ] {
             assert_eq!(times(&plain(), life, 0.0), (late, sent, life));
-            assert!((times(&plain(), life, 1.0).0 - early).abs() < 1e-6, "{life}");
+            assert!(
+                (times(&plain(), life, 1.0).0 - early).abs() < 1e-6,
+                "{life}"
+            );
         }
     }
 
     #[test]
     fn the_cap_shortens_and_the_implausible_gives_way_to_the_default() {
-        let capped = Lifetime { cap: Some(60 * SEC), ..plain() };
+        let capped = Lifetime {
+            cap: Some(60 * SEC),
+            ..plain()
+        };
         assert_eq!(capped.life(Some(300 * SEC)), 60 * SEC);
         assert_eq!(capped.life(Some(30 * SEC)), 30 * SEC);
-        for said in [None, Some(Duration::ZERO), Some(LONGEST + SEC), Some(Duration::MAX)] {
+        for said in [
+            None,
+            Some(Duration::ZERO),
+            Some(LONGEST + SEC),
+            Some(Duration::MAX),
+        ] {
             assert_eq!(plain().life(said), FIVE_MINUTES);
             assert_eq!(capped.life(said), 60 * SEC);
         }
-        assert_eq!(Lifetime { default: Duration::ZERO, ..plain() }.life(None), FIVE_MINUTES);
+        assert_eq!(
+            Lifetime {
+                default: Duration::ZERO,
+                ..plain()
+            }
+            .life(None),
+            FIVE_MINUTES
+        );
     }
 
     #[test]
     fn refresh_before_is_kept_where_it_makes_sense_and_never_makes_a_hot_loop() {
-        let before = |secs: u64| Lifetime { refresh_before: Some(Duration::from_secs(secs)), ..plain() };
+        let before = |secs: u64| Lifetime {
+            refresh_before: Some(Duration::from_secs(secs)),
+            ..plain()
+        };
         assert!((times(&before(60), 600.0, 0.0).0 - 540.0).abs() < 1e-6);
         assert!((times(&before(60), 600.0, 1.0).0 - 480.0).abs() < 1e-6);
         assert!((times(&before(600), 600.0, 1.0).0 - 60.0).abs() < 1e-6);
         assert!((times(&before(9999), 600.0, 0.0).0 - 60.0).abs() < 1e-6);
         assert!((times(&before(9999), 10.0, 0.0).0 - 5.0).abs() < 1e-6);
-        assert!((times(&before(0), 600.0, 0.0).0 - 570.0).abs() < 1e-6, "at the latest when it may no longer be sent");
+        assert!(
+            (times(&before(0), 600.0, 0.0).0 - 570.0).abs() < 1e-6,
+            "at the latest when it may no longer be sent"
+        );
     }
 
     #[test]
     fn a_token_that_replaces_is_fetched_when_the_old_one_may_no_longer_be_sent() {
-        let replaces = |grace: u64| Lifetime { rotation: Rotation::Replaces, grace: Duration::from_secs(grace), ..plain() };
+        let replaces = |grace: u64| Lifetime {
+            rotation: Rotation::Replaces,
+            grace: Duration::from_secs(grace),
+            ..plain()
+        };
         assert!((times(&replaces(0), 300.0, 0.9).0 - 270.0).abs() < 1e-6);
         assert!((times(&replaces(20), 300.0, 0.9).0 - 250.0).abs() < 1e-6);
-        assert!((times(&replaces(200), 300.0, 0.5).0 - 225.0).abs() < 1e-6, "a long grace is as good as an overlap");
+        assert!(
+            (times(&replaces(200), 300.0, 0.5).0 - 225.0).abs() < 1e-6,
+            "a long grace is as good as an overlap"
+        );
     }
 
     #[test]
@@ -231,10 +279,22 @@ mod tests {
 
     #[test]
     fn a_use_moves_the_idle_end() {
-        let idle = Lifetime { idle: Some(600 * SEC), ..plain() };
-        assert_eq!(idle.idle_until(Now::at(100 * SEC)), Some(Now::at(670 * SEC)));
-        assert_eq!(idle.idle_until(Now::at(200 * SEC)), Some(Now::at(770 * SEC)));
-        assert_eq!(idle.idle_refresh(Now::at(100 * SEC)), Some(Now::at(580 * SEC)));
+        let idle = Lifetime {
+            idle: Some(600 * SEC),
+            ..plain()
+        };
+        assert_eq!(
+            idle.idle_until(Now::at(100 * SEC)),
+            Some(Now::at(670 * SEC))
+        );
+        assert_eq!(
+            idle.idle_until(Now::at(200 * SEC)),
+            Some(Now::at(770 * SEC))
+        );
+        assert_eq!(
+            idle.idle_refresh(Now::at(100 * SEC)),
+            Some(Now::at(580 * SEC))
+        );
         assert_eq!(plain().idle_until(Now::at(SEC)), None);
     }
 

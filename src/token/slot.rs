@@ -3,7 +3,10 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire,
+            Ordering::Relaxed, Ordering::Release,
+        },
     },
     time::Duration,
 };
@@ -45,7 +48,9 @@ pub struct Token {
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,7 +103,11 @@ pub(super) struct State {
 impl State {
     /// Nothing to tell those who saw `other`.
     pub fn same(&self, other: &Self) -> bool {
-        let failure = |s: &Self| s.failure.as_ref().map(|(failure, at)| (Arc::as_ptr(failure), *at));
+        let failure = |s: &Self| {
+            s.failure
+                .as_ref()
+                .map(|(failure, at)| (Arc::as_ptr(failure), *at))
+        };
         self.doing == other.doing
             && self.gate == other.gate
             && self.parent == other.parent
@@ -195,7 +204,9 @@ impl Slot {
     /// The hot path: one load, comparisons, one relaxed store where the millisecond is a new one.
     pub fn get(&self, now: Now) -> Option<Arc<Token>> {
         let token = self.token.load();
-        let token = token.as_ref().filter(|t| self.sendable(t, now) && t.number != self.barred.load(Acquire))?;
+        let token = token
+            .as_ref()
+            .filter(|t| self.sendable(t, now) && t.number != self.barred.load(Acquire))?;
         let millis = now.millis();
         if self.used.load(Relaxed) < millis {
             self.used.store(millis, Relaxed);
@@ -217,13 +228,24 @@ impl Slot {
         let whole = token.issued.sent.until(token.expires);
         // However much is asked for, one that lives a few seconds does not cost a call for each who asks.
         let least = (whole / 10).max(Duration::from_secs(1).min(whole / 2));
-        let asked = self.tuning().1.lifetime.min_remaining.min(whole.saturating_sub(least));
-        now.until(token.expires) >= asked || (self.unchanged.load(Acquire) && now < token.refresh_at)
+        let asked = self
+            .tuning()
+            .1
+            .lifetime
+            .min_remaining
+            .min(whole.saturating_sub(least));
+        now.until(token.expires) >= asked
+            || (self.unchanged.load(Acquire) && now < token.refresh_at)
     }
 
     /// Does an unlatch open this gate? Where the last attempt carried no secret the guard counts nothing, and the gate alone keeps attempts apart.
     pub fn opens_unlatched(&self, gate: Gate) -> bool {
-        gate.kind.opens_unlatched() && self.last_key.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        gate.kind.opens_unlatched()
+            && self
+                .last_key
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_some()
     }
 
     /// When the token was last used; in milliseconds since boot.
@@ -233,7 +255,10 @@ impl Slot {
 
     /// How long nobody has asked for a token.
     pub fn unused(&self, now: Now) -> Duration {
-        Duration::from_millis(now.millis().saturating_sub(self.used.load(Relaxed).max(self.asked.load(Relaxed))))
+        Duration::from_millis(
+            now.millis()
+                .saturating_sub(self.used.load(Relaxed).max(self.asked.load(Relaxed))),
+        )
     }
 
     /// Somebody asks.
@@ -288,7 +313,11 @@ impl Slot {
         if !self.is_current(number) {
             return;
         }
-        let held = self.state.borrow().gate.is_some_and(|gate| gate.until.is_none_or(|opens| opens > now));
+        let held = self
+            .state
+            .borrow()
+            .gate
+            .is_some_and(|gate| gate.until.is_none_or(|opens| opens > now));
         let ending = self.work.is_draining() && self.waiters.load(Acquire) == 0;
         self.refused.fetch_max(number, AcqRel);
         self.change_renewals(|renewals| renewals.refuse(number, !held && !ending, now));
@@ -320,7 +349,8 @@ impl Slot {
 
     /// Was this generation, when it was refused, or is it now, fit to be sent?
     pub fn may_send(&self, number: u64) -> bool {
-        self.refused.load(Acquire) < number || (self.is_current(number) && self.barred.load(Acquire) != number)
+        self.refused.load(Acquire) < number
+            || (self.is_current(number) && self.barred.load(Acquire) != number)
     }
 
     /// A child's refusal is blamed on this generation. An older one costs nothing.
@@ -332,7 +362,10 @@ impl Slot {
     }
 
     fn is_current(&self, number: u64) -> bool {
-        self.token.load().as_ref().is_some_and(|t| t.number == number)
+        self.token
+            .load()
+            .as_ref()
+            .is_some_and(|t| t.number == number)
     }
 
     /// Does something to what is known of refusals, and brings the hot path's copy up to date.
@@ -350,7 +383,10 @@ impl Slot {
 
     /// The tuning and how often it was changed.
     pub fn tuning(&self) -> (u64, Tuning) {
-        self.tuning.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tuning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub fn retune(&self, tuning: Tuning) {
@@ -386,5 +422,7 @@ impl Drop for Joined {
 }
 
 fn idle_millis(lifetime: &Lifetime) -> u64 {
-    lifetime.idle_until(Now::default()).map_or(u64::MAX, |end| end.millis().max(1))
+    lifetime
+        .idle_until(Now::default())
+        .map_or(u64::MAX, |end| end.millis().max(1))
 }

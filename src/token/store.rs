@@ -67,11 +67,22 @@ impl Store {
         for slot in &slots {
             slot.drain();
         }
-        #[expect(clippy::disallowed_methods, reason = "a bound on our own waiting, not the life of a token")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a bound on our own waiting, not the life of a token"
+        )]
         let end = Instant::now() + patience.min(Duration::from_hours(24));
         loop {
             // Listed anew: a request that is still open may have started one.
-            let Some(slot) = self.lock().slots.iter().filter_map(Weak::upgrade).find(|s| s.work.is_busy()) else { return };
+            let Some(slot) = self
+                .lock()
+                .slots
+                .iter()
+                .filter_map(Weak::upgrade)
+                .find(|s| s.work.is_busy())
+            else {
+                return;
+            };
             let mut state = slot.state.subscribe();
             let idle = async {
                 // The task publishes after it has put the flag down.
@@ -114,7 +125,9 @@ impl Store {
             {
                 inner.looked_at += inner.keepers.len();
             }
-            inner.keepers.retain(|_, cell| cell.get().is_none_or(|weak| weak.strong_count() > 0));
+            inner
+                .keepers
+                .retain(|_, cell| cell.get().is_none_or(|weak| weak.strong_count() > 0));
             inner.slots.retain(|slot| slot.strong_count() > 0);
             inner.forget_at = inner.keepers.len().max(inner.slots.len()).max(FEW) * 2;
         }

@@ -18,7 +18,11 @@ impl Window {
     /// At most `most` times (at least one) within any `per`.
     #[must_use]
     pub fn new(most: usize, per: Duration) -> Self {
-        Self { most: most.max(1), per, times: VecDeque::new() }
+        Self {
+            most: most.max(1),
+            per,
+            times: VecDeque::new(),
+        }
     }
 
     /// The earliest moment, `now` or later, at which it may happen once more.

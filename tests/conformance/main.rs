@@ -6,7 +6,10 @@
     clippy::disallowed_methods,
     reason = "a test fails by panicking and lives in real time"
 )]
-#![allow(clippy::float_cmp, reason = "the metrics compared here are whole numbers")]
+#![allow(
+    clippy::float_cmp,
+    reason = "the metrics compared here are whole numbers"
+)]
 
 mod h2spec;
 mod keycloak;

@@ -25,14 +25,39 @@ struct Pair {
 
 async fn pair(proxy: &str) -> Pair {
     let tokens = Tokens::default();
-    let endpoints = ["orders", "pay"].map(|n| Endpoint { name: n.into(), ..Endpoint::new(&format!("/{n}"), n, &format!("s3cret-{n}")) });
+    let endpoints = ["orders", "pay"].map(|n| Endpoint {
+        name: n.into(),
+        ..Endpoint::new(&format!("/{n}"), n, &format!("s3cret-{n}"))
+    });
     let issuer = Issuer::start(&tokens, endpoints.into()).await;
-    let (orders, pay) =
-        (Vendor::start(&tokens, vec![Need::Bearer("orders")]).await, Vendor::start(&tokens, vec![Need::Bearer("pay")]).await);
-    let stanza = |name: &str, vendor: &Vendor| plain(name, &format!("{}/{name}", issuer.url()), &format!("{}/v2", vendor.url()));
+    let (orders, pay) = (
+        Vendor::start(&tokens, vec![Need::Bearer("orders")]).await,
+        Vendor::start(&tokens, vec![Need::Bearer("pay")]).await,
+    );
+    let stanza = |name: &str, vendor: &Vendor| {
+        plain(
+            name,
+            &format!("{}/{name}", issuer.url()),
+            &format!("{}/v2", vendor.url()),
+        )
+    };
     let ports = PORTS.replace("[proxy]\n", &format!("[proxy]\n{proxy}\n"));
-    let sidecar = Sidecar::with_files(&format!("{ports}{}{}", stanza("orders", &orders), stanza("pay", &pay)), &[]).await;
-    Pair { tokens, orders, pay, issuer, sidecar }
+    let sidecar = Sidecar::with_files(
+        &format!(
+            "{ports}{}{}",
+            stanza("orders", &orders),
+            stanza("pay", &pay)
+        ),
+        &[],
+    )
+    .await;
+    Pair {
+        tokens,
+        orders,
+        pay,
+        issuer,
+        sidecar,
+    }
 }
 
 impl Pair {
@@ -41,24 +66,41 @@ impl Pair {
     }
 
     async fn get(&self, target: &str, host: &str) -> RawAnswer {
-        self.raw(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await
+        self.raw(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+            .await
     }
 
     /// Everything that arrived lies within the base path and carries its own upstream's token, in one value.
     fn is_kept_apart(&self) {
         for (name, vendor) in [("orders", &self.orders), ("pay", &self.pay)] {
-            assert_eq!(vendor.counts().unknown, 0, "a token went to another's vendor");
+            assert_eq!(
+                vendor.counts().unknown,
+                0,
+                "a token went to another's vendor"
+            );
             for request in vendor.seen() {
                 assert!(
-                    request.target == "/v2" || request.target.starts_with("/v2/") || request.target.starts_with("/v2?"),
+                    request.target == "/v2"
+                        || request.target.starts_with("/v2/")
+                        || request.target.starts_with("/v2?"),
                     "{name}: {}",
                     request.target
                 );
                 let decoded =
-                    percent_encoding::percent_decode_str(request.target.split('?').next().unwrap()).decode_utf8_lossy().into_owned();
-                assert!(!decoded.split(['/', '\\', '?']).any(|s| matches!(s, "." | "..")), "{name}: {}", request.target);
-                let token =
-                    request.header("authorization").and_then(|a| a.strip_prefix("Bearer ").map(ToOwned::to_owned)).expect("a token");
+                    percent_encoding::percent_decode_str(request.target.split('?').next().unwrap())
+                        .decode_utf8_lossy()
+                        .into_owned();
+                assert!(
+                    !decoded
+                        .split(['/', '\\', '?'])
+                        .any(|s| matches!(s, "." | "..")),
+                    "{name}: {}",
+                    request.target
+                );
+                let token = request
+                    .header("authorization")
+                    .and_then(|a| a.strip_prefix("Bearer ").map(ToOwned::to_owned))
+                    .expect("a token");
                 assert_eq!(self.tokens.get(&token).expect("a known token").client, name);
             }
         }
@@ -125,7 +167,11 @@ fn tricks(own: &str, other: &str) -> Vec<String> {
         "/{own}/x%00y",
     ] {
         let capital = own[..1].to_uppercase() + &own[1..];
-        all.push(odd.replace("{own}", own).replace("{other}", other).replace("{Own}", &capital));
+        all.push(
+            odd.replace("{own}", own)
+                .replace("{other}", other)
+                .replace("{Own}", &capital),
+        );
     }
     all
 }
@@ -137,15 +183,32 @@ async fn a1_no_path_reaches_another_upstream_or_leaves_the_base_path() {
     for (own, other) in [("orders", "pay"), ("pay", "orders")] {
         for path in tricks(own, other) {
             let count = |v: &Vendor| v.counts().requests;
-            let (before, foreign) =
-                if own == "orders" { (count(&pair.orders), count(&pair.pay)) } else { (count(&pair.pay), count(&pair.orders)) };
+            let (before, foreign) = if own == "orders" {
+                (count(&pair.orders), count(&pair.pay))
+            } else {
+                (count(&pair.pay), count(&pair.orders))
+            };
             let answer = pair.get(&path, "localhost").await;
-            assert!(matches!(answer.status, 200 | 400 | 404), "{path}: {}", answer.status);
-            let (after, theirs) =
-                if own == "orders" { (count(&pair.orders), count(&pair.pay)) } else { (count(&pair.pay), count(&pair.orders)) };
-            assert_eq!(after - before, usize::from(answer.status == 200 && theirs == foreign), "{path}");
+            assert!(
+                matches!(answer.status, 200 | 400 | 404),
+                "{path}: {}",
+                answer.status
+            );
+            let (after, theirs) = if own == "orders" {
+                (count(&pair.orders), count(&pair.pay))
+            } else {
+                (count(&pair.pay), count(&pair.orders))
+            };
+            assert_eq!(
+                after - before,
+                usize::from(answer.status == 200 && theirs == foreign),
+                "{path}"
+            );
             // Only a path that begins with the other's name, as written, is the other's.
-            assert!(theirs == foreign || path.starts_with(&format!("/{other}")), "{path} reached {other}");
+            assert!(
+                theirs == foreign || path.starts_with(&format!("/{other}")),
+                "{path} reached {other}"
+            );
             passed += usize::from(answer.status == 200);
         }
     }
@@ -156,32 +219,116 @@ async fn a1_no_path_reaches_another_upstream_or_leaves_the_base_path() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a2_a3_host_path_and_absolute_form_that_disagree_have_one_meaning() {
     let pair = pair("").await;
-    let (orders, pay) = (pair.orders.url().replace("http://", ""), pair.pay.url().replace("http://", ""));
+    let (orders, pay) = (
+        pair.orders.url().replace("http://", ""),
+        pair.pay.url().replace("http://", ""),
+    );
     // A configured host decides before the path, and its path is not stripped.
     assert_eq!(pair.get("/orders/x", "pay.localhost").await.status, 200);
-    assert_eq!((pair.pay.last().target.as_str(), pair.orders.counts().requests), ("/v2/orders/x", 0));
+    assert_eq!(
+        (
+            pair.pay.last().target.as_str(),
+            pair.orders.counts().requests
+        ),
+        ("/v2/orders/x", 0)
+    );
     for (target, host, status, code) in [
-        (format!("http://{pay}/v2/x"), orders.clone(), 400, "bad_request"),
-        (format!("http://{pay}/orders/x"), pay.clone(), 403, "forbidden_destination"),
-        (format!("http://{pay}/v2/../orders"), pay.clone(), 400, "bad_request"),
-        ("http://evil.test/orders/x".into(), "evil.test".into(), 403, "forbidden_destination"),
-        ("http://169.254.169.254/latest".into(), "169.254.169.254".into(), 403, "forbidden_destination"),
-        ("http://[::ffff:127.0.0.1]/orders/x".into(), "[::ffff:127.0.0.1]".into(), 403, "forbidden_destination"),
-        ("http://2130706433/orders/x".into(), "2130706433".into(), 403, "forbidden_destination"),
-        (format!("http://{}/api/status", pair.sidecar.admin_addr()), pair.sidecar.admin_addr().to_string(), 403, "forbidden_destination"),
-        ("/orders/x".into(), "evil.test".into(), 403, "forbidden_origin"),
-        ("/orders/x".into(), "pay.localhost.evil.test".into(), 403, "forbidden_origin"),
-        ("/orders/x".into(), "localhost, pay.localhost".into(), 400, "bad_request"),
-        ("/orders/x".into(), "evil.test@pay.localhost".into(), 400, "bad_request"),
-        ("/orders/x".into(), "pay.localhost/orders".into(), 400, "bad_request"),
+        (
+            format!("http://{pay}/v2/x"),
+            orders.clone(),
+            400,
+            "bad_request",
+        ),
+        (
+            format!("http://{pay}/orders/x"),
+            pay.clone(),
+            403,
+            "forbidden_destination",
+        ),
+        (
+            format!("http://{pay}/v2/../orders"),
+            pay.clone(),
+            400,
+            "bad_request",
+        ),
+        (
+            "http://evil.test/orders/x".into(),
+            "evil.test".into(),
+            403,
+            "forbidden_destination",
+        ),
+        (
+            "http://169.254.169.254/latest".into(),
+            "169.254.169.254".into(),
+            403,
+            "forbidden_destination",
+        ),
+        (
+            "http://[::ffff:127.0.0.1]/orders/x".into(),
+            "[::ffff:127.0.0.1]".into(),
+            403,
+            "forbidden_destination",
+        ),
+        (
+            "http://2130706433/orders/x".into(),
+            "2130706433".into(),
+            403,
+            "forbidden_destination",
+        ),
+        (
+            format!("http://{}/api/status", pair.sidecar.admin_addr()),
+            pair.sidecar.admin_addr().to_string(),
+            403,
+            "forbidden_destination",
+        ),
+        (
+            "/orders/x".into(),
+            "evil.test".into(),
+            403,
+            "forbidden_origin",
+        ),
+        (
+            "/orders/x".into(),
+            "pay.localhost.evil.test".into(),
+            403,
+            "forbidden_origin",
+        ),
+        (
+            "/orders/x".into(),
+            "localhost, pay.localhost".into(),
+            400,
+            "bad_request",
+        ),
+        (
+            "/orders/x".into(),
+            "evil.test@pay.localhost".into(),
+            400,
+            "bad_request",
+        ),
+        (
+            "/orders/x".into(),
+            "pay.localhost/orders".into(),
+            400,
+            "bad_request",
+        ),
         ("/api/status".into(), "localhost".into(), 404, "no_route"),
         ("/metrics".into(), "localhost".into(), 404, "no_route"),
     ] {
         let answer = pair.get(&target, &host).await;
-        assert_eq!((answer.status, answer.json()["code"].as_str()), (status, Some(code)), "{target} at {host}");
+        assert_eq!(
+            (answer.status, answer.json()["code"].as_str()),
+            (status, Some(code)),
+            "{target} at {host}"
+        );
     }
-    assert_eq!((pair.orders.counts().requests, pair.pay.counts().requests), (0, 1));
-    assert_eq!(pair.get(&format!("http://{pay}/v2/x"), &pay).await.status, 200);
+    assert_eq!(
+        (pair.orders.counts().requests, pair.pay.counts().requests),
+        (0, 1)
+    );
+    assert_eq!(
+        pair.get(&format!("http://{pay}/v2/x"), &pay).await.status,
+        200
+    );
     pair.is_kept_apart();
 }
 
@@ -189,7 +336,11 @@ async fn a2_a3_host_path_and_absolute_form_that_disagree_have_one_meaning() {
 async fn a7_a8_bytes_in_values_stay_one_line_and_a_clients_own_credentials_never_pass() {
     let pair = pair("").await;
     for value in ["a\rb", "a\nb", "a\0b", "a\x01b", "a\x7fb", "a\r\n b"] {
-        let answer = pair.raw(&format!("GET /orders/x HTTP/1.1\r\nHost: localhost\r\nX-V: {value}\r\n\r\n")).await;
+        let answer = pair
+            .raw(&format!(
+                "GET /orders/x HTTP/1.1\r\nHost: localhost\r\nX-V: {value}\r\n\r\n"
+            ))
+            .await;
         assert_eq!(answer.status, 400, "{value:?}");
     }
     assert_eq!(pair.orders.counts().requests, 0);
@@ -202,14 +353,19 @@ async fn a7_a8_bytes_in_values_stay_one_line_and_a_clients_own_credentials_never
     let seen = pair.orders.last();
     assert_eq!(seen.target, "/v2/x?q=%0d%0aX-Evil:%201&r=%00");
     assert!(
-        !seen
-            .headers
-            .iter()
-            .any(|(n, v)| v.contains("evil") || n.eq_ignore_ascii_case("proxy-authorization") || n.eq_ignore_ascii_case("x-evil")),
+        !seen.headers.iter().any(|(n, v)| v.contains("evil")
+            || n.eq_ignore_ascii_case("proxy-authorization")
+            || n.eq_ignore_ascii_case("x-evil")),
         "{:?}",
         seen.headers
     );
-    assert_eq!(seen.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case("authorization")).count(), 1);
+    assert_eq!(
+        seen.headers
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case("authorization"))
+            .count(),
+        1
+    );
     assert!(seen.header("x-v").is_some());
     pair.is_kept_apart();
 }
@@ -217,21 +373,50 @@ async fn a7_a8_bytes_in_values_stay_one_line_and_a_clients_own_credentials_never
 #[tokio::test(flavor = "multi_thread")]
 async fn a7_partition_values_and_settings_cannot_break_a_line_or_a_parameter() {
     let tokens = Tokens::default();
-    let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
+    let issuer = Issuer::start(
+        &tokens,
+        vec![Endpoint::new("/token", "acme", "s3cret-acme")],
+    )
+    .await;
     let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
     let more = "[credentials.acme.partition.customer]\nheader = \"X-Customer\"\npattern = \"^[a-z ]{1,20}$\"\n";
     let stanza = plain("acme", &format!("{}/token", issuer.url()), &vendor.url());
     let sidecar = Sidecar::start(&format!("{stanza}{more}")).await;
-    for value in ["", "A", "x scope=api", "abc&scope=api", "abc%0d%0a", "abc\tx", "abc\u{fc}", "abc, abc", "aaaaaaaaaaaaaaaaaaaaaaaaa"] {
-        let answer =
-            RawClient::ask(sidecar.addr(), format!("GET /acme/x HTTP/1.1\r\nHost: localhost\r\nX-Customer: {value}\r\n\r\n").as_bytes())
-                .await;
-        assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some("partition_invalid")), "{value:?}");
+    for value in [
+        "",
+        "A",
+        "x scope=api",
+        "abc&scope=api",
+        "abc%0d%0a",
+        "abc\tx",
+        "abc\u{fc}",
+        "abc, abc",
+        "aaaaaaaaaaaaaaaaaaaaaaaaa",
+    ] {
+        let answer = RawClient::ask(
+            sidecar.addr(),
+            format!("GET /acme/x HTTP/1.1\r\nHost: localhost\r\nX-Customer: {value}\r\n\r\n")
+                .as_bytes(),
+        )
+        .await;
+        assert_eq!(
+            (answer.status, answer.json()["code"].as_str()),
+            (400, Some("partition_invalid")),
+            "{value:?}"
+        );
     }
-    let twice = b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\nX-Customer: abc\r\nX-Customer: abd\r\n\r\n";
-    assert_eq!(RawClient::ask(sidecar.addr(), twice).await.json()["code"], "partition_invalid");
+    let twice =
+        b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\nX-Customer: abc\r\nX-Customer: abd\r\n\r\n";
+    assert_eq!(
+        RawClient::ask(sidecar.addr(), twice).await.json()["code"],
+        "partition_invalid"
+    );
     assert_eq!((issuer.calls("/token"), vendor.counts().requests), (0, 0));
-    let fine = RawClient::ask(sidecar.addr(), b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\nX-Customer: abc\r\n\r\n").await;
+    let fine = RawClient::ask(
+        sidecar.addr(),
+        b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\nX-Customer: abc\r\n\r\n",
+    )
+    .await;
     assert_eq!(fine.status, 200);
     assert!(vendor.last().header("x-customer").is_none());
 
@@ -240,12 +425,26 @@ async fn a7_partition_values_and_settings_cannot_break_a_line_or_a_parameter() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("c.toml");
         let stanza = "[credentials.a]\nprofile = \"static\"\nsettings = { s = \"BAD\" }\nsecrets = { k = \"k\" }\ninject.headers = { X-A = \"{{ s }}\" }\n".replace("BAD", bad);
-        std::fs::write(&file, format!("{PORTS}{stanza}[upstreams.a]\nurl = \"{}\"\ncredential = \"a\"\n", vendor.url())).unwrap();
+        std::fs::write(
+            &file,
+            format!(
+                "{PORTS}{stanza}[upstreams.a]\nurl = \"{}\"\ncredential = \"a\"\n",
+                vendor.url()
+            ),
+        )
+        .unwrap();
         let (config, _) = cupbearer::config::load(&file, &cupbearer::config::Sight::default());
         let Some(config) = config else { continue };
-        let Ok(app) = cupbearer::app::App::start(config, cupbearer::app::Options::default()).await else { continue };
+        let Ok(app) = cupbearer::app::App::start(config, cupbearer::app::Options::default()).await
+        else {
+            continue;
+        };
         let before = vendor.counts().requests;
-        let answer = RawClient::ask(app.proxy()[0].parse().unwrap(), b"GET /a/x HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let answer = RawClient::ask(
+            app.proxy()[0].parse().unwrap(),
+            b"GET /a/x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
+        .await;
         assert!(answer.status >= 500, "{bad}: {}", answer.status);
         assert_eq!(vendor.counts().requests, before, "{bad}");
     }
@@ -255,22 +454,64 @@ async fn a7_partition_values_and_settings_cannot_break_a_line_or_a_parameter() {
 async fn a11_heads_and_targets_above_the_limits_have_their_codes_and_are_counted() {
     let pair = pair("limits = { header_bytes = 4096, headers = 20, uri_bytes = 1000 }").await;
     let long = |n: usize| "a".repeat(n);
-    let get = |target: &str, more: &str| format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
+    let get = |target: &str, more: &str| {
+        format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n")
+    };
     for (request, status, code) in [
-        (get(&format!("/orders/{}", long(1000)), ""), 414, "uri_too_long"),
+        (
+            get(&format!("/orders/{}", long(1000)), ""),
+            414,
+            "uri_too_long",
+        ),
         (format!("GET /{}", long(8 << 20)), 414, "uri_too_long"),
-        (get("/orders/x", &format!("X: {}\r\n", long(4096))), 431, "headers_too_large"),
-        (get("/orders/x", &format!("X: {}\r\n", long(1 << 20))), 431, "headers_too_large"),
-        (get("/orders/x", &"X: a\r\n".repeat(20)), 431, "headers_too_large"),
-        (get("/orders/x", &"X: a\r\n".repeat(400)), 431, "headers_too_large"),
+        (
+            get("/orders/x", &format!("X: {}\r\n", long(4096))),
+            431,
+            "headers_too_large",
+        ),
+        (
+            get("/orders/x", &format!("X: {}\r\n", long(1 << 20))),
+            431,
+            "headers_too_large",
+        ),
+        (
+            get("/orders/x", &"X: a\r\n".repeat(20)),
+            431,
+            "headers_too_large",
+        ),
+        (
+            get("/orders/x", &"X: a\r\n".repeat(400)),
+            431,
+            "headers_too_large",
+        ),
     ] {
         let answer = pair.raw(&request).await;
-        assert_eq!((answer.status, answer.json()["code"].as_str()), (status, Some(code)), "{} bytes", request.len());
+        assert_eq!(
+            (answer.status, answer.json()["code"].as_str()),
+            (status, Some(code)),
+            "{} bytes",
+            request.len()
+        );
     }
     assert_eq!(pair.orders.counts().requests, 0);
-    pair.sidecar.until_metric("cupbearer_refusals_total{code=\"uri_too_long\",upstream=\"\"}", 2.0).await;
-    pair.sidecar.until_metric("cupbearer_refusals_total{code=\"headers_too_large\",upstream=\"\"}", 4.0).await;
-    let fits = pair.raw(&get(&format!("/orders/{}", long(900)), &format!("X: {}\r\n", long(3900)))).await;
+    pair.sidecar
+        .until_metric(
+            "cupbearer_refusals_total{code=\"uri_too_long\",upstream=\"\"}",
+            2.0,
+        )
+        .await;
+    pair.sidecar
+        .until_metric(
+            "cupbearer_refusals_total{code=\"headers_too_large\",upstream=\"\"}",
+            4.0,
+        )
+        .await;
+    let fits = pair
+        .raw(&get(
+            &format!("/orders/{}", long(900)),
+            &format!("X: {}\r\n", long(3900)),
+        ))
+        .await;
     assert_eq!(fits.status, 200);
 }
 
@@ -291,12 +532,15 @@ async fn a10_a_slow_head_has_a_total_deadline_and_a_slow_body_a_lowest_rate() {
             }
         }
     };
-    timeout(Duration::from_secs(5), dripped).await.expect("the head is cut off");
+    timeout(Duration::from_secs(5), dripped)
+        .await
+        .expect("the head is cut off");
     assert!(half < 100, "cut off at its deadline, after {half} bytes");
 
     // A body of known length that comes at 20 bytes a second; each byte is well within `idle`.
     let mut slow = RawClient::connect(pair.sidecar.addr()).await;
-    slow.write(b"POST /orders/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n").await;
+    slow.write(b"POST /orders/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+        .await;
     let (mut read, mut write) = slow.tcp.into_split();
     let drip = tokio::spawn(async move {
         while write.write_all(b"x").await.is_ok() {
@@ -304,15 +548,25 @@ async fn a10_a_slow_head_has_a_total_deadline_and_a_slow_body_a_lowest_rate() {
         }
     });
     let mut answer = Vec::new();
-    let _ =
-        timeout(Duration::from_secs(8), tokio::io::AsyncReadExt::read_to_end(&mut read, &mut answer)).await.expect("the body is cut off");
+    let _ = timeout(
+        Duration::from_secs(8),
+        tokio::io::AsyncReadExt::read_to_end(&mut read, &mut answer),
+    )
+    .await
+    .expect("the body is cut off");
     drip.abort();
-    assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", answer.escape_ascii());
+    assert!(
+        answer.starts_with(b"HTTP/1.1 408"),
+        "{}",
+        answer.escape_ascii()
+    );
 
     // One that stands still is cut off by `idle`, whether its length is known or not.
     for framing in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
         let request = format!("POST /orders/x HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n");
-        let answer = timeout(Duration::from_secs(8), pair.raw(&request)).await.expect("it is cut off");
+        let answer = timeout(Duration::from_secs(8), pair.raw(&request))
+            .await
+            .expect("it is cut off");
         assert_eq!(answer.status, 408, "{framing}");
     }
     assert_eq!(pair.issuer.calls("/orders"), 1);
@@ -324,22 +578,64 @@ async fn a15_a_loop_through_ourselves_is_a_configuration_error_or_ends_after_one
     for url in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("c.toml");
-        std::fs::write(&file, text.replace("http://127.0.0.1", &format!("http://{url}"))).unwrap();
+        std::fs::write(
+            &file,
+            text.replace("http://127.0.0.1", &format!("http://{url}")),
+        )
+        .unwrap();
         let (_, problems) = cupbearer::config::load(&file, &cupbearer::config::Sight::default());
-        assert!(format!("{:?}", problems.list()).contains("upstreams.a.url"), "{url}: {:?}", problems.list());
+        assert!(
+            format!("{:?}", problems.list()).contains("upstreams.a.url"),
+            "{url}: {:?}",
+            problems.list()
+        );
     }
     // A ring that no configuration shows: another proxy stands in between and sends it back.
     let between = Raw::start().await;
     let text = PORTS.replace("[proxy]\n", "[proxy]\nvia = \"cup-1\"\n");
-    let sidecar = Sidecar::with_files(&format!("{text}[upstreams.a]\nurl = \"{}\"\ncredential = \"none\"\n", between.url()), &[]).await;
+    let sidecar = Sidecar::with_files(
+        &format!(
+            "{text}[upstreams.a]\nurl = \"{}\"\ncredential = \"none\"\n",
+            between.url()
+        ),
+        &[],
+    )
+    .await;
     let addr = sidecar.addr();
-    let client = tokio::spawn(RawClient::ask(addr, b"GET /a/x HTTP/1.1\r\nHost: localhost\r\nVia: 1.0 other\r\n\r\n"));
+    let client = tokio::spawn(RawClient::ask(
+        addr,
+        b"GET /a/x HTTP/1.1\r\nHost: localhost\r\nVia: 1.0 other\r\n\r\n",
+    ));
     let (mut tcp, head) = between.accept_until(b"\r\n\r\n").await;
     let head = String::from_utf8(head).unwrap();
-    let via: Vec<&str> = head.lines().filter(|l| l.to_ascii_lowercase().starts_with("via:")).collect();
-    let back = RawClient::ask(addr, format!("GET /a/x HTTP/1.1\r\nHost: localhost\r\n{}\r\n\r\n", via.join("\r\n")).as_bytes()).await;
-    assert_eq!((back.status, back.json()["code"].as_str()), (508, Some("loop_detected")), "{via:?}");
-    tcp.write_all(format!("HTTP/1.1 508 Loop\r\nContent-Length: {}\r\n\r\n{}", back.body.len(), back.text()).as_bytes()).await.unwrap();
+    let via: Vec<&str> = head
+        .lines()
+        .filter(|l| l.to_ascii_lowercase().starts_with("via:"))
+        .collect();
+    let back = RawClient::ask(
+        addr,
+        format!(
+            "GET /a/x HTTP/1.1\r\nHost: localhost\r\n{}\r\n\r\n",
+            via.join("\r\n")
+        )
+        .as_bytes(),
+    )
+    .await;
+    assert_eq!(
+        (back.status, back.json()["code"].as_str()),
+        (508, Some("loop_detected")),
+        "{via:?}"
+    );
+    tcp.write_all(
+        format!(
+            "HTTP/1.1 508 Loop\r\nContent-Length: {}\r\n\r\n{}",
+            back.body.len(),
+            back.text()
+        )
+        .as_bytes(),
+    )
+    .await
+    .unwrap();
     assert_eq!(client.await.unwrap().status, 508);
     assert!(between.is_silent().await, "one hop, no more");
 }
@@ -355,19 +651,38 @@ async fn r11_redirects_cookies_and_challenges_of_a_vendor_pass_and_are_never_act
                 .with("Set-Cookie", "a=b; Path=/"),
         );
         let answer = pair.get("/orders/x", "localhost").await;
-        assert_eq!((answer.status, answer.header("location")), (status, Some(format!("{}/steal", elsewhere.url()).as_str())));
+        assert_eq!(
+            (answer.status, answer.header("location")),
+            (status, Some(format!("{}/steal", elsewhere.url()).as_str()))
+        );
         assert_eq!(answer.header("set-cookie"), Some("a=b; Path=/"));
     }
     assert!(elsewhere.is_silent().await);
-    pair.orders.script(Reply::json(403, &serde_json::json!({})).with("WWW-Authenticate", "Bearer error=\"insufficient_scope\""));
+    pair.orders.script(
+        Reply::json(403, &serde_json::json!({}))
+            .with("WWW-Authenticate", "Bearer error=\"insufficient_scope\""),
+    );
     let answer = pair.get("/orders/x", "localhost").await;
-    assert_eq!((answer.status, answer.header("www-authenticate")), (403, Some("Bearer error=\"insufficient_scope\"")));
+    assert_eq!(
+        (answer.status, answer.header("www-authenticate")),
+        (403, Some("Bearer error=\"insufficient_scope\""))
+    );
     for method in ["TRACE", "TRACK", "trace", "Track"] {
         let before = pair.orders.counts().requests;
-        let answer = pair.raw(&format!("{method} /orders/x HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
-        assert_eq!((answer.status, answer.json()["code"].as_str()), (405, Some("method_refused")), "{method}");
+        let answer = pair
+            .raw(&format!(
+                "{method} /orders/x HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(
+            (answer.status, answer.json()["code"].as_str()),
+            (405, Some("method_refused")),
+            "{method}"
+        );
         assert_eq!(pair.orders.counts().requests - before, 0, "{method}");
     }
-    let options = pair.raw("OPTIONS /orders/x HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n").await;
+    let options = pair
+        .raw("OPTIONS /orders/x HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n")
+        .await;
     assert_eq!(options.status, 204, "not forwarded, with no token");
 }

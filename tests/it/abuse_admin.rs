@@ -22,15 +22,32 @@ async fn a_crowd_of_silent_connections_keeps_no_probe_out_and_drives_no_scraper_
         assert!(crowd.iter().all(Result::is_ok));
         let mut fastest = Duration::MAX;
         for path in ["/livez", "/readyz", "/metrics", "/livez"] {
-            let (begun, probe) = (Instant::now(), format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
-            let answer = timeout(Duration::from_secs(5), RawClient::ask(port, probe.as_bytes())).await;
-            assert!(matches!(answer.expect("an answer in time").status, 200 | 503), "{path}");
+            let (begun, probe) = (
+                Instant::now(),
+                format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+            );
+            let answer = timeout(
+                Duration::from_secs(5),
+                RawClient::ask(port, probe.as_bytes()),
+            )
+            .await;
+            assert!(
+                matches!(answer.expect("an answer in time").status, 200 | 503),
+                "{path}"
+            );
             fastest = fastest.min(begun.elapsed());
         }
         // What else runs here may hold one of them up.
         assert!(fastest < Duration::from_secs(1), "{fastest:?}");
         // The same connection as before.
         scraper.write(SCRAPE).await;
-        assert_eq!(scraper.answer("GET").await.expect("the scraper's connection").status, 200);
+        assert_eq!(
+            scraper
+                .answer("GET")
+                .await
+                .expect("the scraper's connection")
+                .status,
+            200
+        );
     }
 }

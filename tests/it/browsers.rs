@@ -8,7 +8,10 @@ use crate::support::{
 };
 
 async fn status(sidecar: &Sidecar, fields: &str) -> (u16, String) {
-    let request = format!("POST /acme/x HTTP/1.1\r\nHost: {}\r\n{fields}Content-Length: 0\r\n\r\n", sidecar.addr());
+    let request = format!(
+        "POST /acme/x HTTP/1.1\r\nHost: {}\r\n{fields}Content-Length: 0\r\n\r\n",
+        sidecar.addr()
+    );
     let answer = RawClient::ask(sidecar.addr(), request.as_bytes()).await;
     (answer.status, answer.text())
 }
@@ -31,12 +34,18 @@ async fn navigations_and_what_other_sites_send_is_refused_naming_the_key() {
     ] {
         let (code, body) = status(&sidecar, fields).await;
         assert_eq!(code, 403, "{fields}");
-        assert!(body.contains("forbidden_origin") && body.contains("proxy.browser"), "{body}");
+        assert!(
+            body.contains("forbidden_origin") && body.contains("proxy.browser"),
+            "{body}"
+        );
     }
     assert_eq!(vendor.counts().requests, 0);
     let own = sidecar.addr();
     for (fields, code) in [
-        (format!("Referer: http://localhost:{}/acme/x\r\n", own.port()), 200),
+        (
+            format!("Referer: http://localhost:{}/acme/x\r\n", own.port()),
+            200,
+        ),
         ("Referer: http://localhost:1/acme/x\r\n".into(), 403),
         (format!("Origin: http://6.6.6.6:{}\r\n", own.port()), 403),
         (format!("Origin: http://evil.test:{}\r\n", own.port()), 403),
@@ -57,9 +66,14 @@ async fn navigations_and_what_other_sites_send_is_refused_naming_the_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_browsers_are_allowed_they_are() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
-    let text = PORTS.replace("[proxy]\n", "[proxy]\nbrowser = \"allow\"\n") + &open("acme", &vendor.url());
+    let text =
+        PORTS.replace("[proxy]\n", "[proxy]\nbrowser = \"allow\"\n") + &open("acme", &vendor.url());
     let sidecar = Sidecar::with_files(&text, &[]).await;
-    for fields in ["Sec-Fetch-Mode: navigate\r\n", "Referer: https://evil.test/page\r\n", "Origin: null\r\n"] {
+    for fields in [
+        "Sec-Fetch-Mode: navigate\r\n",
+        "Referer: https://evil.test/page\r\n",
+        "Origin: null\r\n",
+    ] {
         assert_eq!(status(&sidecar, fields).await.0, 200, "{fields}");
     }
 }

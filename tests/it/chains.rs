@@ -33,19 +33,33 @@ async fn world(partner: Duration, session: Duration) -> World {
     let vendor = api(&tokens).await;
     // Two attempts a value: what a chain does between them is looked at here.
     let guard = "[HERE.guard]\nmax_rejections = 2\nhold = \"until_secret_changes\"\naccount_rejections = \"off\"";
-    let sidecar = stanza(&issuer, "secret_p", "sec_m").over(guard).start(&vendor.url()).await;
-    World { tokens, issuer, vendor, sidecar }
+    let sidecar = stanza(&issuer, "secret_p", "sec_m")
+        .over(guard)
+        .start(&vendor.url())
+        .await;
+    World {
+        tokens,
+        issuer,
+        vendor,
+        sidecar,
+    }
 }
 
 impl World {
     async fn answers(&self, token: &str, outcome: &str) -> f64 {
-        let series = format!("cupbearer_token_requests_total{{credential=\"mypos\",outcome=\"{outcome}\",token=\"{token}\"}}");
+        let series = format!(
+            "cupbearer_token_requests_total{{credential=\"mypos\",outcome=\"{outcome}\",token=\"{token}\"}}"
+        );
         self.sidecar.metric(&series).await
     }
 
     /// The paths of all token calls, in their order.
     fn order(&self) -> Vec<String> {
-        self.issuer.seen().iter().map(|s| s.request.path().to_owned()).collect()
+        self.issuer
+            .seen()
+            .iter()
+            .map(|s| s.request.path().to_owned())
+            .collect()
     }
 }
 
@@ -57,7 +71,14 @@ async fn a_partner_token_is_renewed_while_its_session_lives_on() {
         assert_eq!(w.sidecar.status_of(CALL).await, 200);
         calls += 1;
     }
-    assert_eq!(w.vendor.counts(), Counts { requests: calls, answered: calls, ..Counts::default() });
+    assert_eq!(
+        w.vendor.counts(),
+        Counts {
+            requests: calls,
+            answered: calls,
+            ..Counts::default()
+        }
+    );
     assert_eq!((w.issuer.calls(SESSION), w.issuer.refusals()), (1, vec![]));
 }
 
@@ -69,7 +90,14 @@ async fn a_session_is_renewed_with_the_partner_token_that_is_there() {
         assert_eq!(w.sidecar.status_of(CALL).await, 200);
         calls += 1;
     }
-    assert_eq!(w.vendor.counts(), Counts { requests: calls, answered: calls, ..Counts::default() });
+    assert_eq!(
+        w.vendor.counts(),
+        Counts {
+            requests: calls,
+            answered: calls,
+            ..Counts::default()
+        }
+    );
     assert_eq!((w.issuer.calls(PARTNER), w.issuer.refusals()), (1, vec![]));
 }
 
@@ -82,10 +110,21 @@ async fn a_session_refused_for_a_stale_partner_token_is_asked_for_once_more_with
     w.issuer.wait(5).await;
     assert_eq!(w.order(), [PARTNER, SESSION, SESSION, PARTNER, SESSION]);
     assert_eq!(w.issuer.refusals(), ["the partner token is Revoked"]);
-    let ok = "cupbearer_token_requests_total{credential=\"mypos\",outcome=\"ok\",token=\"session\"}";
+    let ok =
+        "cupbearer_token_requests_total{credential=\"mypos\",outcome=\"ok\",token=\"session\"}";
     w.sidecar.until_metric(ok, 2.0).await;
-    assert_eq!((w.answers("session", "rejected").await, w.answers("partner", "ok").await), (1.0, 2.0));
-    assert_eq!(w.sidecar.token("mypos", "session").await["rejections"], 0, "success clears the count");
+    assert_eq!(
+        (
+            w.answers("session", "rejected").await,
+            w.answers("partner", "ok").await
+        ),
+        (1.0, 2.0)
+    );
+    assert_eq!(
+        w.sidecar.token("mypos", "session").await["rejections"],
+        0,
+        "success clears the count"
+    );
     assert_eq!(w.sidecar.status_of(CALL).await, 200);
 }
 
@@ -97,7 +136,11 @@ async fn both_attempts_of_a_refused_session_are_counted() {
     let latched = "cupbearer_credential_latched{credential=\"mypos\"}";
     w.sidecar.until_metric(latched, 1.0).await;
     let token = w.sidecar.token("mypos", "session").await;
-    assert_eq!((&token["rejections"], &token["state"]), (&json!(2), &json!("latched")), "{token}");
+    assert_eq!(
+        (&token["rejections"], &token["state"]),
+        (&json!(2), &json!("latched")),
+        "{token}"
+    );
     assert_eq!(w.order(), [PARTNER, SESSION, SESSION, PARTNER, SESSION]);
 }
 
@@ -113,12 +156,23 @@ async fn a_401_of_the_api_refuses_both_tokens_and_costs_one_call_each_and_one_re
     // Parents first: the new session was asked for with the new partner token.
     assert_eq!(w.order(), [PARTNER, SESSION, PARTNER, SESSION]);
     let seen = w.issuer.seen();
-    let Outcome::Issued(partner) = &seen[2].outcome else { panic!("{:?}", seen[2].outcome) };
-    assert_eq!(seen[3].request.header("authorization"), Some(&*format!("Bearer {partner}")));
+    let Outcome::Issued(partner) = &seen[2].outcome else {
+        panic!("{:?}", seen[2].outcome)
+    };
+    assert_eq!(
+        seen[3].request.header("authorization"),
+        Some(&*format!("Bearer {partner}"))
+    );
     assert!(!old.0.contains(partner));
     let counts = w.vendor.counts();
-    assert_eq!((counts.answered, counts.unknown, counts.expired), (21, 0, 0));
-    assert!((1..=20).contains(&counts.revoked), "each call was sent again once at most: {counts:?}");
+    assert_eq!(
+        (counts.answered, counts.unknown, counts.expired),
+        (21, 0, 0)
+    );
+    assert!(
+        (1..=20).contains(&counts.revoked),
+        "each call was sent again once at most: {counts:?}"
+    );
     #[expect(clippy::cast_precision_loss, reason = "at most twenty")]
     let replays = counts.revoked as f64;
     let series = "cupbearer_replays_total{outcome=\"ok\",upstream=\"mypos\"}";
@@ -132,7 +186,15 @@ async fn a_401_does_not_say_which_token_is_dead_so_both_are_renewed() {
     w.tokens.revoke_all("session");
     assert_eq!(w.sidecar.status_of(CALL).await, 200);
     assert_eq!(w.order(), [PARTNER, SESSION, PARTNER, SESSION]);
-    assert_eq!(w.vendor.counts(), Counts { requests: 3, answered: 2, revoked: 1, ..Counts::default() });
+    assert_eq!(
+        w.vendor.counts(),
+        Counts {
+            requests: 3,
+            answered: 2,
+            revoked: 1,
+            ..Counts::default()
+        }
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,12 +203,19 @@ async fn a_chain_without_its_first_token_says_which_one_is_missing() {
     let issuer = Issuer::start(&tokens, endpoints()).await;
     issuer.always(Some(Reply::new(500, "").into()));
     let vendor = api(&tokens).await;
-    let stanza = stanza(&issuer, "secret_p", "sec_m").over("[upstream_defaults]\ntimeouts = { token = \"3s\" }");
+    let stanza = stanza(&issuer, "secret_p", "sec_m")
+        .over("[upstream_defaults]\ntimeouts = { token = \"3s\" }");
     let sidecar = stanza.start(&vendor.url()).await;
     let (status, body) = sidecar.refusal(CALL).await;
-    assert_eq!((status, &body["code"], &body["token"]), (503, &json!("token_unavailable"), &json!("partner")), "{body}");
+    assert_eq!(
+        (status, &body["code"], &body["token"]),
+        (503, &json!("token_unavailable"), &json!("partner")),
+        "{body}"
+    );
     assert_eq!((issuer.calls(SESSION), vendor.counts().requests), (0, 0));
     issuer.always(None);
     let healed = async { while sidecar.status_of(CALL).await != 200 {} };
-    tokio::time::timeout(Duration::from_secs(15), healed).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(15), healed)
+        .await
+        .unwrap();
 }

@@ -24,10 +24,23 @@ struct Stage {
 
 async fn stage() -> Stage {
     let tokens = Tokens::default();
-    let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
+    let issuer = Issuer::start(
+        &tokens,
+        vec![Endpoint::new("/token", "acme", "s3cret-acme")],
+    )
+    .await;
     let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
-    let sidecar = Sidecar::start(&plain("acme", &format!("{}/token", issuer.url()), &vendor.url())).await;
-    Stage { issuer, vendor, sidecar }
+    let sidecar = Sidecar::start(&plain(
+        "acme",
+        &format!("{}/token", issuer.url()),
+        &vendor.url(),
+    ))
+    .await;
+    Stage {
+        issuer,
+        vendor,
+        sidecar,
+    }
 }
 
 /// Runs a client to its end; what it wrote.
@@ -47,16 +60,38 @@ async fn curl_calls_over_http_1_http_2_and_as_a_proxy() {
     if let Err(why) = curl() {
         return skip("curl_calls_over_http_1_http_2_and_as_a_proxy", &why);
     }
-    let Stage { issuer, vendor, sidecar } = stage().await;
-    let (url, proxy, forward) = (sidecar.url("/acme/a%2Fb?c=d"), sidecar.url(""), format!("{}/a%2Fb?c=d", vendor.url()));
-    let asked = async |args: &[&str]| told(curl().unwrap().args(["-sS", "--fail", "--max-time", "30", "--noproxy", ""]), args).await;
+    let Stage {
+        issuer,
+        vendor,
+        sidecar,
+    } = stage().await;
+    let (url, proxy, forward) = (
+        sidecar.url("/acme/a%2Fb?c=d"),
+        sidecar.url(""),
+        format!("{}/a%2Fb?c=d", vendor.url()),
+    );
+    let asked = async |args: &[&str]| {
+        told(
+            curl()
+                .unwrap()
+                .args(["-sS", "--fail", "--max-time", "30", "--noproxy", ""]),
+            args,
+        )
+        .await
+    };
     for args in [
         &["--http1.1", &*url][..],
         &["--http1.0", &url],
         &["--http2", &url],
         &["--http2-prior-knowledge", &url],
         &["-x", &proxy, &forward],
-        &["-x", &proxy, "--proxy-header", "Proxy-Authorization: Basic eA==", &forward],
+        &[
+            "-x",
+            &proxy,
+            "--proxy-header",
+            "Proxy-Authorization: Basic eA==",
+            &forward,
+        ],
     ] {
         let echo = json(&asked(args).await);
         assert_eq!(echo["target"], "/a%2Fb?c=d", "{args:?}");
@@ -65,16 +100,35 @@ async fn curl_calls_over_http_1_http_2_and_as_a_proxy() {
     let body = sidecar.path("body");
     std::fs::write(&body, vec![b'z'; 3 << 20]).unwrap();
     let file = format!("@{}", body.display());
-    for more in [&["--http1.1"][..], &["--http1.1", "-H", "Transfer-Encoding: chunked"], &["--http2-prior-knowledge"]] {
+    for more in [
+        &["--http1.1"][..],
+        &["--http1.1", "-H", "Transfer-Encoding: chunked"],
+        &["--http2-prior-knowledge"],
+    ] {
         // curl sends Expect: 100-continue with a body of this size.
         let echo = json(&asked(&[more, &["--data-binary", &file, &url]].concat()).await);
-        assert_eq!((echo["method"].as_str(), echo["length"].as_u64()), (Some("POST"), Some(3 << 20)), "{more:?}");
-        assert_eq!(echo["sha256"], crate::support::tally::sha256(&vec![b'z'; 3 << 20]), "{more:?}");
+        assert_eq!(
+            (echo["method"].as_str(), echo["length"].as_u64()),
+            (Some("POST"), Some(3 << 20)),
+            "{more:?}"
+        );
+        assert_eq!(
+            echo["sha256"],
+            crate::support::tally::sha256(&vec![b'z'; 3 << 20]),
+            "{more:?}"
+        );
     }
     let head = asked(&["-I", &url]).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let tunnel = curl().unwrap().args(["-sS", "-p", "-x", &proxy, &forward, "-D", "-"]).run(LIMIT).await;
-    assert!(tunnel.0 != 0 && tunnel.1.starts_with("HTTP/1.1 403"), "{tunnel:?}");
+    let tunnel = curl()
+        .unwrap()
+        .args(["-sS", "-p", "-x", &proxy, &forward, "-D", "-"])
+        .run(LIMIT)
+        .await;
+    assert!(
+        tunnel.0 != 0 && tunnel.1.starts_with("HTTP/1.1 403"),
+        "{tunnel:?}"
+    );
     assert!(tunnel.1.contains("intercept_off"), "{tunnel:?}");
     assert_eq!(issuer.calls("/token"), 1);
 }
@@ -112,18 +166,45 @@ async fn python_requests_calls_by_url_and_as_a_proxy() {
         Ok(python) => python,
         Err(why) => return skip("python_requests_calls_by_url_and_as_a_proxy", &why),
     };
-    let Stage { issuer, vendor, sidecar } = stage().await;
+    let Stage {
+        issuer,
+        vendor,
+        sidecar,
+    } = stage().await;
     vendor.script(Reply::new(302, "").with("Location", &(vendor.url() + "/to")));
-    let out = json(&told(python, &["-c", PYTHON, &sidecar.url("/acme"), &sidecar.url(""), &vendor.url()]).await);
+    let out = json(
+        &told(
+            python,
+            &[
+                "-c",
+                PYTHON,
+                &sidecar.url("/acme"),
+                &sidecar.url(""),
+                &vendor.url(),
+            ],
+        )
+        .await,
+    );
     for n in 0..3 {
         assert_eq!(out[n]["target"], "/a%2Fb?q=x+y");
         assert!(!out[n].to_string().contains("Bearer own"));
     }
-    assert_eq!((out[3]["length"].as_u64(), out[4]["target"].as_str()), (Some(50_000), Some("/by-proxy")));
+    assert_eq!(
+        (out[3]["length"].as_u64(), out[4]["target"].as_str()),
+        (Some(50_000), Some("/by-proxy"))
+    );
     assert_eq!(out[5], serde_json::json!([403, "forbidden_destination"]));
-    assert_eq!(out[6], serde_json::json!([200, 1]), "requests follows the redirect through the proxy again");
+    assert_eq!(
+        out[6],
+        serde_json::json!([200, 1]),
+        "requests follows the redirect through the proxy again"
+    );
     assert_eq!(out[7]["target"], "/by-environment");
-    assert!(out[8].as_str().is_some_and(|e| e.contains("403")), "CONNECT: {}", out[8]);
+    assert!(
+        out[8].as_str().is_some_and(|e| e.contains("403")),
+        "CONNECT: {}",
+        out[8]
+    );
     assert_eq!(issuer.calls("/token"), 1);
 }
 
@@ -153,14 +234,41 @@ const json = async (u, o) => (await fetch(u, o)).json();
 async fn nodes_fetch_calls_by_url_and_its_http_module_as_a_proxy() {
     let node = match Tool::node_js() {
         Ok(node) => node,
-        Err(why) => return skip("nodes_fetch_calls_by_url_and_its_http_module_as_a_proxy", &why),
+        Err(why) => {
+            return skip(
+                "nodes_fetch_calls_by_url_and_its_http_module_as_a_proxy",
+                &why,
+            );
+        }
     };
-    let Stage { issuer, vendor, sidecar } = stage().await;
-    let out = json(&told(node, &["-e", NODE, &sidecar.url("/acme"), &sidecar.url(""), &vendor.url()]).await);
+    let Stage {
+        issuer,
+        vendor,
+        sidecar,
+    } = stage().await;
+    let out = json(
+        &told(
+            node,
+            &[
+                "-e",
+                NODE,
+                &sidecar.url("/acme"),
+                &sidecar.url(""),
+                &vendor.url(),
+            ],
+        )
+        .await,
+    );
     assert_eq!(out[0]["target"], "/a%2Fb?q=1");
     assert!(!out[0].to_string().contains("Bearer own"));
-    assert_eq!((out[1]["length"].as_u64(), out[2]["length"].as_u64()), (Some(100_000), Some(10_000)));
-    assert_eq!((&out[3], out[4]["target"].as_str()), (&Value::Bool(true), Some("/absolute")));
+    assert_eq!(
+        (out[1]["length"].as_u64(), out[2]["length"].as_u64()),
+        (Some(100_000), Some(10_000))
+    );
+    assert_eq!(
+        (&out[3], out[4]["target"].as_str()),
+        (&Value::Bool(true), Some("/absolute"))
+    );
     assert_eq!(out[5], serde_json::json!([404, "no_route"]));
     assert_eq!(issuer.calls("/token"), 1);
 }
@@ -169,17 +277,38 @@ async fn nodes_fetch_calls_by_url_and_its_http_module_as_a_proxy() {
 async fn nodes_fetch_with_a_proxy_in_its_environment_never_goes_past_us() {
     let node = match Tool::node_js() {
         Ok(node) => node,
-        Err(why) => return skip("nodes_fetch_with_a_proxy_in_its_environment_never_goes_past_us", &why),
+        Err(why) => {
+            return skip(
+                "nodes_fetch_with_a_proxy_in_its_environment_never_goes_past_us",
+                &why,
+            );
+        }
     };
-    let Stage { vendor, sidecar, .. } = stage().await;
+    let Stage {
+        vendor, sidecar, ..
+    } = stage().await;
     let script = "process.env.HTTP_PROXY = process.argv[1]; require('node:http').setGlobalProxyFromEnv?.();\
         fetch(process.argv[2]).then(async (r) => console.log(r.status, await r.text()), (e) => console.log('failed', e.cause?.message ?? e.message))";
-    let out = told(node, &["-e", script, &sidecar.url(""), &format!("{}/x", vendor.url())]).await;
+    let out = told(
+        node,
+        &[
+            "-e",
+            script,
+            &sidecar.url(""),
+            &format!("{}/x", vendor.url()),
+        ],
+    )
+    .await;
     if out.starts_with("200 ") {
         assert_eq!(vendor.last().target, "/x");
     } else {
         // Node's own fetch asks for a tunnel to http hosts too; without interception it is told so and nothing goes past us.
-        sidecar.until_metric("cupbearer_refusals_total{code=\"intercept_off\",upstream=\"acme\"}", 1.0).await;
+        sidecar
+            .until_metric(
+                "cupbearer_refusals_total{code=\"intercept_off\",upstream=\"acme\"}",
+                1.0,
+            )
+            .await;
         assert_eq!(vendor.connections(), 0, "{out}");
     }
 }

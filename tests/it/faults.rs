@@ -74,7 +74,17 @@ const TIMES: &str = "timeouts = { connect = \"1500ms\", read = \"1500ms\", token
 const CALLS: usize = 3;
 
 pub fn case(name: &'static str, acts: Vec<Act>, api: Api, token: Token) -> Case {
-    Case { name, fault: Fault { at_accept: false, acts }, over: Over::Both, api, token, tries: 1 }
+    Case {
+        name,
+        fault: Fault {
+            at_accept: false,
+            acts,
+        },
+        over: Over::Both,
+        api,
+        token,
+        tries: 1,
+    }
 }
 
 impl Case {
@@ -97,7 +107,10 @@ impl Case {
 
 /// Cases that make sense on this wire.
 fn chosen(cases: Vec<Case>, wire: Wire) -> Vec<Case> {
-    cases.into_iter().filter(|c| c.over == Over::Both || (c.over == Over::Tls) == (wire != Wire::Clear)).collect()
+    cases
+        .into_iter()
+        .filter(|c| c.over == Over::Both || (c.over == Over::Tls) == (wire != Wire::Clear))
+        .collect()
 }
 
 /// A sidecar before as many edges as there are cases, and one issuer and vendor that always work.
@@ -111,13 +124,22 @@ pub struct World {
 
 /// `tls` table of whoever has one.
 fn trust(wire: Wire) -> &'static str {
-    if wire == Wire::Clear { "" } else { "tls = { ca_file = \"ca.pem\", ca_only = true }\n" }
+    if wire == Wire::Clear {
+        ""
+    } else {
+        "tls = { ca_file = \"ca.pem\", ca_only = true }\n"
+    }
 }
 
 impl World {
     /// Upstreams `u0`, `u1`… each with its own vendor.
     pub async fn of_vendors(count: usize, wire: Wire) -> Self {
-        let upstream = |i, url| format!("[upstreams.u{i}]\nurl = \"{url}\"\ncredential = \"good\"\n{TIMES}{}", trust(wire));
+        let upstream = |i, url| {
+            format!(
+                "[upstreams.u{i}]\nurl = \"{url}\"\ncredential = \"good\"\n{TIMES}{}",
+                trust(wire)
+            )
+        };
         Self::start(count, wire, &[], |_, edges| {
             let each = edges.iter().enumerate().map(|(i, e)| upstream(i, e.url()));
             each.collect()
@@ -143,9 +165,18 @@ impl World {
         .await
     }
 
-    async fn start(count: usize, wire: Wire, cases: &[Case], text: impl FnOnce(&Broken, &[Broken]) -> String) -> Self {
+    async fn start(
+        count: usize,
+        wire: Wire,
+        cases: &[Case],
+        text: impl FnOnce(&Broken, &[Broken]) -> String,
+    ) -> Self {
         let ca = Authority::new("ca");
-        let alpn = if wire == Wire::Http2 { "h2" } else { "http/1.1" };
+        let alpn = if wire == Wire::Http2 {
+            "h2"
+        } else {
+            "http/1.1"
+        };
         let config = (wire != Wire::Clear).then(|| Authority::server(&ca.localhost(&[]), &[alpn]));
         let well = Broken::start(None).await;
         let mut edges = Vec::new();
@@ -159,18 +190,31 @@ impl World {
         );
         let text = format!("{PORTS}{good}{}", text(&well, &edges));
         let sidecar = Sidecar::with_files(&text, &[("ca.pem", &ca.pem)]).await;
-        let world = Self { sidecar, edges, well, tasks: 0 };
+        let world = Self {
+            sidecar,
+            edges,
+            well,
+            tasks: 0,
+        };
         if !cases.is_empty() {
             return world;
         }
         world.well_again().await;
         world.at_rest().await;
-        Self { tasks: world.tasks(), ..world }
+        Self {
+            tasks: world.tasks(),
+            ..world
+        }
     }
 
     pub async fn get(&self, i: usize) -> Option<RawAnswer> {
         let mut client = RawClient::connect(self.sidecar.addr()).await;
-        client.write(format!("GET /u{i}/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await;
+        client
+            .write(
+                format!("GET /u{i}/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    .as_bytes(),
+            )
+            .await;
         loop {
             let answer = client.answer("GET").await?;
             if answer.status >= 200 {
@@ -183,7 +227,12 @@ impl World {
     async fn well_again(&self) {
         join_all(self.edges.iter().map(|e| e.breaks(None))).await;
         let each = (0..self.edges.len()).map(async |i| {
-            until(&format!("u{i} works again"), async || self.get(i).await.is_some_and(|a| a.status == 200 && a.text() == "hi")).await;
+            until(&format!("u{i} works again"), async || {
+                self.get(i)
+                    .await
+                    .is_some_and(|a| a.status == 200 && a.text() == "hi")
+            })
+            .await;
         });
         join_all(each).await;
     }
@@ -193,7 +242,9 @@ impl World {
         until("nothing under way", async || {
             let text = self.metrics().await;
             let gauges = ["cupbearer_requests_in_flight{", "cupbearer_token_waiters{"];
-            text.lines().filter(|l| gauges.iter().any(|g| l.starts_with(g))).all(|l| l.ends_with(" 0"))
+            text.lines()
+                .filter(|l| gauges.iter().any(|g| l.starts_with(g)))
+                .all(|l| l.ends_with(" 0"))
         })
         .await;
         join_all(self.edges.iter().map(|e| e.until_open(1))).await;
@@ -203,20 +254,32 @@ impl World {
     pub async fn nothing_left(&self) {
         self.well_again().await;
         self.at_rest().await;
-        until(&format!("{} tasks", self.tasks), async || self.tasks() <= self.tasks).await;
+        until(&format!("{} tasks", self.tasks), async || {
+            self.tasks() <= self.tasks
+        })
+        .await;
     }
 
     /// That are alive, but for the two ends of open connections.
     fn tasks(&self) -> usize {
-        let open: usize = self.edges.iter().chain([&self.well]).map(Broken::open).sum();
-        tokio::runtime::Handle::current().metrics().num_alive_tasks().saturating_sub(2 * open)
+        let open: usize = self
+            .edges
+            .iter()
+            .chain([&self.well])
+            .map(Broken::open)
+            .sum();
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+            .saturating_sub(2 * open)
     }
 
     /// On a connection of its own, which leaves no task behind.
     async fn admin(&self, line: &str) -> String {
         let addr = self.sidecar.admin_addr();
-        let request =
-            format!("{line} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n");
+        let request = format!(
+            "{line} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 0\r\n\r\n"
+        );
         RawClient::ask(addr, request.as_bytes()).await.text()
     }
 
@@ -225,16 +288,28 @@ impl World {
     }
 
     /// Waits until every case's counts are so; those that are not are helped.
-    async fn until_each(&self, cases: &[Case], so: impl Fn(&dyn Fn(usize, &str) -> f64, usize, &Case) -> bool, help: impl AsyncFn(usize)) {
+    async fn until_each(
+        &self,
+        cases: &[Case],
+        so: impl Fn(&dyn Fn(usize, &str) -> f64, usize, &Case) -> bool,
+        help: impl AsyncFn(usize),
+    ) {
         let since = Instant::now();
         loop {
             let now = self.outcomes().await;
-            let missing: Vec<(usize, &Case)> = cases.iter().enumerate().filter(|(i, c)| !so(&now, *i, c)).collect();
+            let missing: Vec<(usize, &Case)> = cases
+                .iter()
+                .enumerate()
+                .filter(|(i, c)| !so(&now, *i, c))
+                .collect();
             if missing.is_empty() {
                 return;
             }
             let names: Vec<_> = missing.iter().map(|(_, c)| (c.name, c.token)).collect();
-            assert!(since.elapsed() < Duration::from_secs(20), "no such outcome: {names:?}");
+            assert!(
+                since.elapsed() < Duration::from_secs(20),
+                "no such outcome: {names:?}"
+            );
             for (i, _) in missing {
                 help(i).await;
             }
@@ -246,8 +321,12 @@ impl World {
     async fn outcomes(&self) -> impl Fn(usize, &str) -> f64 + use<> {
         let text = self.metrics().await;
         move |i, outcome| {
-            let series = format!("cupbearer_token_requests_total{{credential=\"c{i}\",outcome=\"{outcome}\",token=\"access\"}} ");
-            text.lines().find_map(|l| l.strip_prefix(&series)).map_or(0.0, |v| v.parse().unwrap())
+            let series = format!(
+                "cupbearer_token_requests_total{{credential=\"c{i}\",outcome=\"{outcome}\",token=\"access\"}} "
+            );
+            text.lines()
+                .find_map(|l| l.strip_prefix(&series))
+                .map_or(0.0, |v| v.parse().unwrap())
         }
     }
 }
@@ -259,7 +338,9 @@ pub async fn at_vendors(cases: Vec<Case>, wire: Wire) {
     for _ in 0..2 {
         let each = cases.iter().zip(&world.edges).enumerate();
         // Each to its end, so that one look shows all that is wrong.
-        let each = each.map(|(i, (case, edge))| AssertUnwindSafe(one_vendor(&world, wire, i, case, edge)).catch_unwind());
+        let each = each.map(|(i, (case, edge))| {
+            AssertUnwindSafe(one_vendor(&world, wire, i, case, edge)).catch_unwind()
+        });
         assert!(join_all(each).await.iter().all(Result::is_ok));
         world.well_again().await;
     }
@@ -273,7 +354,11 @@ async fn one_vendor(world: &World, wire: Wire, i: usize, case: &Case, edge: &Bro
     for _ in 0..CALLS {
         let asked = Instant::now();
         let answer = world.get(i).await;
-        assert!(asked.elapsed() < BOUND, "{name}: after {:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < BOUND,
+            "{name}: after {:?}",
+            asked.elapsed()
+        );
         match case.api {
             Api::Told(codes) => {
                 let answer = answer.unwrap_or_else(|| panic!("{name}: no answer"));
@@ -281,22 +366,45 @@ async fn one_vendor(world: &World, wire: Wire, i: usize, case: &Case, edge: &Bro
                 let problem = answer.json();
                 let code = problem["code"].as_str().unwrap_or_default();
                 assert!(codes.contains(&code), "{name}: {problem}");
-                assert_eq!(answer.status, if code == "upstream_timeout" { 504 } else { 502 }, "{name}: {problem}");
+                assert_eq!(
+                    answer.status,
+                    if code == "upstream_timeout" { 504 } else { 502 },
+                    "{name}: {problem}"
+                );
                 assert_eq!(problem["upstream"], format!("u{i}"), "{name}");
             }
             // Where the end comes with the beginning, nothing was passed on yet.
-            Api::CutOff => assert!(answer.as_ref().is_none_or(|a| !a.complete || a.status >= 502), "{name}: {answer:?}"),
+            Api::CutOff => assert!(
+                answer
+                    .as_ref()
+                    .is_none_or(|a| !a.complete || a.status >= 502),
+                "{name}: {answer:?}"
+            ),
             Api::Whole(status) => {
                 let answer = answer.unwrap_or_else(|| panic!("{name}: no answer"));
-                assert!(answer.complete && answer.status == status, "{name}: {answer:?}");
+                assert!(
+                    answer.complete && answer.status == status,
+                    "{name}: {answer:?}"
+                );
             }
         }
     }
     let after = edge.counts();
-    assert!(after.1 - before.1 <= CALLS * case.tries, "{name}: a request was written {} times", after.1 - before.1);
-    assert!(after.0 - before.0 <= CALLS, "{name}: {} connections", after.0 - before.0);
+    assert!(
+        after.1 - before.1 <= CALLS * case.tries,
+        "{name}: a request was written {} times",
+        after.1 - before.1
+    );
+    assert!(
+        after.0 - before.0 <= CALLS,
+        "{name}: {} connections",
+        after.0 - before.0
+    );
     // Whoever hangs is left; whoever was whole may be kept.
-    edge.until_open(usize::from(matches!(case.api, Api::Whole(_)) || wire == Wire::Http2)).await;
+    edge.until_open(usize::from(
+        matches!(case.api, Api::Whole(_)) || wire == Wire::Http2,
+    ))
+    .await;
 }
 
 /// Every case at a token endpoint of its own, all at the same time: with a good token at hand, then with none.
@@ -314,14 +422,20 @@ pub async fn at_issuers(cases: Vec<Case>, wire: Wire) {
             |now, i, c| now(i, word(c.token)) > before(i, word(c.token)),
             async |i| {
                 if asking.lock().unwrap()[i].is_due() {
-                    world.admin(&format!("POST /api/credentials/c{i}/refresh")).await;
+                    world
+                        .admin(&format!("POST /api/credentials/c{i}/refresh"))
+                        .await;
                 }
             },
         )
         .await;
     for (i, case) in cases.iter().enumerate() {
         let asked = Instant::now();
-        assert!(world.get(i).await.is_some_and(|a| a.status == 200), "{}: the good token is sent on", case.name);
+        assert!(
+            world.get(i).await.is_some_and(|a| a.status == 200),
+            "{}: the good token is sent on",
+            case.name
+        );
         assert!(asked.elapsed() < BOUND, "{}", case.name);
     }
     bounded(&world, &cases, &calls, since);
@@ -331,21 +445,48 @@ pub async fn at_issuers(cases: Vec<Case>, wire: Wire) {
 
     let world = World::of_issuers(cases.len(), wire, &cases).await;
     let since = Instant::now();
-    world.until_each(&cases, |now, i, c| now(i, word(c.token)) > 0.0, async |_| ()).await;
-    let callers = cases.iter().enumerate().flat_map(|(i, c)| (0..5).map(move |_| (i, c)));
-    let told = join_all(callers.map(|(i, c)| AssertUnwindSafe(told(&world, i, c)).catch_unwind())).await;
+    world
+        .until_each(
+            &cases,
+            |now, i, c| now(i, word(c.token)) > 0.0,
+            async |_| (),
+        )
+        .await;
+    let callers = cases
+        .iter()
+        .enumerate()
+        .flat_map(|(i, c)| (0..5).map(move |_| (i, c)));
+    let told =
+        join_all(callers.map(|(i, c)| AssertUnwindSafe(told(&world, i, c)).catch_unwind())).await;
     assert!(told.iter().all(Result::is_ok));
     bounded(&world, &cases, &vec![0; cases.len()], since);
     let now = world.outcomes().await;
     for (i, case) in cases.iter().enumerate() {
         for outcome in ["ok", "retry", "throttled", "rejected", "config"] {
-            assert_eq!(now(i, outcome) > 0.0, outcome == word(case.token), "{}: {outcome}", case.name);
+            assert_eq!(
+                now(i, outcome) > 0.0,
+                outcome == word(case.token),
+                "{}: {outcome}",
+                case.name
+            );
         }
     }
     join_all(world.edges.iter().map(|e| e.breaks(None))).await;
-    for (i, case) in cases.iter().enumerate().filter(|(_, c)| c.token == Token::Config) {
-        world.sidecar.until_refreshed(&format!("c{i}"), "access", 1).await;
-        assert_eq!(world.get(i).await.map(|a| a.status), Some(200), "{}", case.name);
+    for (i, case) in cases
+        .iter()
+        .enumerate()
+        .filter(|(_, c)| c.token == Token::Config)
+    {
+        world
+            .sidecar
+            .until_refreshed(&format!("c{i}"), "access", 1)
+            .await;
+        assert_eq!(
+            world.get(i).await.map(|a| a.status),
+            Some(200),
+            "{}",
+            case.name
+        );
     }
     world.well_again().await;
     world.at_rest().await;
@@ -353,7 +494,13 @@ pub async fn at_issuers(cases: Vec<Case>, wire: Wire) {
 }
 
 async fn breaks(edges: &[Broken], cases: &[Case]) {
-    join_all(edges.iter().zip(cases).map(|(e, c)| e.breaks(Some(c.fault.clone())))).await;
+    join_all(
+        edges
+            .iter()
+            .zip(cases)
+            .map(|(e, c)| e.breaks(Some(c.fault.clone()))),
+    )
+    .await;
 }
 
 fn word(token: Token) -> &'static str {
@@ -369,17 +516,28 @@ fn bounded(world: &World, cases: &[Case], before: &[usize], since: Instant) {
     let most = 4 + usize::try_from(since.elapsed().as_secs()).unwrap() * 3;
     for ((edge, case), before) in world.edges.iter().zip(cases).zip(before) {
         let calls = edge.counts().0 - before;
-        assert!(calls <= most, "{}: {calls} connections in {:?}", case.name, since.elapsed());
+        assert!(
+            calls <= most,
+            "{}: {calls} connections in {:?}",
+            case.name,
+            since.elapsed()
+        );
     }
 }
 
 async fn told(world: &World, i: usize, case: &Case) {
     let asked = Instant::now();
-    let answer = world.get(i).await.unwrap_or_else(|| panic!("{}: no answer", case.name));
+    let answer = world
+        .get(i)
+        .await
+        .unwrap_or_else(|| panic!("{}: no answer", case.name));
     assert!(asked.elapsed() < BOUND, "{}", case.name);
     if case.token == Token::Ok {
         // Floods beside it may take all of a small machine for a while.
-        return until(case.name, async || world.get(i).await.is_some_and(|a| a.status == 200)).await;
+        return until(case.name, async || {
+            world.get(i).await.is_some_and(|a| a.status == 200)
+        })
+        .await;
     }
     let problem = answer.json();
     let found = (answer.status, problem["code"].as_str().unwrap_or_default());
@@ -389,5 +547,10 @@ async fn told(world: &World, i: usize, case: &Case) {
         _ => &[(502, "token_misconfigured")],
     };
     assert!(expected.contains(&found), "{}: {problem}", case.name);
-    assert_eq!((&problem["credential"], &problem["token"]), (&format!("c{i}").into(), &"access".into()), "{}", case.name);
+    assert_eq!(
+        (&problem["credential"], &problem["token"]),
+        (&format!("c{i}").into(), &"access".into()),
+        "{}",
+        case.name
+    );
 }

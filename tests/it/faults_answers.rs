@@ -47,39 +47,104 @@ fn phases() -> Vec<Case> {
     let body = || sized(90, &token(1)[..20]);
     // A reset may be seen by whoever still connects.
     let early = Api::Told(&["upstream_protocol", "upstream_unreachable"]);
-    let handshake = |name, act| case(name, vec![act], HANDSHAKE, Token::Retry).at_accept().over(Over::Tls);
+    let handshake = |name, act| {
+        case(name, vec![act], HANDSHAKE, Token::Retry)
+            .at_accept()
+            .over(Over::Tls)
+    };
     let met = |c: Case| c.told(&["upstream_tls", "upstream_unreachable"]);
     vec![
-        case("reset when accepted", vec![Act::Reset], early, Token::Retry).at_accept().over(Over::Clear),
-        case("closed when accepted", vec![], early, Token::Retry).at_accept().over(Over::Clear),
-        case("half-closed when accepted", vec![Act::HalfClose, Act::Hang], early, Token::Retry).at_accept().over(Over::Clear),
-        hangs("never accepts a handshake", vec![Act::Hang]).at_accept().over(Over::Tls),
+        case("reset when accepted", vec![Act::Reset], early, Token::Retry)
+            .at_accept()
+            .over(Over::Clear),
+        case("closed when accepted", vec![], early, Token::Retry)
+            .at_accept()
+            .over(Over::Clear),
+        case(
+            "half-closed when accepted",
+            vec![Act::HalfClose, Act::Hang],
+            early,
+            Token::Retry,
+        )
+        .at_accept()
+        .over(Over::Clear),
+        hangs("never accepts a handshake", vec![Act::Hang])
+            .at_accept()
+            .over(Over::Tls),
         met(handshake("reset before the handshake", Act::Reset)),
         handshake("closed before the handshake", Act::Cut),
         handshake("plain HTTP on a TLS port", send(good("hi"))),
-        handshake("an alert instead of a handshake", send(&b"\x15\x03\x03\x00\x02\x02\x28"[..])),
+        handshake(
+            "an alert instead of a handshake",
+            send(&b"\x15\x03\x03\x00\x02\x02\x28"[..]),
+        ),
         both("reset after the request", vec![Act::Reset]),
         both("closed after the request", vec![]),
         both("cut after the request", vec![Act::Cut]).over(Over::Tls),
-        both("half-closed after the request", vec![Act::HalfClose, Act::Hang]),
+        both(
+            "half-closed after the request",
+            vec![Act::HalfClose, Act::Hang],
+        ),
         hangs("silent after the request", vec![Act::Hang]),
         both("reset in the head", vec![part(), Act::Reset]),
         both("closed in the head", vec![part()]),
-        both("half-closed in the head", vec![part(), Act::HalfClose, Act::Hang]),
+        both(
+            "half-closed in the head",
+            vec![part(), Act::HalfClose, Act::Hang],
+        ),
         hangs("silent in the head", vec![part(), Act::Hang]),
         cut("reset in the body", vec![body(), Act::Reset]),
         cut("closed in the body", vec![body()]),
-        cut("half-closed in the body", vec![body(), Act::HalfClose, Act::Hang]),
+        cut(
+            "half-closed in the body",
+            vec![body(), Act::HalfClose, Act::Hang],
+        ),
         cut("silent in the body", vec![body(), Act::Hang]),
-        case("drips its head", vec![Act::Drip(format!("{HEAD}Content-Length: 2\r\n\r\nhi").into_bytes())], Api::Whole(200), Token::Retry),
-        case("drips its body", vec![sized(90, ""), Act::Drip(vec![b' '; 90])], Api::Whole(200), Token::Retry),
-        both("an alert for an answer", vec![Act::Alert]).told(&["upstream_tls", "upstream_protocol"]).over(Over::Tls),
+        case(
+            "drips its head",
+            vec![Act::Drip(
+                format!("{HEAD}Content-Length: 2\r\n\r\nhi").into_bytes(),
+            )],
+            Api::Whole(200),
+            Token::Retry,
+        ),
+        case(
+            "drips its body",
+            vec![sized(90, ""), Act::Drip(vec![b' '; 90])],
+            Api::Whole(200),
+            Token::Retry,
+        ),
+        both("an alert for an answer", vec![Act::Alert])
+            .told(&["upstream_tls", "upstream_protocol"])
+            .over(Over::Tls),
         cut("an alert in the body", vec![body(), Act::Alert]).over(Over::Tls),
-        cut("no TLS in the body", vec![body(), Act::Under(b"HTTP/1.1 500\r\n\r\n")]).over(Over::Tls),
-        cut("closed in the body without close_notify", vec![body(), Act::Cut]).over(Over::Tls),
-        cut("cut where the end of the connection is the end", vec![send(format!("{HEAD}\r\n{}", token(1))), Act::Cut]).over(Over::Tls),
-        case("ended by close_notify", vec![send(format!("{HEAD}\r\n{}", token(1)))], Api::Whole(200), Token::Ok),
-        case("whole and cut", vec![sized(token(1).len(), &token(1)), Act::Cut], Api::Whole(200), Token::Ok),
+        cut(
+            "no TLS in the body",
+            vec![body(), Act::Under(b"HTTP/1.1 500\r\n\r\n")],
+        )
+        .over(Over::Tls),
+        cut(
+            "closed in the body without close_notify",
+            vec![body(), Act::Cut],
+        )
+        .over(Over::Tls),
+        cut(
+            "cut where the end of the connection is the end",
+            vec![send(format!("{HEAD}\r\n{}", token(1))), Act::Cut],
+        )
+        .over(Over::Tls),
+        case(
+            "ended by close_notify",
+            vec![send(format!("{HEAD}\r\n{}", token(1)))],
+            Api::Whole(200),
+            Token::Ok,
+        ),
+        case(
+            "whole and cut",
+            vec![sized(token(1).len(), &token(1)), Act::Cut],
+            Api::Whole(200),
+            Token::Ok,
+        ),
     ]
 }
 
@@ -87,31 +152,74 @@ fn phases() -> Vec<Case> {
 fn lengths() -> Vec<Case> {
     let body = token(1);
     let n = body.len();
-    let two = |a: &str, b: &str| send(format!("{HEAD}Content-Length: {a}\r\nContent-Length: {b}\r\n\r\n{body}"));
+    let two = |a: &str, b: &str| {
+        send(format!(
+            "{HEAD}Content-Length: {a}\r\nContent-Length: {b}\r\n\r\n{body}"
+        ))
+    };
     vec![
         cut("too long a length", vec![sized(n + 5, &body)]),
-        cut("too long a length, and silence", vec![sized(n + 5, &body), Act::Hang]),
-        case("more than its length", vec![sized(n, &format!("{body}HTTP/1.1 200 OK\r\n\r\n"))], Api::Whole(200), Token::Ok),
+        cut(
+            "too long a length, and silence",
+            vec![sized(n + 5, &body), Act::Hang],
+        ),
+        case(
+            "more than its length",
+            vec![sized(n, &format!("{body}HTTP/1.1 200 OK\r\n\r\n"))],
+            Api::Whole(200),
+            Token::Ok,
+        ),
         both("two lengths", vec![two(&n.to_string(), "2")]),
         both("a negative length", vec![sized(-5, &body)]),
         both("a length with a sign", vec![sized(format!("+{n}"), &body)]),
         both("a hexadecimal length", vec![sized("0x10", &body)]),
-        both("two lengths in one field", vec![sized(format!("{n}, 2"), &body)]),
-        both("a length beyond 64 bits", vec![sized("18446744073709551616", &body)]),
+        both(
+            "two lengths in one field",
+            vec![sized(format!("{n}, 2"), &body)],
+        ),
+        both(
+            "a length beyond 64 bits",
+            vec![sized("18446744073709551616", &body)],
+        ),
         both("no length in its field", vec![sized("", &body)]),
         case(
             "a length beside chunks",
-            vec![send(format!("{HEAD}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{n:x}\r\n{body}\r\n0\r\n\r\n"))],
+            vec![send(format!(
+                "{HEAD}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{n:x}\r\n{body}\r\n0\r\n\r\n"
+            ))],
             Api::Whole(200),
             Token::Ok,
         ),
-        cut("chunks without a last one", vec![chunked(&format!("{n:x}\r\n{body}\r\n"))]),
-        cut("half a chunk", vec![chunked(&format!("{n:x}\r\n{}", &body[..20]))]),
-        cut("a last chunk without its end", vec![chunked(&format!("{n:x}\r\n{body}\r\n0\r\n"))]),
-        cut("a chunk longer than it says", vec![chunked(&format!("3\r\n{body}\r\n0\r\n\r\n"))]),
-        cut("a chunk of no size", vec![chunked(&format!("zz\r\n{body}\r\n0\r\n\r\n"))]),
-        cut("a negative chunk", vec![chunked(&format!("-1\r\n{body}\r\n0\r\n\r\n"))]),
-        cut("a chunk beyond 64 bits", vec![chunked(&format!("ffffffffffffffffff\r\n{body}\r\n0\r\n\r\n"))]),
+        cut(
+            "chunks without a last one",
+            vec![chunked(&format!("{n:x}\r\n{body}\r\n"))],
+        ),
+        cut(
+            "half a chunk",
+            vec![chunked(&format!("{n:x}\r\n{}", &body[..20]))],
+        ),
+        cut(
+            "a last chunk without its end",
+            vec![chunked(&format!("{n:x}\r\n{body}\r\n0\r\n"))],
+        ),
+        cut(
+            "a chunk longer than it says",
+            vec![chunked(&format!("3\r\n{body}\r\n0\r\n\r\n"))],
+        ),
+        cut(
+            "a chunk of no size",
+            vec![chunked(&format!("zz\r\n{body}\r\n0\r\n\r\n"))],
+        ),
+        cut(
+            "a negative chunk",
+            vec![chunked(&format!("-1\r\n{body}\r\n0\r\n\r\n"))],
+        ),
+        cut(
+            "a chunk beyond 64 bits",
+            vec![chunked(&format!(
+                "ffffffffffffffffff\r\n{body}\r\n0\r\n\r\n"
+            ))],
+        ),
     ]
 }
 
@@ -122,7 +230,11 @@ fn encodings() -> Vec<Case> {
     let mut gzip = gzip.finish().unwrap();
     gzip.truncate(gzip.len() - 12);
     let encoded = |kind: &str, body: &[u8]| {
-        let mut all = format!("{HEAD}Content-Encoding: {kind}\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+        let mut all = format!(
+            "{HEAD}Content-Encoding: {kind}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
         all.extend_from_slice(body);
         send(all)
     };
@@ -130,37 +242,118 @@ fn encodings() -> Vec<Case> {
     let early = |n: usize| {
         send(
             "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".repeat(n)
-                + &format!("{HEAD}Content-Length: {}\r\n\r\n{}", token(1).len(), token(1)),
+                + &format!(
+                    "{HEAD}Content-Length: {}\r\n\r\n{}",
+                    token(1).len(),
+                    token(1)
+                ),
         )
     };
     vec![
-        both("no HTTP at all", vec![send("220 mail.acme.test ESMTP\r\n\r\n")]),
+        both(
+            "no HTTP at all",
+            vec![send("220 mail.acme.test ESMTP\r\n\r\n")],
+        ),
         both("no version", vec![line("200 OK")]),
         both("no number for a status", vec![line("HTTP/1.1 abc OK")]),
         both("a status of two digits", vec![line("HTTP/1.1 20 OK")]),
         both("an HTTP/2 answer in text", vec![line("HTTP/2 200 OK")]),
-        both("NUL in the head", vec![line("HTTP/1.1 200 OK\r\nX-A: a\0b")]),
-        both("a field without a colon", vec![line("HTTP/1.1 200 OK\r\nno colon here")]),
+        both(
+            "NUL in the head",
+            vec![line("HTTP/1.1 200 OK\r\nX-A: a\0b")],
+        ),
+        both(
+            "a field without a colon",
+            vec![line("HTTP/1.1 200 OK\r\nno colon here")],
+        ),
         case(
             "a switch of protocols that nobody wanted",
-            vec![line("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade")],
+            vec![line(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade",
+            )],
             PROTOCOL,
             Token::Config,
         ),
-        case("gzip that is none", vec![encoded("gzip", token(1).as_bytes())], Api::Whole(200), Token::Retry),
-        case("half of a gzip", vec![encoded("gzip", &gzip)], Api::Whole(200), Token::Retry),
-        case("an encoding nobody asked for", vec![encoded("br", b"\x0b\x02\x80")], Api::Whole(200), Token::Retry),
-        case("10 MiB", vec![sized(10 << 20, &"x".repeat(10 << 20))], Api::Whole(200), Token::Retry),
-        case("a few interim answers", vec![early(5)], Api::Whole(200), Token::Ok),
-        both("interim answers without end", vec![Act::Flood(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec())]),
-        both("go on without end", vec![Act::Flood(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec())]),
-        both("10,000 fields", vec![line(&format!("HTTP/1.1 200 OK{}", "\r\nX-A: b".repeat(10_000)))]),
-        both("a field of 2 MiB", vec![line(&format!("HTTP/1.1 200 OK\r\nX-A: {}", "a".repeat(2 << 20)))]),
-        both("a field without end", vec![send("HTTP/1.1 200 OK\r\nX-A: "), Act::Flood(b"a".to_vec())]),
-        both("fields without end", vec![send("HTTP/1.1 200 OK\r\n"), Act::Flood(b"X-A: b\r\n".to_vec())]),
-        both("a status line without end", vec![send("HTTP/1.1 200 "), Act::Flood(b"O".to_vec())]),
-        cut("chunk extensions without end", vec![chunked("1;"), Act::Flood(b"a".to_vec())]),
-        cut("trailers without end", vec![chunked("1\r\n{\r\n0\r\n"), Act::Flood(b"X-A: b\r\n".to_vec())]),
+        case(
+            "gzip that is none",
+            vec![encoded("gzip", token(1).as_bytes())],
+            Api::Whole(200),
+            Token::Retry,
+        ),
+        case(
+            "half of a gzip",
+            vec![encoded("gzip", &gzip)],
+            Api::Whole(200),
+            Token::Retry,
+        ),
+        case(
+            "an encoding nobody asked for",
+            vec![encoded("br", b"\x0b\x02\x80")],
+            Api::Whole(200),
+            Token::Retry,
+        ),
+        case(
+            "10 MiB",
+            vec![sized(10 << 20, &"x".repeat(10 << 20))],
+            Api::Whole(200),
+            Token::Retry,
+        ),
+        case(
+            "a few interim answers",
+            vec![early(5)],
+            Api::Whole(200),
+            Token::Ok,
+        ),
+        both(
+            "interim answers without end",
+            vec![Act::Flood(
+                b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n".to_vec(),
+            )],
+        ),
+        both(
+            "go on without end",
+            vec![Act::Flood(b"HTTP/1.1 100 Continue\r\n\r\n".to_vec())],
+        ),
+        both(
+            "10,000 fields",
+            vec![line(&format!(
+                "HTTP/1.1 200 OK{}",
+                "\r\nX-A: b".repeat(10_000)
+            ))],
+        ),
+        both(
+            "a field of 2 MiB",
+            vec![line(&format!(
+                "HTTP/1.1 200 OK\r\nX-A: {}",
+                "a".repeat(2 << 20)
+            ))],
+        ),
+        both(
+            "a field without end",
+            vec![send("HTTP/1.1 200 OK\r\nX-A: "), Act::Flood(b"a".to_vec())],
+        ),
+        both(
+            "fields without end",
+            vec![
+                send("HTTP/1.1 200 OK\r\n"),
+                Act::Flood(b"X-A: b\r\n".to_vec()),
+            ],
+        ),
+        both(
+            "a status line without end",
+            vec![send("HTTP/1.1 200 "), Act::Flood(b"O".to_vec())],
+        ),
+        cut(
+            "chunk extensions without end",
+            vec![chunked("1;"), Act::Flood(b"a".to_vec())],
+        ),
+        cut(
+            "trailers without end",
+            vec![
+                chunked("1\r\n{\r\n0\r\n"),
+                Act::Flood(b"X-A: b\r\n".to_vec()),
+            ],
+        ),
     ]
 }
 
@@ -201,11 +394,19 @@ async fn v8_what_a_vendor_sends_without_end_is_never_held() {
     let file = folder.path().join("c.toml");
     std::fs::write(&file, format!("{PORTS}{}", open("acme", &vendor.url()))).unwrap();
     let process = Process::run(&file).await;
-    let ask = || RawClient::ask(process.proxy, b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let ask = || {
+        RawClient::ask(
+            process.proxy,
+            b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        )
+    };
     for _ in 0..20 {
         assert_eq!(ask().await.status, 200);
     }
-    let floods: Vec<_> = encodings().into_iter().filter(|case| matches!(case.fault.acts.last(), Some(Act::Flood(_)))).collect();
+    let floods: Vec<_> = encodings()
+        .into_iter()
+        .filter(|case| matches!(case.fault.acts.last(), Some(Act::Flood(_))))
+        .collect();
     assert!(floods.len() >= 7, "{}", floods.len());
     // pingora reads heads of up to 1 MiB, into buffers that double: each worker's memory holds a set of them once, however many floods there are.
     // Held, more than a hundred floods of up to a MiB would need more than twice as much as is allowed here.
@@ -214,7 +415,12 @@ async fn v8_what_a_vendor_sends_without_end_is_never_held() {
         for case in &floods {
             vendor.breaks(Some(case.fault.clone())).await;
             ask().await;
-            assert!(process.kib("VmHWM") < most, "{}: {} of {most} KiB", case.name, process.kib("VmHWM"));
+            assert!(
+                process.kib("VmHWM") < most,
+                "{}: {} of {most} KiB",
+                case.name,
+                process.kib("VmHWM")
+            );
         }
     }
     vendor.breaks(None).await;

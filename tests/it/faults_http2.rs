@@ -47,15 +47,25 @@ pub enum Frames {
 }
 
 /// One connection; without `frames` all is well.
-pub async fn serve(tls: TlsStream<TcpStream>, frames: Option<Frames>, requests: &AtomicUsize) -> io::Result<()> {
+pub async fn serve(
+    tls: TlsStream<TcpStream>,
+    frames: Option<Frames>,
+    requests: &AtomicUsize,
+) -> io::Result<()> {
     match frames {
         Some(Frames::Raw(bytes)) => raw(tls, bytes, false, requests).await,
         Some(Frames::Flood(bytes)) => raw(tls, bytes, true, requests).await,
-        frames => streams(tls, frames, requests).await.map_err(io::Error::other),
+        frames => streams(tls, frames, requests)
+            .await
+            .map_err(io::Error::other),
     }
 }
 
-async fn streams(tls: TlsStream<TcpStream>, frames: Option<Frames>, requests: &AtomicUsize) -> Result<(), h2::Error> {
+async fn streams(
+    tls: TlsStream<TcpStream>,
+    frames: Option<Frames>,
+    requests: &AtomicUsize,
+) -> Result<(), h2::Error> {
     let mut builder = h2::server::Builder::new();
     match frames {
         Some(Frames::WindowZero) => _ = builder.initial_window_size(0),
@@ -80,14 +90,21 @@ async fn streams(tls: TlsStream<TcpStream>, frames: Option<Frames>, requests: &A
         served.spawn(stream(request, respond, frames.clone(), n));
         if ends {
             // What was written goes out, then the connection ends.
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(200), connection.accept()).await;
+            let _ =
+                tokio::time::timeout(std::time::Duration::from_millis(200), connection.accept())
+                    .await;
             return Ok(());
         }
     }
     Ok(())
 }
 
-async fn stream(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, frames: Option<Frames>, n: usize) -> Result<(), h2::Error> {
+async fn stream(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    frames: Option<Frames>,
+    n: usize,
+) -> Result<(), h2::Error> {
     let path = request.uri().path().to_owned();
     let mut body = request.into_body();
     if !matches!(frames, Some(Frames::WindowZero)) {
@@ -95,7 +112,11 @@ async fn stream(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
             let _ = body.flow_control().release_capacity(part?.len());
         }
     }
-    let answer = if path == "/token" { token(n) } else { "hi".to_owned() };
+    let answer = if path == "/token" {
+        token(n)
+    } else {
+        "hi".to_owned()
+    };
     let mut head = Response::builder().header("content-type", "application/json");
     match &frames {
         Some(Frames::Resets(reason)) => {
@@ -131,7 +152,12 @@ async fn stream(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
 }
 
 /// Frames of our own make: SETTINGS, then, when a request has begun, these.
-async fn raw(mut tls: TlsStream<TcpStream>, bytes: Vec<u8>, endless: bool, requests: &AtomicUsize) -> io::Result<()> {
+async fn raw(
+    mut tls: TlsStream<TcpStream>,
+    bytes: Vec<u8>,
+    endless: bool,
+    requests: &AtomicUsize,
+) -> io::Result<()> {
     tls.write_all(&frame(4, 0, 0, &[])).await?;
     tls.flush().await?;
     let mut seen = Vec::new();
@@ -146,8 +172,14 @@ async fn raw(mut tls: TlsStream<TcpStream>, bytes: Vec<u8>, endless: bool, reque
                 requests.fetch_add(1, SeqCst);
                 let (mut far, mut near) = tokio::io::split(tls);
                 // What comes is read, or the other side would stop at a full pipe.
-                let sink = tokio::spawn(async move { while far.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {} });
-                let many = if endless { bytes.repeat((64 << 10) / bytes.len()) } else { bytes };
+                let sink = tokio::spawn(async move {
+                    while far.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {}
+                });
+                let many = if endless {
+                    bytes.repeat((64 << 10) / bytes.len())
+                } else {
+                    bytes
+                };
                 let mut done = near.write_all(&many).await;
                 done = done.and(near.flush().await);
                 while endless && done.is_ok() {
@@ -156,7 +188,9 @@ async fn raw(mut tls: TlsStream<TcpStream>, bytes: Vec<u8>, endless: bool, reque
                 let _ = sink.await;
                 return done;
             }
-            rest = rest.get(9 + usize::from(a) * 65_536 + usize::from(b) * 256 + usize::from(c)..).unwrap_or_default();
+            rest = rest
+                .get(9 + usize::from(a) * 65_536 + usize::from(b) * 256 + usize::from(c)..)
+                .unwrap_or_default();
         }
     }
 }
@@ -172,37 +206,99 @@ fn cases() -> Vec<Case> {
     // For a moment HTTP/1.1 is tried, which this server does not speak.
     let no_http2 = |name, frames| told(name, frames).told(&["upstream_protocol", "upstream_tls"]);
     let cut = |name, frames| one(name, frames, Api::CutOff, Token::Retry);
-    let refused = |name, frames| Case { tries: 8, ..told(name, frames) };
+    let refused = |name, frames| Case {
+        tries: 8,
+        ..told(name, frames)
+    };
     vec![
         refused("REFUSED_STREAM", Frames::Resets(Reason::REFUSED_STREAM)),
-        told("RST_STREAM for an internal error", Frames::Resets(Reason::INTERNAL_ERROR)),
+        told(
+            "RST_STREAM for an internal error",
+            Frames::Resets(Reason::INTERNAL_ERROR),
+        ),
         told("RST_STREAM, cancelled", Frames::Resets(Reason::CANCEL)),
-        told("RST_STREAM, calm down", Frames::Resets(Reason::ENHANCE_YOUR_CALM)),
-        told("RST_STREAM without an error", Frames::Resets(Reason::NO_ERROR)),
-        cut("RST_STREAM after the head", Frames::ResetsAfterHead(Reason::INTERNAL_ERROR)),
-        cut("RST_STREAM in the body", Frames::ResetsInBody(Reason::CANCEL)),
-        cut("RST_STREAM without an error in the body", Frames::ResetsInBody(Reason::NO_ERROR)),
-        told("GOAWAY for an internal error", Frames::GoesAway(Reason::INTERNAL_ERROR)),
-        told("GOAWAY, calm down", Frames::GoesAway(Reason::ENHANCE_YOUR_CALM)),
-        one("GOAWAY and served", Frames::Retires, Api::Whole(200), Token::Ok),
+        told(
+            "RST_STREAM, calm down",
+            Frames::Resets(Reason::ENHANCE_YOUR_CALM),
+        ),
+        told(
+            "RST_STREAM without an error",
+            Frames::Resets(Reason::NO_ERROR),
+        ),
+        cut(
+            "RST_STREAM after the head",
+            Frames::ResetsAfterHead(Reason::INTERNAL_ERROR),
+        ),
+        cut(
+            "RST_STREAM in the body",
+            Frames::ResetsInBody(Reason::CANCEL),
+        ),
+        cut(
+            "RST_STREAM without an error in the body",
+            Frames::ResetsInBody(Reason::NO_ERROR),
+        ),
+        told(
+            "GOAWAY for an internal error",
+            Frames::GoesAway(Reason::INTERNAL_ERROR),
+        ),
+        told(
+            "GOAWAY, calm down",
+            Frames::GoesAway(Reason::ENHANCE_YOUR_CALM),
+        ),
+        one(
+            "GOAWAY and served",
+            Frames::Retires,
+            Api::Whole(200),
+            Token::Ok,
+        ),
         told("the connection ends", Frames::Ends),
         cut("the connection ends in the body", Frames::EndsInBody),
         one("silent", Frames::Hangs, TIMEOUT, Token::Retry),
         cut("silent in the body", Frames::HangsInBody),
-        one("one stream at a time", Frames::OneStream, Api::Whole(200), Token::Ok),
+        one(
+            "one stream at a time",
+            Frames::OneStream,
+            Api::Whole(200),
+            Token::Ok,
+        ),
         told("10,000 fields", Frames::Fields(10_000, 10)),
         // Slow to decode where the machine is busy.
-        told("a field of 1 MiB", Frames::Fields(1, 1 << 20)).told(&["upstream_protocol", "upstream_timeout"]),
-        told("no frames", Frames::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi".to_vec())),
-        told("a frame that is too large", Frames::Raw(frame(0, 0, 1, &[0; 70_000]))),
+        told("a field of 1 MiB", Frames::Fields(1, 1 << 20))
+            .told(&["upstream_protocol", "upstream_timeout"]),
+        told(
+            "no frames",
+            Frames::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi".to_vec()),
+        ),
+        told(
+            "a frame that is too large",
+            Frames::Raw(frame(0, 0, 1, &[0; 70_000])),
+        ),
         no_http2("DATA before HEADERS", Frames::Raw(frame(0, 1, 1, b"hi"))),
-        no_http2("HEADERS that do not decode", Frames::Raw(frame(1, 5, 1, &[0xff; 40]))),
-        no_http2("a promise that nobody wanted", Frames::Raw(frame(5, 4, 1, &[0, 0, 0, 2, 0x82]))),
-        no_http2("RST_STREAM for a stream that is not open", Frames::Raw(frame(3, 0, 99, &[0, 0, 0, 1]))),
-        told("a window beyond its bounds", Frames::Raw(frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff]))),
+        no_http2(
+            "HEADERS that do not decode",
+            Frames::Raw(frame(1, 5, 1, &[0xff; 40])),
+        ),
+        no_http2(
+            "a promise that nobody wanted",
+            Frames::Raw(frame(5, 4, 1, &[0, 0, 0, 2, 0x82])),
+        ),
+        no_http2(
+            "RST_STREAM for a stream that is not open",
+            Frames::Raw(frame(3, 0, 99, &[0, 0, 0, 1])),
+        ),
+        told(
+            "a window beyond its bounds",
+            Frames::Raw(frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff])),
+        ),
         no_http2("CONTINUATION without end", {
             // HEADERS without END_HEADERS come once: whatever follows is a CONTINUATION of the second.
-            Frames::Flood([frame(1, 0, 1, &[0x88]), frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(100))].concat())
+            Frames::Flood(
+                [
+                    frame(1, 0, 1, &[0x88]),
+                    frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(100)),
+                ]
+                .concat(),
+            )
         }),
     ]
 }
@@ -211,9 +307,18 @@ fn cases() -> Vec<Case> {
 fn storms() -> Vec<Case> {
     let one = |name, kind, payload: &[u8]| {
         let frames = Frames::Flood(frame(kind, 0, 0, payload));
-        case(name, vec![Act::Http2(frames)], Api::Told(&["upstream_timeout", "upstream_protocol"]), Token::Retry)
+        case(
+            name,
+            vec![Act::Http2(frames)],
+            Api::Told(&["upstream_timeout", "upstream_protocol"]),
+            Token::Retry,
+        )
     };
-    vec![one("PING without end", 6, &[0; 8]), one("SETTINGS without end", 4, &[]), one("unknown frames without end", 0xee, b"hello")]
+    vec![
+        one("PING without end", 6, &[0; 8]),
+        one("SETTINGS without end", 4, &[]),
+        one("unknown frames without end", 0xee, b"hello"),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,10 +344,25 @@ async fn t2_storms_of_frames_from_an_issuer_end_soon() {
 #[tokio::test(flavor = "multi_thread")]
 async fn v9_a_window_that_never_opens_holds_no_upload_for_ever() {
     let world = World::of_vendors(1, Wire::Http2).await;
-    world.edges[0].breaks(Some(Fault { at_accept: false, acts: vec![Act::Http2(Frames::WindowZero)] })).await;
+    world.edges[0]
+        .breaks(Some(Fault {
+            at_accept: false,
+            acts: vec![Act::Http2(Frames::WindowZero)],
+        }))
+        .await;
     let body = vec![b'b'; 200_000];
-    let answer = world.sidecar.client.post(world.sidecar.url("/u0/x")).body(body).send().await.unwrap();
+    let answer = world
+        .sidecar
+        .client
+        .post(world.sidecar.url("/u0/x"))
+        .body(body)
+        .send()
+        .await
+        .unwrap();
     let (status, problem) = (answer.status().as_u16(), answer.text().await.unwrap());
-    assert!(status == 504 && problem.contains("upstream_timeout"), "{status} {problem}");
+    assert!(
+        status == 504 && problem.contains("upstream_timeout"),
+        "{status} {problem}"
+    );
     world.nothing_left().await;
 }

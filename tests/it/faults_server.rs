@@ -84,11 +84,19 @@ impl Broken {
             last: Mutex::default(),
         });
         tokio::spawn(accept(listener, state.clone()));
-        Self { addr, secure, state }
+        Self {
+            addr,
+            secure,
+            state,
+        }
     }
 
     pub fn url(&self) -> String {
-        if self.secure { format!("https://localhost:{}", self.addr.port()) } else { format!("http://{}", self.addr) }
+        if self.secure {
+            format!("https://localhost:{}", self.addr.port())
+        } else {
+            format!("http://{}", self.addr)
+        }
     }
 
     /// Closes every connection there is; the next ones break like this, or are served in order.
@@ -112,8 +120,19 @@ impl Broken {
 
     async fn until(&self, most: usize, counted: impl Fn(&[usize]) -> usize) {
         let mut open = self.state.open.subscribe();
-        let in_time = tokio::time::timeout(Duration::from_secs(20), open.wait_for(|o| counted(o) <= most)).await.is_ok();
-        assert!(in_time, "{}: {:?} connections are still open, with {:?}", self.addr, *open.borrow(), *self.state.last.lock().unwrap());
+        let in_time = tokio::time::timeout(
+            Duration::from_secs(20),
+            open.wait_for(|o| counted(o) <= most),
+        )
+        .await
+        .is_ok();
+        assert!(
+            in_time,
+            "{}: {:?} connections are still open, with {:?}",
+            self.addr,
+            *open.borrow(),
+            *self.state.last.lock().unwrap()
+        );
     }
 
     pub fn open(&self) -> usize {
@@ -122,7 +141,10 @@ impl Broken {
 
     /// Connections and whole requests so far.
     pub fn counts(&self) -> (usize, usize) {
-        (self.state.connections.load(SeqCst), self.state.requests.load(SeqCst))
+        (
+            self.state.connections.load(SeqCst),
+            self.state.requests.load(SeqCst),
+        )
     }
 }
 
@@ -156,7 +178,10 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 fn twins(tcp: TcpStream) -> std::io::Result<(TcpStream, TcpStream)> {
     tcp.set_nodelay(true)?;
     let tcp = tcp.into_std()?;
-    Ok((TcpStream::from_std(tcp.try_clone()?)?, TcpStream::from_std(tcp)?))
+    Ok((
+        TcpStream::from_std(tcp.try_clone()?)?,
+        TcpStream::from_std(tcp)?,
+    ))
 }
 
 /// Whoever kept the connection in a pool has seen its end when this returns.
@@ -170,36 +195,64 @@ async fn farewell(tcp: &mut TcpStream) {
     let _ = tokio::time::timeout(Duration::from_secs(5), seen).await;
 }
 
-async fn connection(tcp: TcpStream, twin: &mut TcpStream, state: &State, fault: Option<Fault>) -> std::io::Result<()> {
+async fn connection(
+    tcp: TcpStream,
+    twin: &mut TcpStream,
+    state: &State,
+    fault: Option<Fault>,
+) -> std::io::Result<()> {
     match (fault, &state.tls) {
-        (Some(Fault { at_accept: true, acts }), _) => play(Conn::new(tcp), twin, acts).await,
+        (
+            Some(Fault {
+                at_accept: true,
+                acts,
+            }),
+            _,
+        ) => play(Conn::new(tcp), twin, acts).await,
         (fault, None) => serve(Conn::new(tcp), twin, state, fault).await,
         (fault, Some(tls)) => {
             let tls = TlsAcceptor::from(tls.clone()).accept(tcp).await?;
             if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
                 return serve(Conn::new(tls), twin, state, fault).await;
             }
-            let frames = fault.and_then(|f| f.acts.into_iter().find_map(|a| if let Act::Http2(f) = a { Some(f) } else { None }));
+            let frames = fault.and_then(|f| {
+                f.acts
+                    .into_iter()
+                    .find_map(|a| if let Act::Http2(f) = a { Some(f) } else { None })
+            });
             faults_http2::serve(tls, frames, &state.requests).await
         }
     }
 }
 
-async fn serve<S: Io + Alarm>(mut conn: Conn<S>, twin: &mut TcpStream, state: &State, fault: Option<Fault>) -> std::io::Result<()> {
+async fn serve<S: Io + Alarm>(
+    mut conn: Conn<S>,
+    twin: &mut TcpStream,
+    state: &State,
+    fault: Option<Fault>,
+) -> std::io::Result<()> {
     while let Some(mut request) = conn.head().await? {
         conn.body(&mut request).await?;
         let n = state.requests.fetch_add(1, SeqCst);
         if let Some(fault) = fault {
             return play(conn, twin, fault.acts).await;
         }
-        let body = if request.path() == "/token" { token(n) } else { "hi".to_owned() };
+        let body = if request.path() == "/token" {
+            token(n)
+        } else {
+            "hi".to_owned()
+        };
         conn.io.write_all(good(&body).as_bytes()).await?;
         conn.io.flush().await?;
     }
     Ok(())
 }
 
-async fn play<S: Io + Alarm>(mut conn: Conn<S>, twin: &mut TcpStream, acts: Vec<Act>) -> std::io::Result<()> {
+async fn play<S: Io + Alarm>(
+    mut conn: Conn<S>,
+    twin: &mut TcpStream,
+    acts: Vec<Act>,
+) -> std::io::Result<()> {
     for act in acts {
         match act {
             Act::Send(bytes) => conn.io.write_all(&bytes).await?,
@@ -261,5 +314,8 @@ pub fn token(n: usize) -> String {
 }
 
 pub fn good(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }

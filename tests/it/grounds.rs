@@ -41,18 +41,52 @@ async fn the_issuer_gives_a_token_to_the_right_request_and_to_no_other() {
     assert_eq!(tokens.standing(&token, "access"), Standing::Alive);
     assert_eq!(ok.json()["expires_in"], 3600);
     for (content_type, more, body, status) in [
-        (FORM, "", "grant_type=client_credentials&client_id=app&client_secret=wrong", 401),
-        (FORM, "", "grant_type=client_credentials&client_id=app&client_secret=s3cret&audience=x", 400),
-        (FORM, "", "grant_type=client_credentials&client_id=app&client_secret=s3cret&scope=", 400),
-        (FORM, "", "grant_type=password&client_id=app&client_secret=s3cret", 400),
-        (FORM, "Authorization: Basic YXBwOnMzY3JldA==\r\n", RIGHT, 401),
+        (
+            FORM,
+            "",
+            "grant_type=client_credentials&client_id=app&client_secret=wrong",
+            401,
+        ),
+        (
+            FORM,
+            "",
+            "grant_type=client_credentials&client_id=app&client_secret=s3cret&audience=x",
+            400,
+        ),
+        (
+            FORM,
+            "",
+            "grant_type=client_credentials&client_id=app&client_secret=s3cret&scope=",
+            400,
+        ),
+        (
+            FORM,
+            "",
+            "grant_type=password&client_id=app&client_secret=s3cret",
+            400,
+        ),
+        (
+            FORM,
+            "Authorization: Basic YXBwOnMzY3JldA==\r\n",
+            RIGHT,
+            401,
+        ),
         ("application/json", "", RIGHT, 415),
     ] {
-        assert_eq!(post(&url, "/token", content_type, more, body).await.status, status, "{body}");
+        assert_eq!(
+            post(&url, "/token", content_type, more, body).await.status,
+            status,
+            "{body}"
+        );
     }
     assert_eq!(issuer.calls("/token"), 7);
     assert_eq!(issuer.refusals().len(), 6);
-    assert!(issuer.seen()[0].request.raw_head.starts_with(b"POST /token HTTP/1.1\r\nHost: x\r\n"));
+    assert!(
+        issuer.seen()[0]
+            .request
+            .raw_head
+            .starts_with(b"POST /token HTTP/1.1\r\nHost: x\r\n")
+    );
 }
 
 #[tokio::test]
@@ -60,17 +94,30 @@ async fn basic_is_form_encoded_and_basic_raw_is_not() {
     let tokens = Tokens::default();
     let mut strict = Endpoint::new("/strict", "app", "a+b%:/= &\"");
     strict.auth = Auth::Basic;
-    let raw = Endpoint { path: "/raw".into(), auth: Auth::BasicRaw, ..strict.clone() };
+    let raw = Endpoint {
+        path: "/raw".into(),
+        auth: Auth::BasicRaw,
+        ..strict.clone()
+    };
     let issuer = Issuer::start(&tokens, vec![strict, raw]).await;
     let header = |text: &str| {
         let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
         format!("Authorization: Basic {text}\r\n")
     };
-    let (encoded, plain) = (header("app:a%2Bb%25%3A%2F%3D+%26%22"), header("app:a+b%:/= &\""));
+    let (encoded, plain) = (
+        header("app:a%2Bb%25%3A%2F%3D+%26%22"),
+        header("app:a+b%:/= &\""),
+    );
     let body = "grant_type=client_credentials";
     let ask = async |path, header: &str| post(&issuer.url(), path, FORM, header, body).await.status;
-    assert_eq!([ask("/strict", &encoded).await, ask("/strict", &plain).await], [200, 401]);
-    assert_eq!([ask("/raw", &encoded).await, ask("/raw", &plain).await], [401, 200]);
+    assert_eq!(
+        [ask("/strict", &encoded).await, ask("/strict", &plain).await],
+        [200, 401]
+    );
+    assert_eq!(
+        [ask("/raw", &encoded).await, ask("/raw", &plain).await],
+        [401, 200]
+    );
 }
 
 #[tokio::test]
@@ -90,27 +137,54 @@ async fn a_session_needs_a_living_partner_token_and_three_wrong_attempts_lock_it
     let url = issuer.url();
     let right = json!({ "client_id": "cli", "client_secret": "sec" }).to_string();
     let wrong = json!({ "client_id": "cli", "client_secret": "no" }).to_string();
-    assert_eq!(post(&url, "/session", "application/json", "", &right).await.status, 401);
-    let token = post(&url, "/oauth/token", FORM, "", RIGHT).await.json()["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(
+        post(&url, "/session", "application/json", "", &right)
+            .await
+            .status,
+        401
+    );
+    let token = post(&url, "/oauth/token", FORM, "", RIGHT).await.json()["access_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let bearer = format!("Authorization: Bearer {token}\r\n");
     let made = post(&url, "/session", "application/json", &bearer, &right).await;
-    assert_eq!(tokens.standing(made.json()["session"].as_str().unwrap(), "session"), Standing::Alive);
+    assert_eq!(
+        tokens.standing(made.json()["session"].as_str().unwrap(), "session"),
+        Standing::Alive
+    );
     for _ in 0..3 {
-        assert_eq!(post(&url, "/session", "application/json", &bearer, &wrong).await.status, 401);
+        assert_eq!(
+            post(&url, "/session", "application/json", &bearer, &wrong)
+                .await
+                .status,
+            401
+        );
     }
     let locked = post(&url, "/session", "application/json", &bearer, &right).await;
-    assert_eq!((locked.status, &locked.json()["detail"]), (401, &json!("locked")));
+    assert_eq!(
+        (locked.status, &locked.json()["detail"]),
+        (401, &json!("locked"))
+    );
     tokens.revoke(&token);
     issuer.change("/session", |e| e.wrong = 0);
-    assert_eq!(post(&url, "/session", "application/json", &bearer, &right).await.json()["detail"], "the partner token is Revoked");
+    assert_eq!(
+        post(&url, "/session", "application/json", &bearer, &right)
+            .await
+            .json()["detail"],
+        "the partner token is Revoked"
+    );
 }
 
-fn assertion(alg: Algorithm, key: &EncodingKey, change: impl FnOnce(&mut Header, &mut Value)) -> String {
+fn assertion(
+    alg: Algorithm,
+    key: &EncodingKey,
+    change: impl FnOnce(&mut Header, &mut Value),
+) -> String {
     let now = jsonwebtoken::get_current_timestamp();
     let mut header = Header::new(alg);
     header.kid = Some("KEY".into());
-    let mut claims =
-        json!({ "iss": "app", "sub": "app", "aud": "realm", "iat": now, "exp": now + 60, "jti": uuid::Uuid::new_v4().to_string() });
+    let mut claims = json!({ "iss": "app", "sub": "app", "aud": "realm", "iat": now, "exp": now + 60, "jti": uuid::Uuid::new_v4().to_string() });
     change(&mut header, &mut claims);
     encode(&header, &claims, key).unwrap()
 }
@@ -126,17 +200,41 @@ fn an_assertion_is_checked_for_signature_audience_life_key_id_and_single_use() {
     let stranger = EncodingKey::from_ec_pem(other.key.as_bytes()).unwrap();
     let refused = |jwt: &str| rules.check(jwt, "app").is_err();
     assert!(refused(&assertion(Algorithm::ES256, &stranger, |_, _| {})));
-    assert!(refused(&assertion(Algorithm::ES256, &key, |_, c| c["aud"] = json!("elsewhere"))));
-    assert!(refused(&assertion(Algorithm::ES256, &key, |_, c| c["aud"] = json!(["realm"]))));
-    assert!(refused(&assertion(Algorithm::ES256, &key, |_, c| c["exp"] = json!(c["iat"].as_u64().unwrap() + 61))));
-    assert!(refused(&assertion(Algorithm::ES256, &key, |_, c| c["sub"] = json!("other"))));
-    assert!(refused(&assertion(Algorithm::ES256, &key, |h, _| h.kid = None)));
+    assert!(refused(&assertion(
+        Algorithm::ES256,
+        &key,
+        |_, c| c["aud"] = json!("elsewhere")
+    )));
+    assert!(refused(&assertion(
+        Algorithm::ES256,
+        &key,
+        |_, c| c["aud"] = json!(["realm"])
+    )));
+    assert!(refused(&assertion(
+        Algorithm::ES256,
+        &key,
+        |_, c| c["exp"] = json!(c["iat"].as_u64().unwrap() + 61)
+    )));
+    assert!(refused(&assertion(
+        Algorithm::ES256,
+        &key,
+        |_, c| c["sub"] = json!("other")
+    )));
+    assert!(refused(
+        &assertion(Algorithm::ES256, &key, |h, _| h.kid = None)
+    ));
     assert_eq!(rules.accepted(), 1);
 }
 
 #[test]
 fn every_kind_of_key_signs_what_its_public_half_verifies() {
-    for alg in [Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA] {
+    for alg in [
+        Algorithm::RS256,
+        Algorithm::PS256,
+        Algorithm::ES256,
+        Algorithm::ES384,
+        Algorithm::EdDSA,
+    ] {
         let pair = signer(alg);
         let key = match alg {
             Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(pair.key.as_bytes()),
@@ -144,7 +242,11 @@ fn every_kind_of_key_signs_what_its_public_half_verifies() {
             _ => EncodingKey::from_rsa_pem(pair.key.as_bytes()),
         };
         let rules = Assertion::new(alg, &pair.public, "realm");
-        assert_eq!(rules.check(&assertion(alg, &key.unwrap(), |_, _| {}), "app"), Ok(()), "{alg:?}");
+        assert_eq!(
+            rules.check(&assertion(alg, &key.unwrap(), |_, _| {}), "app"),
+            Ok(()),
+            "{alg:?}"
+        );
         assert_eq!(thumbprint(&pair).len(), 40);
     }
 }
@@ -154,20 +256,44 @@ async fn the_vendor_knows_a_token_is_over_and_echoes_what_it_received() {
     let tokens = Tokens::default();
     tokens.add("alive", "access", "app", "", Duration::from_mins(1));
     tokens.add("over", "access", "app", "", Duration::ZERO);
-    let needs = vec![Need::Bearer("access"), Need::Exact("X-Partner-Id", "p".into())];
+    let needs = vec![
+        Need::Bearer("access"),
+        Need::Exact("X-Partner-Id", "p".into()),
+    ];
     let vendor = Vendor::start(&tokens, needs).await;
     let ask = async |token: &str| {
-        post(&vendor.url(), "/a%2Fb?x=1", "text/plain", &format!("Authorization: Bearer {token}\r\nX-Partner-Id: p\r\n"), "hello").await
+        post(
+            &vendor.url(),
+            "/a%2Fb?x=1",
+            "text/plain",
+            &format!("Authorization: Bearer {token}\r\nX-Partner-Id: p\r\n"),
+            "hello",
+        )
+        .await
     };
     let echo = ask("alive").await;
-    assert_eq!((echo.status, &echo.json()["target"]), (200, &json!("/a%2Fb?x=1")));
+    assert_eq!(
+        (echo.status, &echo.json()["target"]),
+        (200, &json!("/a%2Fb?x=1"))
+    );
     assert_eq!(echo.json()["sha256"], json!(sha256(b"hello")));
     let over = ask("over").await;
-    assert_eq!((over.status, over.header("WWW-Authenticate")), (401, Some("Bearer error=\"invalid_token\"")));
+    assert_eq!(
+        (over.status, over.header("WWW-Authenticate")),
+        (401, Some("Bearer error=\"invalid_token\""))
+    );
     tokens.revoke_all("access");
     assert_eq!(ask("alive").await.json()["standing"], "Revoked");
     let counts = vendor.counts();
-    assert_eq!((counts.requests, counts.answered, counts.expired, counts.revoked), (3, 1, 1, 1));
+    assert_eq!(
+        (
+            counts.requests,
+            counts.answered,
+            counts.expired,
+            counts.revoked
+        ),
+        (3, 1, 1, 1)
+    );
 }
 
 #[tokio::test]
@@ -177,8 +303,15 @@ async fn scripts_come_first_in_order_and_a_gate_holds_an_answer_back() {
     let gate = Gate::shut();
     vendor.script(Reply::new(503, "wait").with("Retry-After", "1"));
     vendor.script(Reply::new(200, "held").behind(&gate));
-    vendor.script(Answer::Raw(vec![Step::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf".to_vec())]));
-    vendor.script(Reply { body: Body::Long(200_000), chunked: true, trailers: vec![("X-Sum".into(), "9".into())], ..Reply::new(200, "") });
+    vendor.script(Answer::Raw(vec![Step::Bytes(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf".to_vec(),
+    )]));
+    vendor.script(Reply {
+        body: Body::Long(200_000),
+        chunked: true,
+        trailers: vec![("X-Sum".into(), "9".into())],
+        ..Reply::new(200, "")
+    });
     let ask = async || post(&vendor.url(), "/", "text/plain", "", "").await;
     assert_eq!(ask().await.status, 503);
     let (held, ()) = tokio::join!(ask(), async {
@@ -189,12 +322,19 @@ async fn scripts_come_first_in_order_and_a_gate_holds_an_answer_back() {
     let cut = ask().await;
     assert_eq!((cut.complete, cut.text().as_str()), (false, "half"));
     let long = ask().await;
-    assert_eq!((long.complete, long.body.len(), long.trailers), (true, 200_000, vec!["X-Sum: 9".to_owned()]));
+    assert_eq!(
+        (long.complete, long.body.len(), long.trailers),
+        (true, 200_000, vec!["X-Sum: 9".to_owned()])
+    );
 }
 
 #[tokio::test]
 async fn a_server_that_is_down_refuses_connections_and_comes_back_at_the_same_address() {
-    let issuer = Issuer::start(&Tokens::default(), vec![Endpoint::new("/token", "app", "s3cret")]).await;
+    let issuer = Issuer::start(
+        &Tokens::default(),
+        vec![Endpoint::new("/token", "app", "s3cret")],
+    )
+    .await;
     let url = issuer.url();
     issuer.down().await;
     assert!(tokio::net::TcpStream::connect(addr(&url)).await.is_err());
@@ -207,11 +347,16 @@ async fn a_server_that_is_down_refuses_connections_and_comes_back_at_the_same_ad
 async fn a_raw_socket_hands_out_the_very_bytes() {
     let raw = Raw::start().await;
     let url = raw.url();
-    let (exchange, ()) = tokio::join!(RawClient::exchange(addr(&url), b"GET / HTTP/1.1\r\nx: y\r\n\r\n"), async {
-        let (mut tcp, bytes) = raw.accept_until(b"\r\n\r\n").await;
-        assert_eq!(bytes, b"GET / HTTP/1.1\r\nx: y\r\n\r\n");
-        tokio::io::AsyncWriteExt::write_all(&mut tcp, b"anything").await.unwrap();
-    });
+    let (exchange, ()) = tokio::join!(
+        RawClient::exchange(addr(&url), b"GET / HTTP/1.1\r\nx: y\r\n\r\n"),
+        async {
+            let (mut tcp, bytes) = raw.accept_until(b"\r\n\r\n").await;
+            assert_eq!(bytes, b"GET / HTTP/1.1\r\nx: y\r\n\r\n");
+            tokio::io::AsyncWriteExt::write_all(&mut tcp, b"anything")
+                .await
+                .unwrap();
+        }
+    );
     assert_eq!(exchange, b"anything");
     assert!(raw.is_silent().await);
 }
@@ -226,13 +371,39 @@ fn client(authority: &Authority) -> reqwest::ClientBuilder {
 async fn tls_speaks_http2_where_both_want_it_and_bad_certificates_are_bad() {
     let authority = Authority::new("test authority");
     let tokens = Tokens::default();
-    let https = async |leaf| Vendor::with_tls(&tokens, vec![], Some(Authority::server(&leaf, &["h2", "http/1.1"]))).await;
+    let https = async |leaf| {
+        Vendor::with_tls(
+            &tokens,
+            vec![],
+            Some(Authority::server(&leaf, &["h2", "http/1.1"])),
+        )
+        .await
+    };
     let good = https(authority.localhost(&["vendor.test"])).await;
-    good.script(Reply { trailers: vec![("grpc-status".into(), "0".into())], ..Reply::new(200, "over h2") });
-    let answer = client(&authority).build().unwrap().get(good.url()).send().await.unwrap();
-    assert_eq!((answer.version(), answer.text().await.unwrap().as_str()), (reqwest::Version::HTTP_2, "over h2"));
+    good.script(Reply {
+        trailers: vec![("grpc-status".into(), "0".into())],
+        ..Reply::new(200, "over h2")
+    });
+    let answer = client(&authority)
+        .build()
+        .unwrap()
+        .get(good.url())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        (answer.version(), answer.text().await.unwrap().as_str()),
+        (reqwest::Version::HTTP_2, "over h2")
+    );
     assert_eq!(good.last().version, 2);
-    let old = client(&authority).http1_only().build().unwrap().get(good.url()).send().await.unwrap();
+    let old = client(&authority)
+        .http1_only()
+        .build()
+        .unwrap()
+        .get(good.url())
+        .send()
+        .await
+        .unwrap();
     assert_eq!(old.version(), reqwest::Version::HTTP_11);
     for leaf in [
         authority.leaf(&["localhost"], Leaf::Expired),
@@ -240,22 +411,68 @@ async fn tls_speaks_http2_where_both_want_it_and_bad_certificates_are_bad() {
         Authority::new("another").localhost(&[]),
     ] {
         let bad = https(leaf).await;
-        assert!(client(&authority).build().unwrap().get(bad.url()).send().await.unwrap_err().is_connect());
+        assert!(
+            client(&authority)
+                .build()
+                .unwrap()
+                .get(bad.url())
+                .send()
+                .await
+                .unwrap_err()
+                .is_connect()
+        );
     }
-    let mutual = Vendor::with_tls(&tokens, vec![], Some(authority.mutual(&authority.localhost(&[]), &["http/1.1"]))).await;
-    assert!(client(&authority).build().unwrap().get(mutual.url()).send().await.is_err());
+    let mutual = Vendor::with_tls(
+        &tokens,
+        vec![],
+        Some(authority.mutual(&authority.localhost(&[]), &["http/1.1"])),
+    )
+    .await;
+    assert!(
+        client(&authority)
+            .build()
+            .unwrap()
+            .get(mutual.url())
+            .send()
+            .await
+            .is_err()
+    );
     let pair = authority.leaf(&["client"], Leaf::Client);
-    let identity = reqwest::Identity::from_pem(format!("{}{}", pair.cert, pair.key).as_bytes()).unwrap();
-    assert!(client(&authority).identity(identity).build().unwrap().get(mutual.url()).send().await.unwrap().status().is_success());
+    let identity =
+        reqwest::Identity::from_pem(format!("{}{}", pair.cert, pair.key).as_bytes()).unwrap();
+    assert!(
+        client(&authority)
+            .identity(identity)
+            .build()
+            .unwrap()
+            .get(mutual.url())
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .is_success()
+    );
 }
 
 #[tokio::test]
 async fn a_web_socket_comes_back_as_it_went() {
     use futures_util::{SinkExt, StreamExt};
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
-    let (mut socket, _) = tokio_tungstenite::connect_async(vendor.url().replace("http", "ws")).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::connect_async(vendor.url().replace("http", "ws"))
+        .await
+        .unwrap();
     socket.send("hello".into()).await.unwrap();
-    assert_eq!(socket.next().await.unwrap().unwrap().into_text().unwrap().as_str(), "hello");
+    assert_eq!(
+        socket
+            .next()
+            .await
+            .unwrap()
+            .unwrap()
+            .into_text()
+            .unwrap()
+            .as_str(),
+        "hello"
+    );
 }
 
 #[tokio::test]
@@ -267,10 +484,29 @@ async fn a_scope_is_compulsory_where_the_document_says_so() {
     endpoint.says = Some(json!(300));
     let tokens = Tokens::default();
     let issuer = Issuer::start(&tokens, vec![endpoint]).await;
-    let ask = async |scope: &str| post(&issuer.url(), "/token", FORM, "", &format!("{RIGHT}{scope}")).await;
-    assert_eq!([ask("").await.status, ask("&scope=customer.").await.status, ask("&scope=other").await.status], [400, 400, 400]);
+    let ask = async |scope: &str| {
+        post(
+            &issuer.url(),
+            "/token",
+            FORM,
+            "",
+            &format!("{RIGHT}{scope}"),
+        )
+        .await
+    };
+    assert_eq!(
+        [
+            ask("").await.status,
+            ask("&scope=customer.").await.status,
+            ask("&scope=other").await.status
+        ],
+        [400, 400, 400]
+    );
     let made = ask("&scope=customer.7").await.json();
-    assert_eq!((&made["scope"], &made["expires_in"]), (&json!("customer.7"), &json!(300)));
+    assert_eq!(
+        (&made["scope"], &made["expires_in"]),
+        (&json!("customer.7"), &json!(300))
+    );
     assert_eq!(made["access_token"].as_str().unwrap().split('.').count(), 3);
     issuer.change("/token", |e| e.secrets = vec!["next".into()]);
     assert_eq!(ask("&scope=api").await.status, 401);

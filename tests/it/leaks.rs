@@ -31,7 +31,11 @@ const QUERY_CORE: &str = "Qu9rYmNbVcXzLkJh";
 
 /// Whoever finds one of these has found (a part of) `core`.
 fn spellings(core: &str) -> Vec<String> {
-    let mut all: Vec<String> = core.as_bytes().windows(9).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+    let mut all: Vec<String> = core
+        .as_bytes()
+        .windows(9)
+        .map(|w| String::from_utf8_lossy(w).into_owned())
+        .collect();
     all.push(core.chars().rev().collect());
     all.extend([hex(core.as_bytes()), hex(core.as_bytes()).to_uppercase()]);
     // Base64 of a longer text that holds it: three alignments, without the characters that depend on the neighbours.
@@ -45,11 +49,18 @@ fn spellings(core: &str) -> Vec<String> {
 /// Every needle that occurs in `text`.
 fn found(text: &str, needles: &[String]) -> Vec<String> {
     let lower = text.to_lowercase();
-    needles.iter().filter(|n| text.contains(*n) || lower.contains(&n.to_lowercase())).cloned().collect()
+    needles
+        .iter()
+        .filter(|n| text.contains(*n) || lower.contains(&n.to_lowercase()))
+        .cloned()
+        .collect()
 }
 
 pub fn needles() -> Vec<String> {
-    [SECRET_CORE, TOKEN_CORE].into_iter().flat_map(spellings).collect()
+    [SECRET_CORE, TOKEN_CORE]
+        .into_iter()
+        .flat_map(spellings)
+        .collect()
 }
 
 pub fn clean(what: &str, text: &str, needles: &[String]) {
@@ -62,32 +73,74 @@ fn the_search_finds_a_marker_however_it_is_written() {
     for (core, marker) in [(SECRET_CORE, SECRET), (TOKEN_CORE, TOKEN)] {
         let form: String = form_urlencoded::byte_serialize(marker.as_bytes()).collect();
         let url = base64::engine::general_purpose::URL_SAFE_NO_PAD;
-        let (mut ways, needles) = (vec![marker.to_owned(), form, json!([marker]).to_string(), format!("{marker:?}")], spellings(core));
-        ways.extend([hex(marker.as_bytes()), marker.chars().rev().collect(), marker.to_uppercase(), core[..9].to_owned()]);
+        let (mut ways, needles) = (
+            vec![
+                marker.to_owned(),
+                form,
+                json!([marker]).to_string(),
+                format!("{marker:?}"),
+            ],
+            spellings(core),
+        );
+        ways.extend([
+            hex(marker.as_bytes()),
+            marker.chars().rev().collect(),
+            marker.to_uppercase(),
+            core[..9].to_owned(),
+        ]);
         ways.extend((0..3).map(|n| STANDARD.encode(format!("{}{marker}", "c".repeat(n)))));
         ways.extend((0..3).map(|n| url.encode(format!("{}:{marker}", "c".repeat(n)))));
         for way in ways {
-            assert!(!found(&format!("a log line {way} of any kind"), &needles).is_empty(), "{way}");
+            assert!(
+                !found(&format!("a log line {way} of any kind"), &needles).is_empty(),
+                "{way}"
+            );
         }
     }
     assert!(found("nothing is here", &needles()).is_empty());
 }
 
 /// A daemon at trace level with `text`, once for each log format.
-async fn watched<F: AsyncFn(&mut Daemon)>(text: &str, files: &[(&str, &str)], more: &[String], act: F) {
+async fn watched<F: AsyncFn(&mut Daemon)>(
+    text: &str,
+    files: &[(&str, &str)],
+    more: &[String],
+    act: F,
+) {
     let needles: Vec<String> = needles().into_iter().chain(more.iter().cloned()).collect();
     for format in ["text", "json"] {
         let whole = format!(
             "[proxy]\nlisten = [\"127.0.0.1:0\"]\naccess_log = true\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [reload]\ninterval = \"50ms\"\n[log]\nlevel = \"trace\"\nformat = \"{format}\"\n{text}"
         );
-        let env = [("RUST_LOG", "trace"), ("RUST_BACKTRACE", "full"), ("LEAKS_SECRET", SECRET)];
-        let mut daemon = Daemon::with(Setup { whole: Some(&whole), files, env: &env, ..Setup::default() }).await;
+        let env = [
+            ("RUST_LOG", "trace"),
+            ("RUST_BACKTRACE", "full"),
+            ("LEAKS_SECRET", SECRET),
+        ];
+        let mut daemon = Daemon::with(Setup {
+            whole: Some(&whole),
+            files,
+            env: &env,
+            ..Setup::default()
+        })
+        .await;
         act(&mut daemon).await;
-        for path in ["/metrics", "/api/status", "/readyz", "/livez", "/readyz/a", "/nothing"] {
+        for path in [
+            "/metrics",
+            "/api/status",
+            "/readyz",
+            "/livez",
+            "/readyz/a",
+            "/nothing",
+        ] {
             clean(path, &daemon.admin(path).await.1, &needles);
         }
-        clean("the ready file", &std::fs::read_to_string(daemon.path("ready.json")).unwrap(), &needles);
+        clean(
+            "the ready file",
+            &std::fs::read_to_string(daemon.path("ready.json")).unwrap(),
+            &needles,
+        );
         daemon.stop().await;
         let log = daemon.stderr.text();
         assert!(log.contains("stopping"), "the log is alive: {log}");
@@ -100,8 +153,15 @@ async fn watched<F: AsyncFn(&mut Daemon)>(text: &str, files: &[(&str, &str)], mo
 async fn refuses(daemon: &Daemon, path: &str) -> Value {
     let (status, body) = daemon.get(path).await;
     clean("a refusal", &body, &needles());
-    let body: Value = serde_json::from_str(&body).unwrap_or_else(|e| panic!("{status} {e}: {body}"));
-    assert!(body["type"].as_str().unwrap().starts_with("urn:cupbearer:error:"), "{status} {body}");
+    let body: Value =
+        serde_json::from_str(&body).unwrap_or_else(|e| panic!("{status} {e}: {body}"));
+    assert!(
+        body["type"]
+            .as_str()
+            .unwrap()
+            .starts_with("urn:cupbearer:error:"),
+        "{status} {body}"
+    );
     body
 }
 
@@ -113,7 +173,10 @@ async fn issuer(answer: impl Into<Answer>) -> Issuer {
 }
 
 fn granted() -> Reply {
-    Reply::json(200, &json!({ "access_token": TOKEN, "session": TOKEN, "token_type": "Bearer", "expires_in": 3600 }))
+    Reply::json(
+        200,
+        &json!({ "access_token": TOKEN, "session": TOKEN, "token_type": "Bearer", "expires_in": 3600 }),
+    )
 }
 
 /// A vendor that takes every token and echoes none.
@@ -139,8 +202,20 @@ async fn h1_success_shows_nothing_in_any_form_of_token_request() {
     let mut text = stanza("a", &token_url, &to, "", "");
     text += &stanza("basic", &token_url, &to, ", client_auth = \"basic\"", "");
     text += &stanza("raw", &token_url, &to, ", client_auth = \"basic_raw\"", "");
-    text += &stanza("json", &token_url, &to, "", "[credentials.json.tokens.access]\nformat = \"json\"");
-    text += &stanza("get", &token_url, &to, "", "[credentials.get.tokens.access]\nformat = \"query\"\nmethod = \"GET\"");
+    text += &stanza(
+        "json",
+        &token_url,
+        &to,
+        "",
+        "[credentials.json.tokens.access]\nformat = \"json\"",
+    );
+    text += &stanza(
+        "get",
+        &token_url,
+        &to,
+        "",
+        "[credentials.get.tokens.access]\nformat = \"query\"\nmethod = \"GET\"",
+    );
     text += &stanza(
         "hmac",
         &token_url,
@@ -155,7 +230,10 @@ async fn h1_success_shows_nothing_in_any_form_of_token_request() {
         ", client_auth = \"private_key_jwt\"",
         "[credentials.jwt.tokens.access.assertion]\nalg = \"ES256\"",
     )
-    .replace(&format!("client_secret = '{SECRET}'"), "private_key = { file = \"key.pem\" }");
+    .replace(
+        &format!("client_secret = '{SECRET}'"),
+        "private_key = { file = \"key.pem\" }",
+    );
     text += &stanza(
         "query",
         &token_url,
@@ -163,7 +241,8 @@ async fn h1_success_shows_nothing_in_any_form_of_token_request() {
         "",
         "[credentials.query.inject]\nquery = { key = \"{{ token }}\" }\ncookies = { sid = \"{{ token }}\" }",
     );
-    text += &stanza("env", &token_url, &to, "", "").replace(&format!("'{SECRET}'"), "{ env = \"LEAKS_SECRET\" }");
+    text += &stanza("env", &token_url, &to, "", "")
+        .replace(&format!("'{SECRET}'"), "{ env = \"LEAKS_SECRET\" }");
     let chain = format!(
         "[upstreams.chain]\nurl = \"{to}\"\ncredential = \"chain\"\n[credentials.chain]\nprofile = \"mypos\"\n\
          settings = {{ base = \"{}\", partner_id = \"p\", application_id = \"a\" }}\n\
@@ -171,30 +250,73 @@ async fn h1_success_shows_nothing_in_any_form_of_token_request() {
         issuer.url()
     );
     text += &chain;
-    let lines = key.key.lines().filter(|l| !l.starts_with("-----")).map(|l| l[l.len() / 2..].to_owned()).collect::<Vec<_>>();
+    let lines = key
+        .key
+        .lines()
+        .filter(|l| !l.starts_with("-----"))
+        .map(|l| l[l.len() / 2..].to_owned())
+        .collect::<Vec<_>>();
     watched(&text, &[("key.pem", &key.key)], &lines, async |daemon| {
-        for name in ["a", "basic", "raw", "json", "get", "hmac", "jwt", "query", "env", "chain"] {
+        for name in [
+            "a", "basic", "raw", "json", "get", "hmac", "jwt", "query", "env", "chain",
+        ] {
             let (status, body) = daemon.get(&format!("/{name}/x?q={QUERY_CORE}")).await;
             assert_eq!((status, &*body), (200, "fine"), "{name}");
         }
-        assert!(found(&vendor.last().headers.iter().map(|(_, v)| &**v).collect::<String>(), &needles()).len() > 3, "tokens were sent");
+        assert!(
+            found(
+                &vendor
+                    .last()
+                    .headers
+                    .iter()
+                    .map(|(_, v)| &**v)
+                    .collect::<String>(),
+                &needles()
+            )
+            .len()
+                > 3,
+            "tokens were sent"
+        );
         daemon.stderr.until("/chain/x").await;
-        clean("the access log", &daemon.stderr.text(), &spellings(QUERY_CORE));
+        clean(
+            "the access log",
+            &daemon.stderr.text(),
+            &spellings(QUERY_CORE),
+        );
     })
     .await;
-    let assertions: Vec<String> = issuer.seen().iter().map(|s| s.request.text()).filter(|t| t.contains("client_assertion=")).collect();
-    assert!(assertions.len() >= 4 && assertions.iter().all(|a| found(a, &needles()).is_empty()), "assertions hold no secret");
+    let assertions: Vec<String> = issuer
+        .seen()
+        .iter()
+        .map(|s| s.request.text())
+        .filter(|t| t.contains("client_assertion="))
+        .collect();
+    assert!(
+        assertions.len() >= 4 && assertions.iter().all(|a| found(a, &needles()).is_empty()),
+        "assertions hold no secret"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vendor_that_echoes_our_secret_in_its_refusal_finds_no_ear() {
     let basic = STANDARD.encode(format!("id:{SECRET}"));
     let form: String = form_urlencoded::byte_serialize(SECRET.as_bytes()).collect();
-    let told = format!("unknown secret {SECRET}, form {form}, basic {basic}, hex {}", hex(SECRET.as_bytes()));
+    let told = format!(
+        "unknown secret {SECRET}, form {form}, basic {basic}, hex {}",
+        hex(SECRET.as_bytes())
+    );
     let answers = [
-        Reply::json(401, &json!({ "error": "invalid_client", "error_description": told })),
-        Reply::json(400, &json!({ "error": SECRET, "error_description": SECRET })),
-        Reply::new(403, told.clone()).with("X-Told", &form).with("WWW-Authenticate", &format!("Basic realm=\"{form}\"")),
+        Reply::json(
+            401,
+            &json!({ "error": "invalid_client", "error_description": told }),
+        ),
+        Reply::json(
+            400,
+            &json!({ "error": SECRET, "error_description": SECRET }),
+        ),
+        Reply::new(403, told.clone())
+            .with("X-Told", &form)
+            .with("WWW-Authenticate", &format!("Basic realm=\"{form}\"")),
         Reply::new(500, told.clone()),
         Reply::new(200, format!("<html>{told}</html>")),
         Reply::new(302, "").with("Location", &format!("/again?secret={form}")),
@@ -203,7 +325,13 @@ async fn a_vendor_that_echoes_our_secret_in_its_refusal_finds_no_ear() {
         let (issuer, vendor) = (issuer(answer).await, api().await);
         let token_url = format!("{}/token", issuer.url());
         let text = stanza("a", &token_url, &vendor.url(), "", "")
-            + &stanza("basic", &token_url, &vendor.url(), ", client_auth = \"basic\"", "")
+            + &stanza(
+                "basic",
+                &token_url,
+                &vendor.url(),
+                ", client_auth = \"basic\"",
+                "",
+            )
             + "[upstream_defaults]\ntimeouts = { token = \"100ms\" }\n";
         watched(&text, &[], &[], async |daemon| {
             refuses(daemon, "/a/x").await;
@@ -216,10 +344,27 @@ async fn a_vendor_that_echoes_our_secret_in_its_refusal_finds_no_ear() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t9_a_token_that_would_forge_headers_is_no_token() {
-    for token in [format!("{TOKEN}\r\nX-Forged: 1"), format!("{TOKEN}\0"), format!("{TOKEN}é"), format!("{TOKEN}{}", "x".repeat(20_000))] {
-        let (issuer, vendor) = (issuer(Reply::json(200, &json!({ "access_token": token }))).await, api().await);
-        let text = stanza("a", &format!("{}/token", issuer.url()), &vendor.url(), "", "");
-        watched(&text, &[], &[], async |daemon| assert_eq!(refuses(daemon, "/a/x").await["code"], "token_misconfigured")).await;
+    for token in [
+        format!("{TOKEN}\r\nX-Forged: 1"),
+        format!("{TOKEN}\0"),
+        format!("{TOKEN}é"),
+        format!("{TOKEN}{}", "x".repeat(20_000)),
+    ] {
+        let (issuer, vendor) = (
+            issuer(Reply::json(200, &json!({ "access_token": token }))).await,
+            api().await,
+        );
+        let text = stanza(
+            "a",
+            &format!("{}/token", issuer.url()),
+            &vendor.url(),
+            "",
+            "",
+        );
+        watched(&text, &[], &[], async |daemon| {
+            assert_eq!(refuses(daemon, "/a/x").await["code"], "token_misconfigured")
+        })
+        .await;
         assert_eq!(vendor.counts().requests, 0);
     }
 }
@@ -228,9 +373,20 @@ async fn t9_a_token_that_would_forge_headers_is_no_token() {
 async fn v12_a_replay_and_a_vendor_that_tells_our_token_back_show_nothing_of_our_own() {
     let (issuer, vendor) = (issuer(granted()).await, api().await);
     vendor.always(Some(
-        Reply::new(401, TOKEN).with("WWW-Authenticate", &format!("Bearer error=\"invalid_token\", error_description=\"{TOKEN}\"")).into(),
+        Reply::new(401, TOKEN)
+            .with(
+                "WWW-Authenticate",
+                &format!("Bearer error=\"invalid_token\", error_description=\"{TOKEN}\""),
+            )
+            .into(),
     ));
-    let text = stanza("a", &format!("{}/token", issuer.url()), &vendor.url(), "", "");
+    let text = stanza(
+        "a",
+        &format!("{}/token", issuer.url()),
+        &vendor.url(),
+        "",
+        "",
+    );
     watched(&text, &[], &[], async |daemon| {
         daemon.until_status("\"state\":\"ok\"").await;
         assert_eq!(daemon.get("/a/x").await.0, 401);
@@ -258,8 +414,15 @@ async fn v12_a_replay_and_a_vendor_that_tells_our_token_back_show_nothing_of_our
 async fn h3_network_and_tls_failures_name_no_url_with_a_secret_in_it() {
     let authority = Authority::new("nobody trusts it");
     let tls = Authority::server(&authority.localhost(&[]), &["http/1.1"]);
-    let (vendor, dark) = (Vendor::with_tls(&Tokens::default(), vec![], Some(tls)).await, format!("http://127.0.0.1:{}", free_port()));
-    let cut = issuer(Answer::Raw(vec![Step::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{".to_vec()), Step::Reset])).await;
+    let (vendor, dark) = (
+        Vendor::with_tls(&Tokens::default(), vec![], Some(tls)).await,
+        format!("http://127.0.0.1:{}", free_port()),
+    );
+    let cut = issuer(Answer::Raw(vec![
+        Step::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{".to_vec()),
+        Step::Reset,
+    ]))
+    .await;
     let good = issuer(granted()).await;
     let query = |name: &str| {
         format!(
@@ -280,7 +443,13 @@ async fn h3_network_and_tls_failures_name_no_url_with_a_secret_in_it() {
         until("three failures", async || {
             let status: Value = serde_json::from_str(&daemon.admin("/api/status").await.1).unwrap();
             let failed = |c: &&Value| !c["tokens"][0]["last_failure"].is_null();
-            status["credentials"].as_array().unwrap().iter().filter(failed).count() == 3
+            status["credentials"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(failed)
+                .count()
+                == 3
         })
         .await;
         for (path, code) in [
@@ -309,13 +478,26 @@ async fn h3_network_and_tls_failures_name_no_url_with_a_secret_in_it() {
 async fn a_secret_file_that_cannot_be_used_is_named_and_not_quoted() {
     let (issuer, vendor) = (issuer(granted()).await, api().await);
     let json = format!("{{\"other\": \"{SECRET_CORE}\", \"list\": [\"{SECRET_CORE}\"], }}");
-    let files = [("bad.json", &*json), ("good.json", "{\"list\": [\"S3cr7tQwZxKvJpLm\"]}"), ("key", SECRET), ("empty", "\n")];
+    let files = [
+        ("bad.json", &*json),
+        ("good.json", "{\"list\": [\"S3cr7tQwZxKvJpLm\"]}"),
+        ("key", SECRET),
+        ("empty", "\n"),
+    ];
     let mut text = "[upstream_defaults]\ntimeouts = { token = \"100ms\" }\n".to_owned();
-    for (name, source) in
-        [("a", "file = \"bad.json\", json_key = \"/x\""), ("b", "file = \"good.json\", json_key = \"/list\""), ("c", "file = \"empty\"")]
-    {
-        text += &stanza(name, &format!("{}/token", issuer.url()), &vendor.url(), "", "")
-            .replace(&format!("'{SECRET}'"), &format!("{{ {source} }}"));
+    for (name, source) in [
+        ("a", "file = \"bad.json\", json_key = \"/x\""),
+        ("b", "file = \"good.json\", json_key = \"/list\""),
+        ("c", "file = \"empty\""),
+    ] {
+        text += &stanza(
+            name,
+            &format!("{}/token", issuer.url()),
+            &vendor.url(),
+            "",
+            "",
+        )
+        .replace(&format!("'{SECRET}'"), &format!("{{ {source} }}"));
     }
     let key = stanza(
         "d",
@@ -324,10 +506,17 @@ async fn a_secret_file_that_cannot_be_used_is_named_and_not_quoted() {
         ", client_auth = \"private_key_jwt\"",
         "[credentials.d.tokens.access.assertion]\nalg = \"RS256\"",
     );
-    text += &key.replace(&format!("client_secret = '{SECRET}'"), "private_key = { file = \"key\" }");
+    text += &key.replace(
+        &format!("client_secret = '{SECRET}'"),
+        "private_key = { file = \"key\" }",
+    );
     watched(&text, &files, &[], async |daemon| {
         for name in ["a", "b", "c"] {
-            assert_eq!(refuses(daemon, &format!("/{name}/x")).await["code"], "secret_unreadable", "{name}");
+            assert_eq!(
+                refuses(daemon, &format!("/{name}/x")).await["code"],
+                "secret_unreadable",
+                "{name}"
+            );
         }
         refuses(daemon, "/d/x").await;
     })
@@ -337,11 +526,15 @@ async fn a_secret_file_that_cannot_be_used_is_named_and_not_quoted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_configuration_is_reported_without_the_secrets_in_it() {
     let head = "[upstreams.a]\nurl = \"https://vendor.example\"\ncredential = \"a\"\n[credentials.a]\nsettings = { token_url = \"https://t.example/\" }\n";
-    let with = |secrets: &str| format!("{head}secrets = {{ client_id = \"id\", client_secret = {secrets} }}\n");
+    let with = |secrets: &str| {
+        format!("{head}secrets = {{ client_id = \"id\", client_secret = {secrets} }}\n")
+    };
     let wrong = [
         with(&format!("['{SECRET}']")),
         with(&format!("{{ fiel = '{SECRET}' }}")),
-        with(&format!("{{ env = \"X\", file = \"y\", value = '{SECRET}' }}")),
+        with(&format!(
+            "{{ env = \"X\", file = \"y\", value = '{SECRET}' }}"
+        )),
         with(&format!("'{SECRET}\n")),
         with(&format!("\"{SECRET_CORE}\\q\"")),
         with(&format!("'{SECRET}' '{SECRET}'")),
@@ -350,39 +543,76 @@ async fn a_wrong_configuration_is_reported_without_the_secrets_in_it() {
         format!("{head}client_secret = '{SECRET}'\nsecrets = {{ client_id = \"id\" }}\n"),
         format!("[proxy]\nclient_auth = ['{SECRET}']\n"),
         format!("[proxy]\nclient_auth = {{ secret = '{SECRET}' }}\n"),
-        format!("{}[credentials.a.tokens.access]\nurl = \"https://id:{SECRET_CORE}@t.example/\"\n", with("\"x\"")),
-        format!("[upstreams.a]\nurl = \"https://id:{SECRET_CORE}@vendor.example/\"\ncredential = \"none\"\n"),
+        format!(
+            "{}[credentials.a.tokens.access]\nurl = \"https://id:{SECRET_CORE}@t.example/\"\n",
+            with("\"x\"")
+        ),
+        format!(
+            "[upstreams.a]\nurl = \"https://id:{SECRET_CORE}@vendor.example/\"\ncredential = \"none\"\n"
+        ),
         format!(
             "{}[credentials.a.inject.headers]\nAuthorization = \"{{{{ secrets.client_secret }}}} {{{{ nope }}}}\"\n",
             with(&format!("'{SECRET}'"))
         ),
     ];
     for text in &wrong {
-        let done = refused(Setup { whole: Some(text), env: &[("RUST_LOG", "trace")], ..Setup::default() }).await;
+        let done = refused(Setup {
+            whole: Some(text),
+            env: &[("RUST_LOG", "trace")],
+            ..Setup::default()
+        })
+        .await;
         assert_eq!((done.code, &*done.stdout), (78, ""), "{text}: {done:?}");
         clean(text, &done.stderr, &needles());
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("c.toml");
         std::fs::write(&file, text).unwrap();
         for format in ["text", "json"] {
-            let done = cli(&["check", "--format", format, "--config", file.to_str().unwrap()]).await;
+            let done = cli(&[
+                "check",
+                "--format",
+                format,
+                "--config",
+                file.to_str().unwrap(),
+            ])
+            .await;
             assert_eq!(done.code, 78, "{text}");
             clean(text, &(done.stdout + &done.stderr), &needles());
         }
     }
     let over = [("CUPBEARER_CREDENTIALS__A__SECRETS__CLIENT_SECRTE", SECRET)];
-    let done = refused(Setup { whole: Some(&with("\"x\"")), env: &over, ..Setup::default() }).await;
-    assert!(done.code == 78 && found(&done.stderr, &needles()).is_empty(), "{done:?}");
+    let done = refused(Setup {
+        whole: Some(&with("\"x\"")),
+        env: &over,
+        ..Setup::default()
+    })
+    .await;
+    assert!(
+        done.code == 78 && found(&done.stderr, &needles()).is_empty(),
+        "{done:?}"
+    );
 }
 
 #[test]
 fn h2_the_debug_form_of_what_holds_secrets_shows_none() {
-    let text = format!("[proxy]\nclient_auth = '{SECRET}'\n{}", stanza("a", "https://t.example/", "https://v.example", "", ""));
-    let sight = Sight { env: [("X".to_owned(), SECRET.to_owned())].into(), ..Sight::default() };
+    let text = format!(
+        "[proxy]\nclient_auth = '{SECRET}'\n{}",
+        stanza("a", "https://t.example/", "https://v.example", "", "")
+    );
+    let sight = Sight {
+        env: [("X".to_owned(), SECRET.to_owned())].into(),
+        ..Sight::default()
+    };
     let (config, problems) = config::load_text(&text, std::path::Path::new("."), &sight);
     let config = config.unwrap_or_else(|| panic!("{problems:?}"));
     let values = config.credentials["a"].secrets.read().unwrap();
-    let all: [&dyn Debug; 5] = [&config, &problems, &sight, &values, &Secret::new(SECRET.into())];
+    let all: [&dyn Debug; 5] = [
+        &config,
+        &problems,
+        &sight,
+        &values,
+        &Secret::new(SECRET.into()),
+    ];
     for it in all {
         clean("Debug", &format!("{it:?} {it:#?}"), &needles());
     }

@@ -33,7 +33,11 @@ async fn p11_a_panic_is_counted_and_named_by_its_place_alone() {
         .env("RUST_BACKTRACE", "full")
         .kill_on_drop(true);
     let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && told.contains("1 passed") && told.contains("panics.rs"), "{told}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("1 passed") && told.contains("panics.rs"),
+        "{told}"
+    );
     clean("a panic", &told, &needles());
 }

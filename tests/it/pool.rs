@@ -23,18 +23,32 @@ async fn callers_share_the_vendors_connection_whatever_they_do_with_their_own() 
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     for i in 0..20 {
-        let close = if i % 2 == 0 { "Connection: close\r\n" } else { "" };
-        let request = format!("POST /acme/{i} HTTP/1.1\r\nHost: localhost\r\n{close}Content-Length: 2\r\n\r\nhi");
+        let close = if i % 2 == 0 {
+            "Connection: close\r\n"
+        } else {
+            ""
+        };
+        let request = format!(
+            "POST /acme/{i} HTTP/1.1\r\nHost: localhost\r\n{close}Content-Length: 2\r\n\r\nhi"
+        );
         let mut client = RawClient::connect(sidecar.addr()).await;
         client.write(request.as_bytes()).await;
         assert_eq!(client.answer("POST").await.unwrap().status, 200);
         // A client that leaves too early would take the vendor's connection with it.
         sidecar.until_idle("acme").await;
     }
-    let old = RawClient::exchange(sidecar.addr(), b"GET /acme/old HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
+    let old = RawClient::exchange(
+        sidecar.addr(),
+        b"GET /acme/old HTTP/1.0\r\nHost: localhost\r\n\r\n",
+    )
+    .await;
     assert!(!old.is_empty());
     assert_eq!(vendor.counts().requests, 21);
-    assert!((1..=1 + MISSED).contains(&vendor.connections()), "{}", vendor.connections());
+    assert!(
+        (1..=1 + MISSED).contains(&vendor.connections()),
+        "{}",
+        vendor.connections()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,8 +57,13 @@ async fn a_client_connection_serves_many_requests_one_after_the_other() {
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     let mut client = RawClient::connect(sidecar.addr()).await;
     for i in 0..10 {
-        client.write(format!("GET /acme/{i} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await;
-        assert_eq!(client.answer("GET").await.unwrap().json()["target"], format!("/{i}"));
+        client
+            .write(format!("GET /acme/{i} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+            .await;
+        assert_eq!(
+            client.answer("GET").await.unwrap().json()["target"],
+            format!("/{i}")
+        );
     }
     assert_eq!(vendor.connections(), 1);
 }
@@ -52,7 +71,11 @@ async fn a_client_connection_serves_many_requests_one_after_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_connections_are_kept_than_the_pool_may_hold() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
-    let sidecar = Sidecar::start(&format!("{}pool = {{ connections = 2 }}\n", open("acme", &vendor.url()))).await;
+    let sidecar = Sidecar::start(&format!(
+        "{}pool = {{ connections = 2 }}\n",
+        open("acme", &vendor.url())
+    ))
+    .await;
     for round in 1..=2 {
         // They end one after the other: pingora may keep one more of two that end at the same moment.
         let gates: Vec<Gate> = (0..10).map(|_| Gate::shut()).collect();
@@ -72,13 +95,20 @@ async fn no_more_connections_are_kept_than_the_pool_may_hold() {
         }
     }
     let made = vendor.connections();
-    assert!((18..=18 + MISSED).contains(&made), "two of the first ten were kept: {made}");
+    assert!(
+        (18..=18 + MISSED).contains(&made),
+        "two of the first ten were kept: {made}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_closed_when_it_is_old() {
     let vendor = Raw::start().await;
-    let sidecar = Sidecar::start(&format!("{}pool = {{ idle = \"200ms\" }}\n", open("acme", &vendor.url()))).await;
+    let sidecar = Sidecar::start(&format!(
+        "{}pool = {{ idle = \"200ms\" }}\n",
+        open("acme", &vendor.url())
+    ))
+    .await;
     let asking = tokio::spawn({
         let (client, url) = (sidecar.client.clone(), sidecar.url("/acme/x"));
         async move { client.get(url).send().await.unwrap().status().as_u16() }
@@ -86,7 +116,10 @@ async fn an_idle_connection_is_closed_when_it_is_old() {
     let (mut tcp, _) = vendor.accept_until(b"\r\n\r\n").await;
     tcp.write_all(HI).await.unwrap();
     assert_eq!(asking.await.unwrap(), 200);
-    let end = timeout(PATIENCE, tcp.read(&mut [0; 64])).await.expect("it is closed").unwrap();
+    let end = timeout(PATIENCE, tcp.read(&mut [0; 64]))
+        .await
+        .expect("it is closed")
+        .unwrap();
     assert_eq!(end, 0);
 }
 
@@ -96,12 +129,22 @@ async fn a_connection_that_the_vendor_closed_while_it_was_idle_costs_no_call() {
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
     for i in 0..10 {
         // It looks as if it could be used again, and is closed or reset behind the answer.
-        let end = if i % 2 == 0 { vec![] } else { vec![Step::Reset] };
+        let end = if i % 2 == 0 {
+            vec![]
+        } else {
+            vec![Step::Reset]
+        };
         vendor.script(Answer::Raw([vec![Step::Bytes(HI.to_vec())], end].concat()));
         assert_eq!(sidecar.get("/acme/x").await.text().await.unwrap(), "hi");
         vendor.down().await;
         vendor.up().await;
-        let posted = sidecar.client.post(sidecar.url("/acme/y")).body("once").send().await.unwrap();
+        let posted = sidecar
+            .client
+            .post(sidecar.url("/acme/y"))
+            .body("once")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(posted.status(), 200);
     }
     let posts = vendor.seen().iter().filter(|r| r.method == "POST").count();
@@ -112,14 +155,25 @@ async fn a_connection_that_the_vendor_closed_while_it_was_idle_costs_no_call() {
 async fn v6_what_was_written_to_a_connection_that_then_broke_is_never_written_again() {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
     let sidecar = Sidecar::start(&open("acme", &vendor.url())).await;
-    for (n, (method, end)) in
-        [("GET", vec![]), ("POST", vec![]), ("PUT", vec![Step::Reset]), ("GET", vec![Step::Reset])].into_iter().enumerate()
+    for (n, (method, end)) in [
+        ("GET", vec![]),
+        ("POST", vec![]),
+        ("PUT", vec![Step::Reset]),
+        ("GET", vec![Step::Reset]),
+    ]
+    .into_iter()
+    .enumerate()
     {
         assert_eq!(sidecar.status_of("/acme/warm").await, 200);
         vendor.script(Answer::Raw(end));
-        let request = format!("{method} /acme/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi");
+        let request =
+            format!("{method} /acme/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nhi");
         let answer = RawClient::ask(sidecar.addr(), request.as_bytes()).await;
-        assert_eq!((answer.status, answer.json()["code"].as_str()), (502, Some("upstream_protocol")), "{method}");
+        assert_eq!(
+            (answer.status, answer.json()["code"].as_str()),
+            (502, Some("upstream_protocol")),
+            "{method}"
+        );
         assert_eq!(vendor.counts().requests, 2 * (n + 1), "{method}");
     }
 }
@@ -153,7 +207,10 @@ async fn a_vendor_that_was_away_is_reached_again_by_the_next_call() {
     for _ in 0..3 {
         assert_eq!(sidecar.status_of("/acme/x").await, 200);
         vendor.down().await;
-        assert_eq!(sidecar.refusal("/acme/x").await.1["code"], "upstream_unreachable");
+        assert_eq!(
+            sidecar.refusal("/acme/x").await.1["code"],
+            "upstream_unreachable"
+        );
         vendor.up().await;
     }
     assert_eq!(sidecar.status_of("/acme/x").await, 200);

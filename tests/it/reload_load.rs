@@ -38,7 +38,9 @@ async fn s7_a_reload_every_second_under_load_fails_no_request_and_costs_no_token
     for vendor in [&acme, &beta, &gamma] {
         vendor.keep(1);
     }
-    let stanza = |name: &str, vendor: &Vendor| plain(name, &format!("{}/{name}", issuer.url()), &vendor.url());
+    let stanza = |name: &str, vendor: &Vendor| {
+        plain(name, &format!("{}/{name}", issuer.url()), &vendor.url())
+    };
     let steady = format!("{PORTS}{}{}", stanza("acme", &acme), stanza("beta", &beta));
     let with_gamma = format!("{steady}{}", stanza("gamma", &gamma));
     let sidecar = Sidecar::with_files(&steady, &[]).await;
@@ -77,13 +79,28 @@ async fn s7_a_reload_every_second_under_load_fails_no_request_and_costs_no_token
                 _ => (steady.replace("http://", "gopher://"), false),
             };
             sidecar.rewrite("cupbearer.toml", &text);
-            let request = sidecar.client.post(format!("http://{}/api/reload", sidecar.admin_addr()));
-            let status = request.header("content-type", "application/json").send().await.unwrap().status();
-            assert_eq!(status.as_u16(), if applied { 200 } else { 422 }, "second {second}");
+            let request = sidecar
+                .client
+                .post(format!("http://{}/api/reload", sidecar.admin_addr()));
+            let status = request
+                .header("content-type", "application/json")
+                .send()
+                .await
+                .unwrap()
+                .status();
+            assert_eq!(
+                status.as_u16(),
+                if applied { 200 } else { 422 },
+                "second {second}"
+            );
             wrong += u32::from(!applied);
             // The one that comes and goes is there when it is configured, and gone when it is not.
             if applied {
-                assert_eq!(sidecar.status_of("/gamma/x").await, if second % 4 == 0 { 200 } else { 404 }, "second {second}");
+                assert_eq!(
+                    sidecar.status_of("/gamma/x").await,
+                    if second % 4 == 0 { 200 } else { 404 },
+                    "second {second}"
+                );
             }
         }
         wrong
@@ -91,15 +108,41 @@ async fn s7_a_reload_every_second_under_load_fails_no_request_and_costs_no_token
     let ((), wrong) = tokio::join!(load, reloads);
 
     let (sent, failed) = (seen.sent.load(Relaxed), seen.failed.load(Relaxed));
-    assert_eq!((sent, failed), ((SECONDS * PER_SECOND) as usize, 0), "after {:?}", started.elapsed());
-    assert_eq!((issuer.calls("/acme"), issuer.calls("/beta")), (1, 1), "one token call each, as without reloads");
+    assert_eq!(
+        (sent, failed),
+        ((SECONDS * PER_SECOND) as usize, 0),
+        "after {:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        (issuer.calls("/acme"), issuer.calls("/beta")),
+        (1, 1),
+        "one token call each, as without reloads"
+    );
     // A credential that was gone starts anew.
     assert_eq!(issuer.calls("/gamma"), SECONDS.div_ceil(4) as usize);
     assert!(issuer.refusals().is_empty(), "{:?}", issuer.refusals());
     for (name, vendor) in [("acme", &acme), ("beta", &beta), ("gamma", &gamma)] {
         let counts = vendor.counts();
-        assert_eq!((counts.answered, counts.unknown + counts.revoked + counts.expired), (counts.requests, 0), "{name}: {counts:?}");
+        assert_eq!(
+            (
+                counts.answered,
+                counts.unknown + counts.revoked + counts.expired
+            ),
+            (counts.requests, 0),
+            "{name}: {counts:?}"
+        );
     }
-    assert!(sidecar.metric("cupbearer_config_reloads_total{outcome=\"refused\"}").await >= f64::from(wrong));
-    assert!(sidecar.metric("cupbearer_config_reloads_total{outcome=\"applied\"}").await >= f64::from(SECONDS - wrong));
+    assert!(
+        sidecar
+            .metric("cupbearer_config_reloads_total{outcome=\"refused\"}")
+            .await
+            >= f64::from(wrong)
+    );
+    assert!(
+        sidecar
+            .metric("cupbearer_config_reloads_total{outcome=\"applied\"}")
+            .await
+            >= f64::from(SECONDS - wrong)
+    );
 }

@@ -36,14 +36,30 @@ impl Stage {
     async fn set(http2: bool) -> Self {
         let authority = Authority::new("ca");
         let tokens = Tokens::default();
-        let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "s3cret-acme")]).await;
+        let issuer = Issuer::start(
+            &tokens,
+            vec![Endpoint::new("/token", "acme", "s3cret-acme")],
+        )
+        .await;
         let tls = http2.then(|| Authority::server(&authority.localhost(&[]), &["h2"]));
         let vendor = Vendor::with_tls(&tokens, vec![Need::Bearer("access")], tls).await;
-        let more = if http2 { "tls = { ca_file = \"ca.pem\", ca_only = true }\n" } else { "" };
-        let text = format!("{PORTS}{}{more}", plain("acme", &format!("{}/token", issuer.url()), &vendor.url()));
+        let more = if http2 {
+            "tls = { ca_file = \"ca.pem\", ca_only = true }\n"
+        } else {
+            ""
+        };
+        let text = format!(
+            "{PORTS}{}{more}",
+            plain("acme", &format!("{}/token", issuer.url()), &vendor.url())
+        );
         let sidecar = Sidecar::with_files(&text, &[("ca.pem", &authority.pem)]).await;
         assert_eq!(sidecar.status_of("/acme/warm").await, 200);
-        Self { tokens, _issuer: issuer, vendor, sidecar }
+        Self {
+            tokens,
+            _issuer: issuer,
+            vendor,
+            sidecar,
+        }
     }
 
     fn token(&self) -> String {
@@ -54,7 +70,8 @@ impl Stage {
 /// One token, as vendors and the frameworks below them write it; some by way of others.
 fn spellings(token: &str) -> Vec<String> {
     let form: String = form_urlencoded::byte_serialize(token.as_bytes()).collect();
-    let each = |format: &dyn Fn(u8) -> String| token.bytes().map(format).collect::<Vec<_>>().concat();
+    let each =
+        |format: &dyn Fn(u8) -> String| token.bytes().map(format).collect::<Vec<_>>().concat();
     vec![
         token.to_owned(),
         form,
@@ -72,8 +89,17 @@ fn spellings(token: &str) -> Vec<String> {
 /// The piece of each spelling that could not stand there by chance.
 fn shows(text: &str, token: &str) -> Option<String> {
     let text = text.to_ascii_lowercase();
-    let middle = |s: &String| s.chars().skip(s.len() / 4).take(s.len() / 2).collect::<String>().to_ascii_lowercase();
-    spellings(token).iter().map(middle).find(|part| text.contains(part.as_str()))
+    let middle = |s: &String| {
+        s.chars()
+            .skip(s.len() / 4)
+            .take(s.len() / 2)
+            .collect::<String>()
+            .to_ascii_lowercase()
+    };
+    spellings(token)
+        .iter()
+        .map(middle)
+        .find(|part| text.contains(part.as_str()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,20 +108,35 @@ async fn an_http_1_head_repeats_our_token_nowhere() {
     let token = stage.token();
     for spelled in spellings(&token) {
         // A name holds no backslash, and no other character of base64 than a token has.
-        let name = if spelled.contains('\\') { token.clone() } else { spelled.replace(['+', '/', '='], "") };
+        let name = if spelled.contains('\\') {
+            token.clone()
+        } else {
+            spelled.replace(['+', '/', '='], "")
+        };
         for head in [
             format!("HTTP/1.1 200 token {spelled} is fine\r\nX-A: b\r\n"),
             format!("HTTP/1.1 200 OK\r\nX-{name}-y: b\r\n"),
             format!("HTTP/1.1 200 OK\r\nX-A: before {spelled} after\r\nX-A: {spelled}\r\n"),
             format!("HTTP/1.1 200 OK\r\nSet-Cookie: last={spelled}; Path=/\r\n"),
-            format!("HTTP/1.1 302 Found\r\nLocation: https://elsewhere.test/x?access_token={spelled}&y=1#z\r\n"),
-            format!("HTTP/1.1 400 Bad\r\nWWW-Authenticate: Bearer error=\"invalid_request\", error_description=\"{spelled}\"\r\n"),
-            format!("HTTP/1.1 103 Early Hints {spelled}\r\nLink: </x?t={spelled}>\r\n\r\nHTTP/1.1 200 OK\r\n"),
+            format!(
+                "HTTP/1.1 302 Found\r\nLocation: https://elsewhere.test/x?access_token={spelled}&y=1#z\r\n"
+            ),
+            format!(
+                "HTTP/1.1 400 Bad\r\nWWW-Authenticate: Bearer error=\"invalid_request\", error_description=\"{spelled}\"\r\n"
+            ),
+            format!(
+                "HTTP/1.1 103 Early Hints {spelled}\r\nLink: </x?t={spelled}>\r\n\r\nHTTP/1.1 200 OK\r\n"
+            ),
         ] {
-            stage.vendor.script(Answer::Raw(vec![Step::Bytes(format!("{head}Content-Length: 2\r\n\r\nhi").into_bytes())]));
+            stage.vendor.script(Answer::Raw(vec![Step::Bytes(
+                format!("{head}Content-Length: 2\r\n\r\nhi").into_bytes(),
+            )]));
             let answer = RawClient::exchange(stage.sidecar.addr(), ASK).await;
             let text = String::from_utf8_lossy(&answer).into_owned();
-            assert!(text.ends_with("\r\n\r\nhi"), "the rest of it passes: {text}");
+            assert!(
+                text.ends_with("\r\n\r\nhi"),
+                "the rest of it passes: {text}"
+            );
             assert!(text.contains("***"), "{head}\n{text}");
             assert_eq!(shows(&text, &token), None, "{head}\n{text}");
         }
@@ -108,20 +149,48 @@ async fn an_http_2_head_and_its_trailers_repeat_our_token_nowhere() {
     let token = stage.token();
     let h2 = Http2::connect(stage.sidecar.addr()).await;
     for spelled in spellings(&token) {
-        let name = format!("x-{}", spelled.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c), ""));
+        let name = format!(
+            "x-{}",
+            spelled.to_ascii_lowercase().replace(
+                |c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c),
+                ""
+            )
+        );
         let mut reply = Reply::new(200, "hi").with("x-a", &format!("b={spelled}, c"));
-        reply.trailers = vec![("x-b".into(), format!("t {spelled}")), ("x-c".into(), "stays".into())];
-        reply.trailers.push(("proxy-status".into(), "cdn; error=y, cupbearer; error=x".into()));
+        reply.trailers = vec![
+            ("x-b".into(), format!("t {spelled}")),
+            ("x-c".into(), "stays".into()),
+        ];
+        reply.trailers.push((
+            "proxy-status".into(),
+            "cdn; error=y, cupbearer; error=x".into(),
+        ));
         if !spelled.contains(['%', '\\']) {
             reply = reply.with(&name, "n");
             reply.trailers.push((name, "n".into()));
         }
         stage.vendor.script(reply);
-        let answer = h2.call(Method::GET, "/acme/x", &[], None, None).await.unwrap();
-        let (head, trailers) = (format!("{:?}", answer.headers), format!("{:?}", answer.trailers.unwrap()));
-        assert!(head.contains("***") && trailers.contains("***") && trailers.contains("stays"), "{head} {trailers}");
-        assert!(trailers.contains("cdn; error=y") && !trailers.contains("cupbearer"), "nobody speaks in our name: {trailers}");
-        assert_eq!((shows(&head, &token), shows(&trailers, &token)), (None, None), "{spelled}: {head} {trailers}");
+        let answer = h2
+            .call(Method::GET, "/acme/x", &[], None, None)
+            .await
+            .unwrap();
+        let (head, trailers) = (
+            format!("{:?}", answer.headers),
+            format!("{:?}", answer.trailers.unwrap()),
+        );
+        assert!(
+            head.contains("***") && trailers.contains("***") && trailers.contains("stays"),
+            "{head} {trailers}"
+        );
+        assert!(
+            trailers.contains("cdn; error=y") && !trailers.contains("cupbearer"),
+            "nobody speaks in our name: {trailers}"
+        );
+        assert_eq!(
+            (shows(&head, &token), shows(&trailers, &token)),
+            (None, None),
+            "{spelled}: {head} {trailers}"
+        );
     }
 }
 
@@ -144,10 +213,19 @@ async fn variables_secrets_and_values_made_for_one_request_go_no_further_and_pub
     for part in ["a-key-of-some-length", "pin4711", "x=pin4711&y"] {
         vendor.script(Reply::new(200, "hi").with("X-Echo", part));
         let answer = sidecar.get("/acme/x").await;
-        assert_eq!(answer.headers()["x-echo"], part.replace("a-key-of-some-length", "***").replace("pin4711", "***").as_str());
+        assert_eq!(
+            answer.headers()["x-echo"],
+            part.replace("a-key-of-some-length", "***")
+                .replace("pin4711", "***")
+                .as_str()
+        );
     }
     vendor.script(Reply::new(200, "hi").with("X-Echo", "my-pin4711-and-more"));
-    assert_eq!(sidecar.get("/acme/x").await.headers()["x-echo"], "my-pin4711-and-more", "a short one within a word may be chance");
+    assert_eq!(
+        sidecar.get("/acme/x").await.headers()["x-echo"],
+        "my-pin4711-and-more",
+        "a short one within a word may be chance"
+    );
     // What is made for each request is new by then; it is different each time.
     let before = (sent("x-proof"), sent("x-request-id"));
     assert_eq!(sidecar.status_of("/acme/x").await, 200);
@@ -157,15 +235,22 @@ async fn variables_secrets_and_values_made_for_one_request_go_no_further_and_pub
 #[tokio::test(flavor = "multi_thread")]
 async fn a_public_name_that_we_send_may_come_back() {
     let tokens = Tokens::default();
-    let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme-public-client", "s3cret-acme")]).await;
+    let issuer = Issuer::start(
+        &tokens,
+        vec![Endpoint::new("/token", "acme-public-client", "s3cret-acme")],
+    )
+    .await;
     let vendor = Vendor::start(&tokens, vec![Need::Bearer("access")]).await;
     let text = plain("acme", &format!("{}/token", issuer.url()), &vendor.url())
         .replace("client_id = \"acme\"", "client_id = \"acme-public-client\"");
-    let text =
-        text + "[credentials.acme.inject.headers]\nX-Client = \"{{ secrets.client_id }}\"\nX-Both = \"{{ secrets.client_id ~ now }}\"\n";
+    let text = text
+        + "[credentials.acme.inject.headers]\nX-Client = \"{{ secrets.client_id }}\"\nX-Both = \"{{ secrets.client_id ~ now }}\"\n";
     let sidecar = Sidecar::start(&text).await;
     vendor.script(Reply::new(201, "hi").with("X-Self", "/clients/acme-public-client/orders/17"));
-    assert_eq!(sidecar.get("/acme/x").await.headers()["x-self"], "/clients/acme-public-client/orders/17");
+    assert_eq!(
+        sidecar.get("/acme/x").await.headers()["x-self"],
+        "/clients/acme-public-client/orders/17"
+    );
     assert_eq!(vendor.last().header("x-client"), Some("acme-public-client"));
 }
 
@@ -173,22 +258,41 @@ async fn a_public_name_that_we_send_may_come_back() {
 async fn a_head_of_more_than_64_kib_is_refused_whichever_head_and_protocol_it_is() {
     for http2 in [false, true] {
         let stage = Stage::set(http2).await;
-        for (size, status) in [(60_000, 200), (66_000, 502), (281 * 1024, 502), (900_000, 502)] {
+        for (size, status) in [
+            (60_000, 200),
+            (66_000, 502),
+            (281 * 1024, 502),
+            (900_000, 502),
+        ] {
             for unit in ["x", &*stage.token()] {
                 let long: String = unit.chars().cycle().take(size).collect();
                 if http2 && size > 100_000 {
                     continue; // The test's own vendor sends no more than its peer says it takes.
                 }
-                stage.vendor.script(Reply::new(200, "hi").with("X-Long", &long));
-                assert_eq!(stage.sidecar.status_of("/acme/x").await, status, "{size} {http2}");
                 stage
                     .vendor
-                    .script(Reply::new(401, "no").with("WWW-Authenticate", &format!("Bearer error=\"insufficient_scope\", {long}")));
-                assert_eq!(stage.sidecar.status_of("/acme/x").await, if status == 200 { 401 } else { 502 }, "{size} {http2}");
+                    .script(Reply::new(200, "hi").with("X-Long", &long));
+                assert_eq!(
+                    stage.sidecar.status_of("/acme/x").await,
+                    status,
+                    "{size} {http2}"
+                );
+                stage.vendor.script(Reply::new(401, "no").with(
+                    "WWW-Authenticate",
+                    &format!("Bearer error=\"insufficient_scope\", {long}"),
+                ));
+                assert_eq!(
+                    stage.sidecar.status_of("/acme/x").await,
+                    if status == 200 { 401 } else { 502 },
+                    "{size} {http2}"
+                );
             }
         }
         let interim = vec![(103, vec![("x-long".to_owned(), "y".repeat(66_000))])];
-        stage.vendor.script(Reply { interim, ..Reply::new(200, "hi") });
+        stage.vendor.script(Reply {
+            interim,
+            ..Reply::new(200, "hi")
+        });
         if !http2 {
             assert_eq!(stage.sidecar.status_of("/acme/x").await, 502);
         }
@@ -201,9 +305,19 @@ async fn trailers_of_more_than_64_kib_go_no_further() {
     let stage = Stage::set(true).await;
     let h2 = Http2::connect(stage.sidecar.addr()).await;
     for (size, passes) in [(1000, true), (66_000, false)] {
-        stage.vendor.script(Reply { trailers: vec![("x-long".into(), "y".repeat(size))], ..Reply::new(200, "hi") });
+        stage.vendor.script(Reply {
+            trailers: vec![("x-long".into(), "y".repeat(size))],
+            ..Reply::new(200, "hi")
+        });
         let answer = h2.get("/acme/x").await.unwrap();
-        assert_eq!((answer.body.len(), answer.trailers.is_some_and(|t| t.contains_key("x-long"))), (2, passes), "{size}");
+        assert_eq!(
+            (
+                answer.body.len(),
+                answer.trailers.is_some_and(|t| t.contains_key("x-long"))
+            ),
+            (2, passes),
+            "{size}"
+        );
     }
 }
 
@@ -212,11 +326,19 @@ async fn while_a_vendor_repeats_our_token_as_often_as_it_can_others_are_served()
     let stage = Stage::set(false).await;
     let other = Vendor::start(&Tokens::default(), vec![]).await;
     let text = std::fs::read_to_string(stage.sidecar.path("cupbearer.toml")).unwrap();
-    stage.sidecar.rewrite("cupbearer.toml", &format!("{text}{}", open("other", &other.url())));
-    crate::support::wait::until("the other upstream", async || stage.sidecar.status_of("/other/x").await == 200).await;
+    stage.sidecar.rewrite(
+        "cupbearer.toml",
+        &format!("{text}{}", open("other", &other.url())),
+    );
+    crate::support::wait::until("the other upstream", async || {
+        stage.sidecar.status_of("/other/x").await == 200
+    })
+    .await;
     let token = stage.token();
     let long: String = token.chars().cycle().take(63 * 1024).collect();
-    stage.vendor.always(Some(Reply::new(200, "hi").with("X-Long", &long).into()));
+    stage
+        .vendor
+        .always(Some(Reply::new(200, "hi").with("X-Long", &long).into()));
     let calls = (0..32).map(|_| {
         let (client, url) = (stage.sidecar.client.clone(), stage.sidecar.url("/acme/x"));
         tokio::spawn(async move { client.get(url).send().await.unwrap().headers()["x-long"].len() })
@@ -238,7 +360,10 @@ async fn a_challenge_of_900_kb_costs_the_process_no_more_than_a_few_times_that()
     let config = folder.path().join("c.toml");
     let credential = "[credentials.acme]\nprofile = \"static\"\nsecrets = { key = \"a-key-of-some-length\" }\n\
                       [credentials.acme.inject.headers]\nX-Key = \"{{ secrets.key }}\"\n";
-    let upstream = format!("[upstreams.acme]\nurl = \"{}\"\ncredential = \"acme\"\n", vendor.url());
+    let upstream = format!(
+        "[upstreams.acme]\nurl = \"{}\"\ncredential = \"acme\"\n",
+        vendor.url()
+    );
     std::fs::write(&config, format!("{PORTS}{credential}{upstream}")).unwrap();
     let process = Process::run(&config).await;
     let ask = async || RawClient::ask(process.proxy, ASK).await.status;

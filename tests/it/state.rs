@@ -27,7 +27,8 @@ pub const SESSION: &str = "/api/v1/auth/session";
 const RELOADS: &str = "cupbearer_config_reloads_total{outcome=\"applied\"} ";
 
 /// Two attempts a value, and then none until it changes, whatever is counted for the account.
-pub const BY_VALUE: &str = "max_rejections = 2\nhold = \"until_secret_changes\"\naccount_rejections = \"off\"\n";
+pub const BY_VALUE: &str =
+    "max_rejections = 2\nhold = \"until_secret_changes\"\naccount_rejections = \"off\"\n";
 
 /// An issuer that locks after three wrong attempts, a vendor, and a folder with secrets and state.
 pub struct World {
@@ -42,7 +43,10 @@ pub struct World {
 impl World {
     /// With these secrets of partner and merchant in files; `right-p` and `right-m` are right. The guard counts by value.
     pub async fn new(partner: &str, merchant: &str) -> Self {
-        Self { guard: BY_VALUE, ..Self::as_it_is(partner, merchant).await }
+        Self {
+            guard: BY_VALUE,
+            ..Self::as_it_is(partner, merchant).await
+        }
     }
 
     /// The same with the profile's own guard.
@@ -51,13 +55,21 @@ impl World {
         let mut first = Endpoint::new(PARTNER, "client_p", "right-p");
         (first.name, first.lock_after) = ("partner".into(), Some(3));
         let mut second = Endpoint::new(SESSION, "cli_m", "right-m");
-        (second.name, second.lock_after, second.format, second.grant) = ("session".into(), Some(3), Format::Json, None);
-        (second.bearer, second.field, second.refuses_with) = (Some("partner".into()), "session", 400);
+        (second.name, second.lock_after, second.format, second.grant) =
+            ("session".into(), Some(3), Format::Json, None);
+        (second.bearer, second.field, second.refuses_with) =
+            (Some("partner".into()), "session", 400);
         (second.life, second.says) = (Duration::from_mins(5), Some(json!(3600)));
         let plain = Endpoint::new("/plain", "plain", "s3cret-plain");
         let issuer = Issuer::start(&tokens, vec![first, second, plain]).await;
         let vendor = Vendor::start(&tokens, vec![]).await;
-        let world = Self { issuer, guard: "", vendor, folder: tempfile::tempdir().unwrap(), client: client() };
+        let world = Self {
+            issuer,
+            guard: "",
+            vendor,
+            folder: tempfile::tempdir().unwrap(),
+            client: client(),
+        };
         world.secret("partner", partner);
         world.secret("merchant", merchant);
         world
@@ -99,18 +111,33 @@ impl World {
     }
 
     pub async fn get(&self, process: &Process, path: &str) -> (u16, Value) {
-        let answer = self.client.get(format!("http://{}{path}", process.proxy)).send().await.unwrap();
-        (answer.status().as_u16(), serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default())
+        let answer = self
+            .client
+            .get(format!("http://{}{path}", process.proxy))
+            .send()
+            .await
+            .unwrap();
+        (
+            answer.status().as_u16(),
+            serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default(),
+        )
     }
 
     /// Calls until one is answered with 200.
     pub async fn until_ok(&self, process: &Process, path: &str) {
         let ok = async { while self.get(process, path).await.0 != 200 {} };
-        tokio::time::timeout(Duration::from_secs(20), ok).await.expect("no call went through");
+        tokio::time::timeout(Duration::from_secs(20), ok)
+            .await
+            .expect("no call went through");
     }
 
     pub async fn admin(&self, process: &Process, path: &str) -> String {
-        let answer = self.client.get(format!("http://{}{path}", process.admin)).send().await.unwrap();
+        let answer = self
+            .client
+            .get(format!("http://{}{path}", process.admin))
+            .send()
+            .await
+            .unwrap();
         answer.text().await.unwrap()
     }
 
@@ -118,26 +145,51 @@ impl World {
     pub async fn metric(&self, process: &Process, series: &str) -> f64 {
         let text = self.admin(process, "/metrics").await;
         let value = text.lines().find_map(|l| l.strip_prefix(series));
-        value.unwrap_or_else(|| panic!("no {series} in {text:?}")).parse().unwrap()
+        value
+            .unwrap_or_else(|| panic!("no {series} in {text:?}"))
+            .parse()
+            .unwrap()
     }
 
     pub async fn post(&self, process: &Process, path: &str) -> u16 {
-        let request = self.client.post(format!("http://{}{path}", process.admin)).header("content-type", "application/json");
+        let request = self
+            .client
+            .post(format!("http://{}{path}", process.admin))
+            .header("content-type", "application/json");
         request.send().await.unwrap().status().as_u16()
     }
 
     /// One token of `pos` in the status.
     pub async fn token(&self, process: &Process, token: &str) -> Value {
-        let status: Value = serde_json::from_str(&self.admin(process, "/api/status").await).unwrap();
-        let found = status["credentials"].as_array().unwrap().iter().find(|c| c["name"] == "pos").unwrap().clone();
-        found["tokens"].as_array().unwrap().iter().find(|t| t["name"] == token).unwrap().clone()
+        let status: Value =
+            serde_json::from_str(&self.admin(process, "/api/status").await).unwrap();
+        let found = status["credentials"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["name"] == "pos")
+            .unwrap()
+            .clone();
+        found["tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|t| t["name"] == token)
+            .unwrap()
+            .clone()
     }
 
     /// How often this endpoint refused a secret. Nobody was ever locked out.
     pub fn wrong(&self, path: &str) -> usize {
-        self.issuer.change(path, |e| assert!(!e.is_locked(), "{path} is locked"));
-        let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(why) if why == "wrong secret");
-        self.issuer.seen().iter().filter(|s| s.request.path() == path && refused(&s.outcome)).count()
+        self.issuer
+            .change(path, |e| assert!(!e.is_locked(), "{path} is locked"));
+        let refused =
+            |outcome: &Outcome| matches!(outcome, Outcome::Refused(why) if why == "wrong secret");
+        self.issuer
+            .seen()
+            .iter()
+            .filter(|s| s.request.path() == path && refused(&s.outcome))
+            .count()
     }
 }
 
@@ -145,10 +197,27 @@ impl World {
 pub async fn ctl(world: &World, process: &Process, action: &str) {
     let file = world.path("ctl.toml");
     let text = std::fs::read_to_string(world.usual()).unwrap();
-    std::fs::write(&file, text.replace("[admin]\nlisten = \"127.0.0.1:0\"", &format!("[admin]\nlisten = \"{}\"", process.admin))).unwrap();
+    std::fs::write(
+        &file,
+        text.replace(
+            "[admin]\nlisten = \"127.0.0.1:0\"",
+            &format!("[admin]\nlisten = \"{}\"", process.admin),
+        ),
+    )
+    .unwrap();
     let mut command = tokio::process::Command::new(binary());
-    let done = command.args(["ctl", action, "pos", "--config"]).arg(file).stdin(Stdio::null()).output().await.unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let done = command
+        .args(["ctl", action, "pos", "--config"])
+        .arg(file)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
 
 pub async fn kill(mut process: Process) {
@@ -158,10 +227,14 @@ pub async fn kill(mut process: Process) {
 
 /// A program whose merchant secret, `old`, was right and is refused now: twice, as a new partner token might have been what was wanting.
 pub async fn refused_twice(world: &World, config: &Path) -> Process {
-    world.issuer.change(SESSION, |e| (e.secrets, e.life, e.says) = (vec!["old".into()], Duration::from_secs(4), None));
+    world.issuer.change(SESSION, |e| {
+        (e.secrets, e.life, e.says) = (vec!["old".into()], Duration::from_secs(4), None)
+    });
     let process = Process::run(config).await;
     world.until_ok(&process, "/pos/x").await;
-    world.issuer.change(SESSION, |e| e.secrets = vec!["right-m".into()]);
+    world
+        .issuer
+        .change(SESSION, |e| e.secrets = vec!["right-m".into()]);
     until("a second attempt", async || world.wrong(SESSION) >= 2).await;
     process
 }
@@ -170,10 +243,15 @@ pub async fn refused_twice(world: &World, config: &Path) -> Process {
 async fn storm(world: &World, process: &Process, config: &Path, names: &[&str]) {
     let text = std::fs::read_to_string(config).unwrap();
     for round in 0..3 {
-        let paths: Vec<String> = (0..100).map(|i| format!("/{}/x", names[i % names.len()])).collect();
+        let paths: Vec<String> = (0..100)
+            .map(|i| format!("/{}/x", names[i % names.len()]))
+            .collect();
         for (status, body) in join_all(paths.iter().map(|path| world.get(process, path))).await {
             // 200 while an old token lives on.
-            assert!([200, 502, 503, 504].contains(&status), "round {round}: {status} {body}");
+            assert!(
+                [200, 502, 503, 504].contains(&status),
+                "round {round}: {status} {body}"
+            );
         }
         let reloads = world.metric(process, RELOADS).await;
         let new = config.with_extension("new");
@@ -181,7 +259,9 @@ async fn storm(world: &World, process: &Process, config: &Path, names: &[&str]) 
         std::fs::rename(&new, config).unwrap();
         process.signal(Signal::HUP);
         let reloaded = async { while world.metric(process, RELOADS).await <= reloads {} };
-        tokio::time::timeout(Duration::from_secs(20), reloaded).await.expect("no reload");
+        tokio::time::timeout(Duration::from_secs(20), reloaded)
+            .await
+            .expect("no reload");
     }
 }
 
@@ -201,28 +281,51 @@ async fn t6_parallel_requests_and_reloads_never_make_a_third_wrong_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn t6_two_credentials_with_one_secret_in_two_processes_with_one_folder_make_two_wrong_attempts_at_most() {
-    for (partner, merchant, path) in [("wrong", "right-m", PARTNER), ("right-p", "wrong", SESSION)] {
+async fn t6_two_credentials_with_one_secret_in_two_processes_with_one_folder_make_two_wrong_attempts_at_most()
+ {
+    for (partner, merchant, path) in [("wrong", "right-m", PARTNER), ("right-p", "wrong", SESSION)]
+    {
         let world = World::new(partner, merchant).await;
         let config = |file| world.config(file, &world.path("state"), &["pos", "twin"], "");
         let (files, names) = ([config("one.toml"), config("two.toml")], ["pos", "twin"]);
         let (one, two) = tokio::join!(Process::run(&files[0]), Process::run(&files[1]));
-        tokio::join!(storm(&world, &one, &files[0], &names), storm(&world, &two, &files[1], &names));
-        assert!((1..=2).contains(&world.wrong(path)), "{path}: {}", world.wrong(path));
+        tokio::join!(
+            storm(&world, &one, &files[0], &names),
+            storm(&world, &two, &files[1], &names)
+        );
+        assert!(
+            (1..=2).contains(&world.wrong(path)),
+            "{path}: {}",
+            world.wrong(path)
+        );
         kill(one).await;
         let again = Process::run(&files[0]).await;
-        tokio::join!(storm(&world, &again, &files[0], &names), storm(&world, &two, &files[1], &names));
-        assert!((1..=2).contains(&world.wrong(path)), "{path}: {}", world.wrong(path));
+        tokio::join!(
+            storm(&world, &again, &files[0], &names),
+            storm(&world, &two, &files[1], &names)
+        );
+        assert!(
+            (1..=2).contains(&world.wrong(path)),
+            "{path}: {}",
+            world.wrong(path)
+        );
     }
 }
 
 /// The program as if it were `later`, where this kernel and user may do that: pauses of the guard are over then.
 pub fn later(config: &Path, later: Duration) -> tokio::process::Command {
     let time = ["--time", "--boottime"];
-    let may = std::process::Command::new("unshare").args(time).args(["1", "true"]).output().is_ok_and(|o| o.status.success());
+    let may = std::process::Command::new("unshare")
+        .args(time)
+        .args(["1", "true"])
+        .output()
+        .is_ok_and(|o| o.status.success());
     let mut command = tokio::process::Command::new(if may { "unshare" } else { binary() });
     if may {
-        command.args(time).arg(later.as_secs().to_string()).arg(binary());
+        command
+            .args(time)
+            .arg(later.as_secs().to_string())
+            .arg(binary());
     }
     command.args(["run", "--config"]).arg(config);
     command
@@ -230,19 +333,29 @@ pub fn later(config: &Path, later: Duration) -> tokio::process::Command {
 
 fn start(config: &Path, pause: Duration) -> tokio::process::Child {
     let mut command = later(config, pause);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p1_t6_twenty_starts_that_are_killed_at_any_moment_make_two_wrong_attempts_at_most() {
-    let worlds = [World::new("wrong", "right-m").await, World::new("right-p", "wrong").await];
+    let worlds = [
+        World::new("wrong", "right-m").await,
+        World::new("right-p", "wrong").await,
+    ];
     let runs = worlds.iter().map(|world| async {
         let config = world.usual();
         for i in 0..20_u32 {
             let mut child = start(&config, Duration::from_secs(60) * i);
             let calls = world.issuer.seen().len();
             // Killed around its first call, or before, or long after: the moment is what is tried here.
-            let random = |most| tokio::time::sleep(Duration::from_millis(rand::random_range(0..most)));
+            let random =
+                |most| tokio::time::sleep(Duration::from_millis(rand::random_range(0..most)));
             let called = async {
                 world.issuer.wait(calls + 1).await;
                 random(20).await;
@@ -253,9 +366,16 @@ async fn p1_t6_twenty_starts_that_are_killed_at_any_moment_make_two_wrong_attemp
                 () = random(800), if i > 0 => {}
             }
             child.kill().await.unwrap();
-            assert!(world.wrong(PARTNER) <= 2 && world.wrong(SESSION) <= 2, "start {i}");
+            assert!(
+                world.wrong(PARTNER) <= 2 && world.wrong(SESSION) <= 2,
+                "start {i}"
+            );
         }
-        (world.issuer.calls(PARTNER), world.wrong(PARTNER), world.wrong(SESSION))
+        (
+            world.issuer.calls(PARTNER),
+            world.wrong(PARTNER),
+            world.wrong(SESSION),
+        )
     });
     let seen = join_all(runs).await;
     assert!(seen.iter().all(|(calls, ..)| *calls > 0), "{seen:?}");
@@ -277,7 +397,11 @@ async fn p1_attempts_whose_outcome_was_lost_count_until_the_secret_changes() {
     world.issuer.always(None);
     let process = Process::run(&config).await;
     let (status, body) = world.get(&process, "/pos/x").await;
-    assert_eq!((status, &body["code"]), (502, &json!("token_rejected")), "{body}");
+    assert_eq!(
+        (status, &body["code"]),
+        (502, &json!("token_rejected")),
+        "{body}"
+    );
     assert_eq!(world.token(&process, "partner").await["state"], "latched");
     assert_eq!(world.issuer.calls(PARTNER), calls, "no third attempt");
     // The second was made a minute ahead.
@@ -324,11 +448,22 @@ async fn a_success_after_an_unlatch_clears_the_count_for_the_next_start_too() {
     kill(first).await;
     let second = Process::run(&config).await;
     storm(&world, &second, &config, &["pos"]).await;
-    assert_eq!((world.wrong(SESSION), &world.token(&second, "session").await["rejections"]), (2, &json!(2)));
-    world.issuer.change(SESSION, |e| e.secrets = vec!["old".into()]);
+    assert_eq!(
+        (
+            world.wrong(SESSION),
+            &world.token(&second, "session").await["rejections"]
+        ),
+        (2, &json!(2))
+    );
+    world
+        .issuer
+        .change(SESSION, |e| e.secrets = vec!["old".into()]);
     ctl(&world, &second, "unlatch").await;
     // One attempt, 30 s after the last refusal.
-    until("it waits", async || world.token(&second, "session").await["state"] == "held").await;
+    until("it waits", async || {
+        world.token(&second, "session").await["state"] == "held"
+    })
+    .await;
     storm(&world, &second, &config, &["pos"]).await;
     assert_eq!(world.wrong(SESSION), 2);
     // A minute later, to one that is told so.
@@ -342,7 +477,8 @@ async fn a_success_after_an_unlatch_clears_the_count_for_the_next_start_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn starts_that_are_killed_at_any_moment_with_another_wrong_secret_each_make_two_wrong_attempts_at_most() {
+async fn starts_that_are_killed_at_any_moment_with_another_wrong_secret_each_make_two_wrong_attempts_at_most()
+ {
     let world = World::as_it_is("wrong", "right-m").await;
     let config = world.usual();
     for i in 0..20_u32 {
@@ -367,17 +503,25 @@ async fn starts_that_are_killed_at_any_moment_with_another_wrong_secret_each_mak
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_wrong_secrets_to_two_processes_with_one_folder_is_two_attempts_and_a_restart_adds_none() {
+async fn a_stream_of_wrong_secrets_to_two_processes_with_one_folder_is_two_attempts_and_a_restart_adds_none()
+ {
     let world = World::as_it_is("right-p", "wrong").await;
-    let files = ["one.toml", "two.toml"].map(|file| world.config(file, &world.path("state"), &["pos", "twin"], ""));
+    let files = ["one.toml", "two.toml"]
+        .map(|file| world.config(file, &world.path("state"), &["pos", "twin"], ""));
     let (one, two) = tokio::join!(Process::run(&files[0]), Process::run(&files[1]));
     until("a first attempt", async || world.wrong(SESSION) >= 1).await;
     for n in 0..10 {
         world.secret("merchant", &format!("wrong-{n}"));
         for process in [&one, &two] {
             process.signal(Signal::HUP);
-            let calls = (0..10).map(|i| world.get(process, if i % 2 == 0 { "/pos/x" } else { "/twin/x" }));
-            assert!(join_all(calls).await.iter().all(|(status, _)| [502, 503, 504].contains(status)));
+            let calls =
+                (0..10).map(|i| world.get(process, if i % 2 == 0 { "/pos/x" } else { "/twin/x" }));
+            assert!(
+                join_all(calls)
+                    .await
+                    .iter()
+                    .all(|(status, _)| [502, 503, 504].contains(status))
+            );
         }
     }
     until("a second attempt", async || world.wrong(SESSION) >= 2).await;

@@ -34,16 +34,34 @@ async fn stays_on_the_safe_side(world: &World, mut process: Process, why: &str) 
     assert_eq!(world.get(&process, "/plain/x").await.0, 200, "{why}");
     for _ in 0..3 {
         let (status, body) = world.get(&process, "/pos/x").await;
-        assert_eq!((status, &body["code"]), (503, &json!("token_unavailable")), "{why}: {body}");
-        assert_eq!(world.post(&process, "/api/credentials/pos/refresh").await, 202);
+        assert_eq!(
+            (status, &body["code"]),
+            (503, &json!("token_unavailable")),
+            "{why}: {body}"
+        );
+        assert_eq!(
+            world.post(&process, "/api/credentials/pos/refresh").await,
+            202
+        );
     }
     let error = world.token(&process, "partner").await["last_failure"]["error"].clone();
-    assert!(error.as_str().unwrap_or_default().contains("memory"), "{why}: {error}");
-    assert_eq!((world.issuer.calls(PARTNER), world.issuer.calls(SESSION)), (0, 0), "{why}");
+    assert!(
+        error.as_str().unwrap_or_default().contains("memory"),
+        "{why}: {error}"
+    );
+    assert_eq!(
+        (world.issuer.calls(PARTNER), world.issuer.calls(SESSION)),
+        (0, 0),
+        "{why}"
+    );
     assert!(world.metric(&process, ERRORS).await > 0.0, "{why}");
     process.child.kill().await.unwrap();
     let log = process.before + &rest(&mut process.log).await;
-    assert_eq!(log.matches("cannot be relied on").count(), 1, "{why}: {log}");
+    assert_eq!(
+        log.matches("cannot be relied on").count(),
+        1,
+        "{why}: {log}"
+    );
 }
 
 async fn rest(log: &mut (impl AsyncReadExt + Unpin)) -> String {
@@ -54,7 +72,12 @@ async fn rest(log: &mut (impl AsyncReadExt + Unpin)) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn p3_a_folder_that_is_a_file_or_somebody_elses_or_open_to_others_is_not_used() {
-    for why in ["is a file", "belongs to another", "may be written by others", "cannot be made"] {
+    for why in [
+        "is a file",
+        "belongs to another",
+        "may be written by others",
+        "cannot be made",
+    ] {
         let world = World::new("right-p", "right-m").await;
         let mut state = world.path("state");
         match why {
@@ -78,12 +101,19 @@ async fn p3_a_folder_that_is_a_file_or_somebody_elses_or_open_to_others_is_not_u
 
 /// Starts the program in a mount namespace of its own, after `script`; `None` where this kernel or user may not do that.
 async fn in_own_mounts(config: &Path, script: &str) -> Option<Process> {
-    let may = std::process::Command::new("unshare").args(["-m", "true"]).output().is_ok_and(|o| o.status.success());
+    let may = std::process::Command::new("unshare")
+        .args(["-m", "true"])
+        .output()
+        .is_ok_and(|o| o.status.success());
     if !may {
         return None;
     }
     let mut command = tokio::process::Command::new("unshare");
-    let script = format!("set -e\n{script}\nexec '{}' run --config '{}'", binary(), config.display());
+    let script = format!(
+        "set -e\n{script}\nexec '{}' run --config '{}'",
+        binary(),
+        config.display()
+    );
     command.args(["-m", "sh", "-c", &script]);
     Some(Process::spawn(command).await)
 }
@@ -107,8 +137,9 @@ async fn p3_a_full_disk_holds_back_only_who_would_be_locked_out_and_only_while_i
     let state = world.path("state");
     fs::create_dir(&state).unwrap();
     let dir = state.display();
-    let mount =
-        format!("mount -t tmpfs -o size=64k,mode=700 tmpfs '{dir}'\ndd if=/dev/zero of='{dir}/filler' bs=1k count=64 2>/dev/null || true");
+    let mount = format!(
+        "mount -t tmpfs -o size=64k,mode=700 tmpfs '{dir}'\ndd if=/dev/zero of='{dir}/filler' bs=1k count=64 2>/dev/null || true"
+    );
     let config = both(&world, &state);
     if let Some(process) = in_own_mounts(&config, &mount).await {
         stays_on_the_safe_side(&world, process, "full").await;
@@ -117,7 +148,10 @@ async fn p3_a_full_disk_holds_back_only_who_would_be_locked_out_and_only_while_i
         assert_eq!(world.get(&process, "/pos/x").await.0, 503);
         let pid = process.child.id().unwrap();
         fs::remove_file(format!("/proc/{pid}/root{}/filler", state.display())).unwrap();
-        assert_eq!(world.post(&process, "/api/credentials/pos/refresh").await, 202);
+        assert_eq!(
+            world.post(&process, "/api/credentials/pos/refresh").await,
+            202
+        );
         world.until_ok(&process, "/pos/x").await;
         assert!(world.issuer.refusals().is_empty());
     }
@@ -139,7 +173,9 @@ async fn a_damaged_record_stops_its_calls_until_it_is_unlatched() {
     let calls = world.issuer.seen().len();
     assert_eq!(world.get(&second, "/pos/x").await.0, 503);
     assert_eq!(world.issuer.seen().len(), calls);
-    world.issuer.change(SESSION, |e| e.secrets = vec!["old".into()]);
+    world
+        .issuer
+        .change(SESSION, |e| e.secrets = vec!["old".into()]);
     // Both records, also that of the session, which nobody has asked for yet.
     ctl(&world, &second, "unlatch").await;
     world.issuer.wait(calls + 2).await;
@@ -147,8 +183,13 @@ async fn a_damaged_record_stops_its_calls_until_it_is_unlatched() {
 }
 
 fn records(state: &Path) -> Vec<std::path::PathBuf> {
-    let files = fs::read_dir(state).into_iter().flatten().filter_map(|f| Some(f.ok()?.path()));
-    files.filter(|f| f.extension().is_some_and(|e| e == "json")).collect()
+    let files = fs::read_dir(state)
+        .into_iter()
+        .flatten()
+        .filter_map(|f| Some(f.ok()?.path()));
+    files
+        .filter(|f| f.extension().is_some_and(|e| e == "json"))
+        .collect()
 }
 
 /// How many files there are; each is whole: its first line names the checksum of its second.
@@ -156,10 +197,20 @@ fn whole(state: &Path) -> usize {
     let mut count = 0;
     for file in records(state) {
         let text = fs::read_to_string(&file).unwrap();
-        let (head, body) = text.split_once('\n').unwrap_or_else(|| panic!("{}: {text:?}", file.display()));
+        let (head, body) = text
+            .split_once('\n')
+            .unwrap_or_else(|| panic!("{}: {text:?}", file.display()));
         let head: Value = serde_json::from_str(head).unwrap();
-        let sum = digest(&SHA256, body.trim_end().as_bytes()).as_ref().iter().fold(String::new(), |sum, b| sum + &format!("{b:02x}"));
-        assert_eq!((&head["version"], &head["sha256"]), (&json!(1), &json!(sum)), "{}", file.display());
+        let sum = digest(&SHA256, body.trim_end().as_bytes())
+            .as_ref()
+            .iter()
+            .fold(String::new(), |sum, b| sum + &format!("{b:02x}"));
+        assert_eq!(
+            (&head["version"], &head["sha256"]),
+            (&json!(1), &json!(sum)),
+            "{}",
+            file.display()
+        );
         count += 1;
     }
     count
@@ -169,7 +220,9 @@ fn whole(state: &Path) -> usize {
 async fn p1_files_are_old_or_new_but_never_torn_at_whatever_moment_one_looks_or_kills() {
     let world = World::new("right-p", "right-m").await;
     let (url, state) = (world.issuer.url(), world.path("state"));
-    world.issuer.change("/plain", |e| (e.life, e.says) = (Duration::from_secs(3600), Some(json!(1))));
+    world.issuer.change("/plain", |e| {
+        (e.life, e.says) = (Duration::from_secs(3600), Some(json!(1)))
+    });
     // Eight tokens that are renewed each half second: a write every 30 ms.
     let mut many = String::new();
     many.extend((0..8).map(|i| {
@@ -180,7 +233,10 @@ async fn p1_files_are_old_or_new_but_never_torn_at_whatever_moment_one_looks_or_
     }));
     let config = world.config("many.toml", &state, &[], &many);
     // `make soak` asks for more.
-    let wanted = std::env::var("CUPBEARER_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(15);
+    let wanted = std::env::var("CUPBEARER_KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(15);
     let (mut looks, mut kills) = (0, 0_u32);
     while looks < 500 || kills < wanted {
         // What the kills leave without an outcome counts for 15 minutes.

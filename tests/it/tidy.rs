@@ -22,10 +22,48 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("hardening", &[]),
     ("profile", &["secret", "problem", "token", "tls"]),
     ("oauth", &["token", "secret", "profile", "tls", "telemetry"]),
-    ("credential", &["files", "token", "oauth", "profile", "redact", "secret", "telemetry"]),
-    ("config", &["files", "profile", "route", "upstream", "secret", "problem", "tls", "token"]),
-    ("snapshot", &["config", "credential", "oauth", "route", "upstream", "tls", "problem"]),
-    ("reload", &["config", "credential", "files", "snapshot", "problem", "telemetry", "token"]),
+    (
+        "credential",
+        &[
+            "files",
+            "token",
+            "oauth",
+            "profile",
+            "redact",
+            "secret",
+            "telemetry",
+        ],
+    ),
+    (
+        "config",
+        &[
+            "files", "profile", "route", "upstream", "secret", "problem", "tls", "token",
+        ],
+    ),
+    (
+        "snapshot",
+        &[
+            "config",
+            "credential",
+            "oauth",
+            "route",
+            "upstream",
+            "tls",
+            "problem",
+        ],
+    ),
+    (
+        "reload",
+        &[
+            "config",
+            "credential",
+            "files",
+            "snapshot",
+            "problem",
+            "telemetry",
+            "token",
+        ],
+    ),
     ("listen", &["logging"]),
     (
         "proxy",
@@ -46,7 +84,20 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "logging",
         ],
     ),
-    ("admin", &["snapshot", "credential", "config", "files", "problem", "secret", "token", "telemetry", "reload"]),
+    (
+        "admin",
+        &[
+            "snapshot",
+            "credential",
+            "config",
+            "files",
+            "problem",
+            "secret",
+            "token",
+            "telemetry",
+            "reload",
+        ],
+    ),
 ];
 
 /// Libraries that are known in one room only.
@@ -89,19 +140,35 @@ fn rust_files(under: &str) -> Vec<PathBuf> {
 /// The room a source file belongs to: `token` for `src/token/guard.rs` and `src/token.rs`.
 fn room(file: &Path) -> String {
     let relative = file.strip_prefix(root().join("src")).unwrap();
-    relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+    relative
+        .components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_str()
+        .unwrap()
+        .trim_end_matches(".rs")
+        .to_owned()
 }
 
 /// The code of a file: no comments, nothing from `#[cfg(test)]` on.
 fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     let text = text.split("#[cfg(test)]\nmod").next().unwrap().to_owned();
-    text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|l| l.split("//").next().unwrap_or(""))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Unit tests in a file of their own.
 fn is_test(file: &Path) -> bool {
-    file.file_stem().unwrap().to_str().unwrap().ends_with("tests") || file.components().any(|c| c.as_os_str() == "tests")
+    file.file_stem()
+        .unwrap()
+        .to_str()
+        .unwrap()
+        .ends_with("tests")
+        || file.components().any(|c| c.as_os_str() == "tests")
 }
 
 /// Our own rooms that a file names, in `use crate::…` (nested or not) and in paths.
@@ -123,9 +190,17 @@ fn touched(code: &str, rooms: &[&str]) -> BTreeSet<String> {
                     break;
                 }
             }
-            found.extend(top.split(',').map(|part| part.trim().split("::").next().unwrap_or("").to_owned()));
+            found.extend(
+                top.split(',')
+                    .map(|part| part.trim().split("::").next().unwrap_or("").to_owned()),
+            );
         } else {
-            found.insert(rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned());
+            found.insert(
+                rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next()
+                    .unwrap_or("")
+                    .to_owned(),
+            );
         }
     }
     found.retain(|name| rooms.contains(&name.as_str()));
@@ -134,12 +209,20 @@ fn touched(code: &str, rooms: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn every_room_imports_only_what_the_table_allows() {
-    let rooms: Vec<&str> = MAY_TOUCH.iter().map(|(room, _)| *room).chain(["app", "command"]).collect();
+    let rooms: Vec<&str> = MAY_TOUCH
+        .iter()
+        .map(|(room, _)| *room)
+        .chain(["app", "command"])
+        .collect();
     let mut wrong = Vec::new();
     for file in rust_files("src") {
         let room = room(&file);
         let Some((_, allowed)) = MAY_TOUCH.iter().find(|(name, _)| *name == room) else {
-            assert!(["app", "command", "lib", "main"].contains(&room.as_str()), "{} has no line in the table", file.display());
+            assert!(
+                ["app", "command", "lib", "main"].contains(&room.as_str()),
+                "{} has no line in the table",
+                file.display()
+            );
             continue;
         };
         for other in touched(&code(&file), &rooms) {
@@ -178,19 +261,34 @@ fn no_file_is_longer_than_its_first_reader_can_hold() {
 
 #[test]
 fn every_file_begins_with_its_charter() {
-    let without: Vec<_> = rust_files("src").into_iter().filter(|f| !fs::read_to_string(f).unwrap().starts_with("//! ")).collect();
+    let without: Vec<_> = rust_files("src")
+        .into_iter()
+        .filter(|f| !fs::read_to_string(f).unwrap().starts_with("//! "))
+        .collect();
     assert!(without.is_empty(), "{without:?}");
 }
 
 #[test]
 fn no_vendor_is_named_in_rust_code() {
-    let vendors = ["mypos", "optoro", "optiturn", "worldline", "sqr-group", "leantech"];
+    let vendors = [
+        "mypos",
+        "optoro",
+        "optiturn",
+        "worldline",
+        "sqr-group",
+        "leantech",
+    ];
     let mut wrong = Vec::new();
     // The demo and the example of a configuration name built-in profiles as a user does.
     let exempt = |f: &Path| f.to_str().unwrap().contains("/demo/") || is_test(f);
     for file in rust_files("src").into_iter().filter(|f| !exempt(f)) {
         let code = code(&file).to_lowercase();
-        wrong.extend(vendors.iter().filter(|v| code.contains(**v)).map(|v| format!("{} names {v}", file.display())));
+        wrong.extend(
+            vendors
+                .iter()
+                .filter(|v| code.contains(**v))
+                .map(|v| format!("{} names {v}", file.display())),
+        );
     }
     // Embedding a file by its name is not knowing the vendor.
     wrong.retain(|w| !w.contains("profile/catalogue.rs"));
@@ -201,14 +299,26 @@ fn no_vendor_is_named_in_rust_code() {
 fn the_architecture_page_has_the_same_table() {
     let page = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     for (room, allowed) in MAY_TOUCH {
-        let row = page.lines().find(|l| l.starts_with(&format!("//! | [`{room}`]"))).unwrap_or_else(|| panic!("no row for {room}"));
-        let last = row.trim_end_matches('|').trim_end().rsplit('|').next().unwrap().trim();
+        let row = page
+            .lines()
+            .find(|l| l.starts_with(&format!("//! | [`{room}`]")))
+            .unwrap_or_else(|| panic!("no row for {room}"));
+        let last = row
+            .trim_end_matches('|')
+            .trim_end()
+            .rsplit('|')
+            .next()
+            .unwrap()
+            .trim();
         let named: BTreeSet<&str> = last.split(", ").filter(|n| *n != "–").collect();
         assert_eq!(named, allowed.iter().copied().collect(), "{room}");
     }
     for file in rust_files("src") {
         let room = room(&file);
-        assert!(["lib", "main"].contains(&room.as_str()) || page.contains(&format!("[`{room}`]")), "{room} is not on the page");
+        assert!(
+            ["lib", "main"].contains(&room.as_str()) || page.contains(&format!("[`{room}`]")),
+            "{room} is not on the page"
+        );
     }
 }
 
@@ -224,19 +334,39 @@ fn nothing_is_left_open_in_the_tree() {
     let mut left = Vec::new();
     for file in ["src", "tests", "benches"].into_iter().flat_map(rust_files) {
         let text = fs::read_to_string(&file).unwrap();
-        left.extend(marks.iter().filter(|m| text.contains(m.as_str())).map(|m| format!("{}: {m}", file.display())));
+        left.extend(
+            marks
+                .iter()
+                .filter(|m| text.contains(m.as_str()))
+                .map(|m| format!("{}: {m}", file.display())),
+        );
     }
     assert!(left.is_empty(), "{}", left.join("\n"));
 }
 
 /// How many rows the reliability list has under each letter.
-const ROWS: &[(char, u32)] = &[('R', 36), ('T', 15), ('V', 15), ('C', 7), ('S', 11), ('P', 12), ('A', 16), ('M', 5), ('H', 8), ('L', 7)];
+const ROWS: &[(char, u32)] = &[
+    ('R', 36),
+    ('T', 15),
+    ('V', 15),
+    ('C', 7),
+    ('S', 11),
+    ('P', 12),
+    ('A', 16),
+    ('M', 5),
+    ('H', 8),
+    ('L', 7),
+];
 /// Rows that no test has in its name: what holds them, or why they do not apply, stands in the table.
 const TOLD: &[&str] = &["R18", "T13", "S5", "S10", "P4", "P12", "A14", "L6", "L7"];
 
 /// The rows in a test's name: `R10` and `V3` of `r10_v3_insufficient_scope…`.
 fn rows(name: &str) -> impl Iterator<Item = String> {
-    let is_row = |part: &&str| part.len() > 1 && part.starts_with(|c: char| c.is_ascii_lowercase()) && part[1..].parse::<u32>().is_ok();
+    let is_row = |part: &&str| {
+        part.len() > 1
+            && part.starts_with(|c: char| c.is_ascii_lowercase())
+            && part[1..].parse::<u32>().is_ok()
+    };
     name.split('_').take_while(is_row).map(str::to_uppercase)
 }
 
@@ -245,9 +375,19 @@ fn tests() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for file in ["src", "tests"].into_iter().flat_map(rust_files) {
         let text = fs::read_to_string(&file).unwrap();
-        for (at, _) in text.match_indices("test]\n").chain(text.match_indices("test(")) {
-            let function = text[at..].lines().skip(1).find(|l| !l.trim_start().starts_with("#[")).unwrap_or("");
-            let name = function.trim_start().trim_start_matches("async ").strip_prefix("fn ");
+        for (at, _) in text
+            .match_indices("test]\n")
+            .chain(text.match_indices("test("))
+        {
+            let function = text[at..]
+                .lines()
+                .skip(1)
+                .find(|l| !l.trim_start().starts_with("#["))
+                .unwrap_or("");
+            let name = function
+                .trim_start()
+                .trim_start_matches("async ")
+                .strip_prefix("fn ");
             found.extend(name.and_then(|n| n.split('(').next()).map(str::to_owned));
         }
     }
@@ -256,22 +396,45 @@ fn tests() -> BTreeSet<String> {
 
 #[test]
 fn every_row_of_the_reliability_list_has_its_tests_in_the_table_or_a_reason() {
-    let (table, tests) = (fs::read_to_string(root().join("tests/README.md")).unwrap(), tests());
-    let all: Vec<String> =
-        ROWS.iter().flat_map(|(letter, last)| (1..=*last).map(move |n| format!("{letter}{n}"))).filter(|r| r != "R19").collect();
+    let (table, tests) = (
+        fs::read_to_string(root().join("tests/README.md")).unwrap(),
+        tests(),
+    );
+    let all: Vec<String> = ROWS
+        .iter()
+        .flat_map(|(letter, last)| (1..=*last).map(move |n| format!("{letter}{n}")))
+        .filter(|r| r != "R19")
+        .collect();
     for row in &all {
         let begins = format!("| {row} | ");
         let mut lines = table.lines().filter_map(|l| l.strip_prefix(&begins));
         let line = lines.next().unwrap_or_else(|| panic!("{row} has no line"));
         assert!(lines.next().is_none(), "{row} has two lines");
-        let held: Vec<&String> = tests.iter().filter(|name| rows(name).any(|r| r == *row)).collect();
-        assert_eq!(held.is_empty(), TOLD.contains(&row.as_str()), "{row}: {held:?}");
-        let missing: Vec<_> = held.into_iter().filter(|name| !line.contains(&format!("`{name}`"))).collect();
+        let held: Vec<&String> = tests
+            .iter()
+            .filter(|name| rows(name).any(|r| r == *row))
+            .collect();
+        assert_eq!(
+            held.is_empty(),
+            TOLD.contains(&row.as_str()),
+            "{row}: {held:?}"
+        );
+        let missing: Vec<_> = held
+            .into_iter()
+            .filter(|name| !line.contains(&format!("`{name}`")))
+            .collect();
         assert!(missing.is_empty(), "{row} does not name {missing:?}");
-        let named = line.split('`').skip(1).step_by(2).filter(|name| rows(name).next().is_some());
+        let named = line
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|name| rows(name).next().is_some());
         let gone: Vec<_> = named.filter(|name| !tests.contains(*name)).collect();
         assert!(gone.is_empty(), "{row} names {gone:?}, which is no test");
     }
-    let strange: Vec<_> = tests.iter().filter(|name| rows(name).any(|r| !all.contains(&r))).collect();
+    let strange: Vec<_> = tests
+        .iter()
+        .filter(|name| rows(name).any(|r| !all.contains(&r)))
+        .collect();
     assert!(strange.is_empty(), "no row is meant by {strange:?}");
 }

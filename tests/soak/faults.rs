@@ -59,7 +59,10 @@ pub struct Fault {
 
 /// Any of them, for up to three seconds.
 pub fn any(random: &mut StdRng) -> (Kind, Duration) {
-    (ALL[random.random_range(0..ALL.len())], Duration::from_millis(200 + u64::from(random.next_u32() % 2800)))
+    (
+        ALL[random.random_range(0..ALL.len())],
+        Duration::from_millis(200 + u64::from(random.next_u32() % 2800)),
+    )
 }
 
 /// Does it, and undoes it after `lasts`.
@@ -67,15 +70,29 @@ pub async fn inject(party: &Party, kind: Kind, lasts: Duration) {
     let raw = |steps: Vec<Step>| Some(Answer::Raw(steps));
     let reply = |reply: Reply| Some(Answer::Reply(reply));
     let (token, api) = match kind {
-        TokenBusy => (reply(Reply::json(503, &json!({ "error": "temporarily_unavailable" }))), None),
+        TokenBusy => (
+            reply(Reply::json(
+                503,
+                &json!({ "error": "temporarily_unavailable" }),
+            )),
+            None,
+        ),
         TokenThrottled => (reply(Reply::new(429, "").with("Retry-After", "1")), None),
         TokenHangs => (raw(vec![Step::Hang]), None),
         TokenResets => (raw(vec![Step::Reset]), None),
-        TokenGarbage => (reply(Reply::new(200, "<html>").with("Content-Type", "text/html")), None),
+        TokenGarbage => (
+            reply(Reply::new(200, "<html>").with("Content-Type", "text/html")),
+            None,
+        ),
         ApiBusy => (None, reply(Reply::new(503, "busy"))),
         ApiHangs => (None, raw(vec![Step::Hang])),
         ApiResets => (None, raw(vec![Step::Reset])),
-        ApiCutsShort => (None, raw(vec![Step::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc".to_vec())])),
+        ApiCutsShort => (
+            None,
+            raw(vec![Step::Bytes(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc".to_vec(),
+            )]),
+        ),
         TokenDown | ApiDown | ApiRevokes => (None, None),
     };
     party.issuer.always(token);
@@ -100,14 +117,20 @@ impl Fault {
     /// Would this fault make a request of its vendor, under way from `begun` to `ended`, fail for this cause?
     pub fn explains(&self, cause: &str, begun: Instant, ended: Instant) -> bool {
         let causes: &[&str] = match self.kind {
-            TokenBusy | TokenThrottled | TokenHangs | TokenResets | TokenGarbage | TokenDown => &["token_unavailable", "token_timeout"],
+            TokenBusy | TokenThrottled | TokenHangs | TokenResets | TokenGarbage | TokenDown => {
+                &["token_unavailable", "token_timeout"]
+            }
             ApiBusy => &["status 503"],
             ApiHangs => &["upstream_timeout"],
             ApiResets | ApiCutsShort => &["upstream_protocol", "upstream_unreachable", "cut off"],
             ApiDown => &["upstream_unreachable", "upstream_protocol", "cut off"],
             ApiRevokes => &["status 401"],
         };
-        let after = if self.kind < ApiBusy { TOKEN_AFTER } else { API_AFTER };
+        let after = if self.kind < ApiBusy {
+            TOKEN_AFTER
+        } else {
+            API_AFTER
+        };
         causes.contains(&cause) && ended >= self.from && begun <= self.to + after
     }
 }

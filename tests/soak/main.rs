@@ -40,12 +40,22 @@ struct Failed {
 }
 
 fn from_env(name: &str, standard: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(standard)
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(standard)
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    if runtime.block_on(soak()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    if runtime.block_on(soak()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 async fn soak() -> bool {
@@ -57,10 +67,23 @@ async fn soak() -> bool {
     let text = parties::configuration(&parties);
     let mut secrets: Vec<(String, &str)> = parties.iter().map(|p| (p.file(), "secret-0")).collect();
     secrets.push(("merchant.secret".into(), "sec_m"));
-    let files: Vec<(&str, &str)> = secrets.iter().map(|(name, content)| (name.as_str(), *content)).collect();
-    let mut daemon = Daemon::with(Setup { whole: Some(&text), files: &files, ..Setup::default() }).await;
+    let files: Vec<(&str, &str)> = secrets
+        .iter()
+        .map(|(name, content)| (name.as_str(), *content))
+        .collect();
+    let mut daemon = Daemon::with(Setup {
+        whole: Some(&text),
+        files: &files,
+        ..Setup::default()
+    })
+    .await;
     for party in parties.iter() {
-        assert_eq!(daemon.get(&format!("/{}/x", party.name)).await.0, 200, "{}", party.name);
+        assert_eq!(
+            daemon.get(&format!("/{}/x", party.name)).await.0,
+            200,
+            "{}",
+            party.name
+        );
     }
 
     let begun = Instant::now();
@@ -94,20 +117,38 @@ async fn soak() -> bool {
     let mut causes: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for f in failed.iter() {
         *causes.entry((parties[f.party].name, &f.cause)).or_default() += 1;
-        if !faults.iter().any(|fault| fault.party == f.party && fault.explains(&f.cause, f.begun, f.ended)) {
-            wrong(format!("{:.1} s: {}: {}", (f.begun - begun).as_secs_f64(), parties[f.party].name, f.cause));
+        if !faults
+            .iter()
+            .any(|fault| fault.party == f.party && fault.explains(&f.cause, f.begun, f.ended))
+        {
+            wrong(format!(
+                "{:.1} s: {}: {}",
+                (f.begun - begun).as_secs_f64(),
+                parties[f.party].name,
+                f.cause
+            ));
         }
     }
     let mut kinds: BTreeMap<_, usize> = BTreeMap::new();
-    faults.iter().for_each(|f| *kinds.entry(f.kind).or_default() += 1);
-    println!("requests: {sent} in {:.0} s, {} failed", elapsed.as_secs_f64(), failed.len());
+    faults
+        .iter()
+        .for_each(|f| *kinds.entry(f.kind).or_default() += 1);
+    println!(
+        "requests: {sent} in {:.0} s, {} failed",
+        elapsed.as_secs_f64(),
+        failed.len()
+    );
     println!("faults: {} {kinds:?}", faults.len());
     println!("failures by vendor and cause: {causes:?}");
     println!("reloads: {reloads}, rotations: {rotations}");
-    let budget = parties::PER_MINUTE + parties::PER_MINUTE * usize::try_from(elapsed.as_secs()).unwrap() / 60;
+    let budget = parties::PER_MINUTE
+        + parties::PER_MINUTE * usize::try_from(elapsed.as_secs()).unwrap() / 60;
     for (party, calls) in parties.iter().zip(spent) {
         let (counts, refused) = (party.api.counts(), party.issuer.refusals());
-        println!("{}: {calls} token calls of {budget}, {counts:?}", party.name);
+        println!(
+            "{}: {calls} token calls of {budget}, {counts:?}",
+            party.name
+        );
         if calls > budget {
             wrong(format!("{}: {calls} token calls", party.name));
         }
@@ -115,11 +156,20 @@ async fn soak() -> bool {
             wrong(format!("{}: its issuer refused: {refused:?}", party.name));
         }
         if counts.unknown > 0 {
-            wrong(format!("{}: {} calls with a token that is none", party.name, counts.unknown));
+            wrong(format!(
+                "{}: {} calls with a token that is none",
+                party.name, counts.unknown
+            ));
         }
     }
     let mib = |bytes: f64| bytes / 1_048_576.0;
-    println!("RSS {:.1} MiB -> {:.1} MiB, descriptors {} -> {}", mib(before.0), mib(after.0), before.1, after.1);
+    println!(
+        "RSS {:.1} MiB -> {:.1} MiB, descriptors {} -> {}",
+        mib(before.0),
+        mib(after.0),
+        before.1,
+        after.1
+    );
     if after.0 > before.0 * 1.5 + 16.0 * 1_048_576.0 || after.1 > before.1 + 50.0 {
         wrong("memory or descriptors grew".into());
     }
@@ -128,7 +178,12 @@ async fn soak() -> bool {
 }
 
 /// The same number of requests each second, whatever becomes of them.
-async fn load(daemon: &Daemon, parties: &Arc<Vec<Party>>, end: Instant, failed: &Arc<Mutex<Vec<Failed>>>) -> usize {
+async fn load(
+    daemon: &Daemon,
+    parties: &Arc<Vec<Party>>,
+    end: Instant,
+    failed: &Arc<Mutex<Vec<Failed>>>,
+) -> usize {
     let mut tick = tokio::time::interval(Duration::from_secs(1) / PER_SECOND);
     let (mut all, mut sent) = (JoinSet::new(), 0);
     while Instant::now() < end {
@@ -137,12 +192,21 @@ async fn load(daemon: &Daemon, parties: &Arc<Vec<Party>>, end: Instant, failed: 
         let party = sent % parties.len();
         sent += 1;
         let url = daemon.url(&format!("/{}/x{sent}", parties[party].name));
-        let request = if sent % 3 == 0 { daemon.client.post(url).body("an order") } else { daemon.client.get(url) };
+        let request = if sent % 3 == 0 {
+            daemon.client.post(url).body("an order")
+        } else {
+            daemon.client.get(url)
+        };
         let failed = failed.clone();
         all.spawn(async move {
             let begun = Instant::now();
             if let Err(cause) = outcome(request).await {
-                failed.lock().unwrap().push(Failed { party, begun, ended: Instant::now(), cause });
+                failed.lock().unwrap().push(Failed {
+                    party,
+                    begun,
+                    ended: Instant::now(),
+                    cause,
+                });
             }
         });
     }
@@ -151,14 +215,22 @@ async fn load(daemon: &Daemon, parties: &Arc<Vec<Party>>, end: Instant, failed: 
 }
 
 async fn outcome(request: reqwest::RequestBuilder) -> Result<(), String> {
-    let answer = request.send().await.map_err(|e| if e.is_timeout() { "no answer".to_owned() } else { "cut off".to_owned() })?;
+    let answer = request.send().await.map_err(|e| {
+        if e.is_timeout() {
+            "no answer".to_owned()
+        } else {
+            "cut off".to_owned()
+        }
+    })?;
     let status = answer.status();
     let body = answer.bytes().await.map_err(|_| "cut off".to_owned())?;
     if status == 200 {
         return Ok(());
     }
     let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    Err(problem["code"].as_str().map_or_else(|| format!("status {}", status.as_u16()), Into::into))
+    Err(problem["code"]
+        .as_str()
+        .map_or_else(|| format!("status {}", status.as_u16()), Into::into))
 }
 
 /// One fault after the other, each at one vendor.
@@ -169,32 +241,50 @@ async fn hurt(parties: &Arc<Vec<Party>>, end: Instant, mut random: StdRng) -> Ve
         if Instant::now() >= end {
             return faults;
         }
-        let (party, (kind, lasts)) = (random.random_range(0..parties.len()), faults::any(&mut random));
+        let (party, (kind, lasts)) = (
+            random.random_range(0..parties.len()),
+            faults::any(&mut random),
+        );
         let from = Instant::now();
         faults::inject(&parties[party], kind, lasts).await;
-        faults.push(Fault { kind, party, from, to: Instant::now() });
+        faults.push(Fault {
+            kind,
+            party,
+            from,
+            to: Instant::now(),
+        });
     }
 }
 
 /// New secrets, which the vendor takes beside the old ones for a while.
-async fn rotate(daemon: &Daemon, parties: &Arc<Vec<Party>>, end: Instant, mut random: StdRng) -> usize {
+async fn rotate(
+    daemon: &Daemon,
+    parties: &Arc<Vec<Party>>,
+    end: Instant,
+    mut random: StdRng,
+) -> usize {
     let mut n = 0;
     while Instant::now() < end {
         n += 1;
         let party = &parties[random.random_range(0..parties.len())];
         let new = format!("secret-{n}");
-        party.issuer.change(party.path, |e| e.secrets.push(new.clone()));
+        party
+            .issuer
+            .change(party.path, |e| e.secrets.push(new.clone()));
         replace(daemon, &party.file(), &new);
         // An attempt that began before may take its timeout and be tried again.
         sleep(Duration::from_secs(5)).await;
-        party.issuer.change(party.path, |e| e.secrets = vec![new.clone()]);
+        party
+            .issuer
+            .change(party.path, |e| e.secrets = vec![new.clone()]);
     }
     n
 }
 
 /// A good file, a bad one, and one with an upstream more, in turn.
 async fn reload(daemon: &Daemon, text: &str, end: Instant) -> usize {
-    let more = format!("{text}[upstreams.more]\nurl = \"http://127.0.0.1:9\"\ncredential = \"none\"\n");
+    let more =
+        format!("{text}[upstreams.more]\nurl = \"http://127.0.0.1:9\"\ncredential = \"none\"\n");
     let bad = format!("{text}[nonsense]\n");
     let mut n = 0;
     while Instant::now() < end {
@@ -215,6 +305,14 @@ fn replace(daemon: &Daemon, name: &str, content: &str) {
 /// Bytes of memory and open descriptors, as the program itself tells them.
 async fn usage(daemon: &Daemon) -> (f64, f64) {
     let metrics = daemon.admin("/metrics").await.1;
-    let value = |name: &str| metrics.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()).unwrap_or(f64::NAN);
-    (value("process_resident_memory_bytes"), value("process_open_fds"))
+    let value = |name: &str| {
+        metrics
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+            .unwrap_or(f64::NAN)
+    };
+    (
+        value("process_resident_memory_bytes"),
+        value("process_open_fds"),
+    )
 }

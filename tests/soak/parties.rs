@@ -27,7 +27,13 @@ pub struct Party {
 }
 
 impl Party {
-    async fn start(name: &'static str, mut endpoints: Vec<Endpoint>, needs: Vec<Need>, settings: &str, tables: &[&str]) -> Self {
+    async fn start(
+        name: &'static str,
+        mut endpoints: Vec<Endpoint>,
+        needs: Vec<Need>,
+        settings: &str,
+        tables: &[&str],
+    ) -> Self {
         let tokens = Tokens::default();
         for endpoint in &mut endpoints {
             endpoint.life = LIFE;
@@ -37,9 +43,12 @@ impl Party {
         let issuer = Issuer::start(&tokens, endpoints).await;
         let api = Vendor::start(&tokens, needs).await;
         api.keep(1);
-        let secrets = format!("client_id = \"client-one\", client_secret = {{ file = \"{name}.secret\" }}");
+        let secrets =
+            format!("client_id = \"client-one\", client_secret = {{ file = \"{name}.secret\" }}");
         let secrets = if name == "mypos" {
-            format!("{secrets}, merchant_client_id = \"cli_m\", merchant_client_secret = {{ file = \"merchant.secret\" }}")
+            format!(
+                "{secrets}, merchant_client_id = \"cli_m\", merchant_client_secret = {{ file = \"merchant.secret\" }}"
+            )
         } else {
             secrets
         };
@@ -48,7 +57,15 @@ impl Party {
             stanza = stanza.over(&format!("[HERE.tokens.{table}]\ntimeout = \"2s\""));
         }
         let stanza = stanza.over(&format!("[HERE.guard]\nrate = [\"{PER_MINUTE}/m\"]"));
-        Self { name, tokens, issuer, api, path, token, stanza }
+        Self {
+            name,
+            tokens,
+            issuer,
+            api,
+            path,
+            token,
+            stanza,
+        }
     }
 
     /// Which file holds the secret that is rotated.
@@ -76,18 +93,39 @@ pub async fn five() -> Vec<Party> {
     session.grant = None;
     session.bearer = Some("partner".into());
     session.field = "session";
-    let needs = vec![Need::Bearer("partner"), Need::Header("x-session", "session")];
+    let needs = vec![
+        Need::Bearer("partner"),
+        Need::Header("x-session", "session"),
+    ];
     let settings = "base = \"BASE\", partner_id = \"mps-p-1\", application_id = \"mps-app-1\"";
-    let mypos = Party::start("mypos", vec![partner, session], needs, settings, &["partner", "session"]);
+    let mypos = Party::start(
+        "mypos",
+        vec![partner, session],
+        needs,
+        settings,
+        &["partner", "session"],
+    );
 
     let mut optoro = plain("/oauth/token");
     optoro.format = Format::Json;
-    let optoro = Party::start("optoro", vec![optoro], bearer(), "base = \"BASE\"", &["access"]);
+    let optoro = Party::start(
+        "optoro",
+        vec![optoro],
+        bearer(),
+        "base = \"BASE\"",
+        &["access"],
+    );
 
     let mut sqr = plain("/v1/oauth/token");
     sqr.format = Format::Json;
     sqr.jwt = true;
-    let sqr = Party::start("sqr", vec![sqr], bearer(), "base = \"BASE\", path = \"/v1/oauth/token\"", &["access"]);
+    let sqr = Party::start(
+        "sqr",
+        vec![sqr],
+        bearer(),
+        "base = \"BASE\", path = \"/v1/oauth/token\"",
+        &["access"],
+    );
 
     let mut lean = plain("/oauth2/token");
     lean.scope = Scope::OneOf(vec!["api".into()]);
@@ -97,7 +135,13 @@ pub async fn five() -> Vec<Party> {
     worldline.scope = Scope::OneOf(vec!["VOP".into(), "WERO".into()]);
     worldline.jwt = true;
     let settings = "base = \"BASE/auth\", realm = \"merchants\", scope = \"VOP WERO\"";
-    let worldline = Party::start("worldline", vec![worldline], bearer(), settings, &["access"]);
+    let worldline = Party::start(
+        "worldline",
+        vec![worldline],
+        bearer(),
+        settings,
+        &["access"],
+    );
 
     let (mypos, optoro, sqr, lean, worldline) = tokio::join!(mypos, optoro, sqr, lean, worldline);
     vec![mypos, optoro, sqr, lean, worldline]
@@ -105,12 +149,16 @@ pub async fn five() -> Vec<Party> {
 
 /// The whole configuration. Calls that hang are given up soon, so that a fault explains what comes within seconds of it.
 pub fn configuration(parties: &[Party]) -> String {
-    let mut text = PORTS.replace("50ms", "200ms") + "[state]\ndir = \"state\"\n[upstream_defaults]\n";
+    let mut text =
+        PORTS.replace("50ms", "200ms") + "[state]\ndir = \"state\"\n[upstream_defaults]\n";
     text += "timeouts = { connect = \"2s\", read = \"2s\", token = \"5s\" }\npool = { idle = \"2s\" }\n";
     for party in parties {
         let name = party.name;
         text += &party.stanza.credential();
-        text += &format!("[upstreams.{name}]\nurl = \"{}\"\ncredential = \"{name}\"\n", party.api.url());
+        text += &format!(
+            "[upstreams.{name}]\nurl = \"{}\"\ncredential = \"{name}\"\n",
+            party.api.url()
+        );
     }
     text
 }

@@ -16,12 +16,25 @@ pub struct Life {
 
 impl Life {
     /// From the status's RFC 3339 texts; `None` without a token.
-    pub fn of(obtained: Option<&str>, expires: Option<&str>, refresh: Option<&str>, now: &str) -> Option<Self> {
-        Some(Self { obtained: unix(obtained?)?, expires: unix(expires?)?, now: unix(now)?, refresh: refresh.and_then(unix) })
+    pub fn of(
+        obtained: Option<&str>,
+        expires: Option<&str>,
+        refresh: Option<&str>,
+        now: &str,
+    ) -> Option<Self> {
+        Some(Self {
+            obtained: unix(obtained?)?,
+            expires: unix(expires?)?,
+            now: unix(now)?,
+            refresh: refresh.and_then(unix),
+        })
     }
 
     /// Where `at` stands, in percent of the life, 0 to 100.
-    #[expect(clippy::cast_precision_loss, reason = "a place on a bar needs no more than 53 bits")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a place on a bar needs no more than 53 bits"
+    )]
     fn place(self, at: i64) -> f64 {
         let whole = self.expires.saturating_sub(self.obtained).max(1) as f64;
         (at.saturating_sub(self.obtained) as f64 / whole * 100.0).clamp(0.0, 100.0)
@@ -30,22 +43,39 @@ impl Life {
     /// Draws it. `what` names the token for those who do not see.
     pub fn draw(self, what: &str, out: &mut Html) {
         let now = self.place(self.now);
-        let refresh = self.refresh.filter(|r| *r <= self.expires).map(|r| self.place(r));
-        out.raw("<svg class=\"life\" role=\"img\" aria-label=\"").text(what).raw(": ").text(format_args!("{now:.0}"));
+        let refresh = self
+            .refresh
+            .filter(|r| *r <= self.expires)
+            .map(|r| self.place(r));
+        out.raw("<svg class=\"life\" role=\"img\" aria-label=\"")
+            .text(what)
+            .raw(": ")
+            .text(format_args!("{now:.0}"));
         out.raw(" % of its life is over");
         if let Some(at) = refresh {
-            out.raw(", refresh planned at ").text(format_args!("{at:.0}")).raw(" %");
+            out.raw(", refresh planned at ")
+                .text(format_args!("{at:.0}"))
+                .raw(" %");
         }
-        out.raw("\"><rect class=\"track\" x=\"0\" y=\"18\" width=\"100%\" height=\"18\" rx=\"4\"/>");
-        out.raw("<rect class=\"gone\" x=\"0\" y=\"18\" height=\"18\" rx=\"4\" width=\"").text(format_args!("{now:.2}%")).raw("\"/>");
+        out.raw(
+            "\"><rect class=\"track\" x=\"0\" y=\"18\" width=\"100%\" height=\"18\" rx=\"4\"/>",
+        );
+        out.raw("<rect class=\"gone\" x=\"0\" y=\"18\" height=\"18\" rx=\"4\" width=\"")
+            .text(format_args!("{now:.2}%"))
+            .raw("\"/>");
         if let Some(at) = refresh {
             out.raw("<line class=\"refresh\" y1=\"14\" y2=\"40\"").x(at);
-            out.raw("/><text class=\"refresh\" y=\"52\" text-anchor=\"").raw(anchor(at)).raw("\" x=\"");
+            out.raw("/><text class=\"refresh\" y=\"52\" text-anchor=\"")
+                .raw(anchor(at))
+                .raw("\" x=\"");
             out.text(format_args!("{at:.2}%")).raw("\">refresh</text>");
         }
         out.raw("<line class=\"now\" y1=\"14\" y2=\"40\"").x(now);
-        out.raw("/><text class=\"now\" y=\"11\" text-anchor=\"").raw(anchor(now)).raw("\" x=\"");
-        out.text(format_args!("{now:.2}%")).raw("\">now</text></svg>");
+        out.raw("/><text class=\"now\" y=\"11\" text-anchor=\"")
+            .raw(anchor(now))
+            .raw("\" x=\"");
+        out.text(format_args!("{now:.2}%"))
+            .raw("\">now</text></svg>");
     }
 }
 
@@ -53,7 +83,11 @@ impl Html {
     fn x(&mut self, at: f64) {
         // The line keeps within the bar at both ends.
         let at = at.clamp(0.2, 99.8);
-        self.raw(" x1=\"").text(format_args!("{at:.2}%")).raw("\" x2=\"").text(format_args!("{at:.2}%")).raw("\"");
+        self.raw(" x1=\"")
+            .text(format_args!("{at:.2}%"))
+            .raw("\" x2=\"")
+            .text(format_args!("{at:.2}%"))
+            .raw("\"");
     }
 }
 
@@ -77,21 +111,52 @@ mod tests {
 
     #[test]
     fn now_and_refresh_stand_where_they_belong() {
-        let life = Life { obtained: 1000, expires: 1300, now: 1150, refresh: Some(1240) };
+        let life = Life {
+            obtained: 1000,
+            expires: 1300,
+            now: 1150,
+            refresh: Some(1240),
+        };
         let mut out = Html::default();
         life.draw("acme access", &mut out);
         let svg = out.finish();
-        assert!(svg.contains("acme access: 50 % of its life is over, refresh planned at 80 %"), "{svg}");
-        assert!(svg.contains("width=\"50.00%\"") && svg.contains("x1=\"80.00%\""), "{svg}");
+        assert!(
+            svg.contains("acme access: 50 % of its life is over, refresh planned at 80 %"),
+            "{svg}"
+        );
+        assert!(
+            svg.contains("width=\"50.00%\"") && svg.contains("x1=\"80.00%\""),
+            "{svg}"
+        );
     }
 
     #[test]
     fn odd_times_stay_on_the_bar() {
-        for (obtained, expires, now) in [(0, 0, 0), (10, 5, 7), (i64::MIN, i64::MAX, 0), (0, 10, 99), (0, 10, -99)] {
-            let at = Life { obtained, expires, now, refresh: Some(now) }.place(now);
+        for (obtained, expires, now) in [
+            (0, 0, 0),
+            (10, 5, 7),
+            (i64::MIN, i64::MAX, 0),
+            (0, 10, 99),
+            (0, 10, -99),
+        ] {
+            let at = Life {
+                obtained,
+                expires,
+                now,
+                refresh: Some(now),
+            }
+            .place(now);
             assert!((0.0..=100.0).contains(&at), "{at}");
         }
-        assert_eq!(Life::of(Some("2030-01-01T00:00:00Z"), None, None, "2030-01-01T00:00:00Z"), None);
+        assert_eq!(
+            Life::of(
+                Some("2030-01-01T00:00:00Z"),
+                None,
+                None,
+                "2030-01-01T00:00:00Z"
+            ),
+            None
+        );
         assert_eq!(Life::of(Some("nonsense"), Some("x"), None, "y"), None);
     }
 }

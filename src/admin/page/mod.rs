@@ -23,26 +23,50 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// What the page is made of: it says nothing of the program.
 pub(super) fn parts() -> Router<Admin> {
     Router::new()
-        .route("/page/page.css", get(|| async { part("text/css; charset=utf-8", STYLE) }))
-        .route("/page/page.js", get(|| async { part("text/javascript; charset=utf-8", SCRIPT) }))
-        .route("/page/icon.svg", get(|| async { part("image/svg+xml", ICON) }))
+        .route(
+            "/page/page.css",
+            get(|| async { part("text/css; charset=utf-8", STYLE) }),
+        )
+        .route(
+            "/page/page.js",
+            get(|| async { part("text/javascript; charset=utf-8", SCRIPT) }),
+        )
+        .route(
+            "/page/icon.svg",
+            get(|| async { part("image/svg+xml", ICON) }),
+        )
 }
 
 /// `GET /`
 pub(super) async fn page(State(admin): State<Admin>) -> Response {
-    let render = || PAGE.replacen("<!--live-->", &render::live(&StatusPage::of(&admin)), 1).into_bytes();
+    let render = || {
+        PAGE.replacen("<!--live-->", &render::live(&StatusPage::of(&admin)), 1)
+            .into_bytes()
+    };
     guarded(large(&admin, StatusCode::OK, "text/html; charset=utf-8", render).await)
 }
 
 /// The page where a token is wanted first: its script asks for it. `wrong`: one was shown.
 pub(super) fn asks(wrong: bool) -> Response {
-    let why = if wrong { "<p class=\"warn\" role=\"alert\">This is not the token.</p>" } else { "" };
+    let why = if wrong {
+        "<p class=\"warn\" role=\"alert\">This is not the token.</p>"
+    } else {
+        ""
+    };
     let page = PAGE.replacen("<!--live-->", &ASK.replacen("<!--why-->", why, 1), 1);
-    guarded(respond(StatusCode::UNAUTHORIZED, "text/html; charset=utf-8", page.into_bytes()))
+    guarded(respond(
+        StatusCode::UNAUTHORIZED,
+        "text/html; charset=utf-8",
+        page.into_bytes(),
+    ))
 }
 
 fn part(content_type: &'static str, body: &'static str) -> Response {
-    guarded(respond(StatusCode::OK, content_type, Bytes::from_static(body.as_bytes())))
+    guarded(respond(
+        StatusCode::OK,
+        content_type,
+        Bytes::from_static(body.as_bytes()),
+    ))
 }
 
 fn guarded(mut response: Response) -> Response {
@@ -50,10 +74,18 @@ fn guarded(mut response: Response) -> Response {
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
-        (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (
+            header::HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        (
+            header::HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
     ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
     response
 }

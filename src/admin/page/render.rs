@@ -15,14 +15,24 @@ pub fn live(status: &StatusPage) -> String {
     if status.credentials.is_empty() {
         out.raw("<p>None is configured.</p>");
     }
-    status.credentials.iter().for_each(|c| credential(c, status, &mut out));
+    status
+        .credentials
+        .iter()
+        .for_each(|c| credential(c, status, &mut out));
     out.raw("</section><section aria-labelledby=\"upstreams\"><h2 id=\"upstreams\">Upstreams</h2>");
     upstreams(&status.upstreams, &mut out);
     out.raw("</section><section aria-labelledby=\"configuration\"><h2 id=\"configuration\">Configuration</h2>");
     configuration(&status.config, now, &mut out);
-    out.raw("</section></main><footer><small>cupbearer ").text(status.build.version).raw(" · up for ");
-    out.text(span(i64::try_from(status.uptime).unwrap_or(i64::MAX))).raw(" · as of ").raw("<time datetime=\"").text(&status.now);
-    out.raw("\">").text(clock(&status.now)).raw(" UTC</time></small></footer>");
+    out.raw("</section></main><footer><small>cupbearer ")
+        .text(status.build.version)
+        .raw(" · up for ");
+    out.text(span(i64::try_from(status.uptime).unwrap_or(i64::MAX)))
+        .raw(" · as of ")
+        .raw("<time datetime=\"")
+        .text(&status.now);
+    out.raw("\">")
+        .text(clock(&status.now))
+        .raw(" UTC</time></small></footer>");
     out.finish()
 }
 
@@ -40,9 +50,21 @@ const fn look(class: &'static str, sign: &'static str, words: &'static str) -> L
 fn of_token(token: &TokenJson) -> Look {
     match (token.state, token.last_failure.is_some(), token.sendable) {
         ("ok", false, _) => look("good", "✓", "token in use"),
-        ("latched", _, true) => look("bad", "✕", "latched: the secret was refused; the old token is used to its end"),
-        ("latched", ..) => look("bad", "✕", "latched: the secret was refused, attempts are stopped"),
-        ("held", _, true) => look("warn", "!", "paused after a failure; the old token is used to its end"),
+        ("latched", _, true) => look(
+            "bad",
+            "✕",
+            "latched: the secret was refused; the old token is used to its end",
+        ),
+        ("latched", ..) => look(
+            "bad",
+            "✕",
+            "latched: the secret was refused, attempts are stopped",
+        ),
+        ("held", _, true) => look(
+            "warn",
+            "!",
+            "paused after a failure; the old token is used to its end",
+        ),
         ("held", ..) => look("bad", "✕", "paused after a failure, no token"),
         ("resting", ..) => look("idle", "–", "resting: nobody uses it"),
         ("refreshing", false, _) => look("busy", "↻", "asking for a token"),
@@ -54,14 +76,26 @@ fn of_token(token: &TokenJson) -> Look {
 }
 
 fn badge(look: &Look, out: &mut Html) {
-    out.raw("<span class=\"badge ").raw(look.class).raw("\"><span aria-hidden=\"true\">").raw(look.sign).raw("</span> ");
+    out.raw("<span class=\"badge ")
+        .raw(look.class)
+        .raw("\"><span aria-hidden=\"true\">")
+        .raw(look.sign)
+        .raw("</span> ");
     out.raw(look.words).raw("</span>");
 }
 
 fn heading(status: &StatusPage, now: i64, out: &mut Html) {
-    let troubled = |c: &&CredentialState| c.tokens.iter().any(|t| matches!(of_token(t).class, "bad" | "warn"));
+    let troubled = |c: &&CredentialState| {
+        c.tokens
+            .iter()
+            .any(|t| matches!(of_token(t).class, "bad" | "warn"))
+    };
     let troubles = status.credentials.iter().filter(troubled).count();
-    let refused = status.config.last_reload.as_ref().is_some_and(|r| r.outcome == "refused");
+    let refused = status
+        .config
+        .last_reload
+        .as_ref()
+        .is_some_and(|r| r.outcome == "refused");
     let (class, sign) = match (troubles, refused, status.ready) {
         (0, false, true) => ("good", "✓ "),
         (0, ..) => ("warn", "! "),
@@ -77,13 +111,35 @@ fn heading(status: &StatusPage, now: i64, out: &mut Html) {
         words.push_str(" · the last configuration was refused");
     }
     out.raw("<header class=\"bar-top\"><h1>cupbearer</h1><div class=\"buttons\">");
-    button("Reload configuration", "", "/api/reload", "Reloaded.", None, out);
-    out.raw("</div></header><p class=\"overall ").raw(class).raw("\" data-title=\"cupbearer: ").text(&words).raw("\">");
-    out.raw("<span aria-hidden=\"true\">").raw(sign).raw("</span>").text(&words).raw("</p>");
+    button(
+        "Reload configuration",
+        "",
+        "/api/reload",
+        "Reloaded.",
+        None,
+        out,
+    );
+    out.raw("</div></header><p class=\"overall ")
+        .raw(class)
+        .raw("\" data-title=\"cupbearer: ")
+        .text(&words)
+        .raw("\">");
+    out.raw("<span aria-hidden=\"true\">")
+        .raw(sign)
+        .raw("</span>")
+        .text(&words)
+        .raw("</p>");
     if let Some(why) = &status.not_ready {
-        out.raw("<p class=\"warn\">Not ready: ").text(why).raw("</p>");
+        out.raw("<p class=\"warn\">Not ready: ")
+            .text(why)
+            .raw("</p>");
     }
-    if let Some(reload) = status.config.last_reload.as_ref().filter(|r| r.outcome == "refused") {
+    if let Some(reload) = status
+        .config
+        .last_reload
+        .as_ref()
+        .filter(|r| r.outcome == "refused")
+    {
         out.raw("<div class=\"card failure\"><p>The configuration was refused ")
             .text(ago(&reload.at, now))
             .raw("; the one before goes on:</p><ul>");
@@ -103,13 +159,28 @@ fn heading(status: &StatusPage, now: i64, out: &mut Html) {
 }
 
 /// `what` is spoken after the words, so that buttons of the same name can be told apart.
-fn button(words: &'static str, what: &str, post: &str, done: &str, ask: Option<&'static str>, out: &mut Html) {
-    out.raw("<button type=\"button\" data-post=\"").text(post).raw("\" data-done=\"").text(done).raw("\"");
+fn button(
+    words: &'static str,
+    what: &str,
+    post: &str,
+    done: &str,
+    ask: Option<&'static str>,
+    out: &mut Html,
+) {
+    out.raw("<button type=\"button\" data-post=\"")
+        .text(post)
+        .raw("\" data-done=\"")
+        .text(done)
+        .raw("\"");
     if let Some(ask) = ask {
         out.raw(" data-ask=\"").raw(ask).raw("\"");
     }
     if !what.is_empty() {
-        out.raw(" aria-label=\"").raw(words).raw(" ").text(what).raw("\"");
+        out.raw(" aria-label=\"")
+            .raw(words)
+            .raw(" ")
+            .text(what)
+            .raw("\"");
     }
     out.raw(">").raw(words).raw("</button>");
 }
@@ -121,22 +192,51 @@ fn credential(c: &CredentialState, status: &StatusPage, out: &mut Html) {
         .raw("\" aria-labelledby=\"name-")
         .text(name)
         .raw("\"><header><h3 id=\"name-");
-    out.text(name).raw("\">").text(name).raw(" <small>profile ").text(&c.profile).raw("</small></h3><div class=\"buttons\">");
+    out.text(name)
+        .raw("\">")
+        .text(name)
+        .raw(" <small>profile ")
+        .text(&c.profile)
+        .raw("</small></h3><div class=\"buttons\">");
     if !c.tokens.is_empty() {
         let done = format!("{name}: a new token is asked for, as far as the guard allows.");
-        button("Refresh", name, &format!("/api/credentials/{name}/refresh"), &done, None, out);
+        button(
+            "Refresh",
+            name,
+            &format!("/api/credentials/{name}/refresh"),
+            &done,
+            None,
+            out,
+        );
     }
-    if c.tokens.iter().any(|t| t.state == "latched" || t.rejections > 0) {
+    if c.tokens
+        .iter()
+        .any(|t| t.state == "latched" || t.rejections > 0)
+    {
         let ask = "Unlatch? The vendor may lock the account after further wrong attempts. With a new secret no unlatch is needed.";
         let done = format!("{name}: unlatched; one attempt is made.");
-        button("Unlatch", name, &format!("/api/credentials/{name}/unlatch"), &done, Some(ask), out);
+        button(
+            "Unlatch",
+            name,
+            &format!("/api/credentials/{name}/unlatch"),
+            &done,
+            Some(ask),
+            out,
+        );
     }
     out.raw("</div></header>");
     if c.waiters > 0 {
-        out.raw("<p class=\"dim\">Requests waiting for a token: ").text(c.waiters).raw("</p>");
+        out.raw("<p class=\"dim\">Requests waiting for a token: ")
+            .text(c.waiters)
+            .raw("</p>");
     }
     if c.tokens.is_empty() {
-        out.raw("<p class=\"dim\">").raw(if c.profile.as_ref() == "static" { "Fixed secrets, no token." } else { "No token is held now." });
+        out.raw("<p class=\"dim\">")
+            .raw(if c.profile.as_ref() == "static" {
+                "Fixed secrets, no token."
+            } else {
+                "No token is held now."
+            });
         out.raw("</p>");
     }
     c.tokens.iter().for_each(|t| token(name, t, status, out));
@@ -150,43 +250,77 @@ fn token(credential: &str, t: &TokenJson, status: &StatusPage, out: &mut Html) {
         None => format!("{credential} {}", t.name),
     };
     let look = of_token(t);
-    out.raw("<section class=\"token\" data-what=\"").text(&what).raw("\" data-state=\"").raw(look.words).raw("\" aria-label=\"Token ");
+    out.raw("<section class=\"token\" data-what=\"")
+        .text(&what)
+        .raw("\" data-state=\"")
+        .raw(look.words)
+        .raw("\" aria-label=\"Token ");
     out.text(&what).raw("\"><header><h4>").text(&t.name);
     if let Some(partition) = &t.partition {
-        out.raw(" <small>partition ").text(partition).raw("</small>");
+        out.raw(" <small>partition ")
+            .text(partition)
+            .raw("</small>");
     }
     out.raw("</h4>");
     badge(&look, out);
     out.raw("</header>");
-    if let Some(life) = Life::of(t.obtained_at.as_deref(), t.expires_at.as_deref(), t.refresh_at.as_deref(), &status.now) {
+    if let Some(life) = Life::of(
+        t.obtained_at.as_deref(),
+        t.expires_at.as_deref(),
+        t.refresh_at.as_deref(),
+        &status.now,
+    ) {
         life.draw(&what, out);
     }
     out.raw("<dl>");
     moment("obtained", t.obtained_at.as_deref(), now, out);
-    let next = if matches!(t.state, "held" | "latched") || !t.sendable { "next try" } else { "refresh" };
+    let next = if matches!(t.state, "held" | "latched") || !t.sendable {
+        "next try"
+    } else {
+        "refresh"
+    };
     moment(next, t.refresh_at.as_deref(), now, out);
     moment("expires", t.expires_at.as_deref(), now, out);
     if let Some(fingerprint) = &t.fingerprint {
-        out.raw("<div><dt>token</dt><dd>no. ").text(t.generation).raw(", fingerprint ").text(fingerprint).raw("</dd></div>");
+        out.raw("<div><dt>token</dt><dd>no. ")
+            .text(t.generation)
+            .raw(", fingerprint ")
+            .text(fingerprint)
+            .raw("</dd></div>");
     }
     if t.rejections > 0 {
-        out.raw("<div><dt>refusals counted</dt><dd>").text(t.rejections).raw("</dd></div>");
+        out.raw("<div><dt>refusals counted</dt><dd>")
+            .text(t.rejections)
+            .raw("</dd></div>");
     }
     out.raw("</dl>");
     if let Some(failure) = &t.last_failure {
-        out.raw("<div class=\"failure\"><p><b>Last failure</b> ").text(ago(&failure.at, now));
+        out.raw("<div class=\"failure\"><p><b>Last failure</b> ")
+            .text(ago(&failure.at, now));
         if let Some(code) = failure.status {
             out.raw(", status ").text(code);
         }
-        out.raw(": <bdi class=\"said\">").text(&failure.error).raw("</bdi></p><p>").raw(failure.help).raw("</p></div>");
+        out.raw(": <bdi class=\"said\">")
+            .text(&failure.error)
+            .raw("</bdi></p><p>")
+            .raw(failure.help)
+            .raw("</p></div>");
     }
     out.raw("</section>");
 }
 
 fn moment(name: &'static str, at: Option<&str>, now: i64, out: &mut Html) {
     if let Some(at) = at {
-        out.raw("<div><dt>").raw(name).raw("</dt><dd><time datetime=\"").text(at).raw("\">").text(clock(at)).raw("</time> ");
-        out.raw("<span class=\"dim\">(").text(ago(at, now)).raw(")</span></dd></div>");
+        out.raw("<div><dt>")
+            .raw(name)
+            .raw("</dt><dd><time datetime=\"")
+            .text(at)
+            .raw("\">")
+            .text(clock(at))
+            .raw("</time> ");
+        out.raw("<span class=\"dim\">(")
+            .text(ago(at, now))
+            .raw(")</span></dd></div>");
     }
 }
 
@@ -197,23 +331,47 @@ fn upstreams(all: &[UpstreamState], out: &mut Html) {
     }
     // The roles stay where a narrow screen shows the table as a list.
     out.raw("<div class=\"card\"><table role=\"table\"><thead role=\"rowgroup\"><tr role=\"row\">");
-    for name in ["upstream", "credential", "rate", "answers", "refused here", "last codes"] {
-        out.raw("<th role=\"columnheader\" scope=\"col\">").raw(name).raw("</th>");
+    for name in [
+        "upstream",
+        "credential",
+        "rate",
+        "answers",
+        "refused here",
+        "last codes",
+    ] {
+        out.raw("<th role=\"columnheader\" scope=\"col\">")
+            .raw(name)
+            .raw("</th>");
     }
     out.raw("</tr></thead><tbody role=\"rowgroup\">");
     for u in all {
         let answers: u64 = u.answers.values().sum();
         let refusals: u64 = u.refusals.values().sum();
-        out.raw("<tr role=\"row\"><th role=\"rowheader\" scope=\"row\">").text(&u.name).raw(" <small>").text(&u.url).raw("</small></th>");
-        out.raw("<td role=\"cell\" data-label=\"credential\">").text(u.credential.as_deref().unwrap_or("none")).raw("</td>");
-        out.raw("<td role=\"cell\" data-label=\"rate\" class=\"number\"><span data-upstream=\"").text(&u.name).raw("\" data-total=\"");
-        out.text(answers + refusals).raw("\">–</span></td><td role=\"cell\" data-label=\"answers\" class=\"number\">").text(answers);
+        out.raw("<tr role=\"row\"><th role=\"rowheader\" scope=\"row\">")
+            .text(&u.name)
+            .raw(" <small>")
+            .text(&u.url)
+            .raw("</small></th>");
+        out.raw("<td role=\"cell\" data-label=\"credential\">")
+            .text(u.credential.as_deref().unwrap_or("none"))
+            .raw("</td>");
+        out.raw("<td role=\"cell\" data-label=\"rate\" class=\"number\"><span data-upstream=\"")
+            .text(&u.name)
+            .raw("\" data-total=\"");
+        out.text(answers + refusals)
+            .raw("\">–</span></td><td role=\"cell\" data-label=\"answers\" class=\"number\">")
+            .text(answers);
         if u.in_flight > 0 {
             out.raw(" <small>(").text(u.in_flight).raw(" open)</small>");
         }
-        out.raw("</td><td role=\"cell\" data-label=\"refused here\" class=\"number\">").text(refusals);
+        out.raw("</td><td role=\"cell\" data-label=\"refused here\" class=\"number\">")
+            .text(refusals);
         for (code, n) in &u.refusals {
-            out.raw(" <small>").text(code).raw(" ").text(n).raw("</small>");
+            out.raw(" <small>")
+                .text(code)
+                .raw(" ")
+                .text(n)
+                .raw("</small>");
         }
         out.raw("</td><td role=\"cell\" data-label=\"last codes\"><span class=\"codes number\">");
         for code in &u.last_codes {
@@ -222,23 +380,40 @@ fn upstreams(all: &[UpstreamState], out: &mut Html) {
                 400..=499 => "warn",
                 _ => "bad",
             };
-            out.raw("<span class=\"").raw(class).raw("\">").text(code).raw("</span> ");
+            out.raw("<span class=\"")
+                .raw(class)
+                .raw("\">")
+                .text(code)
+                .raw("</span> ");
         }
-        out.raw(if u.last_codes.is_empty() { "none yet" } else { "" }).raw("</span></td></tr>");
+        out.raw(if u.last_codes.is_empty() {
+            "none yet"
+        } else {
+            ""
+        })
+        .raw("</span></td></tr>");
     }
     out.raw("</tbody></table></div>");
 }
 
 fn configuration(config: &ConfigState, now: i64, out: &mut Html) {
-    out.raw("<div class=\"card\"><dl><div><dt>generation</dt><dd>").text(config.generation).raw("</dd></div><div><dt>file</dt><dd>");
-    out.text(config.file.as_deref().unwrap_or("none")).raw("</dd></div><div><dt>data port</dt><dd>").text(config.listen.join(", "));
-    out.raw("</dd></div><div><dt>ready when</dt><dd>").raw(config.ready).raw("</dd></div><div><dt>last reload</dt><dd>");
+    out.raw("<div class=\"card\"><dl><div><dt>generation</dt><dd>")
+        .text(config.generation)
+        .raw("</dd></div><div><dt>file</dt><dd>");
+    out.text(config.file.as_deref().unwrap_or("none"))
+        .raw("</dd></div><div><dt>data port</dt><dd>")
+        .text(config.listen.join(", "));
+    out.raw("</dd></div><div><dt>ready when</dt><dd>")
+        .raw(config.ready)
+        .raw("</dd></div><div><dt>last reload</dt><dd>");
     match &config.last_reload {
         None => _ = out.raw("none since start"),
         Some(last) => {
             out.raw(last.outcome).raw(" ").text(ago(&last.at, now));
             if !last.restart.is_empty() {
-                out.raw("; <b class=\"warn\">only a restart brings into effect: ").text(last.restart.join(", ")).raw("</b>");
+                out.raw("; <b class=\"warn\">only a restart brings into effect: ")
+                    .text(last.restart.join(", "))
+                    .raw("</b>");
             }
         }
     }
@@ -247,7 +422,8 @@ fn configuration(config: &ConfigState, now: i64, out: &mut Html) {
 
 /// The time of day of an RFC 3339 time.
 fn clock(at: &str) -> &str {
-    at.split_once('T').map_or(at, |(_, time)| time.trim_end_matches('Z'))
+    at.split_once('T')
+        .map_or(at, |(_, time)| time.trim_end_matches('Z'))
 }
 
 /// "in 3 min 20 s", "2 h 5 min ago".
@@ -262,7 +438,12 @@ fn ago(at: &str, now: i64) -> String {
 
 /// Seconds in the two largest units that matter.
 fn span(seconds: i64) -> String {
-    let (days, hours, minutes, rest) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let (days, hours, minutes, rest) = (
+        seconds / 86400,
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    );
     match (days, hours, minutes, rest) {
         (0, 0, 0, s) => format!("{s} s"),
         (0, 0, m, s) => format!("{m} min {s} s"),

@@ -34,7 +34,10 @@ async fn serve(client: &mut DuplexStream, server: &mut Patient<DuplexStream>) {
 /// Reading finds that the connection is over, after so long.
 async fn ends(server: &mut Patient<DuplexStream>) -> Duration {
     let begun = Now::now();
-    assert_eq!(server.read(&mut [0; 8]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(
+        server.read(&mut [0; 8]).await.unwrap_err().kind(),
+        io::ErrorKind::TimedOut
+    );
     begun.until(Now::now())
 }
 
@@ -46,16 +49,27 @@ fn about(found: Duration, expected: Duration) -> bool {
 async fn a_connection_that_stands_still_ends() {
     let (_client, mut server) = pair().await;
     assert!(about(ends(&mut server).await, HEAD));
-    assert!(about(ends(&mut server).await, Duration::ZERO), "and stays so");
+    assert!(
+        about(ends(&mut server).await, Duration::ZERO),
+        "and stays so"
+    );
     let (_client, mut server) = pair().await;
-    assert_eq!(server.write_all(&[0; 65]).await.unwrap_err().kind(), io::ErrorKind::TimedOut, "nobody reads");
+    assert_eq!(
+        server.write_all(&[0; 65]).await.unwrap_err().kind(),
+        io::ErrorKind::TimedOut,
+        "nobody reads"
+    );
     let (mut client, mut server) = pair().await;
     serve(&mut client, &mut server).await;
     assert!(about(ends(&mut server).await, KEPT));
     let (mut client, mut server) = pair().await;
     client.write_all(b"GET /\r\n\r\n").await.unwrap();
     server.read_exact(&mut [0; 9]).await.unwrap();
-    assert_eq!(server.write_all(&[0; 65]).await.unwrap_err().kind(), io::ErrorKind::TimedOut, "nobody reads the rest");
+    assert_eq!(
+        server.write_all(&[0; 65]).await.unwrap_err().kind(),
+        io::ErrorKind::TimedOut,
+        "nobody reads the rest"
+    );
     // A later head has its time from its first byte.
     let (mut client, mut server) = pair().await;
     serve(&mut client, &mut server).await;
@@ -90,8 +104,15 @@ async fn dripped(first: &[u8], answers: bool) -> Duration {
 
 #[tokio::test(start_paused = true)]
 async fn what_drips_ends_after_its_time_and_what_is_answered_goes_on() {
-    assert!((HEAD..HEAD * 2).contains(&(dripped(b"G", false).await + MOMENT)), "a head");
-    assert!((WHOLE..WHOLE + 2 * STILL).contains(&(dripped(b"POST /\r\nA: b\r\n\r\n", false).await + MOMENT)), "a body");
+    assert!(
+        (HEAD..HEAD * 2).contains(&(dripped(b"G", false).await + MOMENT)),
+        "a head"
+    );
+    assert!(
+        (WHOLE..WHOLE + 2 * STILL)
+            .contains(&(dripped(b"POST /\r\nA: b\r\n\r\n", false).await + MOMENT)),
+        "a body"
+    );
     assert!(dripped(b"", true).await + MOMENT >= Duration::from_hours(1));
 }
 
@@ -145,8 +166,14 @@ async fn connections_that_were_answered_keep_half_of_the_seats_and_no_more() {
     for _ in 0..10 {
         let leaves = async {
             let mut all: Vec<_> = known.iter_mut().chain(&mut crowd).map(|(_, s)| s).collect();
-            let first = futures_util::future::select_all(all.iter_mut().map(|s| Box::pin(ends(s)))).await.1;
-            if first < known.len() { drop(known.remove(first)) } else { drop(crowd.remove(first - known.len())) }
+            let first = futures_util::future::select_all(all.iter_mut().map(|s| Box::pin(ends(s))))
+                .await
+                .1;
+            if first < known.len() {
+                drop(known.remove(first))
+            } else {
+                drop(crowd.remove(first - known.len()))
+            }
         };
         let (newcomer, ()) = tokio::join!(seated(&seats), leaves);
         crowd.push(newcomer);

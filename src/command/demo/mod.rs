@@ -16,7 +16,10 @@ use crate::{
 
 /// `cupbearer demo [--once]`.
 pub fn demo(once: bool) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => {
             complain(format_args!("cupbearer: {e}"));
@@ -46,7 +49,12 @@ struct Story {
 
 impl Story {
     async fn call(&self, path: &str) -> Result<(u16, Value), String> {
-        let answer = self.client.get(format!("{}{path}", self.base)).send().await.map_err(|e| e.to_string())?;
+        let answer = self
+            .client
+            .get(format!("{}{path}", self.base))
+            .send()
+            .await
+            .map_err(|e| e.to_string())?;
         let status = answer.status().as_u16();
         let body = answer.text().await.map_err(|e| e.to_string())?;
         Ok((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
@@ -60,7 +68,12 @@ impl Story {
         Ok(good)
     }
     async fn admin(&self, path: &str) -> Result<String, String> {
-        let answer = self.client.get(format!("{}{path}", self.admin)).send().await.map_err(|e| e.to_string())?;
+        let answer = self
+            .client
+            .get(format!("{}{path}", self.admin))
+            .send()
+            .await
+            .map_err(|e| e.to_string())?;
         answer.text().await.map_err(|e| e.to_string())
     }
     /// The sum of all series of a metric whose labels hold `label`. A request is counted a moment after its caller has the answer, so a sum of 0 is
@@ -71,8 +84,12 @@ impl Story {
         loop {
             tick.tick().await;
             let text = self.admin("/metrics").await?;
-            let lines = text.lines().filter(|l| l.starts_with(name) && l.contains(label));
-            let sum = lines.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok()).sum();
+            let lines = text
+                .lines()
+                .filter(|l| l.starts_with(name) && l.contains(label));
+            let sum = lines
+                .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
+                .sum();
             if sum > 0.0 || Now::now() >= end {
                 return Ok(sum);
             }
@@ -80,7 +97,10 @@ impl Story {
     }
     fn promise(&mut self, kept: bool, what: &str, seen: &str) {
         self.broken += usize::from(!kept);
-        say(&format!("  [{}] {what}\n       {seen}\n", if kept { "ok" } else { "BROKEN" }));
+        say(&format!(
+            "  [{}] {what}\n       {seen}\n",
+            if kept { "ok" } else { "BROKEN" }
+        ));
     }
 }
 
@@ -125,13 +145,35 @@ credential = "typo"
 async fn tour(once: bool) -> Result<usize, String> {
     let vendor = Vendor::default();
     let address = vendor.start().await.map_err(|e| e.to_string())?;
-    let (config, problems) = config::load_text(&config_text(address), std::path::Path::new("."), &Sight::default());
-    let config = config.ok_or_else(|| problems.list().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    let (config, problems) = config::load_text(
+        &config_text(address),
+        std::path::Path::new("."),
+        &Sight::default(),
+    );
+    let config = config.ok_or_else(|| {
+        problems
+            .list()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    })?;
     let begun = Now::now();
-    let app = App::start(config, Options::default()).await.map_err(|e| e.to_string())?;
+    let app = App::start(config, Options::default())
+        .await
+        .map_err(|e| e.to_string())?;
     let base = app.proxy().first().ok_or("the proxy has no port")?.clone();
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().map_err(|e| e.to_string())?;
-    let mut story = Story { client, base: format!("http://{base}"), admin: format!("http://{}", app.admin()), broken: 0 };
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(20))
+        .build()
+        .map_err(|e| e.to_string())?;
+    let mut story = Story {
+        client,
+        base: format!("http://{base}"),
+        admin: format!("http://{}", app.admin()),
+        broken: 0,
+    };
 
     say(&format!(
         "Three parties on this machine, on real sockets:\n\
@@ -145,9 +187,18 @@ async fn tour(once: bool) -> Result<usize, String> {
     wrong_secret(&mut story, &vendor).await?;
 
     say("\nSome of what Prometheus sees on the admin port:\n");
-    let shown = ["token_requests_total", "token_sendable", "replays_total", "credential_latched", "requests_total"];
+    let shown = [
+        "token_requests_total",
+        "token_sendable",
+        "replays_total",
+        "credential_latched",
+        "requests_total",
+    ];
     for line in story.admin("/metrics").await?.lines() {
-        let worth = shown.iter().any(|n| line.strip_prefix("cupbearer_").is_some_and(|l| l.starts_with(n)));
+        let worth = shown.iter().any(|n| {
+            line.strip_prefix("cupbearer_")
+                .is_some_and(|l| l.starts_with(n))
+        });
         if worth && !line.ends_with(" 0") {
             say(&format!("  {line}\n"));
         }
@@ -167,7 +218,11 @@ async fn tour(once: bool) -> Result<usize, String> {
         let _ = tokio::signal::ctrl_c().await;
     }
     app.stop().await;
-    say(if broken == 0 { "\nAll as promised.\n" } else { "\nNot all as promised.\n" });
+    say(if broken == 0 {
+        "\nAll as promised.\n"
+    } else {
+        "\nNot all as promised.\n"
+    });
     Ok(broken)
 }
 
@@ -176,8 +231,15 @@ async fn freshness(story: &mut Story, vendor: &Vendor, begun: Now) -> Result<(),
     say("1. One token for many calls\n");
     let (status, body) = story.call("/orders/v1/list").await?;
     let calls = vendor.calls("orders");
-    let seen = format!("GET /orders/v1/list -> {status}, the vendor saw {}; token calls: {calls}", body["path"]);
-    story.promise(status == 200 && calls == 1, "the first call works and costs one token call", &seen);
+    let seen = format!(
+        "GET /orders/v1/list -> {status}, the vendor saw {}; token calls: {calls}",
+        body["path"]
+    );
+    story.promise(
+        status == 200 && calls == 1,
+        "the first call works and costs one token call",
+        &seen,
+    );
 
     let good = story.calls("/orders/v1/list", 1000).await?;
     let (calls, took) = (vendor.calls("orders"), begun.until(Now::now()));
@@ -186,15 +248,27 @@ async fn freshness(story: &mut Story, vendor: &Vendor, begun: Now) -> Result<(),
     story.promise(
         good == 1000 && u128::from(calls) <= 1 + due,
         "a thousand calls, still one token call",
-        &format!("{good} of 1000 -> 200 within {:.1} s of the start; token calls: {calls}", took.as_secs_f64()),
+        &format!(
+            "{good} of 1000 -> 200 within {:.1} s of the start; token calls: {calls}",
+            took.as_secs_f64()
+        ),
     );
 
     let (status, _) = story.call("/pay/v1/terminals").await?;
     let (partner, session) = (vendor.calls("partner"), vendor.calls("merchant"));
-    let seen = format!("GET /pay/v1/terminals -> {status}; partner token calls: {partner}, session calls: {session}");
-    story.promise(status == 200 && partner == 1 && session == 1, "a vendor with two chained tokens and four headers works the same", &seen);
+    let seen = format!(
+        "GET /pay/v1/terminals -> {status}; partner token calls: {partner}, session calls: {session}"
+    );
+    story.promise(
+        status == 200 && partner == 1 && session == 1,
+        "a vendor with two chained tokens and four headers works the same",
+        &seen,
+    );
 
-    say(&format!("\n2. Renewed ahead of death (calling for {} s, which is longer than a token lives)\n", LIFE.as_secs() + 1));
+    say(&format!(
+        "\n2. Renewed ahead of death (calling for {} s, which is longer than a token lives)\n",
+        LIFE.as_secs() + 1
+    ));
     let (mut good, mut all) = (0, 0);
     let end = Now::now().after(LIFE + Duration::from_secs(1));
     let mut tick = tokio::time::interval(Duration::from_millis(5));
@@ -204,9 +278,15 @@ async fn freshness(story: &mut Story, vendor: &Vendor, begun: Now) -> Result<(),
         good += usize::from(story.call("/orders/v1/list").await?.0 == 200);
     }
     let (calls, dead) = (vendor.calls("orders"), vendor.expired_seen());
-    let seen =
-        format!("{good} of {all} calls -> 200 over {} s; token calls: {calls}; dead tokens the vendor saw: {dead}", LIFE.as_secs() + 1);
-    story.promise(good == all && calls >= 2 && dead == 0, "calls over more than a token's life, none fails", &seen);
+    let seen = format!(
+        "{good} of {all} calls -> 200 over {} s; token calls: {calls}; dead tokens the vendor saw: {dead}",
+        LIFE.as_secs() + 1
+    );
+    story.promise(
+        good == all && calls >= 2 && dead == 0,
+        "calls over more than a token's life, none fails",
+        &seen,
+    );
     Ok(())
 }
 
@@ -215,10 +295,17 @@ async fn trouble(story: &mut Story, vendor: &Vendor) -> Result<(), String> {
     say("\n3. Trouble at the vendor\n");
     vendor.revoke_all();
     let (status, _) = story.call("/orders/v1/list").await?;
-    let replays = story.metric("cupbearer_replays_total", "outcome=\"ok\"").await?;
-    let seen =
-        format!("the vendor answered 401; cupbearer got a new token and sent the call again: the caller saw {status}; replays: {replays}");
-    story.promise(status == 200 && replays >= 1.0, "all tokens are revoked, the caller still sees 200", &seen);
+    let replays = story
+        .metric("cupbearer_replays_total", "outcome=\"ok\"")
+        .await?;
+    let seen = format!(
+        "the vendor answered 401; cupbearer got a new token and sent the call again: the caller saw {status}; replays: {replays}"
+    );
+    story.promise(
+        status == 200 && replays >= 1.0,
+        "all tokens are revoked, the caller still sees 200",
+        &seen,
+    );
 
     say("  (the issuer goes down; calling for 4 s)\n");
     vendor.set_down(true);
@@ -231,9 +318,15 @@ async fn trouble(story: &mut Story, vendor: &Vendor) -> Result<(), String> {
         good += usize::from(story.call("/orders/v1/list").await?.0 == 200);
     }
     vendor.set_down(false);
-    let failed = story.metric("cupbearer_token_requests_total", "outcome=\"retry\"").await?;
+    let failed = story
+        .metric("cupbearer_token_requests_total", "outcome=\"retry\"")
+        .await?;
     let seen = format!("{good} of {all} calls -> 200 over 4 s, while {failed} token calls failed");
-    story.promise(good == all && failed >= 1.0, "the issuer is down, calls go on with the living token", &seen);
+    story.promise(
+        good == all && failed >= 1.0,
+        "the issuer is down, calls go on with the living token",
+        &seen,
+    );
     Ok(())
 }
 
@@ -245,10 +338,21 @@ async fn wrong_secret(story: &mut Story, vendor: &Vendor) -> Result<(), String> 
         let (status, body) = story.call("/typo/x").await?;
         codes.push((status, body["code"].as_str().unwrap_or("").to_owned()));
     }
-    let refused = codes.iter().filter(|(status, code)| *status == 502 && code == "token_rejected").count();
+    let refused = codes
+        .iter()
+        .filter(|(status, code)| *status == 502 && code == "token_rejected")
+        .count();
     let calls = vendor.calls("typo");
-    let latched = story.metric("cupbearer_credential_latched", "credential=\"typo\"").await?;
-    let seen = format!("{refused} of 20 calls -> 502 token_rejected; attempts at the vendor: {calls}; latched: {latched}");
-    story.promise(refused == 20 && calls == 1 && latched > 0.5, "a refused secret is latched before the vendor locks the account", &seen);
+    let latched = story
+        .metric("cupbearer_credential_latched", "credential=\"typo\"")
+        .await?;
+    let seen = format!(
+        "{refused} of 20 calls -> 502 token_rejected; attempts at the vendor: {calls}; latched: {latched}"
+    );
+    story.promise(
+        refused == 20 && calls == 1 && latched > 0.5,
+        "a refused secret is latched before the vendor locks the account",
+        &seen,
+    );
     Ok(())
 }

@@ -63,7 +63,13 @@ impl Vendor {
 
     /// Token calls made so far by `client`.
     pub fn calls(&self, client: &str) -> u64 {
-        self.0.calls.lock().unwrap_or_else(PoisonError::into_inner).get(client).copied().unwrap_or(0)
+        self.0
+            .calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(client)
+            .copied()
+            .unwrap_or(0)
     }
     /// API calls that came with a token past its end.
     pub fn expired_seen(&self) -> u64 {
@@ -71,7 +77,11 @@ impl Vendor {
     }
     /// Forgets every token: what a vendor does after an incident.
     pub fn revoke_all(&self) {
-        self.0.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0
+            .tokens
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
     /// From now on the issuer answers 503, or works again.
     pub fn set_down(&self, down: bool) {
@@ -81,24 +91,40 @@ impl Vendor {
     fn issue(&self, client: &str, life: Duration) -> String {
         let n = self.0.issued.fetch_add(1, Ordering::Relaxed);
         let token = format!("demo-{client}-{n}-{}", uuid::Uuid::new_v4());
-        self.0.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone(), Now::now().after(life));
+        self.0
+            .tokens
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(token.clone(), Now::now().after(life));
         token
     }
     /// Counts the call; an answer where it ends here already.
     fn admit(&self, client: &str, secret: &str) -> Result<(), Box<Response>> {
-        *self.0.calls.lock().unwrap_or_else(PoisonError::into_inner).entry(client.to_owned()).or_default() += 1;
+        *self
+            .0
+            .calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(client.to_owned())
+            .or_default() += 1;
         if self.0.down.load(Ordering::Acquire) {
-            return Err(Box::new((StatusCode::SERVICE_UNAVAILABLE, "down for the demo").into_response()));
+            return Err(Box::new(
+                (StatusCode::SERVICE_UNAVAILABLE, "down for the demo").into_response(),
+            ));
         }
         if secret != SECRET {
             let body = json!({ "error": "invalid_client", "error_description": "unknown client or wrong secret" });
-            return Err(Box::new((StatusCode::UNAUTHORIZED, Json(body)).into_response()));
+            return Err(Box::new(
+                (StatusCode::UNAUTHORIZED, Json(body)).into_response(),
+            ));
         }
         Ok(())
     }
     fn live(&self, token: Option<&str>) -> bool {
         let tokens = self.0.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(end) = token.and_then(|t| tokens.get(t)) else { return false };
+        let Some(end) = token.and_then(|t| tokens.get(t)) else {
+            return false;
+        };
         let alive = *end > Now::now();
         if !alive {
             self.0.expired_seen.fetch_add(1, Ordering::Relaxed);
@@ -110,7 +136,12 @@ impl Vendor {
 fn answer(live: bool, request: &Request) -> Response {
     if !live {
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")];
-        return (StatusCode::UNAUTHORIZED, challenge, "{\"message\":\"token unknown or expired\"}").into_response();
+        return (
+            StatusCode::UNAUTHORIZED,
+            challenge,
+            "{\"message\":\"token unknown or expired\"}",
+        )
+            .into_response();
     }
     Json(json!({ "ok": true, "path": request.uri().path() })).into_response()
 }
@@ -120,7 +151,11 @@ fn text<'a>(body: &'a Value, key: &str) -> &'a str {
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+    headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .strip_prefix("Bearer ")
 }
 
 async fn json_token(State(vendor): State<Vendor>, Json(body): Json<Value>) -> Response {
@@ -129,21 +164,34 @@ async fn json_token(State(vendor): State<Vendor>, Json(body): Json<Value>) -> Re
         return *answer;
     }
     let token = vendor.issue(client, LIFE);
-    Json(json!({ "access_token": token, "token_type": "Bearer", "expires_in": LIFE.as_secs() })).into_response()
+    Json(json!({ "access_token": token, "token_type": "Bearer", "expires_in": LIFE.as_secs() }))
+        .into_response()
 }
 
-async fn form_token(State(vendor): State<Vendor>, Form(body): Form<HashMap<String, String>>) -> Response {
+async fn form_token(
+    State(vendor): State<Vendor>,
+    Form(body): Form<HashMap<String, String>>,
+) -> Response {
     let get = |key| body.get(key).map_or("", String::as_str);
     if let Err(answer) = vendor.admit(get("client_id"), get("client_secret")) {
         return *answer;
     }
     let token = vendor.issue(get("client_id"), Duration::from_secs(3600));
-    Json(json!({ "access_token": token, "token_type": "Bearer", "expires_in": 3600 })).into_response()
+    Json(json!({ "access_token": token, "token_type": "Bearer", "expires_in": 3600 }))
+        .into_response()
 }
 
-async fn session(State(vendor): State<Vendor>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+async fn session(
+    State(vendor): State<Vendor>,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Response {
     if !vendor.live(bearer(&headers)) {
-        return (StatusCode::UNAUTHORIZED, Json(json!({ "title": "partner token missing" }))).into_response();
+        return (
+            StatusCode::UNAUTHORIZED,
+            Json(json!({ "title": "partner token missing" })),
+        )
+            .into_response();
     }
     let client = text(&body, "client_id");
     if let Err(answer) = vendor.admit(client, text(&body, "client_secret")) {

@@ -12,7 +12,14 @@ const EXAMPLE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/config.
 const REQUIRED: &str = include_str!("required.toml");
 
 fn load_blind(text: &str) -> Config {
-    let (config, problems) = load_text(text, Path::new("/nowhere"), &Sight { no_secrets: true, ..Sight::default() });
+    let (config, problems) = load_text(
+        text,
+        Path::new("/nowhere"),
+        &Sight {
+            no_secrets: true,
+            ..Sight::default()
+        },
+    );
     assert!(problems.list().is_empty(), "{:#?}", problems.list());
     config.unwrap()
 }
@@ -20,23 +27,53 @@ fn load_blind(text: &str) -> Config {
 #[test]
 fn the_example_says_the_defaults() {
     let (example, required) = (load_blind(EXAMPLE), load_blind(REQUIRED));
-    let Config { proxy, admin, metrics, log, state, reload, credentials, upstreams, rules, file: _, files: _, text: _ } = example;
+    let Config {
+        proxy,
+        admin,
+        metrics,
+        log,
+        state,
+        reload,
+        credentials,
+        upstreams,
+        rules,
+        file: _,
+        files: _,
+        text: _,
+    } = example;
     assert_eq!(proxy, required.proxy);
     assert_eq!(admin, required.admin);
-    assert_eq!((metrics, state, reload), (required.metrics, required.state, required.reload));
+    assert_eq!(
+        (metrics, state, reload),
+        (required.metrics, required.state, required.reload)
+    );
     assert_eq!(log, required.log);
     assert_eq!(upstreams, required.upstreams);
     assert_eq!(format!("{rules:?}"), format!("{:?}", required.rules));
-    assert_eq!(format!("{credentials:?}"), format!("{:?}", required.credentials));
+    assert_eq!(
+        format!("{credentials:?}"),
+        format!("{:?}", required.credentials)
+    );
 }
 
 /// The example with every commented key in force.
 pub(super) fn uncommented() -> String {
     let key = |line: &str| {
         line.starts_with('[')
-            || line.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'2'))
+            || line.split_once(" = ").is_some_and(|(key, _)| {
+                key.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'2')
+            })
     };
-    EXAMPLE.lines().map(|line| line.strip_prefix("# ").filter(|rest| key(rest)).unwrap_or(line)).collect::<Vec<_>>().join("\n")
+    EXAMPLE
+        .lines()
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|rest| key(rest))
+                .unwrap_or(line)
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
@@ -60,7 +97,8 @@ fn every_key_of_the_schema_occurs_in_the_example() {
         text.match_indices(key).any(|(at, _)| {
             let before = text[..at].chars().next_back();
             let after = text[at + key.len()..].chars().next();
-            !before.is_some_and(|c| c.is_alphanumeric() || c == '_') && !after.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+                && !after.is_some_and(|c| c.is_alphanumeric() || c == '_')
         })
     };
     let missing: Vec<_> = all.iter().filter(|key| !word(EXAMPLE, key)).collect();
@@ -70,7 +108,13 @@ fn every_key_of_the_schema_occurs_in_the_example() {
 #[test]
 fn the_commented_keys_are_known_as_well() {
     let found = all(&uncommented(), &[], Severity::Problem);
-    let unknown: Vec<_> = found.iter().filter(|problem| problem.what.contains("known key")).collect();
+    let unknown: Vec<_> = found
+        .iter()
+        .filter(|problem| problem.what.contains("known key"))
+        .collect();
     assert!(unknown.is_empty(), "{unknown:#?}");
-    assert!(found.iter().any(|problem| problem.key == "intercept"), "{found:#?}");
+    assert!(
+        found.iter().any(|problem| problem.key == "intercept"),
+        "{found:#?}"
+    );
 }

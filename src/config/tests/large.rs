@@ -5,7 +5,10 @@ use super::*;
 /// CPU time of this thread: a busy machine changes nothing.
 fn cpu() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec.try_into().unwrap(), now.tv_nsec.try_into().unwrap())
+    Duration::new(
+        now.tv_sec.try_into().unwrap(),
+        now.tv_nsec.try_into().unwrap(),
+    )
 }
 
 /// How long it takes to load what `text` makes of a number, and how much longer twice as much takes.
@@ -22,7 +25,10 @@ fn linear(what: &str, n: usize, text: impl Fn(usize) -> String) {
     };
     took(1); // what is made once is made
     let (once, twice) = (took(n), took(4 * n));
-    assert!(twice < once * 7, "{what}: {n} take {once:?}, four times as many {twice:?}");
+    assert!(
+        twice < once * 7,
+        "{what}: {n} take {once:?}, four times as many {twice:?}"
+    );
 }
 
 fn many(n: usize, one: impl Fn(usize) -> String) -> String {
@@ -41,12 +47,26 @@ fn four_times_as_many_credentials_take_four_times_as_long() {
     };
     linear("with lints", 150, |n| many(n, plain));
     linear("with mistakes", 150, |n| {
-        many(n, |i| plain(i).replace("scope =", "scoop =").replace("lifetime.rotation", "lifetime.rotationn"))
+        many(n, |i| {
+            plain(i)
+                .replace("scope =", "scoop =")
+                .replace("lifetime.rotation", "lifetime.rotationn")
+        })
     });
-    linear("unused", 150, |n| many(n, |i| plain(i).split("[upstreams").next().unwrap().to_owned()));
-    let unlike = |i| format!("[upstreams.u{i}]\nurl = \"https://api.example/v{i}\"\ncredential = \"none\"\n");
+    linear("unused", 150, |n| {
+        many(n, |i| {
+            plain(i).split("[upstreams").next().unwrap().to_owned()
+        })
+    });
+    let unlike = |i| {
+        format!("[upstreams.u{i}]\nurl = \"https://api.example/v{i}\"\ncredential = \"none\"\n")
+    };
     linear("unlike", 1000, |n| many(n, unlike));
-    linear("alike", 300, |n| many(n, |i| format!("[upstreams.u{i}]\nurl = \"https://api.example/v1\"\ncredential = \"none\"\n")));
+    linear("alike", 300, |n| {
+        many(n, |i| {
+            format!("[upstreams.u{i}]\nurl = \"https://api.example/v1\"\ncredential = \"none\"\n")
+        })
+    });
 }
 
 #[test]
@@ -55,19 +75,37 @@ fn a_profile_of_many_parts_takes_no_square_of_their_number() {
     let linear = |what: &str, n: usize, part: &dyn Fn(usize) -> String| {
         let path = folder.path().join(what);
         let text = |n: usize| {
-            std::fs::write(&path, format!("inject.headers.X-Own = \"x\"\n{}", many(n, part))).unwrap();
+            std::fs::write(
+                &path,
+                format!("inject.headers.X-Own = \"x\"\n{}", many(n, part)),
+            )
+            .unwrap();
             format!("[credentials.c]\nprofile = {{ file = {path:?} }}\n")
         };
         linear(what, n, text);
     };
     linear("tokens", 150, &|i| {
-        let parent = i.checked_sub(1).map(|before| format!("headers.X-Parent = \"{{{{ tokens.t{before} }}}}\"\n")).unwrap_or_default();
+        let parent = i
+            .checked_sub(1)
+            .map(|before| format!("headers.X-Parent = \"{{{{ tokens.t{before} }}}}\"\n"))
+            .unwrap_or_default();
         format!("[tokens.t{i}]\nurl = \"https://t.example/\"\nclient_auth = \"none\"\n{parent}")
     });
-    linear("secrets", 300, &|i| format!("secrets.s{i}.help = \"x\"\ninject.query.q{i} = \"{{{{ secrets.s{i} }}}}\"\n"));
-    linear("headers", 300, &|i| format!("inject.headers.X-H{i} = \"{{{{ uuid() }}}}\"\n"));
-    linear("partitions", 200, &|i| format!("[partition.p{i}]\nheader = \"X-P{i}\"\npattern = \"^[0-9]{{{}}}$\"\n", 1 + i % 30));
-    linear("mistakes", 300, &|i| format!("[settings.s{i}]\nhlep = \"x\"\n"));
+    linear("secrets", 300, &|i| {
+        format!("secrets.s{i}.help = \"x\"\ninject.query.q{i} = \"{{{{ secrets.s{i} }}}}\"\n")
+    });
+    linear("headers", 300, &|i| {
+        format!("inject.headers.X-H{i} = \"{{{{ uuid() }}}}\"\n")
+    });
+    linear("partitions", 200, &|i| {
+        format!(
+            "[partition.p{i}]\nheader = \"X-P{i}\"\npattern = \"^[0-9]{{{}}}$\"\n",
+            1 + i % 30
+        )
+    });
+    linear("mistakes", 300, &|i| {
+        format!("[settings.s{i}]\nhlep = \"x\"\n")
+    });
 }
 
 #[test]
@@ -78,8 +116,16 @@ fn texts_that_are_absurd_are_refused_in_time_and_end_nothing() {
         "a = ".to_owned() + &"{ a = ".repeat(50_000),
         "a.".repeat(100_000) + "b = 1",
         format!("[{}b]\nc = 1", "a.".repeat(100_000)),
-        format!("credentials.a.tokens.b.params.c = {}1{}", "[".repeat(70), "]".repeat(70)),
-        format!("credentials.a.tokens.b.params.c = {}1{}", "{ a = ".repeat(70), " }".repeat(70)),
+        format!(
+            "credentials.a.tokens.b.params.c = {}1{}",
+            "[".repeat(70),
+            "]".repeat(70)
+        ),
+        format!(
+            "credentials.a.tokens.b.params.c = {}1{}",
+            "{ a = ".repeat(70),
+            " }".repeat(70)
+        ),
         many(20_000, |i| format!("[upstreams.u{i}]\nurl = 1\n")),
         many(20_000, |i| format!("x{i} = {i}\n")),
         format!("proxy.hosts = [{}]", "1, ".repeat(100_000)),
@@ -91,10 +137,18 @@ fn texts_that_are_absurd_are_refused_in_time_and_end_nothing() {
         let load = move || {
             let begun = cpu();
             let (config, problems) = load_text(&text, Path::new("/nowhere"), &Sight::default());
-            (config.is_none(), problems.list().len(), text.get(..30).map(str::to_owned), cpu().saturating_sub(begun))
+            (
+                config.is_none(),
+                problems.list().len(),
+                text.get(..30).map(str::to_owned),
+                cpu().saturating_sub(begun),
+            )
         };
         let (refused, told, start, took) = thread.spawn(load).unwrap().join().unwrap();
-        assert!(refused == (told > 0) && took < Duration::from_secs(30), "{start:?}: {size} bytes took {took:?}, {told} problems");
+        assert!(
+            refused == (told > 0) && took < Duration::from_secs(30),
+            "{start:?}: {size} bytes took {took:?}, {told} problems"
+        );
         let _ = begun;
     }
 }

@@ -12,12 +12,38 @@ fn a_single_value_is_a_list_of_one_everywhere() {
          errors = { at = \"token\", status = 400, path = \"/error\", in = \"locked\", then = \"rejected\" }\n",
     );
     assert_eq!(config.proxy.listen, [Listen::Unix("/run/c.sock".into())]);
-    assert_eq!((&config.proxy.peer_uids[..], &config.proxy.hosts[..]), (&[1000][..], &["side.example".to_owned()][..]));
-    assert_eq!((&config.admin.hosts[..], &config.rules[0].hosts[..]), (&["admin.example".to_owned()][..], &["x.example".to_owned()][..]));
+    assert_eq!(
+        (&config.proxy.peer_uids[..], &config.proxy.hosts[..]),
+        (&[1000][..], &["side.example".to_owned()][..])
+    );
+    assert_eq!(
+        (&config.admin.hosts[..], &config.rules[0].hosts[..]),
+        (
+            &["admin.example".to_owned()][..],
+            &["x.example".to_owned()][..]
+        )
+    );
     let profile = &config.credentials["c"].profile;
-    assert_eq!(profile.limits.rate, [crate::token::Rate { n: 5, per: Duration::from_mins(1) }]);
-    assert_eq!(profile.inject.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["x-key"]);
-    assert_eq!(profile.errors[0].test, Some(crate::profile::model::Test::In(vec!["locked".to_owned()])));
+    assert_eq!(
+        profile.limits.rate,
+        [crate::token::Rate {
+            n: 5,
+            per: Duration::from_mins(1)
+        }]
+    );
+    assert_eq!(
+        profile
+            .inject
+            .headers
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect::<Vec<_>>(),
+        ["x-key"]
+    );
+    assert_eq!(
+        profile.errors[0].test,
+        Some(crate::profile::model::Test::In(vec!["locked".to_owned()]))
+    );
 }
 
 #[test]
@@ -32,38 +58,85 @@ fn so_it_is_in_a_profile_file() {
          errors = [{{ at = \"api\", status = 403, then = \"stale_token\" }}]\n"
     ));
     let profile = &config.credentials["c"].profile;
-    assert_eq!((profile.errors.len(), profile.limits.rate[0].n, profile.inject.headers.len()), (2, 7, 0));
+    assert_eq!(
+        (
+            profile.errors.len(),
+            profile.limits.rate[0].n,
+            profile.inject.headers.len()
+        ),
+        (2, 7, 0)
+    );
 }
 
 #[test]
 fn so_it_is_in_the_environment() {
-    let config = good_with("", &[("CUPBEARER_PROXY__LISTEN", "127.0.0.1:0"), ("CUPBEARER_ADMIN__HOSTS", "12")]);
-    assert_eq!(config.proxy.listen, [Listen::Tcp("127.0.0.1:0".parse().unwrap())]);
-    let secret = good_with("", &[("CUPBEARER_PROXY__CLIENT_AUTH", "a,b")]).proxy.client_auth;
-    assert!(format!("{secret:?}").matches("***").count() == 1, "a secret is never taken apart: {secret:?}");
+    let config = good_with(
+        "",
+        &[
+            ("CUPBEARER_PROXY__LISTEN", "127.0.0.1:0"),
+            ("CUPBEARER_ADMIN__HOSTS", "12"),
+        ],
+    );
+    assert_eq!(
+        config.proxy.listen,
+        [Listen::Tcp("127.0.0.1:0".parse().unwrap())]
+    );
+    let secret = good_with("", &[("CUPBEARER_PROXY__CLIENT_AUTH", "a,b")])
+        .proxy
+        .client_auth;
+    assert!(
+        format!("{secret:?}").matches("***").count() == 1,
+        "a secret is never taken apart: {secret:?}"
+    );
     let text = "proxy.listen = \"unix:/x\"\n";
-    assert_eq!(good_with(text, &[("CUPBEARER_PROXY__PEER_UIDS", "7")]).proxy.peer_uids, [7]);
-    assert_eq!(good_with(text, &[("CUPBEARER_PROXY__PEER_UIDS", "[7, 8]")]).proxy.peer_uids, [7, 8]);
+    assert_eq!(
+        good_with(text, &[("CUPBEARER_PROXY__PEER_UIDS", "7")])
+            .proxy
+            .peer_uids,
+        [7]
+    );
+    assert_eq!(
+        good_with(text, &[("CUPBEARER_PROXY__PEER_UIDS", "[7, 8]")])
+            .proxy
+            .peer_uids,
+        [7, 8]
+    );
 }
 
 #[test]
 fn what_is_wrong_in_a_list_of_one_is_told_in_its_place() {
-    assert_eq!(mistake("[proxy]\nhosts = \"https://x/\"\n", "proxy.hosts[0]").what, "is not a host name");
-    assert!(mistake("[proxy]\nlisten = 14180\n", "proxy.listen[0]").what.contains("must be text in quotes"));
+    assert_eq!(
+        mistake("[proxy]\nhosts = \"https://x/\"\n", "proxy.hosts[0]").what,
+        "is not a host name"
+    );
+    assert!(
+        mistake("[proxy]\nlisten = 14180\n", "proxy.listen[0]")
+            .what
+            .contains("must be text in quotes")
+    );
 }
 
 #[test]
 fn the_schema_says_so() {
     let takes = |steps: &[&str], kind: &str| {
-        let steps: Vec<_> = steps.iter().map(|key| shape::Step::Key((*key).to_owned())).collect();
+        let steps: Vec<_> = steps
+            .iter()
+            .map(|key| shape::Step::Key((*key).to_owned()))
+            .collect();
         shape::at(&steps).takes(kind)
     };
-    for steps in
-        [&["proxy", "listen"][..], &["proxy", "hosts"], &["upstreams", "a", "match", "hosts"], &["credentials", "a", "guard", "rate"]]
-    {
+    for steps in [
+        &["proxy", "listen"][..],
+        &["proxy", "hosts"],
+        &["upstreams", "a", "match", "hosts"],
+        &["credentials", "a", "guard", "rate"],
+    ] {
         assert!(takes(steps, "array") && takes(steps, "string"), "{steps:?}");
     }
     assert!(takes(&["admin", "uids"], "integer") && takes(&["admin", "uids"], "array"));
     assert!(takes(&["proxy", "peer_uids"], "integer") && takes(&["proxy", "peer_uids"], "array"));
-    assert!(takes(&["credentials", "a", "errors"], "object") && takes(&["credentials", "a", "errors"], "array"));
+    assert!(
+        takes(&["credentials", "a", "errors"], "object")
+            && takes(&["credentials", "a", "errors"], "array")
+    );
 }

@@ -17,7 +17,13 @@ use super::*;
 use crate::problem::{Problem, Severity};
 
 fn sight(env: &[(&str, &str)]) -> Sight {
-    Sight { env: env.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect::<BTreeMap<_, _>>(), no_secrets: false }
+    Sight {
+        env: env
+            .iter()
+            .map(|&(k, v)| (k.to_owned(), v.to_owned()))
+            .collect::<BTreeMap<_, _>>(),
+        no_secrets: false,
+    }
 }
 
 /// Loads a text that must be right.
@@ -33,9 +39,17 @@ fn good_with(text: &str, env: &[(&str, &str)]) -> Config {
 fn all(text: &str, env: &[(&str, &str)], severity: Severity) -> Vec<Problem> {
     let (config, problems) = load_text(text, Path::new("/nowhere"), &sight(env));
     assert_eq!(config.is_none(), problems.fatal());
-    let mute: Vec<_> = problems.list().iter().filter(|problem| problem.hint.as_deref().is_none_or(str::is_empty)).collect();
+    let mute: Vec<_> = problems
+        .list()
+        .iter()
+        .filter(|problem| problem.hint.as_deref().is_none_or(str::is_empty))
+        .collect();
     assert!(mute.is_empty(), "without a hint: {mute:#?}");
-    problems.into_list().into_iter().filter(|problem| problem.severity == severity).collect()
+    problems
+        .into_list()
+        .into_iter()
+        .filter(|problem| problem.severity == severity)
+        .collect()
 }
 
 fn mistakes(text: &str) -> Vec<Problem> {
@@ -50,7 +64,14 @@ fn lints(text: &str) -> Vec<Problem> {
 #[track_caller]
 fn mistake(text: &str, key: &str) -> Problem {
     let found = mistakes(text);
-    assert_eq!(found.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), [key], "{found:#?}");
+    assert_eq!(
+        found
+            .iter()
+            .map(|problem| problem.key.as_str())
+            .collect::<Vec<_>>(),
+        [key],
+        "{found:#?}"
+    );
     found.into_iter().next().unwrap()
 }
 
@@ -60,12 +81,36 @@ const OPEN: &str = "[upstreams.a]\nurl = \"https://api.example/v2\"\ncredential 
 fn an_empty_text_is_the_defaults() {
     let config = good("");
     let tcp = |text: &str| Listen::Tcp(text.parse().unwrap());
-    assert_eq!(config.proxy.listen, [tcp("127.0.0.1:14180"), tcp("[::1]:14180")]);
-    assert_eq!((config.proxy.linger, config.proxy.drain), (Duration::ZERO, Duration::from_secs(25)));
+    assert_eq!(
+        config.proxy.listen,
+        [tcp("127.0.0.1:14180"), tcp("[::1]:14180")]
+    );
+    assert_eq!(
+        (config.proxy.linger, config.proxy.drain),
+        (Duration::ZERO, Duration::from_secs(25))
+    );
     let listen = Listen::Tcp("127.0.0.1:14190".parse().unwrap());
-    assert_eq!(config.admin, Admin { listen, auth: vec![], uids: vec![], ready: Ready::Started, hosts: vec![] });
-    assert_eq!(config.log, Log { json: false, level: tracing::Level::INFO });
-    assert_eq!((config.metrics, config.state, config.reload), (None, None, Some(Duration::from_secs(5))));
+    assert_eq!(
+        config.admin,
+        Admin {
+            listen,
+            auth: vec![],
+            uids: vec![],
+            ready: Ready::Started,
+            hosts: vec![]
+        }
+    );
+    assert_eq!(
+        config.log,
+        Log {
+            json: false,
+            level: tracing::Level::INFO
+        }
+    );
+    assert_eq!(
+        (config.metrics, config.state, config.reload),
+        (None, None, Some(Duration::from_secs(5)))
+    );
     assert!(config.proxy.browser_deny && config.proxy.via.is_none() && config.upstreams.is_empty());
 }
 
@@ -74,12 +119,30 @@ fn an_upstream_answers_by_its_name_unless_it_is_told_otherwise() {
     let config = good(OPEN);
     let rule = &config.rules[0];
     assert_eq!(
-        (rule.path.as_deref(), &rule.hosts[..], rule.forward, rule.strip_path),
+        (
+            rule.path.as_deref(),
+            &rule.hosts[..],
+            rule.forward,
+            rule.strip_path
+        ),
         (Some("/a"), &["a.localhost".to_owned()][..], true, true)
     );
-    assert_eq!(rule.url, route::Target { tls: true, host: "api.example".into(), port: 443, base: "/v2".into() });
-    let config = good(&format!("{OPEN}match = {{ path = \"\", hosts = [\"API.example.\"] }}\n"));
-    assert_eq!((config.rules[0].path.as_deref(), &config.rules[0].hosts[..]), (None, &["api.example".to_owned()][..]));
+    assert_eq!(
+        rule.url,
+        route::Target {
+            tls: true,
+            host: "api.example".into(),
+            port: 443,
+            base: "/v2".into()
+        }
+    );
+    let config = good(&format!(
+        "{OPEN}match = {{ path = \"\", hosts = [\"API.example.\"] }}\n"
+    ));
+    assert_eq!(
+        (config.rules[0].path.as_deref(), &config.rules[0].hosts[..]),
+        (None, &["api.example".to_owned()][..])
+    );
 }
 
 #[test]
@@ -88,7 +151,10 @@ fn upstream_defaults_lie_below_each_upstream_table_by_table() {
         "[upstream_defaults]\ntimeouts = {{ connect = \"1s\", read = \"2s\" }}\nreplay = \"never\"\n{OPEN}timeouts.read = \"9s\"\n"
     ));
     let upstream = &config.upstreams[0];
-    assert_eq!((upstream.timeouts.connect, upstream.timeouts.read), (Duration::from_secs(1), Duration::from_secs(9)));
+    assert_eq!(
+        (upstream.timeouts.connect, upstream.timeouts.read),
+        (Duration::from_secs(1), Duration::from_secs(9))
+    );
     assert_eq!(upstream.replay, crate::upstream::Replay::Never);
 }
 
@@ -98,15 +164,28 @@ fn every_file_that_was_read_is_named_to_be_polled() {
     let file = folder.path().join("c.toml");
     std::fs::write(&file, OPEN).unwrap();
     let (config, problems) = load(&file, &Sight::default());
-    assert_eq!(config.map(|config| (config.file, config.files)), Some((Some(file.clone()), vec![file])), "{:?}", problems.list());
+    assert_eq!(
+        config.map(|config| (config.file, config.files)),
+        Some((Some(file.clone()), vec![file])),
+        "{:?}",
+        problems.list()
+    );
 }
 
 #[test]
 fn relative_paths_start_from_the_configuration() {
-    let config = good("state.dir = \"s\"\n[proxy]\nlisten = [\"unix:run/c.sock\"]\nclient_auth = { file = \"auth\" }\n");
+    let config = good(
+        "state.dir = \"s\"\n[proxy]\nlisten = [\"unix:run/c.sock\"]\nclient_auth = { file = \"auth\" }\n",
+    );
     assert_eq!(config.state.as_deref(), Some(Path::new("/nowhere/s")));
-    assert_eq!(config.proxy.listen, [Listen::Unix("/nowhere/run/c.sock".into())]);
-    assert_eq!(config.proxy.client_auth, [Source::File("/nowhere/auth".into())]);
+    assert_eq!(
+        config.proxy.listen,
+        [Listen::Unix("/nowhere/run/c.sock".into())]
+    );
+    assert_eq!(
+        config.proxy.client_auth,
+        [Source::File("/nowhere/auth".into())]
+    );
 }
 
 proptest! {

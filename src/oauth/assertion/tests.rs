@@ -18,7 +18,10 @@ use crate::{
 };
 
 const WALL: Duration = Duration::from_hours(500_000);
-const USUAL: Usual<'_> = Usual { client_id: Some("app"), audience: Some("https://auth.example/token") };
+const USUAL: Usual<'_> = Usual {
+    client_id: Some("app"),
+    audience: Some("https://auth.example/token"),
+};
 
 /// Private key (PEM) and public key (as jsonwebtoken takes it).
 struct Keys {
@@ -32,8 +35,15 @@ struct Keys {
 
 fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
-    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|c| std::str::from_utf8(c).unwrap()).collect();
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|c| std::str::from_utf8(c).unwrap())
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
 }
 
 static KEYS: LazyLock<Keys> = LazyLock::new(|| {
@@ -43,7 +53,13 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
         let pair = EcdsaKeyPair::generate(curve).unwrap();
         let sec1 = AsDer::<EcPrivateKeyRfc5915Der>::as_der(&pair.private_key()).unwrap();
         let public = pair.public_key().as_ref().to_vec();
-        ((pem("PRIVATE KEY", pair.to_pkcs8v1().unwrap().as_ref()), public), pem("EC PRIVATE KEY", sec1.as_ref()))
+        (
+            (
+                pem("PRIVATE KEY", pair.to_pkcs8v1().unwrap().as_ref()),
+                public,
+            ),
+            pem("EC PRIVATE KEY", sec1.as_ref()),
+        )
     };
     let (p256, sec1) = ec(&ECDSA_P256_SHA256_FIXED_SIGNING);
     let (p384, _) = ec(&ECDSA_P384_SHA384_FIXED_SIGNING);
@@ -52,11 +68,17 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     Keys {
         // The first 26 bytes of a 2048-bit RSA key are PKCS#8's wrapping of PKCS#1.
         pkcs1: pem("RSA PRIVATE KEY", &rsa_der.as_ref()[26..]),
-        rsa: (pem("PRIVATE KEY", rsa_der.as_ref()), rsa.public_key().as_ref().to_vec()),
+        rsa: (
+            pem("PRIVATE KEY", rsa_der.as_ref()),
+            rsa.public_key().as_ref().to_vec(),
+        ),
         p256,
         p384,
         sec1,
-        ed: (pem("PRIVATE KEY", ed_der.as_ref()), ed.public_key().as_ref().to_vec()),
+        ed: (
+            pem("PRIVATE KEY", ed_der.as_ref()),
+            ed.public_key().as_ref().to_vec(),
+        ),
     }
 });
 
@@ -76,7 +98,9 @@ fn signed(spec: &Assertion, key: &str) -> Result<String, Refused> {
 }
 
 fn parts(jwt: &str) -> (Value, Value) {
-    let mut parts = jwt.split('.').map(|p| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(p).unwrap()).unwrap_or(Value::Null));
+    let mut parts = jwt.split('.').map(|p| {
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(p).unwrap()).unwrap_or(Value::Null)
+    });
     (parts.next().unwrap(), parts.next().unwrap())
 }
 
@@ -92,16 +116,25 @@ fn every_algorithm_signs_what_its_public_key_verifies() {
         (Algorithm::ES384, &k.p384.0, ec(&k.p384.1)),
         (Algorithm::EdDSA, &k.ed.0, DecodingKey::from_ed_der(&k.ed.1)),
     ];
-    let all = [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
+    let all = [
+        Algorithm::RS256,
+        Algorithm::RS384,
+        Algorithm::RS512,
+        Algorithm::PS256,
+        Algorithm::PS384,
+        Algorithm::PS512,
+    ];
     rows.extend(all.map(|alg| (alg, k.rsa.0.as_str(), rsa(&k.rsa.1))));
     rows.extend(
-        [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512].map(|alg| (alg, secret, DecodingKey::from_secret(secret.as_bytes()))),
+        [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512]
+            .map(|alg| (alg, secret, DecodingKey::from_secret(secret.as_bytes()))),
     );
     for (alg, key, public) in rows {
         let jwt = signed(&spec(alg), key).unwrap_or_else(|e| panic!("{alg:?}: {}", e.why));
         let mut validation = Validation::new(alg);
         validation.set_audience(&["https://auth.example/token"]);
-        let read = jsonwebtoken::decode::<Value>(&jwt, &public, &validation).unwrap_or_else(|e| panic!("{alg:?}: {e}"));
+        let read = jsonwebtoken::decode::<Value>(&jwt, &public, &validation)
+            .unwrap_or_else(|e| panic!("{alg:?}: {e}"));
         assert_eq!(read.header.alg, alg);
         assert_eq!(read.claims["sub"], "app");
     }
@@ -129,9 +162,15 @@ fn every_assertion_has_a_jti_of_its_own() {
 #[test]
 fn header_and_claims_are_free_and_an_empty_one_is_left_out() {
     let mut own = spec(Algorithm::HS256);
-    own.header = [("kid", "B4E1"), ("x5t#S256", "abc"), ("typ", ""), ("x-none", ""), ("alg", "none")]
-        .map(|(n, t)| (n.to_owned(), template(t)))
-        .into();
+    own.header = [
+        ("kid", "B4E1"),
+        ("x5t#S256", "abc"),
+        ("typ", ""),
+        ("x-none", ""),
+        ("alg", "none"),
+    ]
+    .map(|(n, t)| (n.to_owned(), template(t)))
+    .into();
     own.claims = params(&[
         ("aud", "https://issuer"),
         ("jti", ""),
@@ -140,10 +179,16 @@ fn header_and_claims_are_free_and_an_empty_one_is_left_out() {
         ("nbf", "1800000000"),
         ("n", "5"),
     ]);
-    own.claims.insert("list".into(), Param::List(vec![text("a"), Param::Number(1.into())]));
+    own.claims.insert(
+        "list".into(),
+        Param::List(vec![text("a"), Param::Number(1.into())]),
+    );
     own.claims.insert("flag".into(), Param::Bool(true));
     let (header, claims) = parts(&signed(&own, "k").unwrap());
-    assert_eq!(header, serde_json::json!({ "alg": "HS256", "kid": "B4E1", "x5t#S256": "abc" }));
+    assert_eq!(
+        header,
+        serde_json::json!({ "alg": "HS256", "kid": "B4E1", "x5t#S256": "abc" })
+    );
     let expected = serde_json::json!({
         "iss": "app", "sub": "app-7", "aud": "https://issuer", "iat": 1_800_000_000, "exp": 1_800_000_300, "nbf": 1_800_000_000, "n": "5",
         "list": ["a", 1], "flag": true
@@ -158,11 +203,27 @@ fn a_key_that_cannot_sign_is_told_in_words_without_its_text() {
     let cut = format!("{}\n-----END PRIVATE KEY-----\n", &k.rsa.0[..400]);
     let locked = k.rsa.0.replace("PRIVATE", "ENCRYPTED PRIVATE");
     let rows: Vec<(Algorithm, &str, &str)> = vec![
-        (Algorithm::RS256, "hunter2hunter2", "private_key: not a PEM private key"),
-        (Algorithm::ES256, "hunter2hunter2", "private_key: not a PEM private key"),
-        (Algorithm::EdDSA, "hunter2hunter2", "private_key: not a PEM private key"),
+        (
+            Algorithm::RS256,
+            "hunter2hunter2",
+            "private_key: not a PEM private key",
+        ),
+        (
+            Algorithm::ES256,
+            "hunter2hunter2",
+            "private_key: not a PEM private key",
+        ),
+        (
+            Algorithm::EdDSA,
+            "hunter2hunter2",
+            "private_key: not a PEM private key",
+        ),
         (Algorithm::RS256, "", "private_key: the key is empty"),
-        (Algorithm::RS256, &public, "it is a public key or a certificate"),
+        (
+            Algorithm::RS256,
+            &public,
+            "it is a public key or a certificate",
+        ),
         (Algorithm::RS256, &cut, "damaged"),
         (Algorithm::RS256, &locked, "encrypted"),
         (Algorithm::RS256, &k.p256.0, "of another kind than RS256"),
@@ -172,17 +233,33 @@ fn a_key_that_cannot_sign_is_told_in_words_without_its_text() {
     ];
     for (alg, key, says) in rows {
         let refused = signed(&spec(alg), key).expect_err("should be refused");
-        assert!(refused.why.contains(says), "{alg:?}: {} should say {says}", refused.why);
-        assert!(!refused.again && !refused.why.contains("hunter2") && !refused.why.contains("MII"), "{}", refused.why);
+        assert!(
+            refused.why.contains(says),
+            "{alg:?}: {} should say {says}",
+            refused.why
+        );
+        assert!(
+            !refused.again && !refused.why.contains("hunter2") && !refused.why.contains("MII"),
+            "{}",
+            refused.why
+        );
     }
 }
 
 #[test]
 fn the_first_private_key_of_a_secret_signs_in_whatever_dress_it_comes() {
     let k = &*KEYS;
-    let cert = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap().cert.pem();
+    let cert = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()])
+        .unwrap()
+        .cert
+        .pem();
     let public = k.p256.0.replace("PRIVATE", "PUBLIC");
-    let rows = [(Algorithm::RS256, &k.rsa.0), (Algorithm::RS256, &k.pkcs1), (Algorithm::ES256, &k.p256.0), (Algorithm::ES256, &k.sec1)];
+    let rows = [
+        (Algorithm::RS256, &k.rsa.0),
+        (Algorithm::RS256, &k.pkcs1),
+        (Algorithm::ES256, &k.p256.0),
+        (Algorithm::ES256, &k.sec1),
+    ];
     for (alg, key) in rows.into_iter().chain([(Algorithm::EdDSA, &k.ed.0)]) {
         let one_line = |text: &str| text.trim_end().replace('\n', "\\n");
         let dresses = [
@@ -204,8 +281,18 @@ fn the_first_private_key_of_a_secret_signs_in_whatever_dress_it_comes() {
 #[test]
 fn a_clock_that_is_not_set_signs_nothing_and_is_tried_again() {
     let secrets = values(&[("private_key", "k")]);
-    let refused = sign(&spec(Algorithm::HS256), USUAL, &scope(&secrets), Duration::from_secs(12)).expect_err("should be refused");
-    assert!(refused.again && refused.why.contains("clock"), "{}", refused.why);
+    let refused = sign(
+        &spec(Algorithm::HS256),
+        USUAL,
+        &scope(&secrets),
+        Duration::from_secs(12),
+    )
+    .expect_err("should be refused");
+    assert!(
+        refused.again && refused.why.contains("clock"),
+        "{}",
+        refused.why
+    );
 }
 
 #[test]

@@ -27,7 +27,12 @@ fn profile(tokens: Vec<TokenSpec>) -> Profile {
         inject: Inject::default(),
         partition: Vec::new(),
         errors: Vec::new(),
-        limits: Limits { rate: Vec::new(), max_rejections: 2, hold: Hold::UntilSecretChanges, account_rejections: None },
+        limits: Limits {
+            rate: Vec::new(),
+            max_rejections: 2,
+            hold: Hold::UntilSecretChanges,
+            account_rejections: None,
+        },
         max_waiters: 1,
         vend: false,
     }
@@ -38,9 +43,21 @@ fn secrets(list: &[(&str, &str)]) -> Arc<Watcher> {
 }
 
 fn set(list: &[(&str, &str)]) -> Secrets {
-    let sources = list.iter().map(|(name, value)| ((*name).to_owned(), Source::Value(Secret::new((*value).to_owned())))).collect();
+    let sources = list
+        .iter()
+        .map(|(name, value)| {
+            (
+                (*name).to_owned(),
+                Source::Value(Secret::new((*value).to_owned())),
+            )
+        })
+        .collect();
     let names = list.iter().map(|(name, _)| (*name).to_owned()).collect();
-    Secrets { sources, names, ..Secrets::default() }
+    Secrets {
+        sources,
+        names,
+        ..Secrets::default()
+    }
 }
 
 fn watcher(secrets: Secrets) -> Arc<Watcher> {
@@ -49,7 +66,11 @@ fn watcher(secrets: Secrets) -> Arc<Watcher> {
 
 pub(super) fn call(spec: TokenSpec) -> TokenCall {
     TokenCall {
-        name: KeeperName { credential: "acme".into(), token: "access".into(), partition: None },
+        name: KeeperName {
+            credential: "acme".into(),
+            token: "access".into(),
+            partition: None,
+        },
         client: Arc::new(ArcSwap::from_pointee(TokenClient::new(&spec.tls).unwrap())),
         profile: Arc::new(profile(vec![spec])),
         index: 0,
@@ -69,7 +90,9 @@ pub(super) async fn failure(call: &TokenCall) -> Failure {
 }
 
 /// A server that answers each connection with these bytes and tells what it was sent.
-pub(super) async fn serving(answer: impl Into<Vec<u8>>) -> (String, mpsc::UnboundedReceiver<String>) {
+pub(super) async fn serving(
+    answer: impl Into<Vec<u8>>,
+) -> (String, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/token", listener.local_addr().unwrap());
     let (tell, told) = mpsc::unbounded_channel();
@@ -91,7 +114,10 @@ pub(super) async fn heard(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     loop {
         let text = String::from_utf8_lossy(&all).to_ascii_lowercase();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("content-length: ")?.parse().ok())
+                .unwrap_or(0);
             if body.len() >= length {
                 return String::from_utf8_lossy(&all).into_owned();
             }
@@ -104,7 +130,10 @@ pub(super) async fn heard(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
 }
 
 pub(super) fn http(status: &str, headers: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    )
 }
 
 pub(super) const GOOD: &str = r#"{"access_token":"tok-1","token_type":"bearer","expires_in":300}"#;
@@ -112,12 +141,24 @@ pub(super) const GOOD: &str = r#"{"access_token":"tok-1","token_type":"bearer","
 #[tokio::test]
 async fn a_token_call_sends_exactly_this_and_brings_the_token() {
     let (url, mut server) = serving(http("200 OK", "", GOOD)).await;
-    let issued = run(&call(spec(&url))).await.unwrap_or_else(|f| panic!("{}", f.error));
-    assert_eq!((issued.value.as_str(), issued.life), ("tok-1", Some(Duration::from_mins(5))));
+    let issued = run(&call(spec(&url)))
+        .await
+        .unwrap_or_else(|f| panic!("{}", f.error));
+    assert_eq!(
+        (issued.value.as_str(), issued.life),
+        ("tok-1", Some(Duration::from_mins(5)))
+    );
     let heard = server.recv().await.unwrap();
     let (head, body) = heard.split_once("\r\n\r\n").unwrap();
-    assert_eq!(body, "grant_type=client_credentials&client_id=app&client_secret=s3cr3t%2Bvalue");
-    let mut lines: Vec<String> = head.lines().map(str::to_ascii_lowercase).filter(|l| !l.starts_with("host: ")).collect();
+    assert_eq!(
+        body,
+        "grant_type=client_credentials&client_id=app&client_secret=s3cr3t%2Bvalue"
+    );
+    let mut lines: Vec<String> = head
+        .lines()
+        .map(str::to_ascii_lowercase)
+        .filter(|l| !l.starts_with("host: "))
+        .collect();
     lines[1..].sort();
     let agent = format!("user-agent: cupbearer/{}", env!("CARGO_PKG_VERSION"));
     let expected = [
@@ -133,13 +174,28 @@ async fn a_token_call_sends_exactly_this_and_brings_the_token() {
 
 #[tokio::test]
 async fn a_call_that_has_no_content_says_so() {
-    for (method, length) in [(Method::POST, true), (Method::PUT, true), (Method::PATCH, true), (Method::GET, false)] {
-        for (format, target) in
-            [(Format::None, "/token"), (Format::Query, "/token?grant_type=client_credentials&client_id=app&client_secret=s3cr3t%2Bvalue")]
-        {
+    for (method, length) in [
+        (Method::POST, true),
+        (Method::PUT, true),
+        (Method::PATCH, true),
+        (Method::GET, false),
+    ] {
+        for (format, target) in [
+            (Format::None, "/token"),
+            (
+                Format::Query,
+                "/token?grant_type=client_credentials&client_id=app&client_secret=s3cr3t%2Bvalue",
+            ),
+        ] {
             let (url, mut server) = serving(http("200 OK", "", GOOD)).await;
-            let spec = TokenSpec { method: method.clone(), format, ..spec(&url) };
-            run(&call(spec)).await.unwrap_or_else(|f| panic!("{}", f.error));
+            let spec = TokenSpec {
+                method: method.clone(),
+                format,
+                ..spec(&url)
+            };
+            run(&call(spec))
+                .await
+                .unwrap_or_else(|f| panic!("{}", f.error));
             let host = url.trim_start_matches("http://").trim_end_matches("/token");
             let length = if length { "content-length: 0\r\n" } else { "" };
             let agent = env!("CARGO_PKG_VERSION");
@@ -150,42 +206,116 @@ async fn a_call_that_has_no_content_says_so() {
         }
     }
     let (url, mut server) = serving(http("200 OK", "", GOOD)).await;
-    run(&call(TokenSpec { body: Some(template("")), ..spec(&url) })).await.ok().unwrap();
-    assert!(server.recv().await.unwrap().contains("content-length: 0\r\n"), "an empty form is no content either");
+    run(&call(TokenSpec {
+        body: Some(template("")),
+        ..spec(&url)
+    }))
+    .await
+    .ok()
+    .unwrap();
+    assert!(
+        server
+            .recv()
+            .await
+            .unwrap()
+            .contains("content-length: 0\r\n"),
+        "an empty form is no content either"
+    );
 }
 
 #[tokio::test]
 async fn the_key_of_the_guard_tells_secrets_partitions_and_urls_apart_and_shows_none() {
     let key = async |spec: TokenSpec, list: &[(&str, &str)], partition: &str| {
-        let call = TokenCall { secrets: secrets(list), partition: vec![("customer".into(), partition.to_owned())], ..call(spec) };
+        let call = TokenCall {
+            secrets: secrets(list),
+            partition: vec![("customer".into(), partition.to_owned())],
+            ..call(spec)
+        };
         call.prepare(&[]).await.ok().unwrap().key().cloned()
     };
-    let (one, other) = ([("client_id", "app"), ("client_secret", "s-one")], [("client_id", "app"), ("client_secret", "s-two")]);
+    let (one, other) = (
+        [("client_id", "app"), ("client_secret", "s-one")],
+        [("client_id", "app"), ("client_secret", "s-two")],
+    );
     let base = key(spec("http://127.0.0.1:9/t"), &one, "a").await.unwrap();
-    assert_eq!(Some(&base), key(spec("http://127.0.0.1:9/t"), &one, "a").await.as_ref());
-    assert_ne!(base.secret, key(spec("http://127.0.0.1:9/t"), &other, "a").await.unwrap().secret);
-    assert_ne!(base, key(spec("http://127.0.0.1:9/t"), &one, "b").await.unwrap());
-    assert_ne!(base, key(spec("http://127.0.0.1:9/u"), &one, "a").await.unwrap());
-    let query = key(TokenSpec { format: Format::Query, ..spec("http://127.0.0.1:9/t") }, &one, "a").await.unwrap();
+    assert_eq!(
+        Some(&base),
+        key(spec("http://127.0.0.1:9/t"), &one, "a").await.as_ref()
+    );
+    assert_ne!(
+        base.secret,
+        key(spec("http://127.0.0.1:9/t"), &other, "a")
+            .await
+            .unwrap()
+            .secret
+    );
+    assert_ne!(
+        base,
+        key(spec("http://127.0.0.1:9/t"), &one, "b").await.unwrap()
+    );
+    assert_ne!(
+        base,
+        key(spec("http://127.0.0.1:9/u"), &one, "a").await.unwrap()
+    );
+    let query = key(
+        TokenSpec {
+            format: Format::Query,
+            ..spec("http://127.0.0.1:9/t")
+        },
+        &one,
+        "a",
+    )
+    .await
+    .unwrap();
     assert_eq!(query.url, "http://127.0.0.1:9/t");
     assert!(!format!("{base:?}{query:?}").contains("s-one"));
-    assert!(key(TokenSpec { client_auth: ClientAuth::None, ..spec("http://127.0.0.1:9/t") }, &one, "a").await.is_none());
+    assert!(
+        key(
+            TokenSpec {
+                client_auth: ClientAuth::None,
+                ..spec("http://127.0.0.1:9/t")
+            },
+            &one,
+            "a"
+        )
+        .await
+        .is_none()
+    );
 }
 
 #[tokio::test]
 async fn the_key_of_the_guard_is_known_before_the_first_call_and_without_the_parents() {
-    let list = [("client_id", "app"), ("client_secret", "s-one"), ("other", "x")];
-    let child = TokenSpec { params: params(&[("partner", "{{ tokens.partner }}")]), ..spec("http://127.0.0.1:9/{{ secrets.client_id }}") };
-    let whole = TokenCall { secrets: secrets(&list), ..call(spec("http://127.0.0.1:9/app")) };
+    let list = [
+        ("client_id", "app"),
+        ("client_secret", "s-one"),
+        ("other", "x"),
+    ];
+    let child = TokenSpec {
+        params: params(&[("partner", "{{ tokens.partner }}")]),
+        ..spec("http://127.0.0.1:9/{{ secrets.client_id }}")
+    };
+    let whole = TokenCall {
+        secrets: secrets(&list),
+        ..call(spec("http://127.0.0.1:9/app"))
+    };
     let key = whole.prepare(&[]).await.ok().unwrap().key().cloned();
     let values = whole.secrets.believed().unwrap();
     assert!(key.is_some());
-    assert_eq!(crate::oauth::guard_key(&profile(vec![child]), 0, "acme", &values), key);
+    assert_eq!(
+        crate::oauth::guard_key(&profile(vec![child]), 0, "acme", &values),
+        key
+    );
     let of_a_request = spec("http://127.0.0.1:9/{{ partition.customer }}");
-    assert_eq!(crate::oauth::guard_key(&profile(vec![of_a_request]), 0, "acme", &values), None);
+    assert_eq!(
+        crate::oauth::guard_key(&profile(vec![of_a_request]), 0, "acme", &values),
+        None
+    );
     assert_eq!(
         crate::oauth::guard_key(
-            &profile(vec![TokenSpec { client_auth: ClientAuth::None, ..spec("http://127.0.0.1:9/t") }]),
+            &profile(vec![TokenSpec {
+                client_auth: ClientAuth::None,
+                ..spec("http://127.0.0.1:9/t")
+            }]),
             0,
             "acme",
             &values
@@ -199,7 +329,10 @@ async fn an_inline_secret_that_changed_is_used_by_the_next_attempt() {
     let (url, mut told) = serving(http("200 OK", "", GOOD)).await;
     let call = call(spec(&url));
     run(&call).await.ok().unwrap();
-    call.secrets.adopt(Arc::new(set(&[("client_id", "app"), ("client_secret", "new")])));
+    call.secrets.adopt(Arc::new(set(&[
+        ("client_id", "app"),
+        ("client_secret", "new"),
+    ])));
     run(&call).await.ok().unwrap();
     assert!(told.recv().await.unwrap().ends_with("s3cr3t%2Bvalue"));
     assert!(told.recv().await.unwrap().ends_with("client_secret=new"));
@@ -209,8 +342,15 @@ async fn an_inline_secret_that_changed_is_used_by_the_next_attempt() {
 async fn a_secret_that_cannot_be_read_sends_nothing() {
     let (url, mut told) = serving(http("200 OK", "", GOOD)).await;
     let gone = Source::File(PathBuf::from("/nonexistent/secret"));
-    let set = Secrets { sources: [("client_secret".to_owned(), gone)].into(), names: vec!["client_secret".into()], ..Secrets::default() };
-    let call = TokenCall { secrets: watcher(set), ..call(spec(&url)) };
+    let set = Secrets {
+        sources: [("client_secret".to_owned(), gone)].into(),
+        names: vec!["client_secret".into()],
+        ..Secrets::default()
+    };
+    let call = TokenCall {
+        secrets: watcher(set),
+        ..call(spec(&url))
+    };
     let failure = failure(&call).await;
     assert_eq!(failure.class, Class::Unreadable);
     assert!(failure.error.contains("client_secret"), "{}", failure.error);
@@ -220,15 +360,36 @@ async fn a_secret_that_cannot_be_read_sends_nothing() {
 #[tokio::test]
 async fn an_echoed_secret_is_scrubbed_and_a_redirect_is_not_followed() {
     let (other, mut silent) = serving(http("200 OK", "", GOOD)).await;
-    let basic = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, "app:s3cr3t%2Bvalue");
-    let body = format!(r#"{{"error":"invalid_client","error_description":"no: s3cr3t+value s3cr3t%2Bvalue {basic}"}}"#);
+    let basic = base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        "app:s3cr3t%2Bvalue",
+    );
+    let body = format!(
+        r#"{{"error":"invalid_client","error_description":"no: s3cr3t+value s3cr3t%2Bvalue {basic}"}}"#
+    );
     let (url, _told) = serving(http("401 Unauthorized", "", &body)).await;
-    let refused = failure(&call(TokenSpec { client_auth: ClientAuth::Basic, ..spec(&url) })).await;
-    assert_eq!((refused.class, refused.status, refused.client_refused), (Class::Rejected, Some(401), true));
+    let refused = failure(&call(TokenSpec {
+        client_auth: ClientAuth::Basic,
+        ..spec(&url)
+    }))
+    .await;
+    assert_eq!(
+        (refused.class, refused.status, refused.client_refused),
+        (Class::Rejected, Some(401), true)
+    );
     assert_eq!(refused.error, "invalid_client: no: *** *** ***");
-    for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+    for status in [
+        "301 Moved",
+        "302 Found",
+        "307 Temporary Redirect",
+        "308 Permanent Redirect",
+    ] {
         let (url, _told) = serving(http(status, &format!("location: {other}\r\n"), "")).await;
-        assert_eq!(failure(&call(spec(&url))).await.class, Class::Config, "{status}");
+        assert_eq!(
+            failure(&call(spec(&url))).await.class,
+            Class::Config,
+            "{status}"
+        );
     }
     assert!(silent.try_recv().is_err());
 }
@@ -239,38 +400,73 @@ async fn broken_answers_are_retried_and_named() {
     let half = "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"access".to_owned();
     let refusal = "HTTP/1.1 401 No\r\ncontent-length: 500\r\n\r\n{\"error".to_owned();
     let rows = [
-        (http("200 OK", "", &large), Class::Retry, "larger than 64 KiB"),
+        (
+            http("200 OK", "", &large),
+            Class::Retry,
+            "larger than 64 KiB",
+        ),
         (half, Class::Retry, ""),
         (refusal, Class::Rejected, ""),
         ("garbage\r\n\r\n".to_owned(), Class::Retry, "not HTTP"),
         (String::new(), Class::Retry, "closed"),
-        (http("200 OK", "content-encoding: gzip\r\n", "no gzip"), Class::Retry, ""),
+        (
+            http("200 OK", "content-encoding: gzip\r\n", "no gzip"),
+            Class::Retry,
+            "",
+        ),
         (http("200 OK", "", "<html>"), Class::Retry, "not JSON"),
-        (http("503 Busy", "retry-after: 9\r\n", ""), Class::Retry, "503"),
+        (
+            http("503 Busy", "retry-after: 9\r\n", ""),
+            Class::Retry,
+            "503",
+        ),
     ];
     for (answer, class, says) in rows {
         let (url, _told) = serving(answer.clone()).await;
         let failure = failure(&call(spec(&url))).await;
-        assert_eq!(failure.class, class, "{} {}", &answer[..answer.len().min(60)], failure.error);
-        assert!(failure.error.contains(says) && !failure.error.contains("http://"), "{}", failure.error);
+        assert_eq!(
+            failure.class,
+            class,
+            "{} {}",
+            &answer[..answer.len().min(60)],
+            failure.error
+        );
+        assert!(
+            failure.error.contains(says) && !failure.error.contains("http://"),
+            "{}",
+            failure.error
+        );
     }
 }
 
 #[tokio::test]
 async fn a_gzip_bomb_is_stopped_at_64_kib() {
     // {"access_token":"aaa…"} with 70,000 "a"; the zeros are one repeated back-reference.
-    let mut bomb = hex("1f8b0800000000000203edc1b10d00101000c05d7e0ccb88884a42412776b784f2ee4e945adb5a79cfde46a428");
+    let mut bomb = hex(
+        "1f8b0800000000000203edc1b10d00101000c05d7e0ccb88884a42412776b784f2ee4e945adb5a79cfde46a428",
+    );
     bomb.extend([0; 67]);
     bomb.extend(hex("c077711f9e70a6ce83110100"));
-    let mut answer = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", bomb.len()).into_bytes();
+    let mut answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n",
+        bomb.len()
+    )
+    .into_bytes();
     answer.extend(bomb);
     let (url, _told) = serving(answer).await;
     let failure = failure(&call(spec(&url))).await;
-    assert!(failure.class == Class::Retry && failure.error.contains("larger than 64 KiB"), "{}", failure.error);
+    assert!(
+        failure.class == Class::Retry && failure.error.contains("larger than 64 KiB"),
+        "{}",
+        failure.error
+    );
 }
 
 fn hex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
+        .collect()
 }
 
 #[tokio::test]
@@ -279,9 +475,16 @@ async fn nobody_there_is_said_in_words_without_the_url() {
     let url = format!("http://{}/token?key=s3cr3t", listener.local_addr().unwrap());
     drop(listener);
     let refused = failure(&call(spec(&url))).await;
-    assert_eq!((refused.class, refused.error.as_str()), (Class::Retry, "connection refused"));
+    assert_eq!(
+        (refused.class, refused.error.as_str()),
+        (Class::Retry, "connection refused")
+    );
     let unknown = failure(&call(spec("https://does-not-exist.invalid/token"))).await;
-    assert!(unknown.class == Class::Retry && unknown.error.contains("DNS"), "{}", unknown.error);
+    assert!(
+        unknown.class == Class::Retry && unknown.error.contains("DNS"),
+        "{}",
+        unknown.error
+    );
 }
 
 #[tokio::test]
@@ -297,20 +500,40 @@ async fn a_silent_or_dripping_server_ends_at_the_total_timeout_but_its_status_co
                 open.push(stream);
             }
         });
-        failure(&call(TokenSpec { timeout: Duration::from_millis(150), ..spec(&url) })).await
+        failure(&call(TokenSpec {
+            timeout: Duration::from_millis(150),
+            ..spec(&url)
+        }))
+        .await
     };
     let silent = hang("").await;
-    assert!(silent.class == Class::Retry && silent.timed_out && silent.error.contains("150ms"), "{}", silent.error);
+    assert!(
+        silent.class == Class::Retry && silent.timed_out && silent.error.contains("150ms"),
+        "{}",
+        silent.error
+    );
     let partial = hang("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await;
-    assert!(partial.class == Class::Retry && partial.timed_out && partial.status == Some(200), "{}", partial.error);
+    assert!(
+        partial.class == Class::Retry && partial.timed_out && partial.status == Some(200),
+        "{}",
+        partial.error
+    );
     let refused = hang("HTTP/1.1 401 No\r\ncontent-length: 100\r\n\r\n{").await;
-    assert!(refused.class == Class::Rejected && refused.timed_out, "{}", refused.error);
+    assert!(
+        refused.class == Class::Rejected && refused.timed_out,
+        "{}",
+        refused.error
+    );
 }
 
 #[tokio::test]
 async fn plaintext_to_elsewhere_is_refused_before_anything_is_sent() {
     let failure = failure(&call(spec("http://auth.example/token"))).await;
-    assert!(failure.class == Class::Config && failure.error.contains("allow_plaintext"), "{}", failure.error);
+    assert!(
+        failure.class == Class::Config && failure.error.contains("allow_plaintext"),
+        "{}",
+        failure.error
+    );
 }
 
 #[tokio::test]
@@ -327,7 +550,10 @@ async fn t12_a_rule_of_the_profile_decides_over_the_status() {
         then: Then::Rejected,
         hold: None,
     };
-    call.profile = Arc::new(Profile { errors: vec![rule], ..profile(vec![spec(&url)]) });
+    call.profile = Arc::new(Profile {
+        errors: vec![rule],
+        ..profile(vec![spec(&url)])
+    });
     assert_eq!(failure(&call).await.class, Class::Rejected);
 }
 
@@ -345,24 +571,42 @@ pub(super) fn signed_with_the_secret() -> Assertion {
 async fn an_assertion_can_be_the_client_or_the_token_itself() {
     let own = signed_with_the_secret();
     let (url, mut told) = serving(http("200 OK", "", GOOD)).await;
-    let jwt = call(TokenSpec { client_auth: ClientAuth::ClientSecretJwt, assertion: Some(own.clone()), ..spec(&url) });
+    let jwt = call(TokenSpec {
+        client_auth: ClientAuth::ClientSecretJwt,
+        assertion: Some(own.clone()),
+        ..spec(&url)
+    });
     run(&jwt).await.ok().unwrap();
     run(&jwt).await.ok().unwrap();
     let (first, second) = (told.recv().await.unwrap(), told.recv().await.unwrap());
     assert!(first.contains("&client_assertion=eyJ") && !first.contains("client_id="));
     assert_ne!(first, second);
-    let itself = TokenSpec { url: None, format: Format::None, assertion: Some(own), ..spec(&url) };
+    let itself = TokenSpec {
+        url: None,
+        format: Format::None,
+        assertion: Some(own),
+        ..spec(&url)
+    };
     let prepared = call(itself).prepare(&[]).await.ok().unwrap();
     assert!(prepared.key().is_none());
     let issued = prepared.send().await.ok().unwrap();
-    assert_eq!((issued.life, issued.value.split('.').count()), (Some(Duration::from_secs(45)), 3));
+    assert_eq!(
+        (issued.life, issued.value.split('.').count()),
+        (Some(Duration::from_secs(45)), 3)
+    );
 }
 
 #[tokio::test]
 async fn a_child_is_made_with_its_parents_token() {
     let (url, mut told) = serving(http("200 OK", "", GOOD)).await;
-    let parent = TokenSpec { name: "partner".into(), ..spec(&url) };
-    let headers = vec![(HeaderName::from_static("authorization"), template("Bearer {{ tokens.partner }}"))];
+    let parent = TokenSpec {
+        name: "partner".into(),
+        ..spec(&url)
+    };
+    let headers = vec![(
+        HeaderName::from_static("authorization"),
+        template("Bearer {{ tokens.partner }}"),
+    )];
     let child = TokenSpec {
         name: "session".into(),
         headers,
@@ -383,9 +627,29 @@ async fn a_child_is_made_with_its_parents_token() {
         implausible: false,
         vars: [("instance".to_owned(), "eu1".to_owned())].into(),
     };
-    let token = Token { number: 1, issued, parents: vec![], expires: now, send_until: now, refresh_at: now };
-    call.prepare(&[Arc::new(token)]).await.ok().unwrap().send().await.ok().unwrap();
+    let token = Token {
+        number: 1,
+        issued,
+        parents: vec![],
+        expires: now,
+        send_until: now,
+        refresh_at: now,
+    };
+    call.prepare(&[Arc::new(token)])
+        .await
+        .ok()
+        .unwrap()
+        .send()
+        .await
+        .ok()
+        .unwrap();
     let heard = told.recv().await.unwrap();
-    assert!(heard.starts_with("PUT /token") && heard.contains("authorization: Bearer parent-token"), "{heard}");
-    assert!(heard.ends_with("grant_type=client_credentials&instance=eu1"), "{heard}");
+    assert!(
+        heard.starts_with("PUT /token") && heard.contains("authorization: Bearer parent-token"),
+        "{heard}"
+    );
+    assert!(
+        heard.ends_with("grant_type=client_credentials&instance=eu1"),
+        "{heard}"
+    );
 }

@@ -33,7 +33,15 @@ fn bare(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn fields(lines: &[&str]) -> HeaderMap {
-    lines.iter().map(|line| (CONTENT_ENCODING, HeaderValue::from_bytes(line.as_bytes()).unwrap())).collect()
+    lines
+        .iter()
+        .map(|line| {
+            (
+                CONTENT_ENCODING,
+                HeaderValue::from_bytes(line.as_bytes()).unwrap(),
+            )
+        })
+        .collect()
 }
 
 fn undone(lines: &[&str], body: Vec<u8>) -> Result<Vec<u8>, Stuck> {
@@ -66,14 +74,30 @@ fn codings_are_undone_however_they_are_written() {
     for (lines, body) in rows {
         assert_eq!(undone(lines, body).as_deref(), Ok(&text[..]), "{lines:?}");
     }
-    assert_eq!(undone(&["gzip"], Vec::new()), Ok(Vec::new()), "no content is none in every coding");
+    assert_eq!(
+        undone(&["gzip"], Vec::new()),
+        Ok(Vec::new()),
+        "no content is none in every coding"
+    );
 }
 
 #[test]
 fn an_unknown_coding_is_named_and_too_many_are_refused() {
     let why = |line: &str| codings(&fields(&[line])).unwrap_err();
-    for name in ["br", "zstd", "compress", "x-compress", "gzip;q=1", "gzip br", "exi"] {
-        assert!(why(name).contains(&format!("coding {name:?}")), "{}", why(name));
+    for name in [
+        "br",
+        "zstd",
+        "compress",
+        "x-compress",
+        "gzip;q=1",
+        "gzip br",
+        "exi",
+    ] {
+        assert!(
+            why(name).contains(&format!("coding {name:?}")),
+            "{}",
+            why(name)
+        );
     }
     assert!(why("gzip, br, gzip").contains("\"br\""));
     assert!(why(&format!("\u{e9}\"{}", "x".repeat(200))).len() < 160);
@@ -83,19 +107,43 @@ fn an_unknown_coding_is_named_and_too_many_are_refused() {
 
 #[test]
 fn what_is_damaged_is_told_and_nothing_comes_out_above_the_bound() {
-    let noise: Vec<u8> = (0..LIMIT).map(|i| u8::try_from((i * i * 31 + i / 7) % 251).unwrap()).collect();
-    assert_eq!(undone(&["gzip"], gzip(&noise)).map(|body| body.len()), Ok(LIMIT));
-    assert_eq!(undone(&["gzip"], gzip(&[&noise[..], b"x"].concat())), Err(Stuck::TooLarge));
+    let noise: Vec<u8> = (0..LIMIT)
+        .map(|i| u8::try_from((i * i * 31 + i / 7) % 251).unwrap())
+        .collect();
+    assert_eq!(
+        undone(&["gzip"], gzip(&noise)).map(|body| body.len()),
+        Ok(LIMIT)
+    );
+    assert_eq!(
+        undone(&["gzip"], gzip(&[&noise[..], b"x"].concat())),
+        Err(Stuck::TooLarge)
+    );
     assert_eq!(undone(&[], vec![0; LIMIT + 1]), Err(Stuck::TooLarge));
     let bomb = gzip(&vec![0; 10_000_000]);
     assert_eq!(undone(&["gzip"], bomb.clone()), Err(Stuck::TooLarge));
     assert_eq!(undone(&["gzip, gzip"], gzip(&bomb)), Err(Stuck::TooLarge));
-    assert_eq!(undone(&["deflate"], zlib_of(&vec![0; 10_000_000])), Err(Stuck::TooLarge));
+    assert_eq!(
+        undone(&["deflate"], zlib_of(&vec![0; 10_000_000])),
+        Err(Stuck::TooLarge)
+    );
     let good = gzip(b"hello hello hello");
-    for bad in [&good[..good.len() - 1], &good[..12], b"{\"access_token\":\"t\"}", b"\x1f\x8b", &[&good[..], b"rest"].concat()] {
-        assert_eq!(undone(&["gzip"], bad.to_vec()), Err(Stuck::Damaged), "{bad:?}");
+    for bad in [
+        &good[..good.len() - 1],
+        &good[..12],
+        b"{\"access_token\":\"t\"}",
+        b"\x1f\x8b",
+        &[&good[..], b"rest"].concat(),
+    ] {
+        assert_eq!(
+            undone(&["gzip"], bad.to_vec()),
+            Err(Stuck::Damaged),
+            "{bad:?}"
+        );
     }
-    assert_eq!(undone(&["deflate"], zlib_of(b"hello")[..6].to_vec()), Err(Stuck::Damaged));
+    assert_eq!(
+        undone(&["deflate"], zlib_of(b"hello")[..6].to_vec()),
+        Err(Stuck::Damaged)
+    );
 }
 
 #[test]
@@ -110,12 +158,18 @@ fn a_bomb_takes_no_longer_than_its_bound() {
         (0..5).map(|_| once()).min().unwrap()
     };
     let (small, large) = (took(LIMIT * 2), took(LIMIT * 64));
-    assert!(large < small * 4 + Duration::from_millis(1), "{small:?} became {large:?}");
+    assert!(
+        large < small * 4 + Duration::from_millis(1),
+        "{small:?} became {large:?}"
+    );
 }
 
 fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+    Duration::new(
+        time.tv_sec.try_into().unwrap(),
+        time.tv_nsec.try_into().unwrap(),
+    )
 }
 
 proptest! {

@@ -19,18 +19,32 @@ fn an_absurd_member_costs_that_member_alone() {
         ("1e-999", json!(0.0)),
         ("18446744073709551616", json!(18_446_744_073_709_551_616.0)),
         (r#""\ud800""#, json!("\u{fffd}")),
-        (r#""\ud800x\udc00 \ud83d\ude00""#, json!("\u{fffd}x\u{fffd} 😀")),
+        (
+            r#""\ud800x\udc00 \ud83d\ude00""#,
+            json!("\u{fffd}x\u{fffd} 😀"),
+        ),
         (r#""\ud800\u0041\\ud800""#, json!("\u{fffd}A\\ud800")),
-        ("{\"a\":[-1e999,\"1e999\",\"\\\"-1e999\"]}", json!({ "a": [f64::MIN, "1e999", "\"-1e999"] })),
+        (
+            "{\"a\":[-1e999,\"1e999\",\"\\\"-1e999\"]}",
+            json!({ "a": [f64::MIN, "1e999", "\"-1e999"] }),
+        ),
     ];
     for (said, read_as) in rows {
         let text = format!("\u{feff}{{\"access_token\":\"t\",\"odd\":{said},\"expires_in\":60}}");
         let value = read(text.as_bytes()).unwrap_or_else(|| panic!("{said} is not read"));
-        assert_eq!(value, json!({ "access_token": "t", "odd": read_as, "expires_in": 60 }), "{said}");
+        assert_eq!(
+            value,
+            json!({ "access_token": "t", "odd": read_as, "expires_in": 60 }),
+            "{said}"
+        );
     }
     let value = read(format!("{{\"access_token\":\"t\",\"odd\":{deep}}}").as_bytes()).unwrap();
     assert_eq!(value["access_token"], "t");
-    assert_eq!(value.pointer(&format!("/odd{}", "/0".repeat(99))), Some(&Value::Null), "below that nothing is known");
+    assert_eq!(
+        value.pointer(&format!("/odd{}", "/0".repeat(99))),
+        Some(&Value::Null),
+        "below that nothing is known"
+    );
     let latin = b"{\"error\":\"invalid_client\",\"error_description\":\"pass\xe9\"}";
     assert_eq!(read(latin).unwrap()["error"], "invalid_client");
 }
@@ -63,12 +77,26 @@ fn what_is_no_json_stays_none() {
     }
     let open = format!("{{\"a\":{}", "[".repeat(60_000));
     assert_eq!(read(open.as_bytes()), None);
-    assert_eq!(read(format!("{open}NaN{}}}", "]".repeat(60_000)).as_bytes()), None, "also where it is passed over");
+    assert_eq!(
+        read(format!("{open}NaN{}}}", "]".repeat(60_000)).as_bytes()),
+        None,
+        "also where it is passed over"
+    );
 }
 
 #[test]
 fn reading_takes_time_in_proportion_to_the_text() {
-    for unit in ["1e999,", "[", "\"\\ud800\",", "\\", "9", "-", "\"", "{\"a\":", "é"] {
+    for unit in [
+        "1e999,",
+        "[",
+        "\"\\ud800\",",
+        "\\",
+        "9",
+        "-",
+        "\"",
+        "{\"a\":",
+        "é",
+    ] {
         let took = |times: usize| {
             let text = format!("[{}", unit.repeat(times));
             let once = || {
@@ -80,14 +108,20 @@ fn reading_takes_time_in_proportion_to_the_text() {
         };
         let (one, eight) = (took(1000), took(8000));
         // In proportion: 8 times. Squared: 64 times.
-        assert!(eight < one * 24 + Duration::from_millis(1), "{unit:?}: {one:?} became {eight:?}");
+        assert!(
+            eight < one * 24 + Duration::from_millis(1),
+            "{unit:?}: {one:?} became {eight:?}"
+        );
     }
 }
 
 /// What this thread has worked, whoever else is busy here.
 fn cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+    Duration::new(
+        time.tv_sec.try_into().unwrap(),
+        time.tv_nsec.try_into().unwrap(),
+    )
 }
 
 proptest! {

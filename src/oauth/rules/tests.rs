@@ -9,11 +9,18 @@ use crate::profile::model::Pick;
 const WALL: Duration = Duration::from_hours(500_000);
 
 fn answer(status: u16, body: &str) -> Answer {
-    Answer::new(status, HeaderMap::new(), Body::Whole(body.as_bytes().to_vec().into()))
+    Answer::new(
+        status,
+        HeaderMap::new(),
+        Body::Whole(body.as_bytes().to_vec().into()),
+    )
 }
 
 fn with(mut answer: Answer, name: &'static str, value: &str) -> Answer {
-    answer.headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+    answer.headers.append(
+        HeaderName::from_static(name),
+        HeaderValue::from_str(value).unwrap(),
+    );
     answer
 }
 
@@ -32,35 +39,71 @@ fn error(code: &str) -> String {
 fn r8_every_answer_has_the_class_the_contract_gives_it() {
     use Class::{Config, Rejected, Retry};
     let html = "<html>no</html>".to_owned();
-    let mut rows: Vec<(u16, String, Option<Class>)> = vec![(200, "{}".into(), None), (201, html.clone(), None), (204, String::new(), None)];
-    for code in ["invalid_client", "unauthorized_client", "invalid_grant", "access_denied"] {
+    let mut rows: Vec<(u16, String, Option<Class>)> = vec![
+        (200, "{}".into(), None),
+        (201, html.clone(), None),
+        (204, String::new(), None),
+    ];
+    for code in [
+        "invalid_client",
+        "unauthorized_client",
+        "invalid_grant",
+        "access_denied",
+    ] {
         rows.extend([400, 401, 403].map(|status| (status, error(code), Some(Rejected))));
         rows.extend([404, 405, 422].map(|status| (status, error(code), Some(Config))));
         rows.extend([500, 503].map(|status| (status, error(code), Some(Retry))));
     }
-    for code in ["invalid_request", "invalid_scope", "unsupported_grant_type", "invalid_target", "use_dpop_nonce", "other"] {
+    for code in [
+        "invalid_request",
+        "invalid_scope",
+        "unsupported_grant_type",
+        "invalid_target",
+        "use_dpop_nonce",
+        "other",
+    ] {
         rows.extend([400, 403].map(|status| (status, error(code), Some(Config))));
         rows.push((401, error(code), Some(Rejected)));
     }
     for code in ["temporarily_unavailable", "server_error"] {
-        rows.extend([(400, error(code), Some(Retry)), (403, error(code), Some(Config)), (401, error(code), Some(Rejected))]);
+        rows.extend([
+            (400, error(code), Some(Retry)),
+            (403, error(code), Some(Config)),
+            (401, error(code), Some(Rejected)),
+        ]);
     }
-    rows.extend([408, 425, 429, 500, 502, 503, 504, 511, 599].map(|status| (status, html.clone(), Some(Retry))));
+    rows.extend(
+        [408, 425, 429, 500, 502, 503, 504, 511, 599]
+            .map(|status| (status, html.clone(), Some(Retry))),
+    );
     rows.extend([301, 302, 303, 304, 307, 308].map(|status| (status, html.clone(), Some(Config))));
-    rows.extend([402, 404, 405, 406, 410, 413, 415, 418, 422, 451].map(|status| (status, html.clone(), Some(Config))));
+    rows.extend(
+        [402, 404, 405, 406, 410, 413, 415, 418, 422, 451]
+            .map(|status| (status, html.clone(), Some(Config))),
+    );
     rows.extend([400, 403].map(|status| (status, String::new(), Some(Config))));
-    rows.extend(["", "null", "[]", "3", "\"invalid_client\"", "{\"error\":3}"].map(|body| (401, body.into(), Some(Rejected))));
+    rows.extend(
+        ["", "null", "[]", "3", "\"invalid_client\"", "{\"error\":3}"]
+            .map(|body| (401, body.into(), Some(Rejected))),
+    );
     rows.extend([600, 700, 999, 100].map(|status| (status, html.clone(), Some(Config))));
     assert!(rows.len() >= 60, "{}", rows.len());
     for (status, body, class) in rows {
-        assert_eq!(failed(&answer(status, &body), &[]).map(|f| f.class), class, "{status} {body}");
+        assert_eq!(
+            failed(&answer(status, &body), &[]).map(|f| f.class),
+            class,
+            "{status} {body}"
+        );
     }
 }
 
 #[test]
 fn a_refusal_counts_by_its_status_even_where_the_body_breaks_off_or_is_too_large() {
     let of = |status, body| failed(&Answer::new(status, HeaderMap::new(), body), &[]).unwrap();
-    let cut = || Body::Broken { why: "connection reset".into(), timed_out: true };
+    let cut = || Body::Broken {
+        why: "connection reset".into(),
+        timed_out: true,
+    };
     assert_eq!(of(401, cut()).class, Class::Rejected);
     assert_eq!(of(401, Body::TooLarge).class, Class::Rejected);
     for status in [200, 400, 403, 404, 503] {
@@ -69,13 +112,23 @@ fn a_refusal_counts_by_its_status_even_where_the_body_breaks_off_or_is_too_large
     }
     assert!(of(200, cut()).timed_out);
     assert_eq!(of(200, cut()).error, "connection reset");
-    let rule = Rule { status: vec![StatusMatch::Exact(403)], ..rule(Then::Rejected) };
-    assert_eq!(failed(&Answer::new(403, HeaderMap::new(), cut()), &[rule]).unwrap().class, Class::Rejected);
+    let rule = Rule {
+        status: vec![StatusMatch::Exact(403)],
+        ..rule(Then::Rejected)
+    };
+    assert_eq!(
+        failed(&Answer::new(403, HeaderMap::new(), cut()), &[rule])
+            .unwrap()
+            .class,
+        Class::Rejected
+    );
 }
 
 #[test]
 fn r35_retry_after_is_read_in_both_forms_and_stays_between_a_second_and_an_hour() {
-    let date = |seconds: u64| httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(seconds));
+    let date = |seconds: u64| {
+        httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(seconds))
+    };
     let now = WALL.as_secs();
     let rows: Vec<(String, Option<u64>)> = vec![
         ("7".into(), Some(7)),
@@ -97,32 +150,81 @@ fn r35_retry_after_is_read_in_both_forms_and_stays_between_a_second_and_an_hour(
     for (text, seconds) in rows {
         let failure = failed(&with(answer(429, ""), "retry-after", &text), &[]).unwrap();
         let expected = seconds.map_or((Class::Retry, 5), |s| (Class::Throttled, s));
-        assert_eq!((failure.class, failure.wait), (expected.0, Some(Duration::from_secs(expected.1))), "{text:?}");
+        assert_eq!(
+            (failure.class, failure.wait),
+            (expected.0, Some(Duration::from_secs(expected.1))),
+            "{text:?}"
+        );
     }
     // A date counts from the vendor's own clock.
-    let skewed = with(with(answer(429, ""), "retry-after", &date(1000 + 30)), "date", &date(1000));
-    assert_eq!(failed(&skewed, &[]).unwrap().wait, Some(Duration::from_secs(30)));
+    let skewed = with(
+        with(answer(429, ""), "retry-after", &date(1000 + 30)),
+        "date",
+        &date(1000),
+    );
+    assert_eq!(
+        failed(&skewed, &[]).unwrap().wait,
+        Some(Duration::from_secs(30))
+    );
     let busy = failed(&with(answer(503, ""), "retry-after", "12"), &[]).unwrap();
-    assert_eq!((busy.class, busy.wait), (Class::Retry, Some(Duration::from_secs(12))));
+    assert_eq!(
+        (busy.class, busy.wait),
+        (Class::Retry, Some(Duration::from_secs(12)))
+    );
     assert_eq!(failed(&answer(503, ""), &[]).unwrap().wait, None);
-    assert_eq!(failed(&with(answer(401, ""), "retry-after", "12"), &[]).unwrap().wait, None);
+    assert_eq!(
+        failed(&with(answer(401, ""), "retry-after", "12"), &[])
+            .unwrap()
+            .wait,
+        None
+    );
 }
 
 fn rule(then: Then) -> Rule {
-    Rule { at: At::Token, token: None, status: vec![], json: None, path: None, test: None, then, hold: None }
+    Rule {
+        at: At::Token,
+        token: None,
+        status: vec![],
+        json: None,
+        path: None,
+        test: None,
+        then,
+        hold: None,
+    }
 }
 
 #[test]
 fn a_rule_may_mean_only_answers_of_a_json_type_or_only_others() {
-    let by = |json| [Rule { json, status: vec![StatusMatch::Exact(403)], ..rule(Then::Retry) }, rule(Then::Rejected)];
-    let class = |json, types: &[&str]| {
-        let answer = types.iter().fold(answer(403, "{}"), |answer, kind| with(answer, "content-type", kind));
-        failed(&answer, &by(json)).map(|failure| failure.class).unwrap()
+    let by = |json| {
+        [
+            Rule {
+                json,
+                status: vec![StatusMatch::Exact(403)],
+                ..rule(Then::Retry)
+            },
+            rule(Then::Rejected),
+        ]
     };
-    for kind in
-        ["application/json", "Application/JSON ; charset=utf-8", "application/problem+json", "text/json", "application/vnd.x+JSON;v=1"]
-    {
-        assert_eq!((class(Some(true), &[kind]), class(Some(false), &[kind])), (Class::Retry, Class::Rejected), "{kind}");
+    let class = |json, types: &[&str]| {
+        let answer = types.iter().fold(answer(403, "{}"), |answer, kind| {
+            with(answer, "content-type", kind)
+        });
+        failed(&answer, &by(json))
+            .map(|failure| failure.class)
+            .unwrap()
+    };
+    for kind in [
+        "application/json",
+        "Application/JSON ; charset=utf-8",
+        "application/problem+json",
+        "text/json",
+        "application/vnd.x+JSON;v=1",
+    ] {
+        assert_eq!(
+            (class(Some(true), &[kind]), class(Some(false), &[kind])),
+            (Class::Retry, Class::Rejected),
+            "{kind}"
+        );
     }
     for types in [
         &[][..],
@@ -132,53 +234,141 @@ fn a_rule_may_mean_only_answers_of_a_json_type_or_only_others() {
         &["application/json", "text/html"],
         &["text/plain; a=application/json"],
     ] {
-        assert_eq!((class(Some(true), types), class(Some(false), types)), (Class::Rejected, Class::Retry), "{types:?}");
+        assert_eq!(
+            (class(Some(true), types), class(Some(false), types)),
+            (Class::Rejected, Class::Retry),
+            "{types:?}"
+        );
     }
-    assert_eq!((class(None, &[]), class(None, &["application/json"])), (Class::Retry, Class::Retry));
+    assert_eq!(
+        (class(None, &[]), class(None, &["application/json"])),
+        (Class::Retry, Class::Retry)
+    );
 }
 
 #[test]
 fn rules_are_tried_in_order_and_the_first_hit_wins() {
-    let errcode = |test| Rule { path: Some(Pick::Pointer("/errcode".into())), test: Some(test), ..rule(Then::Rejected) };
+    let errcode = |test| Rule {
+        path: Some(Pick::Pointer("/errcode".into())),
+        test: Some(test),
+        ..rule(Then::Rejected)
+    };
     let is = |list: &[&str]| Test::In(list.iter().map(ToString::to_string).collect());
     let isnt = |list: &[&str]| Test::NotIn(list.iter().map(ToString::to_string).collect());
-    let class = |rules: &[Rule], status, body| failed(&answer(status, body), rules).map(|f| f.class);
+    let class =
+        |rules: &[Rule], status, body| failed(&answer(status, body), rules).map(|f| f.class);
     // Compared as text, so a number and its string are the same.
     for body in ["{\"errcode\":40001}", "{\"errcode\":\"40001\"}"] {
-        assert_eq!(class(&[errcode(is(&["40001"]))], 200, body), Some(Class::Rejected), "{body}");
+        assert_eq!(
+            class(&[errcode(is(&["40001"]))], 200, body),
+            Some(Class::Rejected),
+            "{body}"
+        );
     }
-    assert_eq!(class(&[errcode(is(&["true"]))], 200, "{\"errcode\":true}"), Some(Class::Rejected));
+    assert_eq!(
+        class(&[errcode(is(&["true"]))], 200, "{\"errcode\":true}"),
+        Some(Class::Rejected)
+    );
     // What is not there matches neither.
-    for body in ["{}", "{\"errcode\":null}", "{\"errcode\":[0]}", "{\"errcode\":{}}", "no JSON", ""] {
+    for body in [
+        "{}",
+        "{\"errcode\":null}",
+        "{\"errcode\":[0]}",
+        "{\"errcode\":{}}",
+        "no JSON",
+        "",
+    ] {
         assert_eq!(class(&[errcode(is(&["0"]))], 200, body), None, "{body}");
         assert_eq!(class(&[errcode(isnt(&["0"]))], 200, body), None, "{body}");
     }
-    assert_eq!(class(&[errcode(isnt(&["0"]))], 200, "{\"errcode\":1}"), Some(Class::Rejected));
-    assert_eq!(class(&[errcode(isnt(&["0"]))], 200, "{\"errcode\":0}"), None);
-    let there = Rule { path: Some(Pick::Pointer("/errcode".into())), ..rule(Then::Retry) };
-    assert_eq!(class(std::slice::from_ref(&there), 200, "{\"errcode\":1}"), Some(Class::Retry));
+    assert_eq!(
+        class(&[errcode(isnt(&["0"]))], 200, "{\"errcode\":1}"),
+        Some(Class::Rejected)
+    );
+    assert_eq!(
+        class(&[errcode(isnt(&["0"]))], 200, "{\"errcode\":0}"),
+        None
+    );
+    let there = Rule {
+        path: Some(Pick::Pointer("/errcode".into())),
+        ..rule(Then::Retry)
+    };
+    assert_eq!(
+        class(std::slice::from_ref(&there), 200, "{\"errcode\":1}"),
+        Some(Class::Retry)
+    );
     assert_eq!(class(&[there], 200, "{}"), None);
     // Order, status lists and classes, tokens, places.
-    let by = |status, then| Rule { status, ..rule(then) };
-    let both = [by(vec![StatusMatch::Exact(400), StatusMatch::Class(5)], Then::Config), by(vec![], Then::Retry)];
+    let by = |status, then| Rule {
+        status,
+        ..rule(then)
+    };
+    let both = [
+        by(
+            vec![StatusMatch::Exact(400), StatusMatch::Class(5)],
+            Then::Config,
+        ),
+        by(vec![], Then::Retry),
+    ];
     assert_eq!(class(&both, 400, ""), Some(Class::Config));
     assert_eq!(class(&both, 503, ""), Some(Class::Config));
     assert_eq!(class(&both, 401, ""), Some(Class::Retry));
-    assert_eq!(class(&[Rule { token: Some("session".into()), ..rule(Then::Retry) }], 401, ""), Some(Class::Rejected));
-    assert_eq!(class(&[Rule { token: Some("access".into()), ..rule(Then::Retry) }], 401, ""), Some(Class::Retry));
-    assert_eq!(class(&[Rule { at: At::Api, ..rule(Then::Pass) }], 401, ""), Some(Class::Rejected));
+    assert_eq!(
+        class(
+            &[Rule {
+                token: Some("session".into()),
+                ..rule(Then::Retry)
+            }],
+            401,
+            ""
+        ),
+        Some(Class::Rejected)
+    );
+    assert_eq!(
+        class(
+            &[Rule {
+                token: Some("access".into()),
+                ..rule(Then::Retry)
+            }],
+            401,
+            ""
+        ),
+        Some(Class::Retry)
+    );
+    assert_eq!(
+        class(
+            &[Rule {
+                at: At::Api,
+                ..rule(Then::Pass)
+            }],
+            401,
+            ""
+        ),
+        Some(Class::Rejected)
+    );
     assert_eq!(class(&[rule(Then::Pass)], 401, ""), Some(Class::Rejected));
     assert_eq!(class(&[rule(Then::Ok)], 401, ""), None);
-    let header = Rule { path: Some(Pick::Header(HeaderName::from_static("x-why"))), test: Some(is(&["quota"])), ..rule(Then::Throttled) };
+    let header = Rule {
+        path: Some(Pick::Header(HeaderName::from_static("x-why"))),
+        test: Some(is(&["quota"])),
+        ..rule(Then::Throttled)
+    };
     let failure = failed(&with(answer(403, ""), "x-why", "quota"), &[header]).unwrap();
-    assert_eq!((failure.class, failure.wait), (Class::Throttled, Some(Duration::from_secs(5))));
+    assert_eq!(
+        (failure.class, failure.wait),
+        (Class::Throttled, Some(Duration::from_secs(5)))
+    );
 }
 
 #[test]
 fn the_hold_of_a_rule_is_how_long_is_waited() {
     let hold = Some(Duration::from_secs(77));
     for then in [Then::Retry, Then::Throttled, Then::Rejected, Then::Config] {
-        let failure = failed(&with(answer(429, ""), "retry-after", "3"), &[Rule { hold, ..rule(then) }]).unwrap();
+        let failure = failed(
+            &with(answer(429, ""), "retry-after", "3"),
+            &[Rule { hold, ..rule(then) }],
+        )
+        .unwrap();
         assert_eq!(failure.wait, hold, "{then:?}");
     }
 }
@@ -196,10 +386,21 @@ fn only_invalid_client_and_a_bare_401_speak_of_the_client() {
         (500, error("invalid_client"), false),
     ];
     for (status, body, refused) in rows {
-        assert_eq!(failed(&answer(status, &body), &[]).unwrap().client_refused, refused, "{status} {body}");
+        assert_eq!(
+            failed(&answer(status, &body), &[]).unwrap().client_refused,
+            refused,
+            "{status} {body}"
+        );
     }
-    let rejected = Rule { status: vec![StatusMatch::Exact(400)], ..rule(Then::Rejected) };
-    assert!(!failed(&answer(400, "{}"), &[rejected]).unwrap().client_refused);
+    let rejected = Rule {
+        status: vec![StatusMatch::Exact(400)],
+        ..rule(Then::Rejected)
+    };
+    assert!(
+        !failed(&answer(400, "{}"), &[rejected])
+            .unwrap()
+            .client_refused
+    );
 }
 
 #[test]
@@ -207,14 +408,28 @@ fn an_error_shows_the_code_and_the_description_and_nothing_else() {
     let shown = |body: &str| failed(&answer(400, body), &[]).unwrap().error;
     assert_eq!(shown(&error("invalid_scope")), "invalid_scope: why");
     assert_eq!(shown("{\"error\":\"invalid_scope\"}"), "invalid_scope");
-    assert_eq!(shown("{\"error\":\"bad\\ncode\",\"message\":\"raw text\"}"), "the token endpoint answered 400 without saying why");
-    assert_eq!(shown("<html>raw text</html>"), "the token endpoint answered 400 without saying why");
+    assert_eq!(
+        shown("{\"error\":\"bad\\ncode\",\"message\":\"raw text\"}"),
+        "the token endpoint answered 400 without saying why"
+    );
+    assert_eq!(
+        shown("<html>raw text</html>"),
+        "the token endpoint answered 400 without saying why"
+    );
     assert_eq!(shown("{\"error_description\":\"a\\r\\nb\"}"), "a b");
-    assert_eq!(failed(&answer(302, ""), &[]).unwrap().error, "a redirect, which is never followed");
+    assert_eq!(
+        failed(&answer(302, ""), &[]).unwrap().error,
+        "a redirect, which is never followed"
+    );
     let mut scrub = Scrub::default();
     scrub.add("s3cr3t!value");
-    let echo = answer(401, "{\"error\":\"invalid_client\",\"error_description\":\"secret s3cr3t!value or s3cr3t%21value is wrong\"}");
-    let Meaning::Failed(failure) = judge(&echo, "access", &[], WALL, &scrub) else { panic!("no failure") };
+    let echo = answer(
+        401,
+        "{\"error\":\"invalid_client\",\"error_description\":\"secret s3cr3t!value or s3cr3t%21value is wrong\"}",
+    );
+    let Meaning::Failed(failure) = judge(&echo, "access", &[], WALL, &scrub) else {
+        panic!("no failure")
+    };
     assert_eq!(failure.error, "invalid_client: secret *** or *** is wrong");
 }
 

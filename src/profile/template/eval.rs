@@ -59,9 +59,12 @@ pub(in crate::profile) struct Run<'a> {
 
 type Result<T> = std::result::Result<T, Fault>;
 
-const CALCULATE: Fault = Fault::Told("texts are joined with ~; only whole numbers of at most 18 digits can be calculated with");
+const CALCULATE: Fault = Fault::Told(
+    "texts are joined with ~; only whole numbers of at most 18 digits can be calculated with",
+);
 const WRITABLE: Fault = Fault::Told("only text and numbers can be written or joined");
-const BYTES: Fault = Fault::Told("bytes cannot be written as they are: end with hex, b64encode or b64url");
+const BYTES: Fault =
+    Fault::Told("bytes cannot be written as they are: end with hex, b64encode or b64url");
 
 impl Val<'_> {
     pub fn made(text: String) -> Self {
@@ -125,13 +128,21 @@ impl Val<'_> {
     pub fn nth(self, at: i64) -> Result<Self> {
         let place = |len: usize| {
             let steps = usize::try_from(at.unsigned_abs()).ok()?;
-            if at < 0 { len.checked_sub(steps) } else { Some(steps) }
+            if at < 0 {
+                len.checked_sub(steps)
+            } else {
+                Some(steps)
+            }
         };
         match self {
-            Self::List(mut list) => Ok(place(list.len()).filter(|at| *at < list.len()).map_or(Self::Undefined, |at| list.swap_remove(at))),
+            Self::List(mut list) => Ok(place(list.len())
+                .filter(|at| *at < list.len())
+                .map_or(Self::Undefined, |at| list.swap_remove(at))),
             Self::Undefined => Err(Fault::Undefined),
             value => {
-                let text = value.plain().ok_or(Fault::Told("[…] takes a part of a text or a list"))?;
+                let text = value
+                    .plain()
+                    .ok_or(Fault::Told("[…] takes a part of a text or a list"))?;
                 let found = place(text.chars().count()).and_then(|at| text.chars().nth(at));
                 Ok(found.map_or(Self::Undefined, |c| Self::made(c.to_string())))
             }
@@ -141,7 +152,11 @@ impl Val<'_> {
 
 impl<'a> Run<'a> {
     pub fn new(scope: &'a Scope<'a>, forgive: bool) -> Self {
-        Self { scope, left: WORK, forgive }
+        Self {
+            scope,
+            left: WORK,
+            forgive,
+        }
     }
 
     /// Counts work before it is done.
@@ -152,7 +167,11 @@ impl<'a> Run<'a> {
 
     /// Whether a text of that many bytes may be made; counts it.
     pub fn room(&mut self, bytes: usize) -> Result<()> {
-        if bytes > LONGEST { Err(Fault::TooLong) } else { self.charge(bytes) }
+        if bytes > LONGEST {
+            Err(Fault::TooLong)
+        } else {
+            self.charge(bytes)
+        }
     }
 
     pub(super) fn write(&mut self, parts: &'a [Part], out: &mut Zeroizing<String>) -> Result<()> {
@@ -213,7 +232,10 @@ impl<'a> Run<'a> {
                 if items.len() > PARTS {
                     return Err(Fault::TooManyParts);
                 }
-                let items = items.iter().map(|item| self.eval(item)).collect::<Result<Vec<_>>>()?;
+                let items = items
+                    .iter()
+                    .map(|item| self.eval(item))
+                    .collect::<Result<Vec<_>>>()?;
                 if items.iter().any(|item| matches!(item, Val::List(_))) {
                     return Err(Fault::Told("a list cannot hold lists"));
                 }
@@ -271,10 +293,20 @@ impl<'a> Run<'a> {
 
     fn named(&mut self, name: &str) -> Result<Val<'a>> {
         let scope = self.scope;
-        let find = |pairs: &'a [(&'a str, &'a str)], key: &str| pairs.iter().find(|(name, _)| *name == key).map(|(_, value)| *value);
-        let (first, second) = name.split_once('.').map_or((name, None), |(first, second)| (first, Some(second)));
+        let find = |pairs: &'a [(&'a str, &'a str)], key: &str| {
+            pairs
+                .iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, value)| *value)
+        };
+        let (first, second) = name
+            .split_once('.')
+            .map_or((name, None), |(first, second)| (first, Some(second)));
         let found = match (first, second) {
-            ("secrets", Some(key)) => scope.secrets.and_then(|all| all.get(key)).map(Secret::expose),
+            ("secrets", Some(key)) => scope
+                .secrets
+                .and_then(|all| all.get(key))
+                .map(Secret::expose),
             ("tokens", Some(key)) => find(scope.tokens, key),
             ("partition", Some(key)) => find(scope.partition, key),
             ("vars", Some(key)) => scope.vars.and_then(|all| all.get(key)).map(String::as_str),
@@ -284,11 +316,16 @@ impl<'a> Run<'a> {
                 let wall = scope.wall.unwrap_or_else(|| Now::now().wall());
                 return match part {
                     None => Ok(Val::Moment(wall)),
-                    Some("epoch") => Ok(Val::Number(i64::try_from(wall.as_secs()).unwrap_or(i64::MAX))),
+                    Some("epoch") => Ok(Val::Number(
+                        i64::try_from(wall.as_secs()).unwrap_or(i64::MAX),
+                    )),
                     Some(_) => Ok(Val::Undefined),
                 };
             }
-            (_, None) => scope.settings.and_then(|all| all.get(first)).map(String::as_str),
+            (_, None) => scope
+                .settings
+                .and_then(|all| all.get(first))
+                .map(String::as_str),
             _ => None,
         };
         self.room(found.map_or(0, str::len))?;
@@ -299,12 +336,18 @@ impl<'a> Run<'a> {
         self.charge(left.size() + right.size())?;
         let order = || match (left, right) {
             (Val::Number(a), Val::Number(b)) => Ok(a.cmp(b)),
-            _ => left.plain().zip(right.plain()).map(|(a, b)| a.cmp(b)).ok_or(Fault::Told("only two texts or two numbers have an order")),
+            _ => left
+                .plain()
+                .zip(right.plain())
+                .map(|(a, b)| a.cmp(b))
+                .ok_or(Fault::Told("only two texts or two numbers have an order")),
         };
         let within = || match (right, left.plain().zip(right.plain())) {
             (Val::List(list), _) => Ok(list.iter().any(|item| item.same(left))),
             (_, Some((part, whole))) => Ok(whole.contains(part)),
-            _ => Err(Fault::Told("`in` asks for a text in a text, or a value in a list")),
+            _ => Err(Fault::Told(
+                "`in` asks for a text in a text, or a value in a list",
+            )),
         };
         Ok(match how {
             Comparison::Equal => left.same(right),
@@ -351,7 +394,10 @@ impl<'a> Run<'a> {
         match step {
             Step::Defined(wanted) => Ok(Val::Bool(!matches!(value, Val::Undefined) == *wanted)),
             Step::Filter(filter, arguments) => {
-                let arguments = arguments.iter().map(|argument| self.eval(argument)).collect::<Result<Vec<_>>>()?;
+                let arguments = arguments
+                    .iter()
+                    .map(|argument| self.eval(argument))
+                    .collect::<Result<Vec<_>>>()?;
                 filters::apply(self, value, *filter, &arguments)
             }
             Step::Item(at) => {
@@ -379,7 +425,11 @@ fn cut(value: Val<'_>, from: Option<i64>, to: Option<i64>) -> Result<Val<'_>> {
     let range = |len: usize| {
         let place = |at: i64| {
             let steps = usize::try_from(at.unsigned_abs()).unwrap_or(usize::MAX);
-            if at < 0 { len.saturating_sub(steps) } else { steps.min(len) }
+            if at < 0 {
+                len.saturating_sub(steps)
+            } else {
+                steps.min(len)
+            }
         };
         let (from, to) = (from.map_or(0, place), to.map_or(len, place));
         (from, to.saturating_sub(from))
@@ -391,7 +441,9 @@ fn cut(value: Val<'_>, from: Option<i64>, to: Option<i64>) -> Result<Val<'_>> {
         }
         Val::Undefined => Err(Fault::Undefined),
         value => {
-            let text = value.plain().ok_or(Fault::Told("[…] takes a part of a text or a list"))?;
+            let text = value
+                .plain()
+                .ok_or(Fault::Told("[…] takes a part of a text or a list"))?;
             let (from, count) = range(text.chars().count());
             Ok(Val::made(text.chars().skip(from).take(count).collect()))
         }

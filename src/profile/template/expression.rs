@@ -19,18 +19,28 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 const RANKS: [&[(&str, Operator)]; 3] = [
     &[("+", Operator::Add), ("-", Operator::Subtract)],
     &[("~", Operator::Join)],
-    &[("*", Operator::Multiply), ("//", Operator::Divide), ("%", Operator::Remainder)],
+    &[
+        ("*", Operator::Multiply),
+        ("//", Operator::Divide),
+        ("%", Operator::Remainder),
+    ],
 ];
 
 /// Reads one whole expression.
 pub(super) fn read(tokens: Vec<Token>) -> Result<Expr, String> {
-    let mut reader = Reader { tokens, at: 0, depth: 0 };
+    let mut reader = Reader {
+        tokens,
+        at: 0,
+        depth: 0,
+    };
     let expr = reader.expr()?;
     match reader.peek() {
         None => Ok(expr),
         Some(Token::Sign("/")) => Err("/ is no operator here: // divides whole numbers".to_owned()),
         Some(Token::Sign("**")) => Err("** is no operator here: only + - * // % count".to_owned()),
-        Some(Token::Sign("(")) => Err("only uuid() is called; the others are names or filters".to_owned()),
+        Some(Token::Sign("(")) => {
+            Err("only uuid() is called; the others are names or filters".to_owned())
+        }
         Some(_) => Err("an expression goes on where it should end".to_owned()),
     }
 }
@@ -63,11 +73,18 @@ impl Reader {
     }
 
     fn close(&mut self, sign: &'static str) -> Result<(), String> {
-        if self.sign(sign) { Ok(()) } else { Err(format!("{sign} is missing")) }
+        if self.sign(sign) {
+            Ok(())
+        } else {
+            Err(format!("{sign} is missing"))
+        }
     }
 
     /// Reads something that may hold itself.
-    fn deeper<T>(&mut self, part: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
+    fn deeper<T>(
+        &mut self,
+        part: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
         self.depth += 1;
         if self.depth > DEPTH {
             return Err(TOO_DEEP.to_owned());
@@ -83,7 +100,11 @@ impl Reader {
             return Ok(yes);
         }
         let condition = self.any()?;
-        let no = if self.word("else") { Some(self.deeper(Self::expr)?) } else { None };
+        let no = if self.word("else") {
+            Some(self.deeper(Self::expr)?)
+        } else {
+            None
+        };
         Ok(Expr::Either(Box::new((yes, condition, no))))
     }
 
@@ -95,22 +116,37 @@ impl Reader {
         self.series("and", Self::negation, Expr::And)
     }
 
-    fn series(&mut self, word: &str, part: fn(&mut Self) -> Result<Expr, String>, whole: fn(Vec<Expr>) -> Expr) -> Result<Expr, String> {
+    fn series(
+        &mut self,
+        word: &str,
+        part: fn(&mut Self) -> Result<Expr, String>,
+        whole: fn(Vec<Expr>) -> Expr,
+    ) -> Result<Expr, String> {
         let first = part(self)?;
         let mut all = vec![first];
         while self.word(word) {
             all.push(part(self)?);
         }
-        Ok(if all.len() == 1 { all.remove(0) } else { whole(all) })
+        Ok(if all.len() == 1 {
+            all.remove(0)
+        } else {
+            whole(all)
+        })
     }
 
     fn negation(&mut self) -> Result<Expr, String> {
-        if self.word("not") { Ok(Expr::Not(Box::new(self.deeper(Self::negation)?))) } else { self.comparison() }
+        if self.word("not") {
+            Ok(Expr::Not(Box::new(self.deeper(Self::negation)?)))
+        } else {
+            self.comparison()
+        }
     }
 
     fn comparison(&mut self) -> Result<Expr, String> {
         let left = self.chain(0)?;
-        let Some(how) = self.compared() else { return Ok(left) };
+        let Some(how) = self.compared() else {
+            return Ok(left);
+        };
         let right = self.chain(0)?;
         if self.compared().is_some() {
             return Err("comparisons stand in a row: join them with `and`".to_owned());
@@ -119,7 +155,10 @@ impl Reader {
     }
 
     fn compared(&mut self) -> Option<Comparison> {
-        if let Some((_, how)) = COMPARISONS.iter().find(|(sign, _)| self.peek() == Some(&Token::Sign(sign))) {
+        if let Some((_, how)) = COMPARISONS
+            .iter()
+            .find(|(sign, _)| self.peek() == Some(&Token::Sign(sign)))
+        {
             self.at += 1;
             return Some(*how);
         }
@@ -132,14 +171,23 @@ impl Reader {
     }
 
     fn chain(&mut self, rank: usize) -> Result<Expr, String> {
-        let Some(operators) = RANKS.get(rank) else { return self.unary() };
+        let Some(operators) = RANKS.get(rank) else {
+            return self.unary();
+        };
         let first = self.chain(rank + 1)?;
         let mut rest = Vec::new();
-        while let Some((_, operator)) = operators.iter().find(|(sign, _)| self.peek() == Some(&Token::Sign(sign))) {
+        while let Some((_, operator)) = operators
+            .iter()
+            .find(|(sign, _)| self.peek() == Some(&Token::Sign(sign)))
+        {
             self.at += 1;
             rest.push((*operator, self.chain(rank + 1)?));
         }
-        Ok(if rest.is_empty() { first } else { Expr::Chain(Box::new(first), rest) })
+        Ok(if rest.is_empty() {
+            first
+        } else {
+            Expr::Chain(Box::new(first), rest)
+        })
     }
 
     /// A minus binds tighter than filters, and looser than `[…]`.
@@ -154,13 +202,22 @@ impl Reader {
                 steps.push(Step::Defined(match self.name()?.as_str() {
                     "defined" => !not,
                     "undefined" => not,
-                    _ => return Err("a test is `is defined` or `is undefined`; compare with == and !=".to_owned()),
+                    _ => {
+                        return Err(
+                            "a test is `is defined` or `is undefined`; compare with == and !="
+                                .to_owned(),
+                        );
+                    }
                 }));
             } else {
                 break;
             }
         }
-        Ok(if steps.is_empty() { base } else { Expr::Steps(Box::new(base), steps) })
+        Ok(if steps.is_empty() {
+            base
+        } else {
+            Expr::Steps(Box::new(base), steps)
+        })
     }
 
     fn signed(&mut self) -> Result<Expr, String> {
@@ -175,29 +232,54 @@ impl Reader {
         if self.peek() == Some(&Token::Sign(".")) {
             return Err("only names have parts: secrets.NAME, tokens.NAME, partition.NAME, vars.NAME, now.epoch".to_owned());
         }
-        Ok(if steps.is_empty() { base } else { Expr::Steps(Box::new(base), steps) })
+        Ok(if steps.is_empty() {
+            base
+        } else {
+            Expr::Steps(Box::new(base), steps)
+        })
     }
 
     fn item(&mut self) -> Result<Step, String> {
         let bound = |reader: &mut Self, end: &'static str| {
-            if reader.peek() == Some(&Token::Sign(end)) { Ok(None) } else { reader.expr().map(Some) }
+            if reader.peek() == Some(&Token::Sign(end)) {
+                Ok(None)
+            } else {
+                reader.expr().map(Some)
+            }
         };
         let first = bound(self, ":")?;
-        let step = if self.sign(":") { Step::Slice(first, bound(self, "]")?) } else { Step::Item(first.ok_or("[ ] is empty")?) };
+        let step = if self.sign(":") {
+            Step::Slice(first, bound(self, "]")?)
+        } else {
+            Step::Item(first.ok_or("[ ] is empty")?)
+        };
         self.close("]")?;
         Ok(step)
     }
 
     fn filter(&mut self) -> Result<Step, String> {
         let name = self.name()?;
-        let Some((_, filter, least, most)) = FILTERS.iter().find(|(known, ..)| *known == name) else {
-            let hint = nearest(&name, FILTERS.iter().map(|(known, ..)| *known)).map(|near| format!(" (did you mean {near}?)"));
-            return Err(format!("there is no filter {name}{}", hint.unwrap_or_default()));
+        let Some((_, filter, least, most)) = FILTERS.iter().find(|(known, ..)| *known == name)
+        else {
+            let hint = nearest(&name, FILTERS.iter().map(|(known, ..)| *known))
+                .map(|near| format!(" (did you mean {near}?)"));
+            return Err(format!(
+                "there is no filter {name}{}",
+                hint.unwrap_or_default()
+            ));
         };
-        let arguments = if self.sign("(") { self.deeper(|reader| reader.list(")"))? } else { Vec::new() };
+        let arguments = if self.sign("(") {
+            self.deeper(|reader| reader.list(")"))?
+        } else {
+            Vec::new()
+        };
         match arguments.len() {
-            n if n < *least => Err(format!("filter {name} is missing an argument: it takes {least}")),
-            n if n > *most => Err(format!("filter {name} has too many arguments: it takes {most} at most")),
+            n if n < *least => Err(format!(
+                "filter {name} is missing an argument: it takes {least}"
+            )),
+            n if n > *most => Err(format!(
+                "filter {name} has too many arguments: it takes {most} at most"
+            )),
             _ => Ok(Step::Filter(*filter, arguments)),
         }
     }
@@ -218,7 +300,10 @@ impl Reader {
     }
 
     fn primary(&mut self) -> Result<Expr, String> {
-        let token = self.peek().cloned().ok_or("an expression is not complete")?;
+        let token = self
+            .peek()
+            .cloned()
+            .ok_or("an expression is not complete")?;
         self.at += 1;
         match token {
             Token::Text(text) => Ok(Expr::Text(text)),
@@ -248,12 +333,19 @@ impl Reader {
             name.push_str(&self.name()?);
         }
         if self.peek() != Some(&Token::Sign("(")) {
-            return if name == "uuid" { Err("uuid is a function: {{ uuid() }}".to_owned()) } else { Ok(Expr::Name(name)) };
+            return if name == "uuid" {
+                Err("uuid is a function: {{ uuid() }}".to_owned())
+            } else {
+                Ok(Expr::Name(name))
+            };
         }
         let called = name == "uuid" && self.sign("(") && self.sign(")");
         match name.as_str() {
             _ if called => Ok(Expr::Uuid),
-            "now" => Err("now is a value: {{ now }}, {{ now.epoch }} or {{ now | date(\"%Y-%m-%d\") }}".to_owned()),
+            "now" => Err(
+                "now is a value: {{ now }}, {{ now.epoch }} or {{ now | date(\"%Y-%m-%d\") }}"
+                    .to_owned(),
+            ),
             _ => Err("only uuid() is called; the others are names or filters".to_owned()),
         }
     }

@@ -125,15 +125,26 @@ pub(super) const FILTERS: [(&str, Filter, usize, usize); 21] = [
 /// # Errors
 /// What is wrong and in which line. Quotes words of the language and names, never literal text.
 pub(super) fn parse(source: &str) -> Result<Vec<Part>, String> {
-    let mut reader = Reader { rest: source, depth: 0, trim: false };
+    let mut reader = Reader {
+        rest: source,
+        depth: 0,
+        trim: false,
+    };
     let done = reader.parts().and_then(|(parts, end)| match end {
         End::Source => Ok(parts),
         End::Elif(_) | End::Else | End::Endif => Err("there is no {% if %} before it".to_owned()),
     });
     done.map_err(|what| {
-        let line =
-            source.len().checked_sub(reader.rest.len()).and_then(|at| source.get(..at)).map_or(1, |read| read.matches('\n').count() + 1);
-        if line > 1 { format!("{what} (line {line})") } else { what }
+        let line = source
+            .len()
+            .checked_sub(reader.rest.len())
+            .and_then(|at| source.get(..at))
+            .map_or(1, |read| read.matches('\n').count() + 1);
+        if line > 1 {
+            format!("{what} (line {line})")
+        } else {
+            what
+        }
     })
 }
 
@@ -154,8 +165,10 @@ pub(super) enum Token {
 }
 
 /// Longer ones first.
-const SIGNS: [&str; 23] =
-    ["==", "!=", "<=", ">=", "//", "**", "<", ">", "~", "+", "-", "*", "/", "%", "|", ".", ",", ":", "(", ")", "=", "[", "]"];
+const SIGNS: [&str; 23] = [
+    "==", "!=", "<=", ">=", "//", "**", "<", ">", "~", "+", "-", "*", "/", "%", "|", ".", ",", ":",
+    "(", ")", "=", "[", "]",
+];
 
 /// Where the next tag begins, and which; the end and none where there is no other. Reads no further than that, so that a text of many tags is read once.
 fn next_tag(text: &str) -> (usize, &'static str) {
@@ -183,11 +196,17 @@ impl Reader<'_> {
         let mut parts = Vec::new();
         loop {
             let (at, tag) = next_tag(self.rest);
-            let (mut text, after) = (self.rest.get(..at).unwrap_or_default(), self.rest.get(at + tag.len()..).unwrap_or_default());
+            let (mut text, after) = (
+                self.rest.get(..at).unwrap_or_default(),
+                self.rest.get(at + tag.len()..).unwrap_or_default(),
+            );
             if std::mem::take(&mut self.trim) {
                 text = text.trim_start();
             }
-            let after = after.strip_prefix('-').inspect(|_| text = text.trim_end()).unwrap_or(after);
+            let after = after
+                .strip_prefix('-')
+                .inspect(|_| text = text.trim_end())
+                .unwrap_or(after);
             if !text.is_empty() {
                 parts.push(Part::Text(text.to_owned()));
             }
@@ -200,20 +219,42 @@ impl Reader<'_> {
                         return Err("a tag is empty".to_owned());
                     }
                     match (tokens.remove(0), tokens.is_empty()) {
-                        (Token::Word(word), false) if word == "if" => parts.push(self.choose(tokens)?),
-                        (Token::Word(word), false) if word == "elif" => return Ok((parts, End::Elif(tokens))),
-                        (Token::Word(word), true) if word == "else" => return Ok((parts, End::Else)),
-                        (Token::Word(word), true) if word == "endif" => return Ok((parts, End::Endif)),
-                        (Token::Word(word), _) if ["if", "elif", "else", "endif"].contains(&&*word) => {
-                            return Err(format!("{word} is not written so: {{% if … %}}, {{% elif … %}}, {{% else %}}, {{% endif %}}"));
+                        (Token::Word(word), false) if word == "if" => {
+                            parts.push(self.choose(tokens)?)
                         }
-                        (Token::Word(word), _) => return Err(format!("there is no {{% {word} %}}: if, elif, else and endif are all")),
+                        (Token::Word(word), false) if word == "elif" => {
+                            return Ok((parts, End::Elif(tokens)));
+                        }
+                        (Token::Word(word), true) if word == "else" => {
+                            return Ok((parts, End::Else));
+                        }
+                        (Token::Word(word), true) if word == "endif" => {
+                            return Ok((parts, End::Endif));
+                        }
+                        (Token::Word(word), _)
+                            if ["if", "elif", "else", "endif"].contains(&&*word) =>
+                        {
+                            return Err(format!(
+                                "{word} is not written so: {{% if … %}}, {{% elif … %}}, {{% else %}}, {{% endif %}}"
+                            ));
+                        }
+                        (Token::Word(word), _) => {
+                            return Err(format!(
+                                "there is no {{% {word} %}}: if, elif, else and endif are all"
+                            ));
+                        }
                         _ => return Err("a tag begins with if, elif, else or endif".to_owned()),
                     }
                 }
                 "{#" => {
-                    let end = self.rest.find("#}").ok_or("a comment is not closed with #}")?;
-                    self.trim = self.rest.get(..end).is_some_and(|comment| comment.ends_with('-'));
+                    let end = self
+                        .rest
+                        .find("#}")
+                        .ok_or("a comment is not closed with #}")?;
+                    self.trim = self
+                        .rest
+                        .get(..end)
+                        .is_some_and(|comment| comment.ends_with('-'));
                     self.rest = self.rest.get(end + 2..).unwrap_or_default();
                 }
                 _ => return Ok((parts, End::Source)),
@@ -256,17 +297,27 @@ impl Reader<'_> {
         let mut tokens = Vec::new();
         loop {
             self.rest = self.rest.trim_start();
-            let trimmed = self.rest.strip_prefix('-').and_then(|rest| rest.strip_prefix(close));
+            let trimmed = self
+                .rest
+                .strip_prefix('-')
+                .and_then(|rest| rest.strip_prefix(close));
             if let Some(after) = trimmed.or_else(|| self.rest.strip_prefix(close)) {
                 (self.trim, self.rest) = (trimmed.is_some(), after);
                 return Ok(tokens);
             }
-            let Some(first) = self.rest.chars().next() else { return Err(format!("a tag is not closed with {close}")) };
+            let Some(first) = self.rest.chars().next() else {
+                return Err(format!("a tag is not closed with {close}"));
+            };
             tokens.push(match first {
-                'a'..='z' | 'A'..='Z' | '_' => Token::Word(self.take(|c| c.is_ascii_alphanumeric() || c == '_').to_owned()),
+                'a'..='z' | 'A'..='Z' | '_' => Token::Word(
+                    self.take(|c| c.is_ascii_alphanumeric() || c == '_')
+                        .to_owned(),
+                ),
                 '0'..='9' => {
                     let digits = self.take(|c| c.is_ascii_alphanumeric() || c == '_');
-                    Token::Number(digits.parse().map_err(|_| "a number is not a whole one of at most 18 digits".to_owned())?)
+                    Token::Number(digits.parse().map_err(|_| {
+                        "a number is not a whole one of at most 18 digits".to_owned()
+                    })?)
                 }
                 '"' | '\'' => Token::Text(self.text(first)?),
                 _ => {
@@ -292,13 +343,18 @@ impl Reader<'_> {
         let mut chars = self.rest.char_indices().skip(1);
         while let Some((at, c)) = chars.next() {
             match c {
-                '\\' => text.push(match chars.next().map(|(_, c)| c) {
-                    Some('n') => '\n',
-                    Some('r') => '\r',
-                    Some('t') => '\t',
-                    Some(c @ ('\\' | '/' | '"' | '\'')) => c,
-                    _ => return Err(r#"a backslash in a text is followed by n, r, t, ", ' or another one"#.to_owned()),
-                }),
+                '\\' => {
+                    text.push(match chars.next().map(|(_, c)| c) {
+                        Some('n') => '\n',
+                        Some('r') => '\r',
+                        Some('t') => '\t',
+                        Some(c @ ('\\' | '/' | '"' | '\'')) => c,
+                        _ => return Err(
+                            r#"a backslash in a text is followed by n, r, t, ", ' or another one"#
+                                .to_owned(),
+                        ),
+                    })
+                }
                 c if c == quote => {
                     self.rest = self.rest.get(at + 1..).unwrap_or_default();
                     return Ok(text);

@@ -27,7 +27,11 @@ pub fn leading(response: &ResponseHeader) -> bool {
 ///
 /// # Errors
 /// What is left of a field is no header value.
-pub fn take_out(response: &mut ResponseHeader, base: usize, forbidden: impl Fn(&str) -> bool) -> Result<usize> {
+pub fn take_out(
+    response: &mut ResponseHeader,
+    base: usize,
+    forbidden: impl Fn(&str) -> bool,
+) -> Result<usize> {
     let mut count = 0;
     let looked_at = Cell::new(0);
     let forbidden = |reference: &str| {
@@ -64,9 +68,17 @@ pub fn take_out(response: &mut ResponseHeader, base: usize, forbidden: impl Fn(&
 
 /// Where `Refresh: 5; url=…` may lead: with or without `url=`, in quotes or not (HTML 4.2.5.3).
 fn refresh(value: &str) -> Vec<&str> {
-    let Some(at) = value.find([';', ',', ' ', '\t']) else { return Vec::new() };
-    let rest = value.get(at..).unwrap_or_default().trim_start_matches([';', ',', ' ', '\t']);
-    let named = rest.get(..3).filter(|word| word.eq_ignore_ascii_case("url")).and_then(|_| rest.get(3..)?.trim_start().strip_prefix('='));
+    let Some(at) = value.find([';', ',', ' ', '\t']) else {
+        return Vec::new();
+    };
+    let rest = value
+        .get(at..)
+        .unwrap_or_default()
+        .trim_start_matches([';', ',', ' ', '\t']);
+    let named = rest
+        .get(..3)
+        .filter(|word| word.eq_ignore_ascii_case("url"))
+        .and_then(|_| rest.get(3..)?.trim_start().strip_prefix('='));
     let mut all = Vec::new();
     for text in [Some(rest), named].into_iter().flatten() {
         let text = text.trim();
@@ -83,7 +95,11 @@ fn refresh(value: &str) -> Vec<&str> {
 /// The links that may stay (RFC 8288 3), where some may not; and how many may not.
 fn links<'a>(value: &'a str, forbidden: &impl Fn(&str) -> bool) -> (Option<Cow<'a, str>>, usize) {
     let all = split(value);
-    let kept: Vec<&str> = all.iter().filter(|link| !targets(link).any(forbidden)).copied().collect();
+    let kept: Vec<&str> = all
+        .iter()
+        .filter(|link| !targets(link).any(forbidden))
+        .copied()
+        .collect();
     let taken = all.len() - kept.len();
     match kept.is_empty() {
         _ if taken == 0 => (Some(Cow::Borrowed(value)), 0),
@@ -112,5 +128,7 @@ fn split(value: &str) -> Vec<&str> {
 
 /// What stands between `<` and `>`, in quotes too: not everybody reads them.
 fn targets(link: &str) -> impl Iterator<Item = &str> {
-    link.split('<').skip(1).map(|rest| rest.split('>').next().unwrap_or_default().trim())
+    link.split('<')
+        .skip(1)
+        .map(|rest| rest.split('>').next().unwrap_or_default().trim())
 }

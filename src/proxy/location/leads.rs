@@ -59,7 +59,9 @@ impl Door<'_> {
     pub fn leads(&self, reference: &str) -> BTreeSet<Lead> {
         let mut found = BTreeSet::new();
         for reading in self.readings(reference) {
-            let Some(host) = normal(&reading.host) else { continue };
+            let Some(host) = normal(&reading.host) else {
+                continue;
+            };
             let authority = host.to_string();
             if self.is_admin(&host, reading.port, reading.tls) {
                 found.insert(Lead::Admin);
@@ -68,14 +70,24 @@ impl Door<'_> {
                 if reading.path.starts_with(VENDING) && !self.router.has_host(&authority) {
                     found.insert(Lead::Vending);
                 }
-                let hit = self.router.find(Form::Origin { host: &authority }, &reading.path);
+                let hit = self
+                    .router
+                    .find(Form::Origin { host: &authority }, &reading.path);
                 found.extend(hit.ok().map(|hit| Lead::Upstream(hit.upstream)));
             }
             // Who sends everything through us comes back with that, too.
             if let Form::Absolute { .. } = self.form {
-                let authority = reading.port.map_or(authority.clone(), |port| format!("{authority}:{port}"));
+                let authority = reading
+                    .port
+                    .map_or(authority.clone(), |port| format!("{authority}:{port}"));
                 let scheme = if reading.tls { "https" } else { "http" };
-                let hit = self.router.find(Form::Absolute { scheme, authority: &authority }, &reading.path);
+                let hit = self.router.find(
+                    Form::Absolute {
+                        scheme,
+                        authority: &authority,
+                    },
+                    &reading.path,
+                );
                 found.extend(hit.ok().map(|hit| Lead::Upstream(hit.upstream)));
             }
         }
@@ -86,25 +98,50 @@ impl Door<'_> {
     fn own(&self) -> (bool, &str) {
         match self.form {
             Form::Origin { host } => (false, host),
-            Form::Absolute { scheme, authority } => (scheme.eq_ignore_ascii_case("https"), authority),
+            Form::Absolute { scheme, authority } => {
+                (scheme.eq_ignore_ascii_case("https"), authority)
+            }
         }
     }
 
     fn readings(&self, reference: &str) -> BTreeSet<Reading> {
         let mut found = BTreeSet::new();
         let (tls, authority) = self.own();
-        let own_path = if self.path.starts_with('/') { self.path } else { "/" };
+        let own_path = if self.path.starts_with('/') {
+            self.path
+        } else {
+            "/"
+        };
         // Browsers, and libraries that follow the WHATWG's URL standard.
-        let base = Url::parse(&format!("{}://{authority}{own_path}", if tls { "https" } else { "http" }));
-        if let Some(url) = base.ok().or_else(|| Url::parse("http://localhost/").ok()).and_then(|base| base.join(reference).ok())
+        let base = Url::parse(&format!(
+            "{}://{authority}{own_path}",
+            if tls { "https" } else { "http" }
+        ));
+        if let Some(url) = base
+            .ok()
+            .or_else(|| Url::parse("http://localhost/").ok())
+            .and_then(|base| base.join(reference).ok())
             && let Some(secure) = is_secure(url.scheme())
             && let Some(host) = url.host_str()
         {
-            found.insert(Reading { tls: secure, host: host.to_owned(), port: url.port(), path: url.path().to_owned() });
+            found.insert(Reading {
+                tls: secure,
+                host: host.to_owned(),
+                port: url.port(),
+                path: url.path().to_owned(),
+            });
         }
         // RFC 3986, with backslashes as they are and as slashes.
-        let reference = reference.split(['?', '#']).next().unwrap_or_default().trim();
-        let slashed = if reference.contains('\\') { Cow::Owned(reference.replace('\\', "/")) } else { Cow::Borrowed(reference) };
+        let reference = reference
+            .split(['?', '#'])
+            .next()
+            .unwrap_or_default()
+            .trim();
+        let slashed = if reference.contains('\\') {
+            Cow::Owned(reference.replace('\\', "/"))
+        } else {
+            Cow::Borrowed(reference)
+        };
         for text in [reference, &slashed] {
             let (scheme, hier) = scheme(text);
             let secure = match scheme {
@@ -119,7 +156,10 @@ impl Door<'_> {
                 found.extend(reading(secure, hier.trim_start_matches('/')));
             }
             if !hier.starts_with("//") {
-                found.extend(reading(tls, authority).map(|own| Reading { path: without_dots(&merged(own_path, hier)), ..own }));
+                found.extend(reading(tls, authority).map(|own| Reading {
+                    path: without_dots(&merged(own_path, hier)),
+                    ..own
+                }));
             }
         }
         found
@@ -127,7 +167,12 @@ impl Door<'_> {
 
     /// A name may be any of this host's, so the port decides.
     fn is_admin(&self, host: &Host, port: Option<u16>, tls: bool) -> bool {
-        let Some(admin) = self.admin.filter(|admin| admin.port() == port.unwrap_or(if tls { 443 } else { 80 })) else { return false };
+        let Some(admin) = self
+            .admin
+            .filter(|admin| admin.port() == port.unwrap_or(if tls { 443 } else { 80 }))
+        else {
+            return false;
+        };
         let at = |ip: IpAddr| is_here(ip) || ip.to_canonical() == admin.ip().to_canonical();
         match host {
             Host::Ipv4(ip) => at((*ip).into()),
@@ -138,7 +183,11 @@ impl Door<'_> {
 
     fn is_ours(&self, host: &Host, port: Option<u16>, tls: bool) -> bool {
         // By which the client found us; in absolute form it is the vendor's.
-        let own = if let Form::Origin { host } = self.form { split_authority(host) } else { None };
+        let own = if let Form::Origin { host } = self.form {
+            split_authority(host)
+        } else {
+            None
+        };
         let own_port = own.as_ref().and_then(|(_, port)| *port);
         let port = port.unwrap_or(if tls { 443 } else { 80 });
         let own_door = own_port.map_or(port == 80 || port == 443, |own| own == port);
@@ -153,19 +202,33 @@ impl Door<'_> {
                 || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
         };
         let ours = match host {
-            Host::Ipv4(ip) => is_here((*ip).into()) || self.addresses.contains(&(*ip).into()) || named(&ip.to_string()),
-            Host::Ipv6(ip) => is_here((*ip).into()) || self.addresses.contains(&ip.to_canonical()) || named(&ip.to_string()),
+            Host::Ipv4(ip) => {
+                is_here((*ip).into())
+                    || self.addresses.contains(&(*ip).into())
+                    || named(&ip.to_string())
+            }
+            Host::Ipv6(ip) => {
+                is_here((*ip).into())
+                    || self.addresses.contains(&ip.to_canonical())
+                    || named(&ip.to_string())
+            }
             Host::Domain(name) => named(name),
         };
         // The name by which the client found us, whatever it is.
-        ours || own.and_then(|(name, _)| normal(&name)).is_some_and(|own| own == *host)
+        ours || own
+            .and_then(|(name, _)| normal(&name))
+            .is_some_and(|own| own == *host)
     }
 }
 
 /// Whether a scheme by which one comes to us is over TLS; `None`: by this one nobody does. A WebSocket begins as a request of HTTP (RFC 6455 3).
 fn is_secure(scheme: &str) -> Option<bool> {
     let is = |other: &str| scheme.eq_ignore_ascii_case(other);
-    if is("https") || is("wss") { Some(true) } else { (is("http") || is("ws")).then_some(false) }
+    if is("https") || is("wss") {
+        Some(true)
+    } else {
+        (is("http") || is("ws")).then_some(false)
+    }
 }
 
 /// An address of this host, from wherever it is looked at.
@@ -178,16 +241,27 @@ fn is_here(ip: IpAddr) -> bool {
 fn reading(tls: bool, text: &str) -> Option<Reading> {
     let (authority, path) = text.split_at(text.find('/').unwrap_or(text.len()));
     let authority = authority.rsplit('@').next().unwrap_or_default();
-    let (host, port) = match authority.rfind(':').filter(|at| !authority.get(*at..).unwrap_or_default().contains(']')) {
+    let (host, port) = match authority
+        .rfind(':')
+        .filter(|at| !authority.get(*at..).unwrap_or_default().contains(']'))
+    {
         Some(at) => (authority.get(..at)?, authority.get(at + 1..)?),
         None => (authority, ""),
     };
-    let port = if port.is_empty() { None } else { Some(port.parse().ok()?) };
+    let port = if port.is_empty() {
+        None
+    } else {
+        Some(port.parse().ok()?)
+    };
     (!host.is_empty()).then(|| Reading {
         tls,
         host: host.to_owned(),
         port,
-        path: if path.is_empty() { "/".to_owned() } else { without_dots(path) },
+        path: if path.is_empty() {
+            "/".to_owned()
+        } else {
+            without_dots(path)
+        },
     })
 }
 

@@ -40,7 +40,9 @@ pub fn keep_in(
     if !fields::leading(response) {
         return Ok(0);
     }
-    let Ok(asked) = admit::asked(asked) else { return Ok(0) };
+    let Ok(asked) = admit::asked(asked) else {
+        return Ok(0);
+    };
     let proxy = &snapshot.config.proxy;
     let listens = proxy.listen.iter().filter_map(|listen| match listen {
         Listen::Tcp(address) => Some(*address),
@@ -51,9 +53,20 @@ pub fn keep_in(
         router: &snapshot.router,
         hosts: &proxy.hosts,
         any_name: !proxy.browser_deny,
-        admin: if let Listen::Tcp(address) = snapshot.config.admin.listen { Some(address) } else { None },
-        ports: all.iter().map(SocketAddr::port).filter(|port| *port != 0).collect(),
-        addresses: all.iter().map(|address| address.ip().to_canonical()).collect(),
+        admin: if let Listen::Tcp(address) = snapshot.config.admin.listen {
+            Some(address)
+        } else {
+            None
+        },
+        ports: all
+            .iter()
+            .map(SocketAddr::port)
+            .filter(|port| *port != 0)
+            .collect(),
+        addresses: all
+            .iter()
+            .map(|address| address.ip().to_canonical())
+            .collect(),
         form: asked.form,
         path: asked.path.split('?').next().unwrap_or_default(),
     };
@@ -62,7 +75,9 @@ pub fn keep_in(
             Lead::Vending | Lead::Admin => true,
             Lead::Upstream(number) => snapshot.upstreams.get(number).is_some_and(|other| {
                 let (other, own) = (&other.upstream, &chosen.upstream);
-                other.credential.is_some() && other.credential != own.credential && !own.redirects_to.contains(&other.name)
+                other.credential.is_some()
+                    && other.credential != own.credential
+                    && !own.redirects_to.contains(&other.name)
             }),
         })
     })
@@ -74,7 +89,13 @@ pub fn keep_in(
 /// # Errors
 /// What was made of it is no header value.
 pub fn rewrite(response: &mut ResponseHeader, chosen: &Chosen, snapshot: &Snapshot) -> Result<()> {
-    let Some(prefix) = chosen.stripped.as_deref().filter(|_| chosen.upstream.rewrite_location) else { return Ok(()) };
+    let Some(prefix) = chosen
+        .stripped
+        .as_deref()
+        .filter(|_| chosen.upstream.rewrite_location)
+    else {
+        return Ok(());
+    };
     let mut all = response.headers.get_all(LOCATION).iter();
     let Some(raw) = all.next() else { return Ok(()) };
     let several = all.next().is_some();
@@ -84,9 +105,15 @@ pub fn rewrite(response: &mut ResponseHeader, chosen: &Chosen, snapshot: &Snapsh
         let served = hit.and_then(|hit| snapshot.upstreams.get(hit.upstream));
         served.is_some_and(|served| served.upstream.name == chosen.upstream.name)
     };
-    let new = Place { target: &chosen.upstream.target, prefix, sent: &chosen.path }.of(&told, here);
+    let new = Place {
+        target: &chosen.upstream.target,
+        prefix,
+        sent: &chosen.path,
+    }
+    .of(&told, here);
     // Of several, which nobody may send, each client would choose its own.
-    let new = new.or_else(|| (several || told.as_bytes() != raw.as_bytes()).then(|| told.into_owned()));
+    let new =
+        new.or_else(|| (several || told.as_bytes() != raw.as_bytes()).then(|| told.into_owned()));
     new.map_or(Ok(()), |new| response.insert_header(LOCATION, new))
 }
 
@@ -104,7 +131,11 @@ impl Place<'_> {
         let end = told.find(['?', '#']).unwrap_or(told.len());
         let (reference, rest) = told.split_at(end);
         // To browsers it is the same.
-        let reference = if reference.contains('\\') { Cow::Owned(reference.replace('\\', "/")) } else { Cow::Borrowed(reference) };
+        let reference = if reference.contains('\\') {
+            Cow::Owned(reference.replace('\\', "/"))
+        } else {
+            Cow::Borrowed(reference)
+        };
         let query = rest.split('#').next().unwrap_or_default();
         let ours = |path: &str| self.ours(path).filter(|new| here(&[new, query].concat()));
         let (scheme, hier) = scheme(&reference);
@@ -124,13 +155,21 @@ impl Place<'_> {
         if bare && new.is_some() && new == seen {
             return None;
         }
-        let origin = || format!("{}://{}{resolved}", if self.target.tls { "https" } else { "http" }, authority(self.target));
+        let origin = || {
+            format!(
+                "{}://{}{resolved}",
+                if self.target.tls { "https" } else { "http" },
+                authority(self.target)
+            )
+        };
         Some(new.unwrap_or_else(origin) + rest)
     }
 
     /// The path on this port of one at the vendor.
     fn ours(&self, path: &str) -> Option<String> {
-        let rest = path.strip_prefix(self.target.base.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+        let rest = path
+            .strip_prefix(self.target.base.as_str())
+            .filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
         let new = format!("{}{rest}", self.prefix);
         // "//x" would name another host.
         if new.starts_with("//") {
@@ -142,8 +181,11 @@ impl Place<'_> {
 
 /// The scheme, where there is one, and what follows its colon.
 fn scheme(reference: &str) -> (Option<&str>, &str) {
-    let word =
-        |s: &str| s.starts_with(|c: char| c.is_ascii_alphabetic()) && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let word = |s: &str| {
+        s.starts_with(|c: char| c.is_ascii_alphabetic())
+            && s.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    };
     match reference.split_once(':') {
         Some((scheme, rest)) if word(scheme) => (Some(scheme), rest),
         _ => (None, reference),
@@ -173,7 +215,9 @@ fn merged(base: &str, reference: &str) -> String {
     if reference.is_empty() {
         return base.to_owned();
     }
-    let folder = base.rfind('/').map_or("/", |at| base.get(..=at).unwrap_or("/"));
+    let folder = base
+        .rfind('/')
+        .map_or("/", |at| base.get(..=at).unwrap_or("/"));
     [folder, reference].concat()
 }
 
@@ -194,14 +238,21 @@ fn without_dots(path: &str) -> String {
             kept.push("");
         }
     }
-    if path.is_empty() { String::new() } else { format!("/{}", kept.join("/")) }
+    if path.is_empty() {
+        String::new()
+    } else {
+        format!("/{}", kept.join("/"))
+    }
 }
 
 /// How many dots a segment is, where it is nothing else.
 fn dots(mut segment: &str) -> Option<usize> {
     let mut count = 0;
     while !segment.is_empty() {
-        segment = segment.strip_prefix('.').or_else(|| segment.strip_prefix("%2e")).or_else(|| segment.strip_prefix("%2E"))?;
+        segment = segment
+            .strip_prefix('.')
+            .or_else(|| segment.strip_prefix("%2e"))
+            .or_else(|| segment.strip_prefix("%2E"))?;
         count += 1;
     }
     Some(count)

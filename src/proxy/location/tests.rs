@@ -3,7 +3,12 @@
 use super::*;
 
 fn target(base: &str) -> Target {
-    Target { tls: true, host: "api.test".into(), port: 443, base: base.into() }
+    Target {
+        tls: true,
+        host: "api.test".into(),
+        port: 443,
+        base: base.into(),
+    }
 }
 
 /// On this port `/acme/st` and all but `/acme` are others'.
@@ -16,13 +21,21 @@ fn of(told: &str) -> Option<String> {
             && path != "/acme/st"
             && !path.starts_with("/acme/st/")
     };
-    Place { target: &target, prefix: "/acme", sent: "/v2/a/b?q=/c/d" }.of(told, here)
+    Place {
+        target: &target,
+        prefix: "/acme",
+        sent: "/v2/a/b?q=/c/d",
+    }
+    .of(told, here)
 }
 
 #[test]
 fn a_location_within_the_url_becomes_our_path() {
     for (told, expected) in [
-        ("https://api.test/v2/x?y=https://api.test/v2#z", "/acme/x?y=https://api.test/v2#z"),
+        (
+            "https://api.test/v2/x?y=https://api.test/v2#z",
+            "/acme/x?y=https://api.test/v2#z",
+        ),
         ("https://API.test:443/v2", "/acme"),
         ("HTTPS://api.test/v2?a", "/acme?a"),
         ("https://api.test/v3/../v2/x", "/acme/x"),
@@ -67,7 +80,10 @@ fn a_url_that_leads_elsewhere_and_a_reference_that_means_the_same_here_stay() {
 fn a_reference_that_would_lead_to_another_upstream_here_names_the_vendor() {
     for (told, expected) in [
         ("/v22/x", "https://api.test/v22/x"),
-        ("/st/steal?amount=1#x", "https://api.test/st/steal?amount=1#x"),
+        (
+            "/st/steal?amount=1#x",
+            "https://api.test/st/steal?amount=1#x",
+        ),
         ("/v2/../st/steal", "https://api.test/st/steal"),
         ("/v2/%2e%2e/st/steal", "https://api.test/st/steal"),
         ("../../st/steal", "https://api.test/st/steal"),
@@ -86,11 +102,21 @@ fn a_reference_that_would_lead_to_another_upstream_here_names_the_vendor() {
 #[test]
 fn a_location_never_turns_into_another_host() {
     let target = target("");
-    let of = |told: &str| Place { target: &target, prefix: "", sent: "/a" }.of(told, |_| true);
+    let of = |told: &str| {
+        Place {
+            target: &target,
+            prefix: "",
+            sent: "/a",
+        }
+        .of(told, |_| true)
+    };
     assert_eq!(of("https://api.test//evil.test/x"), None);
     assert_eq!(of("https://api.test").as_deref(), Some("/"));
     assert_eq!(of("/x"), None);
-    assert_eq!(of("/.//evil.test/x").as_deref(), Some("https://api.test//evil.test/x"));
+    assert_eq!(
+        of("/.//evil.test/x").as_deref(),
+        Some("https://api.test//evil.test/x")
+    );
 }
 
 proptest::proptest! {
@@ -125,7 +151,12 @@ mod ways {
             strip_path: true,
             hosts: vec![format!("{name}.localhost"), format!("{name}.corp")],
             forward: true,
-            url: Target { tls: true, host: format!("api.{name}.test"), port: 443, base: base.into() },
+            url: Target {
+                tls: true,
+                host: format!("api.{name}.test"),
+                port: 443,
+                base: base.into(),
+            },
         };
         Router::new(vec![rule("acme", "/v2"), rule("pay", "")])
     }
@@ -147,18 +178,35 @@ mod ways {
     }
 
     fn leads(reference: &str) -> BTreeSet<Lead> {
-        leads_from(Form::Origin { host: "127.0.0.1:14180" }, "/acme/a/b", reference)
+        leads_from(
+            Form::Origin {
+                host: "127.0.0.1:14180",
+            },
+            "/acme/a/b",
+            reference,
+        )
     }
 
     #[test]
     fn a_web_socket_and_the_admin_port_are_ways_to_us_too() {
-        for reference in ["ws://127.0.0.1:14180/pay/x", "WS://localhost:14180/pay/x", "//127.0.0.1:14180/pay"] {
+        for reference in [
+            "ws://127.0.0.1:14180/pay/x",
+            "WS://localhost:14180/pay/x",
+            "//127.0.0.1:14180/pay",
+        ] {
             assert!(leads(reference).contains(&PAY), "{reference}");
         }
-        for reference in
-            ["http://127.0.0.1:14190/api/reload", "http://localhost.:14190/", "//a.localhost:14190/", "http://[::ffff:127.0.0.1]:14190/"]
-        {
-            assert_eq!(leads(reference), BTreeSet::from([Lead::Admin]), "{reference}");
+        for reference in [
+            "http://127.0.0.1:14190/api/reload",
+            "http://localhost.:14190/",
+            "//a.localhost:14190/",
+            "http://[::ffff:127.0.0.1]:14190/",
+        ] {
+            assert_eq!(
+                leads(reference),
+                BTreeSet::from([Lead::Admin]),
+                "{reference}"
+            );
         }
         assert_eq!(leads("http://127.0.0.1:14191/"), BTreeSet::new());
         assert_eq!(leads("http://api.acme.test:14190/x"), BTreeSet::new());
@@ -210,7 +258,11 @@ mod ways {
             "http:/pay/x",
             "http:../../pay/x",
         ] {
-            assert!(leads(reference).contains(&PAY), "{reference:?}: {:?}", leads(reference));
+            assert!(
+                leads(reference).contains(&PAY),
+                "{reference:?}: {:?}",
+                leads(reference)
+            );
         }
         assert!(leads("/.cupbearer/token/pay").contains(&Lead::Vending));
         assert!(leads("http://localhost:14180/.cupbearer/token/pay").contains(&Lead::Vending));
@@ -235,7 +287,11 @@ mod ways {
             "mailto:pay@localhost",
             "ftp://127.0.0.1:14180/pay/x",
         ] {
-            assert!(!leads(reference).iter().any(|lead| *lead != ACME), "{reference:?}: {:?}", leads(reference));
+            assert!(
+                !leads(reference).iter().any(|lead| *lead != ACME),
+                "{reference:?}: {:?}",
+                leads(reference)
+            );
         }
     }
 
@@ -243,16 +299,36 @@ mod ways {
     fn who_comes_by_a_name_or_as_a_forward_proxy_is_known_there_too() {
         let named = |reference| leads_from(Form::Origin { host: "acme.corp" }, "/x", reference);
         assert!(named("http://pay.corp/y").contains(&PAY));
-        assert!(named("https://pay.corp/y").contains(&PAY), "something in front of us may speak TLS");
+        assert!(
+            named("https://pay.corp/y").contains(&PAY),
+            "something in front of us may speak TLS"
+        );
         assert!(named("http://pay.corp:14180/y").contains(&PAY));
         assert!(!named("http://pay.corp:8080/y").contains(&PAY));
-        assert!(!named("/pay/y").contains(&PAY), "on that name the path is the vendor's own");
-        let form = Form::Absolute { scheme: "http", authority: "api.acme.test" };
+        assert!(
+            !named("/pay/y").contains(&PAY),
+            "on that name the path is the vendor's own"
+        );
+        let form = Form::Absolute {
+            scheme: "http",
+            authority: "api.acme.test",
+        };
         let forwarded = |reference| leads_from(form, "/v2/x", reference);
-        for reference in ["https://api.pay.test/y", "http://API.pay.test./y", "//api.pay.test/y", "http://127.0.0.1:14180/pay/y"] {
+        for reference in [
+            "https://api.pay.test/y",
+            "http://API.pay.test./y",
+            "//api.pay.test/y",
+            "http://127.0.0.1:14180/pay/y",
+        ] {
             assert!(forwarded(reference).contains(&PAY), "{reference}");
         }
-        for reference in ["/v2/y", "y", "https://api.acme.test/v2/y", "https://elsewhere.test/pay", "/pay/y"] {
+        for reference in [
+            "/v2/y",
+            "y",
+            "https://api.acme.test/v2/y",
+            "https://elsewhere.test/pay",
+            "/pay/y",
+        ] {
             assert!(!forwarded(reference).contains(&PAY), "{reference}");
         }
     }
@@ -262,13 +338,26 @@ mod ways {
         for (name, value) in fields {
             response.append_header(*name, *value).unwrap();
         }
-        let count = fields::take_out(&mut response, 0, |reference| leads(reference).contains(&PAY)).unwrap();
-        (response.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned())).collect(), count)
+        let count = fields::take_out(&mut response, 0, |reference| {
+            leads(reference).contains(&PAY)
+        })
+        .unwrap();
+        (
+            response
+                .headers
+                .iter()
+                .map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned()))
+                .collect(),
+            count,
+        )
     }
 
     #[test]
     fn an_answer_may_hint_at_hundreds_of_files_and_one_that_costs_too_much_hints_at_none() {
-        let hints = (0..600).map(|n| format!("</files/{n}.css>; rel=preload")).collect::<Vec<_>>().join(", ");
+        let hints = (0..600)
+            .map(|n| format!("</files/{n}.css>; rel=preload"))
+            .collect::<Vec<_>>()
+            .join(", ");
         assert_eq!(left(&[("link", &hints)]).1, 0);
         let mut response = pingora_http::ResponseHeader::build(200, None).unwrap();
         response.append_header("link", hints.as_str()).unwrap();
@@ -291,18 +380,40 @@ mod ways {
         ] {
             let (fields, count) = left(&[(name, value), ("x-other", "/pay/x")]);
             assert_eq!(count, 1, "{value}");
-            assert!(!fields.iter().any(|(n, v)| n == name && v.contains("/pay")), "{value}: {fields:?}");
+            assert!(
+                !fields.iter().any(|(n, v)| n == name && v.contains("/pay")),
+                "{value}: {fields:?}"
+            );
             assert!(fields.contains(&("x-other".into(), "/pay/x".into())));
         }
-        for (name, value) in [("location", "/acme/x"), ("refresh", "5"), ("refresh", "5; url=/acme"), ("link", "</acme>; rel=\"a, b\",<y>")]
-        {
-            assert_eq!(left(&[(name, value)]), (vec![(name.to_owned(), value.to_owned())], 0));
+        for (name, value) in [
+            ("location", "/acme/x"),
+            ("refresh", "5"),
+            ("refresh", "5; url=/acme"),
+            ("link", "</acme>; rel=\"a, b\",<y>"),
+        ] {
+            assert_eq!(
+                left(&[(name, value)]),
+                (vec![(name.to_owned(), value.to_owned())], 0)
+            );
         }
-        let (fields, count) = left(&[("link", "<a>; rel=next, </pay/x>; rel=\"x, y\", <b>"), ("link", "<c>")]);
+        let (fields, count) = left(&[
+            ("link", "<a>; rel=next, </pay/x>; rel=\"x, y\", <b>"),
+            ("link", "<c>"),
+        ]);
         assert_eq!(count, 1);
-        assert_eq!(fields, [("link".to_owned(), "<a>; rel=next, <b>".to_owned()), ("link".into(), "<c>".into())]);
+        assert_eq!(
+            fields,
+            [
+                ("link".to_owned(), "<a>; rel=next, <b>".to_owned()),
+                ("link".into(), "<c>".into())
+            ]
+        );
         let (fields, count) = left(&[("location", "/pay/x"), ("location", "/acme/x")]);
-        assert_eq!((fields, count), (vec![("location".to_owned(), "/acme/x".to_owned())], 1));
+        assert_eq!(
+            (fields, count),
+            (vec![("location".to_owned(), "/acme/x".to_owned())], 1)
+        );
     }
 
     #[test]

@@ -14,7 +14,9 @@ async fn an_attempt_that_could_not_be_brought_to_the_disk_was_never_made() {
     one.disk.sicken(false);
     let permits = vec![one.go(1).await, one.go(1).await];
     for permit in permits {
-        one.disk.settle(permit, Verdict::GivenBack, &limits(FOREVER)).await;
+        one.disk
+            .settle(permit, Verdict::GivenBack, &limits(FOREVER))
+            .await;
     }
     one.disk.sicken(true);
     assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
@@ -30,12 +32,16 @@ async fn a_refusal_that_is_written_but_not_yet_on_the_disk_counts_once() {
     let one = ledger(&dir);
     let permit = one.go(1).await;
     one.disk.sicken(true);
-    one.disk.settle(permit, Verdict::Rejected, &limits(FOREVER)).await;
+    one.disk
+        .settle(permit, Verdict::Rejected, &limits(FOREVER))
+        .await;
     assert_eq!(one.rejections().await, 1);
     one.disk.sicken(false);
     let permit = one.go(1).await;
     assert_eq!(one.rejections().await, 1);
-    one.disk.settle(permit, Verdict::GivenBack, &limits(FOREVER)).await;
+    one.disk
+        .settle(permit, Verdict::GivenBack, &limits(FOREVER))
+        .await;
     assert_eq!(ledger(&dir).rejections().await, 1);
 }
 
@@ -75,12 +81,23 @@ const HOUR: Hold = Hold::For(Duration::from_hours(1));
 impl Told {
     /// With a hold of an hour.
     async fn tries(&self, key: &GuardKey, verdict: Verdict) {
-        let Spend::Go(permit) = self.disk.spend(key, &limits(HOUR), &ask("a")).await else { panic!("{verdict:?}") };
+        let Spend::Go(permit) = self.disk.spend(key, &limits(HOUR), &ask("a")).await else {
+            panic!("{verdict:?}")
+        };
         self.disk.settle(permit, verdict, &limits(HOUR)).await;
     }
     async fn is_latched(&self, key: &GuardKey) -> bool {
-        let latched = matches!(self.disk.spend(key, &limits(HOUR), &ask("a")).await, Spend::Latched(Some(_)));
-        assert_eq!(latched, self.disk.counted(key).await.is_some_and(|counted| counted.latched.is_some()));
+        let latched = matches!(
+            self.disk.spend(key, &limits(HOUR), &ask("a")).await,
+            Spend::Latched(Some(_))
+        );
+        assert_eq!(
+            latched,
+            self.disk
+                .counted(key)
+                .await
+                .is_some_and(|counted| counted.latched.is_some())
+        );
         latched
     }
 }
@@ -93,15 +110,29 @@ async fn without_the_folder_what_was_last_read_there_is_counted_on_from() {
     one.tries(&key(1), Verdict::Rejected).await;
     one.tries(&key(2), Verdict::Rejected).await;
     one.tries(&key(3), Verdict::Rejected).await;
-    let Spend::Go(under_way) = one.ask(3, HOUR).await else { panic!() };
+    let Spend::Go(under_way) = one.ask(3, HOUR).await else {
+        panic!()
+    };
     let away = Away::from(&dir);
     assert!(one.is_latched(&key(1)).await, "it was latched before");
     one.tries(&key(2), Verdict::Rejected).await;
     assert!(one.is_latched(&key(2)).await, "once there, once in memory");
-    assert!(matches!(one.ask(3, HOUR).await, Spend::Busy), "the last one is under way");
-    one.disk.settle(under_way, Verdict::Rejected, &limits(HOUR)).await;
-    assert!(one.is_latched(&key(3)).await, "an outcome that is not written yet");
-    assert_eq!(one.disk.counted(&key(9)).await, None, "nothing is known of it");
+    assert!(
+        matches!(one.ask(3, HOUR).await, Spend::Busy),
+        "the last one is under way"
+    );
+    one.disk
+        .settle(under_way, Verdict::Rejected, &limits(HOUR))
+        .await;
+    assert!(
+        one.is_latched(&key(3)).await,
+        "an outcome that is not written yet"
+    );
+    assert_eq!(
+        one.disk.counted(&key(9)).await,
+        None,
+        "nothing is known of it"
+    );
     drop(away);
     assert!(one.is_latched(&key(2)).await && one.is_latched(&key(3)).await);
 }
@@ -110,7 +141,10 @@ async fn without_the_folder_what_was_last_read_there_is_counted_on_from() {
 async fn without_the_folder_a_partition_is_held_alone_as_before() {
     let dir = folder();
     let one = ledger(&dir);
-    let [x, y] = ["x", "y"].map(|p| GuardKey { partition: Some(p.into()), ..key(1) });
+    let [x, y] = ["x", "y"].map(|p| GuardKey {
+        partition: Some(p.into()),
+        ..key(1)
+    });
     one.tries(&x, Verdict::Success).await;
     one.tries(&x, Verdict::RejectedPartition).await;
     one.tries(&x, Verdict::RejectedPartition).await;
@@ -119,7 +153,14 @@ async fn without_the_folder_a_partition_is_held_alone_as_before() {
     assert!(one.is_latched(&x).await);
     one.tries(&y, Verdict::RejectedPartition).await;
     assert!(one.is_latched(&y).await);
-    one.tries(&GuardKey { partition: Some("z".into()), ..key(1) }, Verdict::Success).await;
+    one.tries(
+        &GuardKey {
+            partition: Some("z".into()),
+            ..key(1)
+        },
+        Verdict::Success,
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -127,16 +168,25 @@ async fn without_the_folder_one_whom_only_a_new_secret_unlatches_binds_all_who_s
     for known in [true, false] {
         let dir = folder();
         let one = ledger(&dir);
-        let strict = || async { one.disk.spend(&key(1), &limits(FOREVER), &ask("strict")).await };
+        let strict = || async {
+            one.disk
+                .spend(&key(1), &limits(FOREVER), &ask("strict"))
+                .await
+        };
         if known && let Spend::Go(permit) = strict().await {
-            one.disk.settle(permit, Verdict::GivenBack, &limits(FOREVER)).await;
+            one.disk
+                .settle(permit, Verdict::GivenBack, &limits(FOREVER))
+                .await;
         } else {
             fs::create_dir(dir.path().join("state")).unwrap();
         }
         let _away = Away::from(&dir);
         if !known {
             assert!(matches!(strict().await, Spend::NoMemory));
-            assert!(one.disk.counted(&key(2)).await.is_none(), "nothing is known");
+            assert!(
+                one.disk.counted(&key(2)).await.is_none(),
+                "nothing is known"
+            );
         }
         assert!(matches!(one.ask(1, HOUR).await, Spend::NoMemory), "{known}");
         assert!(matches!(one.ask(2, HOUR).await, Spend::Go(_)));
@@ -149,14 +199,20 @@ async fn an_owner_of_whom_it_cannot_be_told_whether_he_lives_is_not_taken_for_de
     let one = ledger(&dir);
     let permit = one.go(1).await;
     let state = dir.path().join("state");
-    let owner = fs::read_dir(&state).unwrap().map(|f| f.unwrap().path()).find(|f| f.to_str().unwrap().contains("owner-")).unwrap();
+    let owner = fs::read_dir(&state)
+        .unwrap()
+        .map(|f| f.unwrap().path())
+        .find(|f| f.to_str().unwrap().contains("owner-"))
+        .unwrap();
     // A symbolic link is not followed, which fails as want of file descriptors does.
     fs::rename(&owner, dir.path().join("owner")).unwrap();
     std::os::unix::fs::symlink(dir.path().join("owner"), &owner).unwrap();
     let other = ledger(&dir);
     assert_eq!(other.rejections().await, 0, "its attempt is under way");
     assert!(owner.is_symlink(), "and its file still there");
-    one.disk.settle(permit, Verdict::GivenBack, &limits(FOREVER)).await;
+    one.disk
+        .settle(permit, Verdict::GivenBack, &limits(FOREVER))
+        .await;
 }
 
 #[tokio::test]
@@ -166,8 +222,12 @@ async fn who_waits_for_a_turn_asks_the_disk_on_no_thread_of_the_runtime() {
     let (first, _second) = (one.go(1).await, one.go(1).await);
     let freed = other.disk.freed();
     assert!(matches!(other.ask(1, FOREVER).await, Spend::Busy));
-    one.disk.settle(first, Verdict::Success, &limits(FOREVER)).await;
-    tokio::time::timeout(Duration::from_secs(10), freed).await.unwrap();
+    one.disk
+        .settle(first, Verdict::Success, &limits(FOREVER))
+        .await;
+    tokio::time::timeout(Duration::from_secs(10), freed)
+        .await
+        .unwrap();
     let lookers = other.disk.lookers();
     assert!(!lookers.is_empty() && !lookers.contains(&std::thread::current().id()));
 }
@@ -175,8 +235,11 @@ async fn who_waits_for_a_turn_asks_the_disk_on_no_thread_of_the_runtime() {
 /// How many descriptors of this process lead to the file that has this name now.
 #[cfg(target_os = "linux")]
 fn open_at(path: &Path) -> usize {
-    let all = fs::read_dir("/proc/self/fd").unwrap().map(|fd| fs::read_link(fd.unwrap().path()));
-    all.filter(|leads| leads.as_ref().is_ok_and(|leads| leads == path)).count()
+    let all = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|fd| fs::read_link(fd.unwrap().path()));
+    all.filter(|leads| leads.as_ref().is_ok_and(|leads| leads == path))
+        .count()
 }
 
 #[cfg(target_os = "linux")]

@@ -35,11 +35,17 @@ async fn a_count_whose_file_is_removed_under_a_running_process_goes_on() {
         }
         let account = only(&dir, "account-");
         fs::remove_file(&account).unwrap();
-        assert_eq!(one.disk.counted(&key(secret)).await.unwrap().rejections, u32::from(secret.min(2)));
+        assert_eq!(
+            one.disk.counted(&key(secret)).await.unwrap().rejections,
+            u32::from(secret.min(2))
+        );
         assert!(!account.exists(), "to look at it writes nothing");
     }
     assert!(matches!(one.strictly(99).await, Spend::Latched(None)));
-    assert!(matches!(ledger(&dir).strictly(98).await, Spend::Latched(None)), "it stands in the folder again");
+    assert!(
+        matches!(ledger(&dir).strictly(98).await, Spend::Latched(None)),
+        "it stands in the folder again"
+    );
 }
 
 #[tokio::test]
@@ -50,12 +56,17 @@ async fn a_secret_whose_file_is_removed_under_a_running_process_stays_refused() 
     fs::remove_file(record(&dir)).unwrap();
     let permit = one.go(1).await;
     fs::remove_file(record(&dir)).unwrap();
-    one.disk.settle(permit, Verdict::Rejected, &limits(FOREVER)).await;
+    one.disk
+        .settle(permit, Verdict::Rejected, &limits(FOREVER))
+        .await;
     for kinds in [&["guard-"][..], &["account-"], &["guard-", "account-"]] {
         for file in kinds.iter().flat_map(|kind| files(&dir, kind)) {
             fs::remove_file(file).unwrap();
         }
-        assert!(matches!(one.ask(1, FOREVER).await, Spend::Latched(None)), "{kinds:?}");
+        assert!(
+            matches!(one.ask(1, FOREVER).await, Spend::Latched(None)),
+            "{kinds:?}"
+        );
     }
     assert_eq!(one.rejections().await, 2);
 }
@@ -73,7 +84,11 @@ async fn an_older_copy_that_is_put_back_under_a_running_process_takes_nothing_aw
         one.disk.settle(permit, Verdict::Rejected, &strict()).await;
         fs::write(&file, &older).unwrap();
         assert!(matches!(one.strictly(1).await, Spend::Latched(_)), "{kind}");
-        assert_eq!(one.disk.counted(&key(1)).await.unwrap().rejections, 1, "{kind}: once");
+        assert_eq!(
+            one.disk.counted(&key(1)).await.unwrap().rejections,
+            1,
+            "{kind}: once"
+        );
         assert_eq!(one.refused_until_held(2).await, 1, "{kind}");
     }
 }
@@ -84,13 +99,25 @@ async fn what_another_process_cleared_or_a_person_unlatched_is_no_loss() {
     let (one, other) = (ledger(&dir), ledger(&dir));
     let permit = other.goes(1).await;
     one.refused(2).await;
-    other.disk.settle(permit, Verdict::GivenBack, &strict()).await;
+    other
+        .disk
+        .settle(permit, Verdict::GivenBack, &strict())
+        .await;
     let permit = other.goes(3).await;
     other.disk.settle(permit, Verdict::Success, &strict()).await;
-    assert_eq!(one.disk.counted(&key(4)).await.unwrap().rejections, 0, "a success is believed");
+    assert_eq!(
+        one.disk.counted(&key(4)).await.unwrap().rejections,
+        0,
+        "a success is believed"
+    );
     assert_eq!(one.refused_until_held(4).await, 2);
-    Disk::on_behalf(dir.path().join("state"), || {}).clear(&key(9)).await;
-    assert!(matches!(one.strictly(9).await, Spend::Later(_)), "and so is an unlatch");
+    Disk::on_behalf(dir.path().join("state"), || {})
+        .clear(&key(9))
+        .await;
+    assert!(
+        matches!(one.strictly(9).await, Spend::Later(_)),
+        "and so is an unlatch"
+    );
 }
 
 #[tokio::test]
@@ -99,18 +126,29 @@ async fn who_removes_the_records_and_unlatches_gets_one_attempt() {
         let dir = folder();
         let one = ledger(&dir);
         assert_eq!(one.refused_until_held(1).await, 2);
-        for file in files(&dir, "account-").into_iter().chain(files(&dir, "guard-")) {
+        for file in files(&dir, "account-")
+            .into_iter()
+            .chain(files(&dir, "guard-"))
+        {
             fs::remove_file(file).unwrap();
         }
         if by_hand {
-            Disk::on_behalf(dir.path().join("state"), || {}).clear(&key(9)).await;
+            Disk::on_behalf(dir.path().join("state"), || {})
+                .clear(&key(9))
+                .await;
         } else {
             one.disk.clear(&key(9)).await;
         }
-        assert!(matches!(one.strictly(9).await, Spend::Later(_)), "{by_hand}: 30 s after the last refusal");
+        assert!(
+            matches!(one.strictly(9).await, Spend::Later(_)),
+            "{by_hand}: 30 s after the last refusal"
+        );
         age(&dir, Duration::from_secs(31));
         one.refused(9).await;
-        assert!(matches!(one.strictly(10).await, Spend::Latched(None)), "{by_hand}");
+        assert!(
+            matches!(one.strictly(10).await, Spend::Latched(None)),
+            "{by_hand}"
+        );
     }
 }
 
@@ -122,22 +160,45 @@ async fn an_attempt_of_another_process_is_an_unknown_outcome_where_its_record_wa
     one.disk.counted(&key(2)).await.unwrap();
     fs::remove_file(only(&dir, "account-")).unwrap();
     one.refused(2).await;
-    assert!(matches!(one.strictly(3).await, Spend::Latched(None)), "it may have been refused");
-    other.disk.settle(permit, Verdict::Rejected, &strict()).await;
-    assert_eq!(one.disk.counted(&key(3)).await.unwrap().rejections, 2, "once");
+    assert!(
+        matches!(one.strictly(3).await, Spend::Latched(None)),
+        "it may have been refused"
+    );
+    other
+        .disk
+        .settle(permit, Verdict::Rejected, &strict())
+        .await;
+    assert_eq!(
+        one.disk.counted(&key(3)).await.unwrap().rejections,
+        2,
+        "once"
+    );
 }
 
 #[tokio::test]
 async fn a_budget_whose_file_is_removed_or_set_back_is_not_full_again() {
     let dir = folder();
     let one = ledger(&dir);
-    let limits = Limits { rate: vec![Rate { n: 2, per: Duration::from_hours(1) }], ..limits(FOREVER) };
+    let limits = Limits {
+        rate: vec![Rate {
+            n: 2,
+            per: Duration::from_hours(1),
+        }],
+        ..limits(FOREVER)
+    };
     let spend = || async { one.disk.spend(&key(1), &limits, &ask("b")).await };
-    let Spend::Go(permit) = spend().await else { panic!() };
+    let Spend::Go(permit) = spend().await else {
+        panic!()
+    };
     one.disk.settle(permit, Verdict::Success, &limits).await;
-    let (file, older) = (only(&dir, "budget-"), fs::read(only(&dir, "budget-")).unwrap());
+    let (file, older) = (
+        only(&dir, "budget-"),
+        fs::read(only(&dir, "budget-")).unwrap(),
+    );
     fs::remove_file(&file).unwrap();
-    let Spend::Go(permit) = spend().await else { panic!() };
+    let Spend::Go(permit) = spend().await else {
+        panic!()
+    };
     one.disk.settle(permit, Verdict::Success, &limits).await;
     fs::write(&file, &older).unwrap();
     assert!(matches!(spend().await, Spend::OverBudget(_)));

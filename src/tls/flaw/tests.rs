@@ -21,20 +21,34 @@ fn params(name: &str) -> CertificateParams {
 }
 
 fn self_signed(name: &str) -> Vec<u8> {
-    params(name).self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    params(name)
+        .self_signed(&KeyPair::generate().unwrap())
+        .unwrap()
+        .der()
+        .to_vec()
 }
 
 fn issued_by(name: &str) -> Vec<u8> {
     let mut authority = params(name);
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let issuer = Issuer::new(authority, KeyPair::generate().unwrap());
-    params("leaf").signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().to_vec()
+    params("leaf")
+        .signed_by(&KeyPair::generate().unwrap(), &issuer)
+        .unwrap()
+        .der()
+        .to_vec()
 }
 
 /// What is said from the error, and from the text that rustls makes of it.
 fn both(error: &CertificateError, shown: Option<&[u8]>) -> (String, String) {
-    let text = format!("TLS connect() failed: {}, SNI: a.example", rustls::Error::InvalidCertificate(error.clone()));
-    (Flaw::new(error, shown).to_string(), Flaw::from_text(&text).unwrap().to_string())
+    let text = format!(
+        "TLS connect() failed: {}, SNI: a.example",
+        rustls::Error::InvalidCertificate(error.clone())
+    );
+    (
+        Flaw::new(error, shown).to_string(),
+        Flaw::from_text(&text).unwrap().to_string(),
+    )
 }
 
 #[test]
@@ -65,21 +79,41 @@ fn every_flaw_says_which_when_and_for_whom() {
             "has an unknown issuer (is ca_file needed?)",
         ),
         (
-            CertificateError::ExpiredContext { time: at(20 * DAY), not_after: at(DAY) },
+            CertificateError::ExpiredContext {
+                time: at(20 * DAY),
+                not_after: at(DAY),
+            },
             None,
             "has expired (on 1970-01-02T00:00:00Z)",
             "has expired (on 1970-01-02T00:00:00Z)",
         ),
-        (CertificateError::Expired, None, "has expired", "has expired"),
         (
-            CertificateError::NotValidYetContext { time: at(0), not_before: at(DAY) },
+            CertificateError::Expired,
+            None,
+            "has expired",
+            "has expired",
+        ),
+        (
+            CertificateError::NotValidYetContext {
+                time: at(0),
+                not_before: at(DAY),
+            },
             None,
             "is not valid yet (only from 1970-01-02T00:00:00Z)",
             "is not valid yet (only from 1970-01-02T00:00:00Z)",
         ),
-        (CertificateError::NotValidYet, None, "is not valid yet", "is not valid yet"),
         (
-            presented(&["DnsName(\"b.example\")", "UniformResourceIdentifier(\"x\")", "IpAddress(10.0.0.1)"]),
+            CertificateError::NotValidYet,
+            None,
+            "is not valid yet",
+            "is not valid yet",
+        ),
+        (
+            presented(&[
+                "DnsName(\"b.example\")",
+                "UniformResourceIdentifier(\"x\")",
+                "IpAddress(10.0.0.1)",
+            ]),
             None,
             "is for another name (asked for \"a.example\", it names \"b.example\", \"10.0.0.1\")",
             "is for another name (asked for \"a.example\", it names \"b.example\", \"10.0.0.1\")",
@@ -96,8 +130,18 @@ fn every_flaw_says_which_when_and_for_whom() {
             "is for another name (asked for \"a.example\", it names none: a subjectAltName is needed, the common name does not count)",
             "is for another name (asked for \"a.example\", it names none: a subjectAltName is needed, the common name does not count)",
         ),
-        (CertificateError::NotValidForName, None, "is for another name", "is for another name"),
-        (CertificateError::BadSignature, Some(&foreign), "has a bad signature", "has a bad signature"),
+        (
+            CertificateError::NotValidForName,
+            None,
+            "is for another name",
+            "is for another name",
+        ),
+        (
+            CertificateError::BadSignature,
+            Some(&foreign),
+            "has a bad signature",
+            "has a bad signature",
+        ),
         (CertificateError::Revoked, None, "is revoked", "is revoked"),
         (
             CertificateError::InvalidPurpose,
@@ -111,17 +155,35 @@ fn every_flaw_says_which_when_and_for_whom() {
             "cannot be read, or needs an extension that is not known here",
             "cannot be read, or needs an extension that is not known here",
         ),
-        (CertificateError::InvalidOcspResponse, None, "cannot be accepted", "cannot be accepted"),
-        (CertificateError::Other(rustls::OtherError(Arc::new(Flaw::Revoked))), None, "is revoked", "cannot be accepted"),
+        (
+            CertificateError::InvalidOcspResponse,
+            None,
+            "cannot be accepted",
+            "cannot be accepted",
+        ),
+        (
+            CertificateError::Other(rustls::OtherError(Arc::new(Flaw::Revoked))),
+            None,
+            "is revoked",
+            "cannot be accepted",
+        ),
     ];
     for (error, shown, by_error, by_text) in rows {
-        assert_eq!(both(&error, shown), (by_error.to_owned(), by_text.to_owned()), "{error:?}");
+        assert_eq!(
+            both(&error, shown),
+            (by_error.to_owned(), by_text.to_owned()),
+            "{error:?}"
+        );
     }
 }
 
 #[test]
 fn what_is_no_certificates_fault_is_no_flaw() {
-    for text in ["", "TLS connect() failed: received fatal alert: HandshakeFailure, SNI: a", "invalid peer"] {
+    for text in [
+        "",
+        "TLS connect() failed: received fatal alert: HandshakeFailure, SNI: a",
+        "invalid peer",
+    ] {
         assert_eq!(Flaw::from_text(text), None, "{text}");
     }
 }
@@ -130,7 +192,10 @@ fn what_is_no_certificates_fault_is_no_flaw() {
 fn a_strangers_text_is_cut_and_shows_nothing_invisible() {
     let long = format!("a\u{202e}b\r\nX-Evil: 1 {}", "x".repeat(300));
     let said = Flaw::SelfSigned(long).to_string();
-    assert!(said.starts_with("is self-signed (\"a?b??X-Evil: 1 xxx") && said.chars().count() < 160, "{said}");
+    assert!(
+        said.starts_with("is self-signed (\"a?b??X-Evil: 1 xxx") && said.chars().count() < 160,
+        "{said}"
+    );
 }
 
 proptest! {

@@ -84,9 +84,13 @@ impl Account {
     pub fn note(&mut self, limits: &Limits, ask: &Ask, now: Now) {
         // While something is counted, everybody's limits stay: one that is latched does not ask, and still binds the others.
         let counted = self.counted() > 0;
-        self.sharers.retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
+        self.sharers
+            .retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
         match limits.account_rejections {
-            Some(max) => drop(self.sharers.insert(ask.credential.to_string(), Sharer { max, seen: now })),
+            Some(max) => drop(
+                self.sharers
+                    .insert(ask.credential.to_string(), Sharer { max, seen: now }),
+            ),
             None => drop(self.sharers.remove(&*ask.credential)),
         }
     }
@@ -102,7 +106,8 @@ impl Account {
         if let Some(max) = self.max() {
             if self.counted() >= max {
                 // Of unknown outcomes alone it cannot be said that anybody was refused: one attempt finds out.
-                let opens = (self.rejected == 0).then(|| self.last.unwrap_or_default().after(UNKNOWN));
+                let opens =
+                    (self.rejected == 0).then(|| self.last.unwrap_or_default().after(UNKNOWN));
                 return match opens {
                     Some(opens) if opens <= now => busy_or_go(running),
                     opens => self.by_leave(opens, now).unwrap_or(Answer::Latched(opens)),
@@ -121,8 +126,14 @@ impl Account {
             return Answer::Go;
         }
         // Others that are being tried for the first time may be refused as well.
-        let untried = |t: &&Try| !t.lost && t.new && t.value != value.name && !self.values.contains(&t.value);
-        let mut others: Vec<&str> = self.spent.iter().filter(untried).map(|t| &*t.value).collect();
+        let untried =
+            |t: &&Try| !t.lost && t.new && t.value != value.name && !self.values.contains(&t.value);
+        let mut others: Vec<&str> = self
+            .spent
+            .iter()
+            .filter(untried)
+            .map(|t| &*t.value)
+            .collect();
         others.sort_unstable();
         others.dedup();
         let refused = self.values.len();
@@ -133,7 +144,9 @@ impl Account {
             let times = u32::try_from(refused - 1).unwrap_or(u32::MAX);
             let next = self.last.unwrap_or_default().after(doubled(times));
             if next > now {
-                return self.by_leave(Some(next), now).unwrap_or(Answer::Later(next));
+                return self
+                    .by_leave(Some(next), now)
+                    .unwrap_or(Answer::Later(next));
             }
         }
         busy_or_go(u32::try_from(others.len()).unwrap_or(u32::MAX))
@@ -143,11 +156,19 @@ impl Account {
     fn by_leave(&self, next: Option<Now>, now: Now) -> Option<Answer> {
         if !self.leave.is_given() {
             // What becomes of the attempt that was let through decides for all.
-            return self.spent.iter().any(|t| !t.lost && self.leave.is_used_by(t.id)).then_some(Answer::Busy);
+            return self
+                .spent
+                .iter()
+                .any(|t| !t.lost && self.leave.is_used_by(t.id))
+                .then_some(Answer::Busy);
         }
         let from = self.leave.from(self.last).unwrap_or(now);
         let from = next.map_or(from, |next| next.min(from));
-        Some(if from > now { Answer::Later(from) } else { busy_or_go(self.running()) })
+        Some(if from > now {
+            Answer::Later(from)
+        } else {
+            busy_or_go(self.running())
+        })
     }
 
     fn is_new(&self, value: Value<'_>) -> bool {
@@ -170,18 +191,29 @@ impl Account {
         if !value.proven || self.is_refused(value) || self.is_full() {
             self.leave.take(id);
         }
-        self.spent.push(Try { id, at: now, lost: false, value: value.name.to_owned(), new, before: self.rejected });
+        self.spent.push(Try {
+            id,
+            at: now,
+            lost: false,
+            value: value.name.to_owned(),
+            new,
+            before: self.rejected,
+        });
     }
 
     /// The attempt succeeded: what was refused or lost before it was sent is forgotten. What became known later the vendor may have seen after it.
     pub fn succeeded(&mut self, id: u64) {
-        let Some(i) = self.spent.iter().position(|t| t.id == id) else { return };
+        let Some(i) = self.spent.iter().position(|t| t.id == id) else {
+            return;
+        };
         let tried = self.spent.remove(i);
         let later = self.spent.split_off(i);
         self.spent.retain(|t| !t.lost);
         self.spent.extend(later);
         self.rejected = self.rejected.saturating_sub(tried.before);
-        self.spent.iter_mut().for_each(|t| t.before = t.before.saturating_sub(tried.before));
+        self.spent
+            .iter_mut()
+            .for_each(|t| t.before = t.before.saturating_sub(tried.before));
         self.accepted = self.accepted.max(Some(tried.at));
         if self.counted() == 0 {
             self.last = None;
@@ -220,15 +252,25 @@ impl Account {
     }
 
     fn lose_if(&mut self, gone: impl Fn(&Try) -> bool, at: impl Fn(&Try) -> Now) {
-        let (gone, stays): (Vec<Try>, Vec<Try>) = std::mem::take(&mut self.spent).into_iter().partition(|t| !t.lost && gone(t));
+        let (gone, stays): (Vec<Try>, Vec<Try>) = std::mem::take(&mut self.spent)
+            .into_iter()
+            .partition(|t| !t.lost && gone(t));
         self.spent = stays;
         for tried in gone {
             self.last = self.last.max(Some(at(&tried)));
             self.leave.refused(tried.id);
             self.remember(tried.value.clone());
-            self.spent.push(Try { lost: true, ..tried });
+            self.spent.push(Try {
+                lost: true,
+                ..tried
+            });
         }
-        let mut many = self.spent.iter().filter(|t| t.lost).count().saturating_sub(MOST_UNKNOWN);
+        let mut many = self
+            .spent
+            .iter()
+            .filter(|t| t.lost)
+            .count()
+            .saturating_sub(MOST_UNKNOWN);
         self.spent.retain(|t| {
             let stays = !t.lost || many == 0;
             many -= usize::from(!stays);
@@ -252,7 +294,10 @@ impl Account {
     /// In place of one that was lost: there was a refusal, for all we know, and leave for one more attempt.
     #[must_use]
     pub fn after_damage() -> Self {
-        let mut account = Self { rejected: 1, ..Self::default() };
+        let mut account = Self {
+            rejected: 1,
+            ..Self::default()
+        };
         account.unlatch();
         account
     }
@@ -268,12 +313,18 @@ impl Account {
     /// succeeded since.
     pub fn take_over(&mut self, record: &str, refused: u32, last: Option<Now>) {
         // Strictly older: moments before a boot cannot be told apart.
-        let is_over = last.zip(self.accepted).is_some_and(|(last, accepted)| last < accepted);
+        let is_over = last
+            .zip(self.accepted)
+            .is_some_and(|(last, accepted)| last < accepted);
         if is_over || !self.taken.insert(record.to_owned()) {
             return;
         }
         self.rejected = self.rejected.saturating_add(refused);
-        for tried in self.spent.iter_mut().filter(|t| last.is_some_and(|last| last < t.at)) {
+        for tried in self
+            .spent
+            .iter_mut()
+            .filter(|t| last.is_some_and(|last| last < t.at))
+        {
             tried.before = tried.before.saturating_add(refused);
         }
         self.last = self.last.max(last);
@@ -308,7 +359,8 @@ impl Account {
     #[must_use]
     pub fn lacks(&self, last: &Self, mine: impl Fn(u64) -> bool) -> bool {
         let gone = |t: &Try| !t.lost && mine(t.id) && !self.spent.iter().any(|s| s.id == t.id);
-        self.accepted <= last.accepted && (self.rejected < last.rejected || last.spent.iter().any(gone))
+        self.accepted <= last.accepted
+            && (self.rejected < last.rejected || last.spent.iter().any(gone))
     }
 
     /// When the last attempt that succeeded was sent.
@@ -319,8 +371,13 @@ impl Account {
 
     /// Calls `value` by another name, as another ledger does. What it does not know stays apart from all it knows.
     pub fn rename(&mut self, value: &str, to: &str) {
-        let names = self.values.iter_mut().chain(self.spent.iter_mut().map(|t| &mut t.value));
-        names.filter(|name| *name == value).for_each(|name| to.clone_into(name));
+        let names = self
+            .values
+            .iter_mut()
+            .chain(self.spent.iter_mut().map(|t| &mut t.value));
+        names
+            .filter(|name| *name == value)
+            .for_each(|name| to.clone_into(name));
     }
 
     /// Moves every moment (a record read after a reboot).
@@ -339,7 +396,11 @@ impl Account {
             Answer::Later(next) => (None, Some(next)),
             _ => (None, None),
         };
-        Counted { rejections: self.max().map_or(0, |_| self.counted()), latched, later }
+        Counted {
+            rejections: self.max().map_or(0, |_| self.counted()),
+            latched,
+            later,
+        }
     }
 
     /// The last refusal.
@@ -351,17 +412,23 @@ impl Account {
     /// Nothing is counted and nothing is under way.
     #[must_use]
     pub fn is_blank(&self) -> bool {
-        self.spent.is_empty() && self.rejected == 0 && self.values.is_empty() && !self.leave.is_given()
+        self.spent.is_empty()
+            && self.rejected == 0
+            && self.values.is_empty()
+            && !self.leave.is_given()
     }
 
     /// Whether it is worth writing this one where `old` stands: that somebody who is known asked again is not.
     #[must_use]
     pub fn differs(&self, old: &Self) -> bool {
         let known = |(name, new): (&String, &Sharer)| {
-            old.sharers.get(name).is_some_and(|old| old.max == new.max && old.seen.until(new.seen) < SHARER_NOTED)
+            old.sharers
+                .get(name)
+                .is_some_and(|old| old.max == new.max && old.seen.until(new.seen) < SHARER_NOTED)
         };
         let told = |a: &Self| (a.rejected, a.last, a.leave, a.accepted);
-        (told(self), &self.spent, &self.values, &self.taken) != (told(old), &old.spent, &old.values, &old.taken)
+        (told(self), &self.spent, &self.values, &self.taken)
+            != (told(old), &old.spent, &old.values, &old.taken)
             || self.sharers.len() != old.sharers.len()
             || !self.sharers.iter().all(known)
     }
@@ -382,7 +449,11 @@ impl Account {
 }
 
 fn busy_or_go(running: u32) -> Answer {
-    if running > 0 { Answer::Busy } else { Answer::Go }
+    if running > 0 {
+        Answer::Busy
+    } else {
+        Answer::Go
+    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,10 @@ impl Budget {
     pub fn ready(&mut self, rates: &[Rate], now: Now) -> Result<(), Now> {
         self.buckets.truncate(rates.len());
         for rate in rates.iter().skip(self.buckets.len()) {
-            self.buckets.push(Bucket { left: f64::from(rate.n.max(1)), at: now });
+            self.buckets.push(Bucket {
+                left: f64::from(rate.n.max(1)),
+                at: now,
+            });
         }
         let mut wait = Duration::ZERO;
         for (bucket, rate) in self.buckets.iter_mut().zip(rates) {
@@ -34,19 +37,35 @@ impl Budget {
             // Never zero, so that the divisions below mean something.
             let one = (rate.per / rate.n.max(1)).max(Duration::from_nanos(1));
             let refill = bucket.at.until(now).as_secs_f64() / one.as_secs_f64();
-            *bucket = Bucket { left: (bucket.left + refill).clamp(0.0, full), at: now.max(bucket.at) };
+            *bucket = Bucket {
+                left: (bucket.left + refill).clamp(0.0, full),
+                at: now.max(bucket.at),
+            };
             // A hair less than one is one: the refill is computed in floating point.
             if bucket.left < 1.0 - 1e-6 {
-                wait = wait.max(one.min(Duration::from_hours(8784)).mul_f64(1.0 - bucket.left).max(Duration::from_millis(1)));
+                wait = wait.max(
+                    one.min(Duration::from_hours(8784))
+                        .mul_f64(1.0 - bucket.left)
+                        .max(Duration::from_millis(1)),
+                );
             }
         }
-        if wait.is_zero() { Ok(()) } else { Err(now.after(wait)) }
+        if wait.is_zero() {
+            Ok(())
+        } else {
+            Err(now.after(wait))
+        }
     }
 
     /// Buckets with nothing in them: where it is not known what was taken.
     #[must_use]
     pub fn empty(rates: &[Rate], now: Now) -> Self {
-        Self { buckets: rates.iter().map(|_| Bucket { left: 0.0, at: now }).collect() }
+        Self {
+            buckets: rates
+                .iter()
+                .map(|_| Bucket { left: 0.0, at: now })
+                .collect(),
+        }
     }
 
     /// Moves every moment (a budget read after a reboot).
@@ -72,7 +91,10 @@ mod tests {
 
     #[test]
     fn a_bucket_of_n_is_refilled_evenly() {
-        let rates = [Rate { n: 120, per: Duration::from_mins(1) }];
+        let rates = [Rate {
+            n: 120,
+            per: Duration::from_mins(1),
+        }];
         let mut budget = Budget::default();
         for _ in 0..120 {
             assert_eq!(budget.ready(&rates, now(10.0)), Ok(()));
@@ -87,7 +109,16 @@ mod tests {
 
     #[test]
     fn of_several_rates_the_strictest_decides() {
-        let rates = [Rate { n: 2, per: Duration::from_secs(2) }, Rate { n: 1, per: Duration::from_mins(1) }];
+        let rates = [
+            Rate {
+                n: 2,
+                per: Duration::from_secs(2),
+            },
+            Rate {
+                n: 1,
+                per: Duration::from_mins(1),
+            },
+        ];
         let mut budget = Budget::default();
         assert_eq!(budget.ready(&rates, now(0.0)), Ok(()));
         budget.take();
@@ -97,9 +128,20 @@ mod tests {
 
     #[test]
     fn absurd_rates_do_not_panic_and_never_say_now_for_later() {
-        for rate in
-            [Rate { n: 0, per: Duration::ZERO }, Rate { n: 0, per: Duration::MAX }, Rate { n: u32::MAX, per: Duration::from_nanos(1) }]
-        {
+        for rate in [
+            Rate {
+                n: 0,
+                per: Duration::ZERO,
+            },
+            Rate {
+                n: 0,
+                per: Duration::MAX,
+            },
+            Rate {
+                n: u32::MAX,
+                per: Duration::from_nanos(1),
+            },
+        ] {
             let mut budget = Budget::default();
             for i in 0..10 {
                 let at = now(f64::from(i));
@@ -113,7 +155,10 @@ mod tests {
 
     #[test]
     fn an_empty_one_has_to_be_refilled_first_and_moves_with_the_clock() {
-        let rates = [Rate { n: 2, per: Duration::from_secs(10) }];
+        let rates = [Rate {
+            n: 2,
+            per: Duration::from_secs(10),
+        }];
         let mut budget = Budget::empty(&rates, now(100.0));
         assert_eq!(budget.ready(&rates, now(100.0)), Err(now(105.0)));
         assert_eq!(budget.ready(&rates, now(105.0)), Ok(()));

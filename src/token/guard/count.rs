@@ -73,8 +73,14 @@ impl Latch {
         match rules.hold {
             Hold::UntilSecretChanges => None,
             Hold::For(first) => {
-                let first = if Rules::accepted_lately(rules.accepted, self.since) { first.min(HOLD_IF_ACCEPTED) } else { first };
-                let doubled = first.max(Duration::from_secs(1)).saturating_mul(1 << self.times.saturating_sub(1).min(16));
+                let first = if Rules::accepted_lately(rules.accepted, self.since) {
+                    first.min(HOLD_IF_ACCEPTED)
+                } else {
+                    first
+                };
+                let doubled = first
+                    .max(Duration::from_secs(1))
+                    .saturating_mul(1 << self.times.saturating_sub(1).min(16));
                 Some(self.since.after(doubled.min(LONGEST_HOLD.max(first))))
             }
         }
@@ -86,10 +92,20 @@ impl Count {
     pub fn ask(&mut self, rules: &Rules, at_once: bool, now: Now) -> Answer {
         self.forget(rules, now);
         let max = rules.max;
-        let (lost, running) = (if rules.unknown_elsewhere { 0 } else { self.lost() }, self.running());
+        let (lost, running) = (
+            if rules.unknown_elsewhere {
+                0
+            } else {
+                self.lost()
+            },
+            self.running(),
+        );
         if self.rejected >= max && self.latch.is_none() {
             // Another who shares the key has stricter limits than those that were counted by.
-            self.latch = Some(Latch { since: self.last.unwrap_or(now), times: 1 });
+            self.latch = Some(Latch {
+                since: self.last.unwrap_or(now),
+                times: 1,
+            });
         }
         if let Some(latch) = self.latch {
             return match latch.until(rules) {
@@ -116,8 +132,15 @@ impl Count {
     fn by_leave(&self, until: Option<Now>, now: Now) -> Answer {
         if !self.leave.is_given() {
             // What becomes of the attempt that was let through decides for all.
-            let trying = self.spent.iter().any(|s| !s.lost && self.leave.is_used_by(s.id));
-            return if trying { Answer::Busy } else { Answer::Latched(until) };
+            let trying = self
+                .spent
+                .iter()
+                .any(|s| !s.lost && self.leave.is_used_by(s.id));
+            return if trying {
+                Answer::Busy
+            } else {
+                Answer::Latched(until)
+            };
         }
         let from = self.leave.from(self.last).unwrap_or(now);
         match until.map_or(from, |until| until.min(from)) {
@@ -130,19 +153,28 @@ impl Count {
     /// Writes an attempt down.
     pub fn spend(&mut self, id: u64, now: Now) {
         self.leave.take(id);
-        self.spent.push(Spent { id, at: now, lost: false, before: self.rejected });
+        self.spent.push(Spent {
+            id,
+            at: now,
+            lost: false,
+            before: self.rejected,
+        });
     }
 
     /// It succeeded: what was refused or lost before it was sent is forgotten. What became known later the vendor may have seen after it. One that was
     /// not counted here came after all that was.
     pub fn succeeded(&mut self, id: u64) {
         let sent = self.spent.iter().position(|s| s.id == id);
-        let before = sent.and_then(|i| self.spent.get(i)).map_or(self.rejected, |s| s.before);
+        let before = sent
+            .and_then(|i| self.spent.get(i))
+            .map_or(self.rejected, |s| s.before);
         let later = self.spent.split_off(sent.unwrap_or(self.spent.len()));
         self.spent.retain(|s| !s.lost);
         self.spent.extend(later.into_iter().filter(|s| s.id != id));
         self.rejected = self.rejected.saturating_sub(before);
-        self.spent.iter_mut().for_each(|s| s.before = s.before.saturating_sub(before));
+        self.spent
+            .iter_mut()
+            .for_each(|s| s.before = s.before.saturating_sub(before));
         // Where what is left reaches the limit it is closed again by that.
         self.latch = None;
         let left = self.counts_at_all();
@@ -157,7 +189,10 @@ impl Count {
     /// In place of one that was lost: there was a refusal, for all we know, and leave for one more attempt.
     #[must_use]
     pub fn after_damage() -> Self {
-        let mut count = Self { rejected: 1, ..Self::default() };
+        let mut count = Self {
+            rejected: 1,
+            ..Self::default()
+        };
         count.unlatch();
         count
     }
@@ -171,7 +206,9 @@ impl Count {
 
     /// It was refused. However often that is told, it counts once.
     pub fn rejected(&mut self, id: u64, max: u32, now: Now) {
-        let Some(i) = self.spent.iter().position(|s| s.id == id) else { return };
+        let Some(i) = self.spent.iter().position(|s| s.id == id) else {
+            return;
+        };
         self.spent.remove(i);
         self.rejected = self.rejected.saturating_add(1);
         self.last = Some(now);
@@ -196,9 +233,14 @@ impl Count {
 
     /// What became of it will never be known.
     pub fn lost_outcome(&mut self, id: u64, now: Now, unknown_elsewhere: bool) {
-        let Some(i) = self.spent.iter().position(|s| s.id == id) else { return };
+        let Some(i) = self.spent.iter().position(|s| s.id == id) else {
+            return;
+        };
         let spent = self.spent.remove(i);
-        self.spent.push(Spent { lost: true, ..spent });
+        self.spent.push(Spent {
+            lost: true,
+            ..spent
+        });
         self.last = Some(now);
         self.leave.refused(id);
         if !unknown_elsewhere {
@@ -208,7 +250,8 @@ impl Count {
 
     /// All attempts of owners that are gone become lost (a ledger that outlives processes).
     pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now, unknown_elsewhere: bool) {
-        let (gone, stays): (Vec<Spent>, Vec<Spent>) = self.spent.drain(..).partition(|s| !s.lost && !alive(s.id));
+        let (gone, stays): (Vec<Spent>, Vec<Spent>) =
+            self.spent.drain(..).partition(|s| !s.lost && !alive(s.id));
         self.spent = stays;
         for spent in gone {
             let at = now.min(spent.at).max(self.last.unwrap_or_default());
@@ -218,7 +261,10 @@ impl Count {
             if !unknown_elsewhere {
                 self.close_again(at);
             }
-            self.spent.push(Spent { lost: true, ..spent });
+            self.spent.push(Spent {
+                lost: true,
+                ..spent
+            });
         }
     }
 
@@ -232,7 +278,10 @@ impl Count {
         self.rejected = self.rejected.max(other.rejected);
         self.last = self.last.max(other.last);
         self.latch = match (self.latch, other.latch) {
-            (Some(a), Some(b)) => Some(Latch { since: a.since.max(b.since), times: a.times.max(b.times) }),
+            (Some(a), Some(b)) => Some(Latch {
+                since: a.since.max(b.since),
+                times: a.times.max(b.times),
+            }),
             (a, b) => a.or(b),
         };
         self.leave.join(other.leave);
@@ -240,7 +289,8 @@ impl Count {
 
     /// Lacks a refusal of `last`, an older state of it, or one of its attempts that are `mine`.
     pub fn lacks(&self, last: &Self, mine: impl Fn(u64) -> bool) -> bool {
-        let gone = |s: &Spent| !s.lost && mine(s.id) && !self.spent.iter().any(|ours| ours.id == s.id);
+        let gone =
+            |s: &Spent| !s.lost && mine(s.id) && !self.spent.iter().any(|ours| ours.id == s.id);
         self.rejected < last.rejected || last.spent.iter().any(gone)
     }
 
@@ -253,7 +303,10 @@ impl Count {
     pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
         self.spent.iter_mut().for_each(|s| s.at = to(s.at));
         self.last = self.last.map(&to);
-        self.latch = self.latch.map(|l| Latch { since: to(l.since), ..l });
+        self.latch = self.latch.map(|l| Latch {
+            since: to(l.since),
+            ..l
+        });
     }
 
     /// Refusals and unknown outcomes.
@@ -261,7 +314,11 @@ impl Count {
     pub fn counted(&self, rules: &Rules, now: Now) -> u32 {
         let mut counted = self.clone();
         counted.forget(rules, now);
-        counted.rejected.saturating_add(if rules.unknown_elsewhere { 0 } else { counted.lost() })
+        counted.rejected.saturating_add(if rules.unknown_elsewhere {
+            0
+        } else {
+            counted.lost()
+        })
     }
 
     /// Refused attempts, unknown outcomes that count as such included.
@@ -300,13 +357,19 @@ impl Count {
         if self.latch.is_some() {
             self.close_again(now);
         } else if self.rejected >= max {
-            self.latch = Some(Latch { since: now, times: 1 });
+            self.latch = Some(Latch {
+                since: now,
+                times: 1,
+            });
         }
     }
 
     fn close_again(&mut self, now: Now) {
         if let Some(latch) = &mut self.latch {
-            *latch = Latch { since: now.max(latch.since), times: latch.times.saturating_add(1) };
+            *latch = Latch {
+                since: now.max(latch.since),
+                times: latch.times.saturating_add(1),
+            };
         }
     }
 
@@ -319,7 +382,12 @@ impl Count {
     fn first_forgotten(&self, hold: Hold) -> Option<Now> {
         match hold {
             Hold::UntilSecretChanges => None,
-            Hold::For(_) => self.spent.iter().filter(|s| s.lost).map(|s| s.at.after(UNKNOWN)).min(),
+            Hold::For(_) => self
+                .spent
+                .iter()
+                .filter(|s| s.lost)
+                .map(|s| s.at.after(UNKNOWN))
+                .min(),
         }
     }
 

@@ -66,17 +66,27 @@ impl Leave {
     /// The attempt `id` said nothing about the secret: another may be made in its place.
     pub fn give_back(&mut self, id: u64) {
         if self.used == Some(id) {
-            *self = Self { given: true, used: None, ..*self };
+            *self = Self {
+                given: true,
+                used: None,
+                ..*self
+            };
         }
     }
 
     /// Leave that both copies of a count know of.
     pub fn join(&mut self, other: Self) {
-        *self = Self { given: self.given && other.given, used: self.used.or(other.used), refused: self.refused.max(other.refused) };
+        *self = Self {
+            given: self.given && other.given,
+            used: self.used.or(other.used),
+            refused: self.refused.max(other.refused),
+        };
     }
 }
 
 /// 30 s the first time, doubling to an hour.
 pub(super) fn doubled(times: u32) -> Duration {
-    PAUSE.saturating_mul(1 << times.saturating_sub(1).min(16)).min(LONGEST_PAUSE)
+    PAUSE
+        .saturating_mul(1 << times.saturating_sub(1).min(16))
+        .min(LONGEST_PAUSE)
 }

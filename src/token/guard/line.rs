@@ -45,7 +45,11 @@ impl Line {
         });
         // It is never closed.
         let waiting = Box::pin(async move { front.acquire_owned().await.ok() });
-        Place { line, waiting: Some(waiting), front: None }
+        Place {
+            line,
+            waiting: Some(waiting),
+            front: None,
+        }
     }
 }
 
@@ -72,21 +76,38 @@ mod tests {
     use super::*;
 
     fn key(secret: u8) -> GuardKey {
-        GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [9; 32] }
+        GuardKey {
+            url: "https://issuer.example/token".into(),
+            secret: [secret; 32],
+            partition: None,
+            account: [9; 32],
+        }
     }
 
     #[tokio::test]
     async fn the_first_come_to_the_front_first_and_the_next_when_one_leaves() {
         let line = Line::default();
         let mut places: Vec<Place> = (0..5).map(|_| line.join(&key(1))).collect();
-        let front = |places: &mut Vec<Place>| places.iter_mut().map(|p| p.front().now_or_never().is_some()).collect::<Vec<bool>>();
+        let front = |places: &mut Vec<Place>| {
+            places
+                .iter_mut()
+                .map(|p| p.front().now_or_never().is_some())
+                .collect::<Vec<bool>>()
+        };
         assert_eq!(front(&mut places), [true, true, false, false, false]);
-        assert!(line.join(&key(2)).front().now_or_never().is_some(), "another line");
+        assert!(
+            line.join(&key(2)).front().now_or_never().is_some(),
+            "another line"
+        );
         // One gives up while he waits, one has got his turn.
         drop(places.remove(2));
         drop(places.remove(0));
         assert_eq!(front(&mut places), [true, true, false]);
-        assert!(places.iter().all(|place| place.is_for(&key(1)) && !place.is_for(&key(2))));
+        assert!(
+            places
+                .iter()
+                .all(|place| place.is_for(&key(1)) && !place.is_for(&key(2)))
+        );
     }
 
     #[tokio::test]

@@ -7,7 +7,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Account, Answer, Ask, Budget, Counted, GuardKey, Ledger, Limits, Line, Permit, Record, Spend, Tally, Verdict, Whose};
+use super::{
+    Account, Answer, Ask, Budget, Counted, GuardKey, Ledger, Limits, Line, Permit, Record, Spend,
+    Tally, Verdict, Whose,
+};
 use crate::token::{clock::Now, fetch::Fut};
 
 /// So many records and accounts are kept before those that remember nothing are looked for.
@@ -33,13 +36,26 @@ pub type Known = (Account, Record);
 
 impl Guard {
     /// Asks and, where the answer is `Go`, writes the attempt `id` down as spent.
-    pub fn spend(&mut self, key: &GuardKey, limits: &Limits, ask: &Ask, id: u64, now: Now) -> Answer {
+    pub fn spend(
+        &mut self,
+        key: &GuardKey,
+        limits: &Limits,
+        ask: &Ask,
+        id: u64,
+        now: Now,
+    ) -> Answer {
         let name = value_name(key);
         // Taken out and put back, not copied: thousands of partitions may stand in it.
         let known = self.records.remove(&(key.url.clone(), key.secret));
         let was_known = known.is_some();
-        let (mut account, mut record) = (self.accounts.remove(&key.account).unwrap_or_default(), known.unwrap_or_default());
-        let mut tally = Tally { account: &mut account, record: &mut record };
+        let (mut account, mut record) = (
+            self.accounts.remove(&key.account).unwrap_or_default(),
+            known.unwrap_or_default(),
+        );
+        let mut tally = Tally {
+            account: &mut account,
+            record: &mut record,
+        };
         let mut answer = tally.ask(whose(key, &name), limits, ask, now);
         if answer == Answer::Go {
             match take(&mut self.budgets, limits, ask, now) {
@@ -53,13 +69,28 @@ impl Guard {
 
     /// The same in place of a ledger that cannot be used now and had counted what is `known`. `None`: one who shares account or secret does not
     /// trust a guard that forgets with its process.
-    pub fn stand_in(&mut self, known: Option<Known>, key: &GuardKey, limits: &Limits, ask: &Ask, id: u64, now: Now) -> Option<Answer> {
+    pub fn stand_in(
+        &mut self,
+        known: Option<Known>,
+        key: &GuardKey,
+        limits: &Limits,
+        ask: &Ask,
+        id: u64,
+        now: Now,
+    ) -> Option<Answer> {
         let name = value_name(key);
         let (mut account, mut record) = self.copies(key);
-        Tally { account: &mut account, record: &mut record }.note(whose(key, &name), limits, ask, now);
+        Tally {
+            account: &mut account,
+            record: &mut record,
+        }
+        .note(whose(key, &name), limits, ask, now);
         self.keep(key, account.clone(), record.clone(), true, now);
         join(&mut account, &mut record, known);
-        let mut tally = Tally { account: &mut account, record: &mut record };
+        let mut tally = Tally {
+            account: &mut account,
+            record: &mut record,
+        };
         let answer = tally.ask(whose(key, &name), limits, ask, now);
         if tally.need_memory() {
             return None;
@@ -77,7 +108,13 @@ impl Guard {
     }
 
     /// Writes down how the attempt ended; `None`: its outcome will never be known.
-    pub fn settle(&mut self, key: &GuardKey, id: u64, verdict: impl Into<Option<Verdict>>, now: Now) {
+    pub fn settle(
+        &mut self,
+        key: &GuardKey,
+        id: u64,
+        verdict: impl Into<Option<Verdict>>,
+        now: Now,
+    ) {
         if let Some(mut tally) = self.tally(key) {
             tally.settle(whose(key, &value_name(key)), id, verdict.into(), now);
         }
@@ -97,9 +134,17 @@ impl Guard {
     /// What is counted now.
     #[must_use]
     pub fn counted(&self, key: &GuardKey, now: Now) -> Counted {
-        let (account, record) = (self.accounts.get(&key.account), self.records.get(&(key.url.clone(), key.secret)));
+        let (account, record) = (
+            self.accounts.get(&key.account),
+            self.records.get(&(key.url.clone(), key.secret)),
+        );
         let (no_account, no_record) = (Account::default(), Record::default());
-        Tally::status(account.unwrap_or(&no_account), record.unwrap_or(&no_record), whose(key, &value_name(key)), now)
+        Tally::status(
+            account.unwrap_or(&no_account),
+            record.unwrap_or(&no_record),
+            whose(key, &value_name(key)),
+            now,
+        )
     }
 
     /// How many records and accounts there are.
@@ -119,37 +164,64 @@ impl Guard {
 
     fn tally(&mut self, key: &GuardKey) -> Option<Tally<'_>> {
         let record = self.records.get_mut(&(key.url.clone(), key.secret))?;
-        Some(Tally { account: self.accounts.entry(key.account).or_default(), record })
+        Some(Tally {
+            account: self.accounts.entry(key.account).or_default(),
+            record,
+        })
     }
 
     fn copies(&self, key: &GuardKey) -> Known {
         let record = self.records.get(&(key.url.clone(), key.secret)).cloned();
-        (self.accounts.get(&key.account).cloned().unwrap_or_default(), record.unwrap_or_default())
+        (
+            self.accounts.get(&key.account).cloned().unwrap_or_default(),
+            record.unwrap_or_default(),
+        )
     }
 
     /// Keeps what was changed. A secret for which nothing was spent leaves no trace.
-    fn keep(&mut self, key: &GuardKey, account: Account, record: Record, was_known: bool, now: Now) {
+    fn keep(
+        &mut self,
+        key: &GuardKey,
+        account: Account,
+        record: Record,
+        was_known: bool,
+        now: Now,
+    ) {
         self.accounts.insert(key.account, account);
         if was_known || !record.is_blank() {
             self.records.insert((key.url.clone(), key.secret), record);
         }
         if self.records.len().max(self.accounts.len()) > self.full.max(ROOM) {
             self.records.retain(|_, record| !record.is_forgettable(now));
-            self.accounts.retain(|_, account| !account.is_blank() || account.max().is_some());
+            self.accounts
+                .retain(|_, account| !account.is_blank() || account.max().is_some());
             thin(&mut self.records, Record::is_busy, Record::last);
-            thin(&mut self.accounts, |account| account.running() > 0, Account::last);
+            thin(
+                &mut self.accounts,
+                |account| account.running() > 0,
+                Account::last,
+            );
             self.full = 2 * self.records.len().max(self.accounts.len());
         }
     }
 }
 
 /// Forgets those that have been quiet for longest, where there are too many. Not one that is busy: what becomes of its attempt has to count.
-fn thin<K: Clone + Eq + std::hash::Hash, V>(all: &mut HashMap<K, V>, is_busy: impl Fn(&V) -> bool, last: impl Fn(&V) -> Option<Now>) {
+fn thin<K: Clone + Eq + std::hash::Hash, V>(
+    all: &mut HashMap<K, V>,
+    is_busy: impl Fn(&V) -> bool,
+    last: impl Fn(&V) -> Option<Now>,
+) {
     if all.len() > MOST {
         let idle = all.iter().filter(|(_, value)| !is_busy(value));
-        let mut order: Vec<(Option<Now>, K)> = idle.map(|(key, value)| (last(value), key.clone())).collect();
+        let mut order: Vec<(Option<Now>, K)> = idle
+            .map(|(key, value)| (last(value), key.clone()))
+            .collect();
         order.sort_unstable_by_key(|(last, _)| *last);
-        order.iter().take(all.len() - MOST / 2).for_each(|(_, key)| drop(all.remove(key)));
+        order
+            .iter()
+            .take(all.len() - MOST / 2)
+            .for_each(|(_, key)| drop(all.remove(key)));
     }
 }
 
@@ -165,7 +237,11 @@ pub fn value_name(key: &GuardKey) -> String {
 }
 
 fn whose<'a>(key: &'a GuardKey, name: &'a str) -> Whose<'a> {
-    Whose { record: name, value: name, partition: key.partition.as_deref() }
+    Whose {
+        record: name,
+        value: name,
+        partition: key.partition.as_deref(),
+    }
 }
 
 /// Counts at least what was `known`.
@@ -177,7 +253,12 @@ fn join(account: &mut Account, record: &mut Record, known: Option<Known>) {
 }
 
 /// Takes one call out of the credential's budget.
-fn take(budgets: &mut HashMap<Arc<str>, Budget>, limits: &Limits, ask: &Ask, now: Now) -> Result<(), Now> {
+fn take(
+    budgets: &mut HashMap<Arc<str>, Budget>,
+    limits: &Limits,
+    ask: &Ask,
+    now: Now,
+) -> Result<(), Now> {
     let budget = budgets.entry(Arc::clone(&ask.credential)).or_default();
     budget.ready(&limits.rate, now)?;
     budget.take();
@@ -206,8 +287,16 @@ impl Inner {
 
 impl Memory {
     /// Asks in place of a ledger that cannot be used now: see [`Guard::stand_in`].
-    pub fn stand_in(&self, known: Option<Known>, key: &GuardKey, limits: &Limits, ask: &Ask) -> Spend {
-        self.asked(key, |guard, id| guard.stand_in(known, key, limits, ask, id, Now::now()))
+    pub fn stand_in(
+        &self,
+        known: Option<Known>,
+        key: &GuardKey,
+        limits: &Limits,
+        ask: &Ask,
+    ) -> Spend {
+        self.asked(key, |guard, id| {
+            guard.stand_in(known, key, limits, ask, id, Now::now())
+        })
     }
 
     /// How an attempt ended that the other ledger had allowed.
@@ -224,7 +313,12 @@ impl Memory {
         }
         let (mut account, mut record) = lock.1.copies(key);
         join(&mut account, &mut record, known);
-        Some(Tally::status(&account, &record, whose(key, &value_name(key)), now))
+        Some(Tally::status(
+            &account,
+            &record,
+            whose(key, &value_name(key)),
+            now,
+        ))
     }
 
     fn asked(&self, key: &GuardKey, ask: impl FnOnce(&mut Guard, u64) -> Option<Answer>) -> Spend {
@@ -251,12 +345,19 @@ impl Memory {
 
 impl Ledger for Memory {
     fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
-        Box::pin(async move { self.asked(key, |guard, id| Some(guard.spend(key, limits, ask, id, Now::now()))) })
+        Box::pin(async move {
+            self.asked(key, |guard, id| {
+                Some(guard.spend(key, limits, ask, id, Now::now()))
+            })
+        })
     }
 
     fn settle<'a>(&'a self, mut permit: Permit, verdict: Verdict, _: &'a Limits) -> Fut<'a, ()> {
         permit.redeem();
-        self.inner.lock().1.settle(&permit.key, permit.id, verdict, Now::now());
+        self.inner
+            .lock()
+            .1
+            .settle(&permit.key, permit.id, verdict, Now::now());
         self.inner.freed.notify_waiters();
         Box::pin(std::future::ready(()))
     }
@@ -268,7 +369,9 @@ impl Ledger for Memory {
     }
 
     fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>> {
-        Box::pin(std::future::ready(Some(self.inner.lock().1.counted(key, Now::now()))))
+        Box::pin(std::future::ready(Some(
+            self.inner.lock().1.counted(key, Now::now()),
+        )))
     }
 
     fn freed(&self) -> Fut<'static, ()> {

@@ -110,8 +110,16 @@ type Lost = Box<dyn FnOnce(&GuardKey, u64) + Send + Sync>;
 impl Permit {
     /// `lost` runs where the permit is dropped before it is settled; it must not block.
     #[must_use]
-    pub fn new(key: GuardKey, id: u64, lost: impl FnOnce(&GuardKey, u64) + Send + Sync + 'static) -> Self {
-        Self { key, id, lost: Some(Box::new(lost)) }
+    pub fn new(
+        key: GuardKey,
+        id: u64,
+        lost: impl FnOnce(&GuardKey, u64) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            key,
+            id,
+            lost: Some(Box::new(lost)),
+        }
     }
 
     /// For ledgers: the outcome is known, nothing is lost.
@@ -130,7 +138,9 @@ impl Drop for Permit {
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permit").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Permit")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -169,8 +179,16 @@ impl Counted {
             (Some(a), Some(b)) => Some(a.zip(b).map(|(a, b)| a.max(b))),
             (a, b) => a.or(b),
         };
-        let later = if latched.is_some() { None } else { self.later.max(other.later) };
-        Self { rejections: self.rejections.max(other.rejections), latched, later }
+        let later = if latched.is_some() {
+            None
+        } else {
+            self.later.max(other.later)
+        };
+        Self {
+            rejections: self.rejections.max(other.rejections),
+            latched,
+            later,
+        }
     }
 }
 
@@ -189,7 +207,11 @@ impl Next {
     /// What follows from what is counted; `None`: it cannot be read.
     #[must_use]
     pub fn of(counted: Option<Counted>, now: Now) -> Self {
-        match counted.map(|counted| counted.latched.map_or(counted.later, |until| until.or(Some(Now::FAR)))) {
+        match counted.map(|counted| {
+            counted
+                .latched
+                .map_or(counted.later, |until| until.or(Some(Now::FAR)))
+        }) {
             None => Self::NoMemory,
             Some(Some(Now::FAR)) => Self::Latched,
             Some(later) => Self::At(later.unwrap_or(now).max(now)),

@@ -72,7 +72,8 @@ impl Record {
     /// here before that: how many refusals, and when the last one was.
     pub fn join_account(&mut self, has_budget: bool) -> Option<(u32, Option<Now>)> {
         self.unknown_elsewhere = has_budget;
-        let before = (!std::mem::replace(&mut self.in_account, true)).then(|| self.secret.refusals());
+        let before =
+            (!std::mem::replace(&mut self.in_account, true)).then(|| self.secret.refusals());
         before.filter(|(refusals, _)| *refusals > 0)
     }
 
@@ -114,8 +115,16 @@ impl Record {
     pub fn note(&mut self, limits: &Limits, ask: &Ask, now: Now) {
         // While something is counted, everybody's limits stay: one that is latched for good does not ask, and still binds the others.
         let counted = self.secret.counted(&self.rules(), now) > 0;
-        self.sharers.retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
-        self.sharers.insert(ask.credential.to_string(), Sharer { max: limits.max_rejections, hold: limits.hold, seen: now });
+        self.sharers
+            .retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
+        self.sharers.insert(
+            ask.credential.to_string(),
+            Sharer {
+                max: limits.max_rejections,
+                hold: limits.hold,
+                seen: now,
+            },
+        );
     }
 
     /// The longest hold of those who share the key.
@@ -130,25 +139,35 @@ impl Record {
         if let Some(p) = partition {
             if self.partitions.len() >= MOST_PARTITIONS
                 && !self.partitions.contains_key(p)
-                && let Some(oldest) = self.partitions.iter().min_by_key(|(_, c)| c.age()).map(|(k, _)| k.clone())
+                && let Some(oldest) = self
+                    .partitions
+                    .iter()
+                    .min_by_key(|(_, c)| c.age())
+                    .map(|(k, _)| k.clone())
             {
                 self.partitions.remove(&oldest);
             }
-            self.partitions.entry(p.to_owned()).or_default().spend(id, now);
+            self.partitions
+                .entry(p.to_owned())
+                .or_default()
+                .spend(id, now);
         }
     }
 
     /// Writes down how it ended.
     pub fn settle(&mut self, partition: Option<&str>, id: u64, verdict: Verdict, now: Now) {
         let Rules { max, .. } = self.rules();
-        let alone = verdict == Verdict::RejectedPartition && !self.blames_secret(partition, verdict);
+        let alone =
+            verdict == Verdict::RejectedPartition && !self.blames_secret(partition, verdict);
         match verdict {
             Verdict::Success => {
                 self.succeeded = true;
                 self.accepted = self.accepted.max(Some(now));
                 self.secret.succeeded(id);
             }
-            Verdict::Rejected | Verdict::RejectedPartition if !alone => self.secret.rejected(id, max, now),
+            Verdict::Rejected | Verdict::RejectedPartition if !alone => {
+                self.secret.rejected(id, max, now)
+            }
             _ => self.secret.given_back(id),
         }
         if let Some(p) = partition
@@ -183,23 +202,37 @@ impl Record {
     /// In place of one that was lost: a person lets one attempt through, and a refusal of it is not the first.
     #[must_use]
     pub fn after_damage() -> Self {
-        Self { secret: Count::after_damage(), in_account: true, ..Self::default() }
+        Self {
+            secret: Count::after_damage(),
+            in_account: true,
+            ..Self::default()
+        }
     }
 
     /// A person lets one attempt through: with the secret, and with each of its partitions (or this one).
     pub fn unlatch(&mut self, partition: Option<&str>) {
         self.secret.unlatch();
-        self.partitions.iter_mut().filter(|(name, _)| partition.is_none_or(|p| p == *name)).for_each(|(_, count)| count.unlatch());
+        self.partitions
+            .iter_mut()
+            .filter(|(name, _)| partition.is_none_or(|p| p == *name))
+            .for_each(|(_, count)| count.unlatch());
     }
 
     /// What is to be shown.
     #[must_use]
     pub fn status(&self, partition: Option<&str>, now: Now) -> Counted {
         let rules = self.rules();
-        let counts = [Some(&self.secret), partition.and_then(|p| self.partitions.get(p))];
+        let counts = [
+            Some(&self.secret),
+            partition.and_then(|p| self.partitions.get(p)),
+        ];
         let all = counts.into_iter().flatten().map(|count| {
             let (latched, later) = count.held(&rules, now);
-            Counted { rejections: count.counted(&rules, now), latched, later }
+            Counted {
+                rejections: count.counted(&rules, now),
+                latched,
+                later,
+            }
         });
         all.reduce(Counted::and).unwrap_or_default()
     }
@@ -208,12 +241,19 @@ impl Record {
     pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now) {
         let elsewhere = self.unknown_elsewhere;
         self.secret.orphan(&alive, now, elsewhere);
-        self.partitions.values_mut().for_each(|c| c.orphan(&alive, now, elsewhere));
+        self.partitions
+            .values_mut()
+            .for_each(|c| c.orphan(&alive, now, elsewhere));
     }
 
     /// As another ledger goes on from it: attempts that are not `mine` will not be heard of, and `partition` has another name there.
     #[must_use]
-    pub fn handed_over(mut self, mine: impl Fn(u64) -> bool, partition: Option<(&str, &str)>, now: Now) -> Self {
+    pub fn handed_over(
+        mut self,
+        mine: impl Fn(u64) -> bool,
+        partition: Option<(&str, &str)>,
+        now: Now,
+    ) -> Self {
         self.secret.orphan(mine, now, self.unknown_elsewhere);
         // The secret's count has them.
         self.partitions.values_mut().for_each(Count::forget_running);
@@ -248,7 +288,8 @@ impl Record {
             Some(ours) => ours.lacks(count, &mine),
             None => self.partitions.len() < MOST_PARTITIONS && Count::default().lacks(count, &mine),
         };
-        self.accepted <= last.accepted && (self.secret.lacks(&last.secret, &mine) || last.partitions.iter().any(gone))
+        self.accepted <= last.accepted
+            && (self.secret.lacks(&last.secret, &mine) || last.partitions.iter().any(gone))
     }
 
     /// When the secret was last accepted.
@@ -275,7 +316,9 @@ impl Record {
     #[must_use]
     pub fn differs(&self, old: &Self) -> bool {
         let same = |(a, b): ((&String, &Sharer), (&String, &Sharer))| {
-            a.0 == b.0 && (a.1.max, a.1.hold) == (b.1.max, b.1.hold) && b.1.seen.until(a.1.seen) < SHARER_NOTED
+            a.0 == b.0
+                && (a.1.max, a.1.hold) == (b.1.max, b.1.hold)
+                && b.1.seen.until(a.1.seen) < SHARER_NOTED
         };
         let told = |r: &Self| (r.succeeded, r.accepted, r.unknown_elsewhere, r.in_account);
         (&self.secret, &self.partitions, told(self)) != (&old.secret, &old.partitions, told(old))
@@ -285,7 +328,12 @@ impl Record {
 
     fn rules(&self) -> Rules {
         let (max, hold) = self.strictest();
-        Rules { max, hold, accepted: self.accepted, unknown_elsewhere: self.unknown_elsewhere }
+        Rules {
+            max,
+            hold,
+            accepted: self.accepted,
+            unknown_elsewhere: self.unknown_elsewhere,
+        }
     }
 
     /// The last refusal of the secret.
@@ -302,11 +350,21 @@ impl Record {
 
     /// The lowest limit and the longest hold of those who share the key.
     fn strictest(&self) -> (u32, Hold) {
-        let max = self.sharers.values().map(|s| s.max).min().unwrap_or(1).max(1);
-        let hold = self.sharers.values().map(|s| s.hold).reduce(|a, b| match (a, b) {
-            (Hold::For(a), Hold::For(b)) => Hold::For(a.max(b)),
-            _ => Hold::UntilSecretChanges,
-        });
+        let max = self
+            .sharers
+            .values()
+            .map(|s| s.max)
+            .min()
+            .unwrap_or(1)
+            .max(1);
+        let hold = self
+            .sharers
+            .values()
+            .map(|s| s.hold)
+            .reduce(|a, b| match (a, b) {
+                (Hold::For(a), Hold::For(b)) => Hold::For(a.max(b)),
+                _ => Hold::UntilSecretChanges,
+            });
         (max, hold.unwrap_or(Hold::UntilSecretChanges))
     }
 }

@@ -23,7 +23,10 @@ impl Tally<'_> {
     /// May `ask` make an attempt? [`Answer::Go`] is not yet a spent attempt: see [`Tally::spend`].
     pub fn ask(&mut self, whose: Whose<'_>, limits: &Limits, ask: &Ask, now: Now) -> Answer {
         self.note(whose, limits, ask, now);
-        match self.account.ask(value(self.record, whose, now), limits, ask, now) {
+        match self
+            .account
+            .ask(value(self.record, whose, now), limits, ask, now)
+        {
             Answer::Go => self.record.ask(whose.partition, limits, ask, now),
             other => other,
         }
@@ -58,8 +61,12 @@ impl Tally<'_> {
         };
         match verdict {
             Verdict::Success => self.account.succeeded(id),
-            Verdict::RejectedForClock if self.account.max().is_some() => self.account.rejected(id, now),
-            refused if self.record.blames_secret(whose.partition, refused) => self.account.rejected(id, now),
+            Verdict::RejectedForClock if self.account.max().is_some() => {
+                self.account.rejected(id, now)
+            }
+            refused if self.record.blames_secret(whose.partition, refused) => {
+                self.account.rejected(id, now)
+            }
             _ => self.account.given_back(id),
         }
         self.record.settle(whose.partition, id, verdict, now);
@@ -74,10 +81,15 @@ impl Tally<'_> {
     /// What is to be shown.
     #[must_use]
     pub fn status(account: &Account, record: &Record, whose: Whose<'_>, now: Now) -> Counted {
-        account.status(value(record, whose, now), now).and(record.status(whose.partition, now))
+        account
+            .status(value(record, whose, now), now)
+            .and(record.status(whose.partition, now))
     }
 }
 
 fn value<'v>(record: &Record, whose: Whose<'v>, now: Now) -> Value<'v> {
-    Value { name: whose.value, proven: record.is_proven(now) }
+    Value {
+        name: whose.value,
+        proven: record.is_proven(now),
+    }
 }

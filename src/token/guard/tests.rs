@@ -10,15 +10,28 @@ use super::*;
 const MINUTE: Duration = Duration::from_mins(1);
 
 fn key(partition: Option<&str>) -> GuardKey {
-    GuardKey { url: "https://issuer.example/token".into(), secret: [7; 32], partition: partition.map(Into::into), account: [9; 32] }
+    GuardKey {
+        url: "https://issuer.example/token".into(),
+        secret: [7; 32],
+        partition: partition.map(Into::into),
+        account: [9; 32],
+    }
 }
 
 fn limits(max: u32, hold: Hold) -> Limits {
-    Limits { rate: vec![], max_rejections: max, hold, account_rejections: None }
+    Limits {
+        rate: vec![],
+        max_rejections: max,
+        hold,
+        account_rejections: None,
+    }
 }
 
 fn ask(credential: &str) -> Ask {
-    Ask { credential: credential.into(), parent_renewed: false }
+    Ask {
+        credential: credential.into(),
+        parent_renewed: false,
+    }
 }
 
 fn at(secs: u64) -> Now {
@@ -35,16 +48,34 @@ struct Told {
 
 impl Told {
     fn new(limits: Limits) -> Self {
-        Self { guard: Guard::default(), limits, ask: ask("a"), ids: 0 }
+        Self {
+            guard: Guard::default(),
+            limits,
+            ask: ask("a"),
+            ids: 0,
+        }
     }
     fn spend(&mut self, partition: Option<&str>, secs: u64) -> Answer {
-        self.guard.spend(&key(partition), &self.limits, &self.ask, self.ids + 1, at(secs)).tap_go(&mut self.ids)
+        self.guard
+            .spend(
+                &key(partition),
+                &self.limits,
+                &self.ask,
+                self.ids + 1,
+                at(secs),
+            )
+            .tap_go(&mut self.ids)
     }
     fn settle(&mut self, partition: Option<&str>, verdict: Verdict, secs: u64) {
-        self.guard.settle(&key(partition), self.ids, verdict, at(secs));
+        self.guard
+            .settle(&key(partition), self.ids, verdict, at(secs));
     }
     fn attempt(&mut self, partition: Option<&str>, verdict: Verdict, secs: u64) {
-        assert_eq!(self.spend(partition, secs), Answer::Go, "{verdict:?} at {secs}");
+        assert_eq!(
+            self.spend(partition, secs),
+            Answer::Go,
+            "{verdict:?} at {secs}"
+        );
         self.settle(partition, verdict, secs);
     }
 }
@@ -67,14 +98,24 @@ fn a_refused_secret_is_tried_twice_30_s_apart_and_then_latched_for_a_doubling_ho
     g.attempt(None, Verdict::Rejected, 30);
     let mut from = 30;
     for hold in [60, 120, 240, 480, 960, 1920, 3600, 3600] {
-        assert_eq!(g.spend(None, from + hold - 1), Answer::Latched(Some(at(from + hold))));
+        assert_eq!(
+            g.spend(None, from + hold - 1),
+            Answer::Latched(Some(at(from + hold)))
+        );
         from += hold;
         assert_eq!(g.spend(None, from), Answer::Go);
-        assert_eq!(g.spend(None, from), Answer::Busy, "one attempt after each hold");
+        assert_eq!(
+            g.spend(None, from),
+            Answer::Busy,
+            "one attempt after each hold"
+        );
         g.settle(None, Verdict::Rejected, from);
     }
     let status = g.guard.counted(&key(None), at(from));
-    assert_eq!((status.rejections, status.latched), (10, Some(Some(at(from + 3600)))));
+    assert_eq!(
+        (status.rejections, status.latched),
+        (10, Some(Some(at(from + 3600))))
+    );
 }
 
 #[test]
@@ -83,7 +124,11 @@ fn an_attempt_that_a_killed_process_made_after_the_hold_closes_the_latch_for_twi
         let mut g = Told::new(limits(2, Hold::For(MINUTE)));
         // From here on the partition is held alone.
         g.attempt(None, Verdict::Success, 0);
-        let verdict = if partition.is_some() { Verdict::RejectedPartition } else { Verdict::Rejected };
+        let verdict = if partition.is_some() {
+            Verdict::RejectedPartition
+        } else {
+            Verdict::Rejected
+        };
         g.attempt(partition, verdict, 0);
         g.attempt(partition, verdict, 30);
         let mut from = 30;
@@ -91,12 +136,19 @@ fn an_attempt_that_a_killed_process_made_after_the_hold_closes_the_latch_for_twi
             from += hold;
             assert_eq!(g.spend(partition, from), Answer::Go, "{partition:?}");
             g.guard.orphan(&key(partition), g.ids, at(from + 5));
-            assert!(matches!(g.spend(partition, from + 36), Answer::Latched(Some(until)) if until >= at(from + 120)), "{partition:?}");
+            assert!(
+                matches!(g.spend(partition, from + 36), Answer::Latched(Some(until)) if until >= at(from + 120)),
+                "{partition:?}"
+            );
         }
         from += 3600;
         assert_eq!(g.spend(partition, from), Answer::Go);
         g.guard.settle(&key(partition), g.ids, None, at(from + 5));
-        assert_eq!(g.spend(partition, from + 36), Answer::Latched(Some(at(from + 3605))), "{partition:?}");
+        assert_eq!(
+            g.spend(partition, from + 36),
+            Answer::Latched(Some(at(from + 3605))),
+            "{partition:?}"
+        );
     }
 }
 
@@ -106,10 +158,21 @@ fn until_the_secret_changes_means_never_again() {
     g.attempt(None, Verdict::Rejected, 0);
     g.attempt(None, Verdict::Rejected, 30);
     assert_eq!(g.spend(None, 100_000_000), Answer::Latched(None));
-    let changed = GuardKey { secret: [8; 32], ..key(None) };
-    assert_eq!(g.guard.spend(&changed, &g.limits, &g.ask, 99, at(31)), Answer::Go, "a new secret, at once");
+    let changed = GuardKey {
+        secret: [8; 32],
+        ..key(None)
+    };
+    assert_eq!(
+        g.guard.spend(&changed, &g.limits, &g.ask, 99, at(31)),
+        Answer::Go,
+        "a new secret, at once"
+    );
     g.guard.unlatch(&key(None));
-    assert_eq!(g.spend(None, 31), Answer::Later(at(60)), "unlatched by hand: one attempt, 30 s after the last refusal");
+    assert_eq!(
+        g.spend(None, 31),
+        Answer::Later(at(60)),
+        "unlatched by hand: one attempt, 30 s after the last refusal"
+    );
     g.attempt(None, Verdict::Rejected, 60);
     assert_eq!(g.spend(None, 100_000_000), Answer::Latched(None));
 }
@@ -123,13 +186,23 @@ fn success_clears_and_what_says_nothing_of_the_secret_is_given_back() {
     }
     g.attempt(None, Verdict::Success, 40);
     g.attempt(None, Verdict::Rejected, 41);
-    assert_eq!(g.guard.counted(&key(None), at(41)), Counted { rejections: 1, latched: None, later: Some(at(71)) });
+    assert_eq!(
+        g.guard.counted(&key(None), at(41)),
+        Counted {
+            rejections: 1,
+            latched: None,
+            later: Some(at(71))
+        }
+    );
 }
 
 #[test]
 fn a_refusal_blamed_on_a_clock_spends_nothing_but_where_the_account_has_a_budget() {
     for (account_rejections, third) in [(None, Answer::Go), (Some(2), Answer::Latched(None))] {
-        let mut g = Told::new(Limits { account_rejections, ..limits(1, Hold::For(MINUTE)) });
+        let mut g = Told::new(Limits {
+            account_rejections,
+            ..limits(1, Hold::For(MINUTE))
+        });
         for secs in [0, 0] {
             g.attempt(None, Verdict::RejectedForClock, secs);
         }
@@ -139,10 +212,17 @@ fn a_refusal_blamed_on_a_clock_spends_nothing_but_where_the_account_has_a_budget
 
 #[test]
 fn unknown_outcomes_pause_a_value_and_latch_the_account_alone_where_it_has_a_budget() {
-    let mut g = Told::new(Limits { account_rejections: Some(2), ..limits(1, Hold::UntilSecretChanges) });
+    let mut g = Told::new(Limits {
+        account_rejections: Some(2),
+        ..limits(1, Hold::UntilSecretChanges)
+    });
     assert_eq!(g.spend(None, 0), Answer::Go);
     g.guard.orphan(&key(None), g.ids, at(5));
-    assert_eq!(g.spend(None, 5), Answer::Later(at(30)), "the value is not latched, though one attempt is all it has");
+    assert_eq!(
+        g.spend(None, 5),
+        Answer::Later(at(30)),
+        "the value is not latched, though one attempt is all it has"
+    );
     g.attempt(None, Verdict::GivenBack, 30);
     assert_eq!(g.spend(None, 31), Answer::Go);
     g.guard.settle(&key(None), g.ids, None, at(40));
@@ -158,15 +238,30 @@ fn a_secret_accepted_within_a_day_is_held_5_minutes_at_first_and_others_as_long_
         let mut g = Told::new(limits(1, Hold::For(Duration::from_hours(1))));
         g.attempt(None, Verdict::Success, 0);
         g.attempt(None, Verdict::Rejected, since);
-        assert_eq!(g.spend(None, since), Answer::Latched(Some(at(since + hold))));
+        assert_eq!(
+            g.spend(None, since),
+            Answer::Latched(Some(at(since + hold)))
+        );
         g.attempt(None, Verdict::Rejected, since + hold);
-        let again = if since == DAY { 3600 } else { (2 * hold).min(3600) };
-        assert_eq!(g.spend(None, since + hold), Answer::Latched(Some(at(since + hold + again))), "{since}");
+        let again = if since == DAY {
+            3600
+        } else {
+            (2 * hold).min(3600)
+        };
+        assert_eq!(
+            g.spend(None, since + hold),
+            Answer::Latched(Some(at(since + hold + again))),
+            "{since}"
+        );
     }
     let mut g = Told::new(limits(1, Hold::For(MINUTE)));
     g.attempt(None, Verdict::Success, 0);
     g.attempt(None, Verdict::Rejected, 1);
-    assert_eq!(g.spend(None, 1), Answer::Latched(Some(at(61))), "what is shorter stays so");
+    assert_eq!(
+        g.spend(None, 1),
+        Answer::Latched(Some(at(61))),
+        "what is shorter stays so"
+    );
 }
 
 #[test]
@@ -175,7 +270,17 @@ fn ten_thousand_secrets_and_clients_leave_a_bounded_memory() {
     let limits = limits(1, Hold::For(MINUTE));
     let of = |n: u32| {
         let bytes: [u8; 32] = std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(7));
-        (GuardKey { secret: bytes, ..key(None) }, GuardKey { secret: bytes, account: bytes, ..key(None) })
+        (
+            GuardKey {
+                secret: bytes,
+                ..key(None)
+            },
+            GuardKey {
+                secret: bytes,
+                account: bytes,
+                ..key(None)
+            },
+        )
     };
     for n in 0..40_000 {
         let (same_client, other_client) = of(n);
@@ -183,11 +288,21 @@ fn ten_thousand_secrets_and_clients_leave_a_bounded_memory() {
         if guard.spend(&same_client, &limits, &ask("a"), 2 * id, at(id)) == Answer::Go {
             guard.settle(&same_client, 2 * id, Verdict::GivenBack, at(id));
         }
-        assert_eq!(guard.spend(&other_client, &limits, &ask("a"), 2 * id + 1, at(id)), Answer::Go);
+        assert_eq!(
+            guard.spend(&other_client, &limits, &ask("a"), 2 * id + 1, at(id)),
+            Answer::Go
+        );
         guard.settle(&other_client, 2 * id + 1, Verdict::Rejected, at(id));
     }
-    assert!(guard.sizes().iter().all(|size| *size < 40_000), "{:?}", guard.sizes());
-    assert!(matches!(guard.spend(&of(39_999).1, &limits, &ask("a"), 99_999, at(40_000)), Answer::Latched(_)));
+    assert!(
+        guard.sizes().iter().all(|size| *size < 40_000),
+        "{:?}",
+        guard.sizes()
+    );
+    assert!(matches!(
+        guard.spend(&of(39_999).1, &limits, &ask("a"), 99_999, at(40_000)),
+        Answer::Latched(_)
+    ));
 }
 
 #[test]
@@ -214,7 +329,10 @@ fn an_unknown_outcome_counts_for_ever_where_only_the_secret_opens_the_latch() {
 #[test]
 fn no_more_attempts_run_at_once_than_may_still_be_spent() {
     let mut g = Told::new(limits(2, Hold::For(MINUTE)));
-    assert_eq!([g.spend(None, 0), g.spend(None, 0), g.spend(None, 0)], [Answer::Go, Answer::Go, Answer::Busy]);
+    assert_eq!(
+        [g.spend(None, 0), g.spend(None, 0), g.spend(None, 0)],
+        [Answer::Go, Answer::Go, Answer::Busy]
+    );
     g.guard.settle(&key(None), 1, Verdict::Rejected, at(1));
     assert_eq!(g.spend(None, 40), Answer::Busy);
     g.guard.settle(&key(None), 2, Verdict::GivenBack, at(40));
@@ -240,7 +358,11 @@ fn a_partition_is_held_alone_once_the_secret_has_succeeded() {
     g.attempt(Some("x"), Verdict::GivenBack, 32);
     assert_eq!(g.guard.counted(&key(Some("x")), at(32)).rejections, 0);
     g.attempt(Some("x"), Verdict::Rejected, 33);
-    assert_eq!(g.spend(Some("z"), 34), Answer::Later(at(63)), "invalid_client counts against the secret");
+    assert_eq!(
+        g.spend(Some("z"), 34),
+        Answer::Later(at(63)),
+        "invalid_client counts against the secret"
+    );
 }
 
 #[test]
@@ -253,24 +375,43 @@ fn before_the_first_success_every_refusal_counts_against_the_secret() {
 
 #[test]
 fn of_those_who_share_a_key_the_strictest_limits_hold() {
-    let (lenient, strict) = (limits(5, Hold::For(MINUTE)), limits(2, Hold::UntilSecretChanges));
+    let (lenient, strict) = (
+        limits(5, Hold::For(MINUTE)),
+        limits(2, Hold::UntilSecretChanges),
+    );
     let mut guard = Guard::default();
     for (id, secs) in [(1, 0), (2, 30), (3, 60)] {
-        assert_eq!(guard.spend(&key(None), &lenient, &ask("lenient"), id, at(secs)), Answer::Go);
+        assert_eq!(
+            guard.spend(&key(None), &lenient, &ask("lenient"), id, at(secs)),
+            Answer::Go
+        );
         guard.settle(&key(None), id, Verdict::Rejected, at(secs));
     }
-    assert_eq!(guard.spend(&key(None), &strict, &ask("strict"), 4, at(100)), Answer::Latched(None));
-    assert_eq!(guard.spend(&key(None), &lenient, &ask("lenient"), 5, at(5000)), Answer::Latched(None), "it binds the others too");
+    assert_eq!(
+        guard.spend(&key(None), &strict, &ask("strict"), 4, at(100)),
+        Answer::Latched(None)
+    );
+    assert_eq!(
+        guard.spend(&key(None), &lenient, &ask("lenient"), 5, at(5000)),
+        Answer::Latched(None),
+        "it binds the others too"
+    );
 }
 
 #[test]
 fn the_budget_is_the_credential_s_and_a_call_given_back_has_used_it() {
-    let limits = Limits { rate: vec![Rate { n: 2, per: MINUTE }], ..limits(9, Hold::For(MINUTE)) };
+    let limits = Limits {
+        rate: vec![Rate { n: 2, per: MINUTE }],
+        ..limits(9, Hold::For(MINUTE))
+    };
     let mut g = Told::new(limits.clone());
     g.attempt(None, Verdict::GivenBack, 0);
     g.attempt(None, Verdict::GivenBack, 0);
     assert_eq!(g.spend(None, 0), Answer::OverBudget(at(30)));
-    assert_eq!(g.guard.spend(&key(None), &limits, &ask("other"), 77, at(0)), Answer::Go);
+    assert_eq!(
+        g.guard.spend(&key(None), &limits, &ask("other"), 77, at(0)),
+        Answer::Go
+    );
 }
 
 #[test]
@@ -282,7 +423,11 @@ fn a_record_survives_being_written_down() {
     let mut read: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
     assert_eq!(read, record);
     read.orphan(|_| false, at(10));
-    assert_eq!(read.ask(None, &limits, &ask, at(20)), Answer::Later(at(30)), "the owner is gone: an unknown outcome");
+    assert_eq!(
+        read.ask(None, &limits, &ask, at(20)),
+        Answer::Later(at(30)),
+        "the owner is gone: an unknown outcome"
+    );
     read.carry(|t| t.before(Duration::from_secs(5)));
     assert_eq!(read.ask(None, &limits, &ask, at(20)), Answer::Later(at(25)));
 }
@@ -291,11 +436,19 @@ fn a_record_survives_being_written_down() {
 async fn a_permit_that_is_dropped_is_an_unknown_outcome_and_wakes_the_others() {
     let ledger = Memory::default();
     let limits = limits(1, Hold::For(MINUTE));
-    let Spend::Go(permit) = ledger.spend(&key(None), &limits, &ask("a")).await else { panic!("not given") };
+    let Spend::Go(permit) = ledger.spend(&key(None), &limits, &ask("a")).await else {
+        panic!("not given")
+    };
     let freed = ledger.freed();
-    assert!(matches!(ledger.spend(&key(None), &limits, &ask("a")).await, Spend::Busy));
+    assert!(matches!(
+        ledger.spend(&key(None), &limits, &ask("a")).await,
+        Spend::Busy
+    ));
     drop(permit);
     freed.await;
-    assert!(matches!(ledger.spend(&key(None), &limits, &ask("a")).await, Spend::Latched(Some(_))));
+    assert!(matches!(
+        ledger.spend(&key(None), &limits, &ask("a")).await,
+        Spend::Latched(Some(_))
+    ));
     assert_eq!(ledger.counted(&key(None)).await.unwrap().rejections, 1);
 }

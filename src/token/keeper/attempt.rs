@@ -46,7 +46,11 @@ impl Task {
         }
         let after = AssertUnwindSafe(self.attempt(parents)).catch_unwind().await;
         if after.is_err() {
-            self.failed(Failure::own(Class::Retry, "the token call panicked"), started).await;
+            self.failed(
+                Failure::own(Class::Retry, "the token call panicked"),
+                started,
+            )
+            .await;
         }
         self.slot.work.end();
         match after {
@@ -68,9 +72,16 @@ impl Task {
 
     async fn attempt(&mut self, parents: &[Arc<Token>]) -> After {
         let started = Now::now();
-        if self.blamed.as_ref().is_some_and(|blamed| blamed.iter().any(|(i, n)| parents.get(*i).is_some_and(|p| p.number == *n))) {
+        if self.blamed.as_ref().is_some_and(|blamed| {
+            blamed
+                .iter()
+                .any(|(i, n)| parents.get(*i).is_some_and(|p| p.number == *n))
+        }) {
             // The parent could not be fetched: the same attempt again would be refused again.
-            self.gate = Some(Gate { until: Some(started.after(AFTER_REFUSAL)), kind: GateKind::Rejected });
+            self.gate = Some(Gate {
+                until: Some(started.after(AFTER_REFUSAL)),
+                kind: GateKind::Rejected,
+            });
             return After::Done;
         }
         let by_hand = self.slot.grant_wish();
@@ -90,16 +101,24 @@ impl Task {
                 Err(after) => {
                     if by_hand {
                         // Not forgotten: the moment that the guard names is the earliest for it.
-                        self.slot.keep_wish(self.gate.and_then(|gate| gate.until).unwrap_or(started));
+                        self.slot
+                            .keep_wish(self.gate.and_then(|gate| gate.until).unwrap_or(started));
                     }
                     return after;
                 }
             },
         };
         // Reading secrets and writing the attempt down takes its time: what was alive before may be dead now, and dead tokens are not sent.
-        if self.parents.iter().zip(parents).any(|(keeper, token)| !keeper.slot.sendable(token, Now::now())) {
+        if self
+            .parents
+            .iter()
+            .zip(parents)
+            .any(|(keeper, token)| !keeper.slot.sendable(token, Now::now()))
+        {
             if let Some(permit) = permit {
-                self.ledger.settle(permit, Verdict::GivenBack, &self.tuning.limits).await;
+                self.ledger
+                    .settle(permit, Verdict::GivenBack, &self.tuning.limits)
+                    .await;
             }
             if by_hand {
                 self.slot.keep_wish(started);
@@ -108,13 +127,16 @@ impl Task {
         }
         self.last_call = Some(started);
         self.slot.last_call.store(started.millis(), Release);
-        self.slot.change_renewals(|renewals| renewals.begin(started));
+        self.slot
+            .change_renewals(|renewals| renewals.begin(started));
         self.state.doing = Doing::Calling(started);
         self.publish();
         let result = prepared.send().await;
         if let Some(permit) = permit {
             let verdict = verdict(&result, permit.key.partition.is_some());
-            self.ledger.settle(permit, verdict, &self.tuning.limits).await;
+            self.ledger
+                .settle(permit, verdict, &self.tuning.limits)
+                .await;
         }
         match result {
             Ok(issued) => self.issued(issued, parents, started).await,
@@ -125,7 +147,10 @@ impl Task {
 
     async fn spend(&mut self, key: &GuardKey) -> Result<Permit, After> {
         let freed = self.ledger.freed();
-        let ask = Ask { credential: Arc::clone(&self.slot.name.credential), parent_renewed: self.blamed.is_some() };
+        let ask = Ask {
+            credential: Arc::clone(&self.slot.name.credential),
+            parent_renewed: self.blamed.is_some(),
+        };
         let answer = self.ledger.spend(key, &self.tuning.limits, &ask).await;
         let now = Now::now();
         let gate = match answer {
@@ -142,16 +167,28 @@ impl Task {
             }
             Spend::Later(t) => {
                 self.count(key).await;
-                Gate { until: Some(t.max(now.after(LEAST))), kind: GateKind::Rejected }
+                Gate {
+                    until: Some(t.max(now.after(LEAST))),
+                    kind: GateKind::Rejected,
+                }
             }
-            Spend::OverBudget(t) => Gate { until: Some(t.max(now.after(LEAST))), kind: GateKind::Budget },
+            Spend::OverBudget(t) => Gate {
+                until: Some(t.max(now.after(LEAST))),
+                kind: GateKind::Budget,
+            },
             Spend::Latched(until) => {
                 self.count(key).await;
-                Gate { until: until.map(|t| t.max(now.after(LEAST))), kind: GateKind::Latched }
+                Gate {
+                    until: until.map(|t| t.max(now.after(LEAST))),
+                    kind: GateKind::Latched,
+                }
             }
             Spend::NoMemory => {
                 self.note(Event::NoMemory);
-                Gate { until: Some(now.after(NO_MEMORY)), kind: GateKind::NoMemory }
+                Gate {
+                    until: Some(now.after(NO_MEMORY)),
+                    kind: GateKind::NoMemory,
+                }
             }
         };
         self.gate = Some(gate);
@@ -164,7 +201,10 @@ impl Task {
         let (class, error) = match kind {
             GateKind::Budget => return,
             GateKind::NoMemory => (Class::Retry, "the guard's memory cannot be read or written"),
-            _ => (Class::Rejected, "this secret, or another of its account, was refused before; not tried again yet"),
+            _ => (
+                Class::Rejected,
+                "this secret, or another of its account, was refused before; not tried again yet",
+            ),
         };
         self.state.settled = true;
         // Also without memory: a rollout that went on would spread what can make no call.
@@ -178,7 +218,10 @@ impl Task {
         let now = Now::now();
         let lifetime = &self.tuning.lifetime;
         let old = self.slot.token.load_full();
-        let same = old.as_ref().filter(|old| old.issued.value.as_str() == issued.value.as_str()).map(|old| old.number);
+        let same = old
+            .as_ref()
+            .filter(|old| old.issued.value.as_str() == issued.value.as_str())
+            .map(|old| old.number);
         let plan = match same {
             Some(_) => lifetime.plan_same(issued.sent, issued.life, now),
             None => lifetime.plan(issued.sent, issued.life, rand::random()),
@@ -200,32 +243,61 @@ impl Task {
                 self.slot.token.store(Some(token));
             }
             let wait = fleeting.then_some(SAME_AGAIN);
-            self.failed(Failure { wait, ..Failure::own(Class::Retry, "the token had outlived its time when it came") }, started).await;
+            self.failed(
+                Failure {
+                    wait,
+                    ..Failure::own(Class::Retry, "the token had outlived its time when it came")
+                },
+                started,
+            )
+            .await;
             return;
         }
         self.slot.unchanged.store(same.is_some(), Release);
         self.slot.token.store(Some(Arc::clone(&token)));
         self.backoff.succeeded(self.last_key());
-        self.gate = (same.is_some() || fleeting).then(|| Gate { until: Some(now.after(SAME_AGAIN)), kind: GateKind::Budget });
+        self.gate = (same.is_some() || fleeting).then(|| Gate {
+            until: Some(now.after(SAME_AGAIN)),
+            kind: GateKind::Budget,
+        });
         self.wanted_since = None;
         self.state.failure = None;
         self.state.settled = true;
         self.state.unaccepted = false;
         self.state.rejections = 0;
         self.state.doing = Doing::Due(token.refresh_at);
-        self.note(Event::Issued { took: started.until(now), unchanged: same.is_some(), implausible, token: &token });
+        self.note(Event::Issued {
+            took: started.until(now),
+            unchanged: same.is_some(),
+            implausible,
+            token: &token,
+        });
     }
 
     /// A refusal blames the parents that were not fetched for this very attempt: they are fetched anew, then one more attempt is made at once.
-    async fn refused_or_failed(&mut self, failure: Failure, parents: &[Arc<Token>], started: Now) -> After {
+    async fn refused_or_failed(
+        &mut self,
+        failure: Failure,
+        parents: &[Arc<Token>],
+        started: Now,
+    ) -> After {
         let refused = failure.class == Class::Rejected;
         let since = self.wanted_since.unwrap_or(started);
         let first = self.blamed.is_none();
         self.failed(failure, started).await;
         let latched = self.gate.filter(|g| g.kind == GateKind::Latched);
-        let stale: Vec<_> = parents.iter().enumerate().filter(|(_, t)| t.issued.sent < since).map(|(i, t)| (i, t.number)).collect();
+        let stale: Vec<_> = parents
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| t.issued.sent < since)
+            .map(|(i, t)| (i, t.number))
+            .collect();
         // What stays latched for good asks no parent for a token that nobody will use.
-        if !refused || !first || stale.is_empty() || latched.is_some_and(|gate| gate.until.is_none()) {
+        if !refused
+            || !first
+            || stale.is_empty()
+            || latched.is_some_and(|gate| gate.until.is_none())
+        {
             return After::Done;
         }
         for (i, number) in &stale {
@@ -248,16 +320,29 @@ impl Task {
     pub async fn failed(&mut self, failure: Failure, started: Now) {
         let now = Now::now();
         let key = self.last_key();
-        let mut gate = self.backoff.after(&failure, key.as_ref(), now, rand::random());
+        let mut gate = self
+            .backoff
+            .after(&failure, key.as_ref(), now, rand::random());
         if failure.class == Class::Rejected
             && let Some(key) = key
         {
             let latched = self.count(&key).await.and_then(|counted| counted.latched);
-            let asked = now.after(failure.wait.unwrap_or_default().min(Duration::from_hours(1)));
+            let asked = now.after(
+                failure
+                    .wait
+                    .unwrap_or_default()
+                    .min(Duration::from_hours(1)),
+            );
             self.asked_until = Some(asked);
             gate = match latched {
-                Some(until) => Gate { until: until.map(|t| t.max(asked).max(now.after(LEAST))), kind: GateKind::Latched },
-                None => Gate { until: Some(now.after(AFTER_REFUSAL).max(asked)), kind: GateKind::Rejected },
+                Some(until) => Gate {
+                    until: until.map(|t| t.max(asked).max(now.after(LEAST))),
+                    kind: GateKind::Latched,
+                },
+                None => Gate {
+                    until: Some(now.after(AFTER_REFUSAL).max(asked)),
+                    kind: GateKind::Rejected,
+                },
             };
         }
         let failure = Arc::new(failure);
@@ -265,16 +350,24 @@ impl Task {
         self.wanted_since = None;
         self.state.settled = true;
         // A call that got no answer afterwards is no acceptance: only a success is.
-        self.state.unaccepted |= matches!(failure.class, Class::Rejected | Class::Config) && self.slot.token.load().is_none();
+        self.state.unaccepted |= matches!(failure.class, Class::Rejected | Class::Config)
+            && self.slot.token.load().is_none();
         self.state.failure = Some((Arc::clone(&failure), now));
         self.state.doing = Doing::Due(gate.until.unwrap_or(now));
         let next = gate.until.map(|t| now.until(t));
-        self.note(Event::Failed { took: started.until(now), failure: &failure, next, latched: gate.kind == GateKind::Latched });
+        self.note(Event::Failed {
+            took: started.until(now),
+            failure: &failure,
+            next,
+            latched: gate.kind == GateKind::Latched,
+        });
     }
 
     /// The lifetime was changed under a running token.
     pub fn plan_anew(&mut self, now: Now) {
-        let Some(old) = self.slot.token.load_full() else { return };
+        let Some(old) = self.slot.token.load_full() else {
+            return;
+        };
         let (sent, life) = (old.issued.sent, old.issued.life);
         let plan = if self.slot.unchanged.load(Acquire) {
             self.tuning.lifetime.plan_same(sent, life, now)
@@ -292,11 +385,19 @@ impl Task {
     }
 
     pub fn last_key(&self) -> Option<GuardKey> {
-        self.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.slot
+            .last_key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_last_key(&self, key: Option<GuardKey>) {
-        *self.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner) = key;
+        *self
+            .slot
+            .last_key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
 

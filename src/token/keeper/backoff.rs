@@ -36,48 +36,82 @@ pub(super) struct Backoff {
 impl Backoff {
     /// A call succeeded that counted against `key`.
     pub fn succeeded(&mut self, key: Option<GuardKey>) {
-        *self = Self { good: key, succeeded: true, ..Self::default() };
+        *self = Self {
+            good: key,
+            succeeded: true,
+            ..Self::default()
+        };
     }
 
     /// Until when to wait after `failure` of a call that counted against `key`, and that came at `now`. `random` in 0..1.
-    pub fn after(&mut self, failure: &Failure, key: Option<&GuardKey>, now: Now, random: f64) -> Gate {
+    pub fn after(
+        &mut self,
+        failure: &Failure,
+        key: Option<&GuardKey>,
+        now: Now,
+        random: f64,
+    ) -> Gate {
         let asked = failure.wait.unwrap_or_default().min(LONGEST_WAIT);
         let (wait, kind) = match failure.class {
             Class::Retry => {
                 let jittered = self.jittered(random);
-                let least = if failure.status == Some(TOO_MANY_REQUESTS) { THROTTLED_LEAST } else { LEAST };
+                let least = if failure.status == Some(TOO_MANY_REQUESTS) {
+                    THROTTLED_LEAST
+                } else {
+                    LEAST
+                };
                 (jittered.max(least), GateKind::Retry)
             }
             Class::Throttled => {
-                let least = if failure.wait.is_some() { LEAST } else { THROTTLED_LEAST };
+                let least = if failure.wait.is_some() {
+                    LEAST
+                } else {
+                    THROTTLED_LEAST
+                };
                 (self.jittered(random).max(least), GateKind::Throttled)
             }
             Class::Config => {
                 self.held = self.held.saturating_add(1);
                 // What has succeeded with this very secret is not wrong: the vendor will mend what is.
-                let longest = if self.succeeded && self.good.as_ref() == key { FIRST_HELD } else { LONGEST_HELD };
+                let longest = if self.succeeded && self.good.as_ref() == key {
+                    FIRST_HELD
+                } else {
+                    LONGEST_HELD
+                };
                 (doubled(FIRST_HELD, self.held, longest), GateKind::Config)
             }
             // The guard holds it longer where a secret was sent; this is what holds where none was.
             Class::Rejected => {
                 self.refused = self.refused.saturating_add(1);
-                (doubled(REFUSED, self.refused, LONGEST_WAIT), GateKind::Rejected)
+                (
+                    doubled(REFUSED, self.refused, LONGEST_WAIT),
+                    GateKind::Rejected,
+                )
             }
             Class::Unreadable => (UNREADABLE, GateKind::Unreadable),
         };
-        Gate { until: Some(now.after(wait.max(asked))), kind }
+        Gate {
+            until: Some(now.after(wait.max(asked))),
+            kind,
+        }
     }
 
     fn jittered(&mut self, random: f64) -> Duration {
         self.retries = self.retries.saturating_add(1);
-        let random = if random.is_finite() { random.clamp(0.0, 1.0) } else { 1.0 };
+        let random = if random.is_finite() {
+            random.clamp(0.0, 1.0)
+        } else {
+            1.0
+        };
         doubled(FIRST_RETRY, self.retries, LONGEST_RETRY).mul_f64(random)
     }
 }
 
 /// `first` the first time, then doubling, at most `most`.
 pub(in crate::token) fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
-    first.saturating_mul(1 << times.saturating_sub(1).min(20)).min(most)
+    first
+        .saturating_mul(1 << times.saturating_sub(1).min(20))
+        .min(most)
 }
 
 #[cfg(test)]
@@ -87,68 +121,129 @@ mod tests {
     use super::*;
 
     fn failure(class: Class) -> Failure {
-        Failure { class, status: None, error: "test".into(), wait: None, client_refused: false, timed_out: false }
+        Failure {
+            class,
+            status: None,
+            error: "test".into(),
+            wait: None,
+            client_refused: false,
+            timed_out: false,
+        }
     }
 
     fn waits(failure: &Failure, random: f64, times: usize) -> Vec<f64> {
         let mut backoff = Backoff::default();
         (0..times)
-            .map(|_| Now::default().until(backoff.after(failure, None, Now::default(), random).until.unwrap()).as_secs_f64())
+            .map(|_| {
+                Now::default()
+                    .until(
+                        backoff
+                            .after(failure, None, Now::default(), random)
+                            .until
+                            .unwrap(),
+                    )
+                    .as_secs_f64()
+            })
             .collect()
     }
 
     #[test]
     fn a_success_begins_anew() {
         let round = |backoff: &mut Backoff| {
-            [Class::Retry, Class::Config, Class::Rejected].map(|class| backoff.after(&failure(class), None, Now::default(), 1.0).until)
+            [Class::Retry, Class::Config, Class::Rejected].map(|class| {
+                backoff
+                    .after(&failure(class), None, Now::default(), 1.0)
+                    .until
+            })
         };
         let mut backoff = Backoff::default();
         let (first, second) = (round(&mut backoff), round(&mut backoff));
-        assert!(first.iter().zip(&second).all(|(a, b)| a < b), "{first:?} {second:?}");
+        assert!(
+            first.iter().zip(&second).all(|(a, b)| a < b),
+            "{first:?} {second:?}"
+        );
         backoff.succeeded(None);
         assert_eq!(round(&mut backoff), first);
     }
 
     #[test]
     fn what_succeeded_before_with_this_secret_is_held_a_minute_and_no_longer() {
-        let key = |secret| GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [9; 32] };
+        let key = |secret| GuardKey {
+            url: "https://issuer.example/token".into(),
+            secret: [secret; 32],
+            partition: None,
+            account: [9; 32],
+        };
         let held = |backoff: &mut Backoff, key: Option<&GuardKey>| {
             let gate = backoff.after(&failure(Class::Config), key, Now::default(), 0.0);
             Now::default().until(gate.until.unwrap()).as_secs()
         };
         for good in [None, Some(key(1))] {
             let mut backoff = Backoff::default();
-            assert_eq!([(); 3].map(|()| held(&mut backoff, good.as_ref())), [60, 120, 240]);
+            assert_eq!(
+                [(); 3].map(|()| held(&mut backoff, good.as_ref())),
+                [60, 120, 240]
+            );
             backoff.succeeded(good.clone());
-            assert_eq!([(); 3].map(|()| held(&mut backoff, good.as_ref())), [60, 60, 60]);
-            assert_eq!([(); 2].map(|()| held(&mut backoff, Some(&key(2)))), [480, 900], "another secret has not");
+            assert_eq!(
+                [(); 3].map(|()| held(&mut backoff, good.as_ref())),
+                [60, 60, 60]
+            );
+            assert_eq!(
+                [(); 2].map(|()| held(&mut backoff, Some(&key(2)))),
+                [480, 900],
+                "another secret has not"
+            );
         }
     }
 
     #[test]
     fn retries_double_from_half_a_second_to_30_with_full_jitter_and_a_floor() {
-        assert_eq!(waits(&failure(Class::Retry), 1.0, 8), [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
+        assert_eq!(
+            waits(&failure(Class::Retry), 1.0, 8),
+            [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+        );
         assert_eq!(waits(&failure(Class::Retry), 0.5, 3), [0.25, 0.5, 1.0]);
         assert_eq!(waits(&failure(Class::Retry), 0.0, 3), [0.1, 0.1, 0.1]);
     }
 
     #[test]
     fn a_429_without_a_time_is_never_asked_again_within_5_s() {
-        assert_eq!(waits(&Failure { status: Some(429), ..failure(Class::Retry) }, 0.0, 2), [5.0, 5.0]);
+        assert_eq!(
+            waits(
+                &Failure {
+                    status: Some(429),
+                    ..failure(Class::Retry)
+                },
+                0.0,
+                2
+            ),
+            [5.0, 5.0]
+        );
         assert_eq!(waits(&failure(Class::Throttled), 0.0, 2), [5.0, 5.0]);
     }
 
     #[test]
     fn throttled_waits_as_told_up_to_an_hour() {
-        let told = |secs| Failure { wait: Some(Duration::from_secs(secs)), ..failure(Class::Throttled) };
+        let told = |secs| Failure {
+            wait: Some(Duration::from_secs(secs)),
+            ..failure(Class::Throttled)
+        };
         assert_eq!(waits(&told(7), 0.0, 2), [7.0, 7.0]);
         assert_eq!(waits(&told(999_999), 0.0, 1), [3600.0]);
-        assert_eq!(waits(&told(0), 1.0, 4), [0.5, 1.0, 2.0, 4.0], "zero is no time at all");
+        assert_eq!(
+            waits(&told(0), 1.0, 4),
+            [0.5, 1.0, 2.0, 4.0],
+            "zero is no time at all"
+        );
     }
 
     #[test]
     fn held_is_a_minute_doubling_to_15() {
-        assert_eq!(waits(&failure(Class::Config), 0.0, 6), [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]);
+        assert_eq!(
+            waits(&failure(Class::Config), 0.0, 6),
+            [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]
+        );
     }
 
     proptest! {

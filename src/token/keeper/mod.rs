@@ -87,7 +87,13 @@ pub enum Why {
 impl Keeper {
     /// Starts the task on the current tokio runtime.
     #[must_use]
-    pub fn spawn(name: KeeperName, parents: Vec<Arc<Keeper>>, fetch: Arc<dyn Fetch>, ledger: Arc<dyn Ledger>, tuning: Tuning) -> Arc<Self> {
+    pub fn spawn(
+        name: KeeperName,
+        parents: Vec<Arc<Keeper>>,
+        fetch: Arc<dyn Fetch>,
+        ledger: Arc<dyn Ledger>,
+        tuning: Tuning,
+    ) -> Arc<Self> {
         let slot = Arc::new(Slot::new(name, tuning, Now::now()));
         tokio::spawn(task::Task::new(Arc::clone(&slot), parents.clone(), fetch, ledger).run());
         Arc::new(Self { slot, parents })
@@ -144,10 +150,23 @@ impl Keeper {
         if self.slot.work.is_draining() {
             return Refreshed::Draining;
         }
-        let at = self.slot.wished().map_or(Now::FAR, |wished| wished).min(self.slot.by_hand_from(from)).max(Now::now());
-        match self.slot.state.borrow().gate.filter(|gate| !gate.kind.opens_by_hand()) {
+        let at = self
+            .slot
+            .wished()
+            .map_or(Now::FAR, |wished| wished)
+            .min(self.slot.by_hand_from(from))
+            .max(Now::now());
+        match self
+            .slot
+            .state
+            .borrow()
+            .gate
+            .filter(|gate| !gate.kind.opens_by_hand())
+        {
             Some(Gate { until: None, .. }) => Refreshed::Latched,
-            Some(Gate { until: Some(opens), .. }) => Refreshed::At(at.max(opens)),
+            Some(Gate {
+                until: Some(opens), ..
+            }) => Refreshed::At(at.max(opens)),
             None => Refreshed::At(at),
         }
     }
@@ -170,16 +189,37 @@ impl Keeper {
     /// What its last attempt was counted against; `None`: there was none, or it carried no secret.
     #[must_use]
     pub fn last_key(&self) -> Option<GuardKey> {
-        self.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.slot
+            .last_key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Lets one attempt through for the secrets that these keepers sent last and for `known`, whatever the guard counted, then all try. First all is
     /// let through, then they try: what the first of them is refused for must count for the next. Says when the last of these attempts may be made.
     /// A keeper that is held for something else than a refusal goes on waiting: who unlatches in a loop must not make a call each time.
-    pub async fn unlatch(keepers: &[Arc<Self>], ledger: &dyn Ledger, known: impl IntoIterator<Item = GuardKey>) -> Next {
-        let last = keepers.iter().filter_map(|k| k.slot.last_key.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    pub async fn unlatch(
+        keepers: &[Arc<Self>],
+        ledger: &dyn Ledger,
+        known: impl IntoIterator<Item = GuardKey>,
+    ) -> Next {
+        let last = keepers.iter().filter_map(|k| {
+            k.slot
+                .last_key
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+        });
         // Without a partition: the secret's own count and those of all its partitions.
-        let keys: HashSet<GuardKey> = known.into_iter().chain(last).map(|key| GuardKey { partition: None, ..key }).collect();
+        let keys: HashSet<GuardKey> = known
+            .into_iter()
+            .chain(last)
+            .map(|key| GuardKey {
+                partition: None,
+                ..key
+            })
+            .collect();
         let mut next = Next::At(Now::now());
         for key in &keys {
             ledger.clear(key).await;
@@ -187,8 +227,15 @@ impl Keeper {
         }
         for keeper in keepers {
             keeper.slot.raise(&keeper.slot.unlatched);
-            let held = keeper.slot.state.borrow().gate.filter(|gate| !keeper.slot.opens_unlatched(*gate));
-            next = held.and_then(|gate| gate.until).map_or(next, |until| next.max(Next::At(until)));
+            let held = keeper
+                .slot
+                .state
+                .borrow()
+                .gate
+                .filter(|gate| !keeper.slot.opens_unlatched(*gate));
+            next = held
+                .and_then(|gate| gate.until)
+                .map_or(next, |until| next.max(Next::At(until)));
         }
         next
     }

@@ -69,9 +69,16 @@ impl Task {
         let key = self.last_key();
         if let Some(key) = key {
             // Where it cannot be read it may well be closed: the gate's own time decides.
-            if self.count(&key).await.is_some_and(|counted| counted.latched.is_none()) {
+            if self
+                .count(&key)
+                .await
+                .is_some_and(|counted| counted.latched.is_none())
+            {
                 let asked = self.asked_until.filter(|end| *end > Now::now());
-                self.gate = asked.map(|end| Gate { until: Some(end), kind: GateKind::Rejected });
+                self.gate = asked.map(|end| Gate {
+                    until: Some(end),
+                    kind: GateKind::Rejected,
+                });
             }
         }
     }

@@ -72,11 +72,20 @@ enum Step {
 }
 
 impl Task {
-    pub fn new(slot: Arc<Slot>, parents: Vec<Arc<Keeper>>, fetch: Arc<dyn Fetch>, ledger: Arc<dyn Ledger>) -> Self {
+    pub fn new(
+        slot: Arc<Slot>,
+        parents: Vec<Arc<Keeper>>,
+        fetch: Arc<dyn Fetch>,
+        ledger: Arc<dyn Ledger>,
+    ) -> Self {
         let (tuned, tuning) = slot.tuning();
         let state = slot.state.borrow().clone();
         let parent_states = parents.iter().map(|p| p.slot.state.subscribe()).collect();
-        let wanted_since = parents.iter().map(|p| p.slot.born).min().filter(|born| slot.born <= born.after(TOGETHER));
+        let wanted_since = parents
+            .iter()
+            .map(|p| p.slot.born)
+            .min()
+            .filter(|born| slot.born <= born.after(TOGETHER));
         Self {
             slot,
             parents,
@@ -145,7 +154,10 @@ impl Task {
             _ => (ahead || waited_for).then_some(now),
         };
         // Whatever the schedule says, two calls do not follow each other at once.
-        let due = due.map(|due| self.last_call.map_or(due, |last| due.max(last.after(LEAST_GAP))));
+        let due = due.map(|due| {
+            self.last_call
+                .map_or(due, |last| due.max(last.after(LEAST_GAP)))
+        });
         if !self.todo && due.is_none_or(|due| due > now) {
             return self.rest_until(now, due, ahead);
         }
@@ -160,7 +172,9 @@ impl Task {
             Ok(tokens) => {
                 self.parent_joined = None;
                 self.state.parent = None;
-                if self.slot.state.borrow().gate.is_some() || self.slot.state.borrow().parent.is_some() {
+                if self.slot.state.borrow().gate.is_some()
+                    || self.slot.state.borrow().parent.is_some()
+                {
                     // Whoever comes now waits for this attempt.
                     self.state.doing = Doing::Due(now);
                     self.publish();
@@ -202,7 +216,9 @@ impl Task {
         }
         if self.slot.want_fresh.load(Acquire) {
             match &token {
-                Some(t) if self.slot.sendable(t, now) && !self.slot.fresh(t, now) => self.todo = true,
+                Some(t) if self.slot.sendable(t, now) && !self.slot.fresh(t, now) => {
+                    self.todo = true
+                }
                 _ => self.slot.want_fresh.store(false, Release),
             }
         }
@@ -217,7 +233,11 @@ impl Task {
         self.refusals_taken = seen;
         let (refused, blamed) = self.slot.refusals.take();
         self.refused_through = self.refused_through.max(refused);
-        let renewed = refused >= current && refused > 0 && self.slot.change_renewals(|renewals| renewals.is_running(refused));
+        let renewed = refused >= current
+            && refused > 0
+            && self
+                .slot
+                .change_renewals(|renewals| renewals.is_running(refused));
         self.todo |= renewed || (blamed >= current && blamed > 0);
         if !self.todo {
             self.finish();
@@ -241,7 +261,10 @@ impl Task {
     /// When a token that may still be sent is to be renewed.
     fn due(&self, token: &Token) -> Now {
         let used = Now::at(Duration::from_millis(self.slot.last_use(token)));
-        self.tuning.lifetime.idle_refresh(used).map_or(token.refresh_at, |idle| idle.min(token.refresh_at))
+        self.tuning
+            .lifetime
+            .idle_refresh(used)
+            .map_or(token.refresh_at, |idle| idle.min(token.refresh_at))
     }
 
     /// Nothing to do now: says so, and for how long.
@@ -252,15 +275,33 @@ impl Task {
             self.wanted_since = None;
         }
         let (doing, until) = match (self.gate, due) {
-            (Some(Gate { until: Some(t), kind: GateKind::Retry | GateKind::Throttled | GateKind::Budget }), _) => (Doing::Due(t), Some(t)),
-            (Some(Gate { until, kind }), _) => (Doing::Held { until, latched: kind == GateKind::Latched }, until),
+            (
+                Some(Gate {
+                    until: Some(t),
+                    kind: GateKind::Retry | GateKind::Throttled | GateKind::Budget,
+                }),
+                _,
+            ) => (Doing::Due(t), Some(t)),
+            (Some(Gate { until, kind }), _) => (
+                Doing::Held {
+                    until,
+                    latched: kind == GateKind::Latched,
+                },
+                until,
+            ),
             (None, Some(due)) => (Doing::Due(due), Some(due)),
             (None, None) => (Doing::Resting, None),
         };
         self.state.doing = doing;
         self.publish_change();
         // What an operator asked for comes in between.
-        let until = [until, self.slot.wished().filter(|at| *at > now && !self.draining)].into_iter().flatten().min();
+        let until = [
+            until,
+            self.slot.wished().filter(|at| *at > now && !self.draining),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         // Where it renews ahead or rests from it, a use is noticed by looking; where it is lazy, it is woken.
         let looks = ahead || self.resting || self.gate.is_some();
         Step::Sleep(until.map(|t| now.until(t).min(nap())).or(looks.then(nap)))
@@ -281,8 +322,14 @@ impl Task {
     }
 
     fn wait_for_parent(&mut self, i: usize, now: Now) -> Step {
-        let Some(parent) = self.parents.get(i).cloned() else { return Step::Sleep(Some(NAP)) };
-        if self.parent_joined.as_ref().is_none_or(|(joined, _)| *joined != i) {
+        let Some(parent) = self.parents.get(i).cloned() else {
+            return Step::Sleep(Some(NAP));
+        };
+        if self
+            .parent_joined
+            .as_ref()
+            .is_none_or(|(joined, _)| *joined != i)
+        {
             self.parent_joined = Some((i, parent.slot.join()));
         }
         self.state.parent = Some(i);
@@ -291,7 +338,10 @@ impl Task {
             // The parent's first outcome is ours too, and nothing that was asked for will be done now.
             self.state.settled |= parent.slot.state.borrow().settled;
             if self.blamed.is_some() {
-                self.gate = Some(Gate { until: Some(now.after(AFTER_REFUSAL)), kind: GateKind::Rejected });
+                self.gate = Some(Gate {
+                    until: Some(now.after(AFTER_REFUSAL)),
+                    kind: GateKind::Rejected,
+                });
             }
             if self.todo {
                 self.finish();
@@ -303,7 +353,9 @@ impl Task {
 
     async fn await_parent(&mut self, i: usize) {
         let slot = Arc::clone(&self.slot);
-        let Some(state) = self.parent_states.get_mut(i) else { return };
+        let Some(state) = self.parent_states.get_mut(i) else {
+            return;
+        };
         tokio::select! {
             () = slot.wake.notified() => {}
             // The parent's handle is held here, so its slot lives.
@@ -322,8 +374,14 @@ impl Task {
         self.slot.want_fresh.store(false, Release);
         self.state.refusals_done = self.refusals_taken;
         // Those of older generations are done with in any case.
-        let older = self.slot.token.load().as_ref().map_or(0, |t| t.number.saturating_sub(1));
-        self.slot.change_renewals(|renewals| renewals.end(self.refused_through.max(older)));
+        let older = self
+            .slot
+            .token
+            .load()
+            .as_ref()
+            .map_or(0, |t| t.number.saturating_sub(1));
+        self.slot
+            .change_renewals(|renewals| renewals.end(self.refused_through.max(older)));
         self.publish();
     }
 

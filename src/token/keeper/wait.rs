@@ -32,7 +32,10 @@ impl Keeper {
     pub async fn wait(&self, until: Now) -> Result<Arc<Token>, Unavailable> {
         match self.get(Now::now()) {
             Some(token) => Ok(token),
-            None => self.wait_for(Now::now(), until, |k| k.get(Now::now())).await,
+            None => {
+                self.wait_for(Now::now(), until, |k| k.get(Now::now()))
+                    .await
+            }
         }
     }
 
@@ -63,7 +66,12 @@ impl Keeper {
             return Ok(token);
         }
         self.slot.raise(&self.slot.want_fresh);
-        let done = |k: &Self| fresh(k).or_else(|| k.get(Now::now()).filter(|_| !k.slot.want_fresh.load(Acquire)));
+        let done = |k: &Self| {
+            fresh(k).or_else(|| {
+                k.get(Now::now())
+                    .filter(|_| !k.slot.want_fresh.load(Acquire))
+            })
+        };
         match self.wait_for(Now::now(), until, done).await {
             Err(unavailable) => self.get(Now::now()).ok_or(unavailable),
             ok => ok,
@@ -74,7 +82,9 @@ impl Keeper {
     /// what a refusal causes is counted before it is told.
     #[must_use]
     pub fn queue(&self) -> Queued {
-        Queued { _joined: self.slot.join() }
+        Queued {
+            _joined: self.slot.join(),
+        }
     }
 
     /// Waits until the keeper is done with the refusal of `number`; a newer token, if one came.
@@ -99,7 +109,13 @@ impl Keeper {
     pub(super) fn verdict(&self, now: Now, until: Now) -> Option<Unavailable> {
         let state = self.slot.state.borrow().clone();
         if let Some(parent) = state.parent.and_then(|i| self.parents.get(i)) {
-            return if parent.slot.token.load().as_ref().is_some_and(|t| parent.slot.sendable(t, now)) {
+            return if parent
+                .slot
+                .token
+                .load()
+                .as_ref()
+                .is_some_and(|t| parent.slot.sendable(t, now))
+            {
                 None
             } else {
                 parent.verdict(now, until)
@@ -108,7 +124,9 @@ impl Keeper {
         let gate = state.gate?;
         let changed = self.slot.secret_changed.load(Acquire) && gate.kind.opens_on_change();
         let unlatched = self.slot.unlatched.load(Acquire) && self.slot.opens_unlatched(gate);
-        let by_hand = gate.kind.opens_by_hand() && self.slot.wished().is_some_and(|at| at <= until) && !self.slot.work.is_draining();
+        let by_hand = gate.kind.opens_by_hand()
+            && self.slot.wished().is_some_and(|at| at <= until)
+            && !self.slot.work.is_draining();
         if changed || unlatched || by_hand {
             // The gate is about to be opened, or was: who looks at the flag of a change says so in either case.
             return None;
@@ -120,7 +138,12 @@ impl Keeper {
         Some(self.unavailable(why(gate.kind), gate.until.map(|t| now.until(t)), &state))
     }
 
-    async fn wait_for(&self, began: Now, until: Now, token: impl Fn(&Self) -> Option<Arc<Token>>) -> Result<Arc<Token>, Unavailable> {
+    async fn wait_for(
+        &self,
+        began: Now,
+        until: Now,
+        token: impl Fn(&Self) -> Option<Arc<Token>>,
+    ) -> Result<Arc<Token>, Unavailable> {
         self.slot.ask(Now::now());
         let _joined = self.slot.join();
         let mut state = self.slot.state.subscribe();
@@ -167,8 +190,16 @@ impl Keeper {
     }
 
     fn unavailable(&self, why: Why, retry_after: Option<Duration>, state: &State) -> Unavailable {
-        let failure = state.failure.as_ref().map(|(failure, _)| Arc::clone(failure));
-        Unavailable { why, retry_after, failure, token: Arc::clone(&self.slot.name.token) }
+        let failure = state
+            .failure
+            .as_ref()
+            .map(|(failure, _)| Arc::clone(failure));
+        Unavailable {
+            why,
+            retry_after,
+            failure,
+            token: Arc::clone(&self.slot.name.token),
+        }
     }
 }
 

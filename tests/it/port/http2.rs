@@ -43,7 +43,9 @@ async fn vendor(does: Does) -> Secure {
         while let Ok((socket, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let Ok(tls) = acceptor.accept(socket).await else { return };
+                let Ok(tls) = acceptor.accept(socket).await else {
+                    return;
+                };
                 let mut connection = h2::server::handshake(tls).await.unwrap();
                 while let Some(Ok((request, respond))) = connection.accept().await {
                     tokio::spawn(serve(request, respond, does));
@@ -54,19 +56,32 @@ async fn vendor(does: Does) -> Secure {
     Secure { address, ca }
 }
 
-async fn serve(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>, does: Does) {
+async fn serve(
+    request: Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+    does: Does,
+) {
     let (head, mut body) = request.into_parts();
     let mut all = Vec::new();
     while let Some(Ok(part)) = body.data().await {
         let _ = body.flow_control().release_capacity(part.len());
         all.extend_from_slice(&part);
     }
-    let header = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("-").to_owned();
+    let header = |name: &str| {
+        head.headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("-")
+            .to_owned()
+    };
     let response = Response::builder()
         .status(200)
         .header("content-type", "application/grpc")
         .header("x-path", head.uri.path())
-        .header("x-authority", head.uri.authority().map_or("-", |a| a.as_str()))
+        .header(
+            "x-authority",
+            head.uri.authority().map_or("-", |a| a.as_str()),
+        )
         .header("x-te", header("te"))
         .header("x-proxy-authorization", header("proxy-authorization"))
         .body(())
@@ -87,15 +102,25 @@ fn port_to(secure: &Secure) -> Port {
     let (mut one, rule) = upstream("acme", secure.address);
     one.target.tls = true;
     one.target.host = "localhost".into();
-    one.tls = Tls { ca_file: Some(secure.ca.path().into()), ca_only: true, ..Tls::default() };
+    one.tls = Tls {
+        ca_file: Some(secure.ca.path().into()),
+        ca_only: true,
+        ..Tls::default()
+    };
     port(vec![(one, rule)], |_| ())
 }
 
-async fn call(port: &Port, path: &str, headers: &[(&str, &str)]) -> Result<(Response<()>, Vec<u8>, Option<HeaderMap>), h2::Error> {
+async fn call(
+    port: &Port,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<(Response<()>, Vec<u8>, Option<HeaderMap>), h2::Error> {
     let socket = TcpStream::connect(port.address).await.unwrap();
     let (client, connection) = h2::client::handshake(socket).await?;
     tokio::spawn(connection);
-    let mut request = Request::builder().method("POST").uri(format!("http://{}{path}", port.address));
+    let mut request = Request::builder()
+        .method("POST")
+        .uri(format!("http://{}{path}", port.address));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -111,7 +136,11 @@ async fn call(port: &Port, path: &str, headers: &[(&str, &str)]) -> Result<(Resp
     Ok((Response::from_parts(head, ()), all, trailers))
 }
 
-const GRPC: [(&str, &str); 3] = [("content-type", "application/grpc+proto"), ("te", "trailers"), ("proxy-authorization", "mine")];
+const GRPC: [(&str, &str); 3] = [
+    ("content-type", "application/grpc+proto"),
+    ("te", "trailers"),
+    ("proxy-authorization", "mine"),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_passes_with_its_trailers_over_http_2_on_both_sides() {
@@ -120,12 +149,19 @@ async fn grpc_passes_with_its_trailers_over_http_2_on_both_sides() {
     let (head, body, trailers) = call(&port, "/acme/pkg.Service/Call", &GRPC).await.unwrap();
     assert_eq!(head.status(), 200, "{head:?}");
     let said = |name: &str| head.headers()[name].to_str().unwrap().to_owned();
-    assert_eq!((said("x-path").as_str(), said("x-te").as_str()), ("/v2/pkg.Service/Call", "trailers"));
-    assert_eq!(said("x-authority"), format!("localhost:{}", secure.address.port()));
+    assert_eq!(
+        (said("x-path").as_str(), said("x-te").as_str()),
+        ("/v2/pkg.Service/Call", "trailers")
+    );
+    assert_eq!(
+        said("x-authority"),
+        format!("localhost:{}", secure.address.port())
+    );
     assert_eq!(said("x-proxy-authorization"), "-");
     assert_eq!(body, b"hello");
     assert_eq!(trailers.unwrap()["grpc-status"], "0");
-    port.counts("cupbearer_upstream_connects_total{outcome=\"ok\",upstream=\"acme\"} 1").await;
+    port.counts("cupbearer_upstream_connects_total{outcome=\"ok\",upstream=\"acme\"} 1")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,12 +176,20 @@ async fn http_1_clients_reach_an_http_2_vendor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vendor_without_a_trusted_certificate_gets_nothing() {
     let (secure, other) = (vendor(Does::Echoes).await, vendor(Does::Echoes).await);
-    let mixed = Secure { address: secure.address, ca: other.ca };
+    let mixed = Secure {
+        address: secure.address,
+        ca: other.ca,
+    };
     let port = port_to(&mixed);
     let answer = port.get("/acme/x", "").await;
-    assert_eq!((status(&answer), code(&answer).as_str()), (502, "upstream_tls"), "{answer}");
+    assert_eq!(
+        (status(&answer), code(&answer).as_str()),
+        (502, "upstream_tls"),
+        "{answer}"
+    );
     assert!(answer.contains("tls_certificate_error"), "{answer}");
-    port.counts("cupbearer_upstream_connects_total{outcome=\"tls\",upstream=\"acme\"} 1").await;
+    port.counts("cupbearer_upstream_connects_total{outcome=\"tls\",upstream=\"acme\"} 1")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,10 +200,15 @@ async fn a_stream_that_breaks_at_the_vendor_breaks_at_the_client() {
     if let Ok((head, _, _)) = call(&port, "/acme/x", &GRPC).await {
         assert_eq!(head.headers()["grpc-status"], "13");
     }
-    let half = Vendor::start(|_, _| b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhiCLOSE".to_vec()).await;
+    let half =
+        Vendor::start(|_, _| b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhiCLOSE".to_vec())
+            .await;
     let port1 = super::support::port(vec![upstream("acme", half.address)], |_| ());
     assert!(call(&port1, "/acme/x", &[]).await.is_err());
-    let chunked = Vendor::start(|_, _| b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\nCLOSE".to_vec()).await;
+    let chunked = Vendor::start(|_, _| {
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\nCLOSE".to_vec()
+    })
+    .await;
     let port2 = super::support::port(vec![upstream("acme", chunked.address)], |_| ());
     assert!(call(&port2, "/acme/x", &[]).await.is_err());
 }
@@ -169,11 +218,19 @@ async fn refusals_speak_the_callers_language() {
     let secure = vendor(Does::Echoes).await;
     let port = port_to(&secure);
     let (head, body, _) = call(&port, "/none", &GRPC).await.unwrap();
-    assert_eq!((head.status().as_u16(), head.headers()["grpc-status"].to_str().unwrap()), (200, "12"));
+    assert_eq!(
+        (
+            head.status().as_u16(),
+            head.headers()["grpc-status"].to_str().unwrap()
+        ),
+        (200, "12")
+    );
     assert!(body.is_empty());
     let (head, body, _) = call(&port, "/none", &[]).await.unwrap();
     assert_eq!(head.status(), 404);
     assert!(String::from_utf8(body).unwrap().contains("no_route"));
-    let (head, _, _) = call(&port, "/acme/x", &[("x-long", &"a".repeat(70_000))]).await.unwrap_or_else(|e| panic!("{e}"));
+    let (head, _, _) = call(&port, "/acme/x", &[("x-long", &"a".repeat(70_000))])
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(head.status(), 431);
 }

@@ -82,8 +82,13 @@ pub async fn read_message(socket: &mut TcpStream) -> Option<String> {
         }
     };
     let text = String::from_utf8_lossy(&all[..head]).to_ascii_lowercase();
-    let length = text.lines().find_map(|l| l.strip_prefix("content-length: ")).and_then(|v| v.parse::<usize>().ok());
-    let bodiless = text.starts_with("http/1.1 204") || text.starts_with("http/1.1 101") || text.starts_with("http/1.1 1");
+    let length = text
+        .lines()
+        .find_map(|l| l.strip_prefix("content-length: "))
+        .and_then(|v| v.parse::<usize>().ok());
+    let bodiless = text.starts_with("http/1.1 204")
+        || text.starts_with("http/1.1 101")
+        || text.starts_with("http/1.1 1");
     loop {
         let done = match length {
             _ if bodiless => true,
@@ -108,11 +113,23 @@ pub struct Port {
 }
 
 pub fn limits() -> Limits {
-    Limits { connections: 100, header_bytes: 65536, headers: 256, uri_bytes: 16384, header_timeout: SECOND * 10, idle: SECOND * 600 }
+    Limits {
+        connections: 100,
+        header_bytes: 65536,
+        headers: 256,
+        uri_bytes: 16384,
+        header_timeout: SECOND * 10,
+        idle: SECOND * 600,
+    }
 }
 
 pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, Rule) {
-    let target = Target { tls: false, host: address.ip().to_string(), port: address.port(), base: "/v2".into() };
+    let target = Target {
+        tls: false,
+        host: address.ip().to_string(),
+        port: address.port(),
+        base: "/v2".into(),
+    };
     let upstream = Upstream {
         name: name.into(),
         target: target.clone(),
@@ -121,14 +138,23 @@ pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, Rule) {
         rewrite_location: true,
         redirects_to: Vec::new(),
         http2: true,
-        timeouts: Timeouts { connect: SECOND, read: SECOND, token: SECOND },
+        timeouts: Timeouts {
+            connect: SECOND,
+            read: SECOND,
+            token: SECOND,
+        },
         pool_idle: SECOND,
         pool_connections: 8,
         pool_requests: 1024,
         tls: Tls::default(),
     };
-    let rule =
-        Rule { path: Some(format!("/{name}")), strip_path: true, hosts: vec![format!("{name}.localhost")], forward: true, url: target };
+    let rule = Rule {
+        path: Some(format!("/{name}")),
+        strip_path: true,
+        hosts: vec![format!("{name}.localhost")],
+        forward: true,
+        url: target,
+    };
     (upstream, rule)
 }
 
@@ -157,7 +183,10 @@ pub fn snapshot(upstreams: Vec<(Upstream, Rule)>, change: impl FnOnce(&mut Confi
             hosts: Vec::new(),
         },
         metrics: None,
-        log: Log { json: false, level: tracing::Level::INFO },
+        log: Log {
+            json: false,
+            level: tracing::Level::INFO,
+        },
         state: None,
         reload: None,
         credentials: BTreeMap::new(),
@@ -168,8 +197,20 @@ pub fn snapshot(upstreams: Vec<(Upstream, Rule)>, change: impl FnOnce(&mut Confi
         text: [0; 32],
     };
     change(&mut config);
-    let upstreams = upstreams.into_iter().map(|u| Served { upstream: Arc::new(u), credential: None }).collect();
-    Snapshot { config, router: Router::new(rules), upstreams, credentials: BTreeMap::new(), generation: 1 }
+    let upstreams = upstreams
+        .into_iter()
+        .map(|u| Served {
+            upstream: Arc::new(u),
+            credential: None,
+        })
+        .collect();
+    Snapshot {
+        config,
+        router: Router::new(rules),
+        upstreams,
+        credentials: BTreeMap::new(),
+        generation: 1,
+    }
 }
 
 pub fn port_on(address: Address, snapshot: Snapshot) -> Port {
@@ -181,11 +222,19 @@ pub fn port_on(address: Address, snapshot: Snapshot) -> Port {
         Address::Tcp(a) => *a,
         Address::Unix(_) => "127.0.0.1:1".parse().unwrap(),
     };
-    Port { handle, address, metrics, snapshot }
+    Port {
+        handle,
+        address,
+        metrics,
+        snapshot,
+    }
 }
 
 pub fn port(upstreams: Vec<(Upstream, Rule)>, change: impl FnOnce(&mut Config)) -> Port {
-    port_on(Address::Tcp("127.0.0.1:0".parse().unwrap()), snapshot(upstreams, change))
+    port_on(
+        Address::Tcp("127.0.0.1:0".parse().unwrap()),
+        snapshot(upstreams, change),
+    )
 }
 
 impl Port {
@@ -193,10 +242,17 @@ impl Port {
     pub async fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
         socket.write_all(bytes.as_ref()).await.unwrap();
-        timeout(SECOND * 5, read_message(&mut socket)).await.expect("an answer in time").unwrap_or_default()
+        timeout(SECOND * 5, read_message(&mut socket))
+            .await
+            .expect("an answer in time")
+            .unwrap_or_default()
     }
     pub async fn get(&self, target: &str, headers: &str) -> String {
-        self.raw(format!("GET {target} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.address)).await
+        self.raw(format!(
+            "GET {target} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n",
+            self.address
+        ))
+        .await
     }
     /// Waits until a line of /metrics is so: a request is counted once its answer is gone.
     pub async fn counts(&self, line: &str) {
@@ -208,11 +264,17 @@ impl Port {
 }
 
 pub fn status(answer: &str) -> u16 {
-    answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0)
+    answer
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(0)
 }
 
 pub fn code(answer: &str) -> String {
-    let body: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap_or_default()).unwrap_or_default();
+    let body: serde_json::Value =
+        serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap_or_default())
+            .unwrap_or_default();
     body["code"].as_str().unwrap_or_default().to_owned()
 }
 

@@ -22,7 +22,14 @@ pub struct Assertion {
 
 impl Assertion {
     pub fn new(alg: Algorithm, key: &str, aud: &str) -> Self {
-        Self { alg, key: key.into(), aud: aud.into(), kid: None, longest: 60, used: Arc::default() }
+        Self {
+            alg,
+            key: key.into(),
+            aud: aud.into(),
+            kid: None,
+            longest: 60,
+            used: Arc::default(),
+        }
     }
 
     #[must_use]
@@ -46,7 +53,9 @@ impl Assertion {
             return Err(format!("kid is {:?}", header.kid));
         }
         let key = match self.alg {
-            Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => Ok(DecodingKey::from_secret(self.key.as_bytes())),
+            Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
+                Ok(DecodingKey::from_secret(self.key.as_bytes()))
+            }
             Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(self.key.as_bytes()),
             Algorithm::EdDSA => DecodingKey::from_ed_pem(self.key.as_bytes()),
             _ => DecodingKey::from_rsa_pem(self.key.as_bytes()),
@@ -56,7 +65,9 @@ impl Assertion {
         validation.set_audience(&[&self.aud]);
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         let claims: Map<String, Value> =
-            decode(jwt, &key.map_err(|e| format!("key: {e}"))?, &validation).map_err(|e| format!("claims: {e}"))?.claims;
+            decode(jwt, &key.map_err(|e| format!("key: {e}"))?, &validation)
+                .map_err(|e| format!("claims: {e}"))?
+                .claims;
         if !claims["aud"].is_string() {
             return Err("aud is not one string".into());
         }
@@ -65,9 +76,20 @@ impl Assertion {
                 return Err(format!("{name} is {}", claims[name]));
             }
         }
-        let number = |name: &str| claims.get(name).and_then(Value::as_i64).ok_or(format!("no {name}"));
+        let number = |name: &str| {
+            claims
+                .get(name)
+                .and_then(Value::as_i64)
+                .ok_or(format!("no {name}"))
+        };
         let (iat, exp) = (number("iat")?, number("exp")?);
-        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        let now = i64::try_from(
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .as_secs(),
+        )
+        .unwrap();
         if exp - iat > self.longest {
             return Err(format!("lives {} s", exp - iat));
         }

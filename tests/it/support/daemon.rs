@@ -65,7 +65,10 @@ pub struct Done {
 impl Told {
     /// Reads `pipe` to its end.
     pub fn of(pipe: impl AsyncRead + Unpin + Send + 'static) -> Self {
-        let told = Self { text: Arc::default(), news: watch::Sender::new(0) };
+        let told = Self {
+            text: Arc::default(),
+            news: watch::Sender::new(0),
+        };
         let mine = told.clone();
         let mut pipe = pipe;
         tokio::spawn(async move {
@@ -85,30 +88,52 @@ impl Told {
     /// Waits until it contains `wanted`.
     pub async fn until(&self, wanted: &str) {
         let mut news = self.news.subscribe();
-        let found = timeout(PATIENCE, news.wait_for(|_| self.text().contains(wanted))).await.is_ok();
+        let found = timeout(PATIENCE, news.wait_for(|_| self.text().contains(wanted)))
+            .await
+            .is_ok();
         assert!(found, "never saw {wanted:?} in:\n{}", self.text());
     }
 }
 
 impl Daemon {
     pub async fn start(text: &str) -> Self {
-        Self::with(Setup { text, ..Setup::default() }).await
+        Self::with(Setup {
+            text,
+            ..Setup::default()
+        })
+        .await
     }
 
     /// Starts it and waits until it is ready.
     pub async fn with(setup: Setup<'_>) -> Self {
         let (mut child, folder) = spawn(&setup);
-        let (stdout, stderr) = (Told::of(child.stdout.take().unwrap()), Told::of(child.stderr.take().unwrap()));
+        let (stdout, stderr) = (
+            Told::of(child.stdout.take().unwrap()),
+            Told::of(child.stderr.take().unwrap()),
+        );
         let file = folder.path().join("ready.json");
         until("the ready file", async || {
-            assert!(child.try_wait().unwrap().is_none(), "it ended: {}", stderr.text());
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "it ended: {}",
+                stderr.text()
+            );
             file.exists()
         })
         .await;
-        let ready: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let ready: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         let address = |v: &serde_json::Value| v.as_str().unwrap().parse().unwrap();
         let (proxy, admin) = (address(&ready["proxy"][0]), address(&ready["admin"]));
-        Self { child, folder, proxy, admin, stdout, stderr, client: client() }
+        Self {
+            child,
+            folder,
+            proxy,
+            admin,
+            stdout,
+            stderr,
+            client: client(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -148,7 +173,10 @@ impl Daemon {
 
     /// Waits for its end.
     pub async fn end(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.child.wait()).await.unwrap_or_else(|_| panic!("it goes on: {}", self.stderr.text())).unwrap()
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .unwrap_or_else(|_| panic!("it goes on: {}", self.stderr.text()))
+            .unwrap()
     }
 
     /// SIGTERM, and its end: exit code 0.
@@ -166,20 +194,54 @@ pub fn spawn(setup: &Setup<'_>) -> (Child, tempfile::TempDir) {
         write_at_rest(&folder.path().join(name), content);
     }
     let file = folder.path().join("cupbearer.toml");
-    std::fs::write(&file, setup.whole.map_or_else(|| format!("{PORTS}{}", setup.text), Into::into)).unwrap();
-    let before = if setup.before.is_empty() { ":" } else { setup.before };
+    std::fs::write(
+        &file,
+        setup
+            .whole
+            .map_or_else(|| format!("{PORTS}{}", setup.text), Into::into),
+    )
+    .unwrap();
+    let before = if setup.before.is_empty() {
+        ":"
+    } else {
+        setup.before
+    };
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("{before}; exec \"$@\""), "sh", binary(), "run", "--config"]).arg(&file);
-    command.arg("--ready-file").arg(folder.path().join("ready.json"));
-    command.env_remove("CUPBEARER_CONFIG").envs(setup.env.iter().copied());
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    command
+        .args([
+            "-c",
+            &format!("{before}; exec \"$@\""),
+            "sh",
+            binary(),
+            "run",
+            "--config",
+        ])
+        .arg(&file);
+    command
+        .arg("--ready-file")
+        .arg(folder.path().join("ready.json"));
+    command
+        .env_remove("CUPBEARER_CONFIG")
+        .envs(setup.env.iter().copied());
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
     (child, folder)
 }
 
 /// A start that is expected to fail.
 pub async fn refused(setup: Setup<'_>) -> Done {
     let (child, _folder) = spawn(&setup);
-    done(timeout(PATIENCE, child.wait_with_output()).await.expect("an end in time").unwrap())
+    done(
+        timeout(PATIENCE, child.wait_with_output())
+            .await
+            .expect("an end in time")
+            .unwrap(),
+    )
 }
 
 /// Any other command of the binary, to its end, as a user whose home is new.
@@ -191,19 +253,34 @@ pub async fn cli(args: &[&str]) -> Done {
 /// The same, of a user who remembers in this folder.
 pub async fn cli_of(home: &std::path::Path, args: &[&str]) -> Done {
     let mut command = Command::new(binary());
-    command.args(args).env_remove("CUPBEARER_CONFIG").env("XDG_STATE_HOME", home);
+    command
+        .args(args)
+        .env_remove("CUPBEARER_CONFIG")
+        .env("XDG_STATE_HOME", home);
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    done(timeout(Duration::from_secs(40), output).await.expect("an end in time").unwrap())
+    done(
+        timeout(Duration::from_secs(40), output)
+            .await
+            .expect("an end in time")
+            .unwrap(),
+    )
 }
 
 fn done(output: std::process::Output) -> Done {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Done { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Done {
+        code: output.status.code().unwrap_or(-1),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// Sends a request; status and body.
 pub async fn read(request: reqwest::RequestBuilder) -> (u16, String) {
     let answer = request.send().await.unwrap();
     let status = answer.status().as_u16();
-    (status, String::from_utf8_lossy(&answer.bytes().await.unwrap()).into_owned())
+    (
+        status,
+        String::from_utf8_lossy(&answer.bytes().await.unwrap()).into_owned(),
+    )
 }

@@ -46,7 +46,10 @@ pub enum Scope {
     ApiOrCustomer,
 }
 
-#[allow(clippy::struct_excessive_bools, reason = "rules are independent of each other")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "rules are independent of each other"
+)]
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     pub path: String,
@@ -140,21 +143,33 @@ impl Endpoint {
             return Err(malformed(405, format!("method {}", request.method)));
         }
         if let Some(name) = &self.bearer {
-            let token = request.header("authorization").and_then(|a| a.strip_prefix("Bearer ")).unwrap_or_default();
+            let token = request
+                .header("authorization")
+                .and_then(|a| a.strip_prefix("Bearer "))
+                .unwrap_or_default();
             let standing = tokens.standing(token, name);
             if standing != Standing::Alive {
-                return Err(Refusal { status: 401, error: "invalid_token", why: format!("the {name} token is {standing:?}") });
+                return Err(Refusal {
+                    status: 401,
+                    error: "invalid_token",
+                    why: format!("the {name} token is {standing:?}"),
+                });
             }
         }
         for (name, value) in &self.headers {
             if request.header(name) != Some(value) {
-                return Err(malformed(400, format!("header {name} is {:?}", request.header(name))));
+                return Err(malformed(
+                    400,
+                    format!("header {name} is {:?}", request.header(name)),
+                ));
             }
         }
         let mut fields = self.fields(request)?;
         let client = match self.authenticate(request, &mut fields) {
             Ok(client) if !self.disabled && !self.is_locked() => client,
-            Ok(_) => return Err(self.refused(if self.disabled { "disabled" } else { "locked" }.into())),
+            Ok(_) => {
+                return Err(self.refused(if self.disabled { "disabled" } else { "locked" }.into()));
+            }
             Err(why) => {
                 self.wrong += 1;
                 return Err(self.refused(why));
@@ -163,7 +178,11 @@ impl Endpoint {
         self.wrong = 0;
         let grant = fields.remove("grant_type");
         if grant != self.grant {
-            return Err(Refusal { status: 400, error: "unsupported_grant_type", why: format!("grant_type is {grant:?}") });
+            return Err(Refusal {
+                status: 400,
+                error: "unsupported_grant_type",
+                why: format!("grant_type is {grant:?}"),
+            });
         }
         let scope = self.scope(fields.remove("scope"))?;
         for (name, value) in &self.extra {
@@ -184,10 +203,17 @@ impl Endpoint {
         if !self.jwt {
             return format!("tok-{}-{number}-{secret}", self.name);
         }
-        let iat = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let iat = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         let part = |v: Value| URL_SAFE_NO_PAD.encode(v.to_string());
         let claims = json!({ "sub": granted.client, "scope": granted.scope, "iat": iat, "exp": iat + self.life.as_secs(), "jti": number });
-        format!("{}.{}.{secret}", part(json!({ "alg": "RS256", "typ": "JWT" })), part(claims))
+        format!(
+            "{}.{}.{secret}",
+            part(json!({ "alg": "RS256", "typ": "JWT" })),
+            part(claims)
+        )
     }
 
     /// The successful answer.
@@ -197,7 +223,11 @@ impl Endpoint {
         if self.field == "access_token" {
             body.insert("token_type".into(), "Bearer".into());
         }
-        match self.says.clone().unwrap_or_else(|| self.life.as_secs().into()) {
+        match self
+            .says
+            .clone()
+            .unwrap_or_else(|| self.life.as_secs().into())
+        {
             Value::Null => {}
             says => drop(body.insert("expires_in".into(), says)),
         }
@@ -209,17 +239,30 @@ impl Endpoint {
     }
 
     fn fields(&self, request: &Request) -> Result<BTreeMap<String, String>, Refusal> {
-        let content_type = request.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
+        let content_type = request
+            .header("content-type")
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
         let pairs = match self.format {
             Format::Query => pairs(request.query().as_bytes()),
-            Format::Form if content_type == "application/x-www-form-urlencoded" => pairs(&request.body),
+            Format::Form if content_type == "application/x-www-form-urlencoded" => {
+                pairs(&request.body)
+            }
             Format::Json if content_type == "application/json" => {
-                let object: Map<String, Value> = serde_json::from_slice(&request.body).map_err(|e| malformed(400, format!("JSON: {e}")))?;
+                let object: Map<String, Value> = serde_json::from_slice(&request.body)
+                    .map_err(|e| malformed(400, format!("JSON: {e}")))?;
                 let text = |(name, value): (String, Value)| match value {
                     Value::String(value) => Ok((name, value)),
                     other => Err(malformed(400, format!("{name} is not a string: {other}"))),
                 };
-                object.into_iter().map(text).collect::<Result<Vec<_>, _>>()?
+                object
+                    .into_iter()
+                    .map(text)
+                    .collect::<Result<Vec<_>, _>>()?
             }
             _ => return Err(malformed(415, format!("content type {content_type:?}"))),
         };
@@ -230,14 +273,25 @@ impl Endpoint {
         for (name, value) in pairs {
             // RFC 6749 section 3.2: a field without a value counts as left out, none may stand twice.
             if value.is_empty() || fields.insert(name.clone(), value).is_some() {
-                return Err(malformed(400, format!("field {name} is empty or stands twice")));
+                return Err(malformed(
+                    400,
+                    format!("field {name} is empty or stands twice"),
+                ));
             }
         }
         Ok(fields)
     }
 
-    fn authenticate(&self, request: &Request, fields: &mut BTreeMap<String, String>) -> Result<String, String> {
-        let header = if self.bearer.is_some() { None } else { request.header("authorization") };
+    fn authenticate(
+        &self,
+        request: &Request,
+        fields: &mut BTreeMap<String, String>,
+    ) -> Result<String, String> {
+        let header = if self.bearer.is_some() {
+            None
+        } else {
+            request.header("authorization")
+        };
         let basic = matches!(self.auth, Auth::Basic | Auth::BasicRaw);
         if header.is_some() && !basic {
             return Err("an Authorization header that is not wanted".into());
@@ -246,21 +300,34 @@ impl Endpoint {
             Auth::None => return Ok(self.client.clone()),
             Auth::Body => (fields.remove("client_id"), fields.remove("client_secret")),
             Auth::Basic | Auth::BasicRaw => {
-                let text = header.and_then(|h| h.strip_prefix("Basic ")).and_then(|h| STANDARD.decode(h).ok()).ok_or("no Basic header")?;
+                let text = header
+                    .and_then(|h| h.strip_prefix("Basic "))
+                    .and_then(|h| STANDARD.decode(h).ok())
+                    .ok_or("no Basic header")?;
                 let text = String::from_utf8(text).map_err(|e| e.to_string())?;
                 let (client, secret) = text.split_once(':').ok_or("no colon in Basic")?;
-                let read = |s: &str| if matches!(self.auth, Auth::Basic) { unform(s) } else { Some(s.to_owned()) };
+                let read = |s: &str| {
+                    if matches!(self.auth, Auth::Basic) {
+                        unform(s)
+                    } else {
+                        Some(s.to_owned())
+                    }
+                };
                 (read(client), read(secret))
             }
             Auth::Assertion(rules, with_id) => {
                 let kind = fields.remove("client_assertion_type");
-                if kind.as_deref() != Some("urn:ietf:params:oauth:client-assertion-type:jwt-bearer") {
+                if kind.as_deref() != Some("urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+                {
                     return Err(format!("client_assertion_type is {kind:?}"));
                 }
                 if *with_id {
                     fields.remove("client_id");
                 }
-                rules.check(&fields.remove("client_assertion").unwrap_or_default(), &self.client)?;
+                rules.check(
+                    &fields.remove("client_assertion").unwrap_or_default(),
+                    &self.client,
+                )?;
                 return Ok(self.client.clone());
             }
         };
@@ -274,23 +341,46 @@ impl Endpoint {
     }
 
     fn scope(&self, scope: Option<String>) -> Result<String, Refusal> {
-        let within = |allowed: &[String], scope: &str| scope.split(' ').all(|word| allowed.iter().any(|a| a == word));
-        let customer = |scope: &str| scope == "api" || scope.strip_prefix("customer.").is_some_and(|id| !id.is_empty());
+        let within = |allowed: &[String], scope: &str| {
+            scope
+                .split(' ')
+                .all(|word| allowed.iter().any(|a| a == word))
+        };
+        let customer = |scope: &str| {
+            scope == "api"
+                || scope
+                    .strip_prefix("customer.")
+                    .is_some_and(|id| !id.is_empty())
+        };
         match (&self.scope, &scope) {
             (Scope::Absent | Scope::Optional(_), None) => Ok(String::new()),
-            (Scope::OneOf(allowed) | Scope::Optional(allowed), Some(s)) if within(allowed, s) => Ok(s.clone()),
+            (Scope::OneOf(allowed) | Scope::Optional(allowed), Some(s)) if within(allowed, s) => {
+                Ok(s.clone())
+            }
             (Scope::ApiOrCustomer, Some(s)) if customer(s) => Ok(s.clone()),
-            _ => Err(Refusal { status: 400, error: "invalid_scope", why: format!("scope is {scope:?}") }),
+            _ => Err(Refusal {
+                status: 400,
+                error: "invalid_scope",
+                why: format!("scope is {scope:?}"),
+            }),
         }
     }
 
     fn refused(&self, why: String) -> Refusal {
-        Refusal { status: self.refuses_with, error: "invalid_client", why }
+        Refusal {
+            status: self.refuses_with,
+            error: "invalid_client",
+            why,
+        }
     }
 }
 
 fn malformed(status: u16, why: String) -> Refusal {
-    Refusal { status, error: "invalid_request", why }
+    Refusal {
+        status,
+        error: "invalid_request",
+        why,
+    }
 }
 
 fn pairs(bytes: &[u8]) -> Vec<(String, String)> {
@@ -299,8 +389,16 @@ fn pairs(bytes: &[u8]) -> Vec<(String, String)> {
 
 /// Form-decoding that refuses characters which a form encoder never leaves as they are.
 fn unform(text: &str) -> Option<String> {
-    let encoded = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"*-._+%~".contains(&b));
-    let triples = text.split('%').skip(1).all(|t| t.len() >= 2 && t.bytes().take(2).all(|b| b.is_ascii_hexdigit()));
-    let decoded = form_urlencoded::parse(format!("v={text}").as_bytes()).next()?.1.into_owned();
+    let encoded = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"*-._+%~".contains(&b));
+    let triples = text
+        .split('%')
+        .skip(1)
+        .all(|t| t.len() >= 2 && t.bytes().take(2).all(|b| b.is_ascii_hexdigit()));
+    let decoded = form_urlencoded::parse(format!("v={text}").as_bytes())
+        .next()?
+        .1
+        .into_owned();
     (encoded && triples).then_some(decoded)
 }

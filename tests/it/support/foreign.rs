@@ -20,9 +20,20 @@ pub struct Foreign {
 pub async fn prism(document: &Path) -> Result<Foreign, String> {
     let port = free_port().to_string();
     let document = document.display().to_string();
-    let tool = Tool::prism()?.args(["mock", "--errors", "-h", "127.0.0.1", "-p", &port, &document]);
+    let tool = Tool::prism()?.args([
+        "mock",
+        "--errors",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &port,
+        &document,
+    ]);
     let (running, _) = tool.start("Prism is listening", START).await;
-    Ok(Foreign { url: format!("http://127.0.0.1:{port}"), _running: running })
+    Ok(Foreign {
+        url: format!("http://127.0.0.1:{port}"),
+        _running: running,
+    })
 }
 
 /// The secret of oidc-provider's clients `basic`, `post` and `hmac`.
@@ -36,7 +47,12 @@ pub async fn oidc_provider(keyed: Option<(Value, &str)>, life: u32) -> Result<Fo
         given["jwks"] = json!({ "keys": [jwk] });
         given["alg"] = json!(alg);
     }
-    let tool = Tool::oidc_provider()?.args(["--stdin"]).input(&format!("{given}\n"));
+    let tool = Tool::oidc_provider()?
+        .args(["--stdin"])
+        .input(&format!("{given}\n"));
     let (running, line) = tool.start("ready ", START).await;
-    Ok(Foreign { url: line.trim_start_matches("ready ").trim().to_owned(), _running: running })
+    Ok(Foreign {
+        url: line.trim_start_matches("ready ").trim().to_owned(),
+        _running: running,
+    })
 }

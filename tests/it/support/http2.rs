@@ -22,11 +22,15 @@ pub struct Whole {
 
 impl Whole {
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
     }
 
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
     }
 }
 
@@ -42,7 +46,10 @@ impl Http2 {
         let tcp = TcpStream::connect(addr).await.unwrap();
         let (send, connection) = h2::client::handshake(tcp).await.unwrap();
         tokio::spawn(connection);
-        Self { send, authority: addr.to_string() }
+        Self {
+            send,
+            authority: addr.to_string(),
+        }
     }
 
     /// Another `:authority`.
@@ -57,8 +64,15 @@ impl Http2 {
     }
 
     /// A request whose body is these DATA frames, one by one; the last one, which may be empty, ends the stream.
-    pub async fn post_pieces(&self, path: &str, headers: &[(&str, &str)], pieces: &[&[u8]]) -> Result<Whole, h2::Error> {
-        let mut request = Request::builder().method(Method::POST).uri(format!("http://{}{path}", self.authority));
+    pub async fn post_pieces(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        pieces: &[&[u8]],
+    ) -> Result<Whole, h2::Error> {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{}{path}", self.authority));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -72,7 +86,9 @@ impl Http2 {
             }
             whole(answer).await
         };
-        timeout(PATIENCE + Duration::from_secs(10), whole).await.expect("an answer, or an end, in time")
+        timeout(PATIENCE + Duration::from_secs(10), whole)
+            .await
+            .expect("an answer, or an end, in time")
     }
 
     /// Sends one request and reads its answer to the end; an error means that the stream or the connection was broken off.
@@ -84,13 +100,16 @@ impl Http2 {
         body: Option<&[u8]>,
         trailers: Option<HeaderMap>,
     ) -> Result<Whole, h2::Error> {
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.authority));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.authority));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let whole = async {
             let mut send = self.send.clone().ready().await?;
-            let (answer, mut stream) = send.send_request(request.body(()).unwrap(), body.is_none())?;
+            let (answer, mut stream) =
+                send.send_request(request.body(()).unwrap(), body.is_none())?;
             if let Some(body) = body {
                 stream.send_data(Bytes::copy_from_slice(body), trailers.is_none())?;
                 if let Some(trailers) = trailers {
@@ -99,7 +118,9 @@ impl Http2 {
             }
             whole(answer).await
         };
-        timeout(PATIENCE + Duration::from_secs(10), whole).await.expect("an answer, or an end, in time")
+        timeout(PATIENCE + Duration::from_secs(10), whole)
+            .await
+            .expect("an answer, or an end, in time")
     }
 }
 
@@ -112,5 +133,10 @@ async fn whole(answer: h2::client::ResponseFuture) -> Result<Whole, h2::Error> {
         all.extend_from_slice(&part);
     }
     let trailers = body.trailers().await?;
-    Ok(Whole { status: head.status, headers: head.headers, body: all, trailers })
+    Ok(Whole {
+        status: head.status,
+        headers: head.headers,
+        body: all,
+        trailers,
+    })
 }

@@ -54,7 +54,11 @@ impl Issuer {
         Self::with_tls(tokens, endpoints, None).await
     }
 
-    pub async fn with_tls(tokens: &Tokens, endpoints: Vec<Endpoint>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+    pub async fn with_tls(
+        tokens: &Tokens,
+        endpoints: Vec<Endpoint>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
         let state = Arc::new(State {
             endpoints: Mutex::new(endpoints.into_iter().map(|e| (e.path.clone(), e)).collect()),
             tokens: tokens.clone(),
@@ -98,7 +102,14 @@ impl Issuer {
 
     /// Changes a rule while the server runs: a new secret, another life, an unlocked account.
     pub fn change(&self, path: &str, change: impl FnOnce(&mut Endpoint)) {
-        change(self.state.endpoints.lock().unwrap().get_mut(path).unwrap_or_else(|| panic!("no endpoint {path}")));
+        change(
+            self.state
+                .endpoints
+                .lock()
+                .unwrap()
+                .get_mut(path)
+                .unwrap_or_else(|| panic!("no endpoint {path}")),
+        );
     }
 
     /// Every request so far.
@@ -108,12 +119,24 @@ impl Issuer {
 
     /// How many requests were made to this path.
     pub fn calls(&self, path: &str) -> usize {
-        self.state.requests.lock().unwrap().iter().filter(|s| s.request.path() == path).count()
+        self.state
+            .requests
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|s| s.request.path() == path)
+            .count()
     }
 
     /// Reasons of all refusals, for a test that expects none.
     pub fn refusals(&self) -> Vec<String> {
-        let refused = |s: Seen| if let Outcome::Refused(why) = s.outcome { Some(why) } else { None };
+        let refused = |s: Seen| {
+            if let Outcome::Refused(why) = s.outcome {
+                Some(why)
+            } else {
+                None
+            }
+        };
         self.seen().into_iter().filter_map(refused).collect()
     }
 
@@ -130,7 +153,9 @@ impl Issuer {
 /// Waits until a counter has come to `n`; a test that waits in vain fails with what it waited for.
 pub async fn reached(counter: &watch::Sender<usize>, n: usize, what: &str) {
     let mut counter = counter.subscribe();
-    let in_time = tokio::time::timeout(PATIENCE, counter.wait_for(|c| *c >= n)).await.is_ok();
+    let in_time = tokio::time::timeout(PATIENCE, counter.wait_for(|c| *c >= n))
+        .await
+        .is_ok();
     assert!(in_time, "waited for {n} {what}, saw {}", *counter.borrow());
 }
 
@@ -140,12 +165,20 @@ impl Service for State {
     }
 
     fn answer(&self, request: Request) -> Answer {
-        let scripted = self.script.lock().unwrap().pop_front().or_else(|| self.always.lock().unwrap().clone());
+        let scripted = self
+            .script
+            .lock()
+            .unwrap()
+            .pop_front()
+            .or_else(|| self.always.lock().unwrap().clone());
         let (answer, outcome) = match scripted {
             Some(answer) => (answer, Outcome::Scripted),
             None => self.judge(&request),
         };
-        self.requests.lock().unwrap().push(Seen { request, outcome });
+        self.requests
+            .lock()
+            .unwrap()
+            .push(Seen { request, outcome });
         self.count.send_modify(|n| *n += 1);
         answer
     }
@@ -156,7 +189,10 @@ impl State {
         let mut endpoints = self.endpoints.lock().unwrap();
         let Some(endpoint) = endpoints.get_mut(request.path()) else {
             let why = format!("no endpoint {}", request.path());
-            return (Reply::json(404, &json!({ "error": "not_found" })).into(), Outcome::Refused(why));
+            return (
+                Reply::json(404, &json!({ "error": "not_found" })).into(),
+                Outcome::Refused(why),
+            );
         };
         match endpoint.admit(request, &self.tokens) {
             Ok(granted) => {
@@ -164,13 +200,23 @@ impl State {
                 if endpoint.replaces {
                     self.tokens.revoke_all(&endpoint.name);
                 }
-                self.tokens.add(&token, &endpoint.name, &granted.client, &granted.scope, endpoint.life);
-                let reply = Reply::json(200, &endpoint.body(&token, &granted)).with("Cache-Control", "no-store");
+                self.tokens.add(
+                    &token,
+                    &endpoint.name,
+                    &granted.client,
+                    &granted.scope,
+                    endpoint.life,
+                );
+                let reply = Reply::json(200, &endpoint.body(&token, &granted))
+                    .with("Cache-Control", "no-store");
                 (reply.into(), Outcome::Issued(token))
             }
             Err(refusal) => {
                 let why = refusal.why.clone();
-                (refusal_reply(endpoint, &refusal).into(), Outcome::Refused(why))
+                (
+                    refusal_reply(endpoint, &refusal).into(),
+                    Outcome::Refused(why),
+                )
             }
         }
     }
@@ -183,5 +229,9 @@ fn refusal_reply(endpoint: &Endpoint, refusal: &Refusal) -> Reply {
         json!({ "error": refusal.error, "error_description": refusal.why })
     };
     let reply = Reply::json(refusal.status, &body);
-    if refusal.status == 401 { reply.with("WWW-Authenticate", "Basic realm=\"tokens\"") } else { reply }
+    if refusal.status == 401 {
+        reply.with("WWW-Authenticate", "Basic realm=\"tokens\"")
+    } else {
+        reply
+    }
 }

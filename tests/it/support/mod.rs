@@ -1,6 +1,9 @@
 //! What tests stand on: servers on real sockets that are strict, scriptable and tell what they saw.
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(clippy::needless_pass_by_value, reason = "what a server is given, it keeps")]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "what a server is given, it keeps"
+)]
 
 pub mod assertion;
 pub mod certs;

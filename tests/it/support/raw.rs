@@ -30,7 +30,10 @@ pub struct RawAnswer {
 
 impl RawAnswer {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
     }
 
     pub fn text(&self) -> String {
@@ -38,13 +41,20 @@ impl RawAnswer {
     }
 
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}{}", self.head, self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {}{}", self.head, self.text()))
     }
 }
 
 impl RawClient {
     pub async fn connect(addr: SocketAddr) -> Self {
-        Self { tcp: timeout(PATIENCE, TcpStream::connect(addr)).await.expect("a connection in time").unwrap(), ahead: Vec::new() }
+        Self {
+            tcp: timeout(PATIENCE, TcpStream::connect(addr))
+                .await
+                .expect("a connection in time")
+                .unwrap(),
+            ahead: Vec::new(),
+        }
     }
 
     /// One connection, these bytes, everything until the other side closes.
@@ -87,15 +97,37 @@ impl RawClient {
             }
         };
         let head = latin1(&self.ahead.drain(..end).collect::<Vec<u8>>());
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("no status line: {head}"));
-        let headers = head.split("\r\n").skip(1).filter_map(|l| l.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
-        let mut answer = RawAnswer { status, headers, head, body: Vec::new(), trailers: Vec::new(), complete: true };
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .unwrap_or_else(|| panic!("no status line: {head}"));
+        let headers = head
+            .split("\r\n")
+            .skip(1)
+            .filter_map(|l| l.split_once(": "))
+            .map(|(n, v)| (n.to_owned(), v.to_owned()))
+            .collect();
+        let mut answer = RawAnswer {
+            status,
+            headers,
+            head,
+            body: Vec::new(),
+            trailers: Vec::new(),
+            complete: true,
+        };
         if method == "HEAD" || status < 200 || status == 204 || status == 304 {
             return Some(answer);
         }
-        if answer.header("transfer-encoding").is_some_and(|t| t.eq_ignore_ascii_case("chunked")) {
+        if answer
+            .header("transfer-encoding")
+            .is_some_and(|t| t.eq_ignore_ascii_case("chunked"))
+        {
             answer.complete = self.chunks(&mut answer).await.is_some();
-        } else if let Some(length) = answer.header("content-length").and_then(|l| l.parse::<usize>().ok()) {
+        } else if let Some(length) = answer
+            .header("content-length")
+            .and_then(|l| l.parse::<usize>().ok())
+        {
             while self.ahead.len() < length && self.more().await {}
             answer.complete = self.ahead.len() >= length;
             answer.body = self.ahead.drain(..length.min(self.ahead.len())).collect();
@@ -113,7 +145,9 @@ impl RawClient {
                 break;
             }
             while self.ahead.len() < size + 2 && self.more().await {}
-            answer.body.extend(self.ahead.drain(..size.min(self.ahead.len())));
+            answer
+                .body
+                .extend(self.ahead.drain(..size.min(self.ahead.len())));
             self.line().await?;
         }
         loop {

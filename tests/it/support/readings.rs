@@ -64,7 +64,9 @@ impl Recorder {
                         };
                         while answered < reading.requests.len() {
                             answered += 1;
-                            let _ = tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                            let _ = tcp
+                                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                                .await;
                         }
                         if !reading.sound {
                             return;
@@ -89,7 +91,12 @@ impl Recorder {
             let text = || connection.escape_ascii().to_string();
             assert!(strict.sound, "the strict parser refuses: {}", text());
             for lax in [Parser::LaxLength, Parser::LaxCoding] {
-                assert_eq!(lax.read(connection).requests, strict.requests, "{lax:?} reads otherwise: {}", text());
+                assert_eq!(
+                    lax.read(connection).requests,
+                    strict.requests,
+                    "{lax:?} reads otherwise: {}",
+                    text()
+                );
             }
             seen.extend(strict.requests);
         }
@@ -102,23 +109,41 @@ impl Parser {
         let (mut rest, mut requests) = (bytes, Vec::new());
         loop {
             if rest.is_empty() {
-                return Reading { requests, sound: true };
+                return Reading {
+                    requests,
+                    sound: true,
+                };
             }
             match self.one(rest) {
                 Some(Some((request, len))) => {
                     requests.push(request);
                     rest = &rest[len..];
                 }
-                Some(None) => return Reading { requests, sound: true },
-                None => return Reading { requests, sound: false },
+                Some(None) => {
+                    return Reading {
+                        requests,
+                        sound: true,
+                    };
+                }
+                None => {
+                    return Reading {
+                        requests,
+                        sound: false,
+                    };
+                }
             }
         }
     }
 
     /// The outer `None`: malformed, the inner: not whole yet.
-    #[allow(clippy::option_option, reason = "both are absences, of different things")]
+    #[allow(
+        clippy::option_option,
+        reason = "both are absences, of different things"
+    )]
     fn one(self, bytes: &[u8]) -> Option<Option<(Read, usize)>> {
-        let Some((head, end)) = self.head(bytes)? else { return Some(None) };
+        let Some((head, end)) = self.head(bytes)? else {
+            return Some(None);
+        };
         let (line, fields) = head.split_first()?;
         if matches!(self, Self::Strict) && line.split(' ').count() != 3 {
             return None;
@@ -126,14 +151,24 @@ impl Parser {
         let (mut lengths, mut coding, mut case) = (Vec::new(), None, String::new());
         for field in fields {
             let (name, value) = field.split_once(':')?;
-            if matches!(self, Self::Strict) && !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) {
+            if matches!(self, Self::Strict)
+                && !name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+            {
                 return None;
             }
-            let name: String = name.chars().filter(char::is_ascii_graphic).collect::<String>().to_ascii_lowercase();
+            let name: String = name
+                .chars()
+                .filter(char::is_ascii_graphic)
+                .collect::<String>()
+                .to_ascii_lowercase();
             match name.as_str() {
                 "content-length" => lengths.push(value.to_owned()),
                 "x-case" => value.trim().clone_into(&mut case),
-                "transfer-encoding" => coding = Some(format!("{}{value}", coding.unwrap_or_default())),
+                "transfer-encoding" => {
+                    coding = Some(format!("{}{value}", coding.unwrap_or_default()))
+                }
                 _ => {}
             }
         }
@@ -143,13 +178,19 @@ impl Parser {
                 (Some(c), 0) if c.trim_matches(' ').eq_ignore_ascii_case("chunked") => true,
                 _ => return None,
             },
-            Self::LaxLength => lengths.is_empty() && coding.is_some_and(|c| c.to_ascii_lowercase().contains("chunked")),
+            Self::LaxLength => {
+                lengths.is_empty()
+                    && coding.is_some_and(|c| c.to_ascii_lowercase().contains("chunked"))
+            }
             Self::LaxCoding => coding.is_some_and(|c| c.to_ascii_lowercase().contains("chunk")),
         };
         let rest = &bytes[end..];
         let line = line.clone();
         if chunked {
-            return Some(self.chunks(rest)?.map(|(body, len)| (Read { line, case, body }, end + len)));
+            return Some(
+                self.chunks(rest)?
+                    .map(|(body, len)| (Read { line, case, body }, end + len)),
+            );
         }
         let length = match self {
             Self::LaxLength => lengths.last(),
@@ -157,22 +198,39 @@ impl Parser {
         };
         let length = match length {
             None => 0,
-            Some(v) if matches!(self, Self::Strict) => {
-                v.trim_matches(' ').bytes().all(|b| b.is_ascii_digit()).then(|| v.trim().parse().ok())??
-            }
+            Some(v) if matches!(self, Self::Strict) => v
+                .trim_matches(' ')
+                .bytes()
+                .all(|b| b.is_ascii_digit())
+                .then(|| v.trim().parse().ok())??,
             Some(v) => {
-                let digits: String = v.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+                let digits: String = v
+                    .chars()
+                    .skip_while(|c| !c.is_ascii_digit())
+                    .take_while(char::is_ascii_digit)
+                    .collect();
                 digits.parse().unwrap_or(0)
             }
         };
-        Some(rest.get(..length).map(|body| (Read { line, case, body: body.to_vec() }, end + length)))
+        Some(rest.get(..length).map(|body| {
+            (
+                Read {
+                    line,
+                    case,
+                    body: body.to_vec(),
+                },
+                end + length,
+            )
+        }))
     }
 
     #[allow(clippy::option_option, reason = "as above")]
     fn head(self, bytes: &[u8]) -> Option<Option<(Vec<String>, usize)>> {
         let (mut lines, mut at): (Vec<String>, usize) = (Vec::new(), 0);
         loop {
-            let Some(len) = bytes[at..].iter().position(|b| *b == b'\n') else { return Some(None) };
+            let Some(len) = bytes[at..].iter().position(|b| *b == b'\n') else {
+                return Some(None);
+            };
             let line = &bytes[at..at + len];
             at += len + 1;
             let line = match (self, line.strip_suffix(b"\r")) {
@@ -185,7 +243,9 @@ impl Parser {
             if line.is_empty() {
                 return Some(Some((lines, at)));
             }
-            if matches!(self, Self::Strict) && line.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)) {
+            if matches!(self, Self::Strict)
+                && line.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127))
+            {
                 return None;
             }
             let text: String = line.iter().map(|b| char::from(*b)).collect();
@@ -205,7 +265,9 @@ impl Parser {
     fn chunks(self, bytes: &[u8]) -> Option<Option<(Vec<u8>, usize)>> {
         let (mut body, mut at) = (Vec::new(), 0);
         loop {
-            let Some(len) = bytes[at..].iter().position(|b| *b == b'\n') else { return Some(None) };
+            let Some(len) = bytes[at..].iter().position(|b| *b == b'\n') else {
+                return Some(None);
+            };
             let line = String::from_utf8_lossy(&bytes[at..at + len]).into_owned();
             at += len + 1;
             let size = if matches!(self, Self::Strict) {
@@ -217,14 +279,18 @@ impl Parser {
             if size == 0 {
                 // Trailers up to the empty line.
                 loop {
-                    let Some(len) = bytes[at..].iter().position(|b| *b == b'\n') else { return Some(None) };
+                    let Some(len) = bytes[at..].iter().position(|b| *b == b'\n') else {
+                        return Some(None);
+                    };
                     at += len + 1;
                     if len == 0 || (len == 1 && bytes[at - 2] == b'\r') {
                         return Some(Some((body, at)));
                     }
                 }
             }
-            let Some(chunk) = bytes.get(at..at + size) else { return Some(None) };
+            let Some(chunk) = bytes.get(at..at + size) else {
+                return Some(None);
+            };
             body.extend_from_slice(chunk);
             at += size;
             match bytes.get(at..at + 2) {

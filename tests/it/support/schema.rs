@@ -4,10 +4,14 @@ use serde_json::Value;
 
 /// Checks an answer of `/api/status` against the schema in the repository.
 pub fn check_status(answer: &Value) {
-    let schema: Value = serde_json::from_str(include_str!("../../../src/admin/status.schema.json")).unwrap();
+    let schema: Value =
+        serde_json::from_str(include_str!("../../../src/admin/status.schema.json")).unwrap();
     let mut wrong = Vec::new();
     check(&schema, &schema, answer, "", &mut wrong);
-    assert!(wrong.is_empty(), "the status does not fit its schema: {wrong:#?}\n{answer:#}");
+    assert!(
+        wrong.is_empty(),
+        "the status does not fit its schema: {wrong:#?}\n{answer:#}"
+    );
 }
 
 /// What of `value` does not fit `schema`, a part of `root`, by place.
@@ -23,7 +27,9 @@ pub fn check(root: &Value, schema: &Value, value: &Value, at: &str, wrong: &mut 
         let fits = match keyword.as_str() {
             "$schema" | "$defs" | "title" | "description" => true,
             "$ref" => {
-                let target = root.pointer(rule.as_str().unwrap().trim_start_matches('#')).expect("a $ref that leads somewhere");
+                let target = root
+                    .pointer(rule.as_str().unwrap().trim_start_matches('#'))
+                    .expect("a $ref that leads somewhere");
                 check(root, target, value, at, wrong);
                 true
             }
@@ -39,7 +45,11 @@ pub fn check(root: &Value, schema: &Value, value: &Value, at: &str, wrong: &mut 
             }),
             "minimum" => value.as_f64().is_none_or(|n| n >= rule.as_f64().unwrap()),
             "maximum" => value.as_f64().is_none_or(|n| n <= rule.as_f64().unwrap()),
-            "pattern" => value.as_str().is_none_or(|text| regex::Regex::new(rule.as_str().unwrap()).unwrap().is_match(text)),
+            "pattern" => value.as_str().is_none_or(|text| {
+                regex::Regex::new(rule.as_str().unwrap())
+                    .unwrap()
+                    .is_match(text)
+            }),
             "format" => format(value, rule.as_str().unwrap()),
             "items" => {
                 for (i, one) in value.as_array().into_iter().flatten().enumerate() {
@@ -47,7 +57,12 @@ pub fn check(root: &Value, schema: &Value, value: &Value, at: &str, wrong: &mut 
                 }
                 true
             }
-            "required" => value.as_object().is_none_or(|o| rule.as_array().unwrap().iter().all(|k| o.contains_key(k.as_str().unwrap()))),
+            "required" => value.as_object().is_none_or(|o| {
+                rule.as_array()
+                    .unwrap()
+                    .iter()
+                    .all(|k| o.contains_key(k.as_str().unwrap()))
+            }),
             "properties" => {
                 for (key, one) in value.as_object().into_iter().flatten() {
                     if let Some(rule) = rule.get(key) {
@@ -57,8 +72,17 @@ pub fn check(root: &Value, schema: &Value, value: &Value, at: &str, wrong: &mut 
                 true
             }
             "additionalProperties" => {
-                let named = |key: &str| rules.get("properties").is_some_and(|p| p.get(key).is_some());
-                for (key, one) in value.as_object().into_iter().flatten().filter(|(key, _)| !named(key)) {
+                let named = |key: &str| {
+                    rules
+                        .get("properties")
+                        .is_some_and(|p| p.get(key).is_some())
+                };
+                for (key, one) in value
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .filter(|(key, _)| !named(key))
+                {
                     check(root, rule, one, &format!("{at}/{key}"), wrong);
                 }
                 true

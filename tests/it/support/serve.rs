@@ -45,7 +45,12 @@ impl Server {
     pub async fn start(service: Arc<dyn Service>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let server = Self { addr, tls, service, stop: Mutex::new(watch::Sender::new(false)) };
+        let server = Self {
+            addr,
+            tls,
+            service,
+            stop: Mutex::new(watch::Sender::new(false)),
+        };
         server.run(listener);
         server
     }
@@ -100,14 +105,22 @@ impl Server {
     }
 }
 
-async fn connection(tcp: TcpStream, tls: Option<Arc<rustls::ServerConfig>>, service: Arc<dyn Service>) -> std::io::Result<()> {
+async fn connection(
+    tcp: TcpStream,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    service: Arc<dyn Service>,
+) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
     let Some(config) = tls else {
         let mut first = [0; 3];
         while matches!(tcp.peek(&mut first).await?, 1..=2) && b"PRI".starts_with(&first[..1]) {
             tokio::task::yield_now().await;
         }
-        return if &first == b"PRI" { http2(tcp, service).await } else { http1(tcp, service, reset).await };
+        return if &first == b"PRI" {
+            http2(tcp, service).await
+        } else {
+            http1(tcp, service, reset).await
+        };
     };
     let tls = TlsAcceptor::from(config).accept(tcp).await?;
     if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -122,7 +135,11 @@ fn reset(tcp: TcpStream) {
     let _ = tcp.set_zero_linger();
 }
 
-async fn http1<S: Io + 'static>(io: S, service: Arc<dyn Service>, reset: impl FnOnce(S)) -> std::io::Result<()> {
+async fn http1<S: Io + 'static>(
+    io: S,
+    service: Arc<dyn Service>,
+    reset: impl FnOnce(S),
+) -> std::io::Result<()> {
     let mut conn = Conn::new(io);
     while let Some(mut request) = conn.head().await? {
         let early = service.early(&request);
@@ -136,7 +153,10 @@ async fn http1<S: Io + 'static>(io: S, service: Arc<dyn Service>, reset: impl Fn
         };
         match answer {
             Answer::Reply(reply) => {
-                let reply = Reply { close: reply.close || last, ..reply };
+                let reply = Reply {
+                    close: reply.close || last,
+                    ..reply
+                };
                 if !conn.reply(&request, reply).await? {
                     break;
                 }
@@ -155,15 +175,24 @@ async fn http1<S: Io + 'static>(io: S, service: Arc<dyn Service>, reset: impl Fn
 }
 
 async fn echo<S: Io + 'static>(mut conn: Conn<S>, request: &Request) -> std::io::Result<()> {
-    let accept = derive_accept_key(request.header("sec-websocket-key").unwrap_or_default().as_bytes());
-    let head =
-        format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n");
+    let accept = derive_accept_key(
+        request
+            .header("sec-websocket-key")
+            .unwrap_or_default()
+            .as_bytes(),
+    );
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
     conn.io.write_all(head.as_bytes()).await?;
     let (io, ahead) = conn.into_parts();
     let mut socket = WebSocketStream::from_partially_read(io, ahead, Role::Server, None).await;
     while let Some(Ok(message)) = socket.next().await {
         let closing = message.is_close();
-        if !closing && (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+        if !closing
+            && (message.is_text() || message.is_binary())
+            && socket.send(message).await.is_err()
+        {
             break;
         }
     }
@@ -183,14 +212,27 @@ async fn http2<S: Io + 'static>(io: S, service: Arc<dyn Service>) -> std::io::Re
         .map_err(std::io::Error::other)
 }
 
-async fn exchange(request: http::Request<Incoming>, service: &dyn Service) -> std::io::Result<http::Response<Frames>> {
+async fn exchange(
+    request: http::Request<Incoming>,
+    service: &dyn Service,
+) -> std::io::Result<http::Response<Frames>> {
     let (head, mut body) = request.into_parts();
     let mut request = Request {
         at: std::time::Instant::now(),
         version: 2,
         method: head.method.to_string(),
-        target: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
-        headers: head.uri.authority().map(|a| (":authority".to_owned(), a.to_string())).into_iter().chain(fields(&head.headers)).collect(),
+        target: head
+            .uri
+            .path_and_query()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        headers: head
+            .uri
+            .authority()
+            .map(|a| (":authority".to_owned(), a.to_string()))
+            .into_iter()
+            .chain(fields(&head.headers))
+            .collect(),
         raw_head: Vec::new(),
         body: Vec::new(),
         length: 0,
@@ -200,11 +242,18 @@ async fn exchange(request: http::Request<Incoming>, service: &dyn Service) -> st
     let early = service.early(&request);
     let mut tally = Tally::new();
     while early.is_none() {
-        let Some(frame) = body.frame().await else { break };
+        let Some(frame) = body.frame().await else {
+            break;
+        };
         let frame = frame.map_err(std::io::Error::other)?;
         match frame.into_data() {
             Ok(data) => tally.add(&data),
-            Err(frame) => request.trailers = frame.trailers_ref().map(|t| fields(t).collect()).unwrap_or_default(),
+            Err(frame) => {
+                request.trailers = frame
+                    .trailers_ref()
+                    .map(|t| fields(t).collect())
+                    .unwrap_or_default()
+            }
         }
     }
     tally.finish(&mut request);
@@ -229,18 +278,31 @@ async fn response(reply: Reply) -> http::Response<Frames> {
         }
         Ok::<_, Infallible>(Frame::data(Bytes::from(part)))
     });
-    let trailers: http::HeaderMap =
-        reply.trailers.iter().map(|(n, v)| (n.parse::<http::HeaderName>().unwrap(), v.parse::<http::HeaderValue>().unwrap())).collect();
+    let trailers: http::HeaderMap = reply
+        .trailers
+        .iter()
+        .map(|(n, v)| {
+            (
+                n.parse::<http::HeaderName>().unwrap(),
+                v.parse::<http::HeaderValue>().unwrap(),
+            )
+        })
+        .collect();
     let end = stream::iter((!trailers.is_empty()).then(|| Ok(Frame::trailers(trailers))));
-    response.body(BodyExt::boxed(StreamBody::new(sync(data.chain(end))))).unwrap()
+    response
+        .body(BodyExt::boxed(StreamBody::new(sync(data.chain(end)))))
+        .unwrap()
 }
 
 /// hyper's boxed bodies must be Sync; a mutex that is never contended makes any stream so.
-fn sync<T>(inner: impl stream::Stream<Item = T> + Send + 'static) -> impl stream::Stream<Item = T> + Send + Sync {
+fn sync<T>(
+    inner: impl stream::Stream<Item = T> + Send + 'static,
+) -> impl stream::Stream<Item = T> + Send + Sync {
     let cell = Mutex::new(Box::pin(inner));
     stream::poll_fn(move |cx| cell.lock().unwrap().as_mut().poll_next(cx))
 }
 
 fn fields(map: &http::HeaderMap) -> impl Iterator<Item = (String, String)> + '_ {
-    map.iter().map(|(n, v)| (n.to_string(), latin1(v.as_bytes())))
+    map.iter()
+        .map(|(n, v)| (n.to_string(), latin1(v.as_bytes())))
 }

@@ -25,8 +25,7 @@ pub struct Sidecar {
 }
 
 /// Ports nobody chose, before the test's own text.
-pub const PORTS: &str =
-    "[proxy]\nlisten = [\"127.0.0.1:0\"]\ndrain = \"2s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[reload]\ninterval = \"50ms\"\n";
+pub const PORTS: &str = "[proxy]\nlisten = [\"127.0.0.1:0\"]\ndrain = \"2s\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[reload]\ninterval = \"50ms\"\n";
 
 impl Sidecar {
     /// `text` holds credentials and upstreams; ports are given (see [`PORTS`]).
@@ -46,7 +45,11 @@ impl Sidecar {
         let (config, problems) = config::load(&file, &Sight::default());
         let config = config.unwrap_or_else(|| panic!("{:#?}", problems.list()));
         let app = App::start(config, Options::default()).await.unwrap();
-        Self { app, folder, client: client() }
+        Self {
+            app,
+            folder,
+            client: client(),
+        }
     }
 
     /// Address of the (first) data port.
@@ -81,21 +84,38 @@ impl Sidecar {
     pub async fn refusal(&self, path: &str) -> (u16, Value) {
         let answer = self.get(path).await;
         let status = answer.status().as_u16();
-        (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or(Value::Null))
+        (
+            status,
+            serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or(Value::Null),
+        )
     }
 
     pub async fn admin(&self, path: &str) -> reqwest::Response {
-        self.client.get(format!("http://{}{path}", self.admin_addr())).send().await.unwrap()
+        self.client
+            .get(format!("http://{}{path}", self.admin_addr()))
+            .send()
+            .await
+            .unwrap()
     }
 
     pub async fn post_admin(&self, path: &str) -> u16 {
-        let request = self.client.post(format!("http://{}{path}", self.admin_addr()));
-        request.header("content-type", "application/json").send().await.unwrap().status().as_u16()
+        let request = self
+            .client
+            .post(format!("http://{}{path}", self.admin_addr()));
+        request
+            .header("content-type", "application/json")
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
     }
 
     /// `/api/status`; it must fit its schema.
     pub async fn status(&self) -> Value {
-        let status = serde_json::from_slice(&self.admin("/api/status").await.bytes().await.unwrap()).unwrap();
+        let status =
+            serde_json::from_slice(&self.admin("/api/status").await.bytes().await.unwrap())
+                .unwrap();
         super::schema::check_status(&status);
         status
     }
@@ -103,8 +123,20 @@ impl Sidecar {
     /// One token of one credential in `/api/status`.
     pub async fn token(&self, credential: &str, token: &str) -> Value {
         let status = self.status().await;
-        let found = status["credentials"].as_array().unwrap().iter().find(|c| c["name"] == credential).unwrap().clone();
-        found["tokens"].as_array().unwrap().iter().find(|t| t["name"] == token).unwrap_or(&Value::Null).clone()
+        let found = status["credentials"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|c| c["name"] == credential)
+            .unwrap()
+            .clone();
+        found["tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|t| t["name"] == token)
+            .unwrap_or(&Value::Null)
+            .clone()
     }
 
     /// The value of one series; its labels in the order Prometheus prints them (alphabetical). 0 where it is not there. As of now: what the port
@@ -113,7 +145,9 @@ impl Sidecar {
         // Other tasks go on in between, as they do where a port is asked.
         tokio::task::yield_now().await;
         let text = String::from_utf8(self.app.exposition()).unwrap();
-        let line = text.lines().find_map(|l| l.strip_prefix(series)?.strip_prefix(' '));
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(series)?.strip_prefix(' '));
         line.map_or(0.0, |v| v.parse().unwrap())
     }
 
@@ -129,14 +163,27 @@ impl Sidecar {
 pub fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let files = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: files.maximum,
+            ..files
+        },
+    )
+    .unwrap();
 }
 
 /// A client that follows nothing and reads no proxy variables.
 pub fn client() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-    builder.timeout(Duration::from_secs(30)).pool_max_idle_per_host(usize::MAX).build().unwrap()
+    let builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none());
+    builder
+        .timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(usize::MAX)
+        .build()
+        .unwrap()
 }
 
 /// The stanza of a plain vendor: credential and upstream `name`, token URL and API.
@@ -151,7 +198,8 @@ pub fn plain(name: &str, token_url: &str, api: &str) -> String {
 pub fn write_at_rest(path: &Path, content: &str) {
     std::fs::write(path, content).unwrap();
     let file = std::fs::File::options().write(true).open(path).unwrap();
-    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(60)).unwrap();
+    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(60))
+        .unwrap();
 }
 
 /// The stanza of an upstream that needs no token: the client's own headers pass.
@@ -180,34 +228,61 @@ impl Process {
 
     /// The same for a command that ends in `cupbearer run`.
     pub async fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut seen = String::new();
         let ready = async {
             loop {
                 let mut line = String::new();
-                assert!(log.read_line(&mut line).await.unwrap() > 0, "it ended: {seen}");
+                assert!(
+                    log.read_line(&mut line).await.unwrap() > 0,
+                    "it ended: {seen}"
+                );
                 if let Some(rest) = line.strip_prefix("ready proxy=") {
                     return rest.trim().to_owned();
                 }
                 seen += &line;
             }
         };
-        let ready = tokio::time::timeout(Duration::from_secs(30), ready).await.expect("no ready line");
+        let ready = tokio::time::timeout(Duration::from_secs(30), ready)
+            .await
+            .expect("no ready line");
         let (proxy, admin) = ready.split_once(" admin=").unwrap();
         let proxy = proxy.split(',').next().unwrap();
-        Self { child, proxy: proxy.parse().unwrap(), admin: admin.parse().unwrap(), before: seen, log }
+        Self {
+            child,
+            proxy: proxy.parse().unwrap(),
+            admin: admin.parse().unwrap(),
+            before: seen,
+            log,
+        }
     }
 
     /// KiB of memory: `VmRSS` is what is resident now, `VmHWM` the most that ever was.
     pub fn kib(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':')).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().trim().parse().unwrap()
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix(field)?.strip_prefix(':'))
+            .unwrap();
+        line.trim()
+            .strip_suffix(" kB")
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()).unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap())
+            .unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
 }

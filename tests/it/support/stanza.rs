@@ -17,7 +17,12 @@ pub struct Stanza {
 
 impl Stanza {
     pub fn new(profile: &'static str, settings: &str, secrets: &str) -> Self {
-        Self { profile, settings: settings.into(), secrets: secrets.into(), ..Self::default() }
+        Self {
+            profile,
+            settings: settings.into(),
+            secrets: secrets.into(),
+            ..Self::default()
+        }
     }
 
     #[must_use]
@@ -34,9 +39,17 @@ impl Stanza {
     }
 
     pub fn credential(&self) -> String {
-        let Self { profile, settings, secrets, overrides, .. } = self;
+        let Self {
+            profile,
+            settings,
+            secrets,
+            overrides,
+            ..
+        } = self;
         let overrides = overrides.replace("HERE", &format!("credentials.{profile}"));
-        format!("[credentials.{profile}]\nprofile = \"{profile}\"\nsettings = {{ {settings} }}\nsecrets = {{ {secrets} }}\n{overrides}")
+        format!(
+            "[credentials.{profile}]\nprofile = \"{profile}\"\nsettings = {{ {settings} }}\nsecrets = {{ {secrets} }}\n{overrides}"
+        )
     }
 
     /// A sidecar with this credential and one upstream of the same name at `api`.
@@ -47,9 +60,19 @@ impl Stanza {
     /// A sidecar with several upstreams for this one credential.
     pub async fn start_with(&self, upstreams: &[(&str, &str)]) -> Sidecar {
         let profile = self.profile;
-        let upstreams = upstreams.iter().map(|(name, url)| format!("[upstreams.{name}]\nurl = \"{url}\"\ncredential = \"{profile}\"\n"));
-        let text = format!("{PORTS}{}{}", self.credential(), upstreams.collect::<String>());
-        let files: Vec<(&str, &str)> = self.files.iter().map(|(name, content)| (*name, content.as_str())).collect();
+        let upstreams = upstreams.iter().map(|(name, url)| {
+            format!("[upstreams.{name}]\nurl = \"{url}\"\ncredential = \"{profile}\"\n")
+        });
+        let text = format!(
+            "{PORTS}{}{}",
+            self.credential(),
+            upstreams.collect::<String>()
+        );
+        let files: Vec<(&str, &str)> = self
+            .files
+            .iter()
+            .map(|(name, content)| (*name, content.as_str()))
+            .collect();
         Sidecar::with_files(&text, &files).await
     }
 }

@@ -16,7 +16,11 @@ pub struct Tally {
 
 impl Tally {
     pub fn new() -> Self {
-        Self { kept: Vec::new(), length: 0, hash: digest::Context::new(&digest::SHA256) }
+        Self {
+            kept: Vec::new(),
+            length: 0,
+            hash: digest::Context::new(&digest::SHA256),
+        }
     }
 
     pub fn add(&mut self, bytes: &[u8]) {

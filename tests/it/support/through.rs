@@ -31,7 +31,12 @@ struct State {
 impl Through {
     /// Passes on to `to`; paths lose `strip` at their start (Prism knows nothing of a document's base path).
     pub async fn start(to: &str, strip: &'static str) -> Self {
-        let state = Arc::new(State { to: to.into(), strip, client: super::sidecar::client(), seen: Mutex::default() });
+        let state = Arc::new(State {
+            to: to.into(),
+            strip,
+            client: super::sidecar::client(),
+            seen: Mutex::default(),
+        });
         let server = Server::start(state.clone(), None).await;
         Self { server, state }
     }
@@ -47,10 +52,18 @@ impl Through {
 
 impl Service for State {
     fn answer(&self, request: Request) -> Answer {
-        let target = request.target.strip_prefix(self.strip).unwrap_or(&request.target);
-        let mut onward = self.client.request(request.method.parse().unwrap(), format!("{}{target}", self.to));
+        let target = request
+            .target
+            .strip_prefix(self.strip)
+            .unwrap_or(&request.target);
+        let mut onward = self.client.request(
+            request.method.parse().unwrap(),
+            format!("{}{target}", self.to),
+        );
         for (name, value) in &request.headers {
-            if !["host", "connection", "content-length", "transfer-encoding"].contains(&name.to_ascii_lowercase().as_str()) {
+            if !["host", "connection", "content-length", "transfer-encoding"]
+                .contains(&name.to_ascii_lowercase().as_str())
+            {
                 onward = onward.header(name, value);
             }
         }
@@ -62,7 +75,13 @@ impl Service for State {
             })
         });
         let answer = serde_json::from_slice(&body).unwrap_or_default();
-        self.seen.lock().unwrap().push(Exchange { request, status, answer });
-        Reply::new(status, body.to_vec()).with("Content-Type", "application/json").into()
+        self.seen.lock().unwrap().push(Exchange {
+            request,
+            status,
+            answer,
+        });
+        Reply::new(status, body.to_vec())
+            .with("Content-Type", "application/json")
+            .into()
     }
 }

@@ -33,7 +33,14 @@ pub struct Tokens(Arc<Mutex<HashMap<String, Issued>>>);
 impl Tokens {
     pub fn add(&self, token: &str, name: &str, client: &str, scope: &str, life: Duration) {
         let at = Instant::now();
-        let issued = Issued { name: name.into(), client: client.into(), scope: scope.into(), at, until: at + life, revoked: false };
+        let issued = Issued {
+            name: name.into(),
+            client: client.into(),
+            scope: scope.into(),
+            at,
+            until: at + life,
+            revoked: false,
+        };
         let twin = self.0.lock().unwrap().insert(token.into(), issued);
         assert!(twin.is_none(), "tokens are unique");
     }
@@ -61,7 +68,12 @@ impl Tokens {
 
     /// Revokes every token of this name.
     pub fn revoke_all(&self, name: &str) {
-        self.0.lock().unwrap().values_mut().filter(|t| t.name == name).for_each(|t| t.revoked = true);
+        self.0
+            .lock()
+            .unwrap()
+            .values_mut()
+            .filter(|t| t.name == name)
+            .for_each(|t| t.revoked = true);
     }
 
     /// All tokens of this name, oldest first.

@@ -25,7 +25,10 @@ pub fn skip(test: &str, reason: &str) {
     let line = format!("skipped: {test}: {reason}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
     if let Some(list) = std::env::var_os("CUPBEARER_SKIPS")
-        && let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(list)
+        && let Ok(mut file) = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(list)
     {
         let _ = file.write_all(line.as_bytes());
     }
@@ -42,7 +45,11 @@ pub struct Tool {
 impl Tool {
     /// Prism: answers as an OpenAPI document says, refuses what it does not allow.
     pub fn prism() -> Result<Self, String> {
-        Self::node("prism", tools().join("node/node_modules/.bin/prism"), "make tools")
+        Self::node(
+            "prism",
+            tools().join("node/node_modules/.bin/prism"),
+            "make tools",
+        )
     }
 
     /// A certified authorization server.
@@ -51,20 +58,31 @@ impl Tool {
         if !installed.exists() {
             return missing("oidc-provider", "make tools");
         }
-        Self::node("oidc-provider", root().join("tests/tools/oidc-provider.mjs"), "make tools")
+        Self::node(
+            "oidc-provider",
+            root().join("tests/tools/oidc-provider.mjs"),
+            "make tools",
+        )
     }
 
     /// A real Keycloak. Heavy: its download may be out of reach, which is a skip in CI too.
     pub fn keycloak() -> Result<Self, String> {
         let found = std::fs::read_dir(tools()).into_iter().flatten().flatten();
-        let folder = found.map(|e| e.path()).find(|p| p.join("bin/kc.sh").exists());
+        let folder = found
+            .map(|e| e.path())
+            .find(|p| p.join("bin/kc.sh").exists());
         let Some(folder) = folder else {
-            let why =
-                std::fs::read_to_string(tools().join("keycloak.skip")).unwrap_or_else(|_| "not installed; run `make keycloak`".into());
+            let why = std::fs::read_to_string(tools().join("keycloak.skip"))
+                .unwrap_or_else(|_| "not installed; run `make keycloak`".into());
             return Err(why.trim().to_owned());
         };
         let script = root().join("tests/tools/keycloak.sh");
-        Ok(Self { name: "keycloak", program: script, args: vec![folder.display().to_string()], input: String::new() })
+        Ok(Self {
+            name: "keycloak",
+            program: script,
+            args: vec![folder.display().to_string()],
+            input: String::new(),
+        })
     }
 
     /// A program made by `go install`. Where there is no Go, or its modules cannot be had, that is a skip in CI too.
@@ -91,8 +109,13 @@ impl Tool {
     /// A program on the PATH, like `curl`.
     pub fn on_path(name: &'static str, package: &str) -> Result<Self, String> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let found = std::env::split_paths(&path).map(|p| p.join(name)).find(|p| p.is_file());
-        found.map_or_else(|| missing(name, &format!("apt-get install {package}")), |program| Self::found(name, program, ""))
+        let found = std::env::split_paths(&path)
+            .map(|p| p.join(name))
+            .find(|p| p.is_file());
+        found.map_or_else(
+            || missing(name, &format!("apt-get install {package}")),
+            |program| Self::found(name, program, ""),
+        )
     }
 
     fn node(name: &'static str, script: PathBuf, how: &str) -> Result<Self, String> {
@@ -106,7 +129,16 @@ impl Tool {
     }
 
     fn found(name: &'static str, program: PathBuf, how: &str) -> Result<Self, String> {
-        if program.exists() { Ok(Self { name, program, args: Vec::new(), input: String::new() }) } else { missing(name, how) }
+        if program.exists() {
+            Ok(Self {
+                name,
+                program,
+                args: Vec::new(),
+                input: String::new(),
+            })
+        } else {
+            missing(name, how)
+        }
     }
 
     /// Where it was found.
@@ -130,15 +162,28 @@ impl Tool {
     /// Runs it to its end: exit code, standard output, standard error.
     pub async fn run(self, limit: Duration) -> (i32, String, String) {
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.name));
+        command
+            .args(&self.args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let mut stdin = child.stdin.take().expect("piped");
         // At the same time as its output is read, or both sides could wait for each other. Dropping `stdin` is its end.
         tokio::spawn(async move { stdin.write_all(self.input.as_bytes()).await });
         let output = timeout(limit, child.wait_with_output()).await;
-        let output = output.unwrap_or_else(|_| panic!("{} took longer than {limit:?}", self.name)).unwrap();
+        let output = output
+            .unwrap_or_else(|_| panic!("{} took longer than {limit:?}", self.name))
+            .unwrap();
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+        (
+            output.status.code().unwrap_or(-1),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
     }
 
     /// Starts it and waits for a line of its standard output that contains `ready`. That line is returned.
@@ -151,7 +196,13 @@ impl Tool {
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.name));
-        child.stdin.as_mut().expect("piped").write_all(self.input.as_bytes()).await.unwrap();
+        child
+            .stdin
+            .as_mut()
+            .expect("piped")
+            .write_all(self.input.as_bytes())
+            .await
+            .unwrap();
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut told = String::new();
         let waiting = async {
@@ -165,7 +216,12 @@ impl Tool {
             None
         };
         let line = timeout(limit, waiting).await.ok().flatten();
-        let line = line.unwrap_or_else(|| panic!("{} did not become ready within {limit:?}:\n{told}", self.name));
+        let line = line.unwrap_or_else(|| {
+            panic!(
+                "{} did not become ready within {limit:?}:\n{told}",
+                self.name
+            )
+        });
         // Keep reading, or the program stops at a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         (Running { child }, line)
@@ -173,7 +229,10 @@ impl Tool {
 }
 
 fn missing<T>(name: &str, how: &str) -> Result<T, String> {
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{name} must be installed here: {how}");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{name} must be installed here: {how}"
+    );
     Err(format!("{name} is not installed: {how}"))
 }
 
@@ -186,7 +245,10 @@ impl Running {
     /// Ends one of our scripts in order: they tidy up and leave when their standard input closes.
     pub async fn stop(mut self) {
         drop(self.child.stdin.take());
-        if timeout(Duration::from_secs(20), self.child.wait()).await.is_err() {
+        if timeout(Duration::from_secs(20), self.child.wait())
+            .await
+            .is_err()
+        {
             let _ = self.child.kill().await;
         }
     }
@@ -194,5 +256,9 @@ impl Running {
 
 /// A port of loopback that was free a moment ago.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }

@@ -64,7 +64,11 @@ impl Vendor {
         Self::with_tls(tokens, needs, None).await
     }
 
-    pub async fn with_tls(tokens: &Tokens, needs: Vec<Need>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+    pub async fn with_tls(
+        tokens: &Tokens,
+        needs: Vec<Need>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
         let state = Arc::new(State {
             tokens: tokens.clone(),
             needs,
@@ -133,7 +137,13 @@ impl Vendor {
     }
 
     pub fn last(&self) -> Request {
-        self.state.seen.lock().unwrap().last().cloned().expect("a request")
+        self.state
+            .seen
+            .lock()
+            .unwrap()
+            .last()
+            .cloned()
+            .expect("a request")
     }
 
     pub fn connections(&self) -> usize {
@@ -173,9 +183,16 @@ impl Service for State {
             let scripted = scripted.or_else(|| self.always.lock().unwrap().clone());
             scripted.unwrap_or_else(|| default(&request))
         } else {
-            let refusal = Reply::json(401, &json!({ "error": "invalid_token", "standing": format!("{standing:?}") }));
+            let refusal = Reply::json(
+                401,
+                &json!({ "error": "invalid_token", "standing": format!("{standing:?}") }),
+            );
             let challenge = self.challenge.lock().unwrap().clone();
-            Answer::Reply(challenge.iter().fold(refusal, |r, c| r.with("WWW-Authenticate", c)))
+            Answer::Reply(
+                challenge
+                    .iter()
+                    .fold(refusal, |r, c| r.with("WWW-Authenticate", c)),
+            )
         };
         self.remember(request);
         answer
@@ -195,17 +212,30 @@ impl State {
 
     /// The worst standing of all that is needed.
     fn standing(&self, request: &Request) -> Standing {
-        let of = |token: Option<String>, name| token.map_or(Standing::Unknown, |t| self.tokens.standing(&t, name));
+        let of = |token: Option<String>, name| {
+            token.map_or(Standing::Unknown, |t| self.tokens.standing(&t, name))
+        };
         for need in &self.needs {
             let standing = match need {
-                Need::Bearer(name) => of(only(request, "authorization").and_then(|v| v.strip_prefix("Bearer ").map(Into::into)), name),
+                Need::Bearer(name) => of(
+                    only(request, "authorization")
+                        .and_then(|v| v.strip_prefix("Bearer ").map(Into::into)),
+                    name,
+                ),
                 Need::Header(header, name) => of(only(request, header), name),
                 Need::Query(parameter, name) => {
                     let values: Vec<String> = form_urlencoded::parse(request.query().as_bytes())
                         .filter(|(n, _)| n == parameter)
                         .map(|(_, v)| v.into_owned())
                         .collect();
-                    of(if values.len() == 1 { values.into_iter().next() } else { None }, name)
+                    of(
+                        if values.len() == 1 {
+                            values.into_iter().next()
+                        } else {
+                            None
+                        },
+                        name,
+                    )
                 }
                 Need::Cookie(cookie, name) => of(
                     request
@@ -213,10 +243,17 @@ impl State {
                         .iter()
                         .filter(|(n, _)| n.eq_ignore_ascii_case("cookie"))
                         .flat_map(|(_, v)| v.split(';'))
-                        .find_map(|pair| pair.trim().strip_prefix(cookie)?.strip_prefix('=').map(Into::into)),
+                        .find_map(|pair| {
+                            pair.trim()
+                                .strip_prefix(cookie)?
+                                .strip_prefix('=')
+                                .map(Into::into)
+                        }),
                     name,
                 ),
-                Need::Exact(header, value) if only(request, header).as_ref() == Some(value) => Standing::Alive,
+                Need::Exact(header, value) if only(request, header).as_ref() == Some(value) => {
+                    Standing::Alive
+                }
                 Need::Exact(..) => Standing::Unknown,
             };
             if standing != Standing::Alive {
@@ -229,14 +266,20 @@ impl State {
 
 /// The field's value where it stands exactly once.
 fn only(request: &Request, name: &str) -> Option<String> {
-    let mut found = request.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+    let mut found = request
+        .headers
+        .iter()
+        .filter(|(n, _)| n.eq_ignore_ascii_case(name));
     let (_, value) = found.next()?;
     found.next().is_none().then(|| value.clone())
 }
 
 /// The echo, or a WebSocket where one is asked for.
 fn default(request: &Request) -> Answer {
-    if request.header("upgrade").is_some_and(|u| u.eq_ignore_ascii_case("websocket")) {
+    if request
+        .header("upgrade")
+        .is_some_and(|u| u.eq_ignore_ascii_case("websocket"))
+    {
         return Answer::WebSocket;
     }
     let echo = json!({
@@ -258,7 +301,9 @@ pub struct Raw {
 
 impl Raw {
     pub async fn start() -> Self {
-        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+        Self {
+            listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        }
     }
 
     pub fn url(&self) -> String {
@@ -270,10 +315,14 @@ impl Raw {
         let read = async {
             let (mut tcp, _) = self.listener.accept().await.unwrap();
             let mut bytes = Vec::new();
-            while !bytes.windows(end.len()).any(|w| w == end) && tcp.read_buf(&mut bytes).await.unwrap() > 0 {}
+            while !bytes.windows(end.len()).any(|w| w == end)
+                && tcp.read_buf(&mut bytes).await.unwrap() > 0
+            {}
             (tcp, bytes)
         };
-        tokio::time::timeout(super::issuer::PATIENCE, read).await.expect("a connection with these bytes")
+        tokio::time::timeout(super::issuer::PATIENCE, read)
+            .await
+            .expect("a connection with these bytes")
     }
 
     /// Whether a connection is waiting now.

@@ -21,7 +21,10 @@ pub async fn within(limit: Duration, what: &str, mut so: impl AsyncFnMut() -> bo
             tokio::time::sleep(PAUSE).await;
         }
     };
-    assert!(tokio::time::timeout(limit, looking).await.is_ok(), "waited in vain: {what}");
+    assert!(
+        tokio::time::timeout(limit, looking).await.is_ok(),
+        "waited in vain: {what}"
+    );
 }
 
 /// When to ask for a refresh again.
@@ -44,22 +47,37 @@ impl Asking {
 impl Sidecar {
     /// Waits until a GET has this status.
     pub async fn until_get(&self, path: &str, status: u16) {
-        until(&format!("{status} at {path}"), async || self.status_of(path).await == status).await;
+        until(&format!("{status} at {path}"), async || {
+            self.status_of(path).await == status
+        })
+        .await;
     }
 
     /// Asks for a refresh by hand until the token has at least this generation.
     pub async fn until_refreshed(&self, credential: &str, token: &str, generation: u64) {
-        self.refresh_until(credential, async || self.token(credential, token).await["generation"].as_u64().unwrap() >= generation).await;
+        self.refresh_until(credential, async || {
+            self.token(credential, token).await["generation"]
+                .as_u64()
+                .unwrap()
+                >= generation
+        })
+        .await;
     }
 
     /// Waits until `/api/status` shows the token in this state.
     pub async fn until_state(&self, credential: &str, token: &str, state: &str) {
-        until(&format!("{credential}.{token} is {state}"), async || self.token(credential, token).await["state"] == state).await;
+        until(&format!("{credential}.{token} is {state}"), async || {
+            self.token(credential, token).await["state"] == state
+        })
+        .await;
     }
 
     /// Waits until `series` has reached `least`.
     pub async fn until_metric(&self, series: &str, least: f64) {
-        until(&format!("{least} of {series}"), async || self.metric(series).await >= least).await;
+        until(&format!("{least} of {series}"), async || {
+            self.metric(series).await >= least
+        })
+        .await;
     }
 
     /// Waits until no request to this upstream is under way: a client has its answer a little before its connection is back in the pool.
@@ -70,7 +88,10 @@ impl Sidecar {
     /// Waits until so many requests to this upstream are under way, or fewer.
     pub async fn until_in_flight(&self, upstream: &str, most: u32) {
         let series = format!("cupbearer_requests_in_flight{{upstream=\"{upstream}\"}}");
-        until(&format!("{most} of {series}"), async || self.metric(&series).await <= f64::from(most)).await;
+        until(&format!("{most} of {series}"), async || {
+            self.metric(&series).await <= f64::from(most)
+        })
+        .await;
     }
 
     /// An operator asks for new tokens until `done`. What was asked for is done a second after the last call at the latest; it is asked for again only
@@ -80,7 +101,11 @@ impl Sidecar {
         until("a token call", async || {
             let done = done().await;
             if !done && asking.is_due() {
-                assert_eq!(self.post_admin(&format!("/api/credentials/{credential}/refresh")).await, 202);
+                assert_eq!(
+                    self.post_admin(&format!("/api/credentials/{credential}/refresh"))
+                        .await,
+                    202
+                );
             }
             done
         })

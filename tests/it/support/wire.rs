@@ -35,7 +35,10 @@ pub struct Request {
 impl Request {
     /// The first field of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
     }
 
     pub fn path(&self) -> &str {
@@ -160,7 +163,10 @@ pub struct Conn<S> {
 
 impl<S: Io> Conn<S> {
     pub fn new(io: S) -> Self {
-        Self { io, ahead: Vec::new() }
+        Self {
+            io,
+            ahead: Vec::new(),
+        }
     }
 
     /// Bytes that arrived after what was read so far.
@@ -201,14 +207,19 @@ impl<S: Io> Conn<S> {
 
     /// Reads the body that the head announces; asks for it where the client waits for that.
     pub async fn body(&mut self, request: &mut Request) -> io::Result<()> {
-        if request.header("expect").is_some_and(|e| e.eq_ignore_ascii_case("100-continue")) {
+        if request
+            .header("expect")
+            .is_some_and(|e| e.eq_ignore_ascii_case("100-continue"))
+        {
             self.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
         let mut tally = Tally::new();
         if request.header("transfer-encoding").is_some() {
             loop {
                 let line = self.line().await?;
-                let size = usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16).map_err(io::Error::other)?;
+                let size =
+                    usize::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16)
+                        .map_err(io::Error::other)?;
                 if size == 0 {
                     break;
                 }
@@ -222,7 +233,10 @@ impl<S: Io> Conn<S> {
                     None => break,
                 }
             }
-        } else if let Some(size) = request.header("content-length").and_then(|v| v.parse().ok()) {
+        } else if let Some(size) = request
+            .header("content-length")
+            .and_then(|v| v.parse().ok())
+        {
             self.take(size, &mut tally).await?;
         }
         tally.finish(request);
@@ -238,13 +252,18 @@ impl<S: Io> Conn<S> {
         if let Some(gate) = &reply.gate {
             gate.passed().await;
         }
-        let asked = request.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close"));
+        let asked = request
+            .header("connection")
+            .is_some_and(|c| c.eq_ignore_ascii_case("close"));
         let close = reply.close || asked;
-        let chunked = reply.chunked || !reply.trailers.is_empty() || matches!(reply.body, Body::Parts(_));
+        let chunked =
+            reply.chunked || !reply.trailers.is_empty() || matches!(reply.body, Body::Parts(_));
         let mut fields = reply.headers.clone();
         match &reply.body {
             _ if chunked => fields.push(("Transfer-Encoding".into(), "chunked".into())),
-            Body::Bytes(b) if reply.status != 204 && reply.status != 304 => fields.push(("Content-Length".into(), b.len().to_string())),
+            Body::Bytes(b) if reply.status != 204 && reply.status != 304 => {
+                fields.push(("Content-Length".into(), b.len().to_string()))
+            }
             Body::Long(n) => fields.push(("Content-Length".into(), n.to_string())),
             _ => {}
         }
@@ -259,7 +278,9 @@ impl<S: Io> Conn<S> {
                     gate.passed().await;
                 }
                 if chunked && !part.is_empty() {
-                    self.io.write_all(format!("{:x}\r\n", part.len()).as_bytes()).await?;
+                    self.io
+                        .write_all(format!("{:x}\r\n", part.len()).as_bytes())
+                        .await?;
                 }
                 self.io.write_all(&part).await?;
                 if chunked && !part.is_empty() {
@@ -268,7 +289,9 @@ impl<S: Io> Conn<S> {
             }
             if chunked {
                 let end = lines(&reply.trailers);
-                self.io.write_all(format!("0\r\n{end}\r\n").as_bytes()).await?;
+                self.io
+                    .write_all(format!("0\r\n{end}\r\n").as_bytes())
+                    .await?;
             }
         }
         self.io.flush().await?;
@@ -344,17 +367,25 @@ pub fn parts(body: Body) -> Box<dyn Iterator<Item = (Option<Gate>, Vec<u8>)> + S
 }
 
 fn head(status: u16, fields: &[(String, String)]) -> Vec<u8> {
-    let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Unnamed");
+    let reason = http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|s| s.canonical_reason())
+        .unwrap_or("Unnamed");
     let fields = lines(fields);
     format!("HTTP/1.1 {status} {reason}\r\n{fields}\r\n").into_bytes()
 }
 
 fn lines(fields: &[(String, String)]) -> String {
-    fields.iter().flat_map(|(n, v)| [n, ": ", v, "\r\n"]).collect()
+    fields
+        .iter()
+        .flat_map(|(n, v)| [n, ": ", v, "\r\n"])
+        .collect()
 }
 
 fn field(line: impl AsRef<str>) -> Option<(String, String)> {
-    line.as_ref().split_once(':').map(|(n, v)| (n.to_owned(), v.trim().to_owned()))
+    line.as_ref()
+        .split_once(':')
+        .map(|(n, v)| (n.to_owned(), v.trim().to_owned()))
 }
 
 pub fn latin1(bytes: &[u8]) -> String {

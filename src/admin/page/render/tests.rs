@@ -35,7 +35,13 @@ fn status(tokens: Vec<TokenJson>) -> StatusPage {
         ready: true,
         not_ready: None,
         uptime: 3725,
-        config: ConfigState { generation: 2, file: None, ready: "started", listen: vec!["127.0.0.1:1".into()], last_reload: None },
+        config: ConfigState {
+            generation: 2,
+            file: None,
+            ready: "started",
+            listen: vec!["127.0.0.1:1".into()],
+            last_reload: None,
+        },
         upstreams: vec![UpstreamState {
             name: "acme".into(),
             url: "https://api.acme.example:443".into(),
@@ -76,7 +82,11 @@ fn a_token_in_use_is_shown_with_its_life() {
 
 #[test]
 fn every_state_has_words_and_a_latched_one_can_be_unlatched() {
-    let latched = live(&status(vec![token("latched", Some("invalid_client"), false)]));
+    let latched = live(&status(vec![token(
+        "latched",
+        Some("invalid_client"),
+        false,
+    )]));
     for part in [
         "1 credential needs attention",
         "latched: the secret was refused, attempts are stopped",
@@ -86,11 +96,15 @@ fn every_state_has_words_and_a_latched_one_can_be_unlatched() {
     ] {
         assert!(latched.contains(part), "{part} in {latched}");
     }
-    let words: std::collections::BTreeSet<&str> = ["ok", "refreshing", "waiting", "held", "latched", "resting"]
-        .into_iter()
-        .flat_map(|state| [(false, false), (false, true), (true, false), (true, true)].map(|(failed, can)| (state, failed, can)))
-        .map(|(state, failed, can)| of_token(&token(state, failed.then_some("x"), can)).words)
-        .collect();
+    let words: std::collections::BTreeSet<&str> =
+        ["ok", "refreshing", "waiting", "held", "latched", "resting"]
+            .into_iter()
+            .flat_map(|state| {
+                [(false, false), (false, true), (true, false), (true, true)]
+                    .map(|(failed, can)| (state, failed, can))
+            })
+            .map(|(state, failed, can)| of_token(&token(state, failed.then_some("x"), can)).words)
+            .collect();
     assert_eq!(words.len(), 11, "{words:?}");
 }
 

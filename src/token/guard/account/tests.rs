@@ -13,7 +13,10 @@ fn at(secs: u64) -> Now {
 }
 
 fn new(name: &str) -> Value<'_> {
-    Value { name, proven: false }
+    Value {
+        name,
+        proven: false,
+    }
 }
 
 struct Told {
@@ -24,14 +27,37 @@ struct Told {
 
 impl Told {
     fn new(max: Option<u32>) -> Self {
-        Self { account: Account::default(), max, ids: 0 }
+        Self {
+            account: Account::default(),
+            max,
+            ids: 0,
+        }
     }
     fn asks(&mut self, value: Value<'_>, secs: u64) -> Answer {
         self.asks_as("a", self.max, value, secs)
     }
-    fn asks_as(&mut self, credential: &str, max: Option<u32>, value: Value<'_>, secs: u64) -> Answer {
-        let limits = Limits { rate: vec![], max_rejections: 1, hold: Hold::For(Duration::from_hours(1)), account_rejections: max };
-        self.account.ask(value, &limits, &Ask { credential: credential.into(), parent_renewed: false }, at(secs))
+    fn asks_as(
+        &mut self,
+        credential: &str,
+        max: Option<u32>,
+        value: Value<'_>,
+        secs: u64,
+    ) -> Answer {
+        let limits = Limits {
+            rate: vec![],
+            max_rejections: 1,
+            hold: Hold::For(Duration::from_hours(1)),
+            account_rejections: max,
+        };
+        self.account.ask(
+            value,
+            &limits,
+            &Ask {
+                credential: credential.into(),
+                parent_renewed: false,
+            },
+            at(secs),
+        )
     }
     fn goes(&mut self, name: &str, secs: u64) -> u64 {
         assert_eq!(self.asks(new(name), secs), Answer::Go, "{name} at {secs}");
@@ -59,9 +85,16 @@ fn a_stream_of_new_wrong_secrets_is_tried_at_once_twice_then_after_30_s_doubling
     t.refused("v0", 0);
     t.refused("v1", 0);
     let mut last = 0;
-    for (n, pause) in [30, 60, 120, 240, 480, 960, 1920, HOUR, HOUR, HOUR].into_iter().enumerate() {
+    for (n, pause) in [30, 60, 120, 240, 480, 960, 1920, HOUR, HOUR, HOUR]
+        .into_iter()
+        .enumerate()
+    {
         for name in ["another", "and another"] {
-            assert_eq!(t.asks(new(name), last + pause - 1), Answer::Later(at(last + pause)), "the {n}th");
+            assert_eq!(
+                t.asks(new(name), last + pause - 1),
+                Answer::Later(at(last + pause)),
+                "the {n}th"
+            );
         }
         last += pause;
         t.refused(&format!("v{}", n + 2), last);
@@ -80,12 +113,25 @@ fn a_secret_that_was_tried_already_is_no_change_and_one_that_is_proven_does_not_
         t.refused(name, 0);
     }
     assert_eq!(t.asks(new("v1"), 1), Answer::Go, "its own count decides");
-    assert_eq!(t.asks(Value { name: "good", proven: true }, 1), Answer::Go);
+    assert_eq!(
+        t.asks(
+            Value {
+                name: "good",
+                proven: true
+            },
+            1
+        ),
+        Answer::Go
+    );
     assert_eq!(t.asks(new("v2"), 1), Answer::Later(at(30)));
     for secs in 30..90 {
         t.killed("v0", secs);
     }
-    assert_eq!(t.asks(new("v2"), 119), Answer::Go, "one secret refused sixty times is one change: 30 s after the last of them");
+    assert_eq!(
+        t.asks(new("v2"), 119),
+        Answer::Go,
+        "one secret refused sixty times is one change: 30 s after the last of them"
+    );
 }
 
 #[test]
@@ -93,13 +139,21 @@ fn changed_secrets_that_are_tried_at_the_same_time_are_counted_as_if_they_were_r
     let mut t = Told::new(None);
     let (one, two) = (t.goes("v0", 0), t.goes("v1", 0));
     assert_eq!(t.asks(new("v2"), 0), Answer::Busy);
-    assert_eq!(t.asks(new("v1"), 0), Answer::Go, "a second attempt of the same one is its own count's");
+    assert_eq!(
+        t.asks(new("v1"), 0),
+        Answer::Go,
+        "a second attempt of the same one is its own count's"
+    );
     t.account.given_back(two);
     let three = t.goes("v2", 0);
     t.account.rejected(one, at(1));
     assert_eq!(t.asks(new("v3"), 1), Answer::Busy);
     let again = t.goes("v0", 1);
-    assert_eq!(t.asks(new("v4"), 1), Answer::Busy, "the second attempt of v0 is no third secret");
+    assert_eq!(
+        t.asks(new("v4"), 1),
+        Answer::Busy,
+        "the second attempt of v0 is no third secret"
+    );
     t.account.given_back(again);
     t.account.rejected(three, at(2));
     assert_eq!(t.asks(new("v3"), 2), Answer::Later(at(32)));
@@ -112,7 +166,10 @@ fn after_two_refusals_in_a_row_over_all_values_only_a_person_opens() {
     t.refused("v1", 0);
     for name in ["v0", "v1", "v2"] {
         assert_eq!(t.asks(new(name), 1_000_000), Answer::Latched(None));
-        assert_eq!(t.asks(Value { name, proven: true }, 1_000_000), Answer::Latched(None));
+        assert_eq!(
+            t.asks(Value { name, proven: true }, 1_000_000),
+            Answer::Latched(None)
+        );
     }
     let shown = t.account.status(new("v2"), at(5));
     assert_eq!((shown.rejections, shown.latched), (2, Some(None)));
@@ -132,7 +189,8 @@ fn a_success_in_between_ends_the_row_and_what_was_given_back_was_never_in_it() {
 }
 
 #[test]
-fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after_each_that_was_refused_too() {
+fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after_each_that_was_refused_too()
+ {
     let mut t = Told::new(Some(2));
     t.refused("v0", 0);
     t.refused("v1", 0);
@@ -141,8 +199,15 @@ fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after
         for _ in 0..100 {
             t.account.unlatch();
         }
-        assert_eq!(t.asks(new("v1"), last + pause - 1), Answer::Later(at(last + pause)));
-        assert_eq!(t.account.status(new("v1"), at(last)).later, Some(at(last + pause)), "as it is told");
+        assert_eq!(
+            t.asks(new("v1"), last + pause - 1),
+            Answer::Later(at(last + pause))
+        );
+        assert_eq!(
+            t.account.status(new("v1"), at(last)).later,
+            Some(at(last + pause)),
+            "as it is told"
+        );
         last += pause;
         let id = t.goes("v1", last);
         assert_eq!(t.asks(new("v2"), last), Answer::Busy, "one and no more");
@@ -154,7 +219,11 @@ fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after
     t.refused("v0", last + HOUR);
     t.refused("v1", last + HOUR);
     t.account.unlatch();
-    assert_eq!(t.asks(new("v1"), last + HOUR), Answer::Later(at(last + HOUR + 30)), "a success ends the doubling");
+    assert_eq!(
+        t.asks(new("v1"), last + HOUR),
+        Answer::Later(at(last + HOUR + 30)),
+        "a success ends the doubling"
+    );
 }
 
 #[test]
@@ -184,7 +253,11 @@ fn a_budget_that_only_unknown_outcomes_fill_opens_after_15_minutes_for_one_attem
     let id = t.goes("v0", last);
     assert_eq!(t.asks(new("v0"), last), Answer::Busy);
     t.account.rejected(id, at(last));
-    assert_eq!(t.asks(new("v0"), 100 * HOUR), Answer::Latched(None), "now somebody was refused");
+    assert_eq!(
+        t.asks(new("v0"), 100 * HOUR),
+        Answer::Latched(None),
+        "now somebody was refused"
+    );
     t.account.unlatch();
     t.succeeds("v0", 100 * HOUR);
 }
@@ -211,15 +284,33 @@ fn all_credentials_of_an_account_are_held_to_the_smallest_budget_of_any() {
     let mut t = Told::new(None);
     t.refused("v0", 0);
     t.refused("v0", 40);
-    assert_eq!(t.asks_as("strict", Some(2), new("v1"), 40), Answer::Latched(None));
-    assert_eq!(t.asks(new("v0"), 40 * HOUR), Answer::Latched(None), "a day later too: something is counted");
+    assert_eq!(
+        t.asks_as("strict", Some(2), new("v1"), 40),
+        Answer::Latched(None)
+    );
+    assert_eq!(
+        t.asks(new("v0"), 40 * HOUR),
+        Answer::Latched(None),
+        "a day later too: something is counted"
+    );
     t.account.unlatch();
     t.succeeds("v0", 41 * HOUR);
     assert_eq!(t.asks(new("v0"), 66 * HOUR), Answer::Go);
-    assert_eq!(t.account.max(), None, "who has not asked for a day binds nobody");
-    assert_eq!(t.asks_as("strict", Some(2), new("v0"), 67 * HOUR), Answer::Go);
+    assert_eq!(
+        t.account.max(),
+        None,
+        "who has not asked for a day binds nobody"
+    );
+    assert_eq!(
+        t.asks_as("strict", Some(2), new("v0"), 67 * HOUR),
+        Answer::Go
+    );
     assert_eq!(t.asks_as("strict", None, new("v0"), 67 * HOUR), Answer::Go);
-    assert_eq!(t.account.max(), None, "nor one whose configuration says so no more");
+    assert_eq!(
+        t.account.max(),
+        None,
+        "nor one whose configuration says so no more"
+    );
 }
 
 #[test]
@@ -230,7 +321,11 @@ fn a_process_that_is_killed_for_years_leaves_no_heap_and_a_thousand_secrets_no_l
         t.account.spend(new(&n.to_string()), n, at(secs));
         t.account.orphan(|_| false, at(secs));
     }
-    assert!(t.account.spent.len() <= MOST_UNKNOWN && t.account.values.len() <= MOST_VALUES, "{:?}", t.account);
+    assert!(
+        t.account.spent.len() <= MOST_UNKNOWN && t.account.values.len() <= MOST_VALUES,
+        "{:?}",
+        t.account
+    );
     assert!(t.account.values.contains(&"999".to_owned()));
 }
 
@@ -245,9 +340,21 @@ fn an_account_survives_being_written_down_a_reboot_and_a_copy_of_itself() {
     assert!(!read.differs(&t.account) && !read.is_blank());
     let mut joined = Account::default();
     joined.join(read.clone());
-    assert_eq!((joined.counted(), joined.running(), joined.max(), joined.last), (2, 1, Some(3), Some(at(10))));
+    assert_eq!(
+        (
+            joined.counted(),
+            joined.running(),
+            joined.max(),
+            joined.last
+        ),
+        (2, 1, Some(3), Some(at(10)))
+    );
     joined.join(read);
-    assert_eq!((joined.counted(), joined.running(), joined.values.len()), (2, 1, 2), "it counts once");
+    assert_eq!(
+        (joined.counted(), joined.running(), joined.values.len()),
+        (2, 1, 2),
+        "it counts once"
+    );
     joined.carry(|then| then.before(Duration::from_secs(5)));
     assert_eq!(joined.last, Some(at(5)));
 }
@@ -260,7 +367,11 @@ fn what_an_older_release_counted_for_a_secret_is_added_once_unless_something_suc
     }
     assert_eq!(t.account.rejected, 1, "one record");
     t.account.take_over("v1", 1, Some(at(5)));
-    assert_eq!(t.asks(new("v2"), 100 * HOUR), Answer::Latched(None), "and another");
+    assert_eq!(
+        t.asks(new("v2"), 100 * HOUR),
+        Answer::Latched(None),
+        "and another"
+    );
     t.account.unlatch();
     t.succeeds("v2", 100 * HOUR);
     t.account.take_over("v3", 2, Some(at(99 * HOUR)));

@@ -18,8 +18,21 @@ fn asked(max: u32) -> Record {
 }
 
 fn ask(record: &mut Record, max: u32, secs: u64) -> Answer {
-    let limits = Limits { rate: vec![], max_rejections: max, hold: Hold::For(MINUTE), account_rejections: None };
-    record.ask(None, &limits, &Ask { credential: "a".into(), parent_renewed: false }, at(secs))
+    let limits = Limits {
+        rate: vec![],
+        max_rejections: max,
+        hold: Hold::For(MINUTE),
+        account_rejections: None,
+    };
+    record.ask(
+        None,
+        &limits,
+        &Ask {
+            credential: "a".into(),
+            parent_renewed: false,
+        },
+        at(secs),
+    )
 }
 
 #[test]
@@ -38,7 +51,10 @@ fn of_too_many_partitions_the_one_refused_longest_ago_gives_way_unless_it_is_jus
     record.spend(Some(&name(0)), 20_000, now);
     let known = |record: &Record, n| record.status(Some(&name(n)), now).rejections == 1;
     record.spend(Some("another"), 20_001, now);
-    assert_eq!([0, 1, 2, 9999].map(|n| known(&record, n)), [true, false, true, true]);
+    assert_eq!(
+        [0, 1, 2, 9999].map(|n| known(&record, n)),
+        [true, false, true, true]
+    );
     record.spend(Some("another"), 20_002, now);
     assert!(known(&record, 2), "one that is known takes no place");
     record.spend(Some("a third"), 20_003, now);
@@ -61,9 +77,17 @@ fn attempts_of_a_process_that_is_gone_are_unknown_outcomes_and_those_of_others_r
     record.spend(None, 2, at(0));
     record.orphan(|id| id == 1, at(5));
     assert_eq!(record.status(None, at(6)).rejections, 1);
-    assert_eq!(ask(&mut record, 3, 6), Answer::Later(at(30)), "the pause counts from when it was sent");
+    assert_eq!(
+        ask(&mut record, 3, 6),
+        Answer::Later(at(30)),
+        "the pause counts from when it was sent"
+    );
     record.settle(None, 1, Verdict::Success, at(7));
-    assert_eq!(record.status(None, at(8)).rejections, 1, "it may have been refused after that success");
+    assert_eq!(
+        record.status(None, at(8)).rejections,
+        1,
+        "it may have been refused after that success"
+    );
     record.spend(None, 3, at(30));
     record.settle(None, 3, Verdict::Success, at(31));
     assert!(record.is_blank());
@@ -97,8 +121,21 @@ fn who_has_not_asked_for_a_day_binds_the_others_no_more_unless_something_is_coun
     const DAY: u64 = 86_400;
     let strictest = |counted: bool, secs: u64| {
         let mut record = Record::default();
-        let strict = Limits { rate: vec![], max_rejections: 1, hold: Hold::For(MINUTE), account_rejections: None };
-        record.ask(None, &strict, &Ask { credential: "strict".into(), parent_renewed: false }, at(0));
+        let strict = Limits {
+            rate: vec![],
+            max_rejections: 1,
+            hold: Hold::For(MINUTE),
+            account_rejections: None,
+        };
+        record.ask(
+            None,
+            &strict,
+            &Ask {
+                credential: "strict".into(),
+                parent_renewed: false,
+            },
+            at(0),
+        );
         if counted {
             record.spend(None, 1, at(0));
             record.settle(None, 1, Verdict::Rejected, at(0));
@@ -106,7 +143,10 @@ fn who_has_not_asked_for_a_day_binds_the_others_no_more_unless_something_is_coun
         ask(&mut record, 2, secs);
         record.strictest().0
     };
-    assert_eq!([DAY - 1, DAY, DAY + 1].map(|secs| strictest(false, secs)), [1, 2, 2]);
+    assert_eq!(
+        [DAY - 1, DAY, DAY + 1].map(|secs| strictest(false, secs)),
+        [1, 2, 2]
+    );
     assert_eq!(strictest(true, DAY + 1), 1);
 }
 
@@ -120,9 +160,16 @@ fn a_partition_counts_its_own_refusals_from_the_first_success_on_until_its_own_s
         record.settle(partition, id, verdict, at(secs));
         ["x", "y"].map(|p| record.status(Some(p), at(secs)).rejections)
     };
-    assert_eq!(ends(&mut record, Some("x"), Verdict::RejectedPartition, 0), [1, 1], "of the secret, for all we know");
+    assert_eq!(
+        ends(&mut record, Some("x"), Verdict::RejectedPartition, 0),
+        [1, 1],
+        "of the secret, for all we know"
+    );
     assert_eq!(ends(&mut record, None, Verdict::Success, 30), [0, 0]);
-    assert_eq!(ends(&mut record, Some("x"), Verdict::RejectedPartition, 60), [1, 0]);
+    assert_eq!(
+        ends(&mut record, Some("x"), Verdict::RejectedPartition, 60),
+        [1, 0]
+    );
     assert!(!record.is_blank());
     assert_eq!(ends(&mut record, Some("y"), Verdict::Success, 90), [1, 0]);
     assert_eq!(ends(&mut record, Some("x"), Verdict::Success, 120), [0, 0]);
@@ -134,9 +181,22 @@ fn unlatching_one_partition_lets_it_through_and_no_other() {
     let mut record = asked(1);
     record.spend(None, 0, at(0));
     record.settle(None, 0, Verdict::Success, at(0));
-    let limits = Limits { rate: vec![], max_rejections: 1, hold: Hold::UntilSecretChanges, account_rejections: None };
+    let limits = Limits {
+        rate: vec![],
+        max_rejections: 1,
+        hold: Hold::UntilSecretChanges,
+        account_rejections: None,
+    };
     let asks = |record: &mut Record, partition: &str, secs| {
-        record.ask(Some(partition), &limits, &Ask { credential: "a".into(), parent_renewed: false }, at(secs))
+        record.ask(
+            Some(partition),
+            &limits,
+            &Ask {
+                credential: "a".into(),
+                parent_renewed: false,
+            },
+            at(secs),
+        )
     };
     for (id, partition) in [(1, "x"), (2, "y")] {
         assert_eq!(asks(&mut record, partition, 1), Answer::Go);
@@ -144,9 +204,15 @@ fn unlatching_one_partition_lets_it_through_and_no_other() {
         record.settle(Some(partition), id, Verdict::RejectedPartition, at(1));
     }
     record.unlatch(Some("x"));
-    assert_eq!(["x", "y"].map(|p| asks(&mut record, p, 40)), [Answer::Go, Answer::Latched(None)]);
+    assert_eq!(
+        ["x", "y"].map(|p| asks(&mut record, p, 40)),
+        [Answer::Go, Answer::Latched(None)]
+    );
     record.unlatch(None);
-    assert_eq!(["x", "y"].map(|p| asks(&mut record, p, 40)), [Answer::Go, Answer::Go]);
+    assert_eq!(
+        ["x", "y"].map(|p| asks(&mut record, p, 40)),
+        [Answer::Go, Answer::Go]
+    );
     for (id, partition) in [(3, "x"), (4, "y")] {
         record.spend(Some(partition), id, at(40));
         record.settle(Some(partition), id, Verdict::Success, at(40));
@@ -180,9 +246,25 @@ fn what_is_written_down_again_is_what_counts_and_not_that_somebody_asked() {
     );
     assert!(changed(|r| r.spend(None, 1, at(1))));
     assert!(changed(|r| r.spend(Some("x"), 1, at(1))));
-    assert!(changed(|r| r.settle(None, 1, Verdict::Success, at(1))), "the first success");
+    assert!(
+        changed(|r| r.settle(None, 1, Verdict::Success, at(1))),
+        "the first success"
+    );
     assert!(changed(|r| {
-        let limits = Limits { rate: vec![], max_rejections: 3, hold: Hold::For(MINUTE), account_rejections: None };
-        r.ask(None, &limits, &Ask { credential: "b".into(), parent_renewed: false }, at(1));
+        let limits = Limits {
+            rate: vec![],
+            max_rejections: 3,
+            hold: Hold::For(MINUTE),
+            account_rejections: None,
+        };
+        r.ask(
+            None,
+            &limits,
+            &Ask {
+                credential: "b".into(),
+                parent_renewed: false,
+            },
+            at(1),
+        );
     }));
 }

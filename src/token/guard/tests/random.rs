@@ -68,7 +68,9 @@ impl Seen {
         self.times += 1;
     }
     fn hold(&self) -> Duration {
-        MINUTE.saturating_mul(1 << (self.times - 1).min(16)).min(Duration::from_hours(1))
+        MINUTE
+            .saturating_mul(1 << (self.times - 1).min(16))
+            .min(Duration::from_hours(1))
     }
 }
 
@@ -239,7 +241,9 @@ struct Sent {
 
 impl Locked {
     fn pause(times: u32) -> Duration {
-        Duration::from_secs(30).saturating_mul(1 << times.min(16)).min(Duration::from_hours(1))
+        Duration::from_secs(30)
+            .saturating_mul(1 << times.min(16))
+            .min(Duration::from_hours(1))
     }
     fn since(&self, d: Duration, now: Now) -> bool {
         self.last.is_none_or(|last| last.after(d) <= now)
@@ -249,7 +253,10 @@ impl Locked {
     }
     /// May `secret` be tried? Says whether it is a person's leave that lets it.
     fn may(&self, secret: u8, budget: Option<u32>, now: Now) -> Result<bool, String> {
-        let lately = self.accepted.get(&secret).is_some_and(|then| then.after(Duration::from_hours(24)) >= now);
+        let lately = self
+            .accepted
+            .get(&secret)
+            .is_some_and(|then| then.after(Duration::from_hours(24)) >= now);
         let new = !self.wrong.contains(&secret) && !lately;
         let counted = self.counted();
         let full = budget.is_some_and(|budget| counted >= budget);
@@ -263,14 +270,19 @@ impl Locked {
             if !self.open.is_empty() {
                 return Err("more than one attempt with leave".into());
             }
-        } else if budget.is_some_and(|budget| counted + u32::try_from(self.open.len()).unwrap() >= budget) {
+        } else if budget
+            .is_some_and(|budget| counted + u32::try_from(self.open.len()).unwrap() >= budget)
+        {
             return Err("more under way than may be refused".into());
         } else if budget.is_some_and(|budget| self.seen >= budget) {
             return Err("the vendor has seen as many already".into());
         }
         let changes = u32::try_from(self.wrong.len()).unwrap();
         if new && changes >= 2 && !by_person && !self.since(Self::pause(changes - 2), now) {
-            return Err(format!("the {changes}th changed secret, {:?} after {:?}", now, self.last));
+            return Err(format!(
+                "the {changes}th changed secret, {:?} after {:?}",
+                now, self.last
+            ));
         }
         Ok(let_through)
     }
@@ -284,7 +296,13 @@ impl Locked {
             Verdict::Success => self.seen = 0,
             _ => {}
         }
-        self.open.insert(id, Sent { moment: self.moment, ..sent });
+        self.open.insert(
+            id,
+            Sent {
+                moment: self.moment,
+                ..sent
+            },
+        );
     }
     fn ends_badly(&mut self, sent: Sent, lost: bool, at: Now) {
         self.bad.push((self.moment, lost));

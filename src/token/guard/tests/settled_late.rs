@@ -5,12 +5,18 @@ use super::*;
 
 /// One attempt a value, two refusals an account.
 fn strict() -> Limits {
-    Limits { account_rejections: Some(2), ..limits(1, Hold::For(Duration::from_hours(1))) }
+    Limits {
+        account_rejections: Some(2),
+        ..limits(1, Hold::For(Duration::from_hours(1)))
+    }
 }
 
 /// All are one client's secrets.
 fn of(secret: u8) -> GuardKey {
-    GuardKey { secret: [secret; 32], ..key(None) }
+    GuardKey {
+        secret: [secret; 32],
+        ..key(None)
+    }
 }
 
 #[derive(Default)]
@@ -22,11 +28,16 @@ struct Client {
 impl Client {
     fn asks(&mut self, limits: &Limits, secret: u8, secs: u64) -> Answer {
         self.ids += 1;
-        self.guard.spend(&of(secret), limits, &ask("a"), self.ids, at(secs))
+        self.guard
+            .spend(&of(secret), limits, &ask("a"), self.ids, at(secs))
     }
     /// Sends one of the strict credential's, which is let through.
     fn sends(&mut self, secret: u8, secs: u64) -> u64 {
-        assert_eq!(self.asks(&strict(), secret, secs), Answer::Go, "{secret} at {secs}");
+        assert_eq!(
+            self.asks(&strict(), secret, secs),
+            Answer::Go,
+            "{secret} at {secs}"
+        );
         self.ids
     }
     fn hears(&mut self, secret: u8, id: u64, verdict: impl Into<Option<Verdict>>, secs: u64) {
@@ -45,7 +56,11 @@ fn leave_for_a_secret_that_was_refused_is_one_attempt_of_its_account_too() {
     c.guard.unlatch(&of(1));
     c.refused(1, 30);
     for (secret, secs) in [(2, 31), (2, 61), (1, 31 + 7200)] {
-        assert_eq!(c.asks(&strict(), secret, secs), Answer::Latched(None), "{secret} at {secs}");
+        assert_eq!(
+            c.asks(&strict(), secret, secs),
+            Answer::Latched(None),
+            "{secret} at {secs}"
+        );
     }
 }
 
@@ -69,7 +84,11 @@ fn a_success_leaves_an_outcome_that_was_lost_since_it_was_sent() {
         c.hears(2, id_of(2), None, 1);
         c.hears(1, id_of(1), Verdict::Success, 2);
         c.refused(3, 40);
-        assert_eq!(c.asks(&strict(), 4, 80), Answer::Latched(None), "{first} first");
+        assert_eq!(
+            c.asks(&strict(), 4, 80),
+            Answer::Latched(None),
+            "{first} first"
+        );
     }
 }
 
@@ -79,13 +98,21 @@ fn of_two_successes_each_clears_what_was_counted_before_it_was_sent_and_nothing_
     let good = c.sends(1, 0);
     c.hears(1, good, Verdict::Success, 0);
     c.refused(2, 1);
-    let wide = Limits { max_rejections: 4, account_rejections: Some(4), ..strict() };
+    let wide = Limits {
+        max_rejections: 4,
+        account_rejections: Some(4),
+        ..strict()
+    };
     let sends = |c: &mut Client, secret, secs| {
         assert_eq!(c.asks(&wide, secret, secs), Answer::Go);
         c.ids
     };
     // Both know of the first refusal, neither of the second.
-    let (one, two, wrong) = (sends(&mut c, 1, 2), sends(&mut c, 1, 2), sends(&mut c, 3, 2));
+    let (one, two, wrong) = (
+        sends(&mut c, 1, 2),
+        sends(&mut c, 1, 2),
+        sends(&mut c, 3, 2),
+    );
     c.hears(3, wrong, Verdict::Rejected, 3);
     for id in [one, two] {
         c.hears(1, id, Verdict::Success, 4);
@@ -112,7 +139,11 @@ fn a_success_of_the_same_secret_leaves_what_was_refused_since_it_was_sent() {
         assert_eq!(c.asks(&twice, 1, 31), Answer::Go);
         let id = c.ids;
         c.hears(1, id, Verdict::Rejected, 31);
-        assert_eq!(c.asks(&twice, 1, 1000), Answer::Latched(None), "the vendor has seen two");
+        assert_eq!(
+            c.asks(&twice, 1, 1000),
+            Answer::Latched(None),
+            "the vendor has seen two"
+        );
     }
 }
 
@@ -122,16 +153,33 @@ fn a_flood_of_secrets_does_not_make_an_attempt_under_way_forgotten() {
     let wrong = |n: u32| {
         let four = n.to_be_bytes();
         let secret = std::array::from_fn(|i| four.get(i).copied().unwrap_or(9));
-        GuardKey { secret, account: secret, ..key(None) }
+        GuardKey {
+            secret,
+            account: secret,
+            ..key(None)
+        }
     };
     let limits = limits(1, Hold::UntilSecretChanges);
-    assert_eq!(guard.spend(&of(7), &limits, &ask("a"), 1, at(0)), Answer::Go);
+    assert_eq!(
+        guard.spend(&of(7), &limits, &ask("a"), 1, at(0)),
+        Answer::Go
+    );
     for n in 0..40_000u32 {
         let id = u64::from(n) + 2;
-        assert_eq!(guard.spend(&wrong(n), &limits, &ask("a"), id, at(1)), Answer::Go);
+        assert_eq!(
+            guard.spend(&wrong(n), &limits, &ask("a"), id, at(1)),
+            Answer::Go
+        );
         guard.settle(&wrong(n), id, Verdict::Rejected, at(1));
     }
-    assert!(guard.sizes().iter().all(|size| *size < 40_000), "{:?}", guard.sizes());
+    assert!(
+        guard.sizes().iter().all(|size| *size < 40_000),
+        "{:?}",
+        guard.sizes()
+    );
     guard.settle(&of(7), 1, Verdict::Rejected, at(2));
-    assert_eq!(guard.spend(&of(7), &limits, &ask("a"), 99_999, at(1000)), Answer::Latched(None));
+    assert_eq!(
+        guard.spend(&of(7), &limits, &ask("a"), 99_999, at(1000)),
+        Answer::Latched(None)
+    );
 }

@@ -21,23 +21,39 @@ fn lives() -> Reply {
 async fn whoever_comes_waits_for_the_refresh_from_the_very_moment_of_the_refusal() {
     let (script, keeper) = warm(vec![lives()]).await;
     keeper.reject(1);
-    assert!(keeper.get(Now::now()).is_none(), "its task has not even heard of it");
+    assert!(
+        keeper.get(Now::now()).is_none(),
+        "its task has not even heard of it"
+    );
     assert!(!keeper.may_send(1), "nor may one leave that has it already");
     let before = Now::now();
     let until = within(15 * SEC);
     let all = join_all((0..100).map(|_| keeper.wait(until))).await;
     assert!(all.iter().all(|t| t.as_ref().is_ok_and(|t| t.number == 2)));
     assert_eq!((before.until(Now::now()).as_secs(), script.count()), (5, 2));
-    assert!(keeper.may_send(2) && !keeper.may_send(1), "a refused one that has a successor is not sent either");
+    assert!(
+        keeper.may_send(2) && !keeper.may_send(1),
+        "a refused one that has a successor is not sent either"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_or_brings_the_same_token_sets_it_free() {
-    for reply in [fail(Class::Retry), fail(Class::Config), fail(Class::Rejected), Reply::Same("token-1", 3600 * SEC), Reply::Panic] {
+    for reply in [
+        fail(Class::Retry),
+        fail(Class::Config),
+        fail(Class::Rejected),
+        Reply::Same("token-1", 3600 * SEC),
+        Reply::Panic,
+    ] {
         let (script, keeper) = warm(vec![lives(), reply]).await;
         keeper.reject(1);
         let before = Now::now();
-        assert_eq!(keeper.wait(within(15 * SEC)).await.unwrap().number, 1, "the vendor decides");
+        assert_eq!(
+            keeper.wait(within(15 * SEC)).await.unwrap().number,
+            1,
+            "the vendor decides"
+        );
         assert_eq!((before.until(Now::now()).as_secs(), script.count()), (5, 2));
         assert!(keeper.may_send(1));
         // Refused once more it is still sent: no refresh runs before the pause.
@@ -50,8 +66,15 @@ async fn a_refresh_that_fails_or_brings_the_same_token_sets_it_free() {
 async fn who_can_t_wait_so_long_is_told_that_the_call_hangs_and_gets_no_dead_token() {
     let (_, keeper) = warm(vec![lives()]).await;
     keeper.reject(1);
-    assert_eq!(keeper.wait(within(SEC)).await.unwrap_err().why, Why::Hanging);
-    assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap_err().why, Why::Hanging, "handed out it is not either");
+    assert_eq!(
+        keeper.wait(within(SEC)).await.unwrap_err().why,
+        Why::Hanging
+    );
+    assert_eq!(
+        keeper.wait_fresh(within(SEC)).await.unwrap_err().why,
+        Why::Hanging,
+        "handed out it is not either"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,15 +83,27 @@ async fn an_acceptance_after_the_refusal_ends_the_waiting_and_further_refusals_s
     keeper.reject(1);
     let waiting = {
         let keeper = Arc::clone(&keeper);
-        tokio::spawn(async move { keeper.wait(within(15 * SEC)).await.map(|t| (t.number, Now::now())) })
+        tokio::spawn(async move {
+            keeper
+                .wait(within(15 * SEC))
+                .await
+                .map(|t| (t.number, Now::now()))
+        })
     };
     pass(SEC).await;
     let before = Now::now();
     keeper.accepted(1);
     let (number, at) = waiting.await.unwrap().unwrap();
-    assert_eq!((number, before.until(at)), (1, Duration::ZERO), "it is alive: nobody waits");
+    assert_eq!(
+        (number, before.until(at)),
+        (1, Duration::ZERO),
+        "it is alive: nobody waits"
+    );
     keeper.reject(1);
-    assert!(keeper.get(Now::now()).is_some(), "also after the next refusal");
+    assert!(
+        keeper.get(Now::now()).is_some(),
+        "also after the next refusal"
+    );
     pass(5 * SEC).await;
     assert_eq!(script.count(), 2, "that refresh failed");
     for _ in 0..3 {
@@ -80,7 +115,10 @@ async fn an_acceptance_after_the_refusal_ends_the_waiting_and_further_refusals_s
     assert_eq!(script.count(), 2, "none before the pause");
     pass(3 * SEC).await;
     keeper.reject(1);
-    assert!(keeper.get(Now::now()).is_none(), "the pause is over: a new refresh, and nothing was accepted after this refusal");
+    assert!(
+        keeper.get(Now::now()).is_none(),
+        "the pause is over: a new refresh, and nothing was accepted after this refusal"
+    );
     assert_eq!(keeper.wait(within(15 * SEC)).await.unwrap().number, 2);
 }
 
@@ -141,7 +179,15 @@ async fn after_sigterm_a_refusal_for_which_nobody_waits_starts_nothing_and_bars_
     assert_eq!(script.count(), 1);
     let _queued = keeper.queue();
     keeper.reject(1);
-    assert_eq!(keeper.after_rejection(1, within(15 * SEC)).await.unwrap().number, 2, "for one who waits it does");
+    assert_eq!(
+        keeper
+            .after_rejection(1, within(15 * SEC))
+            .await
+            .unwrap()
+            .number,
+        2,
+        "for one who waits it does"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,7 +197,10 @@ async fn after_sigterm_the_last_who_waits_and_leaves_takes_the_next_attempt_alon
     keeper.slot.drain();
     pass(3600 * SEC).await;
     let waits = keeper.wait(within(15 * SEC));
-    assert!(tokio::time::timeout(SEC / 5, waits).await.is_err(), "the first attempt has failed, the next is due");
+    assert!(
+        tokio::time::timeout(SEC / 5, waits).await.is_err(),
+        "the first attempt has failed, the next is due"
+    );
     let calls = script.count();
     pass(MINUTE).await;
     assert_eq!(script.count(), calls);
@@ -161,7 +210,12 @@ async fn after_sigterm_the_last_who_waits_and_leaves_takes_the_next_attempt_alon
 async fn a_child_s_refresh_waits_for_its_refused_parent_and_both_are_barred_meanwhile() {
     let (parents, parent) = warm(vec![lives()]).await;
     let script = Script::always(lives());
-    let child = start_with(&script, vec![Arc::clone(&parent)], Arc::new(Memory::default()), tuning());
+    let child = start_with(
+        &script,
+        vec![Arc::clone(&parent)],
+        Arc::new(Memory::default()),
+        tuning(),
+    );
     child.settled().await;
     parent.reject(1);
     child.reject(1);
@@ -188,7 +242,11 @@ async fn a_token_handed_out_for_a_minute_and_then_refused_is_renewed_at_once() {
         keeper.vended(number);
         pass(MINUTE).await;
         keeper.reject(number);
-        assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, number + 1, "however often before");
+        assert_eq!(
+            keeper.wait(within(SEC)).await.unwrap().number,
+            number + 1,
+            "however often before"
+        );
     }
     // The first was at once as the first of all, the others because they were good for a minute: nothing was doubled.
     keeper.reject(5);
@@ -204,13 +262,24 @@ async fn a_reload_and_a_changed_secret_in_between_change_nothing_of_it() {
     let (script, keeper) = warm(vec![lives(), fail(Class::Retry)]).await;
     keeper.reject(1);
     pass(SEC).await;
-    keeper.retune(Tuning { lifetime: Lifetime { cap: Some(1800 * SEC), ..plain() }, ..tuning() });
+    keeper.retune(Tuning {
+        lifetime: Lifetime {
+            cap: Some(1800 * SEC),
+            ..plain()
+        },
+        ..tuning()
+    });
     keeper.secret_changed();
     assert!(keeper.get(Now::now()).is_none());
     pass(3 * SEC).await;
     assert!(keeper.get(Now::now()).is_none(), "the call still runs");
     pass(2 * SEC).await;
-    assert_eq!(keeper.get(Now::now()).map(|t| (t.number, t.issued.sent.until(t.expires))), Some((1, 1800 * SEC)));
+    assert_eq!(
+        keeper
+            .get(Now::now())
+            .map(|t| (t.number, t.issued.sent.until(t.expires))),
+        Some((1, 1800 * SEC))
+    );
     assert_eq!(script.count(), 2);
 }
 
@@ -220,10 +289,21 @@ async fn callers_that_leave_take_nothing_along() {
     keeper.reject(1);
     for _ in 0..10 {
         let until = within(15 * SEC);
-        assert!(tokio::time::timeout(SEC / 10, keeper.after_rejection(1, until)).await.is_err());
-        assert!(tokio::time::timeout(SEC / 10, keeper.wait(until)).await.is_err());
+        assert!(
+            tokio::time::timeout(SEC / 10, keeper.after_rejection(1, until))
+                .await
+                .is_err()
+        );
+        assert!(
+            tokio::time::timeout(SEC / 10, keeper.wait(until))
+                .await
+                .is_err()
+        );
     }
     assert_eq!(keeper.waiters(), 0);
     pass(5 * SEC).await;
-    assert_eq!((script.count(), keeper.get(Now::now()).map(|t| t.number)), (2, Some(2)));
+    assert_eq!(
+        (script.count(), keeper.get(Now::now()).map(|t| t.number)),
+        (2, Some(2))
+    );
 }

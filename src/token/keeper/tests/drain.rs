@@ -13,7 +13,11 @@ async fn dropped_in_the_middle_of_a_call_it_finishes_settles_and_ends() {
     drop(keeper);
     pass(SEC).await;
     assert_eq!(script.done.load(SeqCst), 1);
-    assert_eq!(ledger.counted(&key(1)).await.unwrap().rejections, 0, "no unknown outcome");
+    assert_eq!(
+        ledger.counted(&key(1)).await.unwrap().rejections,
+        0,
+        "no unknown outcome"
+    );
     assert!(slot.upgrade().is_none(), "the task is gone");
     pass(3600 * SEC).await;
     assert_eq!(script.count(), 1);
@@ -36,7 +40,9 @@ async fn the_store_finds_what_runs_and_starts_what_does_not() {
     let first = store.get_or_start([1; 32], || start(&script, lazy()));
     let again = store.get_or_start([1; 32], || panic!("it runs"));
     assert!(Arc::ptr_eq(&first, &again));
-    let parent = store.get_or_start([2; 32], || store.get_or_start([3; 32], || start(&script, lazy())));
+    let parent = store.get_or_start([2; 32], || {
+        store.get_or_start([3; 32], || start(&script, lazy()))
+    });
     assert!(!Arc::ptr_eq(&first, &parent));
     drop((first, again));
     let anew = store.get_or_start([1; 32], || start(&script, lazy()));
@@ -51,10 +57,17 @@ async fn drain_awaits_the_running_call_and_from_then_on_only_waiters_cause_one()
     pass(SEC).await;
     let before = Now::now();
     store.drain(10 * SEC).await;
-    assert_eq!((before.until(Now::now()), script.done.load(SeqCst)), (2 * SEC, 1));
+    assert_eq!(
+        (before.until(Now::now()), script.done.load(SeqCst)),
+        (2 * SEC, 1)
+    );
     pass(400 * SEC).await;
     assert_eq!(script.count(), 1, "not renewed");
-    assert_eq!(keeper.wait(within(10 * SEC)).await.unwrap().number, 2, "but fetched for who waits");
+    assert_eq!(
+        keeper.wait(within(10 * SEC)).await.unwrap().number,
+        2,
+        "but fetched for who waits"
+    );
     let late = store.get_or_start([2; 32], || start(&script, tuning()));
     pass(MINUTE).await;
     assert_eq!(script.count(), 2);

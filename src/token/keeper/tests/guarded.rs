@@ -8,7 +8,13 @@ use super::*;
 use crate::token::guard::{Ask, Counted, Line, Permit, Rate, Spend, Verdict};
 
 fn until_changed() -> Tuning {
-    Tuning { limits: Limits { hold: Hold::UntilSecretChanges, ..tuning().limits }, ..tuning() }
+    Tuning {
+        limits: Limits {
+            hold: Hold::UntilSecretChanges,
+            ..tuning().limits
+        },
+        ..tuning()
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -19,8 +25,23 @@ async fn a_refused_secret_is_tried_twice_and_then_latched() {
     assert_eq!(script.count(), 2);
     assert!(script.gaps()[0] >= 30.0);
     let status = keeper.status();
-    assert_eq!((status.doing, status.rejections), (Doing::Held { until: None, latched: true }, 2));
-    let told: Vec<_> = script.events.lock().unwrap().iter().map(|e| e.contains("latched: true")).collect();
+    assert_eq!(
+        (status.doing, status.rejections),
+        (
+            Doing::Held {
+                until: None,
+                latched: true
+            },
+            2
+        )
+    );
+    let told: Vec<_> = script
+        .events
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|e| e.contains("latched: true"))
+        .collect();
     assert_eq!(told, [false, true]);
     let refused = keeper.wait(within(MINUTE)).await.unwrap_err();
     assert_eq!((refused.why, refused.retry_after), (Why::Rejected, None));
@@ -34,9 +55,15 @@ async fn a_refused_secret_is_tried_twice_and_then_latched() {
 async fn the_third_attempt_never_leaves_though_100_keepers_share_the_secret() {
     let script = Script::always(fail(Class::Rejected));
     let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
-    let keepers: Vec<_> = (0..100).map(|_| start_with(&script, vec![], Arc::clone(&ledger), until_changed())).collect();
+    let keepers: Vec<_> = (0..100)
+        .map(|_| start_with(&script, vec![], Arc::clone(&ledger), until_changed()))
+        .collect();
     let refused = join_all(keepers.iter().map(|k| k.wait(within(10 * MINUTE)))).await;
-    assert!(refused.iter().all(|r| r.as_ref().is_err_and(|u| u.why == Why::Rejected)));
+    assert!(
+        refused
+            .iter()
+            .all(|r| r.as_ref().is_err_and(|u| u.why == Why::Rejected))
+    );
     pass(40 * MINUTE).await;
     assert_eq!(script.count(), 2);
 }
@@ -61,41 +88,72 @@ async fn after_each_hold_one_attempt_leaves() {
     pass(16 * MINUTE).await;
     let rounded: Vec<_> = script.gaps().iter().map(|gap| gap.floor()).collect();
     assert_eq!(rounded, [30.0, 60.0, 120.0, 240.0, 480.0]);
-    assert!(matches!(keeper.status().doing, Doing::Held { until: Some(_), latched: true }));
+    assert!(matches!(
+        keeper.status().doing,
+        Doing::Held {
+            until: Some(_),
+            latched: true
+        }
+    ));
 }
 
 #[tokio::test(start_paused = true)]
 async fn unlatched_by_hand_it_is_tried_at_once() {
-    let script = Script::list(vec![fail(Class::Rejected), fail(Class::Rejected), Reply::Token(300 * SEC)]);
+    let script = Script::list(vec![
+        fail(Class::Rejected),
+        fail(Class::Rejected),
+        Reply::Token(300 * SEC),
+    ]);
     let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
     let keeper = start_with(&script, vec![], Arc::clone(&ledger), until_changed());
     pass(2 * MINUTE).await;
     let other = start_with(&script, vec![], Arc::clone(&ledger), until_changed());
     other.settled().await;
-    assert_eq!(other.wait(within(SEC)).await.unwrap_err().why, Why::Rejected);
+    assert_eq!(
+        other.wait(within(SEC)).await.unwrap_err().why,
+        Why::Rejected
+    );
     Keeper::unlatch(&[Arc::clone(&keeper)], &*ledger, []).await;
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
     pass(SEC).await;
-    assert_eq!(other.wait(within(SEC)).await.unwrap().number, 1, "who shares the secret is let in too, once it was found right");
+    assert_eq!(
+        other.wait(within(SEC)).await.unwrap().number,
+        1,
+        "who shares the secret is let in too, once it was found right"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn more_keepers_than_attempts_wait_their_turn_and_all_are_served() {
     let script = Script::always(Reply::Token(300 * SEC));
     let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
-    let keepers: Vec<_> = (0..20).map(|_| start_with(&script, vec![], Arc::clone(&ledger), tuning())).collect();
+    let keepers: Vec<_> = (0..20)
+        .map(|_| start_with(&script, vec![], Arc::clone(&ledger), tuning()))
+        .collect();
     let tokens = join_all(keepers.iter().map(|k| k.wait(within(10 * SEC)))).await;
     assert!(tokens.iter().all(Result::is_ok));
     assert_eq!(script.count(), 20);
     let calls = script.calls.lock().unwrap().clone();
-    assert!(calls.windows(3).all(|w| w[0].until(w[2]) >= SEC / 10), "never three at once");
+    assert!(
+        calls.windows(3).all(|w| w[0].until(w[2]) >= SEC / 10),
+        "never three at once"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_refreshes_stays_within_the_budget() {
     let script = Script::always(Reply::Token(3600 * SEC));
     let rate = vec![Rate { n: 5, per: MINUTE }];
-    let keeper = start(&script, Tuning { limits: Limits { rate, ..tuning().limits }, ..tuning() });
+    let keeper = start(
+        &script,
+        Tuning {
+            limits: Limits {
+                rate,
+                ..tuning().limits
+            },
+            ..tuning()
+        },
+    );
     for _ in 0..6000 {
         keeper.refresh(Now::now());
         pass(SEC / 100).await;
@@ -103,8 +161,19 @@ async fn a_flood_of_refreshes_stays_within_the_budget() {
     assert!((6..=11).contains(&script.count()), "{}", script.count());
     assert!(keeper.get(Now::now()).is_some());
     let status = keeper.status();
-    assert!(status.failure.is_none() && status.rejections == 0, "to wait for the budget is no failure: {:?}", status.failure);
-    assert!(matches!(status.doing, Doing::Held { latched: false, .. } | Doing::Due(_)), "{:?}", status.doing);
+    assert!(
+        status.failure.is_none() && status.rejections == 0,
+        "to wait for the budget is no failure: {:?}",
+        status.failure
+    );
+    assert!(
+        matches!(
+            status.doing,
+            Doing::Held { latched: false, .. } | Doing::Due(_)
+        ),
+        "{:?}",
+        status.doing
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,10 +191,22 @@ async fn what_another_did_to_the_secret_is_told_and_is_no_refusal_of_who_has_a_t
     keeper.refresh(Now::now());
     pass(SEC).await;
     let status = keeper.status();
-    assert_eq!((good.count(), status.rejections, status.unaccepted, status.settled), (1, 1, false, true));
+    assert_eq!(
+        (
+            good.count(),
+            status.rejections,
+            status.unaccepted,
+            status.settled
+        ),
+        (1, 1, false, true)
+    );
     let (failure, _) = status.failure.unwrap();
     assert_eq!(failure.class, Class::Rejected);
-    assert!(failure.error.contains("was refused before"), "{}", failure.error);
+    assert!(
+        failure.error.contains("was refused before"),
+        "{}",
+        failure.error
+    );
     // One that has none yet is told as much, and is not accepted.
     let late = Script::always(Reply::Token(3600 * SEC));
     let third = start_with(&late, vec![], ledger, until_changed());
@@ -169,14 +250,22 @@ async fn without_memory_no_call_leaves_and_the_reason_is_told() {
         }
     }
     let script = Script::always(Reply::Token(300 * SEC));
-    let keeper = start_with(&script, vec![], Arc::new(Broken(Line::default())), until_changed());
+    let keeper = start_with(
+        &script,
+        vec![],
+        Arc::new(Broken(Line::default())),
+        until_changed(),
+    );
     pass(MINUTE).await;
     let refused = keeper.wait(within(SEC)).await.unwrap_err();
     assert_eq!((refused.why, script.count()), (Why::Down, 0));
     assert!(refused.failure.unwrap().error.contains("memory"));
     assert!((10..=13).contains(&script.events("NoMemory")));
     let status = keeper.status();
-    assert!(status.settled && status.unaccepted, "a rollout stops at who can make no call");
+    assert!(
+        status.settled && status.unaccepted,
+        "a rollout stops at who can make no call"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,23 +273,41 @@ async fn a_latch_that_cannot_be_looked_at_stays_closed_until_its_hold_ends() {
     /// Cannot tell what it counts.
     struct Mute(Memory, AtomicBool);
     impl Ledger for Mute {
-        fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
+        fn spend<'a>(
+            &'a self,
+            key: &'a GuardKey,
+            limits: &'a Limits,
+            ask: &'a Ask,
+        ) -> Fut<'a, Spend> {
             let mute = self.1.load(SeqCst);
             // As one that begins to count anew.
             if mute {
-                Box::pin(std::future::ready(Spend::Go(Permit::new(key.clone(), 9, |_, _| {}))))
+                Box::pin(std::future::ready(Spend::Go(Permit::new(
+                    key.clone(),
+                    9,
+                    |_, _| {},
+                ))))
             } else {
                 self.0.spend(key, limits, ask)
             }
         }
-        fn settle<'a>(&'a self, permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()> {
+        fn settle<'a>(
+            &'a self,
+            permit: Permit,
+            verdict: Verdict,
+            limits: &'a Limits,
+        ) -> Fut<'a, ()> {
             self.0.settle(permit, verdict, limits)
         }
         fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()> {
             self.0.clear(key)
         }
         fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>> {
-            if self.1.load(SeqCst) { Box::pin(std::future::ready(None)) } else { self.0.counted(key) }
+            if self.1.load(SeqCst) {
+                Box::pin(std::future::ready(None))
+            } else {
+                self.0.counted(key)
+            }
         }
         fn freed(&self) -> Fut<'static, ()> {
             self.0.freed()
@@ -216,19 +323,32 @@ async fn a_latch_that_cannot_be_looked_at_stays_closed_until_its_hold_ends() {
     assert_eq!((script.count(), keeper.status().rejections), (2, 2));
     ledger.1.store(true, SeqCst);
     pass(43 * SEC).await;
-    assert_eq!((script.count(), keeper.status().rejections), (2, 2), "within the hold");
+    assert_eq!(
+        (script.count(), keeper.status().rejections),
+        (2, 2),
+        "within the hold"
+    );
     pass(4 * SEC).await;
     assert_eq!(script.count(), 3, "it was closed at 30 s, for a minute");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_counts_against_the_partition_only_where_the_client_was_not_meant() {
-    for (partition, client_refused, of_all, of_its_own) in
-        [(Some("x"), true, 1, 1), (Some("x"), false, 0, 1), (None, true, 1, 1), (None, false, 1, 1)]
-    {
-        let refusal = Failure { client_refused, ..failure(Class::Rejected) };
+    for (partition, client_refused, of_all, of_its_own) in [
+        (Some("x"), true, 1, 1),
+        (Some("x"), false, 0, 1),
+        (None, true, 1, 1),
+        (None, false, 1, 1),
+    ] {
+        let refusal = Failure {
+            client_refused,
+            ..failure(Class::Rejected)
+        };
         let script = Script::list(vec![Reply::Token(3600 * SEC), Reply::Fail(refusal)]);
-        let whose = |partition: Option<&str>| GuardKey { partition: partition.map(Into::into), ..key(1) };
+        let whose = |partition: Option<&str>| GuardKey {
+            partition: partition.map(Into::into),
+            ..key(1)
+        };
         *script.key.lock().unwrap() = Some(whose(partition));
         let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
         let keeper = start_with(&script, vec![], Arc::clone(&ledger), tuning());
@@ -236,9 +356,15 @@ async fn a_refusal_counts_against_the_partition_only_where_the_client_was_not_me
         pass(2 * SEC).await;
         keeper.refresh(Now::now());
         pass(SEC).await;
-        let counted =
-            [ledger.counted(&whose(Some("y"))).await.unwrap().rejections, ledger.counted(&whose(partition)).await.unwrap().rejections];
-        assert_eq!((script.count(), counted), (2, [of_all, of_its_own]), "{partition:?}, {client_refused}");
+        let counted = [
+            ledger.counted(&whose(Some("y"))).await.unwrap().rejections,
+            ledger.counted(&whose(partition)).await.unwrap().rejections,
+        ];
+        assert_eq!(
+            (script.count(), counted),
+            (2, [of_all, of_its_own]),
+            "{partition:?}, {client_refused}"
+        );
         assert!(!keeper.status().unaccepted, "it was accepted once");
     }
 }

@@ -4,7 +4,10 @@ use super::*;
 use crate::token::schedule::Rotation;
 
 fn with(lifetime: Lifetime) -> Tuning {
-    Tuning { lifetime, ..tuning() }
+    Tuning {
+        lifetime,
+        ..tuning()
+    }
 }
 
 /// Uses the token every `every` for `d`; says how often there was none.
@@ -24,7 +27,14 @@ async fn a_used_token_is_renewed_ahead_of_need_and_never_missed() {
     let keeper = start(&script, tuning());
     keeper.settled().await;
     assert_eq!(used(&keeper, SEC, 3600 * SEC).await, 0);
-    assert!(script.gaps().iter().all(|gap| (209.9..=240.1).contains(gap)), "{:?}", script.gaps());
+    assert!(
+        script
+            .gaps()
+            .iter()
+            .all(|gap| (209.9..=240.1).contains(gap)),
+        "{:?}",
+        script.gaps()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -33,7 +43,11 @@ async fn a_token_of_one_second_is_kept_alive_without_a_hot_loop() {
     let keeper = start(&script, tuning());
     keeper.settled().await;
     assert_eq!(used(&keeper, SEC / 20, MINUTE).await, 0);
-    assert!(script.gaps().iter().all(|gap| (0.39..=0.51).contains(gap)), "{:?}", script.gaps());
+    assert!(
+        script.gaps().iter().all(|gap| (0.39..=0.51).contains(gap)),
+        "{:?}",
+        script.gaps()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -43,21 +57,40 @@ async fn a_life_of_a_millisecond_does_not_hammer() {
     *script.key.lock().unwrap() = None;
     let _keeper = start(&script, tuning());
     pass(MINUTE).await;
-    assert!(script.gaps().iter().all(|gap| *gap >= 5.0), "{:?}", script.gaps());
+    assert!(
+        script.gaps().iter().all(|gap| *gap >= 5.0),
+        "{:?}",
+        script.gaps()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn whatever_life_an_answer_names_no_token_costs_more_calls_than_one_of_a_second() {
     let ms = Duration::from_millis;
-    let rotation = |rotation| Lifetime { rotation, ..plain() };
+    let rotation = |rotation| Lifetime {
+        rotation,
+        ..plain()
+    };
     for lifetime in [
         plain(),
         lazy().lifetime,
         rotation(Rotation::Replaces),
-        Lifetime { cap: Some(ms(10)), ..plain() },
-        Lifetime { idle: Some(ms(10)), ..plain() },
-        Lifetime { refresh_before: Some(MINUTE), ..plain() },
-        Lifetime { min_remaining: MINUTE, ..plain() },
+        Lifetime {
+            cap: Some(ms(10)),
+            ..plain()
+        },
+        Lifetime {
+            idle: Some(ms(10)),
+            ..plain()
+        },
+        Lifetime {
+            refresh_before: Some(MINUTE),
+            ..plain()
+        },
+        Lifetime {
+            min_remaining: MINUTE,
+            ..plain()
+        },
     ] {
         let capped = lifetime.cap.is_some() || lifetime.idle.is_some();
         for life in [ms(1), ms(10), ms(500), ms(999), SEC, 2 * SEC] {
@@ -73,7 +106,10 @@ async fn whatever_life_an_answer_names_no_token_costs_more_calls_than_one_of_a_s
                 }
                 let least = if life < SEC || capped { 5.0 } else { 0.2 };
                 let gaps = script.gaps();
-                assert!(gaps.iter().all(|gap| *gap >= least), "{lifetime:?} {life:?} {took}: {gaps:?}");
+                assert!(
+                    gaps.iter().all(|gap| *gap >= least),
+                    "{lifetime:?} {life:?} {took}: {gaps:?}"
+                );
                 assert!(script.count() >= 2, "and it is not given up");
             }
         }
@@ -82,8 +118,10 @@ async fn whatever_life_an_answer_names_no_token_costs_more_calls_than_one_of_a_s
 
 #[tokio::test(start_paused = true)]
 async fn the_children_of_a_fleeting_parent_do_not_hammer_either() {
-    let (parents, script) =
-        (Script::always(Reply::Token(Duration::from_millis(10))), Script::always(Reply::Token(Duration::from_millis(10))));
+    let (parents, script) = (
+        Script::always(Reply::Token(Duration::from_millis(10))),
+        Script::always(Reply::Token(Duration::from_millis(10))),
+    );
     for script in [&parents, &script] {
         *script.took.lock().unwrap() = Duration::from_millis(1);
     }
@@ -95,7 +133,11 @@ async fn the_children_of_a_fleeting_parent_do_not_hammer_either() {
         pass(SEC / 20).await;
     }
     for script in [&parents, &script] {
-        assert!(script.count() >= 2 && script.gaps().iter().all(|gap| *gap >= 5.0), "{:?}", script.gaps());
+        assert!(
+            script.count() >= 2 && script.gaps().iter().all(|gap| *gap >= 5.0),
+            "{:?}",
+            script.gaps()
+        );
     }
 }
 
@@ -105,8 +147,14 @@ async fn an_unused_token_rests_and_the_next_use_wakes_it() {
     let keeper = start(&script, tuning());
     pass(2 * 3600 * SEC).await;
     let calls = script.count();
-    assert!((15..=18).contains(&calls), "{calls}: it stopped after an hour");
-    assert_eq!((keeper.status().doing, script.events("Resting")), (Doing::Resting, 1));
+    assert!(
+        (15..=18).contains(&calls),
+        "{calls}: it stopped after an hour"
+    );
+    assert_eq!(
+        (keeper.status().doing, script.events("Resting")),
+        (Doing::Resting, 1)
+    );
     assert!(keeper.wait(within(SEC)).await.is_ok());
     pass(1000 * SEC).await;
     assert!(script.count() >= calls + 5, "renewed again");
@@ -115,7 +163,13 @@ async fn an_unused_token_rests_and_the_next_use_wakes_it() {
 #[tokio::test(start_paused = true)]
 async fn a_use_of_a_token_that_rests_with_life_left_is_noticed() {
     let script = Script::always(Reply::Token(300 * SEC));
-    let keeper = start(&script, with(Lifetime { rest_after: 100 * SEC, ..plain() }));
+    let keeper = start(
+        &script,
+        with(Lifetime {
+            rest_after: 100 * SEC,
+            ..plain()
+        }),
+    );
     pass(200 * SEC).await;
     assert_eq!(keeper.status().doing, Doing::Resting);
     assert!(keeper.get(Now::now()).is_some());
@@ -136,7 +190,16 @@ async fn a_lazy_token_is_fetched_when_needed_and_not_before() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_token_dies_of_disuse_and_a_use_moves_its_end() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, Tuning { lifetime: Lifetime { idle: Some(600 * SEC), ..lazy().lifetime }, ..tuning() });
+    let keeper = start(
+        &script,
+        Tuning {
+            lifetime: Lifetime {
+                idle: Some(600 * SEC),
+                ..lazy().lifetime
+            },
+            ..tuning()
+        },
+    );
     keeper.wait(within(SEC)).await.unwrap();
     for _ in 0..3 {
         pass(500 * SEC).await;
@@ -150,7 +213,13 @@ async fn an_idle_token_dies_of_disuse_and_a_use_moves_its_end() {
 #[tokio::test(start_paused = true)]
 async fn a_token_kept_ahead_is_renewed_before_it_dies_of_disuse() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, with(Lifetime { idle: Some(600 * SEC), ..plain() }));
+    let keeper = start(
+        &script,
+        with(Lifetime {
+            idle: Some(600 * SEC),
+            ..plain()
+        }),
+    );
     pass(1200 * SEC).await;
     assert_eq!(script.count(), 3);
     assert!(keeper.get(Now::now()).is_some());
@@ -171,17 +240,36 @@ async fn t7_the_same_token_back_is_asked_for_again_at_half_of_what_remains() {
 #[tokio::test(start_paused = true)]
 async fn t8_a_token_that_replaces_the_old_one_is_not_fetched_before_the_old_one_is_done_with() {
     let script = Script::always(Reply::Token(300 * SEC));
-    let keeper = start(&script, with(Lifetime { rotation: Rotation::Replaces, ..plain() }));
+    let keeper = start(
+        &script,
+        with(Lifetime {
+            rotation: Rotation::Replaces,
+            ..plain()
+        }),
+    );
     keeper.settled().await;
     used(&keeper, SEC, 1000 * SEC).await;
-    assert!(script.gaps().iter().all(|gap| (270.0..270.1).contains(gap)), "{:?}", script.gaps());
+    assert!(
+        script.gaps().iter().all(|gap| (270.0..270.1).contains(gap)),
+        "{:?}",
+        script.gaps()
+    );
     assert!(keeper.get(Now::now()).is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_wants_life_left_gets_a_fresh_token() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, Tuning { lifetime: Lifetime { min_remaining: 600 * SEC, ..lazy().lifetime }, ..tuning() });
+    let keeper = start(
+        &script,
+        Tuning {
+            lifetime: Lifetime {
+                min_remaining: 600 * SEC,
+                ..lazy().lifetime
+            },
+            ..tuning()
+        },
+    );
     assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 1);
     pass(2900 * SEC).await;
     assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 1);
@@ -190,13 +278,26 @@ async fn a_caller_who_wants_life_left_gets_a_fresh_token() {
     assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 2);
     pass(3100 * SEC).await;
     script.answer(|_, _| fail(Class::Retry));
-    assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 2, "better than none");
+    assert_eq!(
+        keeper.wait_fresh(within(SEC)).await.unwrap().number,
+        2,
+        "better than none"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn tokens_shorter_than_the_life_wanted_do_not_cost_a_call_each_time() {
     let script = Script::always(Reply::Token(300 * SEC));
-    let keeper = start(&script, Tuning { lifetime: Lifetime { min_remaining: 600 * SEC, ..lazy().lifetime }, ..tuning() });
+    let keeper = start(
+        &script,
+        Tuning {
+            lifetime: Lifetime {
+                min_remaining: 600 * SEC,
+                ..lazy().lifetime
+            },
+            ..tuning()
+        },
+    );
     for _ in 0..100 {
         assert!(keeper.wait_fresh(within(SEC)).await.is_ok());
     }
@@ -208,7 +309,10 @@ async fn a_new_lifetime_reaches_a_running_token() {
     let script = Script::always(Reply::Token(3600 * SEC));
     let keeper = start(&script, tuning());
     keeper.settled().await;
-    keeper.retune(with(Lifetime { cap: Some(100 * SEC), ..plain() }));
+    keeper.retune(with(Lifetime {
+        cap: Some(100 * SEC),
+        ..plain()
+    }));
     pass(95 * SEC).await;
     assert_eq!(script.count(), 2);
     assert_eq!(keeper.get(Now::now()).unwrap().number, 2);
@@ -224,7 +328,11 @@ async fn a_dying_token_that_comes_back_is_not_asked_for_within_5_s_whoever_waits
         let _ = keeper.wait(within(SEC)).await;
         pass(SEC / 10).await;
     }
-    assert!(script.gaps()[1..].iter().all(|gap| *gap >= 5.0), "{:?}", script.gaps());
+    assert!(
+        script.gaps()[1..].iter().all(|gap| *gap >= 5.0),
+        "{:?}",
+        script.gaps()
+    );
     assert!(script.count() > 5);
 }
 
@@ -232,20 +340,38 @@ async fn a_dying_token_that_comes_back_is_not_asked_for_within_5_s_whoever_waits
 fn kolmogorov_smirnov(mut seen: Vec<f64>) -> f64 {
     seen.sort_by(f64::total_cmp);
     let n = f64::from(u32::try_from(seen.len()).unwrap());
-    let apart = seen.iter().zip(0u32..).map(|(x, i)| (x - f64::from(i) / n).abs().max((x - f64::from(i + 1) / n).abs()));
+    let apart = seen.iter().zip(0u32..).map(|(x, i)| {
+        (x - f64::from(i) / n)
+            .abs()
+            .max((x - f64::from(i + 1) / n).abs())
+    });
     apart.fold(0.0, f64::max) * n.sqrt()
 }
 
 #[tokio::test(start_paused = true)]
 async fn l2_l3_a_thousand_that_began_in_the_same_second_renew_evenly_over_a_tenth_of_the_life() {
     let life = 1000 * SEC;
-    let scripts: Vec<_> = (0..1000).map(|_| Script::always(Reply::Token(life))).collect();
-    let _keepers: Vec<_> = scripts.iter().map(|script| start(script, tuning())).collect();
+    let scripts: Vec<_> = (0..1000)
+        .map(|_| Script::always(Reply::Token(life)))
+        .collect();
+    let _keepers: Vec<_> = scripts
+        .iter()
+        .map(|script| start(script, tuning()))
+        .collect();
     pass(900 * SEC).await;
     assert!(scripts.iter().all(|script| script.count() == 2));
-    let phases = scripts.iter().map(|script| script.gaps()[0]).collect::<Vec<_>>();
-    assert!(phases.iter().all(|phase| (700.0..=800.1).contains(phase)), "{phases:?}");
+    let phases = scripts
+        .iter()
+        .map(|script| script.gaps()[0])
+        .collect::<Vec<_>>();
+    assert!(
+        phases.iter().all(|phase| (700.0..=800.1).contains(phase)),
+        "{phases:?}"
+    );
     let spread = kolmogorov_smirnov(phases.iter().map(|phase| (phase - 700.0) / 100.0).collect());
     assert!(spread < 2.5, "{spread}: {phases:?}");
-    assert!(kolmogorov_smirnov(vec![0.5; 1000]) > 10.0, "it tells a crowd from an even spread");
+    assert!(
+        kolmogorov_smirnov(vec![0.5; 1000]) > 10.0,
+        "it tells a crowd from an even spread"
+    );
 }

@@ -2,7 +2,10 @@
 //!
 //! `CUPBEARER_MACHINE_STEPS` is how many steps are made in all (100,000).
 
-#![expect(clippy::disallowed_methods, reason = "a waiter's patience is measured on tokio's clock, which a suspend does not move")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a waiter's patience is measured on tokio's clock, which a suspend does not move"
+)]
 
 mod steps;
 
@@ -87,27 +90,44 @@ impl World {
                 Class::Throttled | Class::Unreadable => false,
             };
             if !excused {
-                self.broken(format!("keeper {me} calls {:?} too soon after {class:?}", now.until(end)));
+                self.broken(format!(
+                    "keeper {me} calls {:?} too soon after {class:?}",
+                    now.until(end)
+                ));
             }
         }
         (seen.asked, seen.changed) = (false, false);
         let mut tries = self.tries.lock().unwrap();
         let tries = tries.entry(key.secret).or_default();
         tries.running += 1;
-        if tries.refused + tries.running > 2 && (self.latch_is_final || tries.refused < 2 || tries.running > 1) {
-            self.broken(format!("{} refused and {} under way with one secret", tries.refused, tries.running));
+        if tries.refused + tries.running > 2
+            && (self.latch_is_final || tries.refused < 2 || tries.running > 1)
+        {
+            self.broken(format!(
+                "{} refused and {} under way with one secret",
+                tries.refused, tries.running
+            ));
         }
         let pause = if tries.refused >= 2 { MINUTE } else { 30 * SEC };
         if let Some(last) = tries.last
             && (me != CHILD || tries.refused >= 2)
             && now < last.after(pause)
         {
-            self.broken(format!("keeper {me} tries a refused secret again after {:?}", last.until(now)));
+            self.broken(format!(
+                "keeper {me} tries a refused secret again after {:?}",
+                last.until(now)
+            ));
         }
     }
 
     /// What a call ends with; `None`: it panics.
-    fn arrives(&self, me: usize, key: &GuardKey, ends: Ends, sent: Now) -> Option<Result<Issued, Failure>> {
+    fn arrives(
+        &self,
+        me: usize,
+        key: &GuardKey,
+        ends: Ends,
+        sent: Now,
+    ) -> Option<Result<Issued, Failure>> {
         let now = Now::now();
         let mut all = self.seen.lock().unwrap();
         let seen = &mut all[me];
@@ -132,7 +152,10 @@ impl World {
                     tries.refused += 1;
                     tries.last = Some(now);
                 }
-                return Some(Err(Failure { wait, ..failure(class) }));
+                return Some(Err(Failure {
+                    wait,
+                    ..failure(class)
+                }));
             }
             Ends::Panics => {
                 // To the guard it is an attempt that may have been refused. Here it was not.
@@ -140,10 +163,18 @@ impl World {
                 return None;
             }
         };
-        *tries = Tries { running: tries.running, ..Tries::default() };
+        *tries = Tries {
+            running: tries.running,
+            ..Tries::default()
+        };
         seen.deaths.insert(value.clone(), sent.after(life));
         let send_until = sent.after(life.saturating_sub((life / 10).min(30 * SEC)));
-        if now < send_until || seen.newest.as_ref().is_some_and(|(newest, _)| *newest == value) {
+        if now < send_until
+            || seen
+                .newest
+                .as_ref()
+                .is_some_and(|(newest, _)| *newest == value)
+        {
             seen.newest = Some((value.clone(), send_until));
         }
         Some(Ok(issued(&value, sent, life)))
@@ -152,9 +183,14 @@ impl World {
     /// A token that was handed out: is it alive?
     fn judge(&self, me: usize, token: &Token) {
         let now = Now::now();
-        let dead = self.seen.lock().unwrap()[me].deaths.get(token.issued.value.as_str()).is_none_or(|death| now >= *death);
+        let dead = self.seen.lock().unwrap()[me]
+            .deaths
+            .get(token.issued.value.as_str())
+            .is_none_or(|death| now >= *death);
         if dead || now >= token.send_until || token.send_until > token.expires {
-            self.broken(format!("keeper {me} hands out a token that is past its time"));
+            self.broken(format!(
+                "keeper {me} hands out a token that is past its time"
+            ));
         }
     }
 }
@@ -169,7 +205,11 @@ impl Fetch for Endpoint {
         let ready: Result<Box<dyn Prepared>, Failure> = if seen[self.1].unreadable {
             Err(failure(Class::Unreadable))
         } else {
-            Ok(Box::new(Leaving(Arc::clone(&self.0), self.1, seen[self.1].key.clone())))
+            Ok(Box::new(Leaving(
+                Arc::clone(&self.0),
+                self.1,
+                seen[self.1].key.clone(),
+            )))
         };
         Box::pin(std::future::ready(ready))
     }
@@ -191,7 +231,9 @@ impl Prepared for Leaving {
             };
             sleep(takes).await;
             // Without the hook: the text of thousands of panics would be the slowest part.
-            world.arrives(me, &key, ends, sent).unwrap_or_else(|| std::panic::resume_unwind(Box::new("made up")))
+            world
+                .arrives(me, &key, ends, sent)
+                .unwrap_or_else(|| std::panic::resume_unwind(Box::new("made up")))
         })
     }
 }
@@ -202,14 +244,27 @@ struct Waiter(tokio::time::Instant, JoinHandle<()>);
 fn lifetimes(which: u8) -> Lifetime {
     match which {
         0 => plain(),
-        1 => Lifetime { refresh: Refresh::Lazy, ..plain() },
-        2 => Lifetime { refresh_before: Some(40 * SEC), rest_after: 2 * MINUTE, ..plain() },
-        _ => Lifetime { min_remaining: 5 * MINUTE, ..plain() },
+        1 => Lifetime {
+            refresh: Refresh::Lazy,
+            ..plain()
+        },
+        2 => Lifetime {
+            refresh_before: Some(40 * SEC),
+            rest_after: 2 * MINUTE,
+            ..plain()
+        },
+        _ => Lifetime {
+            min_remaining: 5 * MINUTE,
+            ..plain()
+        },
     }
 }
 
 async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
-    let secret = |n: u64| GuardKey { secret: std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(0)), ..key(0) };
+    let secret = |n: u64| GuardKey {
+        secret: std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(0)),
+        ..key(0)
+    };
     let start = |me| Seen {
         ends: Ends::Token(300),
         takes: SEC / 10,
@@ -230,23 +285,52 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         broken: Mutex::default(),
         calls: AtomicUsize::new(0),
     });
-    let hold = if latch_is_final { Hold::UntilSecretChanges } else { Hold::For(MINUTE) };
-    let limits = Limits { rate: vec![Rate { n: 1000, per: MINUTE }], max_rejections: 2, hold, account_rejections: None };
-    let tuned = |which| Tuning { lifetime: lifetimes(which), limits: limits.clone() };
+    let hold = if latch_is_final {
+        Hold::UntilSecretChanges
+    } else {
+        Hold::For(MINUTE)
+    };
+    let limits = Limits {
+        rate: vec![Rate {
+            n: 1000,
+            per: MINUTE,
+        }],
+        max_rejections: 2,
+        hold,
+        account_rejections: None,
+    };
+    let tuned = |which| Tuning {
+        lifetime: lifetimes(which),
+        limits: limits.clone(),
+    };
     let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
     let spawn = |me: usize, parents| {
         let fetch = Arc::new(Endpoint(Arc::clone(&world), me));
-        Keeper::spawn(named(["parent", "child", "twin"][me]), parents, fetch, Arc::clone(&ledger), tuned(0))
+        Keeper::spawn(
+            named(["parent", "child", "twin"][me]),
+            parents,
+            fetch,
+            Arc::clone(&ledger),
+            tuned(0),
+        )
     };
     let parent = spawn(PARENT, vec![]);
-    let keepers = [Arc::clone(&parent), spawn(CHILD, vec![parent]), spawn(2, vec![])];
+    let keepers = [
+        Arc::clone(&parent),
+        spawn(CHILD, vec![parent]),
+        spawn(2, vec![]),
+    ];
     let mut secrets = 2;
     // A refusal of the API caused a refresh, that may still run.
     let mut barred = [false; KEEPERS];
     let mut waiters: Vec<Waiter> = Vec::new();
     let told = |k: usize, asked: bool| {
         let mut seen = world.seen.lock().unwrap();
-        if asked { seen[k].asked = true } else { seen[k].changed = true }
+        if asked {
+            seen[k].asked = true
+        } else {
+            seen[k].changed = true
+        }
     };
     for (n, step) in steps.iter().enumerate() {
         match *step {
@@ -256,32 +340,50 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
             Step::Takes(k, ms) => world.seen.lock().unwrap()[k].takes = Duration::from_millis(ms),
             Step::Unreadable(k, so) => world.seen.lock().unwrap()[k].unreadable = so,
             Step::Refuse(k, age) => {
-                let number = keepers[k].status().token.map_or(0, |t| t.number).saturating_sub(age);
+                let number = keepers[k]
+                    .status()
+                    .token
+                    .map_or(0, |t| t.number)
+                    .saturating_sub(age);
                 let before = keepers[k].get(Now::now());
                 keepers[k].reject(number);
                 let after = keepers[k].get(Now::now());
                 if age > 0 && before.is_some() != after.is_some() {
-                    world.broken(format!("keeper {k} bars a token for the refusal of an older one"));
+                    world.broken(format!(
+                        "keeper {k} bars a token for the refusal of an older one"
+                    ));
                 }
                 barred[k] |= before.is_some() && after.is_none();
             }
             Step::Accept(k) => {
                 keepers[k].accepted(keepers[k].status().token.map_or(0, |t| t.number));
-                let token = keepers[k].status().token.filter(|t| keepers[k].slot.sendable(t, Now::now()));
+                let token = keepers[k]
+                    .status()
+                    .token
+                    .filter(|t| keepers[k].slot.sendable(t, Now::now()));
                 if token.is_some() && keepers[k].get(Now::now()).is_none() {
-                    world.broken(format!("keeper {k} bars a token that was accepted after its refusal"));
+                    world.broken(format!(
+                        "keeper {k} bars a token that was accepted after its refusal"
+                    ));
                 }
             }
             Step::Refresh(k) => {
                 told(k, true);
-                keepers[k].refresh(within(if k == PARENT { 20 * SEC } else { Duration::ZERO }));
+                keepers[k].refresh(within(if k == PARENT {
+                    20 * SEC
+                } else {
+                    Duration::ZERO
+                }));
             }
             Step::Unlatch(k) => {
                 told(k, false);
                 if let Some(key) = keepers[k].slot.last_key.lock().unwrap().clone() {
                     let mut tries = world.tries.lock().unwrap();
                     let tries = tries.entry(key.secret).or_default();
-                    *tries = Tries { running: tries.running, ..Tries::default() };
+                    *tries = Tries {
+                        running: tries.running,
+                        ..Tries::default()
+                    };
                 }
                 Keeper::unlatch(&keepers[k..=k], &*ledger, []).await;
             }
@@ -302,18 +404,28 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
                 }
             }
             Step::Arrive(k, ms, fresh) => {
-                let (keeper, world, patience) = (Arc::clone(&keepers[k]), Arc::clone(&world), Duration::from_millis(ms));
+                let (keeper, world, patience) = (
+                    Arc::clone(&keepers[k]),
+                    Arc::clone(&world),
+                    Duration::from_millis(ms),
+                );
                 let latest = tokio::time::Instant::now() + patience + 10 * MS;
                 let task = tokio::spawn(async move {
                     let until = within(patience);
-                    let answer = if fresh { keeper.wait_fresh(until).await } else { keeper.wait(until).await };
+                    let answer = if fresh {
+                        keeper.wait_fresh(until).await
+                    } else {
+                        keeper.wait(until).await
+                    };
                     if let Ok(token) = answer {
                         world.judge(k, &token);
                     }
                 });
                 waiters.push(Waiter(latest, task));
             }
-            Step::Leave => waiters.drain(..waiters.len().min(1)).for_each(|w| w.1.abort()),
+            Step::Leave => waiters
+                .drain(..waiters.len().min(1))
+                .for_each(|w| w.1.abort()),
         }
         // All that is due now happens now.
         sleep(MS).await;
@@ -329,10 +441,15 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
                 // One that was refused waits for its refresh, for whose parents it may wait in turn.
                 && !(got.is_none() && barred[k] && keeper.slot.refusal_pending())
             {
-                world.broken(format!("keeper {k} has lost a token that may still be sent"));
+                world.broken(format!(
+                    "keeper {k} has lost a token that may still be sent"
+                ));
             }
             if let Some(token) = got.filter(|t| !keeper.may_send(t.number)) {
-                world.broken(format!("keeper {k} hands out generation {} that is refused and being renewed", token.number));
+                world.broken(format!(
+                    "keeper {k} hands out generation {} that is refused and being renewed",
+                    token.number
+                ));
             }
         }
         for (barred, keeper) in barred.iter_mut().zip(&keepers) {
@@ -350,11 +467,15 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         told(k, false);
         secrets += 1;
         let mut seen = world.seen.lock().unwrap();
-        (seen[k].ends, seen[k].takes, seen[k].unreadable, seen[k].key) = (Ends::Token(3600), SEC, false, secret(secrets));
+        (seen[k].ends, seen[k].takes, seen[k].unreadable, seen[k].key) =
+            (Ends::Token(3600), SEC, false, secret(secrets));
         keepers[k].secret_changed();
     }
     for keeper in &keepers {
-        keeper.wait(within(120 * MINUTE)).await.map_err(|u| format!("it never healed: {u:?}"))?;
+        keeper
+            .wait(within(120 * MINUTE))
+            .await
+            .map_err(|u| format!("it never healed: {u:?}"))?;
         if keeper.waiters() > waiters.iter().filter(|w| !w.1.is_finished()).count() + 1 {
             return Err("waiters are counted that are gone".into());
         }
@@ -364,23 +485,47 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
 
 #[test]
 fn whatever_happens_in_whatever_order_the_invariants_hold() {
-    let wanted = std::env::var("CUPBEARER_MACHINE_STEPS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
+    let wanted = std::env::var("CUPBEARER_MACHINE_STEPS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(100_000);
     let cases = u32::try_from(usize::div_ceil(wanted, STEPS)).unwrap();
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        ..Config::default()
+    };
     let calls = AtomicUsize::new(0);
-    let result = TestRunner::new(config).run(&(vec(steps(), STEPS / 2..=STEPS * 3 / 2), any::<bool>()), |(steps, latch_is_final)| {
-        // A thread of its own: a simulated suspend holds for the thread.
-        let played = std::thread::spawn(move || {
-            let mut runtime = tokio::runtime::Builder::new_current_thread();
-            runtime.enable_time().start_paused(true).build().unwrap().block_on(play(steps, latch_is_final))
-        });
-        let played = played.join().map_err(|_| TestCaseError::fail("it panicked"))?;
-        calls.fetch_add(played.map_err(TestCaseError::fail)?, SeqCst);
-        Ok(())
-    });
+    let result = TestRunner::new(config).run(
+        &(vec(steps(), STEPS / 2..=STEPS * 3 / 2), any::<bool>()),
+        |(steps, latch_is_final)| {
+            // A thread of its own: a simulated suspend holds for the thread.
+            let played = std::thread::spawn(move || {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                runtime
+                    .enable_time()
+                    .start_paused(true)
+                    .build()
+                    .unwrap()
+                    .block_on(play(steps, latch_is_final))
+            });
+            let played = played
+                .join()
+                .map_err(|_| TestCaseError::fail("it panicked"))?;
+            calls.fetch_add(played.map_err(TestCaseError::fail)?, SeqCst);
+            Ok(())
+        },
+    );
     match result {
-        Ok(()) => println!("{} steps, {} token calls", cases as usize * STEPS, calls.load(SeqCst)),
-        Err(TestError::Fail(why, (steps, latch_is_final))) => panic!("{why}, latch is final: {latch_is_final}, {steps:?}"),
+        Ok(()) => println!(
+            "{} steps, {} token calls",
+            cases as usize * STEPS,
+            calls.load(SeqCst)
+        ),
+        Err(TestError::Fail(why, (steps, latch_is_final))) => {
+            panic!("{why}, latch is final: {latch_is_final}, {steps:?}")
+        }
         Err(TestError::Abort(why)) => panic!("{why}"),
     }
 }

@@ -53,7 +53,14 @@ pub(super) fn fail(class: Class) -> Reply {
 }
 
 pub(super) fn failure(class: Class) -> Failure {
-    Failure { class, status: None, error: "scripted".into(), wait: None, client_refused: true, timed_out: false }
+    Failure {
+        class,
+        status: None,
+        error: "scripted".into(),
+        wait: None,
+        client_refused: true,
+        timed_out: false,
+    }
 }
 
 type Answer = dyn FnMut(usize, &[Arc<Token>]) -> Reply + Send;
@@ -97,10 +104,20 @@ impl Script {
     }
     /// Seconds between one call and the next.
     pub fn gaps(&self) -> Vec<f64> {
-        self.calls.lock().unwrap().windows(2).map(|w| w[0].until(w[1]).as_secs_f64()).collect()
+        self.calls
+            .lock()
+            .unwrap()
+            .windows(2)
+            .map(|w| w[0].until(w[1]).as_secs_f64())
+            .collect()
     }
     pub fn events(&self, kind: &str) -> usize {
-        self.events.lock().unwrap().iter().filter(|e| e.starts_with(kind)).count()
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|e| e.starts_with(kind))
+            .count()
     }
     pub fn answer(&self, answer: impl FnMut(usize, &[Arc<Token>]) -> Reply + Send + 'static) {
         *self.answer.lock().unwrap() = Box::new(answer);
@@ -108,13 +125,20 @@ impl Script {
 }
 
 impl Fetch for Script {
-    fn prepare<'a>(&'a self, parents: &'a [Arc<Token>]) -> Fut<'a, Result<Box<dyn Prepared>, Failure>> {
+    fn prepare<'a>(
+        &'a self,
+        parents: &'a [Arc<Token>],
+    ) -> Fut<'a, Result<Box<dyn Prepared>, Failure>> {
         self.prepared.fetch_add(1, SeqCst);
         let ready: Result<Box<dyn Prepared>, Failure> = if *self.unreadable.lock().unwrap() {
             Err(failure(Class::Unreadable))
         } else {
             let key = self.key.lock().unwrap().clone();
-            Ok(Box::new(Call { script: self.me.upgrade().unwrap(), parents: parents.to_vec(), key }))
+            Ok(Box::new(Call {
+                script: self.me.upgrade().unwrap(),
+                parents: parents.to_vec(),
+                key,
+            }))
         };
         Box::pin(std::future::ready(ready))
     }
@@ -156,32 +180,76 @@ impl Prepared for Call {
 }
 
 fn issued(value: &str, sent: Now, life: Duration) -> Issued {
-    Issued { value: Arc::new(Zeroizing::new(value.into())), sent, life: Some(life), implausible: false, vars: BTreeMap::new() }
+    Issued {
+        value: Arc::new(Zeroizing::new(value.into())),
+        sent,
+        life: Some(life),
+        implausible: false,
+        vars: BTreeMap::new(),
+    }
 }
 
 pub(super) fn key(secret: u8) -> GuardKey {
-    GuardKey { url: "https://issuer.example/token".into(), secret: [secret; 32], partition: None, account: [9; 32] }
+    GuardKey {
+        url: "https://issuer.example/token".into(),
+        secret: [secret; 32],
+        partition: None,
+        account: [9; 32],
+    }
 }
 
 pub(super) fn tuning() -> Tuning {
-    Tuning { lifetime: plain(), limits: Limits { rate: vec![], max_rejections: 2, hold: Hold::For(MINUTE), account_rejections: None } }
+    Tuning {
+        lifetime: plain(),
+        limits: Limits {
+            rate: vec![],
+            max_rejections: 2,
+            hold: Hold::For(MINUTE),
+            account_rejections: None,
+        },
+    }
 }
 
 pub(super) fn lazy() -> Tuning {
-    Tuning { lifetime: Lifetime { refresh: Refresh::Lazy, ..plain() }, ..tuning() }
+    Tuning {
+        lifetime: Lifetime {
+            refresh: Refresh::Lazy,
+            ..plain()
+        },
+        ..tuning()
+    }
 }
 
 pub(super) fn named(token: &str) -> KeeperName {
-    KeeperName { credential: "acme".into(), token: token.into(), partition: None }
+    KeeperName {
+        credential: "acme".into(),
+        token: token.into(),
+        partition: None,
+    }
 }
 
 pub(super) fn start(script: &Arc<Script>, tuning: Tuning) -> Arc<Keeper> {
     start_with(script, vec![], Arc::new(Memory::default()), tuning)
 }
 
-pub(super) fn start_with(script: &Arc<Script>, parents: Vec<Arc<Keeper>>, ledger: Arc<dyn Ledger>, tuning: Tuning) -> Arc<Keeper> {
-    let name = if parents.is_empty() { "access" } else { "child" };
-    Keeper::spawn(named(name), parents, Arc::clone(script) as Arc<dyn Fetch>, ledger, tuning)
+pub(super) fn start_with(
+    script: &Arc<Script>,
+    parents: Vec<Arc<Keeper>>,
+    ledger: Arc<dyn Ledger>,
+    tuning: Tuning,
+) -> Arc<Keeper> {
+    let name = if parents.is_empty() {
+        "access"
+    } else {
+        "child"
+    };
+    Keeper::spawn(
+        named(name),
+        parents,
+        Arc::clone(script) as Arc<dyn Fetch>,
+        ledger,
+        tuning,
+    )
 }
 
 pub(super) fn within(d: Duration) -> Now {

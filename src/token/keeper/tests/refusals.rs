@@ -15,7 +15,11 @@ async fn a_hundred_refusals_of_one_generation_make_one_call_and_all_get_the_new_
         keeper.after_rejection(1, until)
     }))
     .await;
-    assert!(newer.iter().all(|t| t.as_ref().is_some_and(|t| t.number == 2)));
+    assert!(
+        newer
+            .iter()
+            .all(|t| t.as_ref().is_some_and(|t| t.number == 2))
+    );
     assert_eq!(script.count(), 2);
 }
 
@@ -25,10 +29,16 @@ async fn a_late_refusal_of_an_old_generation_costs_nothing() {
     let keeper = start(&script, tuning());
     keeper.settled().await;
     keeper.reject(1);
-    assert_eq!(keeper.after_rejection(1, within(SEC)).await.unwrap().number, 2);
+    assert_eq!(
+        keeper.after_rejection(1, within(SEC)).await.unwrap().number,
+        2
+    );
     let before = Now::now();
     keeper.reject(1);
-    assert_eq!(keeper.after_rejection(1, within(SEC)).await.unwrap().number, 2);
+    assert_eq!(
+        keeper.after_rejection(1, within(SEC)).await.unwrap().number,
+        2
+    );
     assert_eq!((script.count(), Now::now()), (2, before));
 }
 
@@ -67,14 +77,18 @@ async fn a_storm_of_refusals_makes_one_refresh_per_pause_and_the_pause_doubles()
         pass(SEC / 10).await;
     }
     let gaps = script.gaps();
-    for (gap, least) in gaps[1..].iter().zip([10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 900.0]) {
+    for (gap, least) in gaps[1..]
+        .iter()
+        .zip([10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 900.0])
+    {
         assert!((least..least + 0.5).contains(gap), "{gaps:?}");
     }
     assert!(gaps.len() >= 8);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_that_refuses_and_accepts_in_turn_causes_6_refreshes_a_minute_and_60_an_hour_and_not_one_each_10_s_for_ever() {
+async fn an_api_that_refuses_and_accepts_in_turn_causes_6_refreshes_a_minute_and_60_an_hour_and_not_one_each_10_s_for_ever()
+ {
     let script = Script::always(Reply::Token(36_000 * SEC));
     let keeper = start(&script, tuning());
     keeper.settled().await;
@@ -87,14 +101,27 @@ async fn an_api_that_refuses_and_accepts_in_turn_causes_6_refreshes_a_minute_and
     }
     let calls: Vec<_> = script.calls.lock().unwrap()[1..].to_vec();
     for (i, first) in calls.iter().enumerate() {
-        let within = calls[i..].iter().filter(|t| first.until(**t) < MINUTE).count();
+        let within = calls[i..]
+            .iter()
+            .filter(|t| first.until(**t) < MINUTE)
+            .count();
         assert!(within <= 6, "{within} within a minute");
     }
     let before = |end: Duration| calls.iter().filter(|t| begin.until(**t) < end).count();
     assert_eq!(before(MINUTE), 6, "at once");
     // Then the pause comes first each time, and doubles.
-    assert!(before(10 * MINUTE) <= 45 && calls.len() <= 62, "{} and {}", before(10 * MINUTE), calls.len());
-    assert!(calls.windows(2).any(|pair| pair[0].until(pair[1]) > 14 * MINUTE), "up to 15 minutes");
+    assert!(
+        before(10 * MINUTE) <= 45 && calls.len() <= 62,
+        "{} and {}",
+        before(10 * MINUTE),
+        calls.len()
+    );
+    assert!(
+        calls
+            .windows(2)
+            .any(|pair| pair[0].until(pair[1]) > 14 * MINUTE),
+        "up to 15 minutes"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +137,11 @@ async fn an_acceptance_of_another_generation_undoes_nothing() {
         keeper.accepted(number - 1);
         keeper.accepted(number + 1_000);
     }
-    assert!(script.gaps()[2..].iter().any(|gap| *gap >= 40.0), "{:?}", script.gaps());
+    assert!(
+        script.gaps()[2..].iter().any(|gap| *gap >= 40.0),
+        "{:?}",
+        script.gaps()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,7 +177,12 @@ async fn within_the_pause_the_refusal_passes_on_at_once_and_the_token_is_still_s
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_or_brings_the_same_token_ends_the_wait() {
-    for reply in [fail(Class::Retry), fail(Class::Config), Reply::Same("token-1", 3600 * SEC), Reply::Panic] {
+    for reply in [
+        fail(Class::Retry),
+        fail(Class::Config),
+        Reply::Same("token-1", 3600 * SEC),
+        Reply::Panic,
+    ] {
         let script = Script::list(vec![Reply::Token(3600 * SEC), reply]);
         let keeper = start(&script, tuning());
         keeper.settled().await;
@@ -155,13 +191,23 @@ async fn a_refresh_that_fails_or_brings_the_same_token_ends_the_wait() {
         assert!(keeper.after_rejection(1, within(15 * SEC)).await.is_none());
         assert!(before.until(Now::now()) < SEC);
         assert_eq!(script.count(), 2);
-        assert_eq!(keeper.get(Now::now()).unwrap().number, 1, "the vendor decides");
+        assert_eq!(
+            keeper.get(Now::now()).unwrap().number,
+            1,
+            "the vendor decides"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn while_it_is_held_a_refusal_is_denied_at_once() {
-    let script = Script::new(|n, _| if n == 0 { Reply::Token(3600 * SEC) } else { fail(Class::Config) });
+    let script = Script::new(|n, _| {
+        if n == 0 {
+            Reply::Token(3600 * SEC)
+        } else {
+            fail(Class::Config)
+        }
+    });
     let keeper = start(&script, tuning());
     keeper.settled().await;
     keeper.refresh(Now::now());
@@ -181,10 +227,17 @@ async fn who_comes_just_after_a_refresh_that_changes_nothing_is_refused_at_once(
         keeper.refresh(Now::now());
     };
     let by_change: fn(&Keeper) = Keeper::secret_changed;
-    for (class, why, tell) in
-        [(Class::Rejected, Why::Rejected, by_hand), (Class::Throttled, Why::Down, by_hand), (Class::Throttled, Why::Down, by_change)]
-    {
-        let script = Script::new(move |_, _| Reply::Fail(Failure { wait: Some(10 * MINUTE), ..failure(class) }));
+    for (class, why, tell) in [
+        (Class::Rejected, Why::Rejected, by_hand),
+        (Class::Throttled, Why::Down, by_hand),
+        (Class::Throttled, Why::Down, by_change),
+    ] {
+        let script = Script::new(move |_, _| {
+            Reply::Fail(Failure {
+                wait: Some(10 * MINUTE),
+                ..failure(class)
+            })
+        });
         let keeper = start(&script, tuning());
         keeper.settled().await;
         let before = Now::now();

@@ -10,7 +10,11 @@ async fn a_cold_burst_of_10_000_waiters_makes_one_call() {
     let keeper = start(&script, lazy());
     let until = within(15 * SEC);
     let tokens = join_all((0..10_000).map(|_| keeper.wait(until))).await;
-    assert!(tokens.iter().all(|t| t.as_ref().is_ok_and(|t| t.number == 1)));
+    assert!(
+        tokens
+            .iter()
+            .all(|t| t.as_ref().is_ok_and(|t| t.number == 1))
+    );
     assert_eq!(script.count(), 1);
     assert_eq!(keeper.waiters(), 0);
 }
@@ -20,7 +24,11 @@ async fn a_caller_that_leaves_cancels_nothing() {
     let script = Script::always(Reply::Token(300 * SEC));
     let keeper = start(&script, lazy());
     let until = within(15 * SEC);
-    assert!(tokio::time::timeout(SEC / 100, keeper.wait(until)).await.is_err());
+    assert!(
+        tokio::time::timeout(SEC / 100, keeper.wait(until))
+            .await
+            .is_err()
+    );
     pass(SEC).await;
     assert_eq!((script.count(), script.done.load(SeqCst)), (1, 1));
     assert_eq!(keeper.get(Now::now()).unwrap().number, 1);
@@ -29,7 +37,10 @@ async fn a_caller_that_leaves_cancels_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_kept_ahead_is_fetched_at_start_and_a_lazy_one_is_not() {
-    let (ahead, never) = (Script::always(Reply::Token(300 * SEC)), Script::always(Reply::Token(300 * SEC)));
+    let (ahead, never) = (
+        Script::always(Reply::Token(300 * SEC)),
+        Script::always(Reply::Token(300 * SEC)),
+    );
     let (keeper, idle) = (start(&ahead, tuning()), start(&never, lazy()));
     keeper.settled().await;
     pass(MINUTE).await;
@@ -59,5 +70,8 @@ async fn p11_a_panic_in_a_call_is_a_failure_that_the_keeper_survives() {
     let status = keeper.status();
     assert_eq!(status.failure.unwrap().0.class, Class::Retry);
     assert_eq!(keeper.wait(within(2 * MINUTE)).await.unwrap().number, 1);
-    assert!(script.gaps()[0] >= 29.0, "its outcome is unknown: the guard wants 30 s");
+    assert!(
+        script.gaps()[0] >= 29.0,
+        "its outcome is unknown: the guard wants 30 s"
+    );
 }

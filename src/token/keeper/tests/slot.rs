@@ -37,11 +37,26 @@ async fn a_token_is_sent_until_its_last_moment_and_not_in_it() {
 
 #[tokio::test(start_paused = true)]
 async fn disuse_ends_it_to_the_millisecond_and_a_use_begins_it_anew() {
-    let idle = Tuning { lifetime: Lifetime { idle: Some(20 * SEC), ..plain() }, ..tuning() };
+    let idle = Tuning {
+        lifetime: Lifetime {
+            idle: Some(20 * SEC),
+            ..plain()
+        },
+        ..tuning()
+    };
     let (slot, now, token) = slot(idle);
-    let lasts = slot.tuning().1.lifetime.idle_until(Now::default()).expect("idle is set").millis();
+    let lasts = slot
+        .tuning()
+        .1
+        .lifetime
+        .idle_until(Now::default())
+        .expect("idle is set")
+        .millis();
     let lasts = Duration::from_millis(lasts);
-    assert!(!slot.sendable(&token, now.after(lasts)), "its use was at its birth");
+    assert!(
+        !slot.sendable(&token, now.after(lasts)),
+        "its use was at its birth"
+    );
     assert!(slot.get(now.after(lasts).before(MS)).is_some());
     let used = now.after(lasts).before(MS);
     assert!(slot.sendable(&token, used.after(lasts).before(MS)));
@@ -50,7 +65,13 @@ async fn disuse_ends_it_to_the_millisecond_and_a_use_begins_it_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_given_again_is_fresh_until_its_next_planned_fetch() {
-    let vended = Tuning { lifetime: Lifetime { min_remaining: 60 * SEC, ..plain() }, ..tuning() };
+    let vended = Tuning {
+        lifetime: Lifetime {
+            min_remaining: 60 * SEC,
+            ..plain()
+        },
+        ..tuning()
+    };
     let (slot, now, token) = slot(vended);
     assert!(slot.fresh(&token, now.after(40 * SEC)));
     assert!(!slot.fresh(&token, now.after(40 * SEC + MS)));
@@ -65,7 +86,10 @@ async fn asking_in_vain_is_a_need_and_no_use() {
     let later = now.after(30 * SEC);
     assert_eq!(slot.unused(later), 30 * SEC);
     slot.ask(later);
-    assert_eq!((slot.unused(later.after(SEC)), slot.last_use(&token)), (SEC, now.millis()));
+    assert_eq!(
+        (slot.unused(later.after(SEC)), slot.last_use(&token)),
+        (SEC, now.millis())
+    );
 }
 
 #[test]
@@ -81,7 +105,11 @@ fn what_opens_a_gate_is_what_the_contract_says() {
         (Unreadable, true, true),
         (NoMemory, true, true),
     ] {
-        assert_eq!((kind.opens_on_change(), kind.opens_by_hand()), (by_change, by_hand), "{kind:?}");
+        assert_eq!(
+            (kind.opens_on_change(), kind.opens_by_hand()),
+            (by_change, by_hand),
+            "{kind:?}"
+        );
     }
 }
 
@@ -90,19 +118,49 @@ async fn each_part_of_a_state_is_worth_telling() {
     let (slot, now, _) = slot(tuning());
     let state = slot.state.borrow().clone();
     assert!(state.same(&state.clone()));
-    let gate = Some(Gate { until: None, kind: GateKind::Config });
+    let gate = Some(Gate {
+        until: None,
+        kind: GateKind::Config,
+    });
     let others: [State; 8] = [
-        State { doing: Doing::Due(now), ..state.clone() },
-        State { gate, ..state.clone() },
-        State { parent: Some(0), ..state.clone() },
-        State { failure: Some((Arc::new(failure(Class::Retry)), now)), ..state.clone() },
-        State { settled: true, ..state.clone() },
-        State { unaccepted: true, ..state.clone() },
-        State { rejections: 1, ..state.clone() },
-        State { refusals_done: 1, ..state.clone() },
+        State {
+            doing: Doing::Due(now),
+            ..state.clone()
+        },
+        State {
+            gate,
+            ..state.clone()
+        },
+        State {
+            parent: Some(0),
+            ..state.clone()
+        },
+        State {
+            failure: Some((Arc::new(failure(Class::Retry)), now)),
+            ..state.clone()
+        },
+        State {
+            settled: true,
+            ..state.clone()
+        },
+        State {
+            unaccepted: true,
+            ..state.clone()
+        },
+        State {
+            rejections: 1,
+            ..state.clone()
+        },
+        State {
+            refusals_done: 1,
+            ..state.clone()
+        },
     ];
     for other in others {
-        assert!(!state.same(&other) && other.same(&other.clone()), "{other:?}");
+        assert!(
+            !state.same(&other) && other.same(&other.clone()),
+            "{other:?}"
+        );
     }
 }
 
@@ -119,7 +177,11 @@ async fn the_store_forgets_keepers_that_have_ended_and_no_other() {
         drop(get(n));
         pass(SEC / 100).await;
     }
-    assert!(store.remembered().0.max(store.remembered().1) <= 64, "{:?}", store.remembered());
+    assert!(
+        store.remembered().0.max(store.remembered().1) <= 64,
+        "{:?}",
+        store.remembered()
+    );
     assert!(Arc::ptr_eq(&first, &get(1)) && Arc::ptr_eq(&third, &get(3)));
     first.settled().await;
     // Calls of all that live are waited for.
@@ -130,7 +192,11 @@ async fn the_store_forgets_keepers_that_have_ended_and_no_other() {
     pass(SEC / 10).await;
     let before = Now::now();
     store.drain(10 * MINUTE).await;
-    assert!(before.until(Now::now()) > SEC, "{:?}", before.until(Now::now()));
+    assert!(
+        before.until(Now::now()) > SEC,
+        "{:?}",
+        before.until(Now::now())
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +205,9 @@ async fn twice_as_many_keepers_cost_the_store_twice_as_many_looks() {
     let looks = |count: u16| {
         let store = Store::default();
         let key = |n: u16| std::array::from_fn(|i| n.to_be_bytes()[i % 2]);
-        let living: Vec<_> = (0..count).map(|n| store.get_or_start(key(n), || start(&script, tuning()))).collect();
+        let living: Vec<_> = (0..count)
+            .map(|n| store.get_or_start(key(n), || start(&script, tuning())))
+            .collect();
         assert_eq!(store.remembered(), (living.len(), living.len()));
         store.looked_at()
     };

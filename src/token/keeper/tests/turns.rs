@@ -7,13 +7,21 @@ use super::*;
 const CROWD: usize = 60;
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_that_waits_for_its_turn_goes_one_after_the_other_without_preparing_again_and_again() {
+async fn a_crowd_that_waits_for_its_turn_goes_one_after_the_other_without_preparing_again_and_again()
+ {
     let script = Script::always(Reply::Token(300 * SEC));
     let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
     // As the partitions of a credential are.
-    let keepers: Vec<_> = (0..CROWD).map(|_| start_with(&script, vec![], Arc::clone(&ledger), lazy())).collect();
+    let keepers: Vec<_> = (0..CROWD)
+        .map(|_| start_with(&script, vec![], Arc::clone(&ledger), lazy()))
+        .collect();
     let (began, until) = (Now::now(), within(15 * SEC));
-    assert!(join_all(keepers.iter().map(|k| k.wait(until))).await.iter().all(Result::is_ok));
+    assert!(
+        join_all(keepers.iter().map(|k| k.wait(until)))
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
     let took = began.until(Now::now());
     // Of 60 calls that take 0.1 s two run at once.
     assert!((2990..3100).contains(&took.as_millis()), "{took:?}");
@@ -33,7 +41,9 @@ async fn those_who_leave_the_crowd_or_fail_in_it_hold_nobody_up() {
         let until = within(15 * SEC);
         for keeper in [&leaves, &fails] {
             let keeper = Arc::clone(keeper);
-            waiting.push(tokio::spawn(async move { keeper.wait(until).await.is_ok() }));
+            waiting.push(tokio::spawn(
+                async move { keeper.wait(until).await.is_ok() },
+            ));
         }
         staying.push(async move { stays.wait(until).await.is_ok() });
         leaving.push(leaves);
@@ -42,7 +52,10 @@ async fn those_who_leave_the_crowd_or_fail_in_it_hold_nobody_up() {
     let rest = async {
         pass(SEC / 4).await;
         *failing.unreadable.lock().unwrap() = true;
-        waiting.iter().step_by(2).for_each(tokio::task::JoinHandle::abort);
+        waiting
+            .iter()
+            .step_by(2)
+            .for_each(tokio::task::JoinHandle::abort);
         leaving.clear();
     };
     let (good, ()) = tokio::join!(join_all(staying), rest);

@@ -32,14 +32,26 @@ async fn in_a_loop_it_calls_no_endpoint_that_answers_nonsense() {
 #[tokio::test(start_paused = true)]
 async fn in_a_loop_it_shortens_no_wait_of_any_class() {
     let (calls, ..) = unlatched_in_a_loop(fail(Class::Rejected), true, false).await;
-    assert!(calls <= 3, "30 s after the last refusal, then a minute: {calls}");
+    assert!(
+        calls <= 3,
+        "30 s after the last refusal, then a minute: {calls}"
+    );
     let (calls, ..) = unlatched_in_a_loop(fail(Class::Rejected), false, false).await;
-    assert!(calls <= 3, "no secret was sent, so the guard counts none: {calls}");
-    let throttled = Reply::Fail(Failure { wait: Some(MINUTE), ..failure(Class::Throttled) });
+    assert!(
+        calls <= 3,
+        "no secret was sent, so the guard counts none: {calls}"
+    );
+    let throttled = Reply::Fail(Failure {
+        wait: Some(MINUTE),
+        ..failure(Class::Throttled)
+    });
     let (calls, ..) = unlatched_in_a_loop(throttled, true, false).await;
     assert!(calls <= 3, "the vendor named the time: {calls}");
     let (calls, looks, _) = unlatched_in_a_loop(fail(Class::Config), true, true).await;
-    assert!(calls == 0 && looks <= 26, "secrets that cannot be read are looked at every 5 s: {looks}");
+    assert!(
+        calls == 0 && looks <= 26,
+        "secrets that cannot be read are looked at every 5 s: {looks}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -49,7 +61,11 @@ async fn a_refresh_opens_what_an_unlatch_does_not() {
     let keeper = start_with(&script, vec![], Arc::clone(&ledger), tuning());
     keeper.settled().await;
     Keeper::unlatch(&[Arc::clone(&keeper)], &*ledger, []).await;
-    assert_eq!(keeper.wait(within(2 * SEC)).await.unwrap_err().why, Why::Misconfigured, "nobody waits for what is not made");
+    assert_eq!(
+        keeper.wait(within(2 * SEC)).await.unwrap_err().why,
+        Why::Misconfigured,
+        "nobody waits for what is not made"
+    );
     keeper.refresh(Now::now());
     assert_eq!(keeper.wait(within(2 * SEC)).await.unwrap().number, 1);
 }

@@ -37,7 +37,14 @@ pub(super) enum Ends {
 
 pub(super) fn steps() -> impl Strategy<Value = Step> {
     let k = || 0..KEEPERS;
-    let class = || prop_oneof![Just(Class::Retry), Just(Class::Throttled), Just(Class::Rejected), Just(Class::Config)];
+    let class = || {
+        prop_oneof![
+            Just(Class::Retry),
+            Just(Class::Throttled),
+            Just(Class::Rejected),
+            Just(Class::Config)
+        ]
+    };
     let ends = prop_oneof![
         4 => (1..2000u64).prop_map(Ends::Token),
         1 => (1..600u64).prop_map(Ends::Same),
