@@ -195,13 +195,15 @@ impl App {
         self.exposition.render_metrics()
     }
 
-    /// Whether every token fetched at start has had its first outcome, as `/readyz` will remember it.
+    /// Whether every token fetched at start has had its first outcome, as `/readyz` will remember
+    /// it.
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.exposition.reached.is_started()
     }
 
-    /// What SIGTERM does: not ready any more, `linger`, then drain, as configured. True if nothing had to be cut off.
+    /// What SIGTERM does: not ready any more, `linger`, then drain, as configured. True if nothing
+    /// had to be cut off.
     pub async fn stop(self) -> bool {
         let (linger, drain) = {
             let snapshot = self.snapshot.load();
@@ -212,7 +214,8 @@ impl App {
         self.poller.abort();
         let begun = Now::now();
         let clean = self.listeners.drain(linger, drain).await;
-        // A token call that is cut off is an attempt with an unknown outcome: it gets what is left of the drain, and a moment.
+        // A token call that is cut off is an attempt with an unknown outcome: it gets what is left
+        // of the drain, and a moment.
         let left = drain
             .saturating_sub(begun.until(Now::now()))
             .max(Duration::from_secs(1));
@@ -229,13 +232,14 @@ pub async fn ledger(dir: Option<&Path>, metrics: &Metrics) -> Arc<dyn Ledger> {
     };
     let metrics = metrics.clone();
     let disk = Disk::new(dir.to_owned(), move || metrics.state_failed());
-    // What is wrong with the folder is said now, not at the first token call; vendors that do not lock out are served all the same.
+    // What is wrong with the folder is said now, not at the first token call; vendors that do not
+    // lock out are served all the same.
     disk.open().await;
     Arc::new(disk)
 }
 
-/// The admin port's socket, its address, and its file where it has one: for our own user and root alone, unless `uids` names others, whom the kernel
-/// then vouches for.
+/// The admin port's socket, its address, and its file where it has one: for our own user and root
+/// alone, unless `uids` names others, whom the kernel then vouches for.
 fn admin_socket(
     config: &config::Admin,
 ) -> Result<(Socket, Address, Option<SocketFile>), StartError> {

@@ -1,4 +1,5 @@
-//! What keeps this process's memory, which holds secrets and tokens, from other programs of the host.
+//! What keeps this process's memory, which holds secrets and tokens, from other programs of the
+//! host.
 
 use std::{fmt, io};
 
@@ -22,15 +23,17 @@ impl fmt::Display for Open {
     }
 }
 
-/// No core file is written, and no program of the same user may attach to this process or read its memory (`PR_SET_DUMPABLE` 0).
-/// `allowed` is the value of [`ALLOW_DUMPS`]. Root may still do all of it.
+/// No core file is written, and no program of the same user may attach to this process or read its
+/// memory (`PR_SET_DUMPABLE` 0). `allowed` is the value of [`ALLOW_DUMPS`]. Root may still do all
+/// of it.
 #[must_use]
 pub fn harden(allowed: Option<&str>) -> Vec<Open> {
     if allowed == Some("1") {
         return Vec::new();
     }
     let mut open = Vec::new();
-    // The hard limit as well: nothing in this process may raise it again. A pipe as core_pattern ignores it, but not the flag below.
+    // The hard limit as well: nothing in this process may raise it again. A pipe as core_pattern
+    // ignores it, but not the flag below.
     if let Err(e) = setrlimit(
         Resource::Core,
         Rlimit {
@@ -64,7 +67,8 @@ pub fn hardened() -> bool {
 mod tests {
     use super::*;
 
-    /// That it works is seen from outside, by `tests/it/hardening.rs`: here it would hold for all tests of this process.
+    /// That it works is seen from outside, by `tests/it/hardening.rs`: here it would hold for all
+    /// tests of this process.
     #[test]
     fn where_dumps_are_allowed_nothing_is_changed() {
         let before = hardened();

@@ -1,8 +1,10 @@
-//! Setting up logs: text for people or JSON for collectors, on stderr. Libraries are held at info whatever the user asks for, as several
-//! print whole requests at debug or trace, and an injected header would be among it.
+//! Setting up logs: text for people or JSON for collectors, on stderr. Libraries are held at info
+//! whatever the user asks for, as several print whole requests at debug or trace, and an injected
+//! header would be among it.
 //!
-//! No request ever waits for whoever reads the log: lines go through a bounded queue to a thread of their own. Where it is full they are
-//! dropped and counted, and the next line that is written says how many are missing.
+//! No request ever waits for whoever reads the log: lines go through a bounded queue to a thread of
+//! their own. Where it is full they are dropped and counted, and the next line that is written says
+//! how many are missing.
 
 mod seldom;
 mod text;
@@ -47,7 +49,8 @@ pub fn lost() -> u64 {
     LOST.load(Relaxed)
 }
 
-/// Changes the level of a running program. Once the last one is dropped, what was logged before it is written.
+/// Changes the level of a running program. Once the last one is dropped, what was logged before it
+/// is written.
 #[derive(Clone)]
 pub struct Volume {
     handle: reload::Handle<Targets, tracing_subscriber::Registry>,
@@ -68,7 +71,8 @@ pub fn start(json: bool, level: Level) -> Option<Volume> {
     let (filter, handle) = reload::Layer::new(targets(level));
     let (lines, flush) = queue(io::stderr(), json)?;
     let base = tracing_subscriber::registry().with(filter);
-    // What cannot be written is no reason to complain: the complaint would go the same way, and end the task that logs.
+    // What cannot be written is no reason to complain: the complaint would go the same way, and end
+    // the task that logs.
     let done = if json {
         base.with(
             fmt::layer()
@@ -95,7 +99,8 @@ pub fn start(json: bool, level: Level) -> Option<Volume> {
     })
 }
 
-/// What is let through at `level`: that of our own lines, at most info of all others, the access log always: it has a switch of its own.
+/// What is let through at `level`: that of our own lines, at most info of all others, the access
+/// log always: it has a switch of its own.
 #[must_use]
 pub fn targets(level: Level) -> Targets {
     let level = LevelFilter::from_level(level);
@@ -105,7 +110,8 @@ pub fn targets(level: Level) -> Targets {
         .with_target("access", LevelFilter::INFO)
 }
 
-/// Calls `count` for every panic and logs where it was. Its message stays unsaid: it may hold what the code was working on.
+/// Calls `count` for every panic and logs where it was. Its message stays unsaid: it may hold what
+/// the code was working on.
 pub fn on_panic(count: impl Fn() + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |info| {
         count();
@@ -280,7 +286,8 @@ mod tests {
         }
     }
 
-    /// Writes `lines` lines of `size` bytes to a reader that stands still until all are written; what it then gets.
+    /// Writes `lines` lines of `size` bytes to a reader that stands still until all are written;
+    /// what it then gets.
     fn read_late(lines: usize, size: usize, json: bool) -> String {
         let (open, door) = sync_channel(0);
         let written = Arc::new(Mutex::new(Vec::new()));

@@ -152,7 +152,8 @@ pub fn one_of<'a>(given: &str, words: impl IntoIterator<Item = &'a str>) -> Stri
     )
 }
 
-/// A path as it may be shown. What can be none is not repeated: people put keys where the path of a key belongs.
+/// A path as it may be shown. What can be none is not repeated: people put keys where the path of a
+/// key belongs.
 #[must_use]
 pub fn shown(path: &Path) -> String {
     let text = path.to_string_lossy();

@@ -1,4 +1,5 @@
-//! From new bytes to a new snapshot: polls contents of configuration and secret files, and reloads all or nothing.
+//! From new bytes to a new snapshot: polls contents of configuration and secret files, and reloads
+//! all or nothing.
 
 mod at_start;
 mod reading;
@@ -38,7 +39,8 @@ const AT_A_TIME: usize = 8;
 /// How the last reload ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// A new configuration runs; these keys differ from what the program started with and need a restart.
+    /// A new configuration runs; these keys differ from what the program started with and need a
+    /// restart.
     Applied { restart: Vec<&'static str> },
     /// What was read is what runs.
     Unchanged,
@@ -128,7 +130,8 @@ impl Reloader {
         }))
     }
 
-    /// Calls `watcher` at the begin and the end of every reload that is counted. There is one; later ones are ignored.
+    /// Calls `watcher` at the begin and the end of every reload that is counted. There is one;
+    /// later ones are ignored.
     pub fn watch(&self, watcher: impl Fn(Step<'_>) + Send + Sync + 'static) {
         let _ = self.0.watcher.set(Box::new(watcher));
     }
@@ -149,7 +152,8 @@ impl Reloader {
             .clone()
     }
 
-    /// Keys that the running configuration has otherwise than the program was started with, and that only a restart brings into effect.
+    /// Keys that the running configuration has otherwise than the program was started with, and
+    /// that only a restart brings into effect.
     #[must_use]
     pub fn needs_restart(&self) -> Vec<&'static str> {
         self.0
@@ -157,8 +161,8 @@ impl Reloader {
             .differs(&AtStart::of(&self.0.snapshot.load().config))
     }
 
-    /// Reads everything again, secrets included, and runs on it if it is right. A file that is being written is waited for, until it has been quiet
-    /// for two seconds, 4 s at most.
+    /// Reads everything again, secrets included, and runs on it if it is right. A file that is
+    /// being written is waited for, until it has been quiet for two seconds, 4 s at most.
     pub async fn reload(&self) -> Outcome {
         let until = Now::now().after(PATIENCE);
         self.tell(Step::Begins);
@@ -181,8 +185,8 @@ impl Reloader {
         outcome
     }
 
-    /// The same for the poller, who comes again: what is being written is not waited for, and what is refused for the reasons of the last time is
-    /// not told again.
+    /// The same for the poller, who comes again: what is being written is not waited for, and what
+    /// is refused for the reasons of the last time is not told again.
     async fn try_again(&self) -> Tried {
         let mut running = self.0.running.lock().await;
         let tried = self.try_reload(&mut running).await;
@@ -296,9 +300,11 @@ impl Reloader {
         })
     }
 
-    /// Polls contents until the program ends. `None` as the interval: only SIGHUP and the admin port reload.
+    /// Polls contents until the program ends. `None` as the interval: only SIGHUP and the admin
+    /// port reload.
     pub async fn poll(self) {
-        // Each for itself: a certificate on a mount that hangs keeps nobody from seeing a new secret, nor the other way round.
+        // Each for itself: a certificate on a mount that hangs keeps nobody from seeing a new
+        // secret, nor the other way round.
         tokio::join!(self.poll_configuration(), self.poll_secrets());
     }
 
@@ -321,8 +327,8 @@ impl Reloader {
         }
     }
 
-    /// Whether there is something else than what runs. After a refusal everything is read each time: what was missing may be a file that the running
-    /// configuration does not name.
+    /// Whether there is something else than what runs. After a refusal everything is read each
+    /// time: what was missing may be a file that the running configuration does not name.
     async fn differs(&self) -> bool {
         if matches!(self.last(), Some((Outcome::Refused(_), _))) {
             return true;

@@ -1,4 +1,5 @@
-//! What a request sees: one configuration at work. A reload builds a whole new one beside it and swaps one pointer.
+//! What a request sees: one configuration at work. A reload builds a whole new one beside it and
+//! swaps one pointer.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,7 +36,8 @@ pub struct Served {
 }
 
 impl Snapshot {
-    /// Starts (or finds) the keepers of every credential. Nothing of what runs is changed; see [`Snapshot::adopt`].
+    /// Starts (or finds) the keepers of every credential. Nothing of what runs is changed; see
+    /// [`Snapshot::adopt`].
     ///
     /// # Errors
     /// Certificates and keys of `tls` tables that cannot be used.
@@ -110,13 +112,15 @@ impl Snapshot {
         })
     }
 
-    /// Called once this is what runs: running keepers get its secrets and limits, and trust what it trusts.
+    /// Called once this is what runs: running keepers get its secrets and limits, and trust what it
+    /// trusts.
     pub fn adopt(&self) {
         self.credentials.values().for_each(|c| c.adopt());
     }
 }
 
-/// When the certificates of our own files expire, by the key that names the file. One that cannot be read is reported where it is used.
+/// When the certificates of our own files expire, by the key that names the file. One that cannot
+/// be read is reported where it is used.
 fn certificates(config: &Config) -> Vec<(String, i64)> {
     let mut all: Vec<(String, Tls)> = config
         .upstreams

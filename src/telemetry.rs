@@ -1,4 +1,5 @@
-//! Metrics (CONTRACT 6). The only file that knows prometheus; one event, one method: it counts, and where it is worth a line it logs.
+//! Metrics (CONTRACT 6). The only file that knows prometheus; one event, one method: it counts, and
+//! where it is worth a line it logs.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -22,7 +23,8 @@ const BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
-/// Handles of all series of one running program. Cheap to clone; several may live side by side in one process.
+/// Handles of all series of one running program. Cheap to clone; several may live side by side in
+/// one process.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
@@ -30,7 +32,8 @@ struct Inner {
     registry: Registry,
     recent: traffic::Recent,
     repeats: repeats::Repeats,
-    /// Gauges read from states are set and gathered under this lock, so that no scrape sees half of them.
+    /// Gauges read from states are set and gathered under this lock, so that no scrape sees half of
+    /// them.
     scrape: Mutex<()>,
     requests: IntCounterVec,
     request_seconds: HistogramVec,
@@ -155,7 +158,8 @@ fn unix_now() -> f64 {
 
 impl Metrics {
     /// # Errors
-    /// None in practice: only a name registered twice or not well-formed, which a test would have found.
+    /// None in practice: only a name registered twice or not well-formed, which a test would have
+    /// found.
     pub fn new() -> prometheus::Result<Self> {
         let r = Register(Registry::new());
         r.0.register(Box::new(
@@ -277,7 +281,8 @@ impl Metrics {
     pub fn request_begin(&self, upstream: &str) {
         self.0.in_flight.with_label_values(&[upstream]).inc();
     }
-    /// The vendor answered with `status`. Codes that are not registered count as `other`, or a vendor could mint series without end.
+    /// The vendor answered with `status`. Codes that are not registered count as `other`, or a
+    /// vendor could mint series without end.
     pub fn request_end(&self, upstream: &str, status: u16, seconds: f64) {
         let code = http::StatusCode::from_u16(status)
             .ok()
@@ -346,7 +351,8 @@ impl Metrics {
     pub fn replay(&self, upstream: &str, outcome: &'static str) {
         self.0.replays.with_label_values(&[upstream, outcome]).inc();
     }
-    /// So many references were taken out of an answer, because they led to an upstream of ours with another credential.
+    /// So many references were taken out of an answer, because they led to an upstream of ours with
+    /// another credential.
     pub fn redirects_removed(&self, upstream: &str, count: usize, trace_id: Option<&str>) {
         self.0
             .redirects_removed
@@ -439,7 +445,8 @@ impl Metrics {
             self.0.last_reload.set(unix_now());
         }
     }
-    /// The configured certificates, by the key that names their file, with their end in Unix seconds. Those of before are forgotten.
+    /// The configured certificates, by the key that names their file, with their end in Unix
+    /// seconds. Those of before are forgotten.
     pub fn certificates(&self, all: &[(String, i64)]) {
         let gauge = &self.0.certificate_expiry;
         gauge.reset();
@@ -455,7 +462,8 @@ impl Metrics {
     pub fn state_failed(&self) {
         self.0.state_write_errors.inc();
     }
-    /// `lost` tells how many lines of the log were lost so far; it is asked at each scrape. Only the first one counts.
+    /// `lost` tells how many lines of the log were lost so far; it is asked at each scrape. Only
+    /// the first one counts.
     pub fn watch_lost_lines(&self, lost: fn() -> u64) {
         let _ = self.0.lost_lines.set(lost);
     }
@@ -473,7 +481,8 @@ impl Metrics {
             .get_sample_sum()
     }
 
-    /// The text exposition (format 0.0.4) of everything, with the gauges of tokens and credentials as they stand now.
+    /// The text exposition (format 0.0.4) of everything, with the gauges of tokens and credentials
+    /// as they stand now.
     #[must_use]
     pub fn render(&self, tokens: &[TokenGauges], credentials: &[CredentialGauges]) -> Vec<u8> {
         let m = &self.0;

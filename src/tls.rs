@@ -33,7 +33,8 @@ const CERTIFICATE: &str =
 const KEY: &str =
     "a file with the certificate's private key in PEM (-----BEGIN PRIVATE KEY-----), not encrypted";
 
-/// `tls = { … }` of a token or an upstream. Paths are absolute or relative to the working directory by now.
+/// `tls = { … }` of a token or an upstream. Paths are absolute or relative to the working directory
+/// by now.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Tls {
     /// PEM certificates to trust besides the platform's.
@@ -106,10 +107,12 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Tls {
-    /// Reads the files. The platform's certificates are those of `SSL_CERT_FILE` and `SSL_CERT_DIR` where these are set.
+    /// Reads the files. The platform's certificates are those of `SSL_CERT_FILE` and `SSL_CERT_DIR`
+    /// where these are set.
     ///
     /// # Errors
-    /// In words, naming the file: not readable, no PEM certificate in it, a key that does not fit, a name that cannot be asked for.
+    /// In words, naming the file: not readable, no PEM certificate in it, a key that does not fit,
+    /// a name that cannot be asked for.
     pub fn load(&self) -> Result<Material, String> {
         let mut roots = if self.ca_only {
             Vec::new()
@@ -143,7 +146,8 @@ impl Tls {
         })
     }
 
-    /// Everything that would make [`Tls::load`] fail, by key. `blind`: files that cannot be read here are not missed (`check --no-secrets`).
+    /// Everything that would make [`Tls::load`] fail, by key. `blind`: files that cannot be read
+    /// here are not missed (`check --no-secrets`).
     #[must_use]
     pub fn faults(&self, blind: bool) -> Vec<Fault> {
         let all = [
@@ -238,14 +242,16 @@ impl Tls {
 }
 
 impl Material {
-    /// A configuration for one client: TLS 1.2 and 1.3, certificate, name and time always verified, by chain or because the very certificate stands
-    /// in `ca_file`. A certificate that is refused is told as a [`Flaw`] inside of rustls' error. `alpn`: protocols to offer, best first.
+    /// A configuration for one client: TLS 1.2 and 1.3, certificate, name and time always verified,
+    /// by chain or because the very certificate stands in `ca_file`. A certificate that is refused
+    /// is told as a [`Flaw`] inside of rustls' error. `alpn`: protocols to offer, best first.
     ///
     /// # Errors
     /// In words: nothing is trusted, or the client certificate cannot be used.
     pub fn client_config(&self, alpn: &[&[u8]]) -> Result<ClientConfig, String> {
         let mut store = RootCertStore::empty();
-        // A platform's store may hold certificates that webpki cannot read; the others still count. Ours were tried in `load`.
+        // A platform's store may hold certificates that webpki cannot read; the others still count.
+        // Ours were tried in `load`.
         store.add_parsable_certificates(self.roots.iter().cloned());
         if store.is_empty() {
             return Err(
@@ -392,13 +398,14 @@ impl Pair {
     }
 }
 
-/// Shows new connections the pair that lies on disk now; while one of the files is being written, or both do not fit together (one is newer than the
-/// other), the last good one.
+/// Shows new connections the pair that lies on disk now; while one of the files is being written,
+/// or both do not fit together (one is newer than the other), the last good one.
 #[derive(Debug)]
 struct Rotating {
     pair: Pair,
     shown: ArcSwap<CertifiedKey>,
-    /// What lay there when `shown` was read. Who looks holds it, and others show what is there: a mount that hangs holds up one handshake.
+    /// What lay there when `shown` was read. Who looks holds it, and others show what is there: a
+    /// mount that hangs holds up one handshake.
     seen: Mutex<Stamp>,
     watch: Watch,
 }

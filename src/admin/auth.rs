@@ -1,5 +1,5 @@
-//! Who may change something, and see the status where `[admin] auth` is set: who shows its token, or is a user of `uids` on a Unix socket
-//! (CONTRACT 2, 5).
+//! Who may change something, and see the status where `[admin] auth` is set: who shows its token,
+//! or is a user of `uids` on a Unix socket (CONTRACT 2, 5).
 
 use std::{
     collections::BTreeMap,
@@ -28,11 +28,13 @@ use crate::{
 const SLOW: Duration = Duration::from_millis(20);
 /// Wrong tokens are told so often at most.
 const TELL: Duration = Duration::from_secs(60);
-/// Who comes while another looks at a file of which something is believed waits so long for a look of his own.
+/// Who comes while another looks at a file of which something is believed waits so long for a look
+/// of his own.
 const MOMENT: Duration = Duration::from_millis(250);
 const NAME: &str = "auth";
 
-/// What a request showed. Where there is no `auth`, whoever reaches a TCP port may ask, but is not trusted with everything.
+/// What a request showed. Where there is no `auth`, whoever reaches a TCP port may ask, but is not
+/// trusted with everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trusted(pub bool);
 
@@ -72,8 +74,8 @@ impl Doubts {
     }
 }
 
-/// The tokens of `[admin] auth` as they are believed: a file that is being written counts when it has been quiet for two seconds, as everywhere.
-/// One that is gone for as long lets nobody in.
+/// The tokens of `[admin] auth` as they are believed: a file that is being written counts when it
+/// has been quiet for two seconds, as everywhere. One that is gone for as long lets nobody in.
 #[derive(Default)]
 pub struct BelievedTokens(Mutex<Vec<Arc<BelievedToken>>>);
 
@@ -84,7 +86,8 @@ struct BelievedToken {
 }
 
 impl BelievedTokens {
-    /// Those of `sources` that can be believed, each for itself: one that cannot be read leaves the others.
+    /// Those of `sources` that can be believed, each for itself: one that cannot be read leaves the
+    /// others.
     async fn read(&self, sources: &[Source]) -> Vec<Secret> {
         let tokens = self.of(sources);
         join_all(tokens.iter().map(BelievedToken::read))
@@ -112,7 +115,8 @@ impl BelievedTokens {
 }
 
 impl BelievedToken {
-    /// What is believed after a look at its file, or after a while of waiting for one: a file that hangs keeps one thread and not a caller for ever.
+    /// What is believed after a look at its file, or after a while of waiting for one: a file that
+    /// hangs keeps one thread and not a caller for ever.
     async fn read(self: &Arc<Self>) -> Option<Secret> {
         let patience = if self.last().is_some() {
             MOMENT
@@ -213,7 +217,8 @@ fn is_ours(uid: u32, uids: &[u32]) -> bool {
     }
 }
 
-/// What stands behind Bearer (RFC 6750 2.1), where there is one such field and something stands there.
+/// What stands behind Bearer (RFC 6750 2.1), where there is one such field and something stands
+/// there.
 fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else {

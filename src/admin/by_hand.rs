@@ -1,4 +1,5 @@
-//! What an operator asks for: when it is done, or why not (CONTRACT 2.3, "Asked by hand" and Guard).
+//! What an operator asks for: when it is done, or why not (CONTRACT 2.3, "Asked by hand" and
+//! Guard).
 
 use std::time::Duration;
 
@@ -49,8 +50,9 @@ pub async fn act(
     respond(StatusCode::ACCEPTED, "application/json", json_bytes(&asked))
 }
 
-/// The credential whose account only a person opens again (`account_rejections`), where an unlatch of `credential` might open it: itself, or one with
-/// a token endpoint of the same origin. An account has many names, and each of them would do.
+/// The credential whose account only a person opens again (`account_rejections`), where an unlatch
+/// of `credential` might open it: itself, or one with a token endpoint of the same origin. An
+/// account has many names, and each of them would do.
 fn strict_neighbour<'a>(
     credential: &'a Credential,
     snapshot: &'a Snapshot,

@@ -26,7 +26,8 @@ impl Admin {
                     sendable: false,
                     resting: false,
                 };
-                // Partitions have no label of their own: the earliest expiry, and 1 where any may be sent.
+                // Partitions have no label of their own: the earliest expiry, and 1 where any may
+                // be sent.
                 for state in states.iter().filter(|s| s.token == spec.name) {
                     let status = &state.status;
                     latched |= matches!(status.doing, Doing::Held { latched: true, .. });

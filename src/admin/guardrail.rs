@@ -11,7 +11,8 @@ use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{Admin, text};
 
-/// Refuses a Host that is not ours, a foreign Origin, and what changes state without JSON content type. `bound`: the address, where it is one.
+/// Refuses a Host that is not ours, a foreign Origin, and what changes state without JSON content
+/// type. `bound`: the address, where it is one.
 pub async fn check(
     State((admin, bound)): State<(Admin, Option<SocketAddr>)>,
     request: Request,
@@ -64,8 +65,8 @@ pub async fn check(
     next.run(request).await
 }
 
-/// A browser says that another site's page asks (Fetch Metadata). A link to the status page may be followed from anywhere: what it leads to is read
-/// by who followed it alone.
+/// A browser says that another site's page asks (Fetch Metadata). A link to the status page may be
+/// followed from anywhere: what it leads to is read by who followed it alone.
 fn foreign_site(headers: &HeaderMap, reads: bool) -> bool {
     let all = |name: &str, fits: fn(&[u8]) -> bool| {
         headers
@@ -81,7 +82,8 @@ fn foreign_site(headers: &HeaderMap, reads: bool) -> bool {
         })
 }
 
-/// What the client calls us: the authority of an absolute URL, or Host. None where there are two and they differ.
+/// What the client calls us: the authority of an absolute URL, or Host. None where there are two
+/// and they differ.
 fn host(request: &Request) -> Option<&str> {
     let mut fields = request.headers().get_all(header::HOST).iter();
     let field = fields.next().map(|h| h.to_str().unwrap_or(""));

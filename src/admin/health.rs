@@ -100,11 +100,12 @@ fn settled(credential: &Credential) -> Verdict {
     }
 }
 
-/// The same, but a refused secret, a senseless answer, or a guard that cannot remember and so allows no call holds it until a success. Whatever
-/// comes after that takes nothing away.
+/// The same, but a refused secret, a senseless answer, or a guard that cannot remember and so
+/// allows no call holds it until a success. Whatever comes after that takes nothing away.
 fn accepted(credential: &Credential) -> Verdict {
     let refused = |t: &TokenState| t.partition.is_none() && t.status.unaccepted;
-    // A child that waits for a refused parent is not counted as settled by a mistake: the parent is found first.
+    // A child that waits for a refused parent is not counted as settled by a mistake: the parent is
+    // found first.
     match credential.tokens().iter().find(|t| refused(t)) {
         Some(t) => Verdict::NotYet(format!(
             "{}: token {} was not accepted",

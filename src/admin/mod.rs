@@ -1,4 +1,5 @@
-//! The admin port: metrics, health, status, the status page, refresh, unlatch and reload (CONTRACT 5). axum over HTTP/1.1; loopback or a Unix socket.
+//! The admin port: metrics, health, status, the status page, refresh, unlatch and reload (CONTRACT
+//! 5). axum over HTTP/1.1; loopback or a Unix socket.
 
 mod advice;
 pub mod auth;
@@ -70,7 +71,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves everything on `socket`, which is bound to this address where it has one, until `stop` says true.
+    /// Serves everything on `socket`, which is bound to this address where it has one, until `stop`
+    /// says true.
     pub async fn serve(
         self,
         socket: Socket,
@@ -93,7 +95,8 @@ impl Admin {
         self.answer(socket, app, stop).await;
     }
 
-    /// Serves what kubelet and Prometheus need and nothing else, to any Host, until `stop` says true.
+    /// Serves what kubelet and Prometheus need and nothing else, to any Host, until `stop` says
+    /// true.
     pub async fn serve_read_only(self, listener: TcpListener, stop: watch::Receiver<bool>) {
         self.answer(Socket::Tcp(listener), read_only().fallback(not_found), stop)
             .await;
@@ -105,11 +108,13 @@ impl Admin {
         serve::serve(socket, app.with_state(self), seats, stop).await;
     }
 
-    /// Notices when this program is ready for the first time, also where nobody asks: what a reload adds afterwards takes nothing away.
+    /// Notices when this program is ready for the first time, also where nobody asks: what a reload
+    /// adds afterwards takes nothing away.
     pub async fn watch_readiness(self, mut stop: watch::Receiver<bool>) {
         let begun = Now::now();
         while !self.reached.all(&self.snapshot.load_full()) {
-            // A first outcome is seldom long in coming; one that is, is a refused secret or an issuer that is down.
+            // A first outcome is seldom long in coming; one that is, is a refused secret or an
+            // issuer that is down.
             let pause = if begun.until(Now::now()) < health::SOON {
                 health::OFTEN
             } else {

@@ -1,4 +1,5 @@
-//! A connection of the admin or the metrics port: none goes on without a byte moving, and one leaves when its seat is wanted.
+//! A connection of the admin or the metrics port: none goes on without a byte moving, and one
+//! leaves when its seat is wanted.
 
 use std::{
     io::{self, IoSlice},
@@ -15,14 +16,16 @@ use tokio::{
 use super::seats::Seat;
 use crate::token::Now;
 
-/// A request's head is whole so long after its first byte; the first head of a connection so long after it was made.
+/// A request's head is whole so long after its first byte; the first head of a connection so long
+/// after it was made.
 const HEAD: Duration = Duration::from_secs(10);
 /// Without a byte in either direction a connection ends after this.
 const STILL: Duration = Duration::from_secs(30);
-/// Between two requests it may stand still for longer: scrapers come every 15, 30 or 60 s on one connection, and none of them is to find it ended just
-/// when it sends.
+/// Between two requests it may stand still for longer: scrapers come every 15, 30 or 60 s on one
+/// connection, and none of them is to find it ended just when it sends.
 const KEPT: Duration = Duration::from_secs(75);
-/// A connection ends after this where it has nothing whole to show for it: a body that drips never gets longer.
+/// A connection ends after this where it has nothing whole to show for it: a body that drips never
+/// gets longer.
 const WHOLE: Duration = Duration::from_secs(120);
 
 /// A connection that ends where its peer stands still, or has to make room.
@@ -148,7 +151,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
         let done = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         this.wrote(cx, done)
     }
-    /// The server above copies nothing only where this is true, and begins no answer before the one before is gone.
+    /// The server above copies nothing only where this is true, and begins no answer before the one
+    /// before is gone.
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
     }

@@ -22,8 +22,8 @@ pub const BUSY: Duration = Duration::from_secs(1);
 /// Who needs room looks so often for somebody who has to make it.
 pub const SOON: Duration = Duration::from_millis(20);
 
-/// Everybody who is connected. Where all seats are taken, a newcomer gets that of whom has been silent longest: probes and scrapes cannot be kept
-/// out by who only sits there.
+/// Everybody who is connected. Where all seats are taken, a newcomer gets that of whom has been
+/// silent longest: probes and scrapes cannot be kept out by who only sits there.
 pub struct Seats {
     most: usize,
     room: Arc<Semaphore>,
@@ -94,8 +94,8 @@ impl Seats {
         }
     }
 
-    /// Up to half of the seats are safe for those who were answered before, so that no crowd of newcomers drives a scraper out; the other half is
-    /// safe for newcomers.
+    /// Up to half of the seats are safe for those who were answered before, so that no crowd of
+    /// newcomers drives a scraper out; the other half is safe for newcomers.
     fn free_one(&self) {
         let (mut taken, now) = (self.lock(), Now::now());
         let known = taken
@@ -169,7 +169,8 @@ impl Seat {
         }
     }
 
-    /// Whether a part of an answer waits for the peer to read. It lasts until all of the answer is gone, however the peer drips.
+    /// Whether a part of an answer waits for the peer to read. It lasts until all of the answer is
+    /// gone, however the peer drips.
     pub fn unread(&mut self, unread: bool) {
         if std::mem::replace(&mut self.unread, unread) != unread
             && let Some(sitting) = self.seats.lock().by.get_mut(&self.number)

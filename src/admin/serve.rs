@@ -1,4 +1,5 @@
-//! The server of the admin and the metrics port: HTTP/1.1 alone, a seat for each connection, and an end to those who only sit there.
+//! The server of the admin and the metrics port: HTTP/1.1 alone, a seat for each connection, and an
+//! end to those who only sit there.
 //!
 //! HTTP/2 would let one connection hold hundreds of answers that it never reads; here it holds one.
 
@@ -23,7 +24,8 @@ use super::{
     seats::{Seat, Seats},
 };
 
-/// A request's head is this long at most, and so much of what a client sends ahead is kept. Cookies of everything on this host come along.
+/// A request's head is this long at most, and so much of what a client sends ahead is kept. Cookies
+/// of everything on this host come along.
 const HEAD: usize = 16 * 1024;
 /// What the kernel keeps of an unread answer (it doubles this).
 const SEND_BUFFER: usize = 32 * 1024;
@@ -67,7 +69,8 @@ pub async fn serve(socket: Socket, app: Router, seats: Arc<Seats>, stop: watch::
     }
 }
 
-/// One connection. It has been accepted before it waits for its seat, so that the kernel's queue is ours to empty.
+/// One connection. It has been accepted before it waits for its seat, so that the kernel's queue is
+/// ours to empty.
 async fn accept(
     socket: &Socket,
     seats: &Arc<Seats>,

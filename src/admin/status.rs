@@ -1,4 +1,5 @@
-//! `/api/status`: what every token is doing, as JSON. No secret, no token: a fingerprint of 8 hex of a salted hash.
+//! `/api/status`: what every token is doing, as JSON. No secret, no token: a fingerprint of 8 hex
+//! of a salted hash.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -152,7 +153,8 @@ pub struct LastFailure {
     pub at: String,
     /// The vendor's status, where there was an answer.
     pub status: Option<u16>,
-    /// What the vendor said or what broke, scrubbed; it comes from outside and is to be shown as text only.
+    /// What the vendor said or what broke, scrubbed; it comes from outside and is to be shown as
+    /// text only.
     pub error: String,
     /// What it means and what to do, in plain words.
     pub help: &'static str,

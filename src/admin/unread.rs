@@ -1,4 +1,5 @@
-//! Answers that somebody has still to read hold memory: of both ports together no more than this, whoever reads slowly or not at all.
+//! Answers that somebody has still to read hold memory: of both ports together no more than this,
+//! whoever reads slowly or not at all.
 
 use std::{
     pin::pin,
@@ -83,7 +84,8 @@ impl Unread {
         Some(Bytes::from_owner(Held { body, _room: room }))
     }
 
-    /// The metrics as `render` shows them, or as it showed them less than a second ago. `None`: those of before are held by readers who do not read.
+    /// The metrics as `render` shows them, or as it showed them less than a second ago. `None`:
+    /// those of before are held by readers who do not read.
     pub async fn metrics(&self, render: impl FnOnce() -> Vec<u8>) -> Option<Bytes> {
         let mut last = self.metrics.lock().await;
         if let Some((at, body)) = &*last

@@ -17,8 +17,9 @@ use crate::{
     state,
 };
 
-/// Checks `file` and reports on `out`: as text for people, or as a JSON array of `{ severity, key, file, what, hint }`. With a `wish` the
-/// tokens of a configuration that is right are got, too; the JSON is then an object of `problems` and `tokens`.
+/// Checks `file` and reports on `out`: as text for people, or as a JSON array of `{ severity, key,
+/// file, what, hint }`. With a `wish` the tokens of a configuration that is right are got, too; the
+/// JSON is then an object of `problems` and `tokens`.
 ///
 /// # Errors
 /// Only those of `out`.

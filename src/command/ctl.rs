@@ -1,4 +1,5 @@
-//! `ctl` and `probe`: a client of the running proxy's admin port or socket, for images that have no curl.
+//! `ctl` and `probe`: a client of the running proxy's admin port or socket, for images that have no
+//! curl.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -20,7 +21,8 @@ const LATER: jiff::SignedDuration = jiff::SignedDuration::from_millis(1500);
 /// Health takes nothing.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// `cupbearer ctl`. What credentials there are, the running program knows: the file may have changed since it was read.
+/// `cupbearer ctl`. What credentials there are, the running program knows: the file may have
+/// changed since it was read.
 pub fn ctl(action: Action, name: Option<&str>, file: &Path) -> Exit {
     let found = match find_admin(file).and_then(Door::for_operators) {
         Ok(found) => found,
@@ -113,7 +115,8 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Every problem of a refused configuration is told as `check` tells it. A wrong one that this command read itself has been told already.
+/// Every problem of a refused configuration is told as `check` tells it. A wrong one that this
+/// command read itself has been told already.
 fn reload(admin: &Door) -> Exit {
     let (status, body) = match ask(admin, Method::POST, "/api/reload") {
         Ok(answer) => answer,
@@ -214,7 +217,8 @@ struct Door {
 }
 
 impl Door {
-    /// With the token of `[admin] auth`, the first that can be read. Where none can, a Unix socket may still know us by our user.
+    /// With the token of `[admin] auth`, the first that can be read. Where none can, a Unix socket
+    /// may still know us by our user.
     fn for_operators(admin: Admin) -> Result<Self, Exit> {
         let Admin {
             listen,

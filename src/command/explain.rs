@@ -1,4 +1,5 @@
-//! What a token endpoint's answer means for the person who wrote the configuration, and which key to change.
+//! What a token endpoint's answer means for the person who wrote the configuration, and which key
+//! to change.
 
 use std::time::Duration;
 

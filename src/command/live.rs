@@ -1,4 +1,5 @@
-//! `check --live`: each token once, through the engine that `run` uses and past the same guard, and what came of it.
+//! `check --live`: each token once, through the engine that `run` uses and past the same guard, and
+//! what came of it.
 
 use std::{
     collections::HashMap,
@@ -36,8 +37,8 @@ const LOOK: Duration = Duration::from_millis(5);
 pub struct Wish {
     /// Only this credential.
     pub credential: Option<String>,
-    /// Also where a new token ends the life of the one before, where the guard allows no attempt, or where nothing would remember a refusal of a
-    /// vendor that locks out.
+    /// Also where a new token ends the life of the one before, where the guard allows no attempt,
+    /// or where nothing would remember a refusal of a vendor that locks out.
     pub force: bool,
 }
 
@@ -331,7 +332,8 @@ pub fn text(found: &[Found], out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Tries, writes and says whether every token was had. `problems` are those of the file, for the form that machines read.
+/// Tries, writes and says whether every token was had. `problems` are those of the file, for the
+/// form that machines read.
 ///
 /// # Errors
 /// Only those of `out`.

@@ -64,7 +64,8 @@ Environment:
 
 Start with `cupbearer demo`; `cupbearer profiles` lists the vendors that are built in.";
 
-/// A sidecar that calls vendor APIs with OAuth client-credentials tokens the application never sees.
+/// A sidecar that calls vendor APIs with OAuth client-credentials tokens the application never
+/// sees.
 #[derive(Debug, Parser)]
 #[command(name = "cupbearer", version, max_term_width = 120, after_help = AFTER)]
 pub struct Args {
@@ -91,7 +92,8 @@ pub enum Command {
     },
     /// Show the main job on a built-in vendor, on real sockets, step by step
     Demo {
-        /// Exit after the tour, with 0 if all was as promised (otherwise it goes on serving until Ctrl-C)
+        /// Exit after the tour, with 0 if all was as promised (otherwise it goes on serving until
+        /// Ctrl-C)
         #[arg(long)]
         once: bool,
     },
@@ -105,13 +107,15 @@ pub enum Command {
         /// Secrets need not be there (for CI)
         #[arg(long)]
         no_secrets: bool,
-        /// Also get each token once, guard respected, and explain the answer; run it as the user that cupbearer runs as
+        /// Also get each token once, guard respected, and explain the answer; run it as the user
+        /// that cupbearer runs as
         #[arg(long, conflicts_with = "no_secrets")]
         live: bool,
         /// Only this credential's tokens
         #[arg(long, value_name = "NAME", requires = "live")]
         credential: Option<String>,
-        /// Also tokens that end the life of the one a running program uses, and one attempt where the guard allows none or nothing can remember it
+        /// Also tokens that end the life of the one a running program uses, and one attempt where
+        /// the guard allows none or nothing can remember it
         #[arg(long, requires = "live")]
         force: bool,
         /// Form of the report
@@ -133,7 +137,8 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// Let a credential try once more, without a running program: writes to the folder of `state`, as its owner
+    /// Let a credential try once more, without a running program: writes to the folder of `state`,
+    /// as its owner
     Unlatch {
         /// Credential
         name: String,
@@ -214,8 +219,9 @@ pub fn sight() -> Sight {
     }
 }
 
-/// For commands that only talk to the running program: where it answers, and to whom. What `run` and `check` advise is no news here, and a mistake
-/// that the running program does not know of keeps nobody from asking it.
+/// For commands that only talk to the running program: where it answers, and to whom. What `run`
+/// and `check` advise is no news here, and a mistake that the running program does not know of
+/// keeps nobody from asking it.
 ///
 /// # Errors
 /// [`Exit::Config`], where not even the address is known.
@@ -275,7 +281,8 @@ pub fn say(text: &str) -> Exit {
 
 /// Runs one command to its end.
 pub fn dispatch(args: Args) -> Exit {
-    // Before the first secret is in memory. Whatever the command: most read a configuration, which may hold some.
+    // Before the first secret is in memory. Whatever the command: most read a configuration, which
+    // may hold some.
     let open = hardening::harden(std::env::var(ALLOW_DUMPS).ok().as_deref());
     if !matches!(args.command, Command::Run { .. }) {
         for what in &open {

@@ -1,4 +1,5 @@
-//! What systemd is told (sd_notify(3)): ready, reloading, stopping, alive. Nothing where nobody asked for it.
+//! What systemd is told (sd_notify(3)): ready, reloading, stopping, alive. Nothing where nobody
+//! asked for it.
 
 use std::{
     io,
@@ -16,7 +17,8 @@ use rustix::time::{ClockId, clock_gettime};
 pub struct Manager(Option<std::sync::Arc<(UnixDatagram, SocketAddr)>>);
 
 impl Manager {
-    /// The one that `NOTIFY_SOCKET` names: a path, or `@` and a name in the abstract namespace. Other forms (vsock) are for virtual machines.
+    /// The one that `NOTIFY_SOCKET` names: a path, or `@` and a name in the abstract namespace.
+    /// Other forms (vsock) are for virtual machines.
     #[must_use]
     pub fn at(notify_socket: Option<&str>) -> Self {
         let Some(name) = notify_socket.filter(|name| !name.is_empty()) else {
@@ -77,7 +79,8 @@ fn open(name: &str) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// How often to tell that we live: half of what the manager waits (`WATCHDOG_USEC`). `None`: it does not wait for this process.
+/// How often to tell that we live: half of what the manager waits (`WATCHDOG_USEC`). `None`: it
+/// does not wait for this process.
 #[must_use]
 pub fn interval(usec: Option<&str>, pid: Option<&str>) -> Option<Duration> {
     if pid.is_some_and(|pid| pid.parse() != Ok(std::process::id())) {

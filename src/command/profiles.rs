@@ -43,7 +43,8 @@ fn list() -> String {
     out
 }
 
-/// The profile as TOML; what a user has to know, inherited parts included, stands in comments before it.
+/// The profile as TOML; what a user has to know, inherited parts included, stands in comments
+/// before it.
 fn print(d: &Description) -> String {
     let mut out = format!("# Profile {}\n# {}\n", d.name, d.doc);
     if !d.source.is_empty() {

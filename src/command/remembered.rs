@@ -1,4 +1,5 @@
-//! Where `check --live` counts refusals: in the folder of `[state]`, else in one of this user's own, so that a check in a loop locks nobody out.
+//! Where `check --live` counts refusals: in the folder of `[state]`, else in one of this user's
+//! own, so that a check in a loop locks nobody out.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -21,7 +22,8 @@ use crate::{
 pub enum Record {
     /// Where the running program counts, too.
     State,
-    /// In this folder of this user's own: the next check knows of it. `why`: what is wrong with `[state]`, where there is one.
+    /// In this folder of this user's own: the next check knows of it. `why`: what is wrong with
+    /// `[state]`, where there is one.
     Own { dir: PathBuf, why: Option<String> },
     /// In this process only, and why.
     Nowhere(String),
@@ -40,7 +42,8 @@ impl Record {
     }
 }
 
-/// The first of them that can be used, and its ledger. `state`: the folder of `[state]`; `env`: where this user's own is looked for.
+/// The first of them that can be used, and its ledger. `state`: the folder of `[state]`; `env`:
+/// where this user's own is looked for.
 pub async fn open(
     state: Option<&Path>,
     env: &BTreeMap<String, String>,
@@ -75,8 +78,9 @@ fn unusable(dir: &Path) -> Option<String> {
         .or_else(not_made)
 }
 
-/// `cupbearer` in `$XDG_STATE_HOME`, else in `~/.local/state` (XDG base directory specification: a path that is not absolute does not count). What is
-/// missing on the way to it is made, for this user alone.
+/// `cupbearer` in `$XDG_STATE_HOME`, else in `~/.local/state` (XDG base directory specification: a
+/// path that is not absolute does not count). What is missing on the way to it is made, for this
+/// user alone.
 fn own_folder(env: &BTreeMap<String, String>) -> Result<PathBuf, String> {
     let absolute = |name: &str| {
         env.get(name)
@@ -93,8 +97,9 @@ fn own_folder(env: &BTreeMap<String, String>) -> Result<PathBuf, String> {
         .map_err(|error| format!("{} cannot be made: {error}", dir.display()))
 }
 
-/// A ledger for one who was told that no attempt may be made and wants one all the same (`--force`): where it says no, it is unlatched for one
-/// attempt; where it says no to that as well and is not the running program's, or cannot be used, the attempt is counted in memory alone.
+/// A ledger for one who was told that no attempt may be made and wants one all the same
+/// (`--force`): where it says no, it is unlatched for one attempt; where it says no to that as well
+/// and is not the running program's, or cannot be used, the attempt is counted in memory alone.
 pub struct Forced {
     record: Arc<dyn Ledger>,
     /// The running program's: what it says after an unlatch holds.

@@ -48,7 +48,8 @@ pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<Open>) -> Exit {
     }
 }
 
-/// The configuration and the log. Who wants JSON gets its problems and lints as JSON, too, a line each.
+/// The configuration and the log. Who wants JSON gets its problems and lints as JSON, too, a line
+/// each.
 fn begin(file: &Path) -> Result<(Config, Option<Volume>), Exit> {
     let sight = sight();
     let (config, problems) = config::load(file, &sight);
@@ -142,7 +143,8 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>
     done
 }
 
-/// The service manager hears of every reload, and the log gets the level of the configuration that runs after it.
+/// The service manager hears of every reload, and the log gets the level of the configuration that
+/// runs after it.
 fn watch_reloads(app: &App, manager: Manager, volume: Option<Volume>) {
     app.reloader().watch(move |step| match step {
         Step::Begins => manager.reloading(),
@@ -161,7 +163,8 @@ async fn reload_on(mut hup: Signal, reloader: crate::reload::Reloader) {
     }
 }
 
-/// `limits.connections` needs about two descriptors each, and many hosts start programs with 1024. Where it may not be raised, it stays.
+/// `limits.connections` needs about two descriptors each, and many hosts start programs with 1024.
+/// Where it may not be raised, it stays.
 fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);

@@ -1,4 +1,5 @@
-//! `unlatch`: lets a credential try once more where no program runs, or none that could be asked (CONTRACT 2.3, Guard).
+//! `unlatch`: lets a credential try once more where no program runs, or none that could be asked
+//! (CONTRACT 2.3, Guard).
 
 use std::path::Path;
 
@@ -10,7 +11,8 @@ use crate::{
     token::{Next, Now},
 };
 
-/// `cupbearer unlatch`. Writes to the state folder as its owner, without the admin port; a program that runs sees it there.
+/// `cupbearer unlatch`. Writes to the state folder as its owner, without the admin port; a program
+/// that runs sees it there.
 pub fn unlatch(name: &str, file: &Path) -> Exit {
     let (config, problems) = config::load(file, &sight());
     let config = match usable(file, config, &problems, false) {

@@ -259,16 +259,20 @@ fn secrets(at: &str, written: Option<Value>, problems: &mut Problems) -> Referen
     found
 }
 
-/// SHA-256 over what shapes token requests, the credential's name included: two that look alike may have other inline values. Inline values are left out: a change of theirs reaches the running keeper.
+/// SHA-256 over what shapes token requests, the credential's name included: two that look alike may
+/// have other inline values. Inline values are left out: a change of theirs reaches the running
+/// keeper.
 fn digest(
     credential: &str,
     profile: &Profile,
     refs: &BTreeMap<String, SecretRef>,
     dir: Option<&Path>,
 ) -> [u8; 32] {
-    // `Debug` is stable within one program, sorted (no hash maps inside), and shows templates as their source.
-    // Out: `name`, a word for people; `inject`, which is rendered anew for each configuration; `partition`, which is part of the name of a token set
-    // (`credential::with_partitions`); `limits`, `max_waiters` and `vend`, which running keepers and requests are handed.
+    // `Debug` is stable within one program, sorted (no hash maps inside), and shows templates as
+    // their source. Out: `name`, a word for people; `inject`, which is rendered anew for each
+    // configuration; `partition`, which is part of the name of a token set
+    // (`credential::with_partitions`); `limits`, `max_waiters` and `vend`, which running keepers
+    // and requests are handed.
     let Profile {
         name: _,
         settings,
@@ -283,7 +287,8 @@ fn digest(
     } = profile;
     let mut text = format!("{credential}\n{settings:?}{secrets:?}{errors:?}{refs:?}{dir:?}");
     for token in tokens {
-        // Each field, in or out by decision. Out: `lifetime`, which says when a token is fetched and not how; a running keeper is handed a new one.
+        // Each field, in or out by decision. Out: `lifetime`, which says when a token is fetched
+        // and not how; a running keeper is handed a new one.
         let TokenSpec {
             lifetime: _,
             name,

@@ -1,4 +1,5 @@
-//! What may be written: the shape of the file, for serde and the JSON Schema. Every key may be left out here; `parse` says which may not.
+//! What may be written: the shape of the file, for serde and the JSON Schema. Every key may be left
+//! out here; `parse` says which may not.
 
 use std::collections::BTreeMap;
 
@@ -40,17 +41,21 @@ pub struct File {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Proxy {
-    /// Addresses to listen on: `IP:PORT` or `unix:PATH`. Default: `127.0.0.1:14180` and `[::1]:14180`.
+    /// Addresses to listen on: `IP:PORT` or `unix:PATH`. Default: `127.0.0.1:14180` and
+    /// `[::1]:14180`.
     #[schemars(with = "Option<OneOrMore<String>>")]
     pub listen: Option<Vec<String>>,
-    /// Allow an address that is not loopback; needs `client_auth` or `allow_unauthenticated` as well. Default: false.
+    /// Allow an address that is not loopback; needs `client_auth` or `allow_unauthenticated` as
+    /// well. Default: false.
     pub allow_remote: Option<bool>,
     /// Whoever reaches a remote address may spend the tokens. Default: false.
     pub allow_unauthenticated: Option<bool>,
-    /// Users, by number, whose programs may connect to a Unix socket; its mode is then 0666. Default: none, the mode is 0600.
+    /// Users, by number, whose programs may connect to a Unix socket; its mode is then 0666.
+    /// Default: none, the mode is 0600.
     #[schemars(with = "Option<OneOrMore<u32>>")]
     pub peer_uids: Option<Vec<u32>>,
-    /// A shared secret callers must send as `Proxy-Authorization`; of several any one. Default: none.
+    /// A shared secret callers must send as `Proxy-Authorization`; of several any one. Default:
+    /// none.
     pub client_auth: Option<SecretRefs>,
     /// Worker threads; 0 is one per core the process may use. Default: 0.
     pub workers: Option<usize>,
@@ -91,7 +96,8 @@ pub struct Limits {
     pub headers: Option<usize>,
     /// Bytes of a request target. Default: 16384.
     pub uri_bytes: Option<usize>,
-    /// Until the last byte of a request's header; for the first of a connection counted from accept. Default: 10s.
+    /// Until the last byte of a request's header; for the first of a connection counted from
+    /// accept. Default: 10s.
     pub header_timeout: Option<Lasting>,
     /// Until a connection without a byte is closed. Default: 10m.
     pub idle: Option<Lasting>,
@@ -101,11 +107,14 @@ pub struct Limits {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Admin {
-    /// `IP:PORT`, loopback only; port 0 is any free one; or `unix:PATH`. Default: `127.0.0.1:14190`.
+    /// `IP:PORT`, loopback only; port 0 is any free one; or `unix:PATH`. Default:
+    /// `127.0.0.1:14190`.
     pub listen: Option<String>,
-    /// A secret that whoever changes something must send as a Bearer token, for `/` and `/api` as a whole; of several any one. Default: none.
+    /// A secret that whoever changes something must send as a Bearer token, for `/` and `/api` as a
+    /// whole; of several any one. Default: none.
     pub auth: Option<SecretRefs>,
-    /// Users, by number, who need no such token over a Unix socket; its mode is then 0666. Default: our own and root, the mode is 0600.
+    /// Users, by number, who need no such token over a Unix socket; its mode is then 0666. Default:
+    /// our own and root, the mode is 0600.
     #[schemars(with = "Option<OneOrMore<u32>>")]
     pub uids: Option<Vec<u32>>,
     /// When `/readyz` says 200. Default: started.
@@ -217,8 +226,9 @@ pub struct Upstream {
     pub replay: Option<Replay>,
     /// Turn a `Location` within `url` into our own path. Default: true.
     pub rewrite_location: Option<bool>,
-    /// Names of upstreams with another credential to which a `Location`, `Content-Location`, `Refresh` or `Link` of this one may lead. Default: none;
-    /// what leads to another one is taken out.
+    /// Names of upstreams with another credential to which a `Location`, `Content-Location`,
+    /// `Refresh` or `Link` of this one may lead. Default: none; what leads to another one is taken
+    /// out.
     #[schemars(with = "Option<OneOrMore<String>>")]
     pub redirects_to: Option<Vec<String>>,
     /// Default: auto (ALPN).
@@ -281,7 +291,8 @@ pub struct Pool {
     pub idle: Option<Lasting>,
     /// How many are kept. Default: 64.
     pub connections: Option<usize>,
-    /// Requests that may be there at the same time; more wait in order of arrival, `timeouts.connect` at most. Default: 1024.
+    /// Requests that may be there at the same time; more wait in order of arrival,
+    /// `timeouts.connect` at most. Default: 1024.
     pub requests: Option<usize>,
 }
 

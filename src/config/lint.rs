@@ -1,4 +1,5 @@
-//! OAuth-aware advice: what is right as configuration, but probably not meant so. One function for each kind of advice.
+//! OAuth-aware advice: what is right as configuration, but probably not meant so. One function for
+//! each kind of advice.
 
 mod oauth;
 
@@ -25,8 +26,9 @@ use crate::{
     token::Refresh,
 };
 
-/// Advice about what could be parsed. Other mistakes do not hide it; what would follow from them alone is left out: no advice looks at more than
-/// the tables named with it, and is given only where none of these has a mistake.
+/// Advice about what could be parsed. Other mistakes do not hide it; what would follow from them
+/// alone is left out: no advice looks at more than the tables named with it, and is given only
+/// where none of these has a mistake.
 pub fn find(config: &Config, problems: &mut Problems) {
     let all: [(Advise, &[&str]); 13] = [
         (lockout_without_state, &["state"]),
@@ -43,7 +45,8 @@ pub fn find(config: &Config, problems: &mut Problems) {
         (unreachable, &["upstreams", "upstream_defaults"]),
         (private_keys, &[]),
     ];
-    // An unknown key takes nothing away; where it stands for one that is missed, that is a mistake of its own.
+    // An unknown key takes nothing away; where it stands for one that is missed, that is a mistake
+    // of its own.
     let counts = |p: &&Problem| p.severity == Severity::Problem && p.what != read::UNKNOWN;
     let wrong: Vec<String> = problems
         .list()
@@ -65,7 +68,8 @@ fn table_of(key: &str) -> String {
     key.split(['.', '[']).next().unwrap_or_default().to_owned()
 }
 
-/// A secret in clear in the file. Profiles say which ones are public; one that an environment variable gives is where the advice would put it.
+/// A secret in clear in the file. Profiles say which ones are public; one that an environment
+/// variable gives is where the advice would put it.
 pub fn inline(key: &str, secret: &SecretRef, world: World<'_>, problems: &mut Problems) {
     if matches!(secret.place(), SecretRef::Inline(_)) && !world.outside(key) {
         let hint =
@@ -83,7 +87,8 @@ pub fn secret_file(key: &str, secret: &SecretRef, world: World<'_>, problems: &m
     if let SecretRef::File(file) | SecretRef::Json(file, _) = secret.place()
         && !world.sight.no_secrets
     {
-        // Whoever mixes up `file` and the value has written a secret there: only what is surely a path is repeated.
+        // Whoever mixes up `file` and the value has written a secret there: only what is surely a
+        // path is repeated.
         let sure =
             file.starts_with('/') && file.len() <= 200 && !file.contains(char::is_whitespace);
         look_at(key, &world.path(file), sure, problems);
@@ -219,7 +224,8 @@ fn private_keys(config: &Config, problems: &mut Problems) {
     }
 }
 
-/// Secret volumes of Kubernetes are mounted read-only, with mode 0644; there the container is the border.
+/// Secret volumes of Kubernetes are mounted read-only, with mode 0644; there the container is the
+/// border.
 fn on_read_only_mount(file: &Path) -> bool {
     rustix::fs::statvfs(file)
         .is_ok_and(|mount| mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
@@ -262,8 +268,8 @@ const TRIAL: [&str; 13] = [
     "preprod", "preview",
 ];
 
-/// A token of the sandbox is of no use in production, and the other way round. Hosts are compared within one domain only, where
-/// `acme-sandbox.com` counts as the sandbox of `acme.com`.
+/// A token of the sandbox is of no use in production, and the other way round. Hosts are compared
+/// within one domain only, where `acme-sandbox.com` counts as the sandbox of `acme.com`.
 fn environments(config: &Config, problems: &mut Problems) {
     for upstream in &config.upstreams {
         let Some(credential) = upstream
@@ -329,7 +335,8 @@ fn domain(host: &str) -> Vec<Vec<&str>> {
 fn refresh_margins(config: &Config, problems: &mut Problems) {
     for credential in config.credentials.values() {
         for token in &credential.profile.tokens {
-            // Only `cap` is known before an answer came; `default` counts where the vendor names none, which `check --live` sees.
+            // Only `cap` is known before an answer came; `default` counts where the vendor names
+            // none, which `check --live` sees.
             let Some(life) = token.lifetime.cap else {
                 continue;
             };

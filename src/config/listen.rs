@@ -58,7 +58,8 @@ pub fn required(key: &str, text: Option<&str>, problems: &mut Problems) -> Optio
     socket(key, text?, problems)
 }
 
-/// Who reaches the data port can spend the tokens: other hosts must be let in by name of a key, and show who they are.
+/// Who reaches the data port can spend the tokens: other hosts must be let in by name of a key, and
+/// show who they are.
 pub fn remote(listen: &[Listen], allowed: bool, authenticated: bool, problems: &mut Problems) {
     for (i, address) in listen.iter().enumerate() {
         let Listen::Tcp(address) = address else {

@@ -1,4 +1,5 @@
-//! What the program runs on ([`Config`]), and how it is loaded: defaults < file < environment, through figment.
+//! What the program runs on ([`Config`]), and how it is loaded: defaults < file < environment,
+//! through figment.
 
 mod admin;
 pub mod credential;
@@ -62,7 +63,8 @@ pub struct Proxy {
     pub listen: Vec<Listen>,
     /// A non-loopback address was allowed.
     pub allow_remote: bool,
-    /// Users that may connect to a Unix socket; empty: only who may open its file, which has mode 0600.
+    /// Users that may connect to a Unix socket; empty: only who may open its file, which has mode
+    /// 0600.
     pub peer_uids: Vec<u32>,
     /// Callers show any of them; empty: none is asked for.
     pub client_auth: Vec<Source>,
@@ -119,10 +121,11 @@ pub struct Credential {
     pub name: Arc<str>,
     pub profile: Arc<Profile>,
     pub secrets: Secrets,
-    /// SHA-256 over its name and everything that shapes its token requests (merged profile and settings, secret sources; not secret
-    /// values, not lifetime, not guard).
+    /// SHA-256 over its name and everything that shapes its token requests (merged profile and
+    /// settings, secret sources; not secret values, not lifetime, not guard).
     pub digest: [u8; 32],
-    /// SHA-256 over the secret values that are known at load (inline and environment): a change of theirs must reach a running keeper.
+    /// SHA-256 over the secret values that are known at load (inline and environment): a change of
+    /// theirs must reach a running keeper.
     pub values: [u8; 32],
 }
 
@@ -145,7 +148,8 @@ impl std::fmt::Debug for Sight {
     }
 }
 
-/// Loads `file`. Every problem and lint is in the list; the configuration is there if none of them is fatal.
+/// Loads `file`. Every problem and lint is in the list; the configuration is there if none of them
+/// is fatal.
 #[must_use]
 pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
     let mut problems = Problems::default();
@@ -176,8 +180,9 @@ pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
     (config, problems)
 }
 
-/// Where `[admin]` says the running program can be asked, and how, whatever else is wrong with `file`: a mistake on disk must not keep anyone from
-/// asking it. Of a text that is no TOML, what stands before the mistake counts. `None`: there is no such file, or that very table is wrong.
+/// Where `[admin]` says the running program can be asked, and how, whatever else is wrong with
+/// `file`: a mistake on disk must not keep anyone from asking it. Of a text that is no TOML, what
+/// stands before the mistake counts. `None`: there is no such file, or that very table is wrong.
 #[must_use]
 pub fn admin(file: &Path, sight: &Sight) -> Option<Admin> {
     let mut table = serde_json::json!({ "admin": written(file, sight)?.get("admin").cloned().unwrap_or_default() });
@@ -196,7 +201,8 @@ pub fn admin(file: &Path, sight: &Sight) -> Option<Admin> {
     (!problems.fatal()).then_some(admin)
 }
 
-/// Whether `[log] format` wants JSON, whatever else is wrong with `file`: a mistake is told in the form that its reader understands.
+/// Whether `[log] format` wants JSON, whatever else is wrong with `file`: a mistake is told in the
+/// form that its reader understands.
 #[must_use]
 pub fn wants_json(file: &Path, sight: &Sight) -> bool {
     written(file, sight).is_some_and(|tree| {
@@ -243,7 +249,8 @@ fn build(
     (config, attribute(problems, &overrides, file))
 }
 
-/// Says of each problem where it stands: in an environment variable that overrides the key, or in `file`. Nothing is said twice.
+/// Says of each problem where it stands: in an environment variable that overrides the key, or in
+/// `file`. Nothing is said twice.
 fn attribute(
     problems: Problems,
     overrides: &[(Vec<shape::Step>, String)],

@@ -316,7 +316,8 @@ impl World<'_> {
     pub fn source(&self, key: &str, secret: &SecretRef, problems: &mut Problems) -> Option<Source> {
         match secret {
             SecretRef::Kept(place) => {
-                // Of a variable all is kept; whether there is more than white space is for its value to say.
+                // Of a variable all is kept; whether there is more than white space is for its
+                // value to say.
                 if let SecretRef::Env(name) = &**place
                     && let Some(value) = self.sight.env.get(name).filter(|value| !value.is_empty())
                 {
@@ -357,7 +358,8 @@ impl World<'_> {
     }
 }
 
-/// The name of a variable, if it is surely one: whoever mixes up `env` and the value has written a secret there.
+/// The name of a variable, if it is surely one: whoever mixes up `env` and the value has written a
+/// secret there.
 fn variable(name: &str) -> &str {
     let word = |part: &str| {
         !part.is_empty()

@@ -1,4 +1,5 @@
-//! From a tree of values to [`File`], whatever is wrong with it: each mistake is noted, taken out, and reading goes on.
+//! From a tree of values to [`File`], whatever is wrong with it: each mistake is noted, taken out,
+//! and reading goes on.
 
 use serde_json::Value;
 use serde_path_to_error::Segment;
@@ -15,10 +16,12 @@ use crate::{
 /// Words for a key that nobody reads.
 pub const UNKNOWN: &str = "is not a known key";
 
-/// Values that are looked at in all: each mistake means reading anew, so that very long files tell fewer of them at once.
+/// Values that are looked at in all: each mistake means reading anew, so that very long files tell
+/// fewer of them at once.
 const WORK: usize = 4_000_000;
 
-/// Reads `tree`. What was wrong is noted in `problems` and gone from `tree` afterwards (unknown keys stay: nobody reads them).
+/// Reads `tree`. What was wrong is noted in `problems` and gone from `tree` afterwards (unknown
+/// keys stay: nobody reads them).
 pub fn read(tree: &mut Value, problems: &mut Problems) -> File {
     lists_of_one::<File>(tree);
     let mut gone = Vec::new();

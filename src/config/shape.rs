@@ -1,4 +1,5 @@
-//! What the JSON Schema says of a place in the configuration: which keys, kinds and words are known there. Hints come from here.
+//! What the JSON Schema says of a place in the configuration: which keys, kinds and words are known
+//! there. Hints come from here.
 
 use std::sync::LazyLock;
 

@@ -19,7 +19,8 @@ pub const PREFIX: &str = "CUPBEARER_";
 /// Key paths that the environment set, and by which variable.
 pub type Overrides = Vec<(Vec<Step>, String)>;
 
-/// Reads `text` and lays the environment over it. A text that is no TOML is one problem; nothing else is looked at then.
+/// Reads `text` and lays the environment over it. A text that is no TOML is one problem; nothing
+/// else is looked at then.
 pub fn tree(
     text: &str,
     env: &BTreeMap<String, String>,
@@ -100,7 +101,8 @@ fn position(text: &str, at: usize) -> String {
     format!(", line {line}, column {column}")
 }
 
-/// What variables of the form `CUPBEARER_TABLE__KEY` set. All others are left alone: Kubernetes sets `CUPBEARER_PORT` and the like.
+/// What variables of the form `CUPBEARER_TABLE__KEY` set. All others are left alone: Kubernetes
+/// sets `CUPBEARER_PORT` and the like.
 fn overlay(
     written: &Value,
     env: &BTreeMap<String, String>,
@@ -159,7 +161,8 @@ fn overlay(
     (overlay, overrides)
 }
 
-/// Places of a secret exclude each other: what a variable names leaves no room for the other kind in the file.
+/// Places of a secret exclude each other: what a variable names leaves no room for the other kind
+/// in the file.
 fn make_room(written: &mut Value, steps: &[Step]) {
     let Some((Step::Key(kind), parent)) = steps.split_last().filter(|_| is_part(steps)) else {
         return;
@@ -178,13 +181,15 @@ fn make_room(written: &mut Value, steps: &[Step]) {
     }
 }
 
-/// Whether `steps` lead into a value that could as well be a text, such as `client_secret.file`: it is one value with what is around it.
+/// Whether `steps` lead into a value that could as well be a text, such as `client_secret.file`: it
+/// is one value with what is around it.
 pub fn is_part(steps: &[Step]) -> bool {
     let parent = steps.split_last().map(|(_, parent)| shape::at(parent));
     parent.is_some_and(|parent| parent.takes("string") && parent.takes("object"))
 }
 
-/// A variable's part as a key: as it is written in the file or known to the schema where that differs only in case or `-` for `_`.
+/// A variable's part as a key: as it is written in the file or known to the schema where that
+/// differs only in case or `-` for `_`.
 fn spelling(part: &str, table: Option<&Value>, known: &[&str]) -> String {
     let plain = |key: &str| key.to_ascii_lowercase().replace('-', "_");
     let asked = plain(part);

@@ -1,4 +1,5 @@
-//! `[upstreams.NAME]`, with `[upstream_defaults]` below it: where to forward to, and how requests are told to be for it.
+//! `[upstreams.NAME]`, with `[upstream_defaults]` below it: where to forward to, and how requests
+//! are told to be for it.
 
 use std::{
     collections::{BTreeSet, HashMap},

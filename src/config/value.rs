@@ -20,7 +20,8 @@ pub struct Lasting(pub Duration);
 pub struct OrOff(pub Option<Duration>);
 
 /// # Errors
-/// In words, for what is not a whole number with one of the units ms, s, m, h, d (or several such), or is longer than 400 days.
+/// In words, for what is not a whole number with one of the units ms, s, m, h, d (or several such),
+/// or is longer than 400 days.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || {
         "is not a duration: write a whole number and a unit, such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"".to_owned()

@@ -15,9 +15,11 @@ pub enum After401 {
 }
 
 impl Credential {
-    /// The vendor answered 401 to `sent`, which is not sent again: its generations are marked refused, parents first. Nobody waits.
+    /// The vendor answered 401 to `sent`, which is not sent again: its generations are marked
+    /// refused, parents first. Nobody waits.
     ///
-    /// Where that causes a refresh, the refused tokens are sent to nobody from now on and until it has ended.
+    /// Where that causes a refresh, the refused tokens are sent to nobody from now on and until it
+    /// has ended.
     pub fn refused(&self, partition: &Partition, sent: &Presented) {
         // Of a token set that nobody uses any more there is nothing to renew.
         let Some(bundle) = self.running_bundle(partition) else {
@@ -30,7 +32,8 @@ impl Credential {
             .for_each(|(keeper, &number)| keeper.reject(number));
     }
 
-    /// The vendor answered 401 to `sent`: marks its generations refused, parents first, and waits for the refresh.
+    /// The vendor answered 401 to `sent`: marks its generations refused, parents first, and waits
+    /// for the refresh.
     pub async fn after_401(&self, partition: &Partition, sent: &Presented, until: Now) -> After401 {
         let bundle = self.bundle(partition);
         let generations = || bundle.keepers().iter().zip(&sent.numbers);
@@ -65,8 +68,8 @@ impl Credential {
             .for_each(|(keeper, &number)| keeper.accepted(number));
     }
 
-    /// May a request leave with this now? It was good when it was made; since then its time may have ended, or an API may have refused one of its
-    /// tokens.
+    /// May a request leave with this now? It was good when it was made; since then its time may
+    /// have ended, or an API may have refused one of its tokens.
     #[must_use]
     pub fn may_send(&self, partition: &Partition, presented: &Presented) -> bool {
         presented.send_until > Now::now()

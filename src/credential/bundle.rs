@@ -41,7 +41,8 @@ impl Bundle {
             .zip(tunings)
             .for_each(|(keeper, tuning)| keeper.retune(tuning.clone()));
     }
-    /// What was last presented, if it still is what the keepers hold, and as `profile` wants it: token sets outlive reloads.
+    /// What was last presented, if it still is what the keepers hold, and as `profile` wants it:
+    /// token sets outlive reloads.
     pub fn ready(&self, profile: &Arc<Profile>, epoch: u64, now: Now) -> Option<Arc<Presented>> {
         let presented = self.presented.load_full()?;
         if presented.epoch != epoch || presented.send_until <= now || !presented.is_of(profile) {
@@ -53,7 +54,8 @@ impl Bundle {
         });
         current.then_some(presented)
     }
-    /// May a request leave with this now? Not with a token whose refusal causes a refresh that runs.
+    /// May a request leave with this now? Not with a token whose refusal causes a refresh that
+    /// runs.
     pub fn may_send(&self, presented: &Presented) -> bool {
         self.keepers
             .iter()

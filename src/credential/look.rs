@@ -1,4 +1,5 @@
-//! Looking whether secrets changed: what is believed anew is presented from then on, counted, and wakes keepers that are held.
+//! Looking whether secrets changed: what is believed anew is presented from then on, counted, and
+//! wakes keepers that are held.
 
 use std::{
     sync::{Arc, PoisonError, Weak, atomic::Ordering},
@@ -35,8 +36,9 @@ pub enum Look {
 }
 
 impl Credential {
-    /// Reads the secrets; where their values changed, presented headers are rendered anew and held keepers try at once. Ends when that is done,
-    /// or sooner: what hangs, and what is still being written, is waited for by nobody.
+    /// Reads the secrets; where their values changed, presented headers are rendered anew and held
+    /// keepers try at once. Ends when that is done, or sooner: what hangs, and what is still being
+    /// written, is waited for by nobody.
     pub async fn look(self: &Arc<Self>, look: Look) {
         *self
             .shared
@@ -77,7 +79,8 @@ impl Credential {
         if before >= generation {
             return;
         }
-        // Values seen for the first time are no change, but news to a keeper that could not read them.
+        // Values seen for the first time are no change, but news to a keeper that could not read
+        // them.
         let first = before == 0 && generation == 1;
         if !first {
             self.world.metrics.secret_changed(&self.name);
@@ -94,7 +97,8 @@ impl Credential {
                         .failure
                         .is_some_and(|(failure, _)| failure.class == Class::Unreadable)
                 };
-                // A keeper whose last attempt was made with these very values learns nothing new: a refusal of them stands.
+                // A keeper whose last attempt was made with these very values learns nothing new: a
+                // refusal of them stands.
                 let used = || {
                     key.is_some()
                         && keeper.last_key().map(|last| GuardKey {
@@ -137,7 +141,8 @@ impl Shared {
     }
 }
 
-/// Looks, and as long as somebody may still be writing looks again. `tell`: told when the first look is done.
+/// Looks, and as long as somebody may still be writing looks again. `tell`: told when the first
+/// look is done.
 async fn look_until_settled(shared: Arc<Shared>, turn: Turn, tell: oneshot::Sender<()>) {
     let mut looked = look(&shared, turn).await;
     // Who asked may have gone.

@@ -1,7 +1,7 @@
 //! The tokens of one credential (and partition), presented together.
 //!
-//! [`Credential`] is what the rest of the program talks to; a bundle holds the keepers of one token set; [`presented`] is what a
-//! token set puts on a request.
+//! [`Credential`] is what the rest of the program talks to; a bundle holds the keepers of one token
+//! set; [`presented`] is what a token set puts on a request.
 
 mod after_401;
 mod bundle;
@@ -58,7 +58,8 @@ enum Sets {
     Many(u64),
 }
 
-/// Which of a credential's token sets a request is for; the empty one where the profile has no partition.
+/// Which of a credential's token sets a request is for; the empty one where the profile has no
+/// partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Partition(pub Vec<String>);
 
@@ -67,8 +68,8 @@ pub struct Partition(pub Vec<String>);
 pub struct PartitionInvalid(pub HeaderName);
 
 impl Credential {
-    /// Finds the running keepers of this credential or starts them (partitioned ones start with their first request).
-    /// `clients` are the senders of its tokens, in the order of the profile.
+    /// Finds the running keepers of this credential or starts them (partitioned ones start with
+    /// their first request). `clients` are the senders of its tokens, in the order of the profile.
     #[must_use]
     pub fn new(
         name: Arc<str>,
@@ -166,7 +167,8 @@ impl Credential {
         Bundle::new(keepers, values)
     }
 
-    /// A keeper's key: the credential's digest covers everything that shapes its requests, parents included.
+    /// A keeper's key: the credential's digest covers everything that shapes its requests, parents
+    /// included.
     fn key(&self, name: &KeeperName) -> [u8; 32] {
         let KeeperName {
             credential,
@@ -181,8 +183,8 @@ impl Credential {
         ])
     }
 
-    /// Called once this configuration is the one that runs: running keepers get its secrets, tuning and trust. Reads no file; a look (see
-    /// [`Credential::look`]) finds out what that changed.
+    /// Called once this configuration is the one that runs: running keepers get its secrets, tuning
+    /// and trust. Reads no file; a look (see [`Credential::look`]) finds out what that changed.
     pub fn adopt(&self) {
         self.shared.secrets.adopt(self.secrets.clone());
         let mut trust_changed = false;
@@ -329,7 +331,8 @@ impl Credential {
             for keeper in bundle.keepers() {
                 tokens.push(keeper.wait_since(began, until).await?);
             }
-            // After the wait, for it may be long, and the epoch first: what changes in between is rendered once more, never taken for newer than it is.
+            // After the wait, for it may be long, and the epoch first: what changes in between is
+            // rendered once more, never taken for newer than it is.
             let epoch = self.shared.secrets.generation();
             let values = self.values().await?;
             let presented = Presented::render(
@@ -340,7 +343,8 @@ impl Credential {
                 epoch,
             )
             .map_err(|why| Refusal::unrenderable(&why))?;
-            // While a child was waited for, a short-lived parent may have come to its end, or an API may have refused one.
+            // While a child was waited for, a short-lived parent may have come to its end, or an
+            // API may have refused one.
             if presented.send_until > Now::now() && bundle.may_send(&presented) {
                 let presented = Arc::new(presented);
                 bundle.keep(presented.clone());
@@ -366,7 +370,8 @@ fn with_partitions(digest: [u8; 32], profile: &Profile) -> [u8; 32] {
     if profile.partition.is_empty() {
         digest
     } else {
-        // Out: the header and its pattern, which say where a request's value is found; `max`, which running ones are handed.
+        // Out: the header and its pattern, which say where a request's value is found; `max`, which
+        // running ones are handed.
         let names = profile.partition.iter().map(
             |profile::model::Partition {
                  name,

@@ -1,4 +1,5 @@
-//! What one token set puts on a request: rendered once, valid while token numbers, secret epoch and `send_until` agree.
+//! What one token set puts on a request: rendered once, valid while token numbers, secret epoch and
+//! `send_until` agree.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -12,10 +13,12 @@ use crate::{
     token::{Now, Token},
 };
 
-/// Names that only we may set on a request with this credential: whatever the client sent under them is removed.
+/// Names that only we may set on a request with this credential: whatever the client sent under
+/// them is removed.
 #[derive(Debug, Clone, Default)]
 pub struct Placed {
-    /// Injected headers and those that select a partition; their twins with `_` for `-` are to be removed as well.
+    /// Injected headers and those that select a partition; their twins with `_` for `-` are to be
+    /// removed as well.
     pub headers: Vec<HeaderName>,
     pub query: Vec<String>,
     pub cookies: Vec<String>,
@@ -43,7 +46,8 @@ pub struct Presented {
     pub headers_if_absent: Vec<(HeaderName, Value)>,
     pub query: Vec<(String, Value)>,
     pub cookies: Vec<(String, Value)>,
-    /// What must not come back in the head of an answer: tokens, their variables, secrets that are not public, and what was made of them.
+    /// What must not come back in the head of an answer: tokens, their variables, secrets that are
+    /// not public, and what was made of them.
     pub words: Words,
     /// What `PerRequest` values are rendered with.
     material: Material,
@@ -88,7 +92,8 @@ impl Presented {
     /// Renders what is the same for every request.
     ///
     /// # Errors
-    /// In words, without values: a template that cannot be rendered, or a result that cannot be a header value.
+    /// In words, without values: a template that cannot be rendered, or a result that cannot be a
+    /// header value.
     pub(super) fn render(
         profile: &Arc<Profile>,
         partition: &[(Arc<str>, String)],
@@ -219,8 +224,8 @@ impl Presented {
         }
     }
 
-    /// What in a value that was made for one request must not come back: its longest word, where a token or a secret is in it. A value made
-    /// of `uuid()` and `now` alone is no secret.
+    /// What in a value that was made for one request must not come back: its longest word, where a
+    /// token or a secret is in it. A value made of `uuid()` and `now` alone is no secret.
     #[must_use]
     pub fn word_of_request(&self, value: &Value, rendered: &HeaderValue) -> Option<Word> {
         match value {

@@ -8,7 +8,8 @@ use crate::token::{Now, Refreshed, Window};
 /// What becomes of a refresh that was asked for (CONTRACT 2.3, "Asked by hand").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ByHand {
-    /// Every token of the credential has been asked for anew at this moment, as far as can be known now.
+    /// Every token of the credential has been asked for anew at this moment, as far as can be known
+    /// now.
     At(Now),
     /// Nothing is done now, and why: one line in plain words, that names no secret.
     Held(String),
@@ -17,7 +18,8 @@ pub enum ByHand {
 /// A token is not asked for twice by hand within this.
 const APART: Duration = Duration::from_secs(1);
 
-/// How often those may cause a refresh who have not shown who they are: 6 times a minute and 30 times an hour.
+/// How often those may cause a refresh who have not shown who they are: 6 times a minute and 30
+/// times an hour.
 #[derive(Debug)]
 pub(super) struct ByHandLimit {
     minute: Window,
@@ -37,7 +39,8 @@ impl Default for ByHandLimit {
 }
 
 impl ByHandLimit {
-    /// When the refresh may be made that is asked for at `now`. One that is promised for later serves all who ask until then.
+    /// When the refresh may be made that is asked for at `now`. One that is promised for later
+    /// serves all who ask until then.
     fn reserve(&mut self, now: Now) -> Now {
         if let Some(latest) = self.latest.filter(|latest| *latest > now) {
             return latest;
@@ -55,10 +58,12 @@ impl ByHandLimit {
 }
 
 impl Credential {
-    /// Fetches every token anew: now, or at the earliest moment that the guard and a second of distance from the last call allow; never dropped.
+    /// Fetches every token anew: now, or at the earliest moment that the guard and a second of
+    /// distance from the last call allow; never dropped.
     ///
-    /// `trusted`: who asks showed that they may (`admin.auth`, or a Unix peer of `admin.uids`). Others cause 6 refreshes a minute and 30 an hour at
-    /// most; what they ask beyond that is done as soon as that allows.
+    /// `trusted`: who asks showed that they may (`admin.auth`, or a Unix peer of `admin.uids`).
+    /// Others cause 6 refreshes a minute and 30 an hour at most; what they ask beyond that is done
+    /// as soon as that allows.
     pub fn refresh(&self, trusted: bool) -> ByHand {
         let keepers = self.keepers();
         let now = Now::now();

@@ -34,7 +34,8 @@ impl Credential {
             .all(|t| t.status.settled || matches!(t.status.doing, Doing::Resting))
     }
 
-    /// It can send: a token is there, or would be fetched when asked for (resting, lazy, partitioned, static).
+    /// It can send: a token is there, or would be fetched when asked for (resting, lazy,
+    /// partitioned, static).
     #[must_use]
     pub fn able(&self) -> bool {
         let now = crate::token::Now::now();

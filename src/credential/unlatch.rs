@@ -11,15 +11,17 @@ use crate::{
 };
 
 impl Credential {
-    /// Lets one attempt through for the secrets of this credential, those sent last and those it has now, and for their accounts. It is made no sooner
-    /// than 30 s after the last refused one, and twice as long after each that was let through and refused (to an hour). Says when.
+    /// Lets one attempt through for the secrets of this credential, those sent last and those it
+    /// has now, and for their accounts. It is made no sooner than 30 s after the last refused one,
+    /// and twice as long after each that was let through and refused (to an hour). Says when.
     pub async fn unlatch(&self) -> Next {
         let keys = self.configured_keys().await;
         Keeper::unlatch(&self.keepers(), &*self.world.ledger, keys).await
     }
 
-    /// Does an unlatch of this credential, or could it, open an account on which refusals of `other` count too? What shares no token origin shares no
-    /// account, whatever the client ids; an origin that can't be told may be any.
+    /// Does an unlatch of this credential, or could it, open an account on which refusals of
+    /// `other` count too? What shares no token origin shares no account, whatever the client ids;
+    /// an origin that can't be told may be any.
     #[must_use]
     pub fn may_share_account_with(&self, other: &Self) -> bool {
         let origins = |one: &Self| {
@@ -47,10 +49,12 @@ impl Credential {
     }
 }
 
-/// The same for the credential called `name` of a program that need not be running: writes to its `ledger` alone, and a running one sees it there.
+/// The same for the credential called `name` of a program that need not be running: writes to its
+/// `ledger` alone, and a running one sees it there.
 ///
 /// # Errors
-/// The secrets cannot be read, in words without their values: what refusals count against is not known then.
+/// The secrets cannot be read, in words without their values: what refusals count against is not
+/// known then.
 pub async fn unlatch_at_rest(
     name: &str,
     profile: &Profile,

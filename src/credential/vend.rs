@@ -15,8 +15,9 @@ pub struct Vended {
 impl Credential {
     /// Hands out the last token of the profile; waits for one until `until`.
     ///
-    /// `refused`: the caller says that a vendor refused this token, given as it is or by its fingerprint. That is as a 401 of a vendor's API: where it
-    /// is the token in use, it is renewed first (within the pauses for refusals). An older or an unknown one costs nothing.
+    /// `refused`: the caller says that a vendor refused this token, given as it is or by its
+    /// fingerprint. That is as a 401 of a vendor's API: where it is the token in use, it is renewed
+    /// first (within the pauses for refusals). An older or an unknown one costs nothing.
     ///
     /// # Errors
     /// [`Refusal`].

@@ -28,7 +28,8 @@ pub struct World {
     pub store: Arc<Store>,
     pub ledger: Arc<dyn Ledger>,
     pub metrics: Metrics,
-    /// Running credentials by name and digest, so that a reload finds the state of the one it replaces.
+    /// Running credentials by name and digest, so that a reload finds the state of the one it
+    /// replaces.
     running: Arc<Mutex<Running>>,
     /// Salts fingerprints of tokens, so that they say nothing across restarts.
     pub(super) salt: [u8; 16],
@@ -60,7 +61,8 @@ impl World {
         start: impl FnOnce() -> Shared,
     ) -> Arc<Shared> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        // Forgets those that have ended now and then: at each start it would take the square of their number.
+        // Forgets those that have ended now and then: at each start it would take the square of
+        // their number.
         if running.len() == running.capacity() {
             running.retain(|_, s| s.strong_count() > 0);
         }
@@ -83,11 +85,13 @@ pub(super) struct Shared {
     pub(super) followed: AtomicBool,
     /// The credential of the configuration that runs: its keepers hear of changes.
     pub(super) current: Mutex<Weak<Credential>>,
-    /// The senders of its tokens, in the order of the profile: what they trust may change under running keepers.
+    /// The senders of its tokens, in the order of the profile: what they trust may change under
+    /// running keepers.
     pub(super) clients: Vec<Arc<ArcSwap<TokenClient>>>,
     /// The token sets of a partitioned credential.
     pub(super) many: ArcSwapOption<Many>,
-    /// Held while keepers are tuned, so that none is left with an older tuning. Never across an await.
+    /// Held while keepers are tuned, so that none is left with an older tuning. Never across an
+    /// await.
     tunings: Mutex<Arc<Vec<Tuning>>>,
     waiters: AtomicUsize,
     /// How often operators who have not shown who they are may cause a refresh.
@@ -177,7 +181,8 @@ impl Shared {
     }
 }
 
-/// Token sets by partition, the least recently used of which goes first. moka bounds memory here; freshness is the keepers' matter.
+/// Token sets by partition, the least recently used of which goes first. moka bounds memory here;
+/// freshness is the keepers' matter.
 pub(super) struct Many {
     max: u64,
     sets: moka::sync::Cache<Partition, Arc<Bundle>>,

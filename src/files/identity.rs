@@ -8,7 +8,8 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-/// Some file systems (FAT, ext3, old NFS) know no fraction of a second, the coarsest only every other second.
+/// Some file systems (FAT, ext3, old NFS) know no fraction of a second, the coarsest only every
+/// other second.
 const COARSE: Duration = Duration::from_secs(2);
 
 /// Where a path leads, and what the file system says about the file that lies there.
@@ -75,7 +76,8 @@ impl Identity {
             || (self.device, self.inode, self.born) != (before.device, before.inode, before.born)
     }
 
-    /// Who puts files in their place by a link, as Kubernetes mounts its volumes, leads it to what is whole.
+    /// Who puts files in their place by a link, as Kubernetes mounts its volumes, leads it to what
+    /// is whole.
     #[must_use]
     pub fn is_linked(&self) -> bool {
         self.linked
@@ -86,14 +88,15 @@ impl Identity {
         self.size == 0
     }
 
-    /// Something was done to the file after its last write, such as a rename: it is most likely whole.
+    /// Something was done to the file after its last write, such as a rename: it is most likely
+    /// whole.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.changed > self.modified
     }
 
-    /// The latest moment (Unix epoch) at which it can have been changed. Where the file system knows whole seconds only, that is up to 2 s after
-    /// what it says.
+    /// The latest moment (Unix epoch) at which it can have been changed. Where the file system
+    /// knows whole seconds only, that is up to 2 s after what it says.
     #[must_use]
     pub fn last_changed(&self) -> Duration {
         let (seconds, nanos) = self.changed;

@@ -1,9 +1,12 @@
-//! Files that change under us: what lies at a path, one consistent read of several, when a change counts, and how a file of ours is written.
+//! Files that change under us: what lies at a path, one consistent read of several, when a change
+//! counts, and how a file of ours is written.
 //!
-//! A file that was replaced (another inode, or a link that leads elsewhere) counts at once: whoever made it had finished. One that was written in
-//! place counts when it has been quiet for [`QUIET`], because half a secret is a wrong attempt and half a configuration takes routes away.
-//! [`Settling`] is that rule for every kind of file; it reads no clock and no file. Who watches: credentials their secrets
-//! (`secret::Watcher`), the reloader configuration, profiles and certificates, and each leg's TLS its own files ([`Watch`]).
+//! A file that was replaced (another inode, or a link that leads elsewhere) counts at once: whoever
+//! made it had finished. One that was written in place counts when it has been quiet for [`QUIET`],
+//! because half a secret is a wrong attempt and half a configuration takes routes away.
+//! [`Settling`] is that rule for every kind of file; it reads no clock and no file. Who watches:
+//! credentials their secrets (`secret::Watcher`), the reloader configuration, profiles and
+//! certificates, and each leg's TLS its own files ([`Watch`]).
 
 mod identity;
 mod read;

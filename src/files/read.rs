@@ -16,7 +16,8 @@ use super::{
     settle::{Mark, Marks, hash},
 };
 
-/// How often a read that was overtaken by a change is done again. Each further try needs a further change in between.
+/// How often a read that was overtaken by a change is done again. Each further try needs a further
+/// change in between.
 const TRIES: usize = 20;
 
 /// The bytes of a file, wiped when they are dropped.
@@ -36,9 +37,10 @@ struct Content {
 #[error("the files change faster than they can be read")]
 pub struct Restless;
 
-/// Reads all of `paths`, none of which may be larger than `limit` bytes. All links are resolved first (Kubernetes: `..data` once, in effect), then
-/// the resolved files are read, then everything is resolved again: a difference means that the set may be mixed, and it is read anew. What cannot be
-/// read is part of the result. For a thread that may block.
+/// Reads all of `paths`, none of which may be larger than `limit` bytes. All links are resolved
+/// first (Kubernetes: `..data` once, in effect), then the resolved files are read, then everything
+/// is resolved again: a difference means that the set may be mixed, and it is read anew. What
+/// cannot be read is part of the result. For a thread that may block.
 ///
 /// # Errors
 /// [`Restless`].

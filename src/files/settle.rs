@@ -1,4 +1,5 @@
-//! When a change counts: at once where a file was replaced, after a rest where it was written in place. Pure; time is an argument.
+//! When a change counts: at once where a file was replaced, after a rest where it was written in
+//! place. Pure; time is an argument.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -8,8 +9,9 @@ use super::identity::Identity;
 
 /// What is written in place counts when it has stayed the same for so long.
 pub const QUIET: Duration = Duration::from_secs(2);
-/// A new file whose last write is not told apart from its being put in its place may just now be written by one who removed the old one first.
-/// After this that one is seen writing, or the file counts.
+/// A new file whose last write is not told apart from its being put in its place may just now be
+/// written by one who removed the old one first. After this that one is seen writing, or the file
+/// counts.
 pub(super) const GRACE: Duration = Duration::from_millis(100);
 /// The kernel stamps files by a clock that ticks this coarsely at most.
 const TICK: Duration = Duration::from_millis(20);
@@ -40,11 +42,13 @@ pub struct Moment {
 pub enum Judgement {
     /// It is whole. From now on it is what later changes are compared with.
     Settled,
-    /// Somebody may still be writing. `rest`: how long from now, if nothing more is written. `lasted`: for how long it has been so.
+    /// Somebody may still be writing. `rest`: how long from now, if nothing more is written.
+    /// `lasted`: for how long it has been so.
     Wait { rest: Duration, lasted: Duration },
 }
 
-/// What is believed of a set of files, and what is waited for. The set counts as a whole: as long as one of its files is being written, none is new.
+/// What is believed of a set of files, and what is waited for. The set counts as a whole: as long
+/// as one of its files is being written, none is new.
 #[derive(Debug, Default)]
 pub struct Settling {
     believed: Option<Marks>,
@@ -67,8 +71,9 @@ struct Pending {
 }
 
 impl Settling {
-    /// As the default, but a file that lies there at the very first look and may just now be written (its times say so) is waited for as well. What is
-    /// not there, is empty, or was put in its place by a link is not waited for.
+    /// As the default, but a file that lies there at the very first look and may just now be
+    /// written (its times say so) is waited for as well. What is not there, is empty, or was put in
+    /// its place by a link is not waited for.
     #[must_use]
     pub fn careful() -> Self {
         Self {
@@ -77,8 +82,9 @@ impl Settling {
         }
     }
 
-    /// Judges what was `found` at the moment `at`. What is found at the very first look counts at once, for there is nothing to compare it with, but
-    /// for one that is [`Settling::careful`]; a path that joins later is treated as a file that was not there before.
+    /// Judges what was `found` at the moment `at`. What is found at the very first look counts at
+    /// once, for there is nothing to compare it with, but for one that is [`Settling::careful`]; a
+    /// path that joins later is treated as a file that was not there before.
     #[must_use]
     pub fn judge(&mut self, found: &Marks, at: Moment) -> Judgement {
         let pending = match &self.believed {
@@ -158,8 +164,9 @@ impl Settling {
     }
 }
 
-/// When a mark that did not lie there at the last look (`looked`) came to be, on the clock of `at.boot`. The file's own time counts where it can be
-/// true: not before that look. A server whose clock is behind ours says otherwise, and then it came just now.
+/// When a mark that did not lie there at the last look (`looked`) came to be, on the clock of
+/// `at.boot`. The file's own time counts where it can be true: not before that look. A server whose
+/// clock is behind ours says otherwise, and then it came just now.
 fn written(mark: &Mark, at: Moment, looked: Duration) -> Duration {
     let told = mark
         .identity
@@ -170,7 +177,8 @@ fn written(mark: &Mark, at: Moment, looked: Duration) -> Duration {
         .saturating_sub(told.map_or(Duration::ZERO, |told| at.wall.saturating_sub(told)))
 }
 
-/// SHA-256 over names and contents, whatever else the file system says of them: to tell "changed" from "same".
+/// SHA-256 over names and contents, whatever else the file system says of them: to tell "changed"
+/// from "same".
 #[must_use]
 pub fn contents(marks: &Marks) -> [u8; 32] {
     let mut hash = digest::Context::new(&SHA256);
@@ -200,7 +208,8 @@ impl Mark {
         &self.content
     }
 
-    /// How long it has to stay as it is before it counts, coming after `before`. `again`: the file before was not believed yet either.
+    /// How long it has to stay as it is before it counts, coming after `before`. `again`: the file
+    /// before was not believed yet either.
     fn need(&self, before: Option<&Self>, again: bool) -> Duration {
         let old = before.and_then(|mark| mark.identity.as_ref());
         match (old, &self.identity) {
@@ -218,7 +227,8 @@ impl Mark {
                     GRACE
                 }
             }
-            // Written in place, or made where nothing was, or gone, which may be the first half of being replaced.
+            // Written in place, or made where nothing was, or gone, which may be the first half of
+            // being replaced.
             _ => QUIET,
         }
     }

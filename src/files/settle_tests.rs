@@ -135,7 +135,8 @@ fn a_file_written_in_place_counts_when_it_has_been_quiet_for_two_seconds() {
     );
     assert_eq!(scene.look(&written("half", 2900), 4800), Some(100));
     assert_eq!(scene.look(&written("half", 2900), 4901), None);
-    // What was written before the last look but one cannot be told from what was: only the content counts.
+    // What was written before the last look but one cannot be told from what was: only the content
+    // counts.
     assert_eq!(
         scene.look(&written("half", 9000), 9100),
         None,
@@ -239,7 +240,8 @@ fn an_empty_file_is_waited_for_whoever_made_it() {
 
 #[test]
 fn a_clock_that_is_behind_or_ahead_or_coarse_makes_nobody_believe_sooner() {
-    // The server's clock is 10 s behind: the write seems to be older than the look that did not find it.
+    // The server's clock is 10 s behind: the write seems to be older than the look that did not
+    // find it.
     let mut scene = Scene::begin();
     assert_eq!(scene.look(&written("ha", -9000), 1000), Some(2000));
     // Ahead.

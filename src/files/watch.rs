@@ -1,4 +1,5 @@
-//! Files that somebody reads anew now and then: not while they are being written, one reader at a time, and nobody waits for them for ever.
+//! Files that somebody reads anew now and then: not while they are being written, one reader at a
+//! time, and nobody waits for them for ever.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,7 +25,8 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Watch(Arc<Mutex<Settling>>);
 
-/// The right to look at the files of a [`Watch`]. There is one, so that files that hang hang one thread and no more.
+/// The right to look at the files of a [`Watch`]. There is one, so that files that hang hang one
+/// thread and no more.
 #[derive(Debug)]
 pub struct Turn(OwnedMutexGuard<Settling>);
 
@@ -50,8 +52,9 @@ impl Watch {
 }
 
 impl Turn {
-    /// Does `look` on a thread that may block, and waits 5 s for it at most. `None`: it hangs, it panicked, or the runtime is going down. One that is
-    /// left behind keeps its turn until it is done; what it finds it has to keep itself.
+    /// Does `look` on a thread that may block, and waits 5 s for it at most. `None`: it hangs, it
+    /// panicked, or the runtime is going down. One that is left behind keeps its turn until it is
+    /// done; what it finds it has to keep itself.
     pub async fn aside<T: Send + 'static>(
         mut self,
         look: impl FnOnce(&mut Self) -> T + Send + 'static,
@@ -62,8 +65,9 @@ impl Turn {
             .ok()
     }
 
-    /// What `load` makes of these files, where it may be believed: none of them is being written, nor was while `load` read them. `None`: what was
-    /// made before stays. The first reading counts always. For a thread that may block.
+    /// What `load` makes of these files, where it may be believed: none of them is being written,
+    /// nor was while `load` read them. `None`: what was made before stays. The first reading counts
+    /// always. For a thread that may block.
     pub fn settled<T>(
         &mut self,
         paths: &[PathBuf],
@@ -72,7 +76,8 @@ impl Turn {
     ) -> Option<T> {
         let settling = &mut self.0;
         let found = read(paths, LIMIT).ok()?.marks();
-        // A file that was replaced a moment ago is not looked at again as soon as that: what is read is held against what lies there afterwards.
+        // A file that was replaced a moment ago is not looked at again as soon as that: what is
+        // read is held against what lies there afterwards.
         if matches!(settling.judge(&found, at), Judgement::Wait { rest, .. } if rest > GRACE) {
             return None;
         }

@@ -1,4 +1,5 @@
-//! How a file of ours is written: whole or not at all, and never through a link that somebody else has laid.
+//! How a file of ours is written: whole or not at all, and never through a link that somebody else
+//! has laid.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,11 +10,13 @@ use std::{
 
 use rustix::fs::OFlags;
 
-/// Puts a file with these bytes at `path`. It is made beside it under a name that nobody can foresee, brought to the disk and renamed; what lay at
-/// `path` before, a link included, is replaced and not followed. The process's umask decides who may read it.
+/// Puts a file with these bytes at `path`. It is made beside it under a name that nobody can
+/// foresee, brought to the disk and renamed; what lay at `path` before, a link included, is
+/// replaced and not followed. The process's umask decides who may read it.
 ///
 /// # Errors
-/// The folder cannot be written to, or what lies at `path` is neither a file nor a link. What lay there is then still there.
+/// The folder cannot be written to, or what lies at `path` is neither a file nor a link. What lay
+/// there is then still there.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path
         .file_name()

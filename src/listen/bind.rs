@@ -28,14 +28,16 @@ const BACKLOG: i32 = 4096;
 pub struct Peers(Vec<u32>);
 
 impl Peers {
-    /// Programs of these users; none: the mode of the socket's file decides, which lets nobody in but our own user.
+    /// Programs of these users; none: the mode of the socket's file decides, which lets nobody in
+    /// but our own user.
     #[must_use]
     pub fn new(uids: &[u32]) -> Self {
         Self(uids.to_vec())
     }
 
     fn mode(&self) -> u32 {
-        // With a list the kernel's word on each peer decides (SO_PEERCRED), not who may write to the file.
+        // With a list the kernel's word on each peer decides (SO_PEERCRED), not who may write to
+        // the file.
         if self.0.is_empty() { 0o600 } else { 0o666 }
     }
 
@@ -86,7 +88,8 @@ enum Socket {
     ),
 }
 
-/// The file of a Unix socket that listens: removed when this is dropped, unless another has taken its place.
+/// The file of a Unix socket that listens: removed when this is dropped, unless another has taken
+/// its place.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -112,7 +115,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds all of them, or none. Where the host has no IPv6, `[::]` is `0.0.0.0`, and another IPv6 address is skipped if one is left.
+/// Binds all of them, or none. Where the host has no IPv6, `[::]` is `0.0.0.0`, and another IPv6
+/// address is skipped if one is left.
 ///
 /// # Errors
 /// [`BindError`] for the first address that cannot be used.
@@ -159,7 +163,8 @@ pub fn plain(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(tcp(address, &[])?)
 }
 
-/// A Unix socket with this mode for whoever accepts by himself, and its file. What nobody listens on any more is replaced.
+/// A Unix socket with this mode for whoever accepts by himself, and its file. What nobody listens
+/// on any more is replaced.
 ///
 /// # Errors
 /// The path cannot be used: somebody listens there, or there is something that is no socket.
@@ -272,8 +277,9 @@ fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Removes a socket nobody listens on any more; anything else in its place is an error. Only a refusal shows that nobody listens: a listener whose
-/// queue is full, one of another kind and one that is not for us are somebody's.
+/// Removes a socket nobody listens on any more; anything else in its place is an error. Only a
+/// refusal shows that nobody listens: a listener whose queue is full, one of another kind and one
+/// that is not for us are somebody's.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(meta) = fs::symlink_metadata(path) else {
         return Ok(());
@@ -290,7 +296,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// `[::]` means every address of this host: without IPv6 those are the IPv4 ones, unless they have a listener of their own.
+/// `[::]` means every address of this host: without IPv6 those are the IPv4 ones, unless they have
+/// a listener of their own.
 fn instead(address: SocketAddr, all: &[Address]) -> Option<SocketAddr> {
     let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
     (address.is_ipv6() && address.ip().is_unspecified() && !all.contains(&Address::Tcp(v4)))

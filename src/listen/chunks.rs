@@ -1,11 +1,13 @@
-//! The framing of a chunked request body (RFC 9112 section 7.1), held to the letter as the bytes pass. pingora's own reading is laxer: a size
-//! without digits, bare line ends in an extension and trailers that are no fields pass it, and another server would read such a body otherwise.
+//! The framing of a chunked request body (RFC 9112 section 7.1), held to the letter as the bytes
+//! pass. pingora's own reading is laxer: a size without digits, bare line ends in an extension and
+//! trailers that are no fields pass it, and another server would read such a body otherwise.
 
 use tokio::io::ReadBuf;
 
 /// So many digits fit the number, leading zeros included.
 const DIGITS: u8 = 16;
-/// What may follow the digits on their line. pingora gives up at twice that, but only where the line comes in parts.
+/// What may follow the digits on their line. pingora gives up at twice that, but only where the
+/// line comes in parts.
 const EXTENSIONS: u16 = 4096;
 /// No reading of a chunked body, pingora's included, takes this at any place of its framing.
 const FATAL: [u8; 2] = *b"\r\r";

@@ -1,4 +1,5 @@
-//! Tests of chunk framing: what passes, what does not, and that pingora never sees the end of what does not.
+//! Tests of chunk framing: what passes, what does not, and that pingora never sees the end of what
+//! does not.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,5 @@
-//! A client's connection. It tells that its client has left without reading what the client sent before.
+//! A client's connection. It tells that its client has left without reading what the client sent
+//! before.
 
 use std::{
     io,
@@ -20,11 +21,13 @@ pub enum Client {
     Unix(UnixStream),
 }
 
-/// Ready for nothing but the end of what the client sends: no socket of ours is asked for urgent data, which is all that it would add.
+/// Ready for nothing but the end of what the client sends: no socket of ours is asked for urgent
+/// data, which is all that it would add.
 const END: Interest = Interest::PRIORITY;
 
 impl Client {
-    /// Waits until the client has closed its side, or the connection is broken. Unread bytes do not hide it.
+    /// Waits until the client has closed its side, or the connection is broken. Unread bytes do not
+    /// hide it.
     pub async fn left(&self) {
         let end = match self {
             Self::Tcp(tcp) => tcp.ready(END).await,

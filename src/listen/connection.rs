@@ -1,4 +1,5 @@
-//! One connection: tell HTTP/2 from HTTP/1, read heads within their deadline, have them judged, hand them to pingora one by one.
+//! One connection: tell HTTP/2 from HTTP/1, read heads within their deadline, have them judged,
+//! hand them to pingora one by one.
 
 use std::time::Duration;
 
@@ -24,9 +25,11 @@ use super::{
     watched::watch,
 };
 
-/// After a refusal: so long we wait for the client to take it (closing with unread bytes would reset the connection).
+/// After a refusal: so long we wait for the client to take it (closing with unread bytes would
+/// reset the connection).
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Room for the rest of a head, once its first bytes are there; a connection that waits for a request has none.
+/// Room for the rest of a head, once its first bytes are there; a connection that waits for a
+/// request has none.
 const ROOM: usize = 4096;
 
 enum Arrived {
@@ -51,7 +54,8 @@ enum Turn {
     Later,
 }
 
-/// An HTTP/2 connection keeps its `seat` until its client or pingora closes it: what runs on it is not seen here.
+/// An HTTP/2 connection keeps its `seat` until its client or pingora closes it: what runs on it is
+/// not seen here.
 pub(super) async fn serve<H: Handler>(
     mut io: Client,
     seat: &Seat<'_>,
@@ -109,7 +113,8 @@ pub(super) async fn serve<H: Handler>(
             io.expect_chunks(&mut buf, len);
         }
         let mut session = ServerSession::new_http1(io);
-        // pingora decides on reuse by the request's own words; how long we wait for the next is our business.
+        // pingora decides on reuse by the request's own words; how long we wait for the next is our
+        // business.
         session.set_keepalive(Some(60));
         session.set_pipelined_prefix(std::mem::take(&mut buf));
         let Some(reused) = handler.app().process_new_http(session, draining).await else {
@@ -182,8 +187,9 @@ async fn read_head<S: AsyncRead + Unpin>(
         first = timeout(patience, io.read_buf(buf)) => if !matches!(first, Ok(Ok(1..))) { return Arrived::Gone },
         () = super::set(&mut stop), if patience != LATE => return Arrived::Gone,
     }
-    // What the client sent in one go is taken in one go: pingora answers a request with another one behind it, and then closes, if it has
-    // both at once. It gives up the first without an answer when it finds the second in the socket.
+    // What the client sent in one go is taken in one go: pingora answers a request with another one
+    // behind it, and then closes, if it has both at once. It gives up the first without an answer
+    // when it finds the second in the socket.
     if buf.len() == buf.capacity() {
         buf.reserve(ROOM);
         let _ = io.read_buf(buf).now_or_never();

@@ -5,12 +5,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Standard streams, listeners, epoll, the admin port, secrets and state files.
 const OWN: usize = 32;
 
-/// The kernel's limit, divided so that a flood of clients leaves room for vendors, token calls and the admin port.
+/// The kernel's limit, divided so that a flood of clients leaves room for vendors, token calls and
+/// the admin port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptors(usize);
 
 impl Descriptors {
-    /// Raises the soft limit to the hard one first: 1,024, what most systems start with, is for programs that use select().
+    /// Raises the soft limit to the hard one first: 1,024, what most systems start with, is for
+    /// programs that use select().
     pub fn of_this_process() -> Self {
         let now = getrlimit(Resource::Nofile);
         if now.current != now.maximum

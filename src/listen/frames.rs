@@ -1,4 +1,5 @@
-//! HTTP/2 frames as they pass by (RFC 9113 section 4.1): is the head of a request unfinished, and what did frames without a request cost?
+//! HTTP/2 frames as they pass by (RFC 9113 section 4.1): is the head of a request unfinished, and
+//! what did frames without a request cost?
 
 use super::head::PREFACE;
 
@@ -82,7 +83,8 @@ impl Frames {
         }
     }
 
-    /// While something is unfinished that is not a body: which one, so that a deadline can be told from the next one's.
+    /// While something is unfinished that is not a body: which one, so that a deadline can be told
+    /// from the next one's.
     pub(super) fn unfinished(&self) -> Option<u64> {
         let body = self.have == self.head.len() && self.kind() == DATA;
         let waits = self.whole == 0 || self.block || (self.have > 0 && !body);

@@ -1,5 +1,6 @@
-//! An HTTP/1 connection as pingora gets it. Its small writes are gathered until they are flushed: a head and its short body leave in one packet, as
-//! on connections that pingora's own listeners accept. The framing of chunked bodies is checked as they are read.
+//! An HTTP/1 connection as pingora gets it. Its small writes are gathered until they are flushed: a
+//! head and its short body leave in one packet, as on connections that pingora's own listeners
+//! accept. The framing of chunked bodies is checked as they are read.
 
 use std::{
     io,
@@ -44,7 +45,8 @@ impl<C: AsyncRead + AsyncWrite + AsRawFd> Gather<C> {
         self.io.get_ref()
     }
 
-    /// A request with a chunked body begins; its head and some of the body, `head` bytes the one, were read already.
+    /// A request with a chunked body begins; its head and some of the body, `head` bytes the one,
+    /// were read already.
     pub(super) fn expect_chunks(&mut self, read: &mut BytesMut, head: usize) {
         self.chunks.begin();
         let handed = read

@@ -9,7 +9,8 @@ pub(super) enum Scan {
     Complete(usize),
     /// Go on looking from here.
     Partial(usize),
-    /// A line end without CR (RFC 9112 2.2 lets us refuse it), or a first byte no method begins with.
+    /// A line end without CR (RFC 9112 2.2 lets us refuse it), or a first byte no method begins
+    /// with.
     Malformed,
 }
 
@@ -34,10 +35,12 @@ pub(super) fn scan(buf: &[u8], seen: usize) -> Scan {
     Scan::Partial(buf.len())
 }
 
-/// Whether a chunked body follows. `head` was judged: if Transfer-Encoding is there at all, chunked is its last coding.
+/// Whether a chunked body follows. `head` was judged: if Transfer-Encoding is there at all, chunked
+/// is its last coding.
 pub(super) fn chunked(head: &[u8]) -> bool {
     const NAME: &[u8] = b"transfer-encoding:";
-    // Without a branch, so that many bytes are compared at once: nearly no head has a line that begins with a T and goes on with a hyphen there.
+    // Without a branch, so that many bytes are compared at once: nearly no head has a line that
+    // begins with a T and goes on with a hyphen there.
     let (firsts, hyphens) = (
         head.get(1..).unwrap_or_default(),
         head.get(9..).unwrap_or_default(),

@@ -1,4 +1,5 @@
-//! The data port's sockets: bind, accept up to a cap, read each request's head within its deadline, hand over, drain.
+//! The data port's sockets: bind, accept up to a cap, read each request's head within its deadline,
+//! hand over, drain.
 
 pub mod bind;
 mod chunks;
@@ -41,11 +42,14 @@ const HEADS: usize = 8 << 20;
 /// What one connection may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections of all listeners together. One above gets the seat of the longest silent one, if any is silent.
+    /// Open connections of all listeners together. One above gets the seat of the longest silent
+    /// one, if any is silent.
     pub connections: usize,
-    /// Bytes of a request's head before it is refused unread: request line and header section together.
+    /// Bytes of a request's head before it is refused unread: request line and header section
+    /// together.
     pub head_bytes: usize,
-    /// For a whole request head: the first of a connection counts from its accept, a later one from its first byte.
+    /// For a whole request head: the first of a connection counts from its accept, a later one from
+    /// its first byte.
     pub header_timeout: Duration,
     /// A connection without a further request is closed after this.
     pub idle: Duration,
@@ -64,7 +68,8 @@ pub enum Seen<'a> {
     Malformed,
     /// The head was not complete in time.
     TooSlow,
-    /// The unfinished heads of all connections take as much as they may, and this one is the newest.
+    /// The unfinished heads of all connections take as much as they may, and this one is the
+    /// newest.
     Crowded,
     /// As many as `connections` are open, and a request is under way on each.
     Overloaded,
@@ -84,7 +89,8 @@ pub trait Handler: Send + Sync + 'static {
     fn app(&self) -> &Arc<Self::App>;
     /// Read anew for each connection and request.
     fn limits(&self) -> Limits;
-    /// What is said before the connection is closed; `None`: the request goes on to [`Handler::app`]. Only [`Seen::Head`] may go on.
+    /// What is said before the connection is closed; `None`: the request goes on to
+    /// [`Handler::app`]. Only [`Seen::Head`] may go on.
     fn answer(&self, seen: Seen<'_>) -> Option<Answer>;
 }
 
@@ -182,8 +188,9 @@ impl Handle {
         &self.bound
     }
 
-    /// Goes on accepting for `linger`, then closes the listeners and idle connections and lets open requests run until `drain` is over.
-    /// Both count from now. Returns the moment all is done: true if nothing had to be cut off.
+    /// Goes on accepting for `linger`, then closes the listeners and idle connections and lets open
+    /// requests run until `drain` is over. Both count from now. Returns the moment all is done:
+    /// true if nothing had to be cut off.
     pub async fn drain(mut self, linger: Duration, drain: Duration) -> bool {
         let over = sleep(drain.max(linger));
         tokio::pin!(over);
@@ -245,7 +252,8 @@ async fn set(flag: &mut watch::Receiver<bool>) {
     let _ = flag.wait_for(|set| *set).await;
 }
 
-/// Out of descriptors or memory: wait longer each time. Anything else concerns one connection that is gone already.
+/// Out of descriptors or memory: wait longer each time. Anything else concerns one connection that
+/// is gone already.
 async fn back_off(e: &io::Error, pause: Duration) -> Duration {
     static SCARCE: Seldom = Seldom::new();
     static GONE: Seldom = Seldom::new();

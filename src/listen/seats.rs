@@ -1,4 +1,5 @@
-//! Seats for the connections of all listeners. Where all are taken, a newcomer gets that of the longest silent one.
+//! Seats for the connections of all listeners. Where all are taken, a newcomer gets that of the
+//! longest silent one.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +24,8 @@ pub(super) struct Seats(Mutex<Taken>);
 #[derive(Default)]
 struct Taken {
     open: usize,
-    /// The silent ones by the order in which they fell silent, or last sent something: the first is silent for longest.
+    /// The silent ones by the order in which they fell silent, or last sent something: the first is
+    /// silent for longest.
     silent: BTreeMap<u64, Arc<Notify>>,
     last: u64,
 }

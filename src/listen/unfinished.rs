@@ -1,4 +1,5 @@
-//! One budget of memory for the unfinished request heads of all connections. What does not fit is at the cost of the newest.
+//! One budget of memory for the unfinished request heads of all connections. What does not fit is
+//! at the cost of the newest.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,5 @@
-//! An HTTP/2 connection under watch: pingora bounds neither the time a header block takes nor what frames without a request cost.
+//! An HTTP/2 connection under watch: pingora bounds neither the time a header block takes nor what
+//! frames without a request cost.
 
 use std::{
     io,
@@ -25,12 +26,15 @@ use crate::logging::Seldom;
 
 /// Costs are added up over this time.
 const WINDOW: Duration = Duration::from_secs(10);
-/// What a client may cost in it: 1,000 PINGs a second, or every one of 250 streams reset once a second.
+/// What a client may cost in it: 1,000 PINGs a second, or every one of 250 streams reset once a
+/// second.
 const BUDGET: u64 = 10_000;
-/// So many bytes of answers pay for one more: who downloads sends WINDOW_UPDATE and PING by right. The answer to a PING has 17.
+/// So many bytes of answers pay for one more: who downloads sends WINDOW_UPDATE and PING by right.
+/// The answer to a PING has 17.
 const PAYS: u64 = 64;
 
-/// `seen` was read from `io` already. A header block, the handshake and each control frame get `patience` from first byte to last.
+/// `seen` was read from `io` already. A header block, the handshake and each control frame get
+/// `patience` from first byte to last.
 pub(super) fn watch(io: Client, seen: &[u8], patience: Duration) -> L4 {
     let descriptor = io.as_raw_fd();
     let mut frames = Frames::new();

@@ -24,7 +24,8 @@ impl Seldom {
         Self(Mutex::new(Told { at: None, since: 0 }))
     }
 
-    /// It came once more. `None`: it was told less than a minute ago; else how often it came since then, this time included.
+    /// It came once more. `None`: it was told less than a minute ago; else how often it came since
+    /// then, this time included.
     pub fn again(&self) -> Option<u64> {
         #[expect(
             clippy::disallowed_methods,

@@ -1,7 +1,8 @@
 //! How a line looks to people: time, level, where from, what happened, and the fields of it.
 //!
-//! Whatever others wrote (a vendor's error, a library's message) stands in quotes, its control characters escaped, so that no text can look
-//! like a field, a second line, or a command to a terminal.
+//! Whatever others wrote (a vendor's error, a library's message) stands in quotes, its control
+//! characters escaped, so that no text can look like a field, a second line, or a command to a
+//! terminal.
 
 use std::fmt::{self, Debug, Write};
 

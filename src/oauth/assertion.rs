@@ -1,4 +1,5 @@
-//! Assertions: JWTs that stand for the client (RFC 7521, RFC 7523), as a grant, or as the token itself.
+//! Assertions: JWTs that stand for the client (RFC 7521, RFC 7523), as a grant, or as the token
+//! itself.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +18,8 @@ use crate::{
     tls::pem,
 };
 
-/// 2020-01-01T00:00:00Z. A wall clock before that is a machine without a clock: an assertion dated by it would be refused, and the refusal counted.
+/// 2020-01-01T00:00:00Z. A wall clock before that is a machine without a clock: an assertion dated
+/// by it would be refused, and the refusal counted.
 pub const CLOCK_SET: Duration = Duration::from_hours(438_288);
 
 /// What an assertion says where the profile does not say otherwise.
@@ -32,7 +34,8 @@ pub struct Usual<'a> {
 /// Signs a fresh assertion: a new `jti`, `iat` and `exp` by the wall clock `wall`.
 ///
 /// # Errors
-/// [`Refused`]: a template that does not render, a key that is none or of another kind, or (to be tried again) a clock that is not set.
+/// [`Refused`]: a template that does not render, a key that is none or of another kind, or (to be
+/// tried again) a clock that is not set.
 pub fn sign(
     spec: &Assertion,
     usual: Usual<'_>,
@@ -62,7 +65,8 @@ fn part(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
-/// RFC 7515 4.1. `alg` is always the algorithm that signs; `typ` may be overridden, or left out by an empty one.
+/// RFC 7515 4.1. `alg` is always the algorithm that signs; `typ` may be overridden, or left out by
+/// an empty one.
 fn header(spec: &Assertion, scope: &Scope<'_>) -> Result<Map<String, Value>, Refused> {
     let mut header = Map::new();
     header.insert("typ".into(), "JWT".into());
@@ -120,8 +124,8 @@ fn claims(
     Ok(claims)
 }
 
-/// The key: the first PEM private key of the secret (PKCS#8, RSA also PKCS#1, EC also SEC 1), whatever stands beside it, or for HS* the secret's
-/// bytes. Nothing of it is ever in an error.
+/// The key: the first PEM private key of the secret (PKCS#8, RSA also PKCS#1, EC also SEC 1),
+/// whatever stands beside it, or for HS* the secret's bytes. Nothing of it is ever in an error.
 fn key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, Refused> {
     let text = request::render(&spec.key, scope)?;
     let who = name(&spec.key);

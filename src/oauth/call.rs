@@ -50,12 +50,14 @@ pub struct TokenCall {
 /// What earlier calls have taught.
 #[derive(Default)]
 pub struct Known {
-    /// The token got last and the one before it: a vendor that refuses the next may tell them back, and then they are scrubbed.
+    /// The token got last and the one before it: a vendor that refuses the next may tell them back,
+    /// and then they are scrubbed.
     tokens: Mutex<[Option<Arc<Zeroizing<String>>>; 2]>,
     clock: Arc<VendorClock>,
 }
 
-/// How many seconds the vendor's clock is ahead of ours, where a refused assertion showed that they differ; 0 until then.
+/// How many seconds the vendor's clock is ahead of ours, where a refused assertion showed that they
+/// differ; 0 until then.
 #[derive(Default)]
 struct VendorClock(AtomicI64);
 
@@ -103,7 +105,8 @@ impl Fetch for TokenCall {
         parents: &'a [Arc<Token>],
     ) -> Fut<'a, Result<Box<dyn Prepared>, Failure>> {
         Box::pin(async move {
-            // Never a reading of its own: half of what somebody is writing would be a wrong attempt.
+            // Never a reading of its own: half of what somebody is writing would be a wrong
+            // attempt.
             let values = self.secrets.values().await.map_err(unread)?;
             let spec = self.profile.tokens.get(self.index).ok_or_else(|| {
                 Refused::new("no such token in the profile").failure(&Scrub::default())
@@ -216,7 +219,8 @@ impl Attempt {
         key::key(&self.profile, spec, url, credential, &scope)
     }
 
-    /// Renders and signs. Pure but for the fresh `jti` and the vendor's clock, which dates what is signed.
+    /// Renders and signs. Pure but for the fresh `jti` and the vendor's clock, which dates what is
+    /// signed.
     fn make(&self, wall: Duration) -> Result<Made, Refused> {
         let spec = self.spec()?;
         let wall = if spec.assertion.is_some() {
@@ -329,8 +333,9 @@ impl Prepared for Attempt {
 }
 
 impl Attempt {
-    /// A refused assertion that was dated by another clock than the vendor's, as its answer shows, says nothing of the secret: later ones are dated by
-    /// the vendor's. `wall`: ours when the answer came.
+    /// A refused assertion that was dated by another clock than the vendor's, as its answer shows,
+    /// says nothing of the secret: later ones are dated by the vendor's. `wall`: ours when the
+    /// answer came.
     fn blame_clock(&self, failure: Failure, answer: &Answer, wall: Duration) -> Failure {
         let dated = self.clock.time(wall);
         let Some(date) = rules::other_time(answer, dated)

@@ -31,10 +31,12 @@ const MAX_BODY: usize = 64 * 1024;
 const MAX_PACKED: usize = MAX_BODY + 4 * 1024;
 /// Longer than this nobody keeps an idle connection for us.
 const POOL_IDLE: Duration = Duration::from_secs(90);
-/// A `server_name` is bound to one client per host; token URLs come from configuration, so there are few.
+/// A `server_name` is bound to one client per host; token URLs come from configuration, so there
+/// are few.
 const MAX_NAMED: usize = 64;
 
-/// A reqwest client for one `tls` table; connections are reused. Never reads proxy variables, never follows redirects.
+/// A reqwest client for one `tls` table; connections are reused. Never reads proxy variables, never
+/// follows redirects.
 #[derive(Debug, Clone)]
 pub struct TokenClient {
     inner: Arc<Inner>,
@@ -45,8 +47,9 @@ pub struct TokenClient {
 #[derive(Debug)]
 enum Inner {
     Plain(reqwest::Client),
-    /// With `server_name`: reqwest takes the name for SNI and verification from the URL. So the URL is sent with that name, a resolver of its own
-    /// leads it to the real host, and `Host` names the real host. HTTP/1.1 only: in HTTP/2 the name would also be the `:authority`.
+    /// With `server_name`: reqwest takes the name for SNI and verification from the URL. So the URL
+    /// is sent with that name, a resolver of its own leads it to the real host, and `Host` names
+    /// the real host. HTTP/1.1 only: in HTTP/2 the name would also be the `:authority`.
     Named {
         material: Box<Material>,
         name: String,
@@ -64,7 +67,8 @@ impl TokenClient {
         let inner = match material.server_name.clone() {
             None => Inner::Plain(client(&material, None)?),
             Some(name) => {
-                // Made at once, so that what is wrong with the files shows at load; it serves http URLs, which have no name to verify.
+                // Made at once, so that what is wrong with the files shows at load; it serves http
+                // URLs, which have no name to verify.
                 let plain = client(&material, None)?;
                 Inner::Named {
                     material: Box::new(material),
@@ -80,13 +84,15 @@ impl TokenClient {
         })
     }
 
-    /// Does it trust what the other one does? (A client certificate is read anew by each handshake.)
+    /// Does it trust what the other one does? (A client certificate is read anew by each
+    /// handshake.)
     #[must_use]
     pub fn trusts_as(&self, other: &Self) -> bool {
         self.trust == other.trust
     }
 
-    /// Sends one request, once. An answer of any status is an [`Answer`]; what breaks before its head is a failure.
+    /// Sends one request, once. An answer of any status is an [`Answer`]; what breaks before its
+    /// head is a failure.
     ///
     /// # Errors
     /// [`Failure`] of class `retry`.
@@ -105,7 +111,8 @@ impl TokenClient {
             .await
             .map_err(|e| broken(trouble::words(&e, clock_wrong()), e.is_timeout()))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        // The status counts even where the body never comes to an end, so the body has a limit of its own, just before the total one.
+        // The status counts even where the body never comes to an end, so the body has a limit of
+        // its own, just before the total one.
         let rest = timeout
             .saturating_sub(started.until(Now::now()))
             .saturating_sub(Duration::from_millis(5));
@@ -158,7 +165,8 @@ impl TokenClient {
             .or_insert(http::HeaderValue::from_static(coding::ACCEPTED));
         let mut sent = reqwest::Request::new(method, url);
         *sent.headers_mut() = headers;
-        // `from_owner` keeps the bytes where they are wiped; hyper and TLS have copies of their own that are not.
+        // `from_owner` keeps the bytes where they are wiped; hyper and TLS have copies of their own
+        // that are not.
         *sent.body_mut() = body.map(|b: Zeroizing<Vec<u8>>| Bytes::from_owner(b).into());
         Ok((client, sent))
     }

@@ -1,4 +1,5 @@
-//! Undoes the content codings of an answer (RFC 9110 8.4). Pure, total; no step brings more than the bound.
+//! Undoes the content codings of an answer (RFC 9110 8.4). Pure, total; no step brings more than
+//! the bound.
 
 use std::io::Read;
 
@@ -29,8 +30,9 @@ pub enum Stuck {
     Damaged,
 }
 
-/// The codings of an answer in the order in which they were applied, over all fields and however they are written: names are without case,
-/// `x-gzip` is `gzip` (RFC 9110 8.4.1.3), `identity` is nothing.
+/// The codings of an answer in the order in which they were applied, over all fields and however
+/// they are written: names are without case, `x-gzip` is `gzip` (RFC 9110 8.4.1.3), `identity` is
+/// nothing.
 ///
 /// # Errors
 /// In words, naming it: a coding that is not known here, or more than three.
@@ -72,7 +74,8 @@ pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
     Ok(all)
 }
 
-/// `body` without its codings, the last one undone first; no content is none in every coding. `limit`: bytes that may come out of each step.
+/// `body` without its codings, the last one undone first; no content is none in every coding.
+/// `limit`: bytes that may come out of each step.
 ///
 /// # Errors
 /// [`Stuck`].
@@ -88,7 +91,8 @@ pub fn decode(
     for coding in codings.iter().rev() {
         body = match coding {
             Coding::Gzip => unpack(MultiGzDecoder::new(&body[..]), limit)?,
-            // Zlib (RFC 9110 8.4.1.2), or the bare stream that many servers send in its place: the two differ in their first bytes.
+            // Zlib (RFC 9110 8.4.1.2), or the bare stream that many servers send in its place: the
+            // two differ in their first bytes.
             Coding::Deflate if zlib(&body) => unpack(ZlibDecoder::new(&body[..]), limit)?,
             Coding::Deflate => unpack(DeflateDecoder::new(&body[..]), limit)?,
         };

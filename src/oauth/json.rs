@@ -1,4 +1,5 @@
-//! Reads JSON (RFC 8259) that a stranger wrote: one absurd member costs that member, not the whole answer. Pure, total, linear.
+//! Reads JSON (RFC 8259) that a stranger wrote: one absurd member costs that member, not the whole
+//! answer. Pure, total, linear.
 
 use std::fmt;
 
@@ -9,9 +10,11 @@ use zeroize::Zeroizing;
 /// What lies deeper in lists and objects is read as `null`.
 const DEEPEST: usize = 100;
 
-/// The text as JSON; `None` where it is none. A byte order mark in front is dropped (RFC 8259 8.1). What the grammar allows but no program can
-/// hold costs its own member alone: a number beyond 64-bit floating point is the largest there is, half of a surrogate pair is U+FFFD, and so are
-/// bytes that are no UTF-8; what lies over 100 levels deep is `null`. The last of two members with one name counts.
+/// The text as JSON; `None` where it is none. A byte order mark in front is dropped (RFC 8259 8.1).
+/// What the grammar allows but no program can hold costs its own member alone: a number beyond
+/// 64-bit floating point is the largest there is, half of a surrogate pair is U+FFFD, and so are
+/// bytes that are no UTF-8; what lies over 100 levels deep is `null`. The last of two members with
+/// one name counts.
 #[must_use]
 pub fn read(bytes: &[u8]) -> Option<Value> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -26,7 +29,8 @@ pub fn read(bytes: &[u8]) -> Option<Value> {
     Some(value)
 }
 
-/// The same text with every number and every escape within what can be held. It stays as wrong as it was where it is no JSON.
+/// The same text with every number and every escape within what can be held. It stays as wrong as
+/// it was where it is no JSON.
 fn mend(text: &str) -> Zeroizing<String> {
     // Not one replacement is longer than 24 bytes, and none stands for less than 5.
     let mut out = Zeroizing::new(String::with_capacity(text.len() * 5));
@@ -82,7 +86,8 @@ fn escape(text: &str, out: &mut String) -> usize {
     taken
 }
 
-/// Copies the number that `text` begins with, or the largest there is in its place. How many bytes it has.
+/// Copies the number that `text` begins with, or the largest there is in its place. How many bytes
+/// it has.
 fn number(text: &str, out: &mut String) -> usize {
     let length = text
         .bytes()

@@ -1,4 +1,5 @@
-//! What the guard counts an attempt against: the token URL with the secrets sent to it, and the account that these belong to.
+//! What the guard counts an attempt against: the token URL with the secrets sent to it, and the
+//! account that these belong to.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -16,8 +17,9 @@ use crate::{
     token::{GuardKey, Now},
 };
 
-/// What refusals of this token's requests count against, for all partitions together, before any was made. `None` where no secret is sent, or where
-/// the address is made of what only a request knows.
+/// What refusals of this token's requests count against, for all partitions together, before any
+/// was made. `None` where no secret is sent, or where the address is made of what only a request
+/// knows.
 #[must_use]
 pub fn guard_key(
     profile: &Profile,
@@ -36,8 +38,8 @@ pub fn guard_key(
     key(profile, spec, &url, credential, &scope)
 }
 
-/// The origins of all token endpoints of a profile: accounts of different origins have nothing in common. `None`: one of them can't be told from its
-/// settings and these secrets alone.
+/// The origins of all token endpoints of a profile: accounts of different origins have nothing in
+/// common. `None`: one of them can't be told from its settings and these secrets alone.
 #[must_use]
 pub fn token_origins(profile: &Profile, values: Option<&Values>) -> Option<BTreeSet<String>> {
     let scope = Scope {
@@ -53,8 +55,8 @@ pub fn token_origins(profile: &Profile, values: Option<&Values>) -> Option<BTree
     Some(origins)
 }
 
-/// The key of one attempt at `url`, of which `scope` holds settings, secrets and partition. The query is left out: with `format = "query"` it
-/// holds the secret.
+/// The key of one attempt at `url`, of which `scope` holds settings, secrets and partition. The
+/// query is left out: with `format = "query"` it holds the secret.
 pub(super) fn key(
     profile: &Profile,
     spec: &TokenSpec,
@@ -93,8 +95,8 @@ pub(super) fn key(
     })
 }
 
-/// Scheme, host and port in one spelling: what [`Url`] leaves different (a dot at the end of a name, an IPv4 address within an IPv6 one) is the
-/// same here.
+/// Scheme, host and port in one spelling: what [`Url`] leaves different (a dot at the end of a
+/// name, an IPv4 address within an IPv6 one) is the same here.
 fn origin(url: &Url) -> String {
     let host = match url.host() {
         Some(Host::Domain(name)) => name.trim_end_matches('.').to_ascii_lowercase(),
@@ -112,8 +114,9 @@ fn origin(url: &Url) -> String {
     )
 }
 
-/// The client identifier that the request shows: its parameter `client_id`, what client authentication sends as such, the subject of its assertion, or
-/// the secrets that the profile calls public. Case and white space around it make no other client.
+/// The client identifier that the request shows: its parameter `client_id`, what client
+/// authentication sends as such, the subject of its assertion, or the secrets that the profile
+/// calls public. Case and white space around it make no other client.
 fn client(
     profile: &Profile,
     spec: &TokenSpec,

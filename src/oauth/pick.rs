@@ -80,7 +80,8 @@ pub fn value(answer: &Answer, pick: &Pick) -> Option<Value> {
     }
 }
 
-/// What stands there, as text: strings as they are, numbers and booleans as JSON writes them. Lists and tables are nothing.
+/// What stands there, as text: strings as they are, numbers and booleans as JSON writes them. Lists
+/// and tables are nothing.
 #[must_use]
 pub fn text(answer: &Answer, pick: &Pick) -> Option<String> {
     match value(answer, pick)? {

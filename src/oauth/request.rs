@@ -1,4 +1,5 @@
-//! One token request, from a profile's description and the values of this attempt. Pure: nothing is read, nothing is sent.
+//! One token request, from a profile's description and the values of this attempt. Pure: nothing is
+//! read, nothing is sent.
 
 use std::borrow::Cow;
 
@@ -153,7 +154,8 @@ pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, R
     })
 }
 
-/// The token URL: https, or http to ourselves or where the profile allows plaintext (RFC 6749 3.2); without user info and fragment.
+/// The token URL: https, or http to ourselves or where the profile allows plaintext (RFC 6749 3.2);
+/// without user info and fragment.
 ///
 /// # Errors
 /// [`Refused`].
@@ -229,7 +231,8 @@ pub fn tree(param: &Param, scope: &Scope<'_>) -> Result<Value, Refused> {
 
 type Named<'a> = (Cow<'a, str>, Value);
 
-/// All parameters, ours first. What the profile names itself is not sent a second time; what renders empty is not sent at all (RFC 6749 3.2).
+/// All parameters, ours first. What the profile names itself is not sent a second time; what
+/// renders empty is not sent at all (RFC 6749 3.2).
 fn params<'a>(
     spec: &'a TokenSpec,
     secrets: &Values,
@@ -319,7 +322,8 @@ fn to_query(url: &mut Url, pairs: &[(&str, Cow<'_, str>)]) -> Result<(), Refused
     Ok(())
 }
 
-/// RFC 6749 2.3.1: identifier and secret are each form-encoded (appendix B) before base64. `basic_raw` is for vendors who forgot that.
+/// RFC 6749 2.3.1: identifier and secret are each form-encoded (appendix B) before base64.
+/// `basic_raw` is for vendors who forgot that.
 fn basic(auth: ClientAuth, secrets: &Values) -> Result<Option<Zeroizing<String>>, Refused> {
     let encode = |text: &str| -> Zeroizing<String> {
         Zeroizing::new(match auth {

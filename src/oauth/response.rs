@@ -1,4 +1,5 @@
-//! Reads the token and its life out of an answer (RFC 6749 5.1, and everything vendors do instead). Pure and total.
+//! Reads the token and its life out of an answer (RFC 6749 5.1, and everything vendors do instead).
+//! Pure and total.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +28,8 @@ const MAX_LIFE: f64 = 400.0 * 86_400.0;
 /// Epoch figures from here on are milliseconds: as seconds they would be in the year 5138.
 const MILLISECONDS_FROM: f64 = 1e11;
 
-/// A JWT whose `iat` lies further back than this, in seconds, was not made for this answer, or our clock is wrong.
+/// A JWT whose `iat` lies further back than this, in seconds, was not made for this answer, or our
+/// clock is wrong.
 const OLD: f64 = 300.0;
 
 /// When the request was sent.
@@ -38,7 +40,8 @@ pub struct Moment {
     pub wall: Duration,
 }
 
-/// What `answer` brings: the token named `token`, or why there is none. `scrub` learns the token, so that nothing repeats it.
+/// What `answer` brings: the token named `token`, or why there is none. `scrub` learns the token,
+/// so that nothing repeats it.
 ///
 /// # Errors
 /// The [`Failure`] by class, scrubbed.
@@ -137,8 +140,8 @@ pub fn unusable(token: &str) -> Option<&'static str> {
     }
 }
 
-/// Token types that are worth nothing without a proof of possession (RFC 9449 5, draft-ietf-oauth-v2-http-mac). The type stands at the top, or beside
-/// the token.
+/// Token types that are worth nothing without a proof of possession (RFC 9449 5,
+/// draft-ietf-oauth-v2-http-mac). The type stands at the top, or beside the token.
 fn needs_proof(answer: &Answer, token: &Pick) -> Option<&'static str> {
     let json = answer.json()?;
     let beside = match token {
@@ -180,8 +183,9 @@ impl Said {
 
 /// The smallest plausible life, and whether something implausible was said.
 ///
-/// Moments are measured against the answer's own `Date` where it has one: the vendor's clock made both, so that ours may be wrong. A JWT that is over
-/// by that clock makes all that the answer says of its life implausible.
+/// Moments are measured against the answer's own `Date` where it has one: the vendor's clock made
+/// both, so that ours may be wrong. A JWT that is over by that clock makes all that the answer says
+/// of its life implausible.
 fn life(answer: &Answer, token: &str, spec: &Response, wall: Duration) -> (Option<Duration>, bool) {
     let date = rules::answered_at(answer).map(|date| date.as_secs_f64());
     let now = date.unwrap_or(wall.as_secs_f64());
@@ -249,7 +253,8 @@ fn epoch(value: &Value, format: &AtFormat) -> Option<f64> {
     }
 }
 
-/// A date in a vendor's own format. Where a clock change makes it mean two moments, the earlier is taken.
+/// A date in a vendor's own format. Where a clock change makes it mean two moments, the earlier is
+/// taken.
 fn written(text: &str, format: &str, zone: Option<&str>) -> Option<f64> {
     let parsed = jiff::fmt::strtime::parse(format, text).ok()?;
     let Some(zone) = zone else {
@@ -276,7 +281,8 @@ fn seconds(at: Timestamp) -> f64 {
     at.as_duration().as_secs_f64()
 }
 
-/// What a JWT says of its own time (RFC 7519 4.1.4, 4.1.6), in seconds since the Unix epoch. Nothing is verified: the vendor does that.
+/// What a JWT says of its own time (RFC 7519 4.1.4, 4.1.6), in seconds since the Unix epoch.
+/// Nothing is verified: the vendor does that.
 struct Claims {
     /// `None`: it is no number.
     exp: Option<f64>,
@@ -311,8 +317,9 @@ impl Claims {
             .is_some_and(|(exp, date)| exp - date < MIN_LIFE.as_secs_f64())
     }
 
-    /// Its life by its own claims, and what is left of it by a clock: by the answer's `date`; without one by `wall`, ours, but only where no `iat`
-    /// tells a better life, or an old one tells that the token was made long ago. Where ours says that it is over, ours may be wrong.
+    /// Its life by its own claims, and what is left of it by a clock: by the answer's `date`;
+    /// without one by `wall`, ours, but only where no `iat` tells a better life, or an old one
+    /// tells that the token was made long ago. Where ours says that it is over, ours may be wrong.
     fn lives(&self, date: Option<f64>, wall: f64) -> [Said; 2] {
         let Some(exp) = self.exp else {
             return [Said::Implausible, Said::Nothing];
@@ -332,7 +339,8 @@ impl Claims {
     }
 }
 
-/// A moment in seconds since the Unix epoch that may have been written in milliseconds; `None`: it makes sense as neither.
+/// A moment in seconds since the Unix epoch that may have been written in milliseconds; `None`: it
+/// makes sense as neither.
 fn moment(epoch: f64) -> Option<f64> {
     let seconds = if epoch >= MILLISECONDS_FROM {
         epoch / 1000.0

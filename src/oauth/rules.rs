@@ -1,4 +1,5 @@
-//! What an answer of a token endpoint means (CONTRACT 2.3, "Classes of answers"): the user's and the profile's rules, then ours. Pure and total.
+//! What an answer of a token endpoint means (CONTRACT 2.3, "Classes of answers"): the user's and
+//! the profile's rules, then ours. Pure and total.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ const MIN_WAIT: Duration = Duration::from_secs(1);
 /// 429 without `Retry-After`: never sooner than this.
 const THROTTLE: Duration = Duration::from_secs(5);
 
-/// A signed attempt that is refused by a vendor whose clock is further from ours than this was refused for its date, as far as anyone can tell.
+/// A signed attempt that is refused by a vendor whose clock is further from ours than this was
+/// refused for its date, as far as anyone can tell.
 const SKEW: Duration = Duration::from_secs(60);
 
 /// What to do with an answer.
@@ -34,7 +36,8 @@ pub enum Meaning {
     Failed(Failure),
 }
 
-/// Judges `answer` to the call for the token named `token`. `wall` is the wall clock when it came (for dates in `Retry-After`).
+/// Judges `answer` to the call for the token named `token`. `wall` is the wall clock when it came
+/// (for dates in `Retry-After`).
 #[must_use]
 pub fn judge(
     answer: &Answer,
@@ -93,7 +96,8 @@ pub fn config(answer: &Answer, why: &str, scrub: &Scrub) -> Failure {
     }
 }
 
-/// `Retry-After` (RFC 9110 10.2.3) in either form, between 1 s and 1 h. A date counts from the answer's own `Date` where it has one, so that a wrong clock does no harm.
+/// `Retry-After` (RFC 9110 10.2.3) in either form, between 1 s and 1 h. A date counts from the
+/// answer's own `Date` where it has one, so that a wrong clock does no harm.
 #[must_use]
 pub fn retry_after(answer: &Answer, wall: Duration) -> Option<Duration> {
     let text = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -106,7 +110,8 @@ pub fn retry_after(answer: &Answer, wall: Duration) -> Option<Duration> {
     Some(asked.clamp(MIN_WAIT, MAX_WAIT))
 }
 
-/// When the vendor says that it answered (RFC 9110 6.6.1), since the Unix epoch; all three forms of a date are read.
+/// When the vendor says that it answered (RFC 9110 6.6.1), since the Unix epoch; all three forms of
+/// a date are read.
 #[must_use]
 pub fn answered_at(answer: &Answer) -> Option<Duration> {
     date(answer, &DATE)
@@ -119,7 +124,8 @@ fn date(answer: &Answer, name: &HeaderName) -> Option<Duration> {
         .ok()
 }
 
-/// The answer's `Date` where it is over 60 s from `wall`, the time by which an assertion was dated: enough to make it look expired or not valid yet.
+/// The answer's `Date` where it is over 60 s from `wall`, the time by which an assertion was dated:
+/// enough to make it look expired or not valid yet.
 #[must_use]
 pub fn other_time(answer: &Answer, wall: Duration) -> Option<Duration> {
     answered_at(answer).filter(|date| date.abs_diff(wall) > SKEW)
@@ -161,8 +167,8 @@ fn fits(rule: &Rule, answer: &Answer, token: &str) -> bool {
         && found()
 }
 
-/// The media type is JSON's: `application/json`, `text/json`, or one that ends in `+json` (RFC 6839 3.1), whatever its parameters and case. What
-/// names no type, or several, is not.
+/// The media type is JSON's: `application/json`, `text/json`, or one that ends in `+json` (RFC 6839
+/// 3.1), whatever its parameters and case. What names no type, or several, is not.
 fn is_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let (Some(Ok(one)), None) = (types.next().map(HeaderValue::to_str), types.next()) else {
@@ -189,7 +195,8 @@ fn usual(answer: &Answer, code: Option<&str>, waits: bool) -> (Option<Class>, Op
         Some("invalid_client" | "unauthorized_client" | "invalid_grant" | "access_denied")
     );
     match (answer.status, &answer.body) {
-        // The status alone decides these: an answer that breaks off after its head is still a refusal, and counts as one.
+        // The status alone decides these: an answer that breaks off after its head is still a
+        // refusal, and counts as one.
         (401, _) => (Some(Class::Rejected), unread),
         (429, _) => (
             Some(if waits {

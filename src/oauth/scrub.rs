@@ -20,7 +20,8 @@ pub struct Scrub {
 }
 
 impl Scrub {
-    /// Adds a secret, a token or an assertion: as it is, form- and percent-encoded, base64, hex and as a JSON string.
+    /// Adds a secret, a token or an assertion: as it is, form- and percent-encoded, base64, hex and
+    /// as a JSON string.
     pub fn add(&mut self, secret: &str) {
         self.spellings(secret);
         // A key has many lines, and an answer may hold one of them.
@@ -102,7 +103,8 @@ impl Scrub {
             .map(|c| if hidden(c) { ' ' } else { c })
             .collect();
         let joined: String = text.chars().filter(|c| !hidden(*c)).collect();
-        // Where a secret shows only once the control characters inside it are gone, nothing of the text can be kept.
+        // Where a secret shows only once the control characters inside it are gone, nothing of the
+        // text can be kept.
         if self.clean(&joined) != joined && self.clean(text) == text {
             return "***".into();
         }

@@ -6,7 +6,8 @@ use rustls::AlertDescription;
 
 use crate::tls::Flaw;
 
-/// What to say of an error of reqwest. `clock_wrong`: the wall clock is not set, which makes every certificate look wrong.
+/// What to say of an error of reqwest. `clock_wrong`: the wall clock is not set, which makes every
+/// certificate look wrong.
 #[must_use]
 pub fn words(error: &reqwest::Error, clock_wrong: bool) -> String {
     let mut causes: Vec<&(dyn Error + 'static)> = Vec::new();

@@ -1,4 +1,5 @@
-//! What a profile says of answers: where the token stands, how long it lives, what errors mean, how often to ask.
+//! What a profile says of answers: where the token stands, how long it lives, what errors mean, how
+//! often to ask.
 
 use std::time::Duration;
 
@@ -451,7 +452,8 @@ fn rule(b: &mut Build<'_>, at: &[&str], table: &ErrorTable) -> Rule {
             );
         }
     }
-    // Good tokens come with answers too: what hits them all would refuse them all, and latch the credential.
+    // Good tokens come with answers too: what hits them all would refuse them all, and latch the
+    // credential.
     if side == At::Token
         && table.then.is_some()
         && then != Then::Ok

@@ -1,4 +1,5 @@
-//! The filters of profile templates: bytes in and out for digests and keys, text for encodings. No error quotes its input.
+//! The filters of profile templates: bytes in and out for digests and keys, text for encodings. No
+//! error quotes its input.
 
 use aws_lc_rs::{
     digest::{self, Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256},
@@ -25,7 +26,8 @@ use crate::tls::pem;
 
 type Result<T> = std::result::Result<T, Fault>;
 
-/// Stands for every secret, token and variable that is not known yet: longer than any part of it that a template asks for.
+/// Stands for every secret, token and variable that is not known yet: longer than any part of it
+/// that a template asks for.
 pub(super) const PLACEHOLDER: &str =
     "placeholder-placeholder-placeholder-placeholder-placeholder-placeholder";
 /// Parts that splitting a placeholder gives.
@@ -261,7 +263,8 @@ fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// The whole header value of RFC 7617: `Basic` and the encoded pair, as they are (no form encoding as in RFC 6749 2.3.1).
+/// The whole header value of RFC 7617: `Basic` and the encoded pair, as they are (no form encoding
+/// as in RFC 6749 2.3.1).
 fn basic<'a>(run: &mut Run<'_>, user: &Val<'_>, password: &Val<'_>) -> Result<Val<'a>> {
     let (user, password) = (bytes(user)?, bytes(password)?);
     if user.contains(&b':') {
@@ -282,7 +285,8 @@ fn cert_der(pem: &[u8]) -> Result<Vec<u8>> {
     Ok(cert.to_vec())
 }
 
-/// `SubjectPublicKeyInfo` (RFC 5280 4.1) of a PEM private key (PKCS#8, PKCS#1, SEC 1) or certificate.
+/// `SubjectPublicKeyInfo` (RFC 5280 4.1) of a PEM private key (PKCS#8, PKCS#1, SEC 1) or
+/// certificate.
 fn spki_der(pem: &[u8]) -> Result<Vec<u8>> {
     if let Some(Ok(key)) = pem::private_key(pem) {
         return public_half(&key).ok_or(Fault::Told(

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{model::TokenSpec, names::Build, table::CredentialTable, token};
 
-/// Reads all tokens, finds who is made with whom, and sorts. Among equals the order is that of their names. A circle is noted.
+/// Reads all tokens, finds who is made with whom, and sorts. Among equals the order is that of
+/// their names. A circle is noted.
 pub(super) fn tokens(b: &mut Build<'_>, body: &CredentialTable) -> Vec<TokenSpec> {
     let partitioned = !body.partition.is_empty();
     let mut open: BTreeMap<String, (TokenSpec, Vec<String>)> = BTreeMap::new();

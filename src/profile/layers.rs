@@ -1,4 +1,5 @@
-//! The tables a profile is made of: the credential's own, its profile's, and those that one extends; laid over each other with `drop`.
+//! The tables a profile is made of: the credential's own, its profile's, and those that one
+//! extends; laid over each other with `drop`.
 
 use std::{
     cell::RefCell,
@@ -30,7 +31,8 @@ pub(super) enum Origin {
     /// The credential itself; problems stand under its key.
     Credential,
     File(PathBuf),
-    /// Nothing to mend there for a user: problems stand under the credential's key, where it can be overridden.
+    /// Nothing to mend there for a user: problems stand under the credential's key, where it can be
+    /// overridden.
     Builtin(String),
 }
 
@@ -43,7 +45,8 @@ pub(super) struct Layers {
 
 const DEPTH: usize = 16;
 
-/// Profile files as they were found, each read once while one configuration is loaded: credentials that share one see the same.
+/// Profile files as they were found, each read once while one configuration is loaded: credentials
+/// that share one see the same.
 #[derive(Debug, Default)]
 pub struct ProfileFiles(RefCell<BTreeMap<PathBuf, Arc<Result<Table, Problem>>>>);
 
@@ -60,7 +63,8 @@ impl ProfileFiles {
 }
 
 impl Layers {
-    /// Follows `extends`. Problems with finding or reading a profile are noted; then there is nothing to go on with.
+    /// Follows `extends`. Problems with finding or reading a profile are noted; then there is
+    /// nothing to go on with.
     pub fn load(
         base: &Base,
         overrides: &Table,
@@ -188,7 +192,8 @@ impl Layers {
         }
     }
 
-    /// All layers in one table. `errors` of upper layers come first; a `drop` that finds nothing is a problem.
+    /// All layers in one table. `errors` of upper layers come first; a `drop` that finds nothing is
+    /// a problem.
     pub fn merged(&self, problems: &mut Problems) -> Table {
         let mut merged = self.ground();
         for (index, layer) in self.all.iter().enumerate().rev() {
@@ -250,7 +255,8 @@ impl Layers {
         });
     }
 
-    /// Keys that may stand beside `key` where it was written, besides those that credentials and profiles share.
+    /// Keys that may stand beside `key` where it was written, besides those that credentials and
+    /// profiles share.
     pub fn beside(&self, key: &str) -> &'static [&'static str] {
         let owner = self.all.get(self.owner(&mut [key.to_owned()]));
         match owner.map(|layer| &layer.origin) {
@@ -274,7 +280,8 @@ impl Layers {
         self.key_in(index, &path)
     }
 
-    /// The layer that says most of `path`, the upper one where two say as much. Indices into `errors` become that layer's own.
+    /// The layer that says most of `path`, the upper one where two say as much. Indices into
+    /// `errors` become that layer's own.
     fn owner(&self, path: &mut [String]) -> usize {
         if let [first, index, ..] = path
             && first == "errors"

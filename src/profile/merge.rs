@@ -40,8 +40,9 @@ pub struct Given<'a> {
     pub files: &'a ProfileFiles,
 }
 
-/// Builds the profile of one credential. `overrides` is the credential's table without `profile`, `settings` and `secrets`.
-/// Problems are noted under `at` (`credentials.acme`). `relative_to` is the folder relative paths start from.
+/// Builds the profile of one credential. `overrides` is the credential's table without `profile`,
+/// `settings` and `secrets`. Problems are noted under `at` (`credentials.acme`). `relative_to` is
+/// the folder relative paths start from.
 pub fn build(
     base: &Base,
     overrides: &Map<String, Value>,
@@ -89,7 +90,8 @@ pub fn files(base: &Base, relative_to: &Path, files: &ProfileFiles) -> Vec<PathB
     )
 }
 
-/// Settings and secrets of a profile with their help, `extends` followed, for `cupbearer profiles NAME`.
+/// Settings and secrets of a profile with their help, `extends` followed, for `cupbearer profiles
+/// NAME`.
 pub(super) fn head(base: &Base, relative_to: &Path, files: &ProfileFiles) -> Option<HeadTable> {
     let mut problems = Problems::default();
     let layers = Layers::load(base, &Map::new(), "", relative_to, files, &mut problems)?;
@@ -342,8 +344,8 @@ fn whole(b: &mut Build<'_>, body: &CredentialTable) {
     }
 }
 
-/// Compares what the credential gives with what the profile uses. A declared secret that nothing uses (`client_secret` where
-/// `client_auth` is "none") need not be there.
+/// Compares what the credential gives with what the profile uses. A declared secret that nothing
+/// uses (`client_secret` where `client_auth` is "none") need not be there.
 fn secrets(b: &mut Build<'_>) {
     let at = b.layers.at.clone();
     for name in b.given.clone().into_iter().flatten() {

@@ -1,6 +1,6 @@
-//! The profile language (CONTRACT 2.1): a vendor is data. `catalogue` holds the built-in ones, `layers` lays a chain of `extends` and a
-//! user's overrides over each other, `merge` makes the model of it, `template` renders its strings,
-//! `trial` renders each once at load.
+//! The profile language (CONTRACT 2.1): a vendor is data. `catalogue` holds the built-in ones,
+//! `layers` lays a chain of `extends` and a user's overrides over each other, `merge` makes the
+//! model of it, `template` renders its strings, `trial` renders each once at load.
 
 mod answer;
 pub mod catalogue;

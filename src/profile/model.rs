@@ -44,8 +44,9 @@ pub struct SecretSpec {
 #[derive(Debug, Clone)]
 pub struct TokenSpec {
     pub name: Arc<str>,
-    /// `None` only with [`Format::None`]. Judged at load where it names settings only; one that names secrets, tokens or variables is known
-    /// only when it is rendered, so the sender judges it then, by the rules of [`super::judge_url`] (https, or loopback, or `allow_plaintext`).
+    /// `None` only with [`Format::None`]. Judged at load where it names settings only; one that
+    /// names secrets, tokens or variables is known only when it is rendered, so the sender judges
+    /// it then, by the rules of [`super::judge_url`] (https, or loopback, or `allow_plaintext`).
     pub url: Option<Template>,
     pub allow_plaintext: bool,
     pub method: Method,
@@ -65,7 +66,8 @@ pub struct TokenSpec {
     pub parents: Vec<usize>,
 }
 
-/// A parameter: a template, a list of them (form: the name is repeated), or, for JSON bodies, a tree.
+/// A parameter: a template, a list of them (form: the name is repeated), or, for JSON bodies, a
+/// tree.
 #[derive(Debug, Clone)]
 pub enum Param {
     Text(Template),
@@ -80,7 +82,8 @@ pub enum Format {
     Form,
     Json,
     Query,
-    /// With a `url`: a request without body or parameters. Without: the assertion is itself the token.
+    /// With a `url`: a request without body or parameters. Without: the assertion is itself the
+    /// token.
     None,
 }
 
@@ -99,7 +102,8 @@ pub enum ClientAuth {
 pub struct Assertion {
     pub alg: jsonwebtoken::Algorithm,
     pub key: Template,
-    /// Members of the JOSE header besides `alg` and `typ`; one that renders empty is left out (`kid` of an absent certificate).
+    /// Members of the JOSE header besides `alg` and `typ`; one that renders empty is left out
+    /// (`kid` of an absent certificate).
     pub header: BTreeMap<String, Template>,
     /// Claims that differ from the usual ones; one that renders empty is left out.
     pub claims: BTreeMap<String, Param>,
@@ -135,7 +139,8 @@ pub struct Response {
 pub enum AtFormat {
     /// Epoch seconds or milliseconds by magnitude, or RFC 3339.
     Auto,
-    /// strftime with the zone it is meant in (IANA name or offset); `None` where the format itself has one.
+    /// strftime with the zone it is meant in (IANA name or offset); `None` where the format itself
+    /// has one.
     Strftime {
         format: String,
         zone: Option<String>,

@@ -90,7 +90,8 @@ impl Build<'_> {
             .ok()
     }
 
-    /// Notes what is wrong with the value of `source` at `path`. Where that is one setting and nothing else, the setting is at fault.
+    /// Notes what is wrong with the value of `source` at `path`. Where that is one setting and
+    /// nothing else, the setting is at fault.
     pub fn blame(
         &mut self,
         path: &[&str],
@@ -234,7 +235,8 @@ impl Build<'_> {
         found
     }
 
-    /// A secret that something other than a template needs, so that it must be there even where it is optional.
+    /// A secret that something other than a template needs, so that it must be there even where it
+    /// is optional.
     pub fn need_secret(&mut self, path: &[&str], name: &str, why: &str) {
         if !self.any_secret && !self.secrets.contains_key(name) {
             let hint = "declare it in the profile, or choose another client_auth".to_owned();

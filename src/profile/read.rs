@@ -1,4 +1,5 @@
-//! A JSON tree into a serde type, with every mistake found in one go: what does not fit is noted, taken out, and reading starts again.
+//! A JSON tree into a serde type, with every mistake found in one go: what does not fit is noted,
+//! taken out, and reading starts again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
-//! What may be written in a profile or a credential: the shape for serde and the JSON Schema. Doc comments are the schema's descriptions.
+//! What may be written in a profile or a credential: the shape for serde and the JSON Schema. Doc
+//! comments are the schema's descriptions.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -6,11 +7,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
-/// What a profile has besides a credential's keys: where it comes from, and what its user must fill in.
+/// What a profile has besides a credential's keys: where it comes from, and what its user must fill
+/// in.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadTable {
-    /// The profile this one starts from: a built-in name, or `{ file = "PATH" }`. Tables merge deeply.
+    /// The profile this one starts from: a built-in name, or `{ file = "PATH" }`. Tables merge
+    /// deeply.
     #[schemars(with = "Option<Extends>")]
     pub extends: Option<Value>,
     /// What the profile is for, in one or two sentences.
@@ -86,14 +89,16 @@ pub struct CredentialTable {
     pub inject: InjectTable,
     /// One token set per value of a request header.
     pub partition: BTreeMap<String, PartitionTable>,
-    /// What answers mean, first hit wins; tried before the profile's own rules and the standard ones.
+    /// What answers mean, first hit wins; tried before the profile's own rules and the standard
+    /// ones.
     #[schemars(with = "OneOrMore<ErrorTable>")]
     pub errors: Vec<ErrorTable>,
     /// How often the token endpoint may be asked.
     pub guard: GuardTable,
     /// Hand the token out at `/.cupbearer/token/NAME` (false).
     pub vend: Option<bool>,
-    /// Keys to remove from the profile, e.g. `["inject.headers.Authorization"]`. Every table may have its own `drop`.
+    /// Keys to remove from the profile, e.g. `["inject.headers.Authorization"]`. Every table may
+    /// have its own `drop`.
     #[schemars(with = "OneOrMore<String>")]
     pub drop: Vec<String>,
 }
@@ -102,7 +107,8 @@ pub struct CredentialTable {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenTable {
-    /// The token endpoint (https, or loopback, or `allow_plaintext`). Not needed with `format = "none"`.
+    /// The token endpoint (https, or loopback, or `allow_plaintext`). Not needed with `format =
+    /// "none"`.
     pub url: Option<String>,
     /// Secrets may travel over plain http to a host that is not loopback (false).
     pub allow_plaintext: Option<bool>,
@@ -117,7 +123,8 @@ pub struct TokenTable {
     pub client_auth: Option<String>,
     /// `grant_type` (`client_credentials`); "" sends none.
     pub grant_type: Option<String>,
-    /// Further parameters: text, lists, and with `format = "json"` anything. One that renders empty is not sent.
+    /// Further parameters: text, lists, and with `format = "json"` anything. One that renders empty
+    /// is not sent.
     #[schemars(with = "BTreeMap<String, Value>")]
     pub params: BTreeMap<String, Value>,
     /// Headers of the token request.
@@ -128,7 +135,8 @@ pub struct TokenTable {
     pub timeout: Option<Span>,
     /// Trust and identity of the token call.
     pub tls: TlsTable,
-    /// A fresh JWT for every attempt: `{{ assertion }}`, or what the JWT kinds of `client_auth` send.
+    /// A fresh JWT for every attempt: `{{ assertion }}`, or what the JWT kinds of `client_auth`
+    /// send.
     pub assertion: Option<AssertionTable>,
     /// Where things stand in the answer.
     pub response: ResponseTable,
@@ -165,11 +173,13 @@ pub struct AssertionTable {
     /// Signature algorithm (RS256; HS256 for `client_secret_jwt`).
     #[schemars(extend("examples" = ["RS256", "PS256", "ES256", "EdDSA", "HS256"]))]
     pub alg: Option<String>,
-    /// The key, PEM or for HS256 the secret (`{{ secrets.private_key }}`; `{{ secrets.client_secret }}` for `client_secret_jwt`).
+    /// The key, PEM or for HS256 the secret (`{{ secrets.private_key }}`; `{{ secrets.client_secret
+    /// }}` for `client_secret_jwt`).
     pub key: Option<String>,
     /// Further header members such as `kid`; one that renders empty is left out.
     pub header: BTreeMap<String, String>,
-    /// Claims that differ from the usual ones (for client authentication: iss, sub, aud, iat, exp, jti); one that renders empty is left out.
+    /// Claims that differ from the usual ones (for client authentication: iss, sub, aud, iat, exp,
+    /// jti); one that renders empty is left out.
     #[schemars(with = "BTreeMap<String, Value>")]
     pub claims: BTreeMap<String, Value>,
     /// How long it is valid (60s).
@@ -185,14 +195,16 @@ pub struct AssertionTable {
 pub struct ResponseTable {
     /// The token (`/access_token`).
     pub token: Option<String>,
-    /// Its life, a number or a text holding one (`/expires_in`); "off" where the field cannot be trusted.
+    /// Its life, a number or a text holding one (`/expires_in`); "off" where the field cannot be
+    /// trusted.
     pub expires_in: Option<String>,
     /// One unit of `expires_in`: ms, s, m, h or d (s).
     #[schemars(extend("examples" = ["s", "ms", "m"]))]
     pub expires_unit: Option<String>,
     /// The moment it ends.
     pub expires_at: Option<String>,
-    /// How `expires_at` is written: "auto" (epoch seconds or milliseconds, RFC 3339), or `{ format = "%Y-%m-%d %H:%M:%S", zone = "Asia/Seoul" }`.
+    /// How `expires_at` is written: "auto" (epoch seconds or milliseconds, RFC 3339), or `{ format
+    /// = "%Y-%m-%d %H:%M:%S", zone = "Asia/Seoul" }`.
     #[schemars(with = "Option<AtFormatTable>")]
     pub expires_at_format: Option<Value>,
     /// Read `exp` of tokens that look like a JWT: auto or off (auto).
@@ -227,7 +239,8 @@ pub struct LifetimeTable {
     pub cap: Option<Span>,
     /// A token unused for this long is dead (off).
     pub idle: Option<Span>,
-    /// ahead: fetched at start and renewed before it is due; lazy: when a request needs it (ahead; lazy with partitions).
+    /// ahead: fetched at start and renewed before it is due; lazy: when a request needs it (ahead;
+    /// lazy with partitions).
     #[schemars(extend("examples" = ["ahead", "lazy"]))]
     pub refresh: Option<String>,
     /// Renew this long before the end (auto).
@@ -290,7 +303,8 @@ pub struct ErrorTable {
     /// A status, or a list of statuses and classes such as "5xx".
     #[schemars(with = "Option<StatusTable>")]
     pub status: Option<Value>,
-    /// Only answers whose media type is JSON's (true: `application/json`, `+json`), or only others, which a gateway or firewall gave (false).
+    /// Only answers whose media type is JSON's (true: `application/json`, `+json`), or only others,
+    /// which a gateway or firewall gave (false).
     pub json: Option<bool>,
     /// Where to look in the answer: a JSON pointer, `header:NAME`, `cookie:NAME` or `body`.
     pub path: Option<String>,
@@ -300,7 +314,8 @@ pub struct ErrorTable {
     /// What stands there is none of these.
     #[schemars(with = "Option<OneOrMore<Value>>")]
     pub not_in: Option<Vec<Value>>,
-    /// ok, retry, throttled, rejected or config for token answers; `stale_token` or pass for API answers. Required.
+    /// ok, retry, throttled, rejected or config for token answers; `stale_token` or pass for API
+    /// answers. Required.
     #[schemars(extend("examples" = ["ok", "retry", "throttled", "rejected", "config", "stale_token", "pass"]))]
     pub then: Option<String>,
     /// How long to wait before the next attempt.
@@ -333,18 +348,19 @@ enum StatusItem {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GuardTable {
-    /// Token calls at most, each a bucket that refills evenly: "120/m", "1000/d", "10/10m" (one: "120/m").
+    /// Token calls at most, each a bucket that refills evenly: "120/m", "1000/d", "10/10m" (one:
+    /// "120/m").
     #[schemars(with = "Option<OneOrMore<String>>")]
     pub rate: Option<Vec<String>>,
     /// At most so many requests wait for a token (10000).
     pub max_waiters: Option<u64>,
     /// Refused attempts per secret value before the credential is latched (2).
     pub max_rejections: Option<u64>,
-    /// How long it stays latched: a duration that doubles up to 1h, or `until_secret_changes` (1m). A secret that was accepted within 24h is held
-    /// for 5m at first, where this says more.
+    /// How long it stays latched: a duration that doubles up to 1h, or `until_secret_changes` (1m).
+    /// A secret that was accepted within 24h is held for 5m at first, where this says more.
     pub hold: Option<Span>,
-    /// Refused attempts in a row over all secrets of an account (token origin and client ID), after which only an unlatch opens: for vendors that
-    /// lock the account. Needs `[state]` (off).
+    /// Refused attempts in a row over all secrets of an account (token origin and client ID), after
+    /// which only an unlatch opens: for vendors that lock the account. Needs `[state]` (off).
     #[schemars(with = "Option<OffOrCount>")]
     pub account_rejections: Option<Value>,
     /// Keys to remove from the inherited table.
@@ -361,7 +377,8 @@ enum OffOrCount {
     Off(String),
 }
 
-/// A duration as it is written: `"250ms"`, `"30s"`, `"5m"`, `"1h"`, `"2d"`, or a word where one makes sense.
+/// A duration as it is written: `"250ms"`, `"30s"`, `"5m"`, `"1h"`, `"2d"`, or a word where one
+/// makes sense.
 #[derive(Debug, Clone, JsonSchema)]
 #[schemars(extend("examples" = ["250ms", "30s", "5m", "1h", "2d"]))]
 pub struct Span(pub String);

@@ -1,6 +1,8 @@
-//! Templates: parsed once at load, rendered with what is in scope. Their language is the part of minijinja's that cannot be abused: `syntax`
-//! and `expression` read it, `eval` says what it is worth. minijinja itself bounds neither the values on the way nor how deep its parser goes,
-//! and a process that runs must outlive whatever a reload brings; a test holds what is rendered here against what minijinja renders.
+//! Templates: parsed once at load, rendered with what is in scope. Their language is the part of
+//! minijinja's that cannot be abused: `syntax` and `expression` read it, `eval` says what it is
+//! worth. minijinja itself bounds neither the values on the way nor how deep its parser goes, and a
+//! process that runs must outlive whatever a reload brings; a test holds what is rendered here
+//! against what minijinja renders.
 
 pub(super) mod eval;
 mod expression;
@@ -24,7 +26,8 @@ use crate::secret::Values;
 
 const TOO_LONG: &str = "it is longer than 64 KiB";
 
-/// A parsed template. `Debug` prints the names in it and a mark that tells one text from another, within one process.
+/// A parsed template. `Debug` prints the names in it and a mark that tells one text from another,
+/// within one process.
 #[derive(Clone)]
 pub struct Template(Arc<Inner>);
 
@@ -49,7 +52,8 @@ pub struct Scope<'a> {
     pub wall: Option<Duration>,
 }
 
-/// Why a template could not be rendered. Says nothing of values, and of the template its names only: texts in it may be keys.
+/// Why a template could not be rendered. Says nothing of values, and of the template its names
+/// only: texts in it may be keys.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("template of {names}: {why}")]
 pub struct RenderError {
@@ -95,7 +99,8 @@ impl Template {
     /// The text. It is wiped from memory when dropped, and so is what was made on the way.
     ///
     /// # Errors
-    /// [`RenderError`]: an undefined name, a filter that cannot take its input, more than 64 KiB of text, or too much work.
+    /// [`RenderError`]: an undefined name, a filter that cannot take its input, more than 64 KiB of
+    /// text, or too much work.
     pub fn render(&self, scope: &Scope<'_>) -> Result<Zeroizing<String>, RenderError> {
         self.run(scope, false).map_err(|fault| RenderError {
             names: self.0.names.join(", "),
@@ -103,7 +108,8 @@ impl Template {
         })
     }
 
-    /// Whether it can be rendered. With `forgive` the values are placeholders: what depends on them alone is no fault.
+    /// Whether it can be rendered. With `forgive` the values are placeholders: what depends on them
+    /// alone is no fault.
     pub(super) fn attempt(&self, scope: &Scope<'_>, forgive: bool) -> Result<(), Fault> {
         self.run(scope, forgive).map(drop)
     }
@@ -129,7 +135,8 @@ impl Template {
             .iter()
             .any(|name| matches!(root(name), "now" | "uuid"))
     }
-    /// Every name it uses, dotted (`secrets.client_id`, `tokens.partner`, `base`, `now.epoch`, `uuid`), sorted.
+    /// Every name it uses, dotted (`secrets.client_id`, `tokens.partner`, `base`, `now.epoch`,
+    /// `uuid`), sorted.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.0.names

@@ -1,4 +1,5 @@
-//! Tests of templates with chance: what minijinja makes of the same text, and how long the worst of them take.
+//! Tests of templates with chance: what minijinja makes of the same text, and how long the worst of
+//! them take.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,5 @@
-//! `tokens.NAME` into a `TokenSpec`: what is sent, and to where. Answers and lifetimes are read in `answer`.
+//! `tokens.NAME` into a `TokenSpec`: what is sent, and to where. Answers and lifetimes are read in
+//! `answer`.
 
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr, time::Duration};
 
@@ -36,7 +37,8 @@ const ALGORITHMS: [&str; 12] = [
     "HS384", "HS512",
 ];
 
-/// Reads one token. Mistakes are noted; what is returned then is not used. `parents` are filled in by the caller from `build.seen`.
+/// Reads one token. Mistakes are noted; what is returned then is not used. `parents` are filled in
+/// by the caller from `build.seen`.
 pub(super) fn token(
     b: &mut Build<'_>,
     name: &str,
@@ -52,7 +54,8 @@ pub(super) fn token(
         Format::Form,
         &FORMATS,
     );
-    // Without parameters there is nowhere to put credentials: the default fits, what is written is checked below.
+    // Without parameters there is nowhere to put credentials: the default fits, what is written is
+    // checked below.
     let bare = format == Format::None || table.body.is_some();
     let default_auth = if bare {
         ClientAuth::None
@@ -191,7 +194,8 @@ fn method(b: &mut Build<'_>, path: &[&str], source: Option<&str>) -> Method {
     }
 }
 
-/// Judged as rendered with the settings. A URL that names anything else is known only at run time: the sender judges it by the same rules.
+/// Judged as rendered with the settings. A URL that names anything else is known only at run time:
+/// the sender judges it by the same rules.
 fn check_url(b: &mut Build<'_>, path: &[&str], template: &Template, allow_plaintext: bool) {
     let unset = template
         .names()
@@ -205,7 +209,8 @@ fn check_url(b: &mut Build<'_>, path: &[&str], template: &Template, allow_plaint
     }
 }
 
-/// A token URL is https (or http to loopback, or with `allow_plaintext`), with a host, without user name, password and fragment.
+/// A token URL is https (or http to loopback, or with `allow_plaintext`), with a host, without user
+/// name, password and fragment.
 ///
 /// # Errors
 /// What is wrong and what to do, without the URL itself.
@@ -539,7 +544,8 @@ fn algorithm(
         })
 }
 
-/// The secrets that client authentication takes by their fixed names (RFC 6749 2.3.1, RFC 7523 2.2).
+/// The secrets that client authentication takes by their fixed names (RFC 6749 2.3.1, RFC 7523
+/// 2.2).
 fn need_secrets(
     b: &mut Build<'_>,
     at: &[&str],

@@ -1,4 +1,5 @@
-//! Each template is rendered once at load, with placeholders for what is not known yet: what no value could mend is found here, not at a request.
+//! Each template is rendered once at load, with placeholders for what is not known yet: what no
+//! value could mend is found here, not at a request.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,7 +56,8 @@ fn one(b: &Build<'_>, template: &Template) -> Result<(), (String, String)> {
     let Err(fault) = render(&given, exact, PLACEHOLDER) else {
         return Ok(());
     };
-    // How long a placeholder is says nothing of a value: only what the shortest values make too long is too long for sure.
+    // How long a placeholder is says nothing of a value: only what the shortest values make too
+    // long is too long for sure.
     let fault = match fault {
         Fault::TooLong | Fault::TooManyParts | Fault::TooMuchWork if !exact => {
             match render(&given, exact, SHORTEST) {

@@ -1,4 +1,5 @@
-//! Texts of the profile language into values: durations, rates, sources, statuses. Errors say what would be right.
+//! Texts of the profile language into values: durations, rates, sources, statuses. Errors say what
+//! would be right.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,8 @@ use crate::token::Rate;
 /// What is wrong with a text, and what would be right.
 pub type Wrong = (&'static str, &'static str);
 
-/// Stands for "off" where a duration is needed: longer than any process lives, short enough to count with.
+/// Stands for "off" where a duration is needed: longer than any process lives, short enough to
+/// count with.
 pub const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// One number and one unit: ms, s, m, h or d; at most [`NEVER`].
@@ -171,7 +173,8 @@ pub fn status(value: &serde_json::Value) -> Result<StatusMatch, Wrong> {
         .ok_or(wrong)
 }
 
-/// A pattern that begins with `^` and ends with `$`, made to match whole texts whatever stands between.
+/// A pattern that begins with `^` and ends with `$`, made to match whole texts whatever stands
+/// between.
 pub fn anchored(pattern: &str) -> Result<Regex, Wrong> {
     let inner = pattern.strip_prefix('^').and_then(|p| p.strip_suffix('$'));
     let escaped =

@@ -76,7 +76,8 @@ pub async fn present(
     result.map_err(|refusal| refused(&refusal, credential, Some(&upstream.name)).into())
 }
 
-/// Runs `work`, or gives up when the client has left; pingora does not watch it meanwhile. What the client sends is not read: the vendor gets it.
+/// Runs `work`, or gives up when the client has left; pingora does not watch it meanwhile. What the
+/// client sends is not read: the vendor gets it.
 pub async fn while_there<T>(session: &mut Session, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
@@ -85,7 +86,8 @@ pub async fn while_there<T>(session: &mut Session, work: impl Future<Output = T>
     }
 }
 
-/// Whether the client is known to have left: nobody waits for an answer, so nothing is to be done at the vendor's any more.
+/// Whether the client is known to have left: nobody waits for an answer, so nothing is to be done
+/// at the vendor's any more.
 pub fn has_left(session: &mut Session) -> bool {
     match &mut *session.downstream_session {
         ServerSession::H1(h1) => listen::has_left(h1.stream()),
@@ -106,7 +108,8 @@ async fn left(session: &mut Session) {
 /// CONTRACT 4, for a credential that has no token to give.
 #[must_use]
 pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc<str>>) -> Reply {
-    // No token is to blame: its own templates are, or a secret's value. The reason says nothing of values.
+    // No token is to blame: its own templates are, or a secret's value. The reason says nothing of
+    // values.
     let unplaceable = refusal.failure.as_ref().filter(|_| refusal.token.is_none());
     let unplaceable = unplaceable.map(|f| {
         format!(
@@ -174,7 +177,8 @@ pub enum Verdict {
     Silent,
 }
 
-/// The profile's rules for API answers decide first, then the status and its challenge (CONTRACT 2.3).
+/// The profile's rules for API answers decide first, then the status and its challenge (CONTRACT
+/// 2.3).
 #[must_use]
 pub fn verdict(response: &ResponseHeader, credential: &Credential) -> Verdict {
     let status = response.status.as_u16();
@@ -219,7 +223,8 @@ pub fn may_replay(session: &Session, upstream: &Upstream) -> Result<(), &'static
     if !allowed {
         return Err("skipped_policy");
     }
-    // What is announced counts, not what has come so far: a 401 may come in the middle of an upload.
+    // What is announced counts, not what has come so far: a 401 may come in the middle of an
+    // upload.
     let announced = session
         .req_header()
         .headers
@@ -231,7 +236,8 @@ pub fn may_replay(session: &Session, upstream: &Upstream) -> Result<(), &'static
     Ok(())
 }
 
-/// The token was refused and the request is not to be sent again: nobody waits for the refresh that this may cause.
+/// The token was refused and the request is not to be sent again: nobody waits for the refresh that
+/// this may cause.
 pub fn tell(chosen: &Chosen) {
     if let Access::Credential {
         credential,
@@ -243,7 +249,8 @@ pub fn tell(chosen: &Chosen) {
     }
 }
 
-/// Waits for the token after the refused one; false: the vendor's answer goes on. `None`: the client has left.
+/// Waits for the token after the refused one; false: the vendor's answer goes on. `None`: the
+/// client has left.
 pub async fn renew(session: &mut Session, chosen: &mut Chosen) -> Option<bool> {
     let Access::Credential {
         credential,

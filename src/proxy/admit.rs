@@ -1,4 +1,5 @@
-//! May this request go on, and where to? The checks of CONTRACT 4 in their order, up to the partition.
+//! May this request go on, and where to? The checks of CONTRACT 4 in their order, up to the
+//! partition.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -75,7 +76,8 @@ pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
             .filter(|a| !a.is_empty());
         let host = authority.ok_or_else(|| bad("there is no :authority"))?;
         let path = request.uri.path_and_query().map_or("/", |p| p.as_str());
-        // HTTP/2 has no absolute-form: a forward proxy is recognised by nothing, so by host or path like the rest.
+        // HTTP/2 has no absolute-form: a forward proxy is recognised by nothing, so by host or path
+        // like the rest.
         return Ok(Asked {
             form: Form::Origin { host },
             path,
@@ -113,7 +115,8 @@ pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
     })
 }
 
-/// `browser = "deny"`: what web pages send is refused, and so is a name that could have been rebound to us (CONTRACT 2, 4).
+/// `browser = "deny"`: what web pages send is refused, and so is a name that could have been
+/// rebound to us (CONTRACT 2, 4).
 ///
 /// # Errors
 /// The refusal.
@@ -163,8 +166,9 @@ pub fn browser(
     )
 }
 
-/// The field by which a browser tells that it opens a page, a frame, or a program of a page (Fetch Metadata; HTML 4.6.4, 10). The last one comes on
-/// origins that are not trustworthy too, where browsers send none of the others.
+/// The field by which a browser tells that it opens a page, a frame, or a program of a page (Fetch
+/// Metadata; HTML 4.6.4, 10). The last one comes on origins that are not trustworthy too, where
+/// browsers send none of the others.
 fn navigation(headers: &HeaderMap) -> Option<&'static str> {
     const PAGES: [&str; 10] = [
         "document",
@@ -198,8 +202,9 @@ fn navigation(headers: &HeaderMap) -> Option<&'static str> {
     says("upgrade-insecure-requests", &["1"]).then_some("Upgrade-Insecure-Requests")
 }
 
-/// Whether an origin, or a URL with one, is the one that is asked here (under another name of this host that no stranger can have, too: clients that
-/// follow say where they come from), or that of the upstream which is asked for.
+/// Whether an origin, or a URL with one, is the one that is asked here (under another name of this
+/// host that no stranger can have, too: clients that follow say where they come from), or that of
+/// the upstream which is asked for.
 fn is_at_home(from: &str, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
     let Some((scheme, rest)) = from.split_once("://") else {
         return false;
@@ -249,8 +254,9 @@ fn is_at_home(from: &str, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
     })
 }
 
-/// IP literals, localhost, *.localhost and `proxy.hosts`. `0.0.0.0`, `::` and IPv4 within IPv6 lead to this host too, but are nobody's address: it is
-/// web pages that use them, because browsers send no Sec-Fetch-Site there.
+/// IP literals, localhost, *.localhost and `proxy.hosts`. `0.0.0.0`, `::` and IPv4 within IPv6 lead
+/// to this host too, but are nobody's address: it is web pages that use them, because browsers send
+/// no Sec-Fetch-Site there.
 fn ours(authority: &str, hosts: &[String]) -> bool {
     let Some((host, _)) = split_authority(authority) else {
         return false;
@@ -271,7 +277,8 @@ fn matched(authority: &str, config: &config::Config) -> bool {
     })
 }
 
-/// TRACE, and TRACK of some servers, would hand the token back (RFC 9110 9.3.8), in whatever case a server takes them.
+/// TRACE, and TRACK of some servers, would hand the token back (RFC 9110 9.3.8), in whatever case a
+/// server takes them.
 ///
 /// # Errors
 /// The refusal.

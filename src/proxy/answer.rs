@@ -1,4 +1,5 @@
-//! Answers on their way to the client: the vendor's without what is not for the client, and our own.
+//! Answers on their way to the client: the vendor's without what is not for the client, and our
+//! own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +14,8 @@ use tokio::time::timeout;
 use super::reply::Reply;
 use crate::listen;
 
-/// Not for the client (RFC 9110 7.6.1). `Transfer-Encoding` is left to pingora, which frames the answer anew.
+/// Not for the client (RFC 9110 7.6.1). `Transfer-Encoding` is left to pingora, which frames the
+/// answer anew.
 const HOP_BY_HOP: [HeaderName; 5] = [
     header::PROXY_AUTHENTICATE,
     header::TE,
@@ -26,9 +28,11 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 const REST: usize = 64 * 1024;
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// Of one answer so many interim (1xx) ones are passed on; RFC 9110 15.2 sets no bound, and a vendor must not keep a request for ever.
+/// Of one answer so many interim (1xx) ones are passed on; RFC 9110 15.2 sets no bound, and a
+/// vendor must not keep a request for ever.
 const INTERIM: usize = 256;
-/// Fields of an answer's head, or of its trailers, and their bytes with two for each end of a name and a line (CONTRACT 3).
+/// Fields of an answer's head, or of its trailers, and their bytes with two for each end of a name
+/// and a line (CONTRACT 3).
 const FIELDS: usize = 256;
 const HEAD: usize = 64 * 1024;
 
@@ -38,7 +42,8 @@ pub fn interim(response: &ResponseHeader) -> bool {
     response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
 }
 
-/// Whether an answer's head may be passed on. `interims`: how many came before it; `upgrade`: another protocol was asked for (RFC 9110 15.2.2).
+/// Whether an answer's head may be passed on. `interims`: how many came before it; `upgrade`:
+/// another protocol was asked for (RFC 9110 15.2.2).
 ///
 /// # Errors
 /// It is too large, one of too many, or a 101 nobody wanted.
@@ -53,8 +58,9 @@ pub fn bounded(response: &ResponseHeader, interims: &mut usize, upgrade: bool) -
     Ok(())
 }
 
-/// Trailers that are too large go no further, as any that a recipient has no use for (RFC 9110 6.5.1); the body before them is whole. pingora knows no
-/// way to end a stream here: an error would only be logged.
+/// Trailers that are too large go no further, as any that a recipient has no use for (RFC 9110
+/// 6.5.1); the body before them is whole. pingora knows no way to end a stream here: an error would
+/// only be logged.
 pub fn bound_trailers(trailers: &mut HeaderMap) {
     if !fits(trailers, 0) {
         tracing::debug!("trailers of more than 64 KiB are left out");
@@ -70,8 +76,8 @@ fn fits(fields: &HeaderMap, line: usize) -> bool {
     fields.len() <= FIELDS && line + bytes <= HEAD
 }
 
-/// Removes hop-by-hop fields and those that Connection names. After 101 they belong to the new protocol. `trailers`: they come through, so the
-/// field that announces them may stay.
+/// Removes hop-by-hop fields and those that Connection names. After 101 they belong to the new
+/// protocol. `trailers`: they come through, so the field that announces them may stay.
 pub fn clean(response: &mut ResponseHeader, trailers: bool) {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return;
@@ -104,8 +110,8 @@ pub fn clean(response: &mut ResponseHeader, trailers: bool) {
     }
 }
 
-/// One framing in every reading: interim answers and 204 have no content and so no length of it, 304 no transfer coding (RFC 9110 8.6, RFC 9112 6.1),
-/// and what a length says twice is said once.
+/// One framing in every reading: interim answers and 204 have no content and so no length of it,
+/// 304 no transfer coding (RFC 9110 8.6, RFC 9112 6.1), and what a length says twice is said once.
 ///
 /// # Errors
 /// Never: digits are a header value.
@@ -139,7 +145,8 @@ pub fn frame(response: &mut ResponseHeader) -> Result<()> {
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// A vendor's `Proxy-Status` that speaks in our name would make its answer look like a refusal of ours (RFC 9209 2): those members go.
+/// A vendor's `Proxy-Status` that speaks in our name would make its answer look like a refusal of
+/// ours (RFC 9209 2): those members go.
 pub fn disown(fields: &mut HeaderMap) -> bool {
     let ours = |member: &str| {
         let name = member.trim().trim_start_matches('"');
@@ -214,8 +221,9 @@ pub fn disown_head(response: &mut ResponseHeader) -> Result<()> {
     Ok(())
 }
 
-/// HTTP/1.0 knows no chunks (RFC 9112 6.1): an answer without a length ends with its connection. Until [`ended`] is called that end is a reset, so
-/// that what breaks off does not look whole. True where it is so.
+/// HTTP/1.0 knows no chunks (RFC 9112 6.1): an answer without a length ends with its connection.
+/// Until [`ended`] is called that end is a reset, so that what breaks off does not look whole. True
+/// where it is so.
 pub fn unchunk(session: &mut Session, response: &mut ResponseHeader) -> bool {
     let chunked = session.req_header().version == Version::HTTP_10
         && response.headers.contains_key(header::TRANSFER_ENCODING);
@@ -258,7 +266,8 @@ pub fn grpc(session: &Session) -> Option<String> {
 /// The client cannot be written to.
 pub async fn refuse(session: &mut Session, reply: &Reply) -> Result<()> {
     write(session, reply).await?;
-    // A reset right behind the answer makes some HTTP/2 clients forget the answer, so a short body is read to its end.
+    // A reset right behind the answer makes some HTTP/2 clients forget the answer, so a short body
+    // is read to its end.
     if session.is_http2() {
         let rest = async {
             let mut left = REST;

@@ -27,13 +27,15 @@ use crate::{
 const FRESH: Duration = Duration::from_secs(5);
 /// Wrong secrets are answered one after the other, each after this.
 const SLOW: Duration = Duration::from_millis(20);
-/// So many wait for that at most, as each of them keeps its request's head; the others are answered at once.
+/// So many wait for that at most, as each of them keeps its request's head; the others are answered
+/// at once.
 const WAITING: usize = 64;
 const NAME: &str = "client_auth";
 static UNREAD: Seldom = Seldom::new();
 static WRONG: Seldom = Seldom::new();
 
-/// The shared secrets as they were last read; the last good value of each stays while its file cannot be read.
+/// The shared secrets as they were last read; the last good value of each stays while its file
+/// cannot be read.
 #[derive(Debug, Default)]
 pub struct Gate {
     seen: Mutex<Vec<Arc<Seen>>>,
@@ -65,8 +67,8 @@ struct Seen {
 }
 
 impl Gate {
-    /// Lets the request in, or not: it shows one of the `sources`, or it does not. `presented` is the value of `Proxy-Authorization`, where there is
-    /// exactly one.
+    /// Lets the request in, or not: it shows one of the `sources`, or it does not. `presented` is
+    /// the value of `Proxy-Authorization`, where there is exactly one.
     ///
     /// # Errors
     /// 407, or 502 where none of the secrets can be read.
@@ -95,8 +97,8 @@ impl Gate {
         &self.doubts
     }
 
-    /// The same without an await, for the head of a CONNECT. Once in a while a small file is read meanwhile; while another reads it, and nothing is
-    /// known of it yet, that is 502.
+    /// The same without an await, for the head of a CONNECT. Once in a while a small file is read
+    /// meanwhile; while another reads it, and nothing is known of it yet, that is 502.
     ///
     /// # Errors
     /// As above, at once also where the secret is wrong.
@@ -138,7 +140,8 @@ impl Gate {
 }
 
 impl Seen {
-    /// Who comes while another looks goes on with what is known, or waits no longer than `patience`.
+    /// Who comes while another looks goes on with what is known, or waits no longer than
+    /// `patience`.
     async fn secret(self: &Arc<Self>, patience: Duration) -> Result<Arc<Secret>, Reply> {
         if let Some(secret) = self.fresh() {
             return Ok(secret);
@@ -199,7 +202,8 @@ impl Seen {
             Some((Now::now(), secret.clone()));
     }
 
-    /// Reads it, for a thread that may block. While somebody writes to it, what was read before is what is there.
+    /// Reads it, for a thread that may block. While somebody writes to it, what was read before is
+    /// what is there.
     fn look(&self, turn: &mut Turn) -> Option<Arc<Secret>> {
         let sources = BTreeMap::from([(NAME.to_owned(), self.source.clone())]);
         let secrets = Secrets {
@@ -246,8 +250,9 @@ impl Default for Doubts {
 }
 
 impl Doubts {
-    /// Waits for one's turn, and a while. Who shows the right secret is not kept waiting by it. It takes the speed from a few connections; against
-    /// many at once it is the secret's length that helps.
+    /// Waits for one's turn, and a while. Who shows the right secret is not kept waiting by it. It
+    /// takes the speed from a few connections; against many at once it is the secret's length that
+    /// helps.
     pub async fn pass(&self) {
         let Ok(_place) = self.places.try_acquire() else {
             return;

@@ -1,4 +1,5 @@
-//! What a `WWW-Authenticate` field says (RFC 9110 11.6.1, RFC 6750 3). Total: any bytes give an answer.
+//! What a `WWW-Authenticate` field says (RFC 9110 11.6.1, RFC 6750 3). Total: any bytes give an
+//! answer.
 
 use std::borrow::Cow;
 
@@ -17,7 +18,8 @@ pub fn insufficient_scope(headers: &HeaderMap) -> bool {
     scope && !token
 }
 
-/// Tells the `error` parameters of all challenges of one field line, one by one; what makes no sense is skipped. Nothing is kept of the rest.
+/// Tells the `error` parameters of all challenges of one field line, one by one; what makes no
+/// sense is skipped. Nothing is kept of the rest.
 fn errors(field: &str, mut tell: impl FnMut(&str)) {
     let mut within_challenge = false;
     for item in items(field) {
@@ -84,7 +86,8 @@ fn unquote(text: &str) -> String {
     out
 }
 
-/// Bytes of the token (RFC 9110 5.6.2) at the start; all of them ASCII, so the length is a character boundary.
+/// Bytes of the token (RFC 9110 5.6.2) at the start; all of them ASCII, so the length is a
+/// character boundary.
 fn token_length(text: &str) -> usize {
     text.bytes()
         .take_while(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))

@@ -19,7 +19,8 @@ use super::{
     trace::TraceId,
 };
 
-/// The proof that a request has a route, and a token where it needs one: nothing is sent without it.
+/// The proof that a request has a route, and a token where it needs one: nothing is sent without
+/// it.
 pub struct Chosen {
     pub upstream: Arc<Upstream>,
     /// Path and query to send, before anything is injected.

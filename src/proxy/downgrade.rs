@@ -1,5 +1,6 @@
-//! Upstreams whose HTTP/2 was broken: pingora speaks HTTP/1.1 to them from then on, and is made to forget it here, or one bad moment of a vendor that
-//! speaks HTTP/2 alone would last until a restart.
+//! Upstreams whose HTTP/2 was broken: pingora speaks HTTP/1.1 to them from then on, and is made to
+//! forget it here, or one bad moment of a vendor that speaks HTTP/2 alone would last until a
+//! restart.
 
 use std::{
     collections::HashMap,
@@ -53,7 +54,8 @@ impl Downgrades {
         }
     }
 
-    /// Part of the key by which pingora knows the upstream; goes up when HTTP/2 is to be tried again.
+    /// Part of the key by which pingora knows the upstream; goes up when HTTP/2 is to be tried
+    /// again.
     pub fn era(&self, upstream: &str) -> u64 {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(seen) = known.get_mut(upstream) else {

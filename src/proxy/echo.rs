@@ -1,4 +1,5 @@
-//! What a vendor repeats of a request in its answer's head: tokens that only we placed go no further.
+//! What a vendor repeats of a request in its answer's head: tokens that only we placed go no
+//! further.
 
 use std::borrow::Cow;
 
@@ -22,7 +23,8 @@ use crate::{
     redact::{HIDDEN, Words},
 };
 
-/// What frames a message says nothing but numbers and names of the protocol; changed, it would say something else.
+/// What frames a message says nothing but numbers and names of the protocol; changed, it would say
+/// something else.
 const FRAMING: [HeaderName; 5] = [
     CONNECTION,
     CONTENT_LENGTH,
@@ -31,7 +33,8 @@ const FRAMING: [HeaderName; 5] = [
     UPGRADE,
 ];
 
-/// Takes out of an answer's head, an interim one's too, what repeats tokens, their variables, and secrets of the request's credential.
+/// Takes out of an answer's head, an interim one's too, what repeats tokens, their variables, and
+/// secrets of the request's credential.
 ///
 /// # Errors
 /// What is left is no header value.
@@ -142,7 +145,8 @@ fn text(bytes: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(bytes).unwrap_or(HeaderValue::from_static(HIDDEN))
 }
 
-/// A cookie of ours that is set anew would come from the client next time, for all upstreams on this host.
+/// A cookie of ours that is set anew would come from the client next time, for all upstreams on
+/// this host.
 fn cookies(response: &mut ResponseHeader, ours: &[String]) -> Result<()> {
     let is_ours = |value: &HeaderValue| {
         let name = value

@@ -29,7 +29,8 @@ impl Proxy {
         if session.is_http2() && session.is_process_shutting_down() {
             return Err(Reply::new(Cause::Draining, "no new requests are taken").into());
         }
-        // One connection may carry many requests; all of them together are no more than connections would be.
+        // One connection may carry many requests; all of them together are no more than connections
+        // would be.
         if session.is_http2() && self.places.under_way() > proxy.limits.connections {
             return Err(Reply::new(
                 Cause::Overloaded,

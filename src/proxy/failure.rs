@@ -82,8 +82,9 @@ pub fn reply(e: &Error) -> Option<Reply> {
     Some(Reply::new(cause, detail))
 }
 
-/// The vendor was silent for too long, but only because it waited for a body of which the client sent nothing for as long. Over HTTP/2 there is no
-/// telling that from a vendor that takes no more, whose fault it then is said to be.
+/// The vendor was silent for too long, but only because it waited for a body of which the client
+/// sent nothing for as long. Over HTTP/2 there is no telling that from a vendor that takes no more,
+/// whose fault it then is said to be.
 #[must_use]
 pub fn late(e: &Error, session: &mut Session, ctx: &Ctx) -> Option<Reply> {
     if (e.esource(), e.etype()) != (&Upstream, &ErrorType::ReadTimedout)
@@ -112,8 +113,8 @@ pub fn late(e: &Error, session: &mut Session, ctx: &Ctx) -> Option<Reply> {
     })
 }
 
-/// A certificate that is not trusted is for the user to mend, so it is told apart, and what is wrong with it is said. pingora hands on no more than
-/// rustls's words.
+/// A certificate that is not trusted is for the user to mend, so it is told apart, and what is
+/// wrong with it is said. pingora hands on no more than rustls's words.
 fn tls(e: &Error) -> Reply {
     match Flaw::from_text(&e.to_string()) {
         Some(flaw) => Reply::new(

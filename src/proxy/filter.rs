@@ -268,7 +268,8 @@ impl ProxyHttp for Proxy {
         } = &mut chosen.access
             && !credential.may_send(partition, presented)
         {
-            // Waiting and connecting outlasted a short token, or an API refused it meanwhile. Nothing was written yet.
+            // Waiting and connecting outlasted a short token, or an API refused it meanwhile.
+            // Nothing was written yet.
             match access::present(session, &chosen.upstream, credential, partition).await {
                 Ok(newer) => *presented = newer,
                 Err(Stop::Gone) => return Err(Error::new_down(ErrorType::ConnectionClosed)),
@@ -359,7 +360,8 @@ impl ProxyHttp for Proxy {
         answer::disown_head(response)?;
         if let Some(chosen) = &ctx.chosen {
             echo::hide(response, chosen)?;
-            // First: a vendor's own path that only looks like another upstream's of ours comes back to this one.
+            // First: a vendor's own path that only looks like another upstream's of ours comes back
+            // to this one.
             if !answer::interim(response) {
                 location::rewrite(response, chosen, &ctx.snapshot)?;
             }
@@ -401,7 +403,8 @@ impl ProxyHttp for Proxy {
         Ok(None)
     }
 
-    /// A request of which anything was written is sent again after a 401, or where HTTP/2 says that it was not looked at (RFC 9113 8.7).
+    /// A request of which anything was written is sent again after a 401, or where HTTP/2 says that
+    /// it was not looked at (RFC 9113 8.7).
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,

@@ -1,4 +1,5 @@
-//! A request's raw HTTP/1 head, judged before pingora reads it: framing, target, limits (RFC 9112 sections 3 and 6), CONNECT.
+//! A request's raw HTTP/1 head, judged before pingora reads it: framing, target, limits (RFC 9112
+//! sections 3 and 6), CONNECT.
 
 use std::mem::MaybeUninit;
 
@@ -91,7 +92,8 @@ fn field<'a, 'b: 'a>(
         .filter(move |h| h.name.eq_ignore_ascii_case(name))
 }
 
-/// One length, or chunked, and nothing that another server could read otherwise (RFC 9112 6.1, 6.3).
+/// One length, or chunked, and nothing that another server could read otherwise (RFC 9112 6.1,
+/// 6.3).
 fn framing(headers: &[Header<'_>], old: bool) -> Result<(), Reply> {
     let mut lengths = field(headers, "content-length");
     let length = lengths.next();

@@ -29,8 +29,9 @@ const HOP_BY_HOP: [HeaderName; 4] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Turns the client's request into the vendor's, and says what was made of tokens and secrets for this request alone. `original` is the head as the
-/// client sent it: pingora has removed `TE` by now.
+/// Turns the client's request into the vendor's, and says what was made of tokens and secrets for
+/// this request alone. `original` is the head as the client sent it: pingora has removed `TE` by
+/// now.
 ///
 /// # Errors
 /// A value that is made for each request and cannot be a header value.
@@ -110,8 +111,9 @@ fn trailers(request: &mut RequestHeader, original: &RequestHeader) {
     }
 }
 
-/// HTTP/2 tells by the end of its stream that a request has no content; HTTP/1.1 by a length of 0, without which vendors answer 411 to these methods
-/// (RFC 9110 8.6). What a client sends in HTTP/1.1 has its own word on this already.
+/// HTTP/2 tells by the end of its stream that a request has no content; HTTP/1.1 by a length of 0,
+/// without which vendors answer 411 to these methods (RFC 9110 8.6). What a client sends in
+/// HTTP/1.1 has its own word on this already.
 pub fn announce_no_content(
     request: &mut RequestHeader,
     original: &RequestHeader,
@@ -131,7 +133,8 @@ pub fn announce_no_content(
 /// By these some frameworks are told that another path is asked for than the one that was judged.
 const ANOTHER_PATH: [&str; 2] = ["x-original-url", "x-rewrite-url"];
 
-/// Removes what the client sent under names that are ours, all punctuation being the same to many servers.
+/// Removes what the client sent under names that are ours, all punctuation being the same to many
+/// servers.
 fn strip(request: &mut RequestHeader, placed: &Placed) {
     let ours = |name: &HeaderName| {
         let twin = |other: &str| same(name.as_str(), other);
@@ -156,7 +159,8 @@ fn strip(request: &mut RequestHeader, placed: &Placed) {
     }
 }
 
-/// Whether servers may take one name for the other: in any case, and with any punctuation for any other (CGI, PHP, Rack).
+/// Whether servers may take one name for the other: in any case, and with any punctuation for any
+/// other (CGI, PHP, Rack).
 fn same(a: &str, b: &str) -> bool {
     let fold = |c: u8| {
         if c.is_ascii_alphanumeric() || !c.is_ascii() {
@@ -168,8 +172,9 @@ fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(x, y)| fold(x) == fold(y))
 }
 
-/// Whether servers may take what a client wrote for the name of this parameter or cookie: percent-encoded, with white space before or behind it, as
-/// an element of a list or table (`name[]`, `name[0]`), or cut off at a zero byte.
+/// Whether servers may take what a client wrote for the name of this parameter or cookie:
+/// percent-encoded, with white space before or behind it, as an element of a list or table
+/// (`name[]`, `name[0]`), or cut off at a zero byte.
 fn is_twin(ours: &str, written: &str) -> bool {
     let name = written.replace('+', " ");
     let name = percent_decode_str(&name).decode_utf8_lossy();
@@ -218,7 +223,8 @@ fn place<'a>(
         return Ok(path);
     }
     let left = stripped(&path, &placed.query);
-    // Ours first: of several with one name most servers take the first, and the client's are the ones to go unheard.
+    // Ours first: of several with one name most servers take the first, and the client's are the
+    // ones to go unheard.
     let (before, rest) = left.split_at(left.find('?').unwrap_or(left.len()));
     let mut path = before.to_owned();
     for (name, value) in &presented.query {
@@ -278,7 +284,8 @@ fn cookies(
     Some(value)
 }
 
-/// HTTP/2 clients may send each cookie in a field of its own, HTTP/1.1 servers know one field only (RFC 9113 8.2.3).
+/// HTTP/2 clients may send each cookie in a field of its own, HTTP/1.1 servers know one field only
+/// (RFC 9113 8.2.3).
 fn join_cookies(request: &mut RequestHeader) -> Result<()> {
     let mut all = request.headers.get_all(header::COOKIE).iter();
     let (Some(first), Some(second)) = (all.next(), all.next()) else {

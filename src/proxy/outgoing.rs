@@ -1,8 +1,10 @@
-//! A request's body on its way to one connection of a vendor's: each piece once, as many bytes as were announced, exactly one end.
+//! A request's body on its way to one connection of a vendor's: each piece once, as many bytes as
+//! were announced, exactly one end.
 
 use bytes::Bytes;
 
-/// The body of one try. What is passed on here is all that is written to the vendor's connection after the request's head.
+/// The body of one try. What is passed on here is all that is written to the vendor's connection
+/// after the request's head.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outgoing {
     /// `Content-Length`, where the request has one.
@@ -11,7 +13,8 @@ pub struct Outgoing {
     ended: bool,
 }
 
-/// Why a connection cannot carry another request: what was, or would be, written to it is not one whole request.
+/// Why a connection cannot carry another request: what was, or would be, written to it is not one
+/// whole request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Odd {
     #[error("a piece of the body comes after its end")]
@@ -32,8 +35,9 @@ impl Outgoing {
 
     /// The next piece as pingora is to see it. `last`: nothing follows.
     ///
-    /// An empty last piece becomes none at all: pingora writes an empty piece as a chunk, and a chunk without bytes is the end of a chunked body
-    /// (RFC 9112 7.1), behind which it then writes the end once more. An empty piece in the middle stays: none would mean the end, and pingora
+    /// An empty last piece becomes none at all: pingora writes an empty piece as a chunk, and a
+    /// chunk without bytes is the end of a chunked body (RFC 9112 7.1), behind which it then writes
+    /// the end once more. An empty piece in the middle stays: none would mean the end, and pingora
     /// passes over an empty one that is not the last.
     ///
     /// # Errors

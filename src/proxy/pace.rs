@@ -1,4 +1,5 @@
-//! The slowest that a request body of known length may arrive. A body of unknown length may be a live stream: it is bounded by `idle` alone.
+//! The slowest that a request body of known length may arrive. A body of unknown length may be a
+//! live stream: it is bounded by `idle` alone.
 
 use std::time::Duration;
 
@@ -46,7 +47,8 @@ impl Pace {
         self.last.until(now)
     }
 
-    /// After `bytes` more: how long the next may take. Time in which the vendor did not take them counts too, but then many come at once.
+    /// After `bytes` more: how long the next may take. Time in which the vendor did not take them
+    /// counts too, but then many come at once.
     pub fn arrived(&mut self, bytes: usize, now: Now) -> Duration {
         let earned = Duration::from_millis((bytes as u64).saturating_mul(1000) / RATE);
         let spent = self.last.until(now);

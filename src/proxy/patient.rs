@@ -1,5 +1,6 @@
-//! Connections for upgrade requests. pingora ends a WebSocket at once where a quick vendor's 101 is read before the end of the (empty) request body
-//! has been passed on inside; so an answer is never ready at the first look after a write.
+//! Connections for upgrade requests. pingora ends a WebSocket at once where a quick vendor's 101 is
+//! read before the end of the (empty) request body has been passed on inside; so an answer is never
+//! ready at the first look after a write.
 
 use std::{
     io,

@@ -1,4 +1,5 @@
-//! Where and how to connect: one address of an upstream, with its timeouts, its TLS, and its place in the pool.
+//! Where and how to connect: one address of an upstream, with its timeouts, its TLS, and its place
+//! in the pool.
 
 use std::{
     collections::HashMap,
@@ -31,7 +32,8 @@ static UNUSABLE: Seldom = Seldom::new();
 /// HTTP/2 streams on one connection.
 const STREAMS: usize = 100;
 
-/// What the files of `tls` tables hold, in pingora's types, parsed once for as long as they stay the same.
+/// What the files of `tls` tables hold, in pingora's types, parsed once for as long as they stay
+/// the same.
 #[derive(Default)]
 pub struct Trust {
     known: Mutex<HashMap<Tls, Arc<Known>>>,
@@ -126,7 +128,8 @@ impl Known {
             Some((Now::now(), identity.clone()));
     }
 
-    /// Looks at the files, for a thread that may block. What is being written is left alone, unless there is nothing else.
+    /// Looks at the files, for a thread that may block. What is being written is left alone, unless
+    /// there is nothing else.
     fn look(&self, tls: &Tls, turn: &mut Turn) -> Result<Arc<Identity>, String> {
         let files: Vec<PathBuf> = tls.files().into_iter().map(Path::to_path_buf).collect();
         let before = self.last();
@@ -153,7 +156,8 @@ fn load(tls: &Tls, last: Option<Arc<Identity>>) -> Result<Arc<Identity>, String>
     if let Some(last) = last.filter(|l| l.digest == digest) {
         return Ok(last);
     }
-    // A platform's store may hold what webpki does not take; pingora would then refuse to connect at all.
+    // A platform's store may hold what webpki does not take; pingora would then refuse to connect
+    // at all.
     let usable = material
         .roots
         .iter()
@@ -185,8 +189,9 @@ pub fn peer(
     identity: &Identity,
     speaks: Speaks,
 ) -> HttpPeer {
-    // Each field, in or out of what connections are told apart by. Out: what a request reads and a connection does not know (`credential`, `replay`,
-    // `rewrite_location`, `redirects_to`, the pool's own sizes); and `port` and `tls` of the target, which pingora compares itself.
+    // Each field, in or out of what connections are told apart by. Out: what a request reads and a
+    // connection does not know (`credential`, `replay`, `rewrite_location`, `redirects_to`, the
+    // pool's own sizes); and `port` and `tls` of the target, which pingora compares itself.
     let Upstream {
         name: upstream_name,
         target,

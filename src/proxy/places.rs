@@ -1,4 +1,5 @@
-//! How many requests may be under way: in all, and at each upstream, where more of them wait in order of arrival.
+//! How many requests may be under way: in all, and at each upstream, where more of them wait in
+//! order of arrival.
 
 use std::{
     collections::HashMap,
@@ -54,8 +55,8 @@ pub struct Place {
 pub struct UnderWay(Arc<AtomicUsize>);
 
 impl Places {
-    /// At most `most` requests at all vendors together, and at each no more than half of what the others leave: however many of them stall, something
-    /// is left for the next.
+    /// At most `most` requests at all vendors together, and at each no more than half of what the
+    /// others leave: however many of them stall, something is left for the next.
     pub fn new(most: usize) -> Self {
         let all = Arc::new(Shares {
             most,
@@ -84,7 +85,8 @@ impl Places {
         self.under_way.load(Ordering::Relaxed)
     }
 
-    /// Waits for a place at this upstream, first come first served, no longer than a connection may take. `None`: there was none in time.
+    /// Waits for a place at this upstream, first come first served, no longer than a connection may
+    /// take. `None`: there was none in time.
     pub async fn take(&self, upstream: &Upstream) -> Option<Place> {
         let own = self.of(
             &upstream.name,

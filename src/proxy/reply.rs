@@ -1,4 +1,5 @@
-//! Our own refusals: one table from cause to status, and their wire form (RFC 9457, RFC 9209, trailers-only gRPC).
+//! Our own refusals: one table from cause to status, and their wire form (RFC 9457, RFC 9209,
+//! trailers-only gRPC).
 
 use std::{
     fmt::Write as _,

@@ -1,4 +1,5 @@
-//! Names to addresses, as the host's own resolver says; kept for seconds, looked up once for all who ask.
+//! Names to addresses, as the host's own resolver says; kept for seconds, looked up once for all
+//! who ask.
 
 use std::{
     collections::HashMap,

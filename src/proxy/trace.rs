@@ -1,4 +1,5 @@
-//! The trace a request belongs to, for our lines about it (W3C Trace Context). The header itself passes untouched.
+//! The trace a request belongs to, for our lines about it (W3C Trace Context). The header itself
+//! passes untouched.
 
 use http::HeaderMap;
 
@@ -7,7 +8,8 @@ use http::HeaderMap;
 pub struct TraceId([u8; 32]);
 
 impl TraceId {
-    /// From the one `traceparent` of a request. Anything else than the format of version 00, or a later one that begins like it, is nothing.
+    /// From the one `traceparent` of a request. Anything else than the format of version 00, or a
+    /// later one that begins like it, is nothing.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut all = headers.get_all("traceparent").iter();

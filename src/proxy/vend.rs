@@ -1,4 +1,5 @@
-//! `POST /.cupbearer/token/NAME`: hands out a token itself, where its profile says so (CONTRACT 3.4).
+//! `POST /.cupbearer/token/NAME`: hands out a token itself, where its profile says so (CONTRACT
+//! 3.4).
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! What hides our tokens, secrets and variables in bytes that a vendor sends: however they are spelled, in one pass over those bytes.
+//! What hides our tokens, secrets and variables in bytes that a vendor sends: however they are
+//! spelled, in one pass over those bytes.
 
 mod spelling;
 #[cfg(test)]
@@ -21,17 +22,19 @@ const SHORTEST: usize = 6;
 const SURE: usize = 12;
 /// Bytes of a spelling by which it is found before it is compared as a whole.
 const ANCHOR: usize = 8;
-/// Bytes of an anchor that are looked up at each place; a power of two of bits says which there may be.
+/// Bytes of an anchor that are looked up at each place; a power of two of bits says which there may
+/// be.
 const KEY: usize = 4;
 const KEY_BITS: u32 = 13;
-/// Rounds of hiding, where what is left after one spells a word anew; then the whole value is hidden.
+/// Rounds of hiding, where what is left after one spells a word anew; then the whole value is
+/// hidden.
 const ROUNDS: usize = 4;
 
 /// A word that is to be hidden. Cheap to clone.
 pub type Word = Arc<Zeroizing<String>>;
 
-/// The words of one injection, ready to be searched for. What is built for that is 1 KiB and 16 bytes for each spelling of each word; the words
-/// themselves are shared.
+/// The words of one injection, ready to be searched for. What is built for that is 1 KiB and 16
+/// bytes for each spelling of each word; the words themselves are shared.
 pub struct Words {
     all: Vec<Word>,
     anchors: Vec<Anchor>,
@@ -103,7 +106,8 @@ impl Words {
         self.all.is_empty()
     }
 
-    /// `value` with every word replaced by `***`; `None` where it holds none. Takes time in proportion to the length of `value` and of the words.
+    /// `value` with every word replaced by `***`; `None` where it holds none. Takes time in
+    /// proportion to the length of `value` and of the words.
     #[must_use]
     pub fn hide(&self, value: &[u8]) -> Option<Vec<u8>> {
         self.rounds(value, |now| self.found(now))

@@ -1,4 +1,5 @@
-//! How a word may be written: as it is, or within a longer text in base64, where it begins at any of three places of a group.
+//! How a word may be written: as it is, or within a longer text in base64, where it begins at any
+//! of three places of a group.
 
 use base64::{
     Engine,
@@ -9,7 +10,8 @@ use base64::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Spelling {
     Plain,
-    /// Base64 (RFC 4648 4), with so many bytes of something else before the word in its group: 0, 1 or 2.
+    /// Base64 (RFC 4648 4), with so many bytes of something else before the word in its group: 0, 1
+    /// or 2.
     Base64(u8),
     /// The same in the alphabet for URLs (RFC 4648 5).
     Base64Url(u8),
@@ -43,7 +45,8 @@ impl Spelling {
         })
     }
 
-    /// The characters that depend on the word alone. `alone`: nothing stands before or after it, so all of them do, and only in one place.
+    /// The characters that depend on the word alone. `alone`: nothing stands before or after it, so
+    /// all of them do, and only in one place.
     pub fn whole(self, word: &[u8], alone: bool) -> Option<Vec<u8>> {
         let (engine, before) = match self {
             Self::Plain => return Some(word.to_vec()),

@@ -189,7 +189,8 @@ fn twice_the_text_takes_about_twice_the_time_whatever_it_is() {
             took(&worst(kind, 128 * 1024)),
             took(&worst(kind, 512 * 1024)),
         );
-        // Four times the text; the words' own length is a constant. A square would be sixteen times.
+        // Four times the text; the words' own length is a constant. A square would be sixteen
+        // times.
         println!("kind {kind}: {half:?}, then {whole:?}");
         assert!(
             whole < half * 8 + Duration::from_millis(5),

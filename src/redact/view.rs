@@ -1,4 +1,5 @@
-//! One text as others may read it: with percent escapes, JSON escapes and quoted pairs taken off, and where in the text each byte came from.
+//! One text as others may read it: with percent escapes, JSON escapes and quoted pairs taken off,
+//! and where in the text each byte came from.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -7,11 +8,13 @@ use memchr::memchr;
 /// A reading of a text.
 pub struct View<'a> {
     text: Cow<'a, [u8]>,
-    /// Where in the original each byte begins, and where the last one ends; `None`: it is the original.
+    /// Where in the original each byte begins, and where the last one ends; `None`: it is the
+    /// original.
     from: Option<Vec<u32>>,
 }
 
-/// Every reading that differs from the ones before it. Their number is bounded, and none is longer than the text.
+/// Every reading that differs from the ones before it. Their number is bounded, and none is longer
+/// than the text.
 pub fn views(text: &[u8]) -> Vec<View<'_>> {
     let mut all = vec![View {
         text: Cow::Borrowed(text),
@@ -27,7 +30,8 @@ pub fn views(text: &[u8]) -> Vec<View<'_>> {
         text: Cow::Borrowed(text),
         from: None,
     };
-    // A word may itself look like an escape, so that it stands in the first or second step and not in the last.
+    // A word may itself look like an escape, so that it stands in the first or second step and not
+    // in the last.
     let once = percent(&plain, false);
     let twice = once.as_ref().and_then(|view| percent(view, false));
     let all_of_it = twice.as_ref().and_then(|_| percent(&plain, true));
@@ -76,7 +80,8 @@ impl View<'_> {
     }
 }
 
-/// Percent-decoded (RFC 3986 2.1), once or as often as it changes, in one pass: what a decoded byte completes is decoded at once then.
+/// Percent-decoded (RFC 3986 2.1), once or as often as it changes, in one pass: what a decoded byte
+/// completes is decoded at once then.
 fn percent(view: &View<'_>, fully: bool) -> Option<View<'static>> {
     memchr(b'%', view.text())?;
     let mut text: Vec<u8> = Vec::with_capacity(view.text.len());
@@ -84,7 +89,8 @@ fn percent(view: &View<'_>, fully: bool) -> Option<View<'static>> {
     let mut floor = 0;
     for (at, byte) in view.text.iter().enumerate() {
         let (mut next, mut start) = (*byte, view.origin_of(at));
-        // What was decoded so far counts as the beginning of an escape only where all of it is to go.
+        // What was decoded so far counts as the beginning of an escape only where all of it is to
+        // go.
         while text.len() >= floor + 2
             && let [.., b'%', high] = *text.as_slice()
             && let (Some(high), Some(low)) = (hex(high), hex(next))
@@ -105,7 +111,8 @@ fn percent(view: &View<'_>, fully: bool) -> Option<View<'static>> {
     })
 }
 
-/// With its backslash escapes replaced, each by what `escape` makes of what follows the backslash: a byte, and how many bytes it was.
+/// With its backslash escapes replaced, each by what `escape` makes of what follows the backslash:
+/// a byte, and how many bytes it was.
 fn unescaped(view: &View<'_>, escape: fn(&[u8]) -> Option<(u8, usize)>) -> Option<View<'static>> {
     memchr(b'\\', view.text())?;
     let mut text: Vec<u8> = Vec::with_capacity(view.text.len());

@@ -19,7 +19,8 @@ pub(super) struct AtStart {
 
 impl AtStart {
     pub(super) fn of(config: &Config) -> Self {
-        // Each field, in or out by decision. Out is what every request or every keeper takes from the snapshot that runs.
+        // Each field, in or out by decision. Out is what every request or every keeper takes from
+        // the snapshot that runs.
         let Config {
             proxy,
             admin,

@@ -20,8 +20,9 @@ pub(super) struct Reading {
     pub marks: Marks,
 }
 
-/// Loads `file` with all it names; `None`: the files change faster than they can be read. `known` are the files that what runs was read from. What
-/// lies there is the same before and after, so that the marks are those of the very bytes the configuration was made of.
+/// Loads `file` with all it names; `None`: the files change faster than they can be read. `known`
+/// are the files that what runs was read from. What lies there is the same before and after, so
+/// that the marks are those of the very bytes the configuration was made of.
 pub(super) fn read(file: &Path, known: Vec<PathBuf>, sight: &Sight) -> Option<Reading> {
     let mut named = known;
     for _ in 0..TRIES {

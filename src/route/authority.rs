@@ -2,9 +2,10 @@
 
 use std::{borrow::Cow, net::Ipv6Addr};
 
-/// Host (lower case, no brackets, no trailing dot; IPv6 in its shortest spelling) and port where one is named. `None` for what is no
-/// authority: user information, an empty host, white space, a port that is no number from 1 to 65535 (RFC 3986, 3.2). Allocates only
-/// where the spelling has to be changed.
+/// Host (lower case, no brackets, no trailing dot; IPv6 in its shortest spelling) and port where
+/// one is named. `None` for what is no authority: user information, an empty host, white space, a
+/// port that is no number from 1 to 65535 (RFC 3986, 3.2). Allocates only where the spelling has to
+/// be changed.
 #[must_use]
 pub fn split(authority: &str) -> Option<(Cow<'_, str>, Option<u16>)> {
     if let Some(rest) = authority.strip_prefix('[') {

@@ -1,4 +1,5 @@
-//! Which upstream a request is for: by host, by path, or as a forward proxy. Total: any bytes give an answer.
+//! Which upstream a request is for: by host, by path, or as a forward proxy. Total: any bytes give
+//! an answer.
 
 mod authority;
 mod path;
@@ -11,7 +12,8 @@ pub use path::acceptable as acceptable_path;
 /// Where one upstream answers.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// `match.path`: a prefix of whole segments, `"/acme"`; `"/"` is every path; `None`: not by path.
+    /// `match.path`: a prefix of whole segments, `"/acme"`; `"/"` is every path; `None`: not by
+    /// path.
     pub path: Option<String>,
     pub strip_path: bool,
     /// `match.hosts`, lower case, without port.
@@ -48,8 +50,8 @@ pub struct Hit {
     pub upstream: usize,
     /// Path and query to send, base path in front.
     pub path: String,
-    /// The prefix that was taken off, for `rewrite_location`; empty where `strip_path` is off or the prefix is `/`; `None` where the
-    /// match was not by path.
+    /// The prefix that was taken off, for `rewrite_location`; empty where `strip_path` is off or
+    /// the prefix is `/`; `None` where the match was not by path.
     pub stripped: Option<Arc<str>>,
 }
 
@@ -73,7 +75,8 @@ pub struct Router {
     paths: HashMap<String, (usize, Arc<str>)>,
     /// Length of the longest key of `paths`: longer prefixes of a request need not be tried.
     longest: usize,
-    /// Host of `url` to the rules that answer absolute-form requests for it, longest base path first.
+    /// Host of `url` to the rules that answer absolute-form requests for it, longest base path
+    /// first.
     forward: HashMap<String, Vec<usize>>,
 }
 
@@ -203,8 +206,9 @@ impl Router {
         })
     }
 
-    /// Rules whose `url` has this host and port, longest base path first. `http` and `https` count as one where neither names another
-    /// port than its default; otherwise the port decides, whatever the scheme.
+    /// Rules whose `url` has this host and port, longest base path first. `http` and `https` count
+    /// as one where neither names another port than its default; otherwise the port decides,
+    /// whatever the scheme.
     fn same_origin(&self, scheme: &str, authority: &str) -> impl Iterator<Item = (usize, &Rule)> {
         let tls = scheme.eq_ignore_ascii_case("https");
         let asked = if tls || scheme.eq_ignore_ascii_case("http") {
@@ -258,8 +262,8 @@ fn lies_within(path: &str, base: &str) -> bool {
 }
 
 impl Target {
-    /// What absolute-form requests could mean it by: host, base path and port, where `None` is the usual port of either scheme. Two targets
-    /// that share one of them cannot be told apart.
+    /// What absolute-form requests could mean it by: host, base path and port, where `None` is the
+    /// usual port of either scheme. Two targets that share one of them cannot be told apart.
     pub fn meanings(&self) -> impl Iterator<Item = (&str, &str, Option<u16>)> {
         let usual = (self.port == default_port(self.tls)).then_some(None);
         [Some(Some(self.port)), usual]

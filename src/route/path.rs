@@ -1,12 +1,14 @@
-//! What may be a path: nothing that a server could read as a way out of the folder it was matched in.
+//! What may be a path: nothing that a server could read as a way out of the folder it was matched
+//! in.
 
 /// Longest path that is decoded without a heap allocation.
 const SHORT: usize = 512;
 
-/// Whether `path` (without query) may be routed and sent: it starts with `/`, has no white space, control character or `#`, and no
-/// dot segment, and once decoded no zero byte and no UTF-8 that is longer than it need be. A dot segment is a segment that is `.` or `..`, with or
-/// without a parameter (`..;x`: servlet containers go up there), once the path is percent-decoded as often as it changes and split at `/` and `\`;
-/// `...` is an ordinary segment (RFC 3986, 3.3 and 5.2.4).
+/// Whether `path` (without query) may be routed and sent: it starts with `/`, has no white space,
+/// control character or `#`, and no dot segment, and once decoded no zero byte and no UTF-8 that is
+/// longer than it need be. A dot segment is a segment that is `.` or `..`, with or without a
+/// parameter (`..;x`: servlet containers go up there), once the path is percent-decoded as often as
+/// it changes and split at `/` and `\`; `...` is an ordinary segment (RFC 3986, 3.3 and 5.2.4).
 #[must_use]
 pub fn acceptable(path: &str) -> bool {
     let bytes = path.as_bytes();
@@ -44,7 +46,8 @@ fn has_dot_segment(path: &[u8]) -> bool {
         .any(|segment| matches!(segment.split(|b| *b == b';').next(), Some(b"." | b"..")))
 }
 
-/// Whether a byte sequence spells a character in more bytes than it needs (RFC 3629 3), which some decoders take for `.`, `/` or a zero.
+/// Whether a byte sequence spells a character in more bytes than it needs (RFC 3629 3), which some
+/// decoders take for `.`, `/` or a zero.
 fn is_overlong(decoded: &[u8]) -> bool {
     decoded.iter().any(|b| matches!(b, 0xC0 | 0xC1))
         || decoded
@@ -52,13 +55,15 @@ fn is_overlong(decoded: &[u8]) -> bool {
             .any(|pair| matches!(pair, [0xE0, 0x80..=0x9F] | [0xF0, 0x80..=0x8F]))
 }
 
-/// Percent-decodes until nothing changes any more, in one pass: what a decoded byte completes is decoded at once. Escapes cannot
-/// overlap (`%` is no hexadecimal digit), so the order does not matter. Returns the length; `room` is at least as long as `path`.
+/// Percent-decodes until nothing changes any more, in one pass: what a decoded byte completes is
+/// decoded at once. Escapes cannot overlap (`%` is no hexadecimal digit), so the order does not
+/// matter. Returns the length; `room` is at least as long as `path`.
 fn decode_fully(path: &[u8], room: &mut [u8]) -> usize {
     let mut end = 0_usize;
     for &b in path {
         let mut next = b;
-        // `next` completes an escape: take its `%` and first digit back and go on with the byte it means.
+        // `next` completes an escape: take its `%` and first digit back and go on with the byte it
+        // means.
         while let Some((b'%', high)) = end
             .checked_sub(2)
             .and_then(|i| Some((*room.get(i)?, *room.get(i + 1)?)))

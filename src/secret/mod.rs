@@ -15,7 +15,8 @@ use zeroize::Zeroizing;
 
 pub use watch::{Looked, Turn, Watcher};
 
-/// A secret value. It has no `Display`, no `Serialize`, and its `Debug` prints stars. Compared in constant time.
+/// A secret value. It has no `Display`, no `Serialize`, and its `Debug` prints stars. Compared in
+/// constant time.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
@@ -54,7 +55,8 @@ pub enum Source {
     File(PathBuf),
     /// A string or number inside a JSON file, by JSON pointer (RFC 6901).
     Json(PathBuf, String),
-    /// One of these with the white space around its value, which is dropped elsewhere (`keep_space = true`).
+    /// One of these with the white space around its value, which is dropped elsewhere (`keep_space
+    /// = true`).
     Kept(Box<Source>),
 }
 
@@ -87,7 +89,8 @@ impl Source {
     }
 }
 
-/// `text` without the white space around it: what Unicode calls so (`White_Space`: blanks of every width, tabs, all line ends), and byte order marks.
+/// `text` without the white space around it: what Unicode calls so (`White_Space`: blanks of every
+/// width, tabs, all line ends), and byte order marks.
 #[must_use]
 pub fn trim(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
@@ -97,7 +100,8 @@ pub fn trim(text: &str) -> &str {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Secrets {
     pub sources: BTreeMap<String, Source>,
-    /// `secrets = { dir = "PATH" }`: one file per secret name, for names without a source of their own.
+    /// `secrets = { dir = "PATH" }`: one file per secret name, for names without a source of their
+    /// own.
     pub dir: Option<PathBuf>,
     /// Names the profile knows but that may be absent.
     pub optional: Vec<String>,
@@ -119,19 +123,21 @@ pub struct Unreadable {
 }
 
 impl Secrets {
-    /// Reads all of them as they stand at one moment (a Kubernetes `..data` swap or a rewrite in between is read again), whether or not somebody is
-    /// still writing them; what runs reads through a [`Watcher`].
+    /// Reads all of them as they stand at one moment (a Kubernetes `..data` swap or a rewrite in
+    /// between is read again), whether or not somebody is still writing them; what runs reads
+    /// through a [`Watcher`].
     ///
     /// # Errors
-    /// [`Unreadable`] for the first secret that is missing, empty, too large (1 MiB), not a regular file or not UTF-8.
+    /// [`Unreadable`] for the first secret that is missing, empty, too large (1 MiB), not a regular
+    /// file or not UTF-8.
     pub fn read(&self) -> Result<Values, Unreadable> {
         read::consistent(self)?
             .ok_or_else(|| read::restless(self))?
             .values
     }
 
-    /// Every file this depends on, each once, sorted. Files under `dir` are reported by [`Secrets::paths`], as they have no path of their own here;
-    /// `dir` itself stands in for them.
+    /// Every file this depends on, each once, sorted. Files under `dir` are reported by
+    /// [`Secrets::paths`], as they have no path of their own here; `dir` itself stands in for them.
     #[must_use]
     pub fn files(&self) -> Vec<&Path> {
         let named = self.sources.values().filter_map(Source::file);
@@ -187,8 +193,8 @@ impl Values {
         self.0.get(name)
     }
 
-    /// SHA-256 over names and values, to tell "changed" from "same". Never shown, logged or stored. Lengths go in front, so that no two
-    /// sets of values run together.
+    /// SHA-256 over names and values, to tell "changed" from "same". Never shown, logged or stored.
+    /// Lengths go in front, so that no two sets of values run together.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hash = Context::new(&SHA256);

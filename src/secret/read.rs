@@ -18,7 +18,8 @@ pub(super) struct Reading {
     pub marks: Marks,
 }
 
-/// Reads every secret as it stands at one moment; `None`: the files change faster than they can be read. For a thread that may block.
+/// Reads every secret as it stands at one moment; `None`: the files change faster than they can be
+/// read. For a thread that may block.
 ///
 /// # Errors
 /// A name is given no source at all.
@@ -68,7 +69,8 @@ fn gather(
         let bytes = match source.file().and_then(|path| files.get(path)) {
             None => None,
             Some(Ok(bytes)) => Some(bytes),
-            // An optional secret need not be in the folder; where its file is named, it is meant to be there.
+            // An optional secret need not be in the folder; where its file is named, it is meant to
+            // be there.
             Some(Err(error))
                 if absent(error)
                     && !secrets.sources.contains_key(*name)

@@ -256,7 +256,8 @@ fn s1_s2_a_kubernetes_swap_never_mixes_an_id_with_the_secret_of_another_generati
         });
         let mut seen = 0;
         while !done.load(Ordering::Acquire) || seen == 0 {
-            // A writer that swaps without a pause may outrun the bounded tries; that is an error, never a mixture.
+            // A writer that swaps without a pause may outrun the bounded tries; that is an error,
+            // never a mixture.
             if let Ok(values) = secrets.read() {
                 let id = values
                     .get("id")

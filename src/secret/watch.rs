@@ -1,4 +1,5 @@
-//! What is believed of one credential's secrets: the one owner of their values, for token calls, placed headers and the poller alike.
+//! What is believed of one credential's secrets: the one owner of their values, for token calls,
+//! placed headers and the poller alike.
 
 use std::{
     sync::{
@@ -19,12 +20,13 @@ use crate::files::{Judgement, Moment, QUIET, Settling};
 
 /// Nobody waits longer for a look: a file may lie on a mount that hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Who needs the values now waits so long for a file that was replaced a moment ago; for one that is being written nobody waits, unless nothing is
-/// believed yet: then for one rest of it.
+/// Who needs the values now waits so long for a file that was replaced a moment ago; for one that
+/// is being written nobody waits, unless nothing is believed yet: then for one rest of it.
 const MOMENT: Duration = Duration::from_millis(250);
 
-/// The secrets of one credential, watched. A value that is being written is not believed before its files have been quiet for two seconds
-/// ([`crate::files`]); until then, and while they cannot be read for no longer than that, what was believed before holds on.
+/// The secrets of one credential, watched. A value that is being written is not believed before its
+/// files have been quiet for two seconds ([`crate::files`]); until then, and while they cannot be
+/// read for no longer than that, what was believed before holds on.
 pub struct Watcher {
     sources: ArcSwap<Secrets>,
     believed: ArcSwapOption<Believed>,
@@ -66,14 +68,16 @@ pub enum Looked {
     Changed {
         first: bool,
     },
-    /// Somebody may still be writing; what was believed before still is, also that a secret cannot be read. `rest`: how long from now, if nothing
-    /// more is written. `lasted`: how long it has been so.
+    /// Somebody may still be writing; what was believed before still is, also that a secret cannot
+    /// be read. `rest`: how long from now, if nothing more is written. `lasted`: how long it has
+    /// been so.
     Unsettled {
         rest: Duration,
         lasted: Duration,
         unreadable: Option<Unreadable>,
     },
-    /// A secret is missing, empty or not readable, and not only for a moment. What was believed before is kept for what is placed on requests.
+    /// A secret is missing, empty or not readable, and not only for a moment. What was believed
+    /// before is kept for what is placed on requests.
     Unreadable(Unreadable),
 }
 
@@ -172,7 +176,8 @@ impl Watcher {
     /// The values to use now: looks, and gives what is believed after that.
     ///
     /// # Errors
-    /// In words, without values: a secret cannot be read, or nothing was believed yet and somebody is writing, or the files do not answer for 5 s.
+    /// In words, without values: a secret cannot be read, or nothing was believed yet and somebody
+    /// is writing, or the files do not answer for 5 s.
     pub async fn values(self: &Arc<Self>) -> Result<Arc<Values>, String> {
         let mut looked = self.look_now().await;
         let patience = match &looked {
@@ -212,7 +217,8 @@ impl Watcher {
     async fn look_now(self: &Arc<Self>) -> Option<Looked> {
         let mut turn = self.turn().await?;
         let me = self.clone();
-        // A file may lie on a slow disk. A look that is left behind keeps its turn until it is done.
+        // A file may lie on a slow disk. A look that is left behind keeps its turn until it is
+        // done.
         let look = tokio::task::spawn_blocking(move || me.look(&mut turn, Moment::now()));
         timeout(PATIENCE, look).await.ok()?.ok()
     }

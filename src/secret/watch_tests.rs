@@ -52,7 +52,8 @@ impl Scene {
         self.folder.path().join(name)
     }
 
-    /// Looks this long after the start. The file's own time is real, so that it is later than the start and never older than a moment.
+    /// Looks this long after the start. The file's own time is real, so that it is later than the
+    /// start and never older than a moment.
     fn look(&self, ms: u64) -> Looked {
         let ms = Duration::from_millis(ms);
         let mut turn = self.watcher.turn_now().unwrap();

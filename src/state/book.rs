@@ -1,4 +1,5 @@
-//! The records of one folder: every change of one is read, judged and written under the lock. Blocks; knows no async.
+//! The records of one folder: every change of one is read, judged and written under the lock.
+//! Blocks; knows no async.
 
 use std::{
     collections::HashMap,
@@ -129,7 +130,8 @@ impl Book {
                     at: stamp.boot,
                 },
             );
-            // At once, or a kill would make an unknown outcome of it; what cannot be written now is written with the next change.
+            // At once, or a kill would make an unknown outcome of it; what cannot be written now is
+            // written with the next change.
             let _ = self.catch_up(key, stamp);
         }
         answer
@@ -207,7 +209,8 @@ impl Book {
         ))
     }
 
-    /// What is known of both records where the folder cannot be used now, our own outcomes included. As one in memory may go on from it.
+    /// What is known of both records where the folder cannot be used now, our own outcomes
+    /// included. As one in memory may go on from it.
     pub fn known(&self, key: &GuardKey, stamp: &Stamp) -> Option<Known> {
         let opened = self.as_opened()?;
         let names = self.fingerprints.names(key, &opened.salt);
@@ -292,7 +295,8 @@ impl Book {
         })
     }
 
-    /// The folder's salt: from its file, or from any record, or, where there is no record yet, a new one.
+    /// The folder's salt: from its file, or from any record, or, where there is no record yet, a
+    /// new one.
     fn salt(
         &self,
         locked: &Locked<'_>,

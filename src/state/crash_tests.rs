@@ -1,4 +1,5 @@
-//! Processes that share a folder, crash, start anew and damage nothing: whatever the order, the vendor sees no attempt too many.
+//! Processes that share a folder, crash, start anew and damage nothing: whatever the order, the
+//! vendor sees no attempt too many.
 
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
@@ -77,7 +78,8 @@ impl Seen {
     }
 }
 
-/// `account`: the budget of refusals is the account's, whose secrets they are all; otherwise each secret's own.
+/// `account`: the budget of refusals is the account's, whose secrets they are all; otherwise each
+/// secret's own.
 async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
     let memory = Path::new("/dev/shm");
     let dir = if memory.is_dir() {
@@ -125,7 +127,8 @@ async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
                         open.push((process, permit));
                     }
                     Spend::Busy => prop_assert!(!seen.open.is_empty()),
-                    // An account's success speaks for its other secrets no more than for their own counts.
+                    // An account's success speaks for its other secrets no more than for their own
+                    // counts.
                     Spend::Latched(None) => prop_assert!(account || seen.counted() >= most),
                     // Of unknown outcomes alone; no 15 minutes pass here.
                     Spend::Latched(Some(_)) => prop_assert!(account && seen.counted() >= most),

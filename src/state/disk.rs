@@ -1,4 +1,5 @@
-//! The ledger: each change is read, judged and written under the folder's lock, on a thread that may block.
+//! The ledger: each change is read, judged and written under the folder's lock, on a thread that
+//! may block.
 
 use std::{
     path::PathBuf,
@@ -38,14 +39,16 @@ struct Inner {
 }
 
 impl Disk {
-    /// A ledger in `dir`, which is made at the first use. `count_error` is told of each time that it cannot be read or written.
+    /// A ledger in `dir`, which is made at the first use. `count_error` is told of each time that
+    /// it cannot be read or written.
     #[must_use]
     pub fn new(dir: PathBuf, count_error: impl Fn() + Send + Sync + 'static) -> Self {
         Self::over(Folder::new(dir), count_error)
     }
 
-    /// The ledger of a program that need not be running, in `dir`, for one who writes in its name: what the superuser changes there still belongs to
-    /// the folder's owner. A folder that is not there is not made.
+    /// The ledger of a program that need not be running, in `dir`, for one who writes in its name:
+    /// what the superuser changes there still belongs to the folder's owner. A folder that is not
+    /// there is not made.
     #[must_use]
     pub fn on_behalf(dir: PathBuf, count_error: impl Fn() + Send + Sync + 'static) -> Self {
         Self::over(Folder::on_behalf(dir), count_error)
@@ -182,12 +185,14 @@ impl Ledger for Disk {
     }
 
     fn freed(&self) -> Fut<'static, ()> {
-        // Made here and not at the first poll: they must hear of what is settled between now and then.
+        // Made here and not at the first poll: they must hear of what is settled between now and
+        // then.
         let (ours, in_memory) = (
             Arc::clone(&self.0.freed).notified_owned(),
             self.0.memory.freed(),
         );
-        // Nor is the disk asked here, which may not answer. An older look than now's at worst wakes once too often.
+        // Nor is the disk asked here, which may not answer. An older look than now's at worst wakes
+        // once too often.
         let (disk, before) = (self.clone(), self.0.seen());
         Box::pin(async move {
             tokio::select! {
@@ -283,7 +288,8 @@ impl Inner {
                     self.report.fails(&trouble);
                 }
                 let freed = Arc::clone(&self.freed);
-                // Who hears of it may be the last: then nothing of this process holds the folder any more.
+                // Who hears of it may be the last: then nothing of this process holds the folder
+                // any more.
                 drop(self);
                 freed.notify_waiters();
             });

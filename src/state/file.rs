@@ -1,4 +1,5 @@
-//! What stands in a file: a line that names schema and checksum, then a line of JSON. Pure and total.
+//! What stands in a file: a line that names schema and checksum, then a line of JSON. Pure and
+//! total.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -137,7 +138,8 @@ impl<C: Counts> Entry<C> {
         }
     }
 
-    /// As it is to be read now: moments on this boot's clock, attempts of owners that are gone without an outcome for ever.
+    /// As it is to be read now: moments on this boot's clock, attempts of owners that are gone
+    /// without an outcome for ever.
     pub fn bring_up(&mut self, present: &Stamp, alive: impl Fn(&str) -> bool) {
         let Self {
             noted,
@@ -148,14 +150,17 @@ impl<C: Counts> Entry<C> {
         record.carry(&|moment| noted.carry(moment, present));
         owners.retain(|_, owner| alive(owner));
         record.orphan(&|id| owners.contains_key(&id), present.boot);
-        // Another process may have looked at its clock later and have had the lock before us: what stands in the folder never grows younger.
+        // Another process may have looked at its clock later and have had the lock before us: what
+        // stands in the folder never grows younger.
         *noted = noted.or_later(present);
     }
 
-    /// What stands in the folder, with what this process knew of it where that is gone though nothing cleared it: the file was removed, or
-    /// an older one was put in its place. `None`: nothing is gone. Both are `brought_up`; `written` is when either was written.
+    /// What stands in the folder, with what this process knew of it where that is gone though
+    /// nothing cleared it: the file was removed, or an older one was put in its place. `None`:
+    /// nothing is gone. Both are `brought_up`; `written` is when either was written.
     ///
-    /// Attempts of others are unknown outcomes then: whether they have ended meanwhile is not known any more. What a person unlatched stays so.
+    /// Attempts of others are unknown outcomes then: whether they have ended meanwhile is not known
+    /// any more. What a person unlatched stays so.
     pub fn recalled(
         there: Option<&Self>,
         mut last: Self,
@@ -258,7 +263,8 @@ pub(super) fn encode(body: &impl Serialize) -> Result<Vec<u8>, serde_json::Error
     Ok(bytes)
 }
 
-/// The schema of a file that a newer release wrote, which is not ours to write over; `None`: any other file.
+/// The schema of a file that a newer release wrote, which is not ours to write over; `None`: any
+/// other file.
 pub(super) fn newer(bytes: &[u8]) -> Option<u32> {
     let head: Head = serde_json::from_slice(bytes.split(|b| *b == b'\n').next()?).ok()?;
     (head.version > VERSION).then_some(head.version)

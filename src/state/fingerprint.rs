@@ -1,4 +1,5 @@
-//! Names for secrets: salted, slow to guess (PBKDF2-HMAC-SHA256, RFC 8018 section 5.2), worked out once per secret in a process.
+//! Names for secrets: salted, slow to guess (PBKDF2-HMAC-SHA256, RFC 8018 section 5.2), worked out
+//! once per secret in a process.
 
 use std::{
     collections::HashMap,
@@ -17,8 +18,9 @@ use crate::token::GuardKey;
 /// Random, made with the folder; the same for all that lies in it.
 pub(super) type Salt = [u8; 16];
 
-/// Client secrets are long and random, unlike the passwords for which OWASP asks for six times as many; and a sidecar may have a tenth of a
-/// processor, on which this takes half a second for each secret. Tests need no protection.
+/// Client secrets are long and random, unlike the passwords for which OWASP asks for six times as
+/// many; and a sidecar may have a tenth of a processor, on which this takes half a second for each
+/// secret. Tests need no protection.
 const ROUNDS: NonZeroU32 = NonZeroU32::new(if cfg!(test) { 1 } else { 100_000 }).unwrap();
 /// Secrets rotate: what is not remembered is worked out again.
 const MOST: usize = 1024;
@@ -45,7 +47,8 @@ pub(super) struct Names {
 }
 
 impl Fingerprints {
-    /// Takes its time (some 50 ms of a processor) for a secret that was not met before: not for an async task.
+    /// Takes its time (some 50 ms of a processor) for a secret that was not met before: not for an
+    /// async task.
     pub fn names(&self, key: &GuardKey, salt: &Salt) -> Names {
         let name = |slow: &hmac::Key, kind: &str, text: &str| {
             let mut context = hmac::Context::with_key(slow);
@@ -53,7 +56,8 @@ impl Fingerprints {
             context.update(text.as_bytes());
             hex(context.sign().as_ref().get(..16).unwrap_or_default())
         };
-        // A client identifier may be as short as a word, so that its name has to be slow to guess too.
+        // A client identifier may be as short as a word, so that its name has to be slow to guess
+        // too.
         let account = self.stretched(&key.account, salt, |slow| name(slow, "account:", ""));
         self.stretched(&key.secret, salt, |slow| Names {
             record: name(slow, "url:", &key.url),

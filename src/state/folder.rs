@@ -36,7 +36,8 @@ pub(super) struct Folder {
 /// The folder, locked for a change.
 pub(super) struct Locked<'a> {
     folder: &'a Folder,
-    /// Opened before anything is written: want of file descriptors is noticed while nothing has happened yet.
+    /// Opened before anything is written: want of file descriptors is noticed while nothing has
+    /// happened yet.
     dir: File,
     _lock: File,
 }
@@ -53,8 +54,8 @@ impl Folder {
         }
     }
 
-    /// The same folder in the name of its owner, for the superuser: files that are made belong to the folder's owner, and a folder that is not there
-    /// is not made.
+    /// The same folder in the name of its owner, for the superuser: files that are made belong to
+    /// the folder's owner, and a folder that is not there is not made.
     pub fn on_behalf(dir: PathBuf) -> Self {
         Self {
             on_behalf: rustix::process::geteuid().is_root(),
@@ -62,7 +63,8 @@ impl Folder {
         }
     }
 
-    /// Sees that the folder is there and that nobody else may write into it; makes it where it is `new`.
+    /// Sees that the folder is there and that nobody else may write into it; makes it where it is
+    /// `new`.
     ///
     /// # Errors
     /// Not there, not a folder, somebody else's, or writable for others.
@@ -117,7 +119,8 @@ impl Folder {
         Ok(())
     }
 
-    /// When a file in it last came or went. Not for an async task: a folder of a server that is gone lets nobody go.
+    /// When a file in it last came or went. Not for an async task: a folder of a server that is
+    /// gone lets nobody go.
     pub fn changed(&self) -> Option<SystemTime> {
         #[cfg(test)]
         self.lookers
@@ -220,8 +223,9 @@ impl Folder {
         }
     }
 
-    /// Whether the process that made this owner's file still lives. A shared lock, so that two who look do not see each other. Where it cannot
-    /// be told (no file descriptors are left), it does: its attempts may still be under way, and its file is not ours to remove.
+    /// Whether the process that made this owner's file still lives. A shared lock, so that two who
+    /// look do not see each other. Where it cannot be told (no file descriptors are left), it does:
+    /// its attempts may still be under way, and its file is not ours to remove.
     pub fn is_alive(&self, owner: &str) -> bool {
         let path = self.dir.join(owner_file(owner));
         match open_own(OpenOptions::new().read(true), &path) {
@@ -341,7 +345,8 @@ fn owner_file(owner: &str) -> String {
     )
 }
 
-/// Opens a file that is private when it is made. No symbolic link is followed, and no pipe is waited for.
+/// Opens a file that is private when it is made. No symbolic link is followed, and no pipe is
+/// waited for.
 fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     options

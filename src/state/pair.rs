@@ -1,4 +1,5 @@
-//! The two files that one attempt concerns, its account's and its secret's: read, judged and written together under the lock.
+//! The two files that one attempt concerns, its account's and its secret's: read, judged and
+//! written together under the lock.
 
 use std::{
     collections::HashMap,
@@ -105,12 +106,14 @@ impl Book {
         };
         let known = self.bring_up(&mut pair, opened, key, &names, stamp);
         let done = change(&mut pair, &names, &locked)?;
-        // The account first: of a refusal that a crash cuts off here, the secret's record still has the attempt, whose outcome is then unknown.
+        // The account first: of a refusal that a crash cuts off here, the secret's record still has
+        // the attempt, whose outcome is then unknown.
         let wrote = [
             self.store(pair.account, account.as_ref(), anew, &locked)?,
             self.store(pair.secret, secret.as_ref(), anew, &locked)?,
         ];
-        // From here on it is what everybody reads, whether or not it would outlive a power cut: an outcome is not told twice.
+        // From here on it is what everybody reads, whether or not it would outlive a power cut: an
+        // outcome is not told twice.
         self.written(key, known);
         if wrote.contains(&true) {
             locked.sync()?;
@@ -127,7 +130,8 @@ impl Book {
         stamp: &Stamp,
     ) -> Result<Pair, Trouble> {
         let (account, secret) = (self.read(&names.account)?, self.read(&names.record)?);
-        // Not under the lock: what is newer in `last` may just have been written. It is told when it is written again.
+        // Not under the lock: what is newer in `last` may just have been written. It is told when
+        // it is written again.
         let account = self.recall(account.as_ref(), &names.account, opened, stamp, None);
         let secret = self.recall(secret.as_ref(), &names.record, opened, stamp, None);
         Ok(self.brought_up(account, secret, opened, key, names, stamp))
@@ -171,7 +175,8 @@ impl Book {
         pair
     }
 
-    /// What is `there`, or begins there, together with what this process knew of it and what is gone: see [`Entry::recalled`].
+    /// What is `there`, or begins there, together with what this process knew of it and what is
+    /// gone: see [`Entry::recalled`].
     fn recall<C: Shelf>(
         &self,
         there: Option<&Entry<C>>,
@@ -329,8 +334,9 @@ impl Book {
         outcomes.len()
     }
 
-    /// A strict account that is counted for the first time begins with what was counted, before accounts were, for the secrets of `credential`: any
-    /// of them may have been refused as this client's. Not with what is older than a secret that was good.
+    /// A strict account that is counted for the first time begins with what was counted, before
+    /// accounts were, for the secrets of `credential`: any of them may have been refused as this
+    /// client's. Not with what is older than a secret that was good.
     pub(super) fn begin_account(
         &self,
         account: &mut Account,

@@ -18,11 +18,13 @@ use crate::token::{
 const PURSE: &str = "budget-";
 /// Of more budgets it is not remembered what was left.
 const MOST_PURSES: usize = 8192;
-/// More files of one kind are not kept: the oldest give way, those first in which nothing is counted. Four thousand credentials need a quarter.
+/// More files of one kind are not kept: the oldest give way, those first in which nothing is
+/// counted. Four thousand credentials need a quarter.
 const MOST_FILES: usize = if cfg!(test) { 64 } else { 16_384 };
 
 impl Book {
-    /// Takes one call out of the credential's budget. A damaged one is written anew, with nothing in it.
+    /// Takes one call out of the credential's budget. A damaged one is written anew, with nothing
+    /// in it.
     pub(super) fn take(
         &self,
         locked: &Locked<'_>,

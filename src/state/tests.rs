@@ -318,7 +318,8 @@ async fn moments_are_carried_over_a_reboot_by_the_wall_clock() {
     };
     let left = Now::now().until(until);
     assert!(left < Duration::from_mins(60), "{left:?}");
-    // Where this machine has not been up for 50 minutes, "before the boot" is all that can be said: the hold is then longer, never shorter.
+    // Where this machine has not been up for 50 minutes, "before the boot" is all that can be said:
+    // the hold is then longer, never shorter.
     let least = Duration::from_mins(60)
         .saturating_sub(Now::now().since_boot())
         .max(Duration::from_mins(10))

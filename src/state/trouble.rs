@@ -13,7 +13,8 @@ use crate::token::Now;
 /// Lost records are told so often at most.
 const AGAIN: Duration = Duration::from_mins(1);
 
-/// What is wrong with the folder. Its text names files and what to do, never what is counted for whom.
+/// What is wrong with the folder. Its text names files and what to do, never what is counted for
+/// whom.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
     #[error("{}: {why}; `cupbearer unlatch` writes it anew, and one attempt is then made", .file.display())]

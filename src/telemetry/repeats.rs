@@ -11,7 +11,8 @@ use crate::token::Now;
 
 /// A failure that goes on is told again after this.
 const EVERY: Duration = Duration::from_secs(60);
-/// Failures that are remembered; of more, the one told longest ago is forgotten, and told at once when it comes again.
+/// Failures that are remembered; of more, the one told longest ago is forgotten, and told at once
+/// when it comes again.
 const MOST: usize = 256;
 
 /// What was told lately. Holds digests only, no text.
@@ -30,7 +31,8 @@ struct Told {
 }
 
 impl Repeats {
-    /// `None`: this very failure of `whose` was told lately. Otherwise how often it came without being told, this time included.
+    /// `None`: this very failure of `whose` was told lately. Otherwise how often it came without
+    /// being told, this time included.
     pub fn again(&self, whose: impl Hash, failure: impl Hash, now: Now) -> Option<u64> {
         let whose = self.hasher.hash_one(whose);
         let key = self.hasher.hash_one((whose, self.hasher.hash_one(failure)));

@@ -1,4 +1,5 @@
-//! The traffic of one upstream as counted, for the status page: codes since start, and the last of them.
+//! The traffic of one upstream as counted, for the status page: codes since start, and the last of
+//! them.
 
 use std::{
     collections::{BTreeMap, HashMap},

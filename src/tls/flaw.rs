@@ -13,15 +13,17 @@ const LONGEST: usize = 100;
 /// How rustls begins to tell of a certificate.
 const BEGINS: &str = "invalid peer certificate: ";
 
-/// What is wrong with a server's certificate (RFC 5280 6.1 for chain and time, RFC 9525 6 for names). Its `Display` follows the word
-/// "certificate". Text out of the certificate, which a stranger wrote, is quoted there: cut at 100 characters, nothing in it that is not visible.
+/// What is wrong with a server's certificate (RFC 5280 6.1 for chain and time, RFC 9525 6 for
+/// names). Its `Display` follows the word "certificate". Text out of the certificate, which a
+/// stranger wrote, is quoted there: cut at 100 characters, nothing in it that is not visible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
     /// It is its own issuer, and does not stand in `ca_file`. With its subject.
     SelfSigned(String),
     /// Nobody trusted issued it. With its issuer, where the certificate could be read.
     UnknownIssuer(Option<String>),
-    /// It is a certificate authority's (basic constraint CA:TRUE), which is taken from a server only where `ca_file` holds that very certificate.
+    /// It is a certificate authority's (basic constraint CA:TRUE), which is taken from a server
+    /// only where `ca_file` holds that very certificate.
     Authority,
     /// Its time is over since this moment (Unix seconds), where it is known.
     Expired(Option<u64>),
@@ -47,7 +49,8 @@ pub enum Flaw {
 impl Error for Flaw {}
 
 impl Flaw {
-    /// What rustls found. `shown`: the certificate (DER) that the server showed, where it is at hand; it tells issuers apart.
+    /// What rustls found. `shown`: the certificate (DER) that the server showed, where it is at
+    /// hand; it tells issuers apart.
     #[must_use]
     pub fn new(found: &CertificateError, shown: Option<&[u8]>) -> Self {
         use CertificateError as E;
@@ -89,7 +92,8 @@ impl Flaw {
         }
     }
 
-    /// The same from the text in which rustls tells it, for where a library hands on no more than that. `None`: it speaks of no certificate.
+    /// The same from the text in which rustls tells it, for where a library hands on no more than
+    /// that. `None`: it speaks of no certificate.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         let told = &text[text.find(BEGINS)? + BEGINS.len()..];
@@ -162,7 +166,8 @@ fn issuer(parsed: Option<&X509Certificate<'_>>) -> Flaw {
     }
 }
 
-/// The DNS names and addresses in what webpki says of a subjectAltName: `DnsName("a.example"), IpAddress(10.0.0.1)`. Linear.
+/// The DNS names and addresses in what webpki says of a subjectAltName: `DnsName("a.example"),
+/// IpAddress(10.0.0.1)`. Linear.
 fn names(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text;

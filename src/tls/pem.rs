@@ -1,5 +1,6 @@
-//! PEM (RFC 7468) as people hand it over: behind a byte order mark, in one line with `\n` written out (as in an environment variable), indented,
-//! with Windows line ends, with text around it, several objects in any order. Pure, total, linear.
+//! PEM (RFC 7468) as people hand it over: behind a byte order mark, in one line with `\n` written
+//! out (as in an environment variable), indented, with Windows line ends, with text around it,
+//! several objects in any order. Pure, total, linear.
 
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer,
@@ -22,7 +23,8 @@ pub struct Section<'a> {
 }
 
 impl Section<'_> {
-    /// The object in the form that every reader takes: lines of 64 characters, no white space, no written-out `\n`. What has no end has none here.
+    /// The object in the form that every reader takes: lines of 64 characters, no white space, no
+    /// written-out `\n`. What has no end has none here.
     #[must_use]
     pub fn plain(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(
@@ -72,7 +74,8 @@ impl Section<'_> {
     }
 }
 
-/// The objects of a PEM text, in its order. What stands before, between and behind them is passed over.
+/// The objects of a PEM text, in its order. What stands before, between and behind them is passed
+/// over.
 pub fn sections(text: &[u8]) -> impl Iterator<Item = Section<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -117,7 +120,8 @@ pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Er
         .collect()
 }
 
-/// The first private key that is not encrypted (PKCS#8, PKCS#1, SEC 1), whatever stands before and behind it. `None`: there is none.
+/// The first private key that is not encrypted (PKCS#8, PKCS#1, SEC 1), whatever stands before and
+/// behind it. `None`: there is none.
 ///
 /// # Errors
 /// It is damaged.

@@ -1,4 +1,5 @@
-//! Verifies the certificates of servers: by chain, as webpki does, or because the very certificate stands in `ca_file`.
+//! Verifies the certificates of servers: by chain, as webpki does, or because the very certificate
+//! stands in `ca_file`.
 
 use std::sync::Arc;
 
@@ -16,8 +17,9 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::flaw::Flaw;
 
-/// A certificate is good where its chain ends at a trusted authority, or where it is itself one of `named`: a person who names a server's own
-/// certificate means that server, whoever issued it and whatever else it says it is for. Name and time are checked in both cases, and so is the
+/// A certificate is good where its chain ends at a trusted authority, or where it is itself one of
+/// `named`: a person who names a server's own certificate means that server, whoever issued it and
+/// whatever else it says it is for. Name and time are checked in both cases, and so is the
 /// handshake's signature, which shows that the server has the certificate's key.
 #[derive(Debug)]
 pub(super) struct Verifier {

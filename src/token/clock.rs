@@ -10,7 +10,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// A moment on the clock that goes on during suspend (`CLOCK_BOOTTIME`); under tokio's paused time, on that one.
+/// A moment on the clock that goes on during suspend (`CLOCK_BOOTTIME`); under tokio's paused time,
+/// on that one.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
@@ -133,8 +134,9 @@ impl Stamp {
 
     /// `moment`, noted when this stamp was taken, on the clock of `present`.
     ///
-    /// Within one boot it is the same. Over a reboot only the wall clock knows how long it took; where that went backwards, no time has passed
-    /// (waits then end late, never early). What would lie before the boot is the boot.
+    /// Within one boot it is the same. Over a reboot only the wall clock knows how long it took;
+    /// where that went backwards, no time has passed (waits then end late, never early). What would
+    /// lie before the boot is the boot.
     #[must_use]
     pub fn carry(&self, moment: Now, present: &Self) -> Now {
         if self.boot_id == present.boot_id && !self.boot_id.is_empty() {
@@ -170,7 +172,8 @@ fn origin() -> &'static Origin {
     })
 }
 
-/// The boot clock when the monotonic one says `mono`, no suspend since the origin. A test may have paused tokio's before the origin was read.
+/// The boot clock when the monotonic one says `mono`, no suspend since the origin. A test may have
+/// paused tokio's before the origin was read.
 fn ticked(origin: &Origin, mono: Instant) -> Duration {
     let (ahead, behind) = (
         mono.saturating_duration_since(origin.mono),
@@ -181,7 +184,8 @@ fn ticked(origin: &Origin, mono: Instant) -> Duration {
 
 fn suspended(origin: &Origin) -> Duration {
     let mut least = Duration::MAX;
-    // A thread that is put aside between the two reads sees a difference too: look again before believing it.
+    // A thread that is put aside between the two reads sees a difference too: look again before
+    // believing it.
     for _ in 0..3 {
         let mono = Instant::now().saturating_duration_since(origin.mono);
         let boot = boot_clock().saturating_sub(origin.boot);
@@ -211,7 +215,8 @@ thread_local! {
     static SIMULATED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// For tests: as if the machine had been suspended for `d`. Holds for the calling thread, which is all of a single-threaded test.
+/// For tests: as if the machine had been suspended for `d`. Holds for the calling thread, which is
+/// all of a single-threaded test.
 #[doc(hidden)]
 pub fn simulate_suspend(d: Duration) {
     SIMULATED.set(SIMULATED.get().saturating_add(d));

@@ -11,7 +11,8 @@ pub type Fut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One token's way of being fetched.
 pub trait Fetch: Send + Sync {
-    /// Reads the secrets once, renders the request; nothing is sent yet. `parents` are the tokens this one is made with, in the order of the profile.
+    /// Reads the secrets once, renders the request; nothing is sent yet. `parents` are the tokens
+    /// this one is made with, in the order of the profile.
     fn prepare<'a>(
         &'a self,
         parents: &'a [Arc<Token>],
@@ -64,12 +65,14 @@ pub struct Failure {
     pub class: Class,
     /// The vendor's status, where there was an answer.
     pub status: Option<u16>,
-    /// One line in plain words: `error` and at most 200 characters of `error_description`, or what broke.
+    /// One line in plain words: `error` and at most 200 characters of `error_description`, or what
+    /// broke.
     pub error: String,
     /// How long the vendor (or a rule's `hold`) wants us to wait.
     pub wait: Option<Duration>,
-    /// The refusal speaks of the client (`invalid_client`, bare 401), not of one partition. With [`Class::Config`]: it was a refusal, which is blamed on
-    /// a clock; an account's budget counts it all the same.
+    /// The refusal speaks of the client (`invalid_client`, bare 401), not of one partition. With
+    /// [`Class::Config`]: it was a refusal, which is blamed on a clock; an account's budget counts
+    /// it all the same.
     pub client_refused: bool,
     /// The call hung until its timeout.
     pub timed_out: bool,
@@ -90,7 +93,8 @@ impl Failure {
     }
 }
 
-/// What a keeper tells of its work. One event, one function on the other side: it counts and it logs.
+/// What a keeper tells of its work. One event, one function on the other side: it counts and it
+/// logs.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A call ended well.
@@ -100,7 +104,8 @@ pub enum Event<'a> {
         implausible: bool,
         token: &'a Token,
     },
-    /// A call, or its preparation, failed. `held`: how long until the next attempt, `None` for "until the secret changes".
+    /// A call, or its preparation, failed. `held`: how long until the next attempt, `None` for
+    /// "until the secret changes".
     Failed {
         took: Duration,
         failure: &'a Failure,

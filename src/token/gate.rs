@@ -35,7 +35,8 @@ impl GateKind {
         )
     }
 
-    /// A person's unlatch may have opened it: the guard counts refusals, and decides anew. What else is held is for `refresh`, which is limited.
+    /// A person's unlatch may have opened it: the guard counts refusals, and decides anew. What
+    /// else is held is for `refresh`, which is limited.
     pub fn opens_unlatched(self) -> bool {
         matches!(self, Self::Rejected | Self::Latched | Self::NoMemory)
     }

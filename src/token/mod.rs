@@ -1,4 +1,5 @@
-//! The token engine: one task keeps one token. Imports nothing of ours; knows no HTTP, no files, no pingora.
+//! The token engine: one task keeps one token. Imports nothing of ours; knows no HTTP, no files, no
+//! pingora.
 
 pub mod clock;
 pub mod fetch;

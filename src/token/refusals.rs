@@ -14,8 +14,9 @@ pub(super) enum By {
     Child,
 }
 
-/// The newest generation each refused since the task last looked, and how many refusals there ever were. The generation is written before the
-/// count, and read after it: who sees the count sees the generation.
+/// The newest generation each refused since the task last looked, and how many refusals there ever
+/// were. The generation is written before the count, and read after it: who sees the count sees the
+/// generation.
 #[derive(Debug, Default)]
 pub(super) struct Refusals<C = AtomicU64> {
     api: C,
@@ -45,7 +46,8 @@ impl<C: Counter> Refusals<C> {
         self.count.read()
     }
 
-    /// The newest generation the API refused, and a child; 0 for none. Only the task takes, after it has read the count.
+    /// The newest generation the API refused, and a child; 0 for none. Only the task takes, after
+    /// it has read the count.
     pub fn take(&self) -> (u64, u64) {
         (self.api.take(), self.child.take())
     }
@@ -98,7 +100,8 @@ mod tests {
             for teller in tellers {
                 teller.join().unwrap();
             }
-            // The count is still to be looked at again wherever something was taken too early or not at all.
+            // The count is still to be looked at again wherever something was taken too early or
+            // not at all.
             let (all, second) = (refusals.count(), refusals.take());
             assert_eq!(all, 2);
             assert_eq!((first.0.max(second.0), first.1.max(second.1)), (7, 8));

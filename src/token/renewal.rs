@@ -1,8 +1,11 @@
-//! Which refusals of an API (401) cause a refresh, and when; whether the refused token may be sent meanwhile. Pure: every method is told the moment.
+//! Which refusals of an API (401) cause a refresh, and when; whether the refused token may be sent
+//! meanwhile. Pure: every method is told the moment.
 //!
-//! The first refusal refreshes at once. So does that of a token which an API has accepted and none refused before, up to 6 times a minute and 60 an
-//! hour. All others pause, those of a token that was refused in vain among them: 10 s, doubling to 15 minutes while refusals go on. The doubling is
-//! taken back by time alone: one good answer between two refusals says nothing, an API that gives both in turn would be asked for a token for ever.
+//! The first refusal refreshes at once. So does that of a token which an API has accepted and none
+//! refused before, up to 6 times a minute and 60 an hour. All others pause, those of a token that
+//! was refused in vain among them: 10 s, doubling to 15 minutes while refusals go on. The doubling
+//! is taken back by time alone: one good answer between two refusals says nothing, an API that
+//! gives both in turn would be asked for a token for ever.
 
 use std::time::Duration;
 
@@ -12,7 +15,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_mins(15);
 /// At this level the pause is at its longest.
 const HIGHEST_LEVEL: u32 = 8;
-/// A token that was handed out to a caller for so long without being refused counts as accepted: what an API says of it is not seen here.
+/// A token that was handed out to a caller for so long without being refused counts as accepted:
+/// what an API says of it is not seen here.
 const VENDED_ACCEPTED: Duration = Duration::from_mins(1);
 
 /// A refresh that a refusal caused.
@@ -61,7 +65,8 @@ impl Default for Renewals {
 }
 
 impl Renewals {
-    /// An API refused the generation in use. `possible`: a refresh could begin now. Says whether one is asked for or runs.
+    /// An API refused the generation in use. `possible`: a refresh could begin now. Says whether
+    /// one is asked for or runs.
     pub fn refuse(&mut self, number: u64, possible: bool, now: Now) -> bool {
         let vended = self
             .vended
@@ -219,7 +224,8 @@ mod tests {
         renewals.accept(1);
         let begun = refreshes(&mut renewals, &mut number, (0.0, 3600.0, 0.5), true);
         assert_eq!(begun[..7], [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 60.0]);
-        // What is refused in vain is not refreshed at once any more: each time the pause comes first, and then five that are accepted again.
+        // What is refused in vain is not refreshed at once any more: each time the pause comes
+        // first, and then five that are accepted again.
         let bursts: Vec<_> = begun
             .iter()
             .enumerate()
@@ -347,7 +353,8 @@ mod tests {
             for (i, first) in begun.iter().enumerate() {
                 let within = |d: Duration| begun[i..].iter().filter(|t| first.until(**t) < d).count();
                 prop_assert!(within(60 * SEC) <= 6);
-                // Those that pause come on top: 10, 20, 40, 80, 160, 320, 640 s, then each 15 minutes.
+                // Those that pause come on top: 10, 20, 40, 80, 160, 320, 640 s, then each 15
+                // minutes.
                 prop_assert!(within(3600 * SEC) <= 60 + 12, "{}", within(3600 * SEC));
             }
         }

@@ -73,7 +73,8 @@ impl Lifetime {
         self.cap.filter(plausible).map_or(life, |cap| life.min(cap))
     }
 
-    /// The plan for a token whose request was sent at `sent`. `random` in 0..1 spreads the processes.
+    /// The plan for a token whose request was sent at `sent`. `random` in 0..1 spreads the
+    /// processes.
     #[must_use]
     pub fn plan(&self, sent: Now, said: Option<Duration>, random: f64) -> Plan {
         let life = self.life(said);
@@ -84,7 +85,8 @@ impl Lifetime {
         }
     }
 
-    /// The plan where the vendor gave the same token again, at `now`: its expiry counts, the next try comes at half of what remains.
+    /// The plan where the vendor gave the same token again, at `now`: its expiry counts, the next
+    /// try comes at half of what remains.
     #[must_use]
     pub fn plan_same(&self, sent: Now, said: Option<Duration>, now: Now) -> Plan {
         let plan = self.plan(sent, said, 0.0);
@@ -95,7 +97,8 @@ impl Lifetime {
         }
     }
 
-    /// A token of this plan is gone in less than a second, or would die so soon of disuse: whatever schedule keeps one alive would be a hot loop.
+    /// A token of this plan is gone in less than a second, or would die so soon of disuse: whatever
+    /// schedule keeps one alive would be a hot loop.
     #[must_use]
     pub fn is_fleeting(&self, plan: &Plan, sent: Now) -> bool {
         sent.until(plan.expires) < SEC || self.idle.is_some_and(|idle| idle < SEC)
@@ -127,7 +130,8 @@ impl Lifetime {
         let planned = match self.refresh_before {
             None => auto(life).saturating_sub(spread.mul_f64(random)),
             Some(before) => {
-                // However large a margin is asked for, a tenth of the life and some seconds lie between two calls.
+                // However large a margin is asked for, a tenth of the life and some seconds lie
+                // between two calls.
                 let asked = life
                     .saturating_sub(before)
                     .saturating_sub(spread.min(before).mul_f64(random));
@@ -136,13 +140,15 @@ impl Lifetime {
         };
         match self.rotation {
             Rotation::Overlap => planned,
-            // The old token dies with the new one's birth: as late as possible, at most `grace` before its own end.
+            // The old token dies with the new one's birth: as late as possible, at most `grace`
+            // before its own end.
             Rotation::Replaces => planned.max(last_sent(life).saturating_sub(self.grace)),
         }
     }
 }
 
-/// However much life is asked for, a token that lives `life` is not replaced before: a tenth of that, and some seconds.
+/// However much life is asked for, a token that lives `life` is not replaced before: a tenth of
+/// that, and some seconds.
 fn soonest(life: Duration) -> Duration {
     (life / 10).max(SAME_AGAIN.min(life / 2))
 }

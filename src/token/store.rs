@@ -33,8 +33,9 @@ struct Inner {
 const FEW: usize = 16;
 
 impl Store {
-    /// The running keeper under `key` (a digest of all that shapes its request), or the one `start` makes. `start` runs at most once at a time
-    /// for a key, and may itself ask the store for other keys.
+    /// The running keeper under `key` (a digest of all that shapes its request), or the one `start`
+    /// makes. `start` runs at most once at a time for a key, and may itself ask the store for other
+    /// keys.
     pub fn get_or_start(&self, key: [u8; 32], start: impl FnOnce() -> Arc<Keeper>) -> Arc<Keeper> {
         let mut start = Some(start);
         loop {
@@ -48,7 +49,8 @@ impl Store {
                     started = Some(keeper);
                     weak
                 }
-                // Not reached: `start` is taken only here, and then the keeper it made is the answer.
+                // Not reached: `start` is taken only here, and then the keeper it made is the
+                // answer.
                 None => Weak::new(),
             });
             if let Some(keeper) = started.or_else(|| weak.upgrade()) {
@@ -57,7 +59,8 @@ impl Store {
         }
     }
 
-    /// From now on keepers fetch only for waiters; ends when running calls have ended or `patience` is over.
+    /// From now on keepers fetch only for waiters; ends when running calls have ended or `patience`
+    /// is over.
     pub async fn drain(&self, patience: Duration) {
         let slots: Vec<_> = {
             let mut inner = self.lock();
@@ -119,7 +122,8 @@ impl Store {
         {
             return Arc::clone(cell);
         }
-        // A new one starts: the moment to forget those that have ended, if they may be as many as those that live.
+        // A new one starts: the moment to forget those that have ended, if they may be as many as
+        // those that live.
         if inner.keepers.len().max(inner.slots.len()) >= inner.forget_at {
             #[cfg(test)]
             {

@@ -1,11 +1,12 @@
-//! How often something may happen: at most so many times within any stretch of time. Pure: every method is told the moment.
+//! How often something may happen: at most so many times within any stretch of time. Pure: every
+//! method is told the moment.
 
 use std::{collections::VecDeque, time::Duration};
 
 use super::clock::Now;
 
-/// A sliding window over the last times that something happened. Unlike a bucket that refills evenly it lets no stretch of `per` see more than
-/// `most`, wherever that stretch begins.
+/// A sliding window over the last times that something happened. Unlike a bucket that refills
+/// evenly it lets no stretch of `per` see more than `most`, wherever that stretch begins.
 #[derive(Debug, Clone)]
 pub struct Window {
     most: usize,

@@ -1,4 +1,5 @@
-//! Who begins an attempt and who waits for the end of all attempts: neither misses the other, because both flags are bits of one atomic.
+//! Who begins an attempt and who waits for the end of all attempts: neither misses the other,
+//! because both flags are bits of one atomic.
 
 use std::sync::atomic::{
     AtomicU8,
@@ -8,7 +9,8 @@ use std::sync::atomic::{
 const BUSY: u8 = 1;
 const DRAINING: u8 = 2;
 
-/// Whether an attempt is under way, and whether only those who wait for a token are to be served any more.
+/// Whether an attempt is under way, and whether only those who wait for a token are to be served
+/// any more.
 #[derive(Debug, Default)]
 pub(super) struct Work<B = AtomicU8>(B);
 
@@ -21,8 +23,9 @@ pub(super) trait Bits: Default {
 }
 
 impl<B: Bits> Work<B> {
-    /// An attempt is under way: from before it is written down until its outcome is. `false`: it is not, because what it was decided on, whether
-    /// there is a drain (`seen_draining`), has changed.
+    /// An attempt is under way: from before it is written down until its outcome is. `false`: it is
+    /// not, because what it was decided on, whether there is a drain (`seen_draining`), has
+    /// changed.
     #[must_use]
     pub fn begin(&self, seen_draining: bool) -> bool {
         let begun = self.0.set(BUSY) & DRAINING == 0 || seen_draining;
@@ -36,7 +39,8 @@ impl<B: Bits> Work<B> {
         self.0.unset(BUSY);
     }
 
-    /// From now on there is a drain; an attempt that was decided on without it is seen by [`Work::is_busy`], or does not begin.
+    /// From now on there is a drain; an attempt that was decided on without it is seen by
+    /// [`Work::is_busy`], or does not begin.
     pub fn drain(&self) {
         self.0.set(DRAINING);
     }

@@ -1,4 +1,5 @@
-//! The promises against heavy foreign servers (`make conformance`). What a machine cannot get is skipped with its reason.
+//! The promises against heavy foreign servers (`make conformance`). What a machine cannot get is
+//! skipped with its reason.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,5 @@
-//! The running sidecar against a real Keycloak: the server behind Worldline's endpoint, which holds what a document only says.
+//! The running sidecar against a real Keycloak: the server behind Worldline's endpoint, which holds
+//! what a document only says.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,7 +29,8 @@ async fn the_sidecar_lives_with_a_real_keycloak() {
     );
     let by_secret = r#"client_id = "with-secret", client_secret = "made-up-secret""#;
     let by_key = r#"client_id = "with-key", private_key = { file = "key.pem" }, certificate = { file = "cert.pem" }"#;
-    // Keycloak names an uploaded certificate's key by itself; a client may carry another name for it, as Worldline's do.
+    // Keycloak names an uploaded certificate's key by itself; a client may carry another name for
+    // it, as Worldline's do.
     let by_print = r#"client_id = "with-thumbprint", private_key = { file = "key.pem" }, certificate = { file = "cert.pem" }"#;
     let without_certificate = r#"client_id = "with-key", private_key = { file = "key.pem" }"#;
     for (profile, secrets, client) in [
@@ -144,7 +146,8 @@ async fn outlives_rotation_and_disabling(keycloak: &Keycloak, realm: &str) {
     assert_eq!(sidecar.status_of("/keycloak/x").await, 200);
     let first = vendor.last().header("authorization").unwrap().to_owned();
 
-    // At the vendor, then here: the token that is there lives on, the next is fetched with the new secret.
+    // At the vendor, then here: the token that is there lives on, the next is fetched with the new
+    // secret.
     keycloak.change_secret("to-rotate", "second-secret").await;
     assert_eq!(sidecar.status_of("/keycloak/x").await, 200);
     assert_eq!(vendor.last().header("authorization"), Some(&*first));

@@ -1,4 +1,5 @@
-//! Toxiproxy between us and token endpoint and vendor: latency, resets, slow closes, silence, cut data.
+//! Toxiproxy between us and token endpoint and vendor: latency, resets, slow closes, silence, cut
+//! data.
 
 use std::time::{Duration, Instant};
 
@@ -151,7 +152,8 @@ async fn poisoned_connections_are_told_in_bounded_time_and_heal_without_a_restar
             .await;
         for _ in 0..2 {
             let asked = Instant::now();
-            // Where the vendor's head and the end of its connection come together, the head may not have left us yet.
+            // Where the vendor's head and the end of its connection come together, the head may not
+            // have left us yet.
             let answer = async {
                 let answer = sidecar.client.get(sidecar.url("/acme/x")).send().await?;
                 Ok::<_, reqwest::Error>((answer.status(), answer.bytes().await?))
@@ -187,7 +189,8 @@ async fn poisoned_connections_are_told_in_bounded_time_and_heal_without_a_restar
         ("limit_data", json!({ "bytes": 100 })),
     ] {
         let what = format!("{toxic} {attributes}");
-        // Each with a program of its own: by hand a credential is refreshed six times a minute at most.
+        // Each with a program of its own: by hand a credential is refreshed six times a minute at
+        // most.
         let warm = Sidecar::start(&config).await;
         warm.until_get("/acme/x", 200).await;
         toxiproxy

@@ -1,4 +1,5 @@
-//! A1-A3, A7, A8, A10, A11, A15, R11: what a client may try, and what a vendor may say, over real sockets.
+//! A1-A3, A7, A8, A10, A11, A15, R11: what a client may try, and what a vendor may say, over real
+//! sockets.
 
 use std::time::Duration;
 
@@ -70,7 +71,8 @@ impl Pair {
             .await
     }
 
-    /// Everything that arrived lies within the base path and carries its own upstream's token, in one value.
+    /// Everything that arrived lies within the base path and carries its own upstream's token, in
+    /// one value.
     fn is_kept_apart(&self) {
         for (name, vendor) in [("orders", &self.orders), ("pay", &self.pay)] {
             assert_eq!(

@@ -1,4 +1,5 @@
-//! A4, A5, A10, A12, A16: web pages, clients that stall in either direction, many partitions, and clients that leave.
+//! A4, A5, A10, A12, A16: web pages, clients that stall in either direction, many partitions, and
+//! clients that leave.
 
 use std::time::Duration;
 
@@ -246,7 +247,8 @@ async fn a16_clients_that_leave_at_any_moment_leave_nothing_behind() {
     )
     .await;
     let addr = one.sidecar.addr();
-    // While a head or body is on its way, and while the one token call runs that all of them wait for.
+    // While a head or body is on its way, and while the one token call runs that all of them wait
+    // for.
     let head = "POST /acme/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n";
     let mut waiting = Vec::new();
     for n in 0..300 {

@@ -1,4 +1,5 @@
-//! A13, R31: HTTP/2 written by hand. What is malformed ends its stream or connection, a flood ends its own connection, and others are still served.
+//! A13, R31: HTTP/2 written by hand. What is malformed ends its stream or connection, a flood ends
+//! its own connection, and others are still served.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -229,7 +230,8 @@ async fn a10_a13_a_header_block_and_a_handshake_have_one_deadline_and_idle_conne
     .await;
     let open = frame(HEADERS, END_STREAM, 1, &request(&[])[..20]);
     let settings = frame(SETTINGS, 0, 0, &[]);
-    // The preface alone · half a SETTINGS · HEADERS without an end · half a HEADERS · half a frame header.
+    // The preface alone · half a SETTINGS · HEADERS without an end · half a HEADERS · half a frame
+    // header.
     let stalled: [Vec<u8>; 5] = [
         PREFACE.to_vec(),
         [PREFACE, &frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 9])[..12]].concat(),

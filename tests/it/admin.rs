@@ -258,7 +258,8 @@ async fn the_status_says_what_every_token_is_doing() {
     );
 }
 
-/// Times of RFC 3339 in UTC, to the second, without a library: only differences within a day matter here.
+/// Times of RFC 3339 in UTC, to the second, without a library: only differences within a day matter
+/// here.
 mod rfc3339 {
     pub struct Seconds(pub i64);
 

@@ -1,4 +1,5 @@
-//! Abuse of the admin port: web pages, rebound names, floods of refresh, slow clients, a thousand scrapes a second.
+//! Abuse of the admin port: web pages, rebound names, floods of refresh, slow clients, a thousand
+//! scrapes a second.
 
 use std::{
     net::SocketAddr,
@@ -36,7 +37,8 @@ async fn parties(more: &str) -> (Issuer, Vendor, Sidecar) {
     (issuer, vendor, sidecar)
 }
 
-/// Every way a web page has to reach a port of this host: none changes anything, and none may read the answer.
+/// Every way a web page has to reach a port of this host: none changes anything, and none may read
+/// the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn m1_no_web_page_and_no_rebound_name_changes_or_reads_anything() {
     let (issuer, _vendor, sidecar) = parties("").await;
@@ -68,7 +70,8 @@ async fn m1_no_web_page_and_no_rebound_name_changes_or_reads_anything() {
         "/api/credentials/acme/unlatch",
         "/api/reload",
     ] {
-        // What a form or a `no-cors` fetch can send, and what a page could send if a preflight were answered.
+        // What a form or a `no-cors` fetch can send, and what a page could send if a preflight were
+        // answered.
         for kind in [
             "text/plain",
             "application/x-www-form-urlencoded",
@@ -175,8 +178,9 @@ async fn m2_three_thousand_refreshes_cost_what_the_guard_allows() {
     assert_eq!((vendor.counts().answered, issuer.refusals()), (50, vec![]));
 }
 
-/// 1,000 scrapes for each second of the test, two seconds long, as fast as they are answered. 64 at once are far fewer than there are seats: who opens more
-/// connections than those loses some, and may find one of them closed just when it sends.
+/// 1,000 scrapes for each second of the test, two seconds long, as fast as they are answered. 64 at
+/// once are far fewer than there are seats: who opens more connections than those loses some, and
+/// may find one of them closed just when it sends.
 #[tokio::test(flavor = "multi_thread")]
 async fn m4_a_thousand_scrapes_a_second_do_not_touch_the_data_path() {
     let (issuer, vendor, sidecar) = parties("").await;
@@ -238,7 +242,8 @@ async fn m4_a_thousand_scrapes_a_second_do_not_touch_the_data_path() {
         ),
         (sent, sent, 1)
     );
-    // How many fit beside the scrapes, and this client of them, depends on the machine; that none waits behind the scrapes does not.
+    // How many fit beside the scrapes, and this client of them, depends on the machine; that none
+    // waits behind the scrapes does not.
     let took = begun.elapsed();
     assert!(
         longest < Duration::from_secs(2).max(took / 3),

@@ -1,4 +1,5 @@
-//! CONTRACT 2 and 5: who may change something at the admin port: over TCP, with a token, over a Unix socket.
+//! CONTRACT 2 and 5: who may change something at the admin port: over TCP, with a token, over a
+//! Unix socket.
 
 use std::{os::unix::fs::PermissionsExt, path::Path};
 
@@ -120,7 +121,8 @@ async fn a_token_is_wanted_for_what_changes_or_shows_something_and_never_for_hea
             "{path}"
         );
     }
-    // The secret is read when it is used: a new one counts at once, and that there is none any more when it has been gone for two seconds.
+    // The secret is read when it is used: a new one counts at once, and that there is none any more
+    // when it has been gone for two seconds.
     sidecar.rewrite("one", "another-admin-token");
     assert_eq!(ask(Method::GET, "/api/status", Some(TOKEN)).await.0, 401);
     assert_eq!(

@@ -1,4 +1,5 @@
-//! CONTRACT 5: the admin and the metrics port speak HTTP/1.1 alone, and what nobody reads of their answers is bounded.
+//! CONTRACT 5: the admin and the metrics port speak HTTP/1.1 alone, and what nobody reads of their
+//! answers is bounded.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -67,7 +68,8 @@ async fn one_rendering_a_second_is_shared_by_both_ports() {
     timeout(PATIENCE, anew).await.expect("it is rendered again");
 }
 
-/// Connections that ask for so much, all at once, and read nothing; those that were closed are left out.
+/// Connections that ask for so much, all at once, and read nothing; those that were closed are left
+/// out.
 async fn deaf(port: SocketAddr, path: &str, n: usize) -> Vec<TcpStream> {
     let asks = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").repeat(2000);
     let mut all = Vec::new();
@@ -80,7 +82,8 @@ async fn deaf(port: SocketAddr, path: &str, n: usize) -> Vec<TcpStream> {
     all
 }
 
-/// 30 credentials make pages of more than 50 KiB. Nobody reads any of 300 × 2000 answers, over both ports; meanwhile who reads is answered.
+/// 30 credentials make pages of more than 50 KiB. Nobody reads any of 300 × 2000 answers, over both
+/// ports; meanwhile who reads is answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_reads_take_bounded_memory_and_keep_nobody_else_waiting() {
     let issuer = Issuer::start(
@@ -146,7 +149,8 @@ async fn answers_that_nobody_reads_take_bounded_memory_and_keep_nobody_else_wait
     drop(crowd);
 }
 
-/// Pages of 160 credentials are 300 KiB: more than the kernel takes of an answer that nobody reads, and 80 of them six times what may be held.
+/// Pages of 160 credentials are 300 KiB: more than the kernel takes of an answer that nobody reads,
+/// and 80 of them six times what may be held.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_reads_nothing_of_a_large_answer_loses_it_to_who_asks() {
     let issuer = Issuer::start(

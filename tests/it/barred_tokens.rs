@@ -1,4 +1,5 @@
-//! A token that an API refused is sent to nobody while its refresh runs; what is handed out can be refused as well.
+//! A token that an API refused is sent to nobody while its refresh runs; what is handed out can be
+//! refused as well.
 
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ struct World {
 }
 
 impl World {
-    /// One credential, handed out too, with an upstream for each way of not sending a request twice; its token was used once.
+    /// One credential, handed out too, with an upstream for each way of not sending a request
+    /// twice; its token was used once.
     async fn warm() -> Self {
         let tokens = Tokens::default();
         let endpoint = Endpoint {

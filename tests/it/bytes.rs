@@ -1,4 +1,5 @@
-//! Bytes: what was sent is what arrives, both ways, however odd and however long; long bodies are never held.
+//! Bytes: what was sent is what arrives, both ways, however odd and however long; long bodies are
+//! never held.
 
 use aws_lc_rs::digest;
 use serde_json::Value;
@@ -353,7 +354,8 @@ enum Framing {
     Chunked,
 }
 
-/// Sends so many bytes that differ from place to place; the vendor's echo and the hash of what was sent.
+/// Sends so many bytes that differ from place to place; the vendor's echo and the hash of what was
+/// sent.
 async fn upload(addr: std::net::SocketAddr, length: u64, framing: Framing) -> (Value, String) {
     let mut client = RawClient::connect(addr).await;
     let how = match framing {

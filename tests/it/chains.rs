@@ -1,4 +1,5 @@
-//! Tokens that are made with other tokens: which one is renewed when, who is blamed, and what that costs.
+//! Tokens that are made with other tokens: which one is renewed when, who is blamed, and what that
+//! costs.
 
 use std::time::Duration;
 
@@ -22,8 +23,9 @@ struct World {
     sidecar: Sidecar,
 }
 
-/// A chain whose tokens live this long, by what is said of them. Really they live twice as long: what is looked at here is who is renewed when, not
-/// whether a busy machine takes longer for a request than the last tenth of two seconds.
+/// A chain whose tokens live this long, by what is said of them. Really they live twice as long:
+/// what is looked at here is who is renewed when, not whether a busy machine takes longer for a
+/// request than the last tenth of two seconds.
 async fn world(partner: Duration, session: Duration) -> World {
     let tokens = Tokens::default();
     let issuer = Issuer::start(&tokens, endpoints()).await;

@@ -1,4 +1,5 @@
-//! `check --live`: each token once, past the guard, and the answer in words that name the key to change.
+//! `check --live`: each token once, past the guard, and the answer in words that name the key to
+//! change.
 
 use std::time::Duration;
 
@@ -320,7 +321,8 @@ async fn a_vendor_that_locks_out_is_left_alone_where_nothing_would_remember_it_u
         &["neither the next check nor `cupbearer run` knows of it"],
     );
     assert!(!forced.stdout.contains("unlatch"), "{forced:?}");
-    // A `[state]` that cannot be used is no reason to count elsewhere what the running program counts there.
+    // A `[state]` that cannot be used is no reason to count elsewhere what the running program
+    // counts there.
     std::fs::remove_file(place.0.path().join("home")).unwrap();
     place.write("c.toml", &format!("[state]\ndir = \"c.toml\"\n{locks}"));
     let left = place.live(&[]).await;
@@ -438,7 +440,8 @@ async fn refusals_of_an_account_are_counted_together_with_the_running_program_an
     );
     let forced = place.live(&["--force"]).await;
     assert_eq!((forced.code, issuer.calls("/token")), (3, 1), "{forced:?}");
-    // With the program's own record: its refusal is the first, the check's the second, whatever the secrets.
+    // With the program's own record: its refusal is the first, the check's the second, whatever the
+    // secrets.
     let dir = place.0.path().join("state").display().to_string();
     let state = format!("[state]\ndir = \"{dir}\"\n");
     let mut daemon = Daemon::start(&format!("{state}{}", locks("wrong"))).await;

@@ -302,7 +302,8 @@ async fn nodes_fetch_with_a_proxy_in_its_environment_never_goes_past_us() {
     if out.starts_with("200 ") {
         assert_eq!(vendor.last().target, "/x");
     } else {
-        // Node's own fetch asks for a tunnel to http hosts too; without interception it is told so and nothing goes past us.
+        // Node's own fetch asks for a tunnel to http hosts too; without interception it is told so
+        // and nothing goes past us.
         sidecar
             .until_metric(
                 "cupbearer_refusals_total{code=\"intercept_off\",upstream=\"acme\"}",

@@ -1,4 +1,5 @@
-//! Clocks: the wall clock jumps, the machine sleeps, the process stands still. Only claims and reported times may notice.
+//! Clocks: the wall clock jumps, the machine sleeps, the process stands still. Only claims and
+//! reported times may notice.
 
 use std::{
     path::{Path, PathBuf},
@@ -215,7 +216,8 @@ async fn c1_c3_assertions_follow_the_wall_clock_and_one_of_1970_dates_none() {
         issuer.url(),
         vendor.url()
     );
-    // A machine without a clock of its own: it starts, asks nobody, says why, and goes on once the time is set.
+    // A machine without a clock of its own: it starts, asks nobody, says why, and goes on once the
+    // time is set.
     let faked = Faked::start(
         &library,
         "@1970-01-02 00:00:00",
@@ -320,8 +322,8 @@ async fn c5_a_process_that_stood_still_renews_once_and_sends_no_dead_token() {
     let daemon = Daemon::start(&acme(&issuer, &vendor)).await;
     assert_eq!(daemon.get("/acme/x").await.0, 200);
     daemon.signal(Signal::STOP);
-    // The token dies meanwhile: this takes as long as it takes. It is sent until a tenth of its life is left, which is all the time that a busy machine
-    // has for the way to the vendor.
+    // The token dies meanwhile: this takes as long as it takes. It is sent until a tenth of its
+    // life is left, which is all the time that a busy machine has for the way to the vendor.
     let calls = issuer.calls("/token");
     let waiting = (0..10).map(|_| daemon.get("/acme/x"));
     let resume = async {

@@ -1,4 +1,5 @@
-//! The other commands, as the real binary answers them: check, profiles, schema, completions, help, ctl, probe, demo.
+//! The other commands, as the real binary answers them: check, profiles, schema, completions, help,
+//! ctl, probe, demo.
 
 use std::{path::Path, time::Duration};
 

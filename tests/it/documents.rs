@@ -1,5 +1,5 @@
-//! What foreign servers take and refuse, without a sidecar: the vendors' documents run by Prism (ours and their own must agree;
-//! `vendors` asks them), and a certified server.
+//! What foreign servers take and refuse, without a sidecar: the vendors' documents run by Prism
+//! (ours and their own must agree; `vendors` asks them), and a certified server.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! Where a request and where an answer ends: one request on the vendor's wire for each of a caller's, and to each caller its own answer.
+//! Where a request and where an answer ends: one request on the vendor's wire for each of a
+//! caller's, and to each caller its own answer.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

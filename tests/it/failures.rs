@@ -1,4 +1,5 @@
-//! Every way a token endpoint can fail, from its answer to the caller's: classified, bounded, told in our own words, and mended without a restart.
+//! Every way a token endpoint can fail, from its answer to the caller's: classified, bounded, told
+//! in our own words, and mended without a restart.
 
 use std::{
     io::Write as _,
@@ -20,7 +21,8 @@ use crate::support::{
     wire::{Answer, Reply, Step},
 };
 
-/// What the endpoint does, what a caller is told, and how the credential comes back once the endpoint is well.
+/// What the endpoint does, what a caller is told, and how the credential comes back once the
+/// endpoint is well.
 struct Case {
     name: &'static str,
     does: Does,
@@ -78,7 +80,8 @@ impl Class {
         }
     }
 
-    /// Between two calls that nobody asked for by hand, less what a call may take to arrive on a busy machine.
+    /// Between two calls that nobody asked for by hand, less what a call may take to arrive on a
+    /// busy machine.
     fn least_gap(self) -> Duration {
         Duration::from_millis(match self {
             Self::Retry => 100,
@@ -153,7 +156,8 @@ async fn one(case: Case) {
         Does::Answers(answer) => issuer.always(Some(answer)),
     }
     let text = plain("acme", &format!("{}/token", issuer.url()), &vendor.url());
-    // The call's own timeout is short, so that one that hangs ends within the test; the caller's patience is shorter.
+    // The call's own timeout is short, so that one that hangs ends within the test; the caller's
+    // patience is shorter.
     let times =
         "timeouts = { token = \"100ms\" }\n[credentials.acme.tokens.access]\ntimeout = \"1s\"\n";
     let memory = tempfile::tempdir().unwrap();
@@ -225,7 +229,8 @@ async fn one(case: Case) {
         0,
         "{name}: nothing goes out without a token"
     );
-    // On a machine that is busy enough the next call has become due meanwhile; nobody's request caused it.
+    // On a machine that is busy enough the next call has become due meanwhile; nobody's request
+    // caused it.
     let soonest = after.as_ref().map_or(0, |after| *after.start());
     let due = matches!(class, Class::Retry | Class::Waits(_, 0..=2))
         || began.elapsed() >= Duration::from_secs(soonest);
@@ -574,7 +579,8 @@ async fn a_redirect_is_not_followed_and_the_other_server_hears_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_no_lifetime_is_believed_that_makes_no_sense_and_none_makes_a_hot_loop() {
-    // What the answer says, the life that is believed in seconds, and whether it is counted as implausible.
+    // What the answer says, the life that is believed in seconds, and whether it is counted as
+    // implausible.
     let cases = [
         (json!(0), 300, true),
         (json!(0.5), 300, true),
@@ -656,7 +662,8 @@ async fn a_token_that_lives_a_blink_makes_no_hot_loop_either() {
     while let Some(answer) = crowd.join_next().await {
         answer.unwrap();
     }
-    // Its life is not believed, so it is sent until the vendor says no; each such refusal may cause one call, six a minute.
+    // Its life is not believed, so it is sent until the vendor says no; each such refusal may cause
+    // one call, six a minute.
     let calls = issuer.calls("/token");
     assert!((1..=7).contains(&calls), "{calls} calls");
     assert!(

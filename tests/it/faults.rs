@@ -1,4 +1,5 @@
-//! Faults on both edges, driven from tables: what a caller is told, how long and how often it is tried, how it heals, what is left behind.
+//! Faults on both edges, driven from tables: what a caller is told, how long and how often it is
+//! tried, how it heals, what is left behind.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -25,7 +26,8 @@ pub struct Case {
     pub over: Over,
     pub api: Api,
     pub token: Token,
-    /// How often one call may be written: more than once only where HTTP/2 says that it was not looked at.
+    /// How often one call may be written: more than once only where HTTP/2 says that it was not
+    /// looked at.
     pub tries: usize,
 }
 
@@ -67,7 +69,8 @@ pub enum Token {
 pub const PROTOCOL: Api = Api::Told(&["upstream_protocol"]);
 pub const TIMEOUT: Api = Api::Told(&["upstream_timeout"]);
 
-/// Ours are 1.5 s to connect, to read, and for a token call; the rest is what a busy machine may add.
+/// Ours are 1.5 s to connect, to read, and for a token call; the rest is what a busy machine may
+/// add.
 const BOUND: Duration = Duration::from_secs(9);
 const TIMES: &str = "timeouts = { connect = \"1500ms\", read = \"1500ms\", token = \"300ms\" }\n";
 /// What one case is asked for.
@@ -147,8 +150,8 @@ impl World {
         .await
     }
 
-    /// Credentials `c0`, `c1`… each with its own token endpoint, behind upstreams `u0`, `u1`… that are all one good vendor.
-    /// With `cases` they are broken from the start.
+    /// Credentials `c0`, `c1`… each with its own token endpoint, behind upstreams `u0`, `u1`… that
+    /// are all one good vendor. With `cases` they are broken from the start.
     pub async fn of_issuers(count: usize, wire: Wire, cases: &[Case]) -> Self {
         Self::start(count, wire, cases, |well, edges| {
             let each = edges.iter().enumerate().map(|(i, e)| {
@@ -407,7 +410,8 @@ async fn one_vendor(world: &World, wire: Wire, i: usize, case: &Case, edge: &Bro
     .await;
 }
 
-/// Every case at a token endpoint of its own, all at the same time: with a good token at hand, then with none.
+/// Every case at a token endpoint of its own, all at the same time: with a good token at hand, then
+/// with none.
 pub async fn at_issuers(cases: Vec<Case>, wire: Wire) {
     let cases = chosen(cases, wire);
     let world = World::of_issuers(cases.len(), wire, &[]).await;

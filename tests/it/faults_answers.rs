@@ -1,4 +1,5 @@
-//! Connections that break at each phase, and answers that are wrong in length, encoding or size, at both edges, over TLS and without.
+//! Connections that break at each phase, and answers that are wrong in length, encoding or size, at
+//! both edges, over TLS and without.
 
 use std::io::Write as _;
 
@@ -408,8 +409,9 @@ async fn v8_what_a_vendor_sends_without_end_is_never_held() {
         .filter(|case| matches!(case.fault.acts.last(), Some(Act::Flood(_))))
         .collect();
     assert!(floods.len() >= 7, "{}", floods.len());
-    // pingora reads heads of up to 1 MiB, into buffers that double: each worker's memory holds a set of them once, however many floods there are.
-    // Held, more than a hundred floods of up to a MiB would need more than twice as much as is allowed here.
+    // pingora reads heads of up to 1 MiB, into buffers that double: each worker's memory holds a
+    // set of them once, however many floods there are. Held, more than a hundred floods of up to a
+    // MiB would need more than twice as much as is allowed here.
     let most = process.kib("VmRSS") + 48 * 1024;
     for _ in 0..16 {
         for case in &floods {

@@ -1,4 +1,5 @@
-//! HTTP/2 that breaks: GOAWAY, RST_STREAM, connections that end, floods of frames and fields, windows that never open; at both edges.
+//! HTTP/2 that breaks: GOAWAY, RST_STREAM, connections that end, floods of frames and fields,
+//! windows that never open; at both edges.
 
 use std::{
     io,
@@ -291,7 +292,8 @@ fn cases() -> Vec<Case> {
             Frames::Raw(frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff])),
         ),
         no_http2("CONTINUATION without end", {
-            // HEADERS without END_HEADERS come once: whatever follows is a CONTINUATION of the second.
+            // HEADERS without END_HEADERS come once: whatever follows is a CONTINUATION of the
+            // second.
             Frames::Flood(
                 [
                     frame(1, 0, 1, &[0x88]),

@@ -1,4 +1,5 @@
-//! Names: a resolver that fails, finds nothing, hangs, changes its mind or names dead addresses, before the vendor's API and the token endpoint.
+//! Names: a resolver that fails, finds nothing, hangs, changes its mind or names dead addresses,
+//! before the vendor's API and the token endpoint.
 
 use std::{
     io,

@@ -1,4 +1,5 @@
-//! A server that plays token endpoint and vendor alike and breaks, at every phase of a connection, exactly as it is told to.
+//! A server that plays token endpoint and vendor alike and breaks, at every phase of a connection,
+//! exactly as it is told to.
 
 use std::{
     net::SocketAddr,
@@ -31,7 +32,8 @@ pub struct Fault {
     pub acts: Vec<Act>,
 }
 
-/// What is done on a connection, in order. After the last it is closed in order, with TLS by close_notify.
+/// What is done on a connection, in order. After the last it is closed in order, with TLS by
+/// close_notify.
 #[derive(Clone, Debug)]
 pub enum Act {
     Send(Vec<u8>),

@@ -1,4 +1,5 @@
-//! Storms of 429 and 5xx with good and absurd Retry-After, certificates that do not do, and tokens that come and go, at both edges.
+//! Storms of 429 and 5xx with good and absurd Retry-After, certificates that do not do, and tokens
+//! that come and go, at both edges.
 
 use std::{
     sync::Arc,
@@ -95,8 +96,8 @@ async fn t5_no_retry_after_of_an_issuer_makes_a_hot_loop_or_an_endless_wait() {
                     );
                 }
             }
-            // Half a second apart on average and doubling, but the jitter may make the first few gaps as short as the least one of 200 ms; 429 never sooner
-            // than it says, or 5 s.
+            // Half a second apart on average and doubling, but the jitter may make the first few
+            // gaps as short as the least one of 200 ms; 429 never sooner than it says, or 5 s.
             let took = since.elapsed();
             let least_gaps = usize::try_from(took.as_millis() / 200).unwrap();
             let most =

@@ -1,4 +1,5 @@
-//! As HTTP_PROXY: absolute-form requests and CONNECT, to configured hosts and to no other, without a look-up of any name.
+//! As HTTP_PROXY: absolute-form requests and CONNECT, to configured hosts and to no other, without
+//! a look-up of any name.
 
 use http::Method;
 
@@ -106,7 +107,8 @@ async fn http_names_the_https_upstream_of_the_same_host_and_the_call_goes_over_t
             Some(&*format!("localhost:{port}"))
         );
     }
-    // Names with their default ports are told apart from others in src/route; nothing listens there to answer.
+    // Names with their default ports are told apart from others in src/route; nothing listens there
+    // to answer.
     let answer = ask(&sidecar, "GET http://localhost/x", "localhost").await;
     assert_eq!(
         (answer.status, answer.json()["code"].as_str()),

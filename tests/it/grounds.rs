@@ -1,4 +1,5 @@
-//! The test servers themselves: strict where they must be, or every test above them would prove nothing.
+//! The test servers themselves: strict where they must be, or every test above them would prove
+//! nothing.
 
 use std::time::Duration;
 

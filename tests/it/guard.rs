@@ -1,4 +1,5 @@
-//! The guard in memory: a refused secret is not tried again and again, whoever asks and however often.
+//! The guard in memory: a refused secret is not tried again and again, whoever asks and however
+//! often.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -106,7 +107,8 @@ async fn credentials_that_share_url_and_secret_share_the_count() {
         .iter()
         .map(|n| stanza(n, "\"wrong\"", &issuer, &vendor))
         .collect();
-    // Both attempts are under way before the first is answered; after an answer the next would wait 30 s.
+    // Both attempts are under way before the first is answered; after an answer the next would wait
+    // 30 s.
     let gate = Gate::shut();
     for _ in 0..2 {
         issuer.script(
@@ -128,7 +130,8 @@ async fn credentials_that_share_url_and_secret_share_the_count() {
         gauge(&sidecar, "latched", "c").await + gauge(&sidecar, "latched", "d").await >= 1.0
     })
     .await;
-    // One key, one count: what an operator opens is open for all once one attempt was good, and then one goes out for each who asks.
+    // One key, one count: what an operator opens is open for all once one attempt was good, and
+    // then one goes out for each who asks.
     issuer.change("/token", |e| e.secrets = vec!["wrong".into()]);
     age(&sidecar.path("state"), Duration::from_secs(31));
     for name in names {

@@ -29,7 +29,8 @@ fn bare(api: &str) -> String {
     format!("[upstreams.acme]\nurl = \"{api}\"\ncredential = \"none\"\n")
 }
 
-/// Run by the test below, in a process of its own: it holds for the whole process and cannot be taken back.
+/// Run by the test below, in a process of its own: it holds for the whole process and cannot be
+/// taken back.
 #[test]
 fn harden_on_purpose() {
     if std::env::var_os("HARDEN_ON_PURPOSE").is_none() {

@@ -1,4 +1,5 @@
-//! Secrets and tokens stay inside: in every scenario, at trace level, in both log formats, nothing of them is seen anywhere.
+//! Secrets and tokens stay inside: in every scenario, at trace level, in both log formats, nothing
+//! of them is seen anywhere.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -22,7 +23,8 @@ use crate::support::{
     wire::{Answer, Reply, Step},
 };
 
-/// Letters and digits, so that no encoding for URLs, JSON or shells hides them; around them what must be encoded.
+/// Letters and digits, so that no encoding for URLs, JSON or shells hides them; around them what
+/// must be encoded.
 const SECRET_CORE: &str = "S3cr7tQwZxKvJpLm";
 pub const SECRET: &str = "a+/S3cr7tQwZxKvJpLm %&=\\end";
 const TOKEN_CORE: &str = "T0k8nHgFdYbNcVrU";
@@ -38,7 +40,8 @@ fn spellings(core: &str) -> Vec<String> {
         .collect();
     all.push(core.chars().rev().collect());
     all.extend([hex(core.as_bytes()), hex(core.as_bytes()).to_uppercase()]);
-    // Base64 of a longer text that holds it: three alignments, without the characters that depend on the neighbours.
+    // Base64 of a longer text that holds it: three alignments, without the characters that depend
+    // on the neighbours.
     for shift in 0..3 {
         let text = STANDARD.encode(format!("{}{core}", "x".repeat(shift)));
         all.push(text[4..text.len() - 4].to_owned());

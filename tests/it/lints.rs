@@ -1,4 +1,5 @@
-//! Advice about configurations that are right: each mistake that OAuth invites is told at its key, and nothing is said of what is well.
+//! Advice about configurations that are right: each mistake that OAuth invites is told at its key,
+//! and nothing is said of what is well.
 
 use std::path::Path;
 

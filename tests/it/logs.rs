@@ -1,4 +1,5 @@
-//! Logs: one event, one line; repeats are counted, not repeated; a request's trace is named; the level follows a reload.
+//! Logs: one event, one line; repeats are counted, not repeated; a request's trace is named; the
+//! level follows a reload.
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};

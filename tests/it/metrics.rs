@@ -1,4 +1,5 @@
-//! CONTRACT 6: every series is there from the start, moves with what happens, and none comes from a request.
+//! CONTRACT 6: every series is there from the start, moves with what happens, and none comes from a
+//! request.
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
@@ -51,7 +52,8 @@ async fn scrape(sidecar: &Sidecar) -> String {
     String::from_utf8(sidecar.app.exposition()).unwrap()
 }
 
-/// Names with labels, a histogram as its `_count`; what the client library says of the process aside.
+/// Names with labels, a histogram as its `_count`; what the client library says of the process
+/// aside.
 fn series(text: &str) -> BTreeSet<String> {
     let lines = text
         .lines()
@@ -62,7 +64,8 @@ fn series(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// What is known of a program with credential `acme` and upstreams `acme` and `open` before anyone has called.
+/// What is known of a program with credential `acme` and upstreams `acme` and `open` before anyone
+/// has called.
 fn expected() -> BTreeSet<String> {
     let mut all: Vec<String> = [
         "config_reloads_total{outcome=\"applied\"}",

@@ -1,4 +1,5 @@
-//! What systemd hears of `run` (sd_notify): ready, reloading and ready again, stopping, and signs of life.
+//! What systemd hears of `run` (sd_notify): ready, reloading and ready again, stopping, and signs
+//! of life.
 
 use std::collections::BTreeMap;
 

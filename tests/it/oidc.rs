@@ -1,4 +1,5 @@
-//! A certified authorization server: four ways to authenticate, each by a running sidecar, each token good at the server itself.
+//! A certified authorization server: four ways to authenticate, each by a running sidecar, each
+//! token good at the server itself.
 
 use std::time::Duration;
 

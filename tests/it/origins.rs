@@ -1,4 +1,5 @@
-//! Where secrets and tokens go, and what vendors learn besides: one origin each, and nothing of where we run.
+//! Where secrets and tokens go, and what vendors learn besides: one origin each, and nothing of
+//! where we run.
 
 use serde_json::json;
 
@@ -159,7 +160,8 @@ async fn h7_a_vendor_learns_nothing_but_what_the_caller_sent_and_its_token() {
     );
 }
 
-/// A token in a query parameter or a cookie comes back in what a vendor says of the request; the client must not get it.
+/// A token in a query parameter or a cookie comes back in what a vendor says of the request; the
+/// client must not get it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_never_comes_back_in_a_head_that_repeats_the_request() {
     let tokens = Tokens::default();

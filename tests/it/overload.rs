@@ -1,4 +1,5 @@
-//! L1, A10, P-rows of descriptors: caps answer clearly, queues are bounded, and tokens come before traffic.
+//! L1, A10, P-rows of descriptors: caps answer clearly, queues are bounded, and tokens come before
+//! traffic.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -123,7 +123,8 @@ async fn a_browser_shows_the_page_live_and_its_buttons_work() {
     );
     assert_ne!(saw["light"], saw["dark"]);
     assert!(saw["acme_row"].as_str().unwrap().contains("200"), "{saw:#}");
-    // One press, one call; beta: once for the unlatch, and once for the new secret, unless that was there before the first call was made.
+    // One press, one call; beta: once for the unlatch, and once for the new secret, unless that was
+    // there before the first call was made.
     assert_eq!(scene.good.calls("/token"), before + 1);
     assert!(
         (1..=2).contains(&(scene.bad.calls("/token") - beta_before)),
@@ -167,7 +168,8 @@ async fn a_browser_shows_the_page_live_and_its_buttons_work() {
         "{saw:#}"
     );
     assert_eq!(saw["landmarks"].as_array().unwrap().len(), 7, "{saw:#}");
-    // Nothing from elsewhere; and without scripts the state is there, but no button that would do nothing.
+    // Nothing from elsewhere; and without scripts the state is there, but no button that would do
+    // nothing.
     assert_eq!(saw["hosts"], json!([sidecar.admin_addr().to_string()]));
     assert!(
         saw["plain"].as_str().unwrap().contains("token in use"),

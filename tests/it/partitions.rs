@@ -1,4 +1,5 @@
-//! A token per customer: chosen by a header that goes no further, bounded in number, guarded together, and handed out.
+//! A token per customer: chosen by a header that goes no further, bounded in number, guarded
+//! together, and handed out.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Connections to vendors: used again, bounded, given up when old, and never a reason to send anything twice.
+//! Connections to vendors: used again, bounded, given up when old, and never a reason to send
+//! anything twice.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -12,8 +13,9 @@ use crate::support::{
     wire::{Answer, Gate, Reply, Step},
 };
 
-/// pingora lets a kept connection go when the task that watched it has not quite left it (`Arc::try_unwrap` in its `reused_stream`): a few times
-/// in a hundred on a machine whose cores are all busy, never on a quiet one.
+/// pingora lets a kept connection go when the task that watched it has not quite left it
+/// (`Arc::try_unwrap` in its `reused_stream`): a few times in a hundred on a machine whose cores
+/// are all busy, never on a quiet one.
 const MISSED: usize = 2;
 
 const HI: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
@@ -77,7 +79,8 @@ async fn no_more_connections_are_kept_than_the_pool_may_hold() {
     ))
     .await;
     for round in 1..=2 {
-        // They end one after the other: pingora may keep one more of two that end at the same moment.
+        // They end one after the other: pingora may keep one more of two that end at the same
+        // moment.
         let gates: Vec<Gate> = (0..10).map(|_| Gate::shut()).collect();
         for gate in &gates {
             vendor.script(Reply::new(200, "hi").behind(gate));

@@ -1,4 +1,5 @@
-//! The process as its surroundings see it: ready line, exit codes, signals, streams, limits, environment.
+//! The process as its surroundings see it: ready line, exit codes, signals, streams, limits,
+//! environment.
 
 use std::time::Duration;
 
@@ -560,7 +561,8 @@ async fn relative_paths_start_from_the_configuration_file() {
     assert_eq!(issuer.calls("/token"), 1);
 }
 
-/// Runs a program for which this kernel has no IPv6: a filter answers EAFNOSUPPORT to `socket(AF_INET6, …)`.
+/// Runs a program for which this kernel has no IPv6: a filter answers EAFNOSUPPORT to
+/// `socket(AF_INET6, …)`.
 #[cfg(target_arch = "x86_64")]
 const WITHOUT_IPV6: &str = r#"
 import ctypes, os, struct, sys

@@ -17,7 +17,8 @@ use crate::support::{
     wire::{Answer, Body, Reply, Step},
 };
 
-/// A vendor at https://localhost with these protocols, and a sidecar in front of it that needs no token.
+/// A vendor at https://localhost with these protocols, and a sidecar in front of it that needs no
+/// token.
 async fn secure(alpn: &[&str], more: &str) -> (Vendor, Sidecar) {
     let authority = Authority::new("ca");
     let vendor = Vendor::with_tls(
@@ -75,7 +76,8 @@ async fn the_vendor_chooses_the_protocol_by_alpn_unless_http_2_is_never_wanted()
                 Some(&*host)
             );
         }
-        // HTTP/2 is shared while it is in use; a connection of HTTP/1.1 may be missed once (see `pool`).
+        // HTTP/2 is shared while it is in use; a connection of HTTP/1.1 may be missed once (see
+        // `pool`).
         assert!(
             (1..=if version == 2 { 1 } else { 2 }).contains(&vendor.connections()),
             "{alpn:?} {more}"

@@ -1,4 +1,5 @@
-//! Refused tokens and lost issuers: what is renewed, what is sent once more, what passes, and how it all comes back.
+//! Refused tokens and lost issuers: what is renewed, what is sent once more, what passes, and how
+//! it all comes back.
 
 use std::{
     collections::HashMap,

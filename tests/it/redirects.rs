@@ -89,7 +89,8 @@ async fn a_post_that_is_sent_on_to_another_upstream_ends_where_it_was() {
     assert_eq!(stage.removed().await, 4.0);
 }
 
-/// A name that a vendor has led to this host: where browsers are denied it is refused as no name of ours; where they are allowed any name may be one.
+/// A name that a vendor has led to this host: where browsers are denied it is refused as no name of
+/// ours; where they are allowed any name may be one.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_browsers_are_allowed_no_name_leads_a_post_to_another_upstream() {
     for (browser, ends, removed) in [("deny", 403, 0.0), ("allow", 307, 1.0)] {

@@ -1,4 +1,5 @@
-//! Every refusal of ours, provoked for real: its status, problem document, Proxy-Status and fields. A cause without a row fails.
+//! Every refusal of ours, provoked for real: its status, problem document, Proxy-Status and fields.
+//! A cause without a row fails.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
@@ -465,7 +466,8 @@ async fn upstreams(seen: &mut Seen) {
         let answer = ask(sidecar.addr(), &format!("GET /{upstream}/x"), "").await;
         seen.named(&answer, (code, 502, error), [Some(upstream), None, None]);
     }
-    // With TLS 1.3 our client certificate is refused after the handshake; a reset may overtake the alert, so it is asked for again.
+    // With TLS 1.3 our client certificate is refused after the handshake; a reset may overtake the
+    // alert, so it is asked for again.
     for last in [false, false, false, false, true] {
         let answer = ask(sidecar.addr(), "GET /shy/x", "").await;
         if last || answer.text().contains("upstream_tls") {

@@ -285,7 +285,8 @@ async fn an_unchanged_credential_keeps_its_token_and_its_keeper() {
     let sidecar = Sidecar::with_files(&text, &[]).await;
     assert_eq!(sidecar.status_of("/acme/x").await, 200);
     let token = sidecar.token("acme", "access").await;
-    // Others come and go, its own upstream and its lifetime rules change: its requests would be the same, so it goes on.
+    // Others come and go, its own upstream and its lifetime rules change: its requests would be the
+    // same, so it goes on.
     let capped = scene.acme().replace(
         "[upstreams",
         "tokens.access.lifetime = { cap = \"30m\" }\n[upstreams",

@@ -1,4 +1,5 @@
-//! Reloads under load: with a reload every second, good and bad files in turn, no request and no token call notices.
+//! Reloads under load: with a reload every second, good and bad files in turn, no request and no
+//! token call notices.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -1,4 +1,5 @@
-//! What a vendor's head repeats of ours goes no further, however it is spelled and wherever it stands; and no head costs more than its bytes.
+//! What a vendor's head repeats of ours goes no further, however it is spelled and wherever it
+//! stands; and no head costs more than its bytes.
 
 use std::time::Duration;
 

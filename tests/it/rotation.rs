@@ -1,4 +1,5 @@
-//! Secrets that change while the program runs: read when they are used, never half, and never at the cost of a living token.
+//! Secrets that change while the program runs: read when they are used, never half, and never at
+//! the cost of a living token.
 
 use std::{
     fs,
@@ -70,7 +71,8 @@ fn field(request: &Request, name: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A folder as Kubernetes mounts a secret: `..data` leads to the version, the names lead through it. Made anew, it is swapped in one step.
+/// A folder as Kubernetes mounts a secret: `..data` leads to the version, the names lead through
+/// it. Made anew, it is swapped in one step.
 fn mount(folder: &Path, version: &str, files: &[(&str, &str)]) {
     let data = folder.join(format!("..{version}"));
     fs::create_dir_all(&data).unwrap();
@@ -246,7 +248,8 @@ async fn s4_while_a_secret_cannot_be_read_the_running_token_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s1_s2_every_token_call_has_identifier_and_secret_of_one_version() {
     let w = World::start().await;
-    // Lives so short that the endpoint is called as often as it may be, which is more than once a second.
+    // Lives so short that the endpoint is called as often as it may be, which is more than once a
+    // second.
     for n in 0..100 {
         w.issuer.script(Reply::json(
             200,

@@ -1,4 +1,5 @@
-//! Routing: by host, by path, base paths, Location, and tricks that must never reach another upstream.
+//! Routing: by host, by path, base paths, Location, and tricks that must never reach another
+//! upstream.
 
 use crate::support::{
     endpoint::Endpoint,

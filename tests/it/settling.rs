@@ -1,4 +1,5 @@
-//! Files that somebody is still writing: configuration, profiles, certificates and secrets count when they are whole, for every reader.
+//! Files that somebody is still writing: configuration, profiles, certificates and secrets count
+//! when they are whole, for every reader.
 
 use std::{
     fs::{self, File},

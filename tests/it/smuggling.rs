@@ -1,7 +1,9 @@
-//! A9, R26: a request with two readings is refused, or forwarded in exactly one; what follows a refusal on its connection is never served.
+//! A9, R26: a request with two readings is refused, or forwarded in exactly one; what follows a
+//! refusal on its connection is never served.
 //!
-//! The corpus is the test data of AWS's `http_desync_guardian` (Apache-2.0): a dev-dependency that is never called. Its files are found
-//! where cargo has unpacked it, so nothing of it stands in this repository and `Cargo.lock` holds its checksum.
+//! The corpus is the test data of AWS's `http_desync_guardian` (Apache-2.0): a dev-dependency that
+//! is never called. Its files are found where cargo has unpacked it, so nothing of it stands in
+//! this repository and `Cargo.lock` holds its checksum.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
@@ -32,7 +34,8 @@ async fn in_front_of(vendor: &str) -> Sidecar {
     Sidecar::with_files(&text, &[]).await
 }
 
-/// What became of some bytes on a connection of their own: the first final status, 0 where there was none.
+/// What became of some bytes on a connection of their own: the first final status, 0 where there
+/// was none.
 async fn try_it(proxy: SocketAddr, bytes: &[u8], name: &str) -> u16 {
     answer_to(proxy, bytes, name).await.map_or(0, |a| a.status)
 }
@@ -254,7 +257,8 @@ async fn a9_r26_the_desync_corpus_is_refused_or_has_one_reading_for_three_parser
                 .unwrap_or_else(|| panic!("case {number} did not arrive"));
             assert!(read.body.is_empty() || read.body == *by_length, "{read:?}");
         }
-        // The other nine have a coding beside chunked (seven), a fragment in the target, or no target: refused on purpose.
+        // The other nine have a coding beside chunked (seven), a fragment in the target, or no
+        // target: refused on purpose.
         assert_eq!(
             compliant, 19,
             "of 28; if everything is refused, nothing is proved"

@@ -1,4 +1,5 @@
-//! What the guard remembers beyond the process: the real program, killed and started anew, never locks an account that locks after three.
+//! What the guard remembers beyond the process: the real program, killed and started anew, never
+//! locks an account that locks after three.
 
 use std::{
     path::{Path, PathBuf},
@@ -41,7 +42,8 @@ pub struct World {
 }
 
 impl World {
-    /// With these secrets of partner and merchant in files; `right-p` and `right-m` are right. The guard counts by value.
+    /// With these secrets of partner and merchant in files; `right-p` and `right-m` are right. The
+    /// guard counts by value.
     pub async fn new(partner: &str, merchant: &str) -> Self {
         Self {
             guard: BY_VALUE,
@@ -89,7 +91,8 @@ impl World {
         std::fs::rename(self.path("new"), self.path(name)).unwrap();
     }
 
-    /// A configuration with these credentials, all with the same secrets, the state in `state` and `more` behind it.
+    /// A configuration with these credentials, all with the same secrets, the state in `state` and
+    /// `more` behind it.
     pub fn config(&self, file: &str, state: &Path, credentials: &[&str], more: &str) -> PathBuf {
         let mut text = format!("{PORTS}[state]\ndir = \"{}\"\n", state.display());
         let (issuer, api, guard) = (self.issuer.url(), self.vendor.url(), self.guard);
@@ -225,7 +228,8 @@ pub async fn kill(mut process: Process) {
     process.child.wait().await.unwrap();
 }
 
-/// A program whose merchant secret, `old`, was right and is refused now: twice, as a new partner token might have been what was wanting.
+/// A program whose merchant secret, `old`, was right and is refused now: twice, as a new partner
+/// token might have been what was wanting.
 pub async fn refused_twice(world: &World, config: &Path) -> Process {
     world.issuer.change(SESSION, |e| {
         (e.secrets, e.life, e.says) = (vec!["old".into()], Duration::from_secs(4), None)
@@ -312,7 +316,8 @@ async fn t6_two_credentials_with_one_secret_in_two_processes_with_one_folder_mak
     }
 }
 
-/// The program as if it were `later`, where this kernel and user may do that: pauses of the guard are over then.
+/// The program as if it were `later`, where this kernel and user may do that: pauses of the guard
+/// are over then.
 pub fn later(config: &Path, later: Duration) -> tokio::process::Command {
     let time = ["--time", "--boottime"];
     let may = std::process::Command::new("unshare")
@@ -353,7 +358,8 @@ async fn p1_t6_twenty_starts_that_are_killed_at_any_moment_make_two_wrong_attemp
         for i in 0..20_u32 {
             let mut child = start(&config, Duration::from_secs(60) * i);
             let calls = world.issuer.seen().len();
-            // Killed around its first call, or before, or long after: the moment is what is tried here.
+            // Killed around its first call, or before, or long after: the moment is what is tried
+            // here.
             let random =
                 |most| tokio::time::sleep(Duration::from_millis(rand::random_range(0..most)));
             let called = async {
@@ -387,7 +393,8 @@ async fn p1_attempts_whose_outcome_was_lost_count_until_the_secret_changes() {
     world.issuer.always(Some(Answer::Raw(vec![Step::Hang])));
     let config = world.usual();
     for i in 0..2 {
-        // Killed while its call hangs. A busy machine may take so long to kill it that it calls again, which gives the first call back.
+        // Killed while its call hangs. A busy machine may take so long to kill it that it calls
+        // again, which gives the first call back.
         let calls = world.issuer.seen().len();
         let mut child = start(&config, Duration::from_secs(60) * i);
         world.issuer.wait(calls + 1).await;
@@ -430,7 +437,8 @@ async fn p2_a_latch_outlives_restarts_and_a_changed_secret_opens_it_at_once() {
     assert_eq!(world.token(&third, "session").await["rejections"], 0);
     kill(third).await;
 
-    // The old value is remembered as what it was, and a running program goes back to the new one by itself.
+    // The old value is remembered as what it was, and a running program goes back to the new one by
+    // itself.
     world.secret("merchant", "old");
     let fourth = Process::run(&config).await;
     storm(&world, &fourth, &config, &["pos"]).await;
@@ -483,7 +491,8 @@ async fn starts_that_are_killed_at_any_moment_with_another_wrong_secret_each_mak
     let config = world.usual();
     for i in 0..20_u32 {
         world.secret("partner", &format!("wrong-{}", i / 2));
-        // Within the 15 minutes after which an account of unknown outcomes alone is tried once more.
+        // Within the 15 minutes after which an account of unknown outcomes alone is tried once
+        // more.
         let mut child = start(&config, Duration::from_secs(40) * i);
         let calls = world.issuer.seen().len();
         let random = |most| tokio::time::sleep(Duration::from_millis(rand::random_range(0..most)));

@@ -1,4 +1,5 @@
-//! What happens where the guard's memory cannot be read or written: who may lock an account makes no call, everybody else is served.
+//! What happens where the guard's memory cannot be read or written: who may lock an account makes
+//! no call, everybody else is served.
 
 use std::{
     fs,

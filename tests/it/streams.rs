@@ -1,4 +1,5 @@
-//! Streams: WebSocket, server-sent events, interim answers, Expect, HEAD and answers without a body.
+//! Streams: WebSocket, server-sent events, interim answers, Expect, HEAD and answers without a
+//! body.
 
 use std::time::Duration;
 

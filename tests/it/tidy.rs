@@ -1,4 +1,5 @@
-//! The house rules a compiler does not hold: who may import whom, how long a file may be, and what must not be there.
+//! The house rules a compiler does not hold: who may import whom, how long a file may be, and what
+//! must not be there.
 
 use std::{
     collections::BTreeSet,
@@ -357,7 +358,8 @@ const ROWS: &[(char, u32)] = &[
     ('H', 8),
     ('L', 7),
 ];
-/// Rows that no test has in its name: what holds them, or why they do not apply, stands in the table.
+/// Rows that no test has in its name: what holds them, or why they do not apply, stands in the
+/// table.
 const TOLD: &[&str] = &["R18", "T13", "S5", "S10", "P4", "P12", "A14", "L6", "L7"];
 
 /// The rows in a test's name: `R10` and `V3` of `r10_v3_insufficient_scope…`.

@@ -1,4 +1,5 @@
-//! What a token endpoint's answer still says where it is absurd, old, packed, or shown by a server of its own making.
+//! What a token endpoint's answer still says where it is absurd, old, packed, or shown by a server
+//! of its own making.
 
 use std::{
     io::Write as _,
@@ -40,7 +41,8 @@ fn gzip(text: &str) -> Vec<u8> {
     out.finish().unwrap()
 }
 
-/// An issuer that always answers so, a vendor that takes whatever token there is, and a sidecar between them.
+/// An issuer that always answers so, a vendor that takes whatever token there is, and a sidecar
+/// between them.
 async fn answering(reply: Reply) -> (Issuer, Vendor, Sidecar) {
     let tokens = Tokens::default();
     let issuer = Issuer::start(
@@ -75,7 +77,8 @@ async fn life(sidecar: &Sidecar) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jwt_handed_out_an_hour_late_lives_to_its_end_by_the_vendors_clock() {
-    // How far the vendor's clock is from ours, in seconds; the token's iat and exp by it; and what is left.
+    // How far the vendor's clock is from ours, in seconds; the token's iat and exp by it; and what
+    // is left.
     for (ahead, iat, exp, left) in [
         (0, -3540, 60, 60),
         (600, -3540, 60, 60),

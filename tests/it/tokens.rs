@@ -60,7 +60,8 @@ async fn a_call_arrives_with_a_living_token_the_caller_never_saw() {
     assert_eq!(issuer.calls("/token"), 1);
 }
 
-/// The program runs as a process of its own, for 10,000 sockets at the vendor are as many as one process may have in two halves.
+/// The program runs as a process of its own, for 10,000 sockets at the vendor are as many as one
+/// process may have in two halves.
 #[tokio::test(flavor = "multi_thread")]
 async fn l1_ten_thousand_requests_on_a_cold_token_make_one_token_call_and_are_all_answered() {
     const CONNECTIONS: usize = 100;
@@ -170,7 +171,8 @@ async fn a_minute_of_load_on_tokens_of_five_seconds_fails_no_request_and_sends_n
         0.0,
         "nothing was hidden by a replay"
     );
-    // Renewed at 2 to 2.5 s of 5, so 24 to 30 times a minute, and a little less where the machine is slow.
+    // Renewed at 2 to 2.5 s of 5, so 24 to 30 times a minute, and a little less where the machine
+    // is slow.
     let calls = issuer.calls("/token");
     assert!((15..=32).contains(&calls), "{calls} token calls");
 }
@@ -308,7 +310,8 @@ async fn a_token_that_is_handed_out_has_min_remaining_left() {
     let sidecar = Sidecar::start(&format!("{text}{lifetime}")).await;
     let start = Instant::now();
     let mut handed_out = 0;
-    // Two seconds after the first the second is due, though it would be renewed at 8 s at the earliest.
+    // Two seconds after the first the second is due, though it would be renewed at 8 s at the
+    // earliest.
     while issuer.calls("/token") < 2 {
         assert!(start.elapsed() < PATIENCE, "never renewed");
         let answer = sidecar

@@ -72,7 +72,8 @@ async fn unfinished_heads_take_8_mib_together_and_the_newest_are_told_so_while_w
     );
     assert!(told.header("retry-after").is_some());
     let grown = process.kib("VmRSS").saturating_sub(before);
-    // The 8 MiB, and what 400 connections take besides; all the heads together have 16 MiB in buffers of 64 KiB each.
+    // The 8 MiB, and what 400 connections take besides; all the heads together have 16 MiB in
+    // buffers of 64 KiB each.
     assert!(grown < 18 << 10, "{grown} KiB more");
     // A head that comes as a whole waits for nobody, and the oldest of the crowd are still there.
     assert_eq!(

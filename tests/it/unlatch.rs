@@ -1,4 +1,5 @@
-//! CONTRACT 1 and 2.3: one attempt more, let through by a person, with and without a running program.
+//! CONTRACT 1 and 2.3: one attempt more, let through by a person, with and without a running
+//! program.
 
 use std::path::Path;
 
@@ -10,7 +11,8 @@ use crate::support::{
     tokens::Tokens,
 };
 
-/// An issuer, and a configuration whose secret it refuses: latched after one attempt, until somebody does something.
+/// An issuer, and a configuration whose secret it refuses: latched after one attempt, until
+/// somebody does something.
 async fn locked_out(more: &str) -> (Issuer, String) {
     let issuer = Issuer::start(
         &Tokens::default(),
@@ -167,7 +169,8 @@ async fn no_other_name_for_an_account_that_the_vendor_locks_unlatches_it_over_an
     )
     .await;
     let token = |issuer: &Issuer| format!("{}/token", issuer.url());
-    // The same client of the same vendor, and another client of it: its id may be the same one tomorrow.
+    // The same client of the same vendor, and another client of it: its id may be the same one
+    // tomorrow.
     let alias = plain("alias", &token(&issuer), &issuer.url())
         .replace("client_id = \"alias\"", "client_id = \"acme\"");
     let neighbour = plain("neighbour", &token(&issuer), &issuer.url());

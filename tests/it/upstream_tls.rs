@@ -1,4 +1,5 @@
-//! TLS to upstreams: what is trusted, what is asked for, who we are; a vendor that is not trusted gets nothing.
+//! TLS to upstreams: what is trusted, what is asked for, who we are; a vendor that is not trusted
+//! gets nothing.
 
 use std::sync::Arc;
 
@@ -159,7 +160,8 @@ async fn r14_a_vendor_that_wants_a_client_certificate_gets_ours_and_no_other_is_
             let (found, problem) = sidecar.refusal("/acme/x").await;
             assert_eq!(found, status, "{alpn:?} {keys} {problem}");
             if status == 502 {
-                // TLS 1.3 lets a client think that it is in: the alert comes where the answer should, and a reset may overtake it.
+                // TLS 1.3 lets a client think that it is in: the alert comes where the answer
+                // should, and a reset may overtake it.
                 assert!(
                     matches!(
                         problem["code"].as_str(),

@@ -1,5 +1,6 @@
-//! Five vendors against documents of their token endpoints, run by Prism: ours, and the vendors' own where they are at hand.
-//! The sidecar's real token calls are taken, and hold the document's fields and no other.
+//! Five vendors against documents of their token endpoints, run by Prism: ours, and the vendors'
+//! own where they are at hand. The sidecar's real token calls are taken, and hold the document's
+//! fields and no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ pub const JSON: &str = "application/json";
 const CLIENT: &str = r#"client_id = "client-one", client_secret = "secret-one""#;
 const CUSTOMER: &str = "00000000-0000-4000-8000-000000000002";
 
-/// A token call as it must arrive: path in the document, content type, its fields, and who else's token is its Bearer.
+/// A token call as it must arrive: path in the document, content type, its fields, and who else's
+/// token is its Bearer.
 struct Call {
     path: &'static str,
     kind: &'static str,
@@ -69,7 +71,8 @@ fn its_documents(name: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Every document of `name`: takes and refuses what it should, and takes the real calls of these profiles.
+/// Every document of `name`: takes and refuses what it should, and takes the real calls of these
+/// profiles.
 async fn taken(name: &str, strip: &'static str, profiles: &[(Stanza, &[Call])]) {
     for document in its_documents(name) {
         let server = match prism(&document).await {
@@ -173,8 +176,8 @@ fn fields(request: &Request, kind: &str) -> BTreeMap<String, String> {
     }
 }
 
-/// Whether exactly one of the document's schemas for this call names all these fields and requires no more. Prism itself lets
-/// extra fields of a form pass.
+/// Whether exactly one of the document's schemas for this call names all these fields and requires
+/// no more. Prism itself lets extra fields of a form pass.
 fn described(document: &Value, call: &Call, names: &BTreeSet<&str>) -> bool {
     let path = document["paths"]
         .as_object()

@@ -1,4 +1,5 @@
-//! A strict issuer with two chained tokens that locks its account after three wrong attempts, as myPOS does.
+//! A strict issuer with two chained tokens that locks its account after three wrong attempts, as
+//! myPOS does.
 
 use std::time::Duration;
 
@@ -237,7 +238,8 @@ async fn a_secret_changed_at_the_vendor_is_tried_once_and_again_after_5_minutes_
     // It was accepted a moment ago, so it may be a mistake: 5 minutes, not an hour.
     let ahead = next(&sidecar, "session").await;
     assert!((240..=301).contains(&ahead), "{ahead} s");
-    // The partner token was older than the refusal: the attempt after the hold is made with another one.
+    // The partner token was older than the refusal: the attempt after the hold is made with another
+    // one.
     until("a new partner token", async || issuer.calls(PARTNER) == 2).await;
     // What remains of the old session's time is used, then calls are refused.
     let dead = async { while sidecar.status_of("/mypos/pos/v1/x").await == 200 {} };

@@ -1,4 +1,5 @@
-//! Strict issuers for the other vendors: what their documents say and a mock cannot hold (one use, short lives, many hosts).
+//! Strict issuers for the other vendors: what their documents say and a mock cannot hold (one use,
+//! short lives, many hosts).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,7 +35,8 @@ fn keycloak_like(endpoint: &mut Endpoint) {
     endpoint.more.clone_from(more.as_object().unwrap());
 }
 
-/// The endpoint of a realm that takes RS256 assertions of `key` only, each once, for 60 s at most; a sidecar that uses it.
+/// The endpoint of a realm that takes RS256 assertions of `key` only, each once, for 60 s at most;
+/// a sidecar that uses it.
 async fn signed(
     tokens: &Tokens,
     key: &Pair,

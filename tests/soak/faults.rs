@@ -43,9 +43,11 @@ const ALL: [Kind; 12] = [
     ApiRevokes,
 ];
 
-/// After a fault of the token endpoint the backoff may last as long as this, and a request that came then is answered later still.
+/// After a fault of the token endpoint the backoff may last as long as this, and a request that
+/// came then is answered later still.
 const TOKEN_AFTER: Duration = Duration::from_secs(12);
-/// A call to the API hangs no longer than its read timeout; a second passes until a revoked token is replaced.
+/// A call to the API hangs no longer than its read timeout; a second passes until a revoked token
+/// is replaced.
 const API_AFTER: Duration = Duration::from_secs(4);
 
 /// One fault, from its first moment to its last.
@@ -114,7 +116,8 @@ pub async fn inject(party: &Party, kind: Kind, lasts: Duration) {
 }
 
 impl Fault {
-    /// Would this fault make a request of its vendor, under way from `begun` to `ended`, fail for this cause?
+    /// Would this fault make a request of its vendor, under way from `begun` to `ended`, fail for
+    /// this cause?
     pub fn explains(&self, cause: &str, begun: Instant, ended: Instant) -> bool {
         let causes: &[&str] = match self.kind {
             TokenBusy | TokenThrottled | TokenHangs | TokenResets | TokenGarbage | TokenDown => {

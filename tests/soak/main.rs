@@ -1,7 +1,9 @@
-//! `make soak`: the real program for ten minutes between five vendors that fail at random, with reloads and rotations beside the load.
+//! `make soak`: the real program for ten minutes between five vendors that fail at random, with
+//! reloads and rotations beside the load.
 //!
-//! `CUPBEARER_SOAK_SECONDS` is how long (600), `CUPBEARER_SOAK_SEED` repeats what was done. Every failed request must be explained by a fault
-//! that was injected at its vendor then; token calls stay within their budget; memory and descriptors come back to where they were.
+//! `CUPBEARER_SOAK_SECONDS` is how long (600), `CUPBEARER_SOAK_SEED` repeats what was done. Every
+//! failed request must be explained by a fault that was injected at its vendor then; token calls
+//! stay within their budget; memory and descriptors come back to where they were.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -102,7 +104,8 @@ async fn soak() -> bool {
     let (sent, faults, rotations, reloads, before) = tokio::join!(load, hurt, rotate, reload, warm);
     let spent: Vec<usize> = parties.iter().map(Party::calls).collect();
     let elapsed = begun.elapsed();
-    // The client leaves, whose pool would keep connections for a minute and a half; those to vendors are given time to close.
+    // The client leaves, whose pool would keep connections for a minute and a half; those to
+    // vendors are given time to close.
     daemon.client = support::sidecar::client();
     sleep(Duration::from_secs(5)).await;
     let after = usage(&daemon).await;

@@ -1,4 +1,5 @@
-//! Five vendors: strict issuers whose tokens live two seconds, the APIs behind them, and the configuration for all of them.
+//! Five vendors: strict issuers whose tokens live two seconds, the APIs behind them, and the
+//! configuration for all of them.
 
 use std::time::Duration;
 
@@ -147,7 +148,8 @@ pub async fn five() -> Vec<Party> {
     vec![mypos, optoro, sqr, lean, worldline]
 }
 
-/// The whole configuration. Calls that hang are given up soon, so that a fault explains what comes within seconds of it.
+/// The whole configuration. Calls that hang are given up soon, so that a fault explains what comes
+/// within seconds of it.
 pub fn configuration(parties: &[Party]) -> String {
     let mut text =
         PORTS.replace("50ms", "200ms") + "[state]\ndir = \"state\"\n[upstream_defaults]\n";

@@ -1,4 +1,5 @@
-//! The life of a token as a bar: from obtained to expiry, with "now" and "refresh" marked. SVG, so that no inline style is needed.
+//! The life of a token as a bar: from obtained to expiry, with "now" and "refresh" marked. SVG, so
+//! that no inline style is needed.
 
 use jiff::Timestamp;
 

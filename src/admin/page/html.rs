@@ -35,7 +35,8 @@ impl std::fmt::Write for Escaped<'_> {
                 '>' => self.0.push_str("&gt;"),
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&#39;"),
-                // Controls, and the marks that turn the direction of what follows: they show something else than what is there.
+                // Controls, and the marks that turn the direction of what follows: they show
+                // something else than what is there.
                 c if c.is_control()
                     || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
                 {

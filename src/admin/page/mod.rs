@@ -1,4 +1,5 @@
-//! The status page at `/`: one page written here, with its own style sheet and script, and nothing from elsewhere.
+//! The status page at `/`: one page written here, with its own style sheet and script, and nothing
+//! from elsewhere.
 
 mod bar;
 mod html;

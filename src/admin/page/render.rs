@@ -1,4 +1,5 @@
-//! From the status to the page's moving part. A pure function: the page shows what `/api/status` says, in words.
+//! From the status to the page's moving part. A pure function: the page shows what `/api/status`
+//! says, in words.
 
 use super::{
     bar::{Life, unix},

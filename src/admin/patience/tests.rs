@@ -79,7 +79,8 @@ async fn a_connection_that_stands_still_ends() {
     assert!(about(ends(&mut server).await, HEAD));
 }
 
-/// How long a connection lives on which a byte arrives every few seconds, behind `first`; an hour at most.
+/// How long a connection lives on which a byte arrives every few seconds, behind `first`; an hour
+/// at most.
 async fn dripped(first: &[u8], answers: bool) -> Duration {
     let (mut client, mut server) = pair().await;
     let begun = Now::now();

@@ -1,4 +1,5 @@
-//! `demo`: an issuer and a vendor inside the process, called through the real proxy on real sockets. Each step is a promise that is checked.
+//! `demo`: an issuer and a vendor inside the process, called through the real proxy on real
+//! sockets. Each step is a promise that is checked.
 
 mod vendor;
 
@@ -76,8 +77,8 @@ impl Story {
             .map_err(|e| e.to_string())?;
         answer.text().await.map_err(|e| e.to_string())
     }
-    /// The sum of all series of a metric whose labels hold `label`. A request is counted a moment after its caller has the answer, so a sum of 0 is
-    /// looked at again for a second.
+    /// The sum of all series of a metric whose labels hold `label`. A request is counted a moment
+    /// after its caller has the answer, so a sum of 0 is looked at again for a second.
     async fn metric(&self, name: &str, label: &str) -> Result<f64, String> {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
         let end = Now::now().after(Duration::from_secs(1));
@@ -243,7 +244,8 @@ async fn freshness(story: &mut Story, vendor: &Vendor, begun: Now) -> Result<(),
 
     let good = story.calls("/orders/v1/list", 1000).await?;
     let (calls, took) = (vendor.calls("orders"), begun.until(Now::now()));
-    // On a slow machine a thousand calls take long enough for a renewal: the first is due after 2/5 of the life at the earliest.
+    // On a slow machine a thousand calls take long enough for a renewal: the first is due after 2/5
+    // of the life at the earliest.
     let due = took.as_millis() * 5 / (LIFE.as_millis() * 2);
     story.promise(
         good == 1000 && u128::from(calls) <= 1 + due,

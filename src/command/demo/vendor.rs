@@ -1,4 +1,5 @@
-//! The demo's issuer and vendor API: short-lived tokens, enforced expiry, a JSON token endpoint and a chain of two tokens.
+//! The demo's issuer and vendor API: short-lived tokens, enforced expiry, a JSON token endpoint and
+//! a chain of two tokens.
 
 use std::{
     collections::HashMap,

@@ -15,7 +15,8 @@ use crate::{
     token::Rotation,
 };
 
-/// RFC 6749, 2.3: a client must not use more than one way in each request; strict vendors refuse it.
+/// RFC 6749, 2.3: a client must not use more than one way in each request; strict vendors refuse
+/// it.
 pub fn two_ways(config: &Config, problems: &mut Problems) {
     for credential in config.credentials.values() {
         for token in &credential.profile.tokens {
@@ -120,7 +121,8 @@ pub fn lockout_with_replicas(config: &Config, problems: &mut Problems) {
 
 /// Two credentials that take each other's tokens away, for ever.
 pub fn same_client(config: &Config, problems: &mut Problems) {
-    // By client and token URL: the first credential, and the first whose new token ends the one before.
+    // By client and token URL: the first credential, and the first whose new token ends the one
+    // before.
     let mut seen: HashMap<(String, String), (usize, Option<usize>)> = HashMap::new();
     let all: Vec<&Credential> = config.credentials.values().collect();
     for (i, credential) in all.iter().enumerate() {
@@ -158,7 +160,8 @@ pub fn same_client(config: &Config, problems: &mut Problems) {
     }
 }
 
-/// Where its client identifier comes from, as far as that is known without reading files: one text for each such place.
+/// Where its client identifier comes from, as far as that is known without reading files: one text
+/// for each such place.
 fn client(credential: &Credential) -> Option<String> {
     let secrets = &credential.secrets;
     let listed = secrets.sources.get("client_id").cloned();

@@ -1,4 +1,5 @@
-//! No message repeats what could be a secret, wherever it was written and whatever is wrong with it.
+//! No message repeats what could be a secret, wherever it was written and whatever is wrong with
+//! it.
 
 use serde_json::{Map, Value};
 
@@ -77,7 +78,8 @@ fn example() -> Value {
         .0
 }
 
-/// Paths that are shown, as they lead to files that are not secret, and that are needed to find them.
+/// Paths that are shown, as they lead to files that are not secret, and that are needed to find
+/// them.
 fn is_path(pointer: &str) -> bool {
     ["_file", "/dir", "/profile/file", "/profile"]
         .iter()
@@ -92,7 +94,8 @@ fn nothing_that_could_be_a_secret_is_repeated_whatever_is_wrong_with_it() {
     assert!(all.len() > 80, "{all:?}");
     let mut told = 0;
     for (i, pointer) in all.iter().enumerate() {
-        // Every dress where a URL, a template or a pattern is read; of the others each place has three.
+        // Every dress where a URL, a template or a pattern is read; of the others each place has
+        // three.
         let read = ["url", "params", "headers", "key", "pattern", "listen"]
             .iter()
             .any(|key| pointer.contains(key));

@@ -1,4 +1,5 @@
-//! `config.example.toml` is true: it loads, what it calls a default is one, and every key occurs in it.
+//! `config.example.toml` is true: it loads, what it calls a default is one, and every key occurs in
+//! it.
 
 use std::collections::BTreeSet;
 

@@ -11,7 +11,8 @@ fn cpu() -> Duration {
     )
 }
 
-/// How long it takes to load what `text` makes of a number, and how much longer twice as much takes.
+/// How long it takes to load what `text` makes of a number, and how much longer twice as much
+/// takes.
 #[track_caller]
 fn linear(what: &str, n: usize, text: impl Fn(usize) -> String) {
     let took = |n| {

@@ -1,4 +1,5 @@
-//! Where a list is expected, a single value is a list of one: in the file, in a profile, in the environment, and in the schema.
+//! Where a list is expected, a single value is a list of one: in the file, in a profile, in the
+//! environment, and in the schema.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Token calls against real servers on loopback: what is on the wire, what breaks, what it is called.
+//! Token calls against real servers on loopback: what is on the wire, what breaks, what it is
+//! called.
 
 use std::{collections::BTreeMap, path::PathBuf};
 

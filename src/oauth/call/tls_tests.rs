@@ -255,7 +255,8 @@ async fn a_servers_own_certificate_in_ca_file_is_taken_where_name_and_time_fit_w
         let key = key();
         (params.signed_by(&key, &corporate).unwrap(), key)
     };
-    // The certificate, what is said where ca_file does not hold it, and what where it does ("" for: it is taken).
+    // The certificate, what is said where ca_file does not hold it, and what where it does ("" for:
+    // it is taken).
     let rows: Vec<((Certificate, KeyPair), &str, &str)> = vec![
         (
             own(openssl(&["localhost"])),

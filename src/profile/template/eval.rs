@@ -1,5 +1,6 @@
-//! What templates are worth. Every text and list on the way is at most [`LONGEST`], measured before it is made, and all work together is
-//! bounded by [`WORK`]: whatever stands in a template or a vendor's answer, rendering ends soon.
+//! What templates are worth. Every text and list on the way is at most [`LONGEST`], measured before
+//! it is made, and all work together is bounded by [`WORK`]: whatever stands in a template or a
+//! vendor's answer, rendering ends soon.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -15,7 +16,8 @@ use crate::{profile::filters, secret::Secret, token::Now};
 pub(in crate::profile) const LONGEST: usize = 64 * 1024;
 /// Parts of a list.
 pub(in crate::profile) const PARTS: usize = 1024;
-/// Bytes that may be read and written while one template is rendered. A plain one takes a few hundred.
+/// Bytes that may be read and written while one template is rendered. A plain one takes a few
+/// hundred.
 const WORK: usize = 1024 * 1024;
 /// What looking at one part of an expression counts as.
 const STEP: usize = 8;

@@ -1,9 +1,11 @@
-//! The syntax of templates: minijinja's, as far as no text of a template or a value can make work or memory grow without bound. Whatever
-//! is not listed here is an error: there is no `set`, no loop, no macro, no include, and no call but `uuid()`.
+//! The syntax of templates: minijinja's, as far as no text of a template or a value can make work
+//! or memory grow without bound. Whatever is not listed here is an error: there is no `set`, no
+//! loop, no macro, no include, and no call but `uuid()`.
 
 use super::expression::read;
 
-/// Brackets, `not`, `-`, `if … else` and `{% if %}` inside each other; no template of use comes near.
+/// Brackets, `not`, `-`, `if … else` and `{% if %}` inside each other; no template of use comes
+/// near.
 pub(super) const DEPTH: usize = 24;
 pub(super) const TOO_DEEP: &str = "brackets, conditions or signs stand too deep inside each other";
 
@@ -170,7 +172,8 @@ const SIGNS: [&str; 23] = [
     "(", ")", "=", "[", "]",
 ];
 
-/// Where the next tag begins, and which; the end and none where there is no other. Reads no further than that, so that a text of many tags is read once.
+/// Where the next tag begins, and which; the end and none where there is no other. Reads no further
+/// than that, so that a text of many tags is read once.
 fn next_tag(text: &str) -> (usize, &'static str) {
     let mut tags = text.match_indices('{').filter_map(|(at, _)| {
         let tag = match text.as_bytes().get(at + 1)? {

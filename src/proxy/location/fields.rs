@@ -10,8 +10,8 @@ use pingora_error::Result;
 use pingora_http::ResponseHeader;
 
 const LEADING: [HeaderName; 4] = [LOCATION, CONTENT_LOCATION, REFRESH, LINK];
-/// Bytes of references of one answer, and of the client's own path for each, that are looked at: what leads anywhere behind them is taken out unseen, so
-/// that no answer costs more than this.
+/// Bytes of references of one answer, and of the client's own path for each, that are looked at:
+/// what leads anywhere behind them is taken out unseen, so that no answer costs more than this.
 const LOOKED_AT: usize = 1024 * 1024;
 /// A look costs as much as so many bytes, however short the reference is.
 const LOOK: usize = 256;
@@ -22,8 +22,8 @@ pub fn leading(response: &ResponseHeader) -> bool {
     response.headers.keys().any(|name| LEADING.contains(name))
 }
 
-/// Takes out what leads where it may not: whole fields, of `Link` the one link. How many were taken out. `base`: bytes of the path that references are
-/// relative to.
+/// Takes out what leads where it may not: whole fields, of `Link` the one link. How many were taken
+/// out. `base`: bytes of the path that references are relative to.
 ///
 /// # Errors
 /// What is left of a field is no header value.

@@ -1,4 +1,5 @@
-//! Where a reference in an answer leads, read as any client may read it: to which upstream of ours, if to one.
+//! Where a reference in an answer leads, read as any client may read it: to which upstream of ours,
+//! if to one.
 
 use std::{
     borrow::Cow,
@@ -53,8 +54,9 @@ struct Reading {
 }
 
 impl Door<'_> {
-    /// Everything of ours to which some client may go with this reference. Browsers, libraries and curl do not read all of them alike (backslashes,
-    /// user information, `http:/x`), and what one of them takes for us counts. Time grows as the reference and the client's path do.
+    /// Everything of ours to which some client may go with this reference. Browsers, libraries and
+    /// curl do not read all of them alike (backslashes, user information, `http:/x`), and what one
+    /// of them takes for us counts. Time grows as the reference and the client's path do.
     #[must_use]
     pub fn leads(&self, reference: &str) -> BTreeSet<Lead> {
         let mut found = BTreeSet::new();
@@ -221,7 +223,8 @@ impl Door<'_> {
     }
 }
 
-/// Whether a scheme by which one comes to us is over TLS; `None`: by this one nobody does. A WebSocket begins as a request of HTTP (RFC 6455 3).
+/// Whether a scheme by which one comes to us is over TLS; `None`: by this one nobody does. A
+/// WebSocket begins as a request of HTTP (RFC 6455 3).
 fn is_secure(scheme: &str) -> Option<bool> {
     let is = |other: &str| scheme.eq_ignore_ascii_case(other);
     if is("https") || is("wss") {
@@ -237,7 +240,8 @@ fn is_here(ip: IpAddr) -> bool {
     ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED || ip == Ipv6Addr::UNSPECIFIED
 }
 
-/// What stands before the path is an authority: behind the last `@`, for what is before it is user information.
+/// What stands before the path is an authority: behind the last `@`, for what is before it is user
+/// information.
 fn reading(tls: bool, text: &str) -> Option<Reading> {
     let (authority, path) = text.split_at(text.find('/').unwrap_or(text.len()));
     let authority = authority.rsplit('@').next().unwrap_or_default();
@@ -265,7 +269,8 @@ fn reading(tls: bool, text: &str) -> Option<Reading> {
     })
 }
 
-/// A host in one spelling: percent-decoded, in small letters, without a dot at its end, addresses as such however they are written.
+/// A host in one spelling: percent-decoded, in small letters, without a dot at its end, addresses
+/// as such however they are written.
 fn normal(host: &str) -> Option<Host> {
     // As `route` writes an IPv6 address.
     if let Ok(ip) = host.parse::<Ipv6Addr>() {

@@ -1,5 +1,5 @@
-//! Where an answer sends its client: never to another upstream of ours with another credential, and, where a request was matched by path, through us
-//! again to where the vendor meant.
+//! Where an answer sends its client: never to another upstream of ours with another credential,
+//! and, where a request was matched by path, through us again to where the vendor meant.
 
 mod fields;
 mod leads;
@@ -21,12 +21,14 @@ use crate::{
 };
 use leads::{Door, Lead};
 
-/// What no URL holds as it is; clients leave some of it out, so that nobody could tell what they make of the rest.
+/// What no URL holds as it is; clients leave some of it out, so that nobody could tell what they
+/// make of the rest.
 const FOREIGN: &AsciiSet = &CONTROLS.add(b' ');
 
-/// Takes out of `Location`, `Content-Location`, `Refresh` and `Link` what leads the client of `asked` to another upstream with another credential, to
-/// where tokens are vended, or to the admin port: a client that follows would spend that token on what this vendor says. `here`: our end of the client's connection. How many
-/// were taken out.
+/// Takes out of `Location`, `Content-Location`, `Refresh` and `Link` what leads the client of
+/// `asked` to another upstream with another credential, to where tokens are vended, or to the admin
+/// port: a client that follows would spend that token on what this vendor says. `here`: our end of
+/// the client's connection. How many were taken out.
 ///
 /// # Errors
 /// What is left is no header value.
@@ -83,8 +85,8 @@ pub fn keep_in(
     })
 }
 
-/// What leads to a place within the upstream's `url` is written so that it leads there through us. Any other reference without a host is made a
-/// URL of the vendor's.
+/// What leads to a place within the upstream's `url` is written so that it leads there through us.
+/// Any other reference without a host is made a URL of the vendor's.
 ///
 /// # Errors
 /// What was made of it is no header value.

@@ -1,4 +1,5 @@
-//! The account's file beside the secret's: whatever is cut off, damaged or of another release, no refusal is forgotten.
+//! The account's file beside the secret's: whatever is cut off, damaged or of another release, no
+//! refusal is forgotten.
 
 use super::*;
 

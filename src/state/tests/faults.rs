@@ -1,4 +1,5 @@
-//! A folder that fails at the worst moment: no attempt is lost in it, none is counted twice, and no latch is opened by it.
+//! A folder that fails at the worst moment: no attempt is lost in it, none is counted twice, and no
+//! latch is opened by it.
 
 use super::{super::folder::Folder, *};
 

@@ -1,5 +1,5 @@
-//! What counts against an account (token origin and client id), whatever the secret: refusals in a row, and how soon a changed secret may be
-//! tried. Pure.
+//! What counts against an account (token origin and client id), whatever the secret: refusals in a
+//! row, and how soon a changed secret may be tried. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,27 +12,32 @@ use super::{
     record::{SHARER_GONE, SHARER_NOTED},
 };
 
-/// More refused values are not told apart: the pause between changes has reached its hour long before.
+/// More refused values are not told apart: the pause between changes has reached its hour long
+/// before.
 const MOST_VALUES: usize = 16;
 
-/// More unknown outcomes are not remembered: no budget is larger that means anything, and a process may be killed in every attempt for years.
+/// More unknown outcomes are not remembered: no budget is larger that means anything, and a process
+/// may be killed in every attempt for years.
 const MOST_UNKNOWN: usize = 64;
 
 /// What one ledger keeps for one account.
 ///
-/// Every account paces changed secrets: the first change is tried at once, and each further one that was refused too makes the next wait 30 s,
-/// doubling to an hour. Where one of its credentials sets `account_rejections`, the account also has a budget of refused attempts in a row.
-/// Once that is spent nothing is sent until a person unlatches.
+/// Every account paces changed secrets: the first change is tried at once, and each further one
+/// that was refused too makes the next wait 30 s, doubling to an hour. Where one of its credentials
+/// sets `account_rejections`, the account also has a budget of refused attempts in a row. Once that
+/// is spent nothing is sent until a person unlatches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Account {
-    /// In the order in which they were sent; one whose outcome is lost stands where that became known.
+    /// In the order in which they were sent; one whose outcome is lost stands where that became
+    /// known.
     spent: Vec<Try>,
     /// Refused attempts since the last success.
     rejected: u32,
     /// The last refusal, or the moment an outcome was lost.
     last: Option<Now>,
-    /// Which values were refused, or had an unknown outcome, since the last success; the newest last.
+    /// Which values were refused, or had an unknown outcome, since the last success; the newest
+    /// last.
     values: Vec<String>,
     leave: Leave,
     /// Credentials that set `account_rejections`.
@@ -53,7 +58,8 @@ struct Try {
     value: String,
     /// The value had not been refused before, nor was it accepted lately.
     new: bool,
-    /// How many of the refusals that count now were known when it was sent: the vendor had seen those first, and its success clears them alone.
+    /// How many of the refusals that count now were known when it was sent: the vendor had seen
+    /// those first, and its success clears them alone.
     #[serde(default)]
     before: u32,
 }
@@ -74,7 +80,8 @@ pub struct Value<'a> {
 }
 
 impl Account {
-    /// May an attempt with `value` be made? [`Answer::Go`] is not yet a spent attempt: see [`Account::spend`].
+    /// May an attempt with `value` be made? [`Answer::Go`] is not yet a spent attempt: see
+    /// [`Account::spend`].
     pub fn ask(&mut self, value: Value<'_>, limits: &Limits, ask: &Ask, now: Now) -> Answer {
         self.note(limits, ask, now);
         self.judge(value, now)
@@ -82,7 +89,8 @@ impl Account {
 
     /// Writes down that a credential with these limits shares the account.
     pub fn note(&mut self, limits: &Limits, ask: &Ask, now: Now) {
-        // While something is counted, everybody's limits stay: one that is latched does not ask, and still binds the others.
+        // While something is counted, everybody's limits stay: one that is latched does not ask,
+        // and still binds the others.
         let counted = self.counted() > 0;
         self.sharers
             .retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
@@ -95,7 +103,8 @@ impl Account {
         }
     }
 
-    /// The budget of refusals in a row: the smallest of those who share the account. `None`: none has set one.
+    /// The budget of refusals in a row: the smallest of those who share the account. `None`: none
+    /// has set one.
     #[must_use]
     pub fn max(&self) -> Option<u32> {
         self.sharers.values().map(|s| s.max.max(1)).min()
@@ -105,7 +114,8 @@ impl Account {
         let (running, lost) = (self.running(), self.lost());
         if let Some(max) = self.max() {
             if self.counted() >= max {
-                // Of unknown outcomes alone it cannot be said that anybody was refused: one attempt finds out.
+                // Of unknown outcomes alone it cannot be said that anybody was refused: one attempt
+                // finds out.
                 let opens =
                     (self.rejected == 0).then(|| self.last.unwrap_or_default().after(UNKNOWN));
                 return match opens {
@@ -186,8 +196,9 @@ impl Account {
     /// Writes the attempt `id` down as spent.
     pub fn spend(&mut self, value: Value<'_>, id: u64, now: Now) {
         let new = self.is_new(value);
-        // The renewals of a good secret leave it to the one that it was given for. Whoever may have been refused goes by it: his own count may
-        // hold the same leave, and it is one attempt all the same.
+        // The renewals of a good secret leave it to the one that it was given for. Whoever may have
+        // been refused goes by it: his own count may hold the same leave, and it is one attempt all
+        // the same.
         if !value.proven || self.is_refused(value) || self.is_full() {
             self.leave.take(id);
         }
@@ -201,7 +212,8 @@ impl Account {
         });
     }
 
-    /// The attempt succeeded: what was refused or lost before it was sent is forgotten. What became known later the vendor may have seen after it.
+    /// The attempt succeeded: what was refused or lost before it was sent is forgotten. What became
+    /// known later the vendor may have seen after it.
     pub fn succeeded(&mut self, id: u64) {
         let Some(i) = self.spent.iter().position(|t| t.id == id) else {
             return;
@@ -246,7 +258,8 @@ impl Account {
         self.lose_if(|tried| tried.id == id, |_| now);
     }
 
-    /// All attempts of owners that are gone have an unknown outcome (a ledger that outlives processes).
+    /// All attempts of owners that are gone have an unknown outcome (a ledger that outlives
+    /// processes).
     pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now) {
         self.lose_if(|tried| !alive(tried.id), |tried| now.min(tried.at));
     }
@@ -291,7 +304,8 @@ impl Account {
         }
     }
 
-    /// In place of one that was lost: there was a refusal, for all we know, and leave for one more attempt.
+    /// In place of one that was lost: there was a refusal, for all we know, and leave for one more
+    /// attempt.
     #[must_use]
     pub fn after_damage() -> Self {
         let mut account = Self {
@@ -302,15 +316,16 @@ impl Account {
         account
     }
 
-    /// A person lets one attempt through: see `Leave`. Where nothing is counted there is nothing to give leave for.
+    /// A person lets one attempt through: see `Leave`. Where nothing is counted there is nothing to
+    /// give leave for.
     pub fn unlatch(&mut self) {
         if self.counted() > 0 || !self.values.is_empty() {
             self.leave.give();
         }
     }
 
-    /// So many were `refused` according to `record`, the newest at `last`, before accounts were counted: counts them once, and only where nothing has
-    /// succeeded since.
+    /// So many were `refused` according to `record`, the newest at `last`, before accounts were
+    /// counted: counts them once, and only where nothing has succeeded since.
     pub fn take_over(&mut self, record: &str, refused: u32, last: Option<Now>) {
         // Strictly older: moments before a boot cannot be told apart.
         let is_over = last
@@ -355,7 +370,8 @@ impl Account {
         }
     }
 
-    /// Does it lack what `last`, an older state of it, counts, though no success cleared that? Nobody else ends attempts that are `mine`.
+    /// Does it lack what `last`, an older state of it, counts, though no success cleared that?
+    /// Nobody else ends attempts that are `mine`.
     #[must_use]
     pub fn lacks(&self, last: &Self, mine: impl Fn(u64) -> bool) -> bool {
         let gone = |t: &Try| !t.lost && mine(t.id) && !self.spent.iter().any(|s| s.id == t.id);
@@ -369,7 +385,8 @@ impl Account {
         self.accepted
     }
 
-    /// Calls `value` by another name, as another ledger does. What it does not know stays apart from all it knows.
+    /// Calls `value` by another name, as another ledger does. What it does not know stays apart
+    /// from all it knows.
     pub fn rename(&mut self, value: &str, to: &str) {
         let names = self
             .values
@@ -418,7 +435,8 @@ impl Account {
             && !self.leave.is_given()
     }
 
-    /// Whether it is worth writing this one where `old` stands: that somebody who is known asked again is not.
+    /// Whether it is worth writing this one where `old` stands: that somebody who is known asked
+    /// again is not.
     #[must_use]
     pub fn differs(&self, old: &Self) -> bool {
         let known = |(name, new): (&String, &Sharer)| {

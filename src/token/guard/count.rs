@@ -1,4 +1,5 @@
-//! What counts against one secret (or one partition of it): attempts spent, refusals, the latch. Pure.
+//! What counts against one secret (or one partition of it): attempts spent, refusals, the latch.
+//! Pure.
 
 use std::time::Duration;
 
@@ -39,7 +40,8 @@ impl Rules {
 /// Attempts spent and refusals counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
-    /// In the order in which they were sent; one whose outcome is lost stands where that became known.
+    /// In the order in which they were sent; one whose outcome is lost stands where that became
+    /// known.
     spent: Vec<Spent>,
     rejected: u32,
     /// The last refusal or the moment an outcome was lost.
@@ -56,7 +58,8 @@ struct Spent {
     at: Now,
     /// Its outcome will never be known.
     lost: bool,
-    /// How many of the refusals that count now were known when it was sent: its success clears those alone.
+    /// How many of the refusals that count now were known when it was sent: its success clears
+    /// those alone.
     #[serde(default)]
     before: u32,
 }
@@ -116,7 +119,8 @@ impl Count {
         }
         let counted = self.rejected.saturating_add(lost);
         if counted >= max {
-            // Lost outcomes alone, or with refusals, use up what there is: the first of them to be forgotten makes room.
+            // Lost outcomes alone, or with refusals, use up what there is: the first of them to be
+            // forgotten makes room.
             return self.by_leave(self.first_forgotten(rules.hold), now);
         }
         if counted.saturating_add(running) >= max {
@@ -161,8 +165,9 @@ impl Count {
         });
     }
 
-    /// It succeeded: what was refused or lost before it was sent is forgotten. What became known later the vendor may have seen after it. One that was
-    /// not counted here came after all that was.
+    /// It succeeded: what was refused or lost before it was sent is forgotten. What became known
+    /// later the vendor may have seen after it. One that was not counted here came after all that
+    /// was.
     pub fn succeeded(&mut self, id: u64) {
         let sent = self.spent.iter().position(|s| s.id == id);
         let before = sent
@@ -186,7 +191,8 @@ impl Count {
         }
     }
 
-    /// In place of one that was lost: there was a refusal, for all we know, and leave for one more attempt.
+    /// In place of one that was lost: there was a refusal, for all we know, and leave for one more
+    /// attempt.
     #[must_use]
     pub fn after_damage() -> Self {
         let mut count = Self {
@@ -197,7 +203,8 @@ impl Count {
         count
     }
 
-    /// A person lets one attempt through: see `Leave`. Where nothing is counted there is nothing to give leave for.
+    /// A person lets one attempt through: see `Leave`. Where nothing is counted there is nothing to
+    /// give leave for.
     pub fn unlatch(&mut self) {
         if self.counts_at_all() {
             self.leave.give();
@@ -219,7 +226,8 @@ impl Count {
         self.close(max, now);
     }
 
-    /// What became of it will never be known, and the secret's own count holds that; a latch of this one closes again all the same.
+    /// What became of it will never be known, and the secret's own count holds that; a latch of
+    /// this one closes again all the same.
     pub fn lost_above(&mut self, id: u64, now: Now, unknown_elsewhere: bool) {
         self.lost_outcome(id, now, unknown_elsewhere);
         self.spent.retain(|s| s.id != id);
@@ -257,7 +265,8 @@ impl Count {
             let at = now.min(spent.at).max(self.last.unwrap_or_default());
             self.last = Some(at);
             self.leave.refused(spent.id);
-            // Its outcome may have been a refusal: a process that is killed after each attempt would otherwise never be held.
+            // Its outcome may have been a refusal: a process that is killed after each attempt
+            // would otherwise never be held.
             if !unknown_elsewhere {
                 self.close_again(at);
             }
@@ -327,7 +336,8 @@ impl Count {
         (self.rejected.saturating_add(self.lost()), self.last)
     }
 
-    /// What keeps the next attempt from being made now: a latch, with its end if it has one; or else a pause.
+    /// What keeps the next attempt from being made now: a latch, with its end if it has one; or
+    /// else a pause.
     #[must_use]
     pub fn held(&self, rules: &Rules, now: Now) -> (Option<Option<Now>>, Option<Now>) {
         match self.clone().ask(rules, false, now) {

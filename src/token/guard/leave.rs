@@ -9,8 +9,9 @@ use super::{Now, count::PAUSE};
 /// The longest pause before an attempt that something refused made wait.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
-/// Leave for one attempt where a count allows none. It is not given twice: who unlatches in a loop gets one attempt, 30 s after the last refusal,
-/// and after each that was refused too the next one waits twice as long.
+/// Leave for one attempt where a count allows none. It is not given twice: who unlatches in a loop
+/// gets one attempt, 30 s after the last refusal, and after each that was refused too the next one
+/// waits twice as long.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Leave {
@@ -53,7 +54,8 @@ impl Leave {
         }
     }
 
-    /// The attempt `id` was refused, or its outcome will never be known. Says whether it was the one that was made with leave.
+    /// The attempt `id` was refused, or its outcome will never be known. Says whether it was the
+    /// one that was made with leave.
     pub fn refused(&mut self, id: u64) -> bool {
         let ours = self.used == Some(id);
         if ours {

@@ -1,4 +1,5 @@
-//! Those whose turn has not come: were all of them to ask whenever an attempt ends, a crowd would do little else.
+//! Those whose turn has not come: were all of them to ask whenever an attempt ends, a crowd would
+//! do little else.
 
 use std::{
     collections::HashMap,
@@ -16,8 +17,9 @@ const AT_THE_FRONT: usize = 2;
 /// A token URL and a secret.
 type Shared = (String, [u8; 32]);
 
-/// One line for each token URL and secret. Only those at its front ask again; who has got his turn, or gives up, lets the next one come there.
-/// It decides who asks, never who may: that is the guard's.
+/// One line for each token URL and secret. Only those at its front ask again; who has got his turn,
+/// or gives up, lets the next one come there. It decides who asks, never who may: that is the
+/// guard's.
 #[derive(Debug, Default)]
 pub struct Line {
     lines: Mutex<HashMap<Shared, Weak<Semaphore>>>,

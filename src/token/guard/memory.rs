@@ -1,4 +1,5 @@
-//! The guard of one process: records by key, budgets by credential, and the ledger that keeps them in memory.
+//! The guard of one process: records by key, budgets by credential, and the ledger that keeps them
+//! in memory.
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,8 @@ use crate::token::{clock::Now, fetch::Fut};
 
 /// So many records and accounts are kept before those that remember nothing are looked for.
 const ROOM: usize = 1024;
-/// More are not kept: the one refused longest ago gives way. Four thousand credentials need a quarter of it.
+/// More are not kept: the one refused longest ago gives way. Four thousand credentials need a
+/// quarter of it.
 const MOST: usize = 16_384;
 
 /// All records, accounts and budgets. Pure: every method is told the time.
@@ -67,8 +69,9 @@ impl Guard {
         answer
     }
 
-    /// The same in place of a ledger that cannot be used now and had counted what is `known`. `None`: one who shares account or secret does not
-    /// trust a guard that forgets with its process.
+    /// The same in place of a ledger that cannot be used now and had counted what is `known`.
+    /// `None`: one who shares account or secret does not trust a guard that forgets with its
+    /// process.
     pub fn stand_in(
         &mut self,
         known: Option<Known>,
@@ -102,7 +105,8 @@ impl Guard {
             return Some(Answer::OverBudget(later));
         }
         tally.spend(whose(key, &name), id, now);
-        // Only now: what nothing came of is not to hold on where the other ledger can be used again.
+        // Only now: what nothing came of is not to hold on where the other ledger can be used
+        // again.
         self.keep(key, account, record, true, now);
         Some(answer)
     }
@@ -206,7 +210,8 @@ impl Guard {
     }
 }
 
-/// Forgets those that have been quiet for longest, where there are too many. Not one that is busy: what becomes of its attempt has to count.
+/// Forgets those that have been quiet for longest, where there are too many. Not one that is busy:
+/// what becomes of its attempt has to count.
 fn thin<K: Clone + Eq + std::hash::Hash, V>(
     all: &mut HashMap<K, V>,
     is_busy: impl Fn(&V) -> bool,
@@ -375,7 +380,8 @@ impl Ledger for Memory {
     }
 
     fn freed(&self) -> Fut<'static, ()> {
-        // Made here and not at the first poll: it must hear of what is settled between now and then.
+        // Made here and not at the first poll: it must hear of what is settled between now and
+        // then.
         Box::pin(Arc::clone(&self.inner.freed).notified_owned())
     }
 

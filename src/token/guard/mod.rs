@@ -1,4 +1,5 @@
-//! How often we may still ask: spend before an attempt, settle after it, latch at the limit. Pure but for `Ledger`, the seam to memory or disk.
+//! How often we may still ask: spend before an attempt, settle after it, latch at the limit. Pure
+//! but for `Ledger`, the seam to memory or disk.
 
 mod account;
 mod budget;
@@ -26,7 +27,8 @@ pub use self::{
 };
 use super::{clock::Now, fetch::Fut};
 
-/// What refusals are counted against: the token URL and the secret values sent to it. Never the secret itself.
+/// What refusals are counted against: the token URL and the secret values sent to it. Never the
+/// secret itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GuardKey {
     pub url: String,
@@ -34,7 +36,8 @@ pub struct GuardKey {
     pub secret: [u8; 32],
     /// The partition, where only it may be at fault.
     pub partition: Option<String>,
-    /// SHA-256 over the origin of the token URL and the client id: what a vendor locks, whatever the secret.
+    /// SHA-256 over the origin of the token URL and the client id: what a vendor locks, whatever
+    /// the secret.
     pub account: [u8; 32],
 }
 
@@ -44,12 +47,14 @@ pub struct Limits {
     pub rate: Vec<Rate>,
     pub max_rejections: u32,
     pub hold: Hold,
-    /// Refused attempts in a row over all secret values of an account, after which only an unlatch opens. `None`: as many as the values allow.
+    /// Refused attempts in a row over all secret values of an account, after which only an unlatch
+    /// opens. `None`: as many as the values allow.
     pub account_rejections: Option<u32>,
 }
 
 impl Limits {
-    /// Does a guard have to outlive its process for these? Then no call is made where it cannot be read or written.
+    /// Does a guard have to outlive its process for these? Then no call is made where it cannot be
+    /// read or written.
     #[must_use]
     pub fn need_memory(&self) -> bool {
         self.hold == Hold::UntilSecretChanges || self.account_rejections.is_some()
@@ -93,7 +98,8 @@ pub enum Spend {
 pub struct Ask {
     /// The credential: the budget is its own, and its limits hold for all who share the key.
     pub credential: Arc<str>,
-    /// After a refusal: a chain's parent was not fetched for the refused attempt and now is, so this one need not wait 30 s. It counts all the same.
+    /// After a refusal: a chain's parent was not fetched for the refused attempt and now is, so
+    /// this one need not wait 30 s. It counts all the same.
     pub parent_renewed: bool,
 }
 
@@ -151,10 +157,11 @@ pub enum Verdict {
     Success,
     /// Keeps it: the client itself is refused.
     Rejected,
-    /// Refused, but not in words that mean the client: of a partitioned token whose secret has succeeded before it holds the partition alone,
-    /// of any other it is the same as `Rejected`.
+    /// Refused, but not in words that mean the client: of a partitioned token whose secret has
+    /// succeeded before it holds the partition alone, of any other it is the same as `Rejected`.
     RejectedPartition,
-    /// Refused, as it seems because of a clock: gives it back, but the vendor may count it, and so does the budget of an account that has one.
+    /// Refused, as it seems because of a clock: gives it back, but the vendor may count it, and so
+    /// does the budget of an account that has one.
     RejectedForClock,
     /// Gives it back.
     GivenBack,
@@ -223,12 +230,15 @@ impl Next {
 pub trait Ledger: Send + Sync {
     fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend>;
     fn settle<'a>(&'a self, permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()>;
-    /// Lets one attempt through whatever is counted (an unlatch): no sooner than 30 s after the last refusal, and after each such attempt that was
-    /// refused too, twice as long. Writes a damaged record anew, with nothing counted in it.
+    /// Lets one attempt through whatever is counted (an unlatch): no sooner than 30 s after the
+    /// last refusal, and after each such attempt that was refused too, twice as long. Writes a
+    /// damaged record anew, with nothing counted in it.
     fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()>;
-    /// What is counted for the key; `None`: it cannot be read now, and nothing is known of it from before.
+    /// What is counted for the key; `None`: it cannot be read now, and nothing is known of it from
+    /// before.
     fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>>;
-    /// Ends when an attempt of anybody was settled, lost or cleared after this call: worth asking again after `Busy`.
+    /// Ends when an attempt of anybody was settled, lost or cleared after this call: worth asking
+    /// again after `Busy`.
     fn freed(&self) -> Fut<'static, ()>;
     /// Where those stand who heard `Busy`.
     fn line(&self) -> &Line;

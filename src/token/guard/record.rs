@@ -1,4 +1,5 @@
-//! All that is counted for one token URL and secret: the secret itself, its partitions, the limits of those who share it. Pure.
+//! All that is counted for one token URL and secret: the secret itself, its partitions, the limits
+//! of those who share it. Pure.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -34,7 +35,8 @@ pub struct Record {
     /// The account has a budget of its own, which alone counts unknown outcomes.
     #[serde(default)]
     unknown_elsewhere: bool,
-    /// The account counts this secret's refusals. Not so in records of releases that knew no accounts.
+    /// The account counts this secret's refusals. Not so in records of releases that knew no
+    /// accounts.
     #[serde(default)]
     in_account: bool,
 }
@@ -50,7 +52,8 @@ struct Sharer {
 pub(super) const SHARER_GONE: Duration = Duration::from_hours(24);
 /// That it asked is written down again after this.
 pub(super) const SHARER_NOTED: Duration = Duration::from_hours(1);
-/// More partitions with something counted are not remembered; the one refused longest ago gives way.
+/// More partitions with something counted are not remembered; the one refused longest ago gives
+/// way.
 const MOST_PARTITIONS: usize = 10_000;
 
 impl Record {
@@ -68,8 +71,9 @@ impl Record {
         }
     }
 
-    /// From now on the account counts this secret's refusals, and where it has a budget of its own, unknown outcomes alone. Says what was counted
-    /// here before that: how many refusals, and when the last one was.
+    /// From now on the account counts this secret's refusals, and where it has a budget of its own,
+    /// unknown outcomes alone. Says what was counted here before that: how many refusals, and when
+    /// the last one was.
     pub fn join_account(&mut self, has_budget: bool) -> Option<(u32, Option<Now>)> {
         self.unknown_elsewhere = has_budget;
         let before =
@@ -77,7 +81,8 @@ impl Record {
         before.filter(|(refusals, _)| *refusals > 0)
     }
 
-    /// What was counted for the secret, with `credential` among those who used it, if that was before accounts were counted: refusals, and the last.
+    /// What was counted for the secret, with `credential` among those who used it, if that was
+    /// before accounts were counted: refusals, and the last.
     #[must_use]
     pub fn before_accounts(&self, credential: &str) -> Option<(u32, Option<Now>)> {
         (!self.in_account && self.sharers.contains_key(credential)).then(|| self.secret.refusals())
@@ -113,7 +118,8 @@ impl Record {
 
     /// Writes down who shares the key.
     pub fn note(&mut self, limits: &Limits, ask: &Ask, now: Now) {
-        // While something is counted, everybody's limits stay: one that is latched for good does not ask, and still binds the others.
+        // While something is counted, everybody's limits stay: one that is latched for good does
+        // not ask, and still binds the others.
         let counted = self.secret.counted(&self.rules(), now) > 0;
         self.sharers
             .retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
@@ -199,7 +205,8 @@ impl Record {
         }
     }
 
-    /// In place of one that was lost: a person lets one attempt through, and a refusal of it is not the first.
+    /// In place of one that was lost: a person lets one attempt through, and a refusal of it is not
+    /// the first.
     #[must_use]
     pub fn after_damage() -> Self {
         Self {
@@ -209,7 +216,8 @@ impl Record {
         }
     }
 
-    /// A person lets one attempt through: with the secret, and with each of its partitions (or this one).
+    /// A person lets one attempt through: with the secret, and with each of its partitions (or this
+    /// one).
     pub fn unlatch(&mut self, partition: Option<&str>) {
         self.secret.unlatch();
         self.partitions
@@ -246,7 +254,8 @@ impl Record {
             .for_each(|c| c.orphan(&alive, now, elsewhere));
     }
 
-    /// As another ledger goes on from it: attempts that are not `mine` will not be heard of, and `partition` has another name there.
+    /// As another ledger goes on from it: attempts that are not `mine` will not be heard of, and
+    /// `partition` has another name there.
     #[must_use]
     pub fn handed_over(
         mut self,
@@ -280,7 +289,8 @@ impl Record {
         }
     }
 
-    /// Does it lack what `last`, an older state of it, counts, though no success cleared that? Nobody else ends attempts that are `mine`.
+    /// Does it lack what `last`, an older state of it, counts, though no success cleared that?
+    /// Nobody else ends attempts that are `mine`.
     #[must_use]
     pub fn lacks(&self, last: &Self, mine: impl Fn(u64) -> bool) -> bool {
         // Of very many partitions the oldest gave way.
@@ -312,7 +322,8 @@ impl Record {
         self.secret.is_blank() && self.partitions.values().all(Count::is_blank)
     }
 
-    /// Whether it is worth writing this one where `old` stands: that somebody who is known asked again is not.
+    /// Whether it is worth writing this one where `old` stands: that somebody who is known asked
+    /// again is not.
     #[must_use]
     pub fn differs(&self, old: &Self) -> bool {
         let same = |(a, b): ((&String, &Sharer), (&String, &Sharer))| {
@@ -342,7 +353,8 @@ impl Record {
         self.secret.refusals().1
     }
 
-    /// It remembers nothing worth keeping: nothing is counted, and the secret was not accepted lately.
+    /// It remembers nothing worth keeping: nothing is counted, and the secret was not accepted
+    /// lately.
     #[must_use]
     pub fn is_forgettable(&self, now: Now) -> bool {
         self.is_blank() && !Rules::accepted_lately(self.accepted, now)

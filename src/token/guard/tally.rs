@@ -1,9 +1,11 @@
-//! The two counts that bear on every attempt, its account's and its secret's, asked and written together. Pure.
+//! The two counts that bear on every attempt, its account's and its secret's, asked and written
+//! together. Pure.
 
 use super::{Account, Answer, Ask, Counted, Limits, Now, Record, Value, Verdict};
 
-/// What is counted for one key. The account is the first to be asked and the first to be written down: a crash in between may count an attempt
-/// for the account that was never made, and never forgets one that was.
+/// What is counted for one key. The account is the first to be asked and the first to be written
+/// down: a crash in between may count an attempt for the account that was never made, and never
+/// forgets one that was.
 pub struct Tally<'a> {
     pub account: &'a mut Account,
     pub record: &'a mut Record,

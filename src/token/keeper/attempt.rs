@@ -36,7 +36,8 @@ enum After {
 }
 
 impl Task {
-    /// One attempt, whatever it does. A panic in it is a failure like others; its permit, dropped, is an unknown outcome.
+    /// One attempt, whatever it does. A panic in it is a failure like others; its permit, dropped,
+    /// is an unknown outcome.
     pub async fn guarded_attempt(&mut self, parents: &[Arc<Token>]) -> Option<Fut<'static, ()>> {
         let started = Now::now();
         if !self.slot.work.begin(self.draining) {
@@ -108,7 +109,8 @@ impl Task {
                 }
             },
         };
-        // Reading secrets and writing the attempt down takes its time: what was alive before may be dead now, and dead tokens are not sent.
+        // Reading secrets and writing the attempt down takes its time: what was alive before may be
+        // dead now, and dead tokens are not sent.
         if self
             .parents
             .iter()
@@ -274,7 +276,8 @@ impl Task {
         });
     }
 
-    /// A refusal blames the parents that were not fetched for this very attempt: they are fetched anew, then one more attempt is made at once.
+    /// A refusal blames the parents that were not fetched for this very attempt: they are fetched
+    /// anew, then one more attempt is made at once.
     async fn refused_or_failed(
         &mut self,
         failure: Failure,
@@ -306,7 +309,8 @@ impl Task {
             }
         }
         if latched.is_some() {
-            // The attempt after the hold is made with new parents: the same again would be refused again.
+            // The attempt after the hold is made with new parents: the same again would be refused
+            // again.
             return After::Done;
         }
         self.gate = None;

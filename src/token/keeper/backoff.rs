@@ -27,8 +27,8 @@ pub(super) struct Backoff {
     retries: u32,
     held: u32,
     refused: u32,
-    /// Whether a call ever succeeded, and what the last one that did was counted against: the token URL and the secret. A keeper's configuration is
-    /// always the same one.
+    /// Whether a call ever succeeded, and what the last one that did was counted against: the token
+    /// URL and the secret. A keeper's configuration is always the same one.
     good: Option<GuardKey>,
     succeeded: bool,
 }
@@ -43,7 +43,8 @@ impl Backoff {
         };
     }
 
-    /// Until when to wait after `failure` of a call that counted against `key`, and that came at `now`. `random` in 0..1.
+    /// Until when to wait after `failure` of a call that counted against `key`, and that came at
+    /// `now`. `random` in 0..1.
     pub fn after(
         &mut self,
         failure: &Failure,
@@ -72,7 +73,8 @@ impl Backoff {
             }
             Class::Config => {
                 self.held = self.held.saturating_add(1);
-                // What has succeeded with this very secret is not wrong: the vendor will mend what is.
+                // What has succeeded with this very secret is not wrong: the vendor will mend what
+                // is.
                 let longest = if self.succeeded && self.good.as_ref() == key {
                     FIRST_HELD
                 } else {

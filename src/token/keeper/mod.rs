@@ -1,4 +1,5 @@
-//! One task keeps one token: sleep until due, prepare, spend, send, settle, publish or note the failure.
+//! One task keeps one token: sleep until due, prepare, spend, send, settle, publish or note the
+//! failure.
 
 mod attempt;
 mod backoff;
@@ -110,8 +111,9 @@ impl Keeper {
         self.slot.get(now)
     }
 
-    /// The vendor's API refused this generation (401). Costs nothing for an old generation or within the pause; else the generation is sent to
-    /// nobody, from now on and until the refresh that this causes has ended.
+    /// The vendor's API refused this generation (401). Costs nothing for an old generation or
+    /// within the pause; else the generation is sent to nobody, from now on and until the refresh
+    /// that this causes has ended.
     pub fn reject(&self, number: u64) {
         self.slot.refuse(number, Now::now());
     }
@@ -121,15 +123,16 @@ impl Keeper {
         self.slot.accept(number);
     }
 
-    /// May a request leave with this generation now? Not with one whose refusal causes a refresh that runs, nor with one that was refused and has a
-    /// successor.
+    /// May a request leave with this generation now? Not with one whose refusal causes a refresh
+    /// that runs, nor with one that was refused and has a successor.
     #[must_use]
     pub fn may_send(&self, number: u64) -> bool {
         self.slot.may_send(number)
     }
 
-    /// An operator wants a refresh, not before `from`. It is made then, or at the earliest moment that the guard and a second of distance from the
-    /// last call allow; it is never dropped. Says which moment that is, as far as can be known now.
+    /// An operator wants a refresh, not before `from`. It is made then, or at the earliest moment
+    /// that the guard and a second of distance from the last call allow; it is never dropped. Says
+    /// which moment that is, as far as can be known now.
     pub fn refresh(&self, from: Now) -> Refreshed {
         let answer = self.refreshed_at(from);
         if answer != Refreshed::Draining {
@@ -138,7 +141,8 @@ impl Keeper {
         answer
     }
 
-    /// The moment of a refresh that was asked for and is still to be made, as far as the guard allows it.
+    /// The moment of a refresh that was asked for and is still to be made, as far as the guard
+    /// allows it.
     #[must_use]
     pub fn refresh_wanted(&self) -> Option<Now> {
         self.slot.wished()
@@ -176,12 +180,14 @@ impl Keeper {
         self.slot.raise(&self.slot.secret_changed);
     }
 
-    /// The configuration changed in something that is not this keeper's own (what its token call trusts): what held it may be mended.
+    /// The configuration changed in something that is not this keeper's own (what its token call
+    /// trusts): what held it may be mended.
     pub fn configuration_changed(&self) {
         self.slot.raise(&self.slot.secret_changed);
     }
 
-    /// This generation was handed out to a caller, whose vendor's answers are not seen here: one that nobody refuses for a minute counts as accepted.
+    /// This generation was handed out to a caller, whose vendor's answers are not seen here: one
+    /// that nobody refuses for a minute counts as accepted.
     pub fn vended(&self, number: u64) {
         self.slot.vend(number, Now::now());
     }
@@ -196,9 +202,11 @@ impl Keeper {
             .clone()
     }
 
-    /// Lets one attempt through for the secrets that these keepers sent last and for `known`, whatever the guard counted, then all try. First all is
-    /// let through, then they try: what the first of them is refused for must count for the next. Says when the last of these attempts may be made.
-    /// A keeper that is held for something else than a refusal goes on waiting: who unlatches in a loop must not make a call each time.
+    /// Lets one attempt through for the secrets that these keepers sent last and for `known`,
+    /// whatever the guard counted, then all try. First all is let through, then they try: what the
+    /// first of them is refused for must count for the next. Says when the last of these attempts
+    /// may be made. A keeper that is held for something else than a refusal goes on waiting: who
+    /// unlatches in a loop must not make a call each time.
     pub async fn unlatch(
         keepers: &[Arc<Self>],
         ledger: &dyn Ledger,
@@ -270,7 +278,8 @@ impl Keeper {
         self.slot.waiters.load(Acquire)
     }
 
-    /// A child was refused that was made with this generation: fetch anew, whatever pause the API's refusals made.
+    /// A child was refused that was made with this generation: fetch anew, whatever pause the API's
+    /// refusals made.
     pub(super) fn blame(&self, number: u64) {
         self.slot.blame(number);
     }

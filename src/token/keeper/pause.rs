@@ -12,14 +12,15 @@ use crate::token::{
     slot::{Gate, GateKind},
 };
 
-/// At the front of those who wait for a turn, asked again after this even if nobody says that one is free.
+/// At the front of those who wait for a turn, asked again after this even if nobody says that one
+/// is free.
 const TURN: Duration = Duration::from_secs(1);
 /// The same for those behind: should the front not move, they ask without having come there.
 const BEHIND: Duration = Duration::from_secs(5);
 
 impl Task {
-    /// Ends when it is worth asking the guard again. `freed` was made before it was asked: what ended since then is not missed, however long it
-    /// took to come to the front.
+    /// Ends when it is worth asking the guard again. `freed` was made before it was asked: what
+    /// ended since then is not missed, however long it took to come to the front.
     pub async fn await_turn(&mut self, freed: Fut<'static, ()>) {
         let Self { slot, place, .. } = self;
         let turn = async {

@@ -1,4 +1,5 @@
-//! The loop: what to do next, and sleeping until then. Only this task calls `Fetch` and writes the slot.
+//! The loop: what to do next, and sleeping until then. Only this task calls `Fetch` and writes the
+//! slot.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -27,7 +28,8 @@ use crate::token::{
 
 /// Two calls never start closer together, unless an API's refusal, an operator or a child asks.
 const LEAST_GAP: Duration = Duration::from_millis(200);
-/// Keepers of a chain start one after the other within this: what a parent fetches from its start on is fetched for its children, too.
+/// Keepers of a chain start one after the other within this: what a parent fetches from its start
+/// on is fetched for its children, too.
 const TOGETHER: Duration = Duration::from_secs(1);
 
 /// All a keeper's task knows.
@@ -42,10 +44,12 @@ pub(super) struct Task {
     /// How long the last refusal wants us to wait, whatever becomes of the guard's latch.
     pub asked_until: Option<Now>,
     pub state: State,
-    /// An attempt is wanted although no token is needed or due: an API or a child refused it, an operator asked, a caller wants more life than is
-    /// left, or a parent that was blamed has been fetched anew.
+    /// An attempt is wanted although no token is needed or due: an API or a child refused it, an
+    /// operator asked, a caller wants more life than is left, or a parent that was blamed has been
+    /// fetched anew.
     pub todo: bool,
-    /// When the attempt that is wanted became wanted: a parent fetched since then was fetched for it.
+    /// When the attempt that is wanted became wanted: a parent fetched since then was fetched for
+    /// it.
     pub wanted_since: Option<Now>,
     /// After a refusal that the parents are blamed for: which ones, by index and generation.
     pub blamed: Option<Vec<(usize, u64)>>,
@@ -244,7 +248,8 @@ impl Task {
         }
     }
 
-    /// Does this keeper fetch without being asked? Not where it is lazy, unused for long, or draining.
+    /// Does this keeper fetch without being asked? Not where it is lazy, unused for long, or
+    /// draining.
     fn renews_ahead(&mut self, now: Now, waited_for: bool) -> bool {
         if self.tuning.lifetime.refresh == Refresh::Lazy {
             return false;
@@ -302,7 +307,8 @@ impl Task {
         .into_iter()
         .flatten()
         .min();
-        // Where it renews ahead or rests from it, a use is noticed by looking; where it is lazy, it is woken.
+        // Where it renews ahead or rests from it, a use is noticed by looking; where it is lazy, it
+        // is woken.
         let looks = ahead || self.resting || self.gate.is_some();
         Step::Sleep(until.map(|t| now.until(t).min(nap())).or(looks.then(nap)))
     }
@@ -335,7 +341,8 @@ impl Task {
         self.state.parent = Some(i);
         self.state.doing = Doing::Parent(Arc::clone(&parent.slot.name.token));
         if parent.verdict(now, now).is_some() {
-            // The parent's first outcome is ours too, and nothing that was asked for will be done now.
+            // The parent's first outcome is ours too, and nothing that was asked for will be done
+            // now.
             self.state.settled |= parent.slot.state.borrow().settled;
             if self.blamed.is_some() {
                 self.gate = Some(Gate {

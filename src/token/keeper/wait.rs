@@ -14,7 +14,8 @@ use crate::token::{
 /// No one sleeps longer without looking at the clock that goes on during suspend.
 pub(super) const NAP: Duration = Duration::from_secs(15);
 
-/// How long a keeper sleeps that has nothing to do: between half of [`NAP`] and all of it, so that after a suspend not all look in one moment.
+/// How long a keeper sleeps that has nothing to do: between half of [`NAP`] and all of it, so that
+/// after a suspend not all look in one moment.
 pub(super) fn nap() -> Duration {
     NAP.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
@@ -25,7 +26,8 @@ pub struct Queued {
 }
 
 impl Keeper {
-    /// The token, waiting as long as an attempt is running or due before `until`; otherwise refused at once.
+    /// The token, waiting as long as an attempt is running or due before `until`; otherwise refused
+    /// at once.
     ///
     /// # Errors
     /// [`Unavailable`], with the reason.
@@ -52,8 +54,9 @@ impl Keeper {
 
     /// A token with at least `min_remaining` left, or as much as a fresh one has (vending).
     ///
-    /// Where a new one can't be had, an older one that may still be sent is the answer. A token that lives shorter than `min_remaining` is fresh in
-    /// the first tenth of its life, and one the vendor gave again, until the next planned fetch: otherwise every caller would cost a call.
+    /// Where a new one can't be had, an older one that may still be sent is the answer. A token
+    /// that lives shorter than `min_remaining` is fresh in the first tenth of its life, and one the
+    /// vendor gave again, until the next planned fetch: otherwise every caller would cost a call.
     ///
     /// # Errors
     /// [`Unavailable`], with the reason.
@@ -78,8 +81,9 @@ impl Keeper {
         }
     }
 
-    /// Counts one who waits for a token until the answer is dropped. After SIGTERM only those who wait cause a call, so whoever is going to wait for
-    /// what a refusal causes is counted before it is told.
+    /// Counts one who waits for a token until the answer is dropped. After SIGTERM only those who
+    /// wait cause a call, so whoever is going to wait for what a refusal causes is counted before
+    /// it is told.
     #[must_use]
     pub fn queue(&self) -> Queued {
         Queued {
@@ -128,10 +132,12 @@ impl Keeper {
             && self.slot.wished().is_some_and(|at| at <= until)
             && !self.slot.work.is_draining();
         if changed || unlatched || by_hand {
-            // The gate is about to be opened, or was: who looks at the flag of a change says so in either case.
+            // The gate is about to be opened, or was: who looks at the flag of a change says so in
+            // either case.
             return None;
         }
-        // A secret that cannot be read is mended by people, not by waiting: the next look is no call one could wait for.
+        // A secret that cannot be read is mended by people, not by waiting: the next look is no
+        // call one could wait for.
         if gate.kind != GateKind::Unreadable && gate.until.is_some_and(|opens| opens <= until) {
             return None;
         }
@@ -163,8 +169,8 @@ impl Keeper {
         }
     }
 
-    /// What a caller hears that began to wait at `began` and whose patience is over: that a call hangs, where one has run for at least half of that
-    /// time; else why the last one failed.
+    /// What a caller hears that began to wait at `began` and whose patience is over: that a call
+    /// hangs, where one has run for at least half of that time; else why the last one failed.
     fn out_of_time(&self, began: Now, now: Now) -> Unavailable {
         let state = self.slot.state.borrow().clone();
         if let Some(parent) = state.parent.and_then(|i| self.parents.get(i)) {
@@ -172,7 +178,8 @@ impl Keeper {
         }
         if let Doing::Calling(since) = state.doing {
             let hung = since.max(began).until(now);
-            // Where nothing has failed, all of the time was spent in calls, those of its parents included.
+            // Where nothing has failed, all of the time was spent in calls, those of its parents
+            // included.
             if hung.saturating_mul(2) >= began.until(now) || state.failure.is_none() {
                 return self.unavailable(Why::Hanging, None, &state);
             }

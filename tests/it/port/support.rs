@@ -27,14 +27,16 @@ use tokio::{
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// A vendor that answers every connection's requests with the next script line, and remembers what it read.
+/// A vendor that answers every connection's requests with the next script line, and remembers what
+/// it read.
 pub struct Vendor {
     pub address: SocketAddr,
     pub seen: Arc<Mutex<Vec<String>>>,
 }
 
 impl Vendor {
-    /// `answer` gets the request's number; the connection is closed after an answer that ends in `CLOSE`.
+    /// `answer` gets the request's number; the connection is closed after an answer that ends in
+    /// `CLOSE`.
     pub async fn start(answer: impl Fn(usize, &str) -> Vec<u8> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

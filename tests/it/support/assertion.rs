@@ -1,4 +1,5 @@
-//! What a strict server asks of a client's assertion (RFC 7523 section 3): signature, issuer, audience, a short life, one use.
+//! What a strict server asks of a client's assertion (RFC 7523 section 3): signature, issuer,
+//! audience, a short life, one use.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,5 @@
-//! A certificate authority of the tests' own: good leaves, expired ones, for another host, for clients, and keys to sign with.
+//! A certificate authority of the tests' own: good leaves, expired ones, for another host, for
+//! clients, and keys to sign with.
 
 use std::sync::Arc;
 
@@ -192,7 +193,8 @@ fn tls(leaf: &Pair, alpn: &[&str], clients: Option<RootCertStore>) -> Arc<Server
     Arc::new(config)
 }
 
-/// A key that signs assertions, with a self-signed certificate: RS256 and PS256 by RSA 2048, ES256, EdDSA.
+/// A key that signs assertions, with a self-signed certificate: RS256 and PS256 by RSA 2048, ES256,
+/// EdDSA.
 pub fn signer(alg: jsonwebtoken::Algorithm) -> Pair {
     use jsonwebtoken::Algorithm::{ES256, ES384, EdDSA};
     let key = match alg {

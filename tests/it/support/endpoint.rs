@@ -1,4 +1,5 @@
-//! The rules of one token endpoint: how a client shows who it is, which fields there may be, and what it gets.
+//! The rules of one token endpoint: how a client shows who it is, which fields there may be, and
+//! what it gets.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,8 @@ use super::assertion::Assertion;
 use super::tokens::{Standing, Tokens};
 use super::wire::Request;
 
-/// How a client authenticates. A request that does it in two ways is refused (RFC 6749 section 2.3).
+/// How a client authenticates. A request that does it in two ways is refused (RFC 6749 section
+/// 2.3).
 #[derive(Debug, Clone)]
 pub enum Auth {
     /// client_id and client_secret in the body.
@@ -271,7 +273,8 @@ impl Endpoint {
         }
         let mut fields = BTreeMap::new();
         for (name, value) in pairs {
-            // RFC 6749 section 3.2: a field without a value counts as left out, none may stand twice.
+            // RFC 6749 section 3.2: a field without a value counts as left out, none may stand
+            // twice.
             if value.is_empty() || fields.insert(name.clone(), value).is_some() {
                 return Err(malformed(
                     400,

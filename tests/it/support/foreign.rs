@@ -39,8 +39,8 @@ pub async fn prism(document: &Path) -> Result<Foreign, String> {
 /// The secret of oidc-provider's clients `basic`, `post` and `hmac`.
 pub const OIDC_SECRET: &str = "a+b%:/= &\"-made-up-secret-of-forty-bytes";
 
-/// A certified authorization server: token endpoint `/token`, issuer = address. `keyed` is the public JWK and the
-/// algorithm of the client of that name.
+/// A certified authorization server: token endpoint `/token`, issuer = address. `keyed` is the
+/// public JWK and the algorithm of the client of that name.
 pub async fn oidc_provider(keyed: Option<(Value, &str)>, life: u32) -> Result<Foreign, String> {
     let mut given = json!({ "ttl": life });
     if let Some((jwk, alg)) = keyed {

@@ -63,7 +63,8 @@ impl Http2 {
         self.call(Method::GET, path, &[], None, None).await
     }
 
-    /// A request whose body is these DATA frames, one by one; the last one, which may be empty, ends the stream.
+    /// A request whose body is these DATA frames, one by one; the last one, which may be empty,
+    /// ends the stream.
     pub async fn post_pieces(
         &self,
         path: &str,
@@ -91,7 +92,8 @@ impl Http2 {
             .expect("an answer, or an end, in time")
     }
 
-    /// Sends one request and reads its answer to the end; an error means that the stream or the connection was broken off.
+    /// Sends one request and reads its answer to the end; an error means that the stream or the
+    /// connection was broken off.
     pub async fn call(
         &self,
         method: Method,

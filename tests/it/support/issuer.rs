@@ -1,5 +1,5 @@
-//! A strict authorization server on a real socket: it accepts exactly what a vendor's document allows, records everything,
-//! and fails as it is told to.
+//! A strict authorization server on a real socket: it accepts exactly what a vendor's document
+//! allows, records everything, and fails as it is told to.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};

@@ -5,7 +5,8 @@ use std::{fs, path::Path, time::Duration};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
-/// As if all that the guard remembers in this folder had been written so long ago, in another boot of the machine: pauses are over sooner by that.
+/// As if all that the guard remembers in this folder had been written so long ago, in another boot
+/// of the machine: pauses are over sooner by that.
 pub fn age(folder: &Path, by: Duration) {
     let files = fs::read_dir(folder)
         .unwrap()

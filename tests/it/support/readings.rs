@@ -1,5 +1,5 @@
-//! A vendor that records bytes and three ways to read them: as RFC 9112 wants, and as two careless servers do.
-//! Where the three differ, somebody can be smuggled in.
+//! A vendor that records bytes and three ways to read them: as RFC 9112 wants, and as two careless
+//! servers do. Where the three differ, somebody can be smuggled in.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -18,9 +18,11 @@ pub struct Read {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Parser {
-    /// CRLF only, one length or chunked, no blanks where there may be none. What is not so ends the reading.
+    /// CRLF only, one length or chunked, no blanks where there may be none. What is not so ends the
+    /// reading.
     Strict,
-    /// Any line end, blanks anywhere; the last Content-Length counts, and more than Transfer-Encoding.
+    /// Any line end, blanks anywhere; the last Content-Length counts, and more than
+    /// Transfer-Encoding.
     LaxLength,
     /// The same, but anything that looks like chunked counts, and the first Content-Length.
     LaxCoding,

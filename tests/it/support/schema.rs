@@ -1,4 +1,5 @@
-//! A JSON Schema validator for the schemas of this repository: small, and it refuses keywords it does not know.
+//! A JSON Schema validator for the schemas of this repository: small, and it refuses keywords it
+//! does not know.
 
 use serde_json::Value;
 

@@ -1,4 +1,5 @@
-//! A listening socket on loopback: TLS where asked for, HTTP/1.1 by hand, HTTP/2 through hyper, down and up again at will.
+//! A listening socket on loopback: TLS where asked for, HTTP/1.1 by hand, HTTP/2 through hyper,
+//! down and up again at will.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! The program under test: inside this process (most tests), or the real binary (what only a process shows).
+//! The program under test: inside this process (most tests), or the real binary (what only a
+//! process shows).
 
 use std::{
     net::SocketAddr,
@@ -139,8 +140,8 @@ impl Sidecar {
             .clone()
     }
 
-    /// The value of one series; its labels in the order Prometheus prints them (alphabetical). 0 where it is not there. As of now: what the port
-    /// serves may be a second old.
+    /// The value of one series; its labels in the order Prometheus prints them (alphabetical). 0
+    /// where it is not there. As of now: what the port serves may be a second old.
     pub async fn metric(&self, series: &str) -> f64 {
         // Other tasks go on in between, as they do where a port is asked.
         tokio::task::yield_now().await;
@@ -194,7 +195,8 @@ pub fn plain(name: &str, token_url: &str, api: &str) -> String {
     )
 }
 
-/// Writes a file as one finds it that was written long ago: nobody waits for who may still be writing it.
+/// Writes a file as one finds it that was written long ago: nobody waits for who may still be
+/// writing it.
 pub fn write_at_rest(path: &Path, content: &str) {
     std::fs::write(path, content).unwrap();
     let file = std::fs::File::options().write(true).open(path).unwrap();

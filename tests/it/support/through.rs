@@ -1,4 +1,5 @@
-//! A pass-through: what a client asks a foreign server, and what that answers, for a test that compares both with a document.
+//! A pass-through: what a client asks a foreign server, and what that answers, for a test that
+//! compares both with a document.
 
 use std::sync::{Arc, Mutex};
 
@@ -29,7 +30,8 @@ struct State {
 }
 
 impl Through {
-    /// Passes on to `to`; paths lose `strip` at their start (Prism knows nothing of a document's base path).
+    /// Passes on to `to`; paths lose `strip` at their start (Prism knows nothing of a document's
+    /// base path).
     pub async fn start(to: &str, strip: &'static str) -> Self {
         let state = Arc::new(State {
             to: to.into(),

@@ -1,4 +1,5 @@
-//! The tokens that are alive, shared by the issuers that make them and the vendors that look at them.
+//! The tokens that are alive, shared by the issuers that make them and the vendors that look at
+//! them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,6 @@
-//! Foreign programs: found, started on a free port, ended with the test. One that is missing skips the test with its reason;
-//! with CI=true it fails it, except where the machine cannot get it at all.
+//! Foreign programs: found, started on a free port, ended with the test. One that is missing skips
+//! the test with its reason; with CI=true it fails it, except where the machine cannot get it at
+//! all.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ pub fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
-/// Tells why a test does not run: on standard error, past the test harness, and in the list that CI prints.
+/// Tells why a test does not run: on standard error, past the test harness, and in the list that CI
+/// prints.
 pub fn skip(test: &str, reason: &str) {
     let line = format!("skipped: {test}: {reason}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
@@ -85,7 +87,8 @@ impl Tool {
         })
     }
 
-    /// A program made by `go install`. Where there is no Go, or its modules cannot be had, that is a skip in CI too.
+    /// A program made by `go install`. Where there is no Go, or its modules cannot be had, that is
+    /// a skip in CI too.
     pub fn go(name: &'static str) -> Result<Self, String> {
         let program = tools().join("bin").join(name);
         if program.exists() {
@@ -172,7 +175,8 @@ impl Tool {
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.name));
         let mut stdin = child.stdin.take().expect("piped");
-        // At the same time as its output is read, or both sides could wait for each other. Dropping `stdin` is its end.
+        // At the same time as its output is read, or both sides could wait for each other. Dropping
+        // `stdin` is its end.
         tokio::spawn(async move { stdin.write_all(self.input.as_bytes()).await });
         let output = timeout(limit, child.wait_with_output()).await;
         let output = output
@@ -186,7 +190,8 @@ impl Tool {
         )
     }
 
-    /// Starts it and waits for a line of its standard output that contains `ready`. That line is returned.
+    /// Starts it and waits for a line of its standard output that contains `ready`. That line is
+    /// returned.
     pub async fn start(self, ready: &str, limit: Duration) -> (Running, String) {
         let mut child = Command::new(&self.program)
             .args(&self.args)

@@ -1,4 +1,5 @@
-//! A vendor's API on a real socket: it looks every token up at this very moment and tells exactly what it received.
+//! A vendor's API on a real socket: it looks every token up at this very moment and tells exactly
+//! what it received.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -108,7 +109,8 @@ impl Vendor {
         self.state.script.lock().unwrap().push_back(answer.into());
     }
 
-    /// The next call is answered before its body is read, whatever it presents; the connection is closed after it.
+    /// The next call is answered before its body is read, whatever it presents; the connection is
+    /// closed after it.
     pub fn script_early(&self, answer: impl Into<Answer>) {
         self.state.early.lock().unwrap().push_back(answer.into());
     }
@@ -294,7 +296,8 @@ fn default(request: &Request) -> Answer {
     Reply::json(200, &echo).into()
 }
 
-/// A plain socket that takes connections one after the other, hands out the bytes and answers with what it is given.
+/// A plain socket that takes connections one after the other, hands out the bytes and answers with
+/// what it is given.
 pub struct Raw {
     listener: TcpListener,
 }

@@ -1,4 +1,5 @@
-//! Waiting for what only shows when looked at: metrics, status pages, the answer to one more request.
+//! Waiting for what only shows when looked at: metrics, status pages, the answer to one more
+//! request.
 
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,8 @@ impl Sidecar {
         .await;
     }
 
-    /// Waits until no request to this upstream is under way: a client has its answer a little before its connection is back in the pool.
+    /// Waits until no request to this upstream is under way: a client has its answer a little
+    /// before its connection is back in the pool.
     pub async fn until_idle(&self, upstream: &str) {
         self.until_in_flight(upstream, 0).await;
     }
@@ -94,8 +96,9 @@ impl Sidecar {
         .await;
     }
 
-    /// An operator asks for new tokens until `done`. What was asked for is done a second after the last call at the latest; it is asked for again only
-    /// where nothing came of that for long, for a refresh that failed is not repeated while the token lives.
+    /// An operator asks for new tokens until `done`. What was asked for is done a second after the
+    /// last call at the latest; it is asked for again only where nothing came of that for long, for
+    /// a refresh that failed is not repeated while the token lives.
     pub async fn refresh_until(&self, credential: &str, mut done: impl AsyncFnMut() -> bool) {
         let mut asking = Asking::default();
         until("a token call", async || {

@@ -1,4 +1,5 @@
-//! HTTP/1.1 as it stands on the wire: requests are read and answers written by hand, so that nothing is tidied away.
+//! HTTP/1.1 as it stands on the wire: requests are read and answers written by hand, so that
+//! nothing is tidied away.
 
 use std::io;
 use std::time::{Duration, Instant};

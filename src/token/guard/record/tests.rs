@@ -1,4 +1,5 @@
-//! The record by itself: what it forgets first, and what happens to it where processes and boots end.
+//! The record by itself: what it forgets first, and what happens to it where processes and boots
+//! end.
 
 use std::time::Duration;
 

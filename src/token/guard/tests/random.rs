@@ -1,4 +1,5 @@
-//! The guard as a state machine against a vendor that counts: one secret by itself, then an account whose secret changes.
+//! The guard as a state machine against a vendor that counts: one secret by itself, then an account
+//! whose secret changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -86,7 +87,8 @@ proptest! {
         let (mut guard, mut now, mut id) = (Guard::default(), at(0), 0);
         let mut open: Vec<(u64, GuardKey, Now)> = vec![];
         let mut seen: HashMap<u8, Seen> = HashMap::new();
-        // Both credentials are known from the start; otherwise the lenient one may have used more before the strict one came.
+        // Both credentials are known from the start; otherwise the lenient one may have used more
+        // before the strict one came.
         for secret in 0..2u8 {
             for (limits, name) in [(&mine, "a"), (&others, "b")] {
                 let key = GuardKey { secret: [secret; 32], ..key(None) };
@@ -159,7 +161,8 @@ proptest! {
                     };
                     let seen = seen.entry(key.secret[0]).or_default();
                     seen.open -= 1;
-                    // Where it counts for 15 minutes only, the model demands nothing of it but that a latch is closed again.
+                    // Where it counts for 15 minutes only, the model demands nothing of it but that
+                    // a latch is closed again.
                     if forever {
                         seen.refused += 1;
                         seen.last_refusal = seen.last_refusal.max(Some(since));
@@ -216,7 +219,8 @@ fn steps_of_account() -> impl Strategy<Value = Vec<OfAccount>> {
 struct Locked {
     /// Counts what happens, so that it can be said what was first.
     moment: u64,
-    /// When each refusal or (`true`) loss became known, but for those that are known to be over: a success was sent later.
+    /// When each refusal or (`true`) loss became known, but for those that are known to be over: a
+    /// success was sent later.
     bad: Vec<(u64, bool)>,
     open: BTreeMap<u64, Sent>,
     wrong: BTreeSet<u8>,
@@ -224,7 +228,8 @@ struct Locked {
     leave: bool,
     leaves_refused: u32,
     accepted: BTreeMap<u8, Now>,
-    /// What the vendor itself counts: refusals since the last success, in the order in which they were sent.
+    /// What the vendor itself counts: refusals since the last success, in the order in which they
+    /// were sent.
     seen: u32,
 }
 

@@ -1,5 +1,5 @@
-//! What the vendor counts is what was sent, in that order, whatever order the outcomes are told in and however many counts a person's leave was
-//! written into.
+//! What the vendor counts is what was sent, in that order, whatever order the outcomes are told in
+//! and however many counts a person's leave was written into.
 
 use super::*;
 

@@ -248,7 +248,8 @@ async fn a_token_handed_out_for_a_minute_and_then_refused_is_renewed_at_once() {
             "however often before"
         );
     }
-    // The first was at once as the first of all, the others because they were good for a minute: nothing was doubled.
+    // The first was at once as the first of all, the others because they were good for a minute:
+    // nothing was doubled.
     keeper.reject(5);
     assert!(keeper.get(Now::now()).is_some());
     pass(11 * SEC).await;

@@ -361,7 +361,8 @@ async fn the_time_that_went_into_another_token_is_part_of_the_wait() {
         keeper.wait(within(MINUTE + 10 * SEC)).await.is_err(),
         "the second call has run for some seconds"
     );
-    // One who waited for the parent all the time until ten seconds ago, and has not waited half of it for this call.
+    // One who waited for the parent all the time until ten seconds ago, and has not waited half of
+    // it for this call.
     let early = keeper
         .wait_since(began, within(10 * SEC))
         .await

@@ -336,7 +336,8 @@ async fn a_dying_token_that_comes_back_is_not_asked_for_within_5_s_whoever_waits
     assert!(script.count() > 5);
 }
 
-/// The largest distance between what was seen and an even spread over `0..1`, times the root of their number: above 2.5 once in 100,000.
+/// The largest distance between what was seen and an even spread over `0..1`, times the root of
+/// their number: above 2.5 once in 100,000.
 fn kolmogorov_smirnov(mut seen: Vec<f64>) -> f64 {
     seen.sort_by(f64::total_cmp);
     let n = f64::from(u32::try_from(seen.len()).unwrap());

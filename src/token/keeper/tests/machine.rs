@@ -1,4 +1,5 @@
-//! The engine as a state machine: keepers that share a ledger and a chain, random steps, and what must be so after each of them.
+//! The engine as a state machine: keepers that share a ledger and a chain, random steps, and what
+//! must be so after each of them.
 //!
 //! `CUPBEARER_MACHINE_STEPS` is how many steps are made in all (100,000).
 
@@ -85,7 +86,8 @@ impl World {
             let excused = match class {
                 Class::Retry => seen.asked,
                 Class::Config => seen.asked || seen.changed,
-                // A child's refusal may be its parent's fault: once more at once. The guard counts it all the same, see below.
+                // A child's refusal may be its parent's fault: once more at once. The guard counts
+                // it all the same, see below.
                 Class::Rejected => seen.changed || me == CHILD,
                 Class::Throttled | Class::Unreadable => false,
             };
@@ -438,7 +440,8 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
             if let Some((value, until)) = &seen[k].newest
                 && Now::now() < *until
                 && got.as_ref().is_none_or(|t| t.issued.value.as_str() != value)
-                // One that was refused waits for its refresh, for whose parents it may wait in turn.
+                // One that was refused waits for its refresh, for whose parents it may wait in
+                // turn.
                 && !(got.is_none() && barred[k] && keeper.slot.refusal_pending())
             {
                 world.broken(format!(

@@ -222,7 +222,8 @@ async fn while_it_is_held_a_refusal_is_denied_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_just_after_a_refresh_that_changes_nothing_is_refused_at_once() {
-    // Neither the pause after a refusal nor what the vendor named is cut short by hand, the latter not by a changed secret either.
+    // Neither the pause after a refusal nor what the vendor named is cut short by hand, the latter
+    // not by a changed secret either.
     let by_hand: fn(&Keeper) = |keeper| {
         keeper.refresh(Now::now());
     };

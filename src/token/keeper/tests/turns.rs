@@ -1,4 +1,5 @@
-//! Many keepers of one secret, of which no more may call at once than attempts may be spent: each in turn, and none by being woken for nothing.
+//! Many keepers of one secret, of which no more may call at once than attempts may be spent: each
+//! in turn, and none by being woken for nothing.
 
 use futures_util::future::join_all;
 

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// How often a keeper called and looked at its secrets while somebody unlatched it five times a second for two minutes, and how many of these 600
-/// were told a moment to come.
+/// How often a keeper called and looked at its secrets while somebody unlatched it five times a
+/// second for two minutes, and how many of these 600 were told a moment to come.
 async fn unlatched_in_a_loop(reply: Reply, keyed: bool, unreadable: bool) -> (usize, usize, usize) {
     let script = Script::always(reply);
     *script.key.lock().unwrap() = keyed.then(|| key(1));
