@@ -23,9 +23,10 @@ impl fmt::Display for Open {
     }
 }
 
-/// No core file is written, and no program of the same user may attach to this process or read its
-/// memory (`PR_SET_DUMPABLE` 0). `allowed` is the value of [`ALLOW_DUMPS`]. Root may still do all
-/// of it.
+/// No core file is written from now on, and no program of the same user may attach to this process
+/// or read its memory (`PR_SET_DUMPABLE` 0, prctl(2)). Root may still do all of it. `allowed` is
+/// the value of [`ALLOW_DUMPS`]; with `1` nothing is changed. Gives what could not be turned off;
+/// an empty list is a success.
 #[must_use]
 pub fn harden(allowed: Option<&str>) -> Vec<Open> {
     if allowed == Some("1") {
@@ -55,7 +56,7 @@ pub fn harden(allowed: Option<&str>) -> Vec<Open> {
     open
 }
 
-/// Whether both are off now.
+/// Whether this process writes no core file and cannot be attached to now.
 #[must_use]
 pub fn hardened() -> bool {
     let core = getrlimit(Resource::Core);

@@ -49,8 +49,8 @@ pub fn lost() -> u64 {
     LOST.load(Relaxed)
 }
 
-/// Changes the level of a running program. Once the last one is dropped, what was logged before it
-/// is written.
+/// Changes the level of a running program. When the last clone is dropped, what was logged before
+/// is written out; that waits 1 s at most.
 #[derive(Clone)]
 pub struct Volume {
     handle: reload::Handle<Targets, tracing_subscriber::Registry>,
@@ -65,7 +65,8 @@ impl Volume {
     }
 }
 
-/// Installs the process's subscriber; later calls change nothing and give `None`.
+/// Installs the process's subscriber: lines of `level` and above go to stderr, as text or, with
+/// `json`, as one object a line. `None`: there is one already, or no thread could be started.
 #[must_use]
 pub fn start(json: bool, level: Level) -> Option<Volume> {
     let (filter, handle) = reload::Layer::new(targets(level));

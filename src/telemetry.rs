@@ -72,23 +72,34 @@ struct Inner {
 /// How one token stands, for the gauges that are read at scrape time.
 #[derive(Debug, Clone)]
 pub struct TokenGauges {
+    /// The credential's name in the configuration.
     pub credential: Arc<str>,
+    /// The token's name in its profile.
     pub token: Arc<str>,
-    /// Unix seconds; 0 without a token.
+    /// When the token expires, in Unix seconds; 0 without one. Of partitions the earliest.
     pub expiry: f64,
+    /// When the next token call is planned, in Unix seconds; 0 where none is.
     pub refresh: f64,
+    /// When a call last gave a token, in Unix seconds; 0 before the first.
     pub last_success: f64,
+    /// The token may be sent now.
     pub sendable: bool,
+    /// It is not renewed, because nobody uses it.
     pub resting: bool,
 }
 
 /// How one credential stands.
 #[derive(Debug, Clone)]
 pub struct CredentialGauges {
+    /// Its name in the configuration.
     pub credential: Arc<str>,
+    /// The name of its profile, or the path of the profile's file.
     pub profile: Arc<str>,
+    /// Token calls are stopped after refusals.
     pub latched: bool,
+    /// Refusals that count against its limit now.
     pub rejections: u32,
+    /// Requests that wait for one of its tokens now.
     pub waiters: usize,
 }
 
@@ -97,10 +108,13 @@ pub struct CredentialGauges {
 pub struct Refused<'a> {
     /// Empty where none was found.
     pub upstream: &'a str,
+    /// The code of the answer's problem document.
     pub code: &'static str,
+    /// The answer's `detail`: holds no secret and nothing that a caller or vendor wrote.
     pub detail: &'a str,
-    /// Not the caller's mistake.
+    /// Not the caller's mistake: the line is worth a warning.
     pub ours: bool,
+    /// The trace that the request belongs to, where its client names one.
     pub trace_id: Option<&'a str>,
 }
 
@@ -157,6 +171,9 @@ fn unix_now() -> f64 {
 }
 
 impl Metrics {
+    /// A registry of its own with every series this program has. Those whose labels are all known
+    /// have to be made visible with [`Metrics::know_upstream`] and [`Metrics::know_credential`].
+    ///
     /// # Errors
     /// None in practice: only a name registered twice or not well-formed, which a test would have
     /// found.
@@ -259,7 +276,7 @@ impl Metrics {
         }
     }
 
-    /// The same for a credential and its tokens.
+    /// Makes every series of a credential and its tokens whose labels are known appear with 0.
     pub fn know_credential<'a>(&self, credential: &str, tokens: impl Iterator<Item = &'a str>) {
         let m = &self.0;
         m.token_wait_seconds.with_label_values(&[credential]);
@@ -281,8 +298,8 @@ impl Metrics {
     pub fn request_begin(&self, upstream: &str) {
         self.0.in_flight.with_label_values(&[upstream]).inc();
     }
-    /// The vendor answered with `status`. Codes that are not registered count as `other`, or a
-    /// vendor could mint series without end.
+    /// The vendor answered with `status`, `seconds` after the request began. Codes that are not
+    /// registered count as `other`, or a vendor could mint series without end.
     pub fn request_end(&self, upstream: &str, status: u16, seconds: f64) {
         let code = http::StatusCode::from_u16(status)
             .ok()
@@ -347,7 +364,8 @@ impl Metrics {
             None => tracing::debug!(upstream, code, detail, trace_id, "request refused"),
         }
     }
-    /// A 401 was considered for a replay.
+    /// A 401 was considered for a replay; `outcome` is `ok`, `failed`, `skipped_body` or
+    /// `skipped_policy`.
     pub fn replay(&self, upstream: &str, outcome: &'static str) {
         self.0.replays.with_label_values(&[upstream, outcome]).inc();
     }
@@ -373,7 +391,8 @@ impl Metrics {
     pub fn token_rejected(&self, upstream: &str) {
         self.0.token_rejections.with_label_values(&[upstream]).inc();
     }
-    /// A connection to the vendor was made, or not.
+    /// A connection to the vendor was made, or not; `outcome` is `ok`, `dns`, `refused`, `timeout`
+    /// or `tls`.
     pub fn upstream_connect(&self, upstream: &str, outcome: &'static str) {
         self.0
             .connects
@@ -438,7 +457,8 @@ impl Metrics {
             );
         }
     }
-    /// A configuration was applied, found the same, or refused.
+    /// A configuration was applied, found the same, or refused; `outcome` is `applied`, `unchanged`
+    /// or `refused`.
     pub fn reloaded(&self, outcome: &'static str) {
         self.0.reloads.with_label_values(&[outcome]).inc();
         if outcome != "refused" {

@@ -43,7 +43,9 @@ pub struct Tls {
     pub ca_only: bool,
     /// Name to ask for and to verify instead of the URL's host.
     pub server_name: Option<String>,
+    /// PEM certificate to show, leaf first, its chain behind it. Only together with the key.
     pub client_cert_file: Option<PathBuf>,
+    /// PEM private key of that certificate, not encrypted.
     pub client_key_file: Option<PathBuf>,
 }
 
@@ -54,6 +56,7 @@ pub struct Material {
     pub roots: Vec<CertificateDer<'static>>,
     /// Those of `ca_file` alone: a server that shows one of them is trusted as that server.
     named: Vec<CertificateDer<'static>>,
+    /// Who we are; `None`: no certificate is shown.
     pub identity: Option<Identity>,
     /// Name to ask for and to verify instead of the host connected to.
     pub server_name: Option<String>,
@@ -63,9 +66,11 @@ pub struct Material {
     own: Vec<(PathBuf, CertificateDer<'static>)>,
 }
 
-/// A client certificate (RFC 8446 4.4.2) with its chain, leaf first, and its key.
+/// A client certificate (RFC 8446 4.4.2) and its key.
 pub struct Identity {
+    /// The leaf first, never empty.
     pub chain: Vec<CertificateDer<'static>>,
+    /// The key of the leaf. `Debug` shows nothing of it.
     pub key: PrivateKeyDer<'static>,
 }
 
@@ -76,6 +81,7 @@ pub struct Fault {
     pub key: &'static str,
     /// In words, naming the file.
     pub what: String,
+    /// What to do about it.
     pub hint: &'static str,
     /// The file is not there, or not for this user: elsewhere it may well be.
     pub unread: bool,
@@ -309,7 +315,7 @@ impl Material {
 /// When the first certificate of a PEM file stops to be valid, in Unix seconds.
 ///
 /// # Errors
-/// In words, naming the file.
+/// In words, naming the file: it cannot be read, is larger than 1 MiB, or holds no certificate.
 pub fn certificate_expiry(file: &Path) -> Result<i64, String> {
     let all = certificates("ca_file", file)?;
     let Some(first) = all.first() else {

@@ -49,7 +49,9 @@ impl Peers {
 /// Where to listen, or where it is listened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
+    /// An address and port; port 0 is any free one.
     Tcp(SocketAddr),
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -62,10 +64,13 @@ impl fmt::Display for Address {
     }
 }
 
+/// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}: {error}")]
 pub struct BindError {
+    /// Which one.
     pub address: Address,
+    /// What the system says: in use, no permission, no such interface, no such folder.
     #[source]
     pub error: io::Error,
 }
@@ -124,7 +129,7 @@ pub fn bind(addresses: &[Address]) -> Result<Vec<Bound>, BindError> {
     bind_for(addresses, &Peers::default())
 }
 
-/// The same; Unix sockets are for these peers.
+/// Binds all of them, or none, as [`bind`] does; Unix sockets among them are for these peers.
 ///
 /// # Errors
 /// [`BindError`] for the first address that cannot be used.
@@ -158,7 +163,8 @@ pub fn bind_for(addresses: &[Address], peers: &Peers) -> Result<Vec<Bound>, Bind
 /// A listener for whoever accepts by himself. Where the host has no IPv6, `[::]` is `0.0.0.0`.
 ///
 /// # Errors
-/// The address cannot be used.
+/// The address cannot be used: another program has it, the host has no such interface, or the port
+/// is not for this user.
 pub fn plain(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(tcp(address, &[])?)
 }

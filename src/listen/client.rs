@@ -37,7 +37,8 @@ impl Client {
         drop(end);
     }
 
-    /// The same, as far as it is known now; a look at memory.
+    /// Whether the client is known to have closed its side, or the connection to be broken; a look
+    /// at memory, no system call.
     pub fn has_left(&self) -> bool {
         match self {
             Self::Tcp(tcp) => tcp.try_io(END, || Ok(())),

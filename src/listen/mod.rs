@@ -60,7 +60,7 @@ pub struct Limits {
 pub enum Seen<'a> {
     /// The complete head of an HTTP/1 request, blank line included.
     Head(&'a [u8]),
-    /// The same, after the drain began.
+    /// The complete head of an HTTP/1 request that came after the drain began.
     Draining(&'a [u8]),
     /// More than `head_bytes` without an end.
     TooLarge(&'a [u8]),
@@ -85,7 +85,9 @@ pub struct Answer {
 
 /// What answers on the connections.
 pub trait Handler: Send + Sync + 'static {
+    /// What pingora hands requests to.
     type App: HttpServerApp + Send + Sync + 'static;
+    /// The one that all connections share.
     fn app(&self) -> &Arc<Self::App>;
     /// Read anew for each connection and request.
     fn limits(&self) -> Limits;

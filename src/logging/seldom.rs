@@ -19,6 +19,7 @@ struct Told {
 }
 
 impl Seldom {
+    /// One that was never told.
     #[must_use]
     pub const fn new() -> Self {
         Self(Mutex::new(Told { at: None, since: 0 }))

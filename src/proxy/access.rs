@@ -27,6 +27,7 @@ const RETRY_BUFFER: u64 = 64 * 1024;
 /// Why there is no answer to give.
 #[derive(Debug)]
 pub enum Stop {
+    /// The client is to be told this.
     Refuse(Box<Reply>),
     /// The client has left.
     Gone,
@@ -41,7 +42,7 @@ impl From<Reply> for Stop {
 /// Which of a credential's token sets the request is for.
 ///
 /// # Errors
-/// 400.
+/// 400 `partition_invalid`: a selecting header is missing, repeated, or does not fit its pattern.
 pub fn partition(credential: &Credential, headers: &http::HeaderMap) -> Result<Partition, Reply> {
     credential.partition(headers).map_err(|e| {
         let mut reply = Reply::new(
@@ -59,7 +60,7 @@ pub fn partition(credential: &Credential, headers: &http::HeaderMap) -> Result<P
 /// What to place; waits with the upstream's patience, and no longer than the client does.
 ///
 /// # Errors
-/// [`Stop`].
+/// [`Stop`]: there is no token in time, or the client has left before there was one.
 pub async fn present(
     session: &mut Session,
     upstream: &Upstream,
@@ -171,7 +172,9 @@ pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc
 /// What the vendor's answer says of the token it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
+    /// It was accepted.
     Good,
+    /// It was refused: a newer one is needed.
     Stale,
     /// The vendor's answer goes on; it says nothing of the token.
     Silent,
@@ -213,7 +216,8 @@ pub fn verdict(response: &ResponseHeader, credential: &Credential) -> Verdict {
 /// Whether a request may be sent once more, or the reason that is counted.
 ///
 /// # Errors
-/// The outcome label.
+/// The label `outcome` of the metric: `skipped_policy` (the upstream's `replay` forbids it) or
+/// `skipped_body` (more than 64 KiB of body).
 pub fn may_replay(session: &Session, upstream: &Upstream) -> Result<(), &'static str> {
     let allowed = match upstream.replay {
         Replay::Any => true,

@@ -19,7 +19,9 @@ use crate::{
 /// What the client asks for, taken from the places HTTP/1 and HTTP/2 have for it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked<'a> {
+    /// How the target is named.
     pub form: Form<'a>,
+    /// Path and query as they were sent; `*` for `OPTIONS *`.
     pub path: &'a str,
     /// `OPTIONS *`, or an OPTIONS or TRACE that may not go any further.
     pub for_us: bool,
@@ -28,7 +30,8 @@ pub struct Asked<'a> {
 /// Limits and framing of an HTTP/2 request; an HTTP/1 head was judged before pingora saw it.
 ///
 /// # Errors
-/// The refusal.
+/// 414 `uri_too_long`, 431 `headers_too_large`, or 400 `bad_request` for a length that is not one
+/// number, given once.
 pub fn limits(request: &RequestHeader, limits: config::Limits) -> Result<(), Reply> {
     if request.version != Version::HTTP_2 {
         return Ok(());
@@ -55,7 +58,7 @@ pub fn limits(request: &RequestHeader, limits: config::Limits) -> Result<(), Rep
 /// Reads the target of a request.
 ///
 /// # Errors
-/// The refusal.
+/// 400 `bad_request`: the target or Host cannot be read, or an HTTP/2 request names no host.
 pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
     let stay = request.method == Method::OPTIONS
         && request
@@ -119,7 +122,7 @@ pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
 /// rebound to us (CONTRACT 2, 4).
 ///
 /// # Errors
-/// The refusal.
+/// 403 `forbidden_origin`.
 pub fn browser(
     headers: &HeaderMap,
     asked: &Asked<'_>,
@@ -278,10 +281,10 @@ fn matched(authority: &str, config: &config::Config) -> bool {
 }
 
 /// TRACE, and TRACK of some servers, would hand the token back (RFC 9110 9.3.8), in whatever case a
-/// server takes them.
+/// server takes them. CONNECT over HTTP/2 (RFC 9113 8.5) is refused as well.
 ///
 /// # Errors
-/// The refusal.
+/// 405 `method_refused`.
 pub fn method(method: &Method) -> Result<(), Reply> {
     if ["TRACE", "TRACK", "CONNECT"]
         .iter()
@@ -295,10 +298,11 @@ pub fn method(method: &Method) -> Result<(), Reply> {
     Ok(())
 }
 
-/// Our own Via means that the request went in a circle (RFC 9110 7.6.3).
+/// Our own Via means that the request went in a circle (RFC 9110 7.6.3). `via` is our pseudonym;
+/// `None`: circles are not looked for.
 ///
 /// # Errors
-/// The refusal.
+/// 508 `loop_detected`.
 pub fn circle(headers: &HeaderMap, via: Option<&str>) -> Result<(), Reply> {
     let Some(pseudonym) = via else { return Ok(()) };
     let hops = headers
@@ -317,8 +321,11 @@ pub fn circle(headers: &HeaderMap, via: Option<&str>) -> Result<(), Reply> {
     Ok(())
 }
 
+/// The upstream that the request is for.
+///
 /// # Errors
-/// The refusal.
+/// 404 `no_route`, 403 `forbidden_destination`, or 400 `bad_request` for a path that may be sent
+/// nowhere.
 pub fn route(snapshot: &Snapshot, asked: &Asked<'_>) -> Result<Hit, Reply> {
     snapshot
         .router
@@ -336,7 +343,7 @@ pub fn route(snapshot: &Snapshot, asked: &Asked<'_>) -> Result<Hit, Reply> {
 /// A path that is answered here is held to the same as one that is forwarded.
 ///
 /// # Errors
-/// The refusal.
+/// 400 `bad_request`.
 pub fn path(asked: &Asked<'_>) -> Result<(), Reply> {
     let path = asked.path.split('?').next().unwrap_or_default();
     // `*`, or the empty path of an absolute URL.

@@ -203,7 +203,8 @@ pub fn disown(fields: &mut HeaderMap) -> bool {
     changed
 }
 
-/// The same for an answer's head.
+/// Removes from an answer's head the members of `Proxy-Status` that speak in our name, as
+/// [`disown`] does, where there are any.
 ///
 /// # Errors
 /// Never: what is left was a header value.

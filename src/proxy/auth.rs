@@ -97,11 +97,12 @@ impl Gate {
         &self.doubts
     }
 
-    /// The same without an await, for the head of a CONNECT. Once in a while a small file is read
-    /// meanwhile; while another reads it, and nothing is known of it yet, that is 502.
+    /// Lets the request in, or not, as [`Gate::check`] does but without an await, for the head of a
+    /// CONNECT. Once in a while a small file is read meanwhile; while another reads it, and nothing
+    /// is known of it yet, that is 502.
     ///
     /// # Errors
-    /// As above, at once also where the secret is wrong.
+    /// 407, or 502 where none of the secrets can be read; at once also where the secret is wrong.
     pub fn check_here(&self, sources: &[Source], presented: Option<&[u8]>) -> Result<(), Denied> {
         let mut worst = Denied {
             reply: unreadable(),

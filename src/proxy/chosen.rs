@@ -22,11 +22,13 @@ use super::{
 /// The proof that a request has a route, and a token where it needs one: nothing is sent without
 /// it.
 pub struct Chosen {
+    /// The upstream that the request is for.
     pub upstream: Arc<Upstream>,
     /// Path and query to send, before anything is injected.
     pub path: String,
     /// What was taken off the path, for Location; `None` where the match was not by path.
     pub stripped: Option<Arc<str>>,
+    /// What the request is sent with.
     pub access: Access,
     /// What was made of tokens and secrets for this request alone, and must not come back.
     pub made: Vec<Word>,
@@ -36,9 +38,13 @@ pub struct Chosen {
 pub enum Access {
     /// The client's own headers.
     Own,
+    /// What we inject.
     Credential {
+        /// Whose tokens they are.
         credential: Arc<Credential>,
+        /// Which of its token sets.
         partition: Partition,
+        /// Header values and more, rendered from the tokens at hand.
         presented: Arc<Presented>,
     },
 }
@@ -46,6 +52,7 @@ pub enum Access {
 /// What kind of connection a request needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Speaks {
+    /// HTTP/1.1, or HTTP/2 where both sides can.
     Http,
     /// HTTP/2 is a must.
     Grpc,
@@ -55,23 +62,30 @@ pub enum Speaks {
 
 /// One request's state, from its head to its log line.
 pub struct Ctx {
+    /// The configuration that it sees from beginning to end.
     pub snapshot: Arc<Snapshot>,
+    /// When its head had been read.
     pub started: Now,
+    /// What was decided, once it was.
     pub chosen: Option<Chosen>,
     /// Set where a later phase found the reason for an error that pingora only carries.
     pub refusal: Option<Reply>,
     pub flight: Option<Flight>,
+    /// There where it is being sent once more.
     pub replay: Option<Replay>,
     /// Times `upstream_peer` was called: pingora's own bound is shared by all reasons for a retry.
     pub tries: usize,
     /// Interim (1xx) answers so far.
     pub interim: usize,
+    /// The upstream's addresses, once its name was looked up.
     pub addresses: Option<Arc<[SocketAddr]>>,
     /// Index of the address in use.
     pub address: usize,
+    /// What kind of connection it needs.
     pub speaks: Speaks,
-    /// For the access log: the status that was sent, and our code where it was ours.
+    /// For the access log: our error code, where the answer was ours.
     pub code: Option<&'static str>,
+    /// For the access log: the status that was sent, 0 before.
     pub status: u16,
     /// The answer's end is the end of its connection.
     pub open_ended: bool,
@@ -134,6 +148,7 @@ pub struct Flight {
 }
 
 impl Flight {
+    /// Counts it from now; it began at `begun`.
     #[must_use]
     pub fn begin(metrics: &Metrics, upstream: &Arc<str>, begun: Now) -> Self {
         metrics.request_begin(upstream);
@@ -144,9 +159,11 @@ impl Flight {
             answered: None,
         }
     }
+    /// The upstream's name.
     pub fn name(&self) -> &Arc<str> {
         &self.upstream
     }
+    /// The vendor's answer with this status is what the client gets.
     pub fn answered(&mut self, status: u16) {
         self.answered = Some(status);
     }
@@ -154,6 +171,7 @@ impl Flight {
     pub fn broken(&mut self) {
         self.answered = None;
     }
+    /// How long ago the request began.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.begun.until(Now::now())
@@ -180,6 +198,7 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// One whose outcome is still open.
     #[must_use]
     pub fn begin(metrics: &Metrics, upstream: &Arc<str>) -> Self {
         Self {
@@ -188,6 +207,7 @@ impl Replay {
             outcome: "failed",
         }
     }
+    /// The vendor took the new token.
     pub fn worked(&mut self) {
         self.outcome = "ok";
     }

@@ -64,7 +64,7 @@ pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
     Ok(())
 }
 
-/// The same for trailers.
+/// Takes out of trailers what [`hide`] takes out of a head.
 pub fn hide_in_trailers(trailers: &mut HeaderMap, chosen: &Chosen) {
     let Access::Credential { presented, .. } = &chosen.access else {
         return;

@@ -33,6 +33,8 @@ pub const TRIES: usize = 8;
 /// HTTP/2 streams a client may have open on one connection.
 const STREAMS: u32 = 250;
 
+/// The data port: what [`listen::serve`](crate::listen::serve) asks about each connection, and what
+/// requests are handed to.
 pub struct Front {
     app: Arc<HttpProxy<Proxy>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -46,7 +48,7 @@ pub fn front(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Metrics) -> Arc<Front> {
     front_with(snapshot, metrics, Resolver::default())
 }
 
-/// As `front`, with another source of addresses.
+/// The data port over what runs now, with `resolver` as the source of addresses.
 #[must_use]
 pub fn front_with(
     snapshot: Arc<ArcSwap<Snapshot>>,

@@ -14,19 +14,22 @@ const MOST_HEADERS: usize = 256;
 /// What a sound head says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sound<'a> {
+    /// A request that may go on to pingora.
     Request,
-    /// Host and port, as written.
+    /// CONNECT, which is answered here.
     Connect {
+        /// Host and port, as written.
         authority: &'a str,
-        /// Where there is exactly one.
+        /// The value of that field, where there is exactly one.
         proxy_authorization: Option<&'a [u8]>,
     },
 }
 
-/// The head of one request, in its only reading.
+/// The head of one HTTP/1 request, blank line included, in its only reading (RFC 9112).
 ///
 /// # Errors
-/// The refusal.
+/// 400 `bad_request` where there is none or more than one, 414 `uri_too_long`, 431
+/// `headers_too_large`.
 pub fn judge(head: &[u8], limits: Limits) -> Result<Sound<'_>, Reply> {
     let line = head.iter().position(|b| *b == b'\r').unwrap_or(head.len());
     let target = head

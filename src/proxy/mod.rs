@@ -34,11 +34,17 @@ pub use front::{Front, front, front_with};
 
 /// What all requests share.
 pub struct Proxy {
+    /// What runs now; each request loads it once.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Where requests are counted.
     pub metrics: Metrics,
+    /// Addresses of upstreams.
     pub resolver: resolve::Resolver,
+    /// What the files of upstreams' `tls` tables hold.
     pub trust: peer::Trust,
+    /// Upstreams to which HTTP/1.1 is spoken for a while, since their HTTP/2 broke.
     pub downgrades: downgrade::Downgrades,
+    /// The callers' shared secret.
     pub gate: Arc<auth::Gate>,
     places: places::Places,
 }

@@ -17,8 +17,10 @@ pub struct Outgoing {
 /// whole request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Odd {
+    /// Something came behind the end.
     #[error("a piece of the body comes after its end")]
     AfterItsEnd,
+    /// More came, or less, than `Content-Length` says.
     #[error("the body is not as long as Content-Length says")]
     AnotherLength,
 }

@@ -58,6 +58,9 @@ pub struct Identity {
 }
 
 impl Trust {
+    /// Who is trusted and who we are where this `tls` table says so; the files are looked at again
+    /// after 10 s, and their last good state goes on while they cannot be used.
+    ///
     /// # Errors
     /// In words: files that cannot be read or used, where there is no last good state.
     pub async fn identity(&self, tls: &Tls) -> Result<Arc<Identity>, String> {

@@ -21,40 +21,72 @@ const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 const RETRY_AFTER: u64 = 1;
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// Every cause there is (CONTRACT 4).
+/// Why a request is refused: every cause there is (CONTRACT 4). Several share one code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
+    /// No upstream has this host or path.
     NoRoute,
+    /// A forward-proxy request or CONNECT to a host that is no upstream's.
     ForbiddenDestination,
+    /// A web page calls, or a name that may have been rebound to us.
     ForbiddenOrigin,
+    /// CONNECT to an upstream: interception is not there.
     InterceptOff,
+    /// The callers' shared secret is missing or wrong.
     ProxyAuthRequired,
+    /// The request cannot be read, or in two ways.
     BadRequest,
+    /// The client's head or body comes too slowly.
     RequestTimeout,
+    /// The header that selects a partition is missing, repeated, or does not fit.
     PartitionInvalid,
+    /// TRACE, TRACK, CONNECT over HTTP/2, or a wrong method of a path of ours.
     MethodRefused,
+    /// The head is above `limits.header_bytes` or `limits.headers`.
     HeadersTooLarge,
+    /// The target is above `limits.uri_bytes`.
     UriTooLong,
+    /// There is no token, and the token endpoint gives none.
     TokenUnavailable,
+    /// More requests wait for the token than `guard.max_waiters`.
     TokenOverloaded,
+    /// More connections, requests or unfinished heads than may be.
     Overloaded,
+    /// It came after SIGTERM.
     Draining,
+    /// A token call hangs for longer than the request may wait.
     TokenTimeout,
+    /// The vendor says nothing for `timeouts.read`.
     UpstreamTimeout,
+    /// No connection to the vendor within `timeouts.connect`.
     ConnectTimeout,
+    /// The resolver does not answer within `timeouts.connect`.
     DnsTimeout,
+    /// The vendor refuses our secret.
     TokenRejected,
+    /// The token endpoint's answer makes no sense, or a parameter is wrong.
     TokenMisconfigured,
+    /// A secret's file cannot be read.
     SecretUnreadable,
+    /// There is no way to the vendor's address.
     Unreachable,
+    /// The vendor's address takes no connection.
     Refused,
+    /// The vendor's name cannot be resolved.
     Dns,
+    /// The TLS handshake with the vendor failed.
     UpstreamTls,
+    /// The vendor's certificate is not to be trusted.
     UpstreamCertificate,
+    /// The vendor ended the connection with a TLS alert, mostly over our client certificate.
     UpstreamAlert,
+    /// The vendor's answer breaks its protocol.
     UpstreamProtocol,
+    /// The vendor's answer ended early.
     UpstreamIncomplete,
+    /// Our own Via came back.
     LoopDetected,
+    /// A mistake of ours.
     Internal,
 }
 
@@ -277,6 +309,7 @@ impl Cause {
         self.row().code
     }
 
+    /// The HTTP status of the answer.
     #[must_use]
     pub fn status(self) -> StatusCode {
         self.row().status
@@ -286,17 +319,24 @@ impl Cause {
 /// One refusal. Holds nothing of a secret, a token, or the vendor's own words.
 #[derive(Debug, Clone)]
 pub struct Reply {
+    /// Decides code, status and title.
     pub cause: Cause,
+    /// What happened and what to do about it, for a person.
     pub detail: String,
+    /// The upstream's name, once the route is known.
     pub upstream: Option<Arc<str>>,
+    /// The credential's name, where it is to do with one.
     pub credential: Option<Arc<str>>,
+    /// The token's name, where it is to do with one.
     pub token: Option<Arc<str>>,
+    /// Sent as `Retry-After`, in whole seconds, rounded up; with 503 it is 1 s where this is `None`.
     pub retry_after: Option<Duration>,
     /// What 405 names (RFC 9110 section 10.2.1).
     pub allow: &'static str,
 }
 
 impl Reply {
+    /// One that names no upstream, credential or token yet.
     pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
         Self {
             cause,
@@ -407,10 +447,11 @@ impl Reply {
         Ok(response)
     }
 
-    /// The same for a gRPC caller: trailers-only (gRPC over HTTP/2, "Responses").
+    /// What pingora sends to a gRPC caller: status 200 and trailers-only (gRPC over HTTP/2,
+    /// "Responses"). `content_type` is the one that the caller sent.
     ///
     /// # Errors
-    /// None that can happen.
+    /// None that can happen: every name and value is ours, or a header value already.
     pub fn grpc(&self, content_type: &str) -> pingora_error::Result<ResponseHeader> {
         let mut response = ResponseHeader::build(StatusCode::OK, Some(8))?;
         let message = format!("{}: {}", self.cause.code(), self.detail);

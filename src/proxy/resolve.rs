@@ -28,6 +28,7 @@ type Looked<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Sen
 
 /// Who is asked.
 pub trait Lookup: Send + Sync + 'static {
+    /// The addresses of `host`, each with `port`, in the order in which to try them.
     fn lookup<'a>(&'a self, host: &'a str, port: u16) -> Looked<'a>;
 }
 
@@ -41,15 +42,18 @@ impl Lookup for System {
     }
 }
 
+/// Why a name has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DnsError {
+    /// The resolver knows none, or fails.
     #[error("the name cannot be resolved")]
     Unknown,
+    /// It has not answered within the patience of who asks.
     #[error("the resolver does not answer")]
     Timeout,
 }
 
-/// Cheap to clone.
+/// Addresses of names, remembered for seconds and looked up once however many ask. Cheap to clone.
 #[derive(Clone)]
 pub struct Resolver {
     lookup: Arc<dyn Lookup>,
@@ -73,6 +77,7 @@ impl Default for Resolver {
 }
 
 impl Resolver {
+    /// One that knows nothing yet and asks `lookup`.
     #[must_use]
     pub fn new(lookup: Arc<dyn Lookup>) -> Self {
         Self {
@@ -81,10 +86,12 @@ impl Resolver {
         }
     }
 
-    /// The addresses of `host`, in the order in which to try them; never empty. IP literals are taken as they are.
+    /// The addresses of `host`, in the order in which to try them; never empty. IP literals are
+    /// taken as they are.
     ///
     /// # Errors
-    /// [`DnsError`].
+    /// [`DnsError`]: there is none, or none within `patience`. A failure is told to all who ask
+    /// within a second.
     pub async fn addresses(&self, host: &str, port: u16, patience: Duration) -> Found {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(Arc::from([SocketAddr::new(ip, port)]));

@@ -15,38 +15,50 @@ pub struct Rule {
     /// `match.path`: a prefix of whole segments, `"/acme"`; `"/"` is every path; `None`: not by
     /// path.
     pub path: Option<String>,
+    /// `strip_path`: the prefix that matched is left out of what is sent.
     pub strip_path: bool,
     /// `match.hosts`, lower case, without port.
     pub hosts: Vec<String>,
     /// `match.forward`: the `url` itself is matched for absolute-form requests (and CONNECT).
     pub forward: bool,
+    /// Where the requests go.
     pub url: Target,
 }
 
 /// Origin and base path of an upstream's `url`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
+    /// The scheme is `https`.
     pub tls: bool,
     /// Lower case; an IPv6 literal without brackets.
     pub host: String,
+    /// 1 to 65535; the scheme's own where the `url` names none.
     pub port: u16,
     /// `""` or `"/v2"`: never a trailing slash.
     pub base: String,
 }
 
-/// How a request names its target.
+/// How a request names its target (RFC 9112 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form<'a> {
-    /// Origin-form; `host` is the Host header or `:authority`.
-    Origin { host: &'a str },
-    /// Absolute-form (`http://host/…`).
-    Absolute { scheme: &'a str, authority: &'a str },
+    /// Origin-form (`/path`).
+    Origin {
+        /// The Host field, or HTTP/2's `:authority`, as it was sent.
+        host: &'a str,
+    },
+    /// Absolute-form (`http://host/…`), as a client sends it to a forward proxy.
+    Absolute {
+        /// In any case; only `http` and `https` match anything.
+        scheme: &'a str,
+        /// Host and port, as they were sent.
+        authority: &'a str,
+    },
 }
 
-/// What was found.
+/// The upstream that a request is for, and what to ask it for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hit {
-    /// Index of the rule.
+    /// Index of the rule in the list that [`Router::new`] was given.
     pub upstream: usize,
     /// Path and query to send, base path in front.
     pub path: String,
@@ -58,10 +70,13 @@ pub struct Hit {
 /// Why nothing was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Miss {
+    /// Origin-form: no upstream has this host, and none a path that this one begins with.
     NoRoute,
-    /// Forward proxy: the host is no upstream's.
+    /// Absolute-form: no upstream's `url` has this host and port with a base path that this path
+    /// lies in, or two fit equally.
     Forbidden,
-    /// A dot segment, however encoded, or a path without a leading slash.
+    /// The path is none that [`acceptable_path`] lets through (a dot segment, however encoded, no
+    /// leading slash …), or the query holds white space, a control character or `#`.
     BadPath,
 }
 
@@ -81,7 +96,8 @@ pub struct Router {
 }
 
 impl Router {
-    /// Ambiguous routes have been refused by `config::parse` before.
+    /// Takes the rules of all upstreams. Each host and path stands in one of them at most: what is
+    /// ambiguous was refused with the configuration; here the later one would win.
     #[must_use]
     pub fn new(rules: Vec<Rule>) -> Self {
         let mut router = Self::default();
@@ -114,8 +130,11 @@ impl Router {
         router
     }
 
+    /// The upstream of a request, and the path and query to send there. `path_and_query` is what
+    /// the client sent, undecoded; what is matched is what is sent on.
+    ///
     /// # Errors
-    /// [`Miss`].
+    /// [`Miss`], with the reason: no rule fits, or the path may be sent nowhere.
     pub fn find(&self, form: Form<'_>, path_and_query: &str) -> Result<Hit, Miss> {
         let (path, query) =
             path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));

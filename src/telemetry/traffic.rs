@@ -23,6 +23,7 @@ pub struct Traffic {
     pub answers: BTreeMap<String, u64>,
     /// Our own refusals by error code.
     pub refusals: BTreeMap<String, u64>,
+    /// Requests being served now.
     pub in_flight: u64,
     /// The vendor's last statuses, the newest first; at most eight.
     pub last: Vec<u16>,

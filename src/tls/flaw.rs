@@ -31,7 +31,9 @@ pub enum Flaw {
     NotYetValid(Option<u64>),
     /// It names others than the one asked for. Each is `None` where it is not known.
     OtherName {
+        /// The name that was connected to, or `server_name`.
         asked: Option<String>,
+        /// Those of its subjectAltName.
         names: Option<Vec<String>>,
     },
     /// It does not carry its issuer's signature.
@@ -92,8 +94,8 @@ impl Flaw {
         }
     }
 
-    /// The same from the text in which rustls tells it, for where a library hands on no more than
-    /// that. `None`: it speaks of no certificate.
+    /// The flaw that a text of rustls tells of, for where a library hands on no more than the text.
+    /// `None`: it speaks of no certificate.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
         let told = &text[text.find(BEGINS)? + BEGINS.len()..];

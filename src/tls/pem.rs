@@ -124,12 +124,12 @@ pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Er
 /// behind it. `None`: there is none.
 ///
 /// # Errors
-/// It is damaged.
+/// It is damaged: no base64, or without an end.
 pub fn private_key(text: &[u8]) -> Option<Result<PrivateKeyDer<'static>, pem::Error>> {
     first_key(text).map(|section| der(&section))
 }
 
-/// The same, as a section.
+/// The first private key of any kind as it stands in the text, undecoded; `None`: there is none.
 #[must_use]
 pub fn first_key(text: &[u8]) -> Option<Section<'_>> {
     sections(text).find(|section| {
