@@ -154,7 +154,7 @@ fn hot_path(c: &mut Criterion) {
         location::rewrite(answer, &chosen, &snapshot).unwrap();
     };
     c.bench_function("answer", |b| {
-        b.iter_batched_ref(|| answered.clone(), judge, criterion::BatchSize::SmallInput)
+        b.iter_batched_ref(|| answered.clone(), judge, criterion::BatchSize::SmallInput);
     });
     c.bench_function("all four", |b| {
         b.iter_batched_ref(

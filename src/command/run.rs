@@ -81,9 +81,9 @@ fn begin(file: &Path) -> Result<(Config, Option<Volume>), Exit> {
 /// What ends the program, in the form of its log.
 fn fail(json: bool, why: &dyn std::fmt::Display) {
     if json {
-        tracing::error!("{why}")
+        tracing::error!("{why}");
     } else {
-        complain(format_args!("cupbearer: {why}"))
+        complain(format_args!("cupbearer: {why}"));
     }
 }
 

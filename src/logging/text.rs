@@ -96,7 +96,7 @@ impl Line {
             name if name.starts_with("log.") => {}
             // Writing to a String does not fail.
             name if quoted => {
-                _ = write!(self.fields, " {}={text:?}", name.trim_start_matches("r#"))
+                _ = write!(self.fields, " {}={text:?}", name.trim_start_matches("r#"));
             }
             name => _ = write!(self.fields, " {}={text}", name.trim_start_matches("r#")),
         }

@@ -183,7 +183,7 @@ impl Drop for Flight {
         match self.answered {
             Some(status) => {
                 self.metrics
-                    .request_end(&self.upstream, status, self.age().as_secs_f64())
+                    .request_end(&self.upstream, status, self.age().as_secs_f64());
             }
             None => self.metrics.request_aborted(&self.upstream),
         }

@@ -248,7 +248,7 @@ impl Inner {
                 self.report.works();
                 let inner = Arc::clone(self);
                 Spend::Go(Permit::new(key.clone(), id, move |key, id| {
-                    inner.lost(key, id)
+                    inner.lost(key, id);
                 }))
             }
             Answer::Busy => Spend::Busy,

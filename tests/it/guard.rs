@@ -296,7 +296,7 @@ async fn a_latch_lets_one_attempt_through_when_its_hold_ends_and_then_holds_twic
 async fn credentials_of_one_shape_with_different_inline_secrets_never_mix() {
     let (issuer, vendor) = parts().await;
     issuer.change("/token", |e| {
-        e.secrets = ["one", "two", "three"].map(Into::into).into()
+        e.secrets = ["one", "two", "three"].map(Into::into).into();
     });
     let names = [("a", "one"), ("b", "two"), ("c", "three")];
     let text: String = names

@@ -365,7 +365,7 @@ async fn t9_a_token_that_would_forge_headers_is_no_token() {
             "",
         );
         watched(&text, &[], &[], async |daemon| {
-            assert_eq!(refuses(daemon, "/a/x").await["code"], "token_misconfigured")
+            assert_eq!(refuses(daemon, "/a/x").await["code"], "token_misconfigured");
         })
         .await;
         assert_eq!(vendor.counts().requests, 0);

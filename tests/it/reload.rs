@@ -314,7 +314,7 @@ async fn an_unchanged_credential_keeps_its_token_and_its_keeper() {
     // What shapes the request does make a new token.
     let scoped = text.replace("token_url", "scope = \"read\", token_url");
     scene.issuer.change("/acme", |e| {
-        e.scope = crate::support::endpoint::Scope::OneOf(vec!["read".into()])
+        e.scope = crate::support::endpoint::Scope::OneOf(vec!["read".into()]);
     });
     sidecar.rewrite("cupbearer.toml", &scoped);
     post_reload(&sidecar).await;

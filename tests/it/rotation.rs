@@ -167,11 +167,11 @@ async fn a_secret_that_cannot_be_read_is_told_so_and_heals_by_itself() {
         ("only a newline", |file| fs::write(file, "\n").unwrap()),
         ("a directory", |file| fs::create_dir(file).unwrap()),
         ("a link that leads nowhere", |file| {
-            symlink("nowhere", file).unwrap()
+            symlink("nowhere", file).unwrap();
         }),
         ("not UTF-8", |file| fs::write(file, b"\xff\xfe").unwrap()),
         ("too large", |file| {
-            fs::write(file, vec![b'x'; (1 << 20) + 1]).unwrap()
+            fs::write(file, vec![b'x'; (1 << 20) + 1]).unwrap();
         }),
     ];
     for (name, spoil) in spoil {

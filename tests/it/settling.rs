@@ -96,7 +96,7 @@ async fn a_configuration_that_is_written_in_place_takes_no_route_away_while_its_
                 sidecar.status_of("/beta/x").await
             ),
             (200, 200)
-        )
+        );
     };
     serves().await;
     let mut file = File::create(sidecar.path("cupbearer.toml")).unwrap();
@@ -208,7 +208,7 @@ async fn a_token_call_in_a_writer_s_pause_is_made_with_the_last_whole_secret() {
     .await;
     assert_eq!(sidecar.status_of("/acme/x").await, 200);
     scene.issuer.change("/token", |e| {
-        e.secrets = vec!["old".into(), "new-secret".into()]
+        e.secrets = vec!["old".into(), "new-secret".into()];
     });
     let mut generation = 1;
     let mut file = File::create(sidecar.path("secret")).unwrap();

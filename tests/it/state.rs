@@ -232,7 +232,7 @@ pub async fn kill(mut process: Process) {
 /// token might have been what was wanting.
 pub async fn refused_twice(world: &World, config: &Path) -> Process {
     world.issuer.change(SESSION, |e| {
-        (e.secrets, e.life, e.says) = (vec!["old".into()], Duration::from_secs(4), None)
+        (e.secrets, e.life, e.says) = (vec!["old".into()], Duration::from_secs(4), None);
     });
     let process = Process::run(config).await;
     world.until_ok(&process, "/pos/x").await;

@@ -222,7 +222,7 @@ async fn p1_files_are_old_or_new_but_never_torn_at_whatever_moment_one_looks_or_
     let world = World::new("right-p", "right-m").await;
     let (url, state) = (world.issuer.url(), world.path("state"));
     world.issuer.change("/plain", |e| {
-        (e.life, e.says) = (Duration::from_secs(3600), Some(json!(1)))
+        (e.life, e.says) = (Duration::from_secs(3600), Some(json!(1)));
     });
     // Eight tokens that are renewed each half second: a write every 30 ms.
     let mut many = String::new();

@@ -171,9 +171,9 @@ async fn connections_that_were_answered_keep_half_of_the_seats_and_no_more() {
                 .await
                 .1;
             if first < known.len() {
-                drop(known.remove(first))
+                drop(known.remove(first));
             } else {
-                drop(crowd.remove(first - known.len()))
+                drop(crowd.remove(first - known.len()));
             }
         };
         let (newcomer, ()) = tokio::join!(seated(&seats), leaves);

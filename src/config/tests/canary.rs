@@ -57,7 +57,7 @@ fn file(tree: &Map<String, Value>) -> String {
 fn leaves(value: &Value, at: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(table) => table.iter().for_each(|(key, value)| {
-            leaves(value, &format!("{at}/{}", key.replace('/', "~1")), found)
+            leaves(value, &format!("{at}/{}", key.replace('/', "~1")), found);
         }),
         Value::Array(items) if !items.is_empty() => {
             found.push(at.to_owned());

@@ -223,7 +223,7 @@ impl Reader<'_> {
                     }
                     match (tokens.remove(0), tokens.is_empty()) {
                         (Token::Word(word), false) if word == "if" => {
-                            parts.push(self.choose(tokens)?)
+                            parts.push(self.choose(tokens)?);
                         }
                         (Token::Word(word), false) if word == "elif" => {
                             return Ok((parts, End::Elif(tokens)));
@@ -356,7 +356,7 @@ impl Reader<'_> {
                             r#"a backslash in a text is followed by n, r, t, ", ' or another one"#
                                 .to_owned(),
                         ),
-                    })
+                    });
                 }
                 c if c == quote => {
                     self.rest = self.rest.get(at + 1..).unwrap_or_default();

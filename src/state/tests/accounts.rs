@@ -61,7 +61,7 @@ async fn a_stream_of_wrong_secrets_makes_two_attempts_over_restarts_and_processe
         let (one, other) = (ledger(&dir), ledger(&dir));
         match one.strictly(secret).await {
             Spend::Go(permit) if secret <= 2 => {
-                one.disk.settle(permit, Verdict::Rejected, &strict()).await
+                one.disk.settle(permit, Verdict::Rejected, &strict()).await;
             }
             Spend::Latched(None) if secret > 2 => {}
             answer => panic!("{secret}: {answer:?}"),

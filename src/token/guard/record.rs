@@ -172,7 +172,7 @@ impl Record {
                 self.secret.succeeded(id);
             }
             Verdict::Rejected | Verdict::RejectedPartition if !alone => {
-                self.secret.rejected(id, max, now)
+                self.secret.rejected(id, max, now);
             }
             _ => self.secret.given_back(id),
         }

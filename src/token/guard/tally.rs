@@ -64,10 +64,10 @@ impl Tally<'_> {
         match verdict {
             Verdict::Success => self.account.succeeded(id),
             Verdict::RejectedForClock if self.account.max().is_some() => {
-                self.account.rejected(id, now)
+                self.account.rejected(id, now);
             }
             refused if self.record.blames_secret(whose.partition, refused) => {
-                self.account.rejected(id, now)
+                self.account.rejected(id, now);
             }
             _ => self.account.given_back(id),
         }

@@ -221,7 +221,7 @@ impl Task {
         if self.slot.want_fresh.load(Acquire) {
             match &token {
                 Some(t) if self.slot.sendable(t, now) && !self.slot.fresh(t, now) => {
-                    self.todo = true
+                    self.todo = true;
                 }
                 _ => self.slot.want_fresh.store(false, Release),
             }

@@ -74,7 +74,7 @@ async fn a_unix_socket_serves_and_is_private() {
 async fn above_the_cap_a_newcomer_gets_the_seat_of_a_silent_connection() {
     let vendor = Vendor::start(ok).await;
     let port = port(vec![upstream("acme", vendor.address)], |c| {
-        c.proxy.limits.connections = 1
+        c.proxy.limits.connections = 1;
     });
     let mut first = TcpStream::connect(port.address).await.unwrap();
     first
@@ -127,7 +127,7 @@ async fn above_the_cap_a_newcomer_is_refused_where_a_request_runs_on_each_connec
 async fn a_slow_head_is_cut_off_also_on_a_kept_connection() {
     let vendor = Vendor::start(ok).await;
     let port = port(vec![upstream("acme", vendor.address)], |c| {
-        c.proxy.limits.header_timeout = Duration::from_millis(200)
+        c.proxy.limits.header_timeout = Duration::from_millis(200);
     });
     let mut socket = TcpStream::connect(port.address).await.unwrap();
     socket

@@ -74,7 +74,7 @@ async fn host_and_absolute_form_find_the_upstream_too() {
 async fn what_we_refuse_never_reaches_a_vendor() {
     let vendor = Vendor::start(ok).await;
     let port = port(vec![upstream("acme", vendor.address)], |c| {
-        c.proxy.via = Some("me".into())
+        c.proxy.via = Some("me".into());
     });
     let h = port.address;
     for (request, expected) in [
@@ -201,7 +201,7 @@ async fn callers_prove_themselves_where_client_auth_is_set() {
         Source::File(file),
     ] {
         let port = port(vec![upstream("acme", vendor.address)], |c| {
-            c.proxy.client_auth = vec![source]
+            c.proxy.client_auth = vec![source];
         });
         let without = port.get("/acme/x", "").await;
         assert_eq!(

@@ -169,7 +169,7 @@ impl Parser {
                 "content-length" => lengths.push(value.to_owned()),
                 "x-case" => value.trim().clone_into(&mut case),
                 "transfer-encoding" => {
-                    coding = Some(format!("{}{value}", coding.unwrap_or_default()))
+                    coding = Some(format!("{}{value}", coding.unwrap_or_default()));
                 }
                 _ => {}
             }

@@ -253,7 +253,7 @@ async fn exchange(
                 request.trailers = frame
                     .trailers_ref()
                     .map(|t| fields(t).collect())
-                    .unwrap_or_default()
+                    .unwrap_or_default();
             }
         }
     }

@@ -263,7 +263,7 @@ impl<S: Io> Conn<S> {
         match &reply.body {
             _ if chunked => fields.push(("Transfer-Encoding".into(), "chunked".into())),
             Body::Bytes(b) if reply.status != 204 && reply.status != 304 => {
-                fields.push(("Content-Length".into(), b.len().to_string()))
+                fields.push(("Content-Length".into(), b.len().to_string()));
             }
             Body::Long(n) => fields.push(("Content-Length".into(), n.to_string())),
             _ => {}

@@ -329,9 +329,9 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
     let told = |k: usize, asked: bool| {
         let mut seen = world.seen.lock().unwrap();
         if asked {
-            seen[k].asked = true
+            seen[k].asked = true;
         } else {
-            seen[k].changed = true
+            seen[k].changed = true;
         }
     };
     for (n, step) in steps.iter().enumerate() {
