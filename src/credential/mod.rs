@@ -30,7 +30,7 @@ pub use world::World;
 
 use self::{bundle::Bundle, world::Shared};
 use crate::{
-    oauth::{Known, TokenCall, TokenClient},
+    oauth::{CallHistory, TokenCall, TokenClient},
     profile::{self, Profile},
     secret::Secrets,
     token::{Keeper, KeeperName, Now, Tuning},
@@ -152,7 +152,7 @@ impl Credential {
                     partition: values.clone(),
                     client: client.clone(),
                     metrics: self.world.metrics.clone(),
-                    known: Known::default(),
+                    history: CallHistory::default(),
                 };
                 Keeper::spawn(
                     name.clone(),

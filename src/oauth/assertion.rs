@@ -12,7 +12,7 @@ use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::request::{self, Refused};
+use super::request::{self, RequestError};
 use crate::{
     profile::{Scope, Template, model::Assertion},
     tls::pem,
@@ -24,7 +24,7 @@ pub const CLOCK_SET: Duration = Duration::from_hours(438_288);
 
 /// What an assertion says where the profile does not say otherwise.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Usual<'a> {
+pub struct AssertionDefaults<'a> {
     /// iss and sub.
     pub client_id: Option<&'a str>,
     /// aud: the token URL.
@@ -34,44 +34,44 @@ pub struct Usual<'a> {
 /// Signs a fresh assertion: a new `jti`, `iat` and `exp` by the wall clock `wall`.
 ///
 /// # Errors
-/// [`Refused`]: a template that does not render, a key that is none or of another kind, or (to be
+/// [`RequestError`]: a template that does not render, a key that is none or of another kind, or (to be
 /// tried again) a clock that is not set.
-pub fn sign(
+pub fn sign_assertion(
     spec: &Assertion,
-    usual: Usual<'_>,
+    defaults: AssertionDefaults<'_>,
     scope: &Scope<'_>,
     wall: Duration,
-) -> Result<Zeroizing<String>, Refused> {
+) -> Result<Zeroizing<String>, RequestError> {
     if wall < CLOCK_SET {
-        return Err(Refused::clock(
+        return Err(RequestError::unset_clock(
             "the clock of this machine is wrong (before 2020): an assertion cannot be dated",
         ));
     }
-    let key = key(spec, scope)?;
-    let head = part(&Value::Object(header(spec, scope)?));
-    let body = part(&Value::Object(claims(spec, usual, scope, wall)?));
+    let key = signing_key(spec, scope)?;
+    let head = encode_part(&Value::Object(jose_header(spec, scope)?));
+    let body = encode_part(&Value::Object(render_claims(spec, defaults, scope, wall)?));
     let message = Zeroizing::new(format!("{head}.{body}"));
     let signature = crypto::sign(message.as_bytes(), &key, spec.alg).map_err(|_| {
-        Refused::new(format!(
+        RequestError::new(format!(
             "{}: this key cannot sign {:?} (its kind, curve or size does not fit)",
-            name(&spec.key),
+            key_name(&spec.key),
             spec.alg
         ))
     })?;
     Ok(Zeroizing::new(format!("{}.{signature}", message.as_str())))
 }
 
-fn part(value: &Value) -> String {
+fn encode_part(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
 /// RFC 7515 4.1. `alg` is always the algorithm that signs; `typ` may be overridden, or left out by
 /// an empty one.
-fn header(spec: &Assertion, scope: &Scope<'_>) -> Result<Map<String, Value>, Refused> {
+fn jose_header(spec: &Assertion, scope: &Scope<'_>) -> Result<Map<String, Value>, RequestError> {
     let mut header = Map::new();
     header.insert("typ".into(), "JWT".into());
     for (name, template) in &spec.header {
-        let text = request::render(template, scope)?;
+        let text = request::render_template(template, scope)?;
         if text.is_empty() {
             header.remove(name);
         } else {
@@ -82,18 +82,18 @@ fn header(spec: &Assertion, scope: &Scope<'_>) -> Result<Map<String, Value>, Ref
     Ok(header)
 }
 
-fn claims(
+fn render_claims(
     spec: &Assertion,
-    usual: Usual<'_>,
+    defaults: AssertionDefaults<'_>,
     scope: &Scope<'_>,
     wall: Duration,
-) -> Result<Map<String, Value>, Refused> {
+) -> Result<Map<String, Value>, RequestError> {
     let now = wall.as_secs();
     let mut claims = Map::new();
-    let usual: BTreeMap<&str, Option<Value>> = BTreeMap::from([
-        ("iss", usual.client_id.map(Into::into)),
-        ("sub", usual.client_id.map(Into::into)),
-        ("aud", usual.audience.map(Into::into)),
+    let defaults: BTreeMap<&str, Option<Value>> = BTreeMap::from([
+        ("iss", defaults.client_id.map(Into::into)),
+        ("sub", defaults.client_id.map(Into::into)),
+        ("aud", defaults.audience.map(Into::into)),
         ("iat", Some(now.into())),
         (
             "exp",
@@ -101,13 +101,13 @@ fn claims(
         ),
         ("jti", Some(uuid::Uuid::new_v4().to_string().into())),
     ]);
-    for (name, value) in usual {
+    for (name, value) in defaults {
         if let Some(value) = value {
             claims.insert(name.to_owned(), value);
         }
     }
     for (name, param) in &spec.claims {
-        match request::tree(param, scope)? {
+        match request::render_param(param, scope)? {
             Value::String(text) if text.is_empty() => {
                 claims.remove(name);
             }
@@ -126,11 +126,11 @@ fn claims(
 
 /// The key: the first PEM private key of the secret (PKCS#8, RSA also PKCS#1, EC also SEC 1),
 /// whatever stands beside it, or for HS* the secret's bytes. Nothing of it is ever in an error.
-fn key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, Refused> {
-    let text = request::render(&spec.key, scope)?;
-    let who = name(&spec.key);
+fn signing_key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, RequestError> {
+    let text = request::render_template(&spec.key, scope)?;
+    let who = key_name(&spec.key);
     if text.is_empty() {
-        return Err(Refused::new(format!("{who}: the key is empty")));
+        return Err(RequestError::new(format!("{who}: the key is empty")));
     }
     if matches!(
         spec.alg,
@@ -139,13 +139,13 @@ fn key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, Refused> {
         return Ok(EncodingKey::from_secret(text.as_bytes()));
     }
     let Some(section) = pem::first_key(text.as_bytes()) else {
-        return Err(Refused::new(format!("{who}: {}", why_none(&text))));
+        return Err(RequestError::new(format!("{who}: {}", why_no_key(&text))));
     };
     let plain = section.plain();
     let found = plain.as_bytes();
     let made = match spec.alg {
         Algorithm::ES256 | Algorithm::ES384 if section.label == "EC PRIVATE KEY" => {
-            sec1(found, spec.alg)
+            key_from_sec1(found, spec.alg)
         }
         Algorithm::ES256 | Algorithm::ES384 => EncodingKey::from_ec_pem(found).ok(),
         Algorithm::EdDSA => EncodingKey::from_ed_pem(found).ok(),
@@ -161,7 +161,7 @@ fn key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, Refused> {
                 spec.alg
             )
         };
-        Refused::new(format!("{who}: {why}"))
+        RequestError::new(format!("{who}: {why}"))
     })
 }
 
@@ -169,7 +169,7 @@ const ENCRYPTED: &str =
     "an encrypted private key cannot be read; decrypt it with `openssl pkcs8 -topk8 -nocrypt`";
 
 /// A SEC1 key ("EC PRIVATE KEY", RFC 5915), which jsonwebtoken takes only as PKCS#8.
-fn sec1(plain: &[u8], alg: Algorithm) -> Option<EncodingKey> {
+fn key_from_sec1(plain: &[u8], alg: Algorithm) -> Option<EncodingKey> {
     let PrivateKeyDer::Sec1(der) = PrivateKeyDer::from_pem_slice(plain).ok()? else {
         return None;
     };
@@ -183,7 +183,7 @@ fn sec1(plain: &[u8], alg: Algorithm) -> Option<EncodingKey> {
 }
 
 /// Why a text holds no private key that could be used, judged by the labels in it alone.
-fn why_none(text: &str) -> &'static str {
+fn why_no_key(text: &str) -> &'static str {
     let mut labels = pem::sections(text.as_bytes())
         .map(|section| section.label)
         .peekable();
@@ -198,7 +198,7 @@ fn why_none(text: &str) -> &'static str {
 }
 
 /// What to call the key in an error: the secret it comes from.
-fn name(key: &Template) -> String {
+fn key_name(key: &Template) -> String {
     key.names()
         .iter()
         .find_map(|n| n.strip_prefix("secrets."))

@@ -13,14 +13,14 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::{
-    assertion::{self, Usual},
+    assertion::{self, AssertionDefaults},
+    classify,
     client::TokenClient,
-    key,
-    pick::Answer,
-    request::{self, Refused, Request},
-    response::{self, Moment},
-    rules,
-    scrub::Scrub,
+    guard_key,
+    issued::{self, SendTime},
+    request::{self, RequestError, TokenRequest},
+    response::TokenResponse,
+    scrubber::Scrubber,
 };
 use crate::{
     profile::{Profile, Scope, TokenSpec, model::ClientAuth},
@@ -44,12 +44,12 @@ pub struct TokenCall {
     /// What it trusts may change under a running keeper, too.
     pub client: Arc<arc_swap::ArcSwap<TokenClient>>,
     pub metrics: Metrics,
-    pub known: Known,
+    pub history: CallHistory,
 }
 
 /// What earlier calls have taught.
 #[derive(Default)]
-pub struct Known {
+pub struct CallHistory {
     /// The token got last and the one before it: a vendor that refuses the next may tell them back,
     /// and then they are scrubbed.
     tokens: Mutex<[Option<Arc<Zeroizing<String>>>; 2]>,
@@ -63,7 +63,7 @@ struct VendorClock(AtomicI64);
 
 impl VendorClock {
     /// The time by which assertions are dated when ours is `wall`.
-    fn time(&self, wall: Duration) -> Duration {
+    fn vendor_time(&self, wall: Duration) -> Duration {
         let ahead = self.0.load(Relaxed);
         let by = Duration::from_secs(ahead.unsigned_abs());
         if ahead < 0 {
@@ -81,7 +81,7 @@ impl VendorClock {
     }
 }
 
-impl Known {
+impl CallHistory {
     fn learn(&self, token: &Arc<Zeroizing<String>>) {
         let mut held = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if held[0].as_ref() != Some(token) {
@@ -89,13 +89,13 @@ impl Known {
         }
     }
 
-    fn add_to(&self, scrub: &mut Scrub) {
+    fn add_to(&self, scrubber: &mut Scrubber) {
         let held = self
             .tokens
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        held.iter().flatten().for_each(|token| scrub.add(token));
+        held.iter().flatten().for_each(|token| scrubber.add(token));
     }
 }
 
@@ -107,28 +107,28 @@ impl Fetch for TokenCall {
         Box::pin(async move {
             // Never a reading of its own: half of what somebody is writing would be a wrong
             // attempt.
-            let values = self.secrets.values().await.map_err(unread)?;
+            let values = self.secrets.values().await.map_err(unreadable_secret)?;
             let spec = self.profile.tokens.get(self.index).ok_or_else(|| {
-                Refused::new("no such token in the profile").failure(&Scrub::default())
+                RequestError::new("no such token in the profile").to_failure(&Scrubber::default())
             })?;
-            let mut scrub = scrub(&values, &self.profile, spec, parents);
-            self.known.add_to(&mut scrub);
+            let mut scrubber = scrubber_for(&values, &self.profile, spec, parents);
+            self.history.add_to(&mut scrubber);
             let mut attempt = Attempt {
                 profile: self.profile.clone(),
                 index: self.index,
                 partition: self.partition.clone(),
                 client: TokenClient::clone(&self.client.load()),
-                scrub,
+                scrubber,
                 vars: parents.iter().flat_map(|p| p.issued.vars.clone()).collect(),
-                parents: self.named(spec, parents),
+                parents: self.named_tokens(spec, parents),
                 values: Values::clone(&values),
                 key: None,
-                clock: self.known.clock.clone(),
+                clock: self.history.clock.clone(),
             };
             // A trial run: what cannot be made is found before an attempt is spent on it.
             let trial = attempt
-                .make(Now::now().wall())
-                .map_err(|r| r.failure(&attempt.scrub))?;
+                .render(Now::now().wall())
+                .map_err(|r| r.to_failure(&attempt.scrubber))?;
             attempt.key = trial
                 .url()
                 .and_then(|url| attempt.key(spec, url, &self.name.credential));
@@ -138,7 +138,7 @@ impl Fetch for TokenCall {
 
     fn note(&self, event: Event<'_>) {
         if let Event::Issued { token, .. } = &event {
-            self.known.learn(&token.issued.value);
+            self.history.learn(&token.issued.value);
         }
         self.metrics.token_event(&self.name, &event);
     }
@@ -146,7 +146,7 @@ impl Fetch for TokenCall {
 
 impl TokenCall {
     /// The parents' tokens with their names.
-    fn named(
+    fn named_tokens(
         &self,
         spec: &TokenSpec,
         parents: &[Arc<Token>],
@@ -168,7 +168,7 @@ struct Attempt {
     index: usize,
     partition: Vec<(Arc<str>, String)>,
     client: TokenClient,
-    scrub: Scrub,
+    scrubber: Scrubber,
     vars: BTreeMap<String, String>,
     parents: Vec<(Arc<str>, Arc<Zeroizing<String>>)>,
     values: Values,
@@ -177,14 +177,14 @@ struct Attempt {
 }
 
 /// What an attempt comes to.
-enum Made {
+enum RenderedAttempt {
     /// To be sent. With the assertion in it, if any.
-    Call(Box<Request>, Option<Zeroizing<String>>),
+    Call(Box<TokenRequest>, Option<Zeroizing<String>>),
     /// The assertion is itself the token; it lives that long.
     Token(Zeroizing<String>, Duration),
 }
 
-impl Made {
+impl RenderedAttempt {
     fn url(&self) -> Option<&Url> {
         match self {
             Self::Call(request, _) => Some(&request.url),
@@ -194,11 +194,11 @@ impl Made {
 }
 
 impl Attempt {
-    fn spec(&self) -> Result<&TokenSpec, Refused> {
+    fn spec(&self) -> Result<&TokenSpec, RequestError> {
         self.profile
             .tokens
             .get(self.index)
-            .ok_or_else(|| Refused::new("no such token in the profile"))
+            .ok_or_else(|| RequestError::new("no such token in the profile"))
     }
 
     /// What a refusal of this attempt counts against.
@@ -216,15 +216,15 @@ impl Attempt {
             wall: Some(Now::now().wall()),
             ..Scope::default()
         };
-        key::key(&self.profile, spec, url, credential, &scope)
+        guard_key::attempt_key(&self.profile, spec, url, credential, &scope)
     }
 
     /// Renders and signs. Pure but for the fresh `jti` and the vendor's clock, which dates what is
     /// signed.
-    fn make(&self, wall: Duration) -> Result<Made, Refused> {
+    fn render(&self, wall: Duration) -> Result<RenderedAttempt, RequestError> {
         let spec = self.spec()?;
         let wall = if spec.assertion.is_some() {
-            self.clock.time(wall)
+            self.clock.vendor_time(wall)
         } else {
             wall
         };
@@ -247,16 +247,16 @@ impl Attempt {
             wall: Some(wall),
             assertion: None,
         };
-        let url = request::address(spec, &scope)?;
+        let url = request::render_token_url(spec, &scope)?;
         let audience = url.as_ref().map(Url::as_str);
-        let usual = Usual {
+        let usual = AssertionDefaults {
             client_id: self.values.get("client_id").map(Secret::expose),
             audience,
         };
         let signed = spec
             .assertion
             .as_ref()
-            .map(|a| assertion::sign(a, usual, &scope, wall))
+            .map(|a| assertion::sign_assertion(a, usual, &scope, wall))
             .transpose()?;
         match (url, signed) {
             (Some(url), signed) => {
@@ -264,19 +264,19 @@ impl Attempt {
                     assertion: signed.as_ref().map(|s| s.as_str()),
                     ..scope
                 };
-                let request = request::build(spec, url, &scope)?;
-                Ok(Made::Call(Box::new(request), signed))
+                let request = request::build_request(spec, url, &scope)?;
+                Ok(RenderedAttempt::Call(Box::new(request), signed))
             }
-            (None, Some(token)) => match response::unusable(&token) {
-                None => Ok(Made::Token(
+            (None, Some(token)) => match issued::token_fault(&token) {
+                None => Ok(RenderedAttempt::Token(
                     token,
                     spec.assertion
                         .as_ref()
                         .map_or(Duration::ZERO, |a| a.lifetime),
                 )),
-                Some(why) => Err(Refused::new(format!("the assertion {why}"))),
+                Some(why) => Err(RequestError::new(format!("the assertion {why}"))),
             },
-            (None, None) => Err(Refused::new(
+            (None, None) => Err(RequestError::new(
                 "a token without a url needs an assertion table",
             )),
         }
@@ -292,9 +292,12 @@ impl Prepared for Attempt {
         Box::pin(async move {
             let sent = Now::now();
             let wall = sent.wall();
-            let (request, assertion) = match self.make(wall).map_err(|r| r.failure(&self.scrub))? {
-                Made::Call(request, assertion) => (request, assertion),
-                Made::Token(token, life) => {
+            let (request, assertion) = match self
+                .render(wall)
+                .map_err(|r| r.to_failure(&self.scrubber))?
+            {
+                RenderedAttempt::Call(request, assertion) => (request, assertion),
+                RenderedAttempt::Token(token, life) => {
                     return Ok(Issued {
                         value: Arc::new(token),
                         sent,
@@ -305,21 +308,20 @@ impl Prepared for Attempt {
                 }
             };
             if let Some(assertion) = &assertion {
-                self.scrub.add(assertion);
+                self.scrubber.add(assertion);
             }
             let profile = self.profile.clone();
-            let spec = profile
-                .tokens
-                .get(self.index)
-                .ok_or_else(|| Refused::new("no such token in the profile").failure(&self.scrub))?;
+            let spec = profile.tokens.get(self.index).ok_or_else(|| {
+                RequestError::new("no such token in the profile").to_failure(&self.scrubber)
+            })?;
             let answer = self.client.send(*request, spec.timeout).await?;
-            let read = response::read(
+            let read = issued::read_issued(
                 &answer,
                 &spec.name,
                 &spec.response,
                 &profile.errors,
-                Moment { sent, wall },
-                &mut self.scrub,
+                SendTime { sent, wall },
+                &mut self.scrubber,
             );
             read.map_err(|failure| {
                 if assertion.is_some() {
@@ -336,9 +338,9 @@ impl Attempt {
     /// A refused assertion that was dated by another clock than the vendor's, as its answer shows,
     /// says nothing of the secret: later ones are dated by the vendor's. `wall`: ours when the
     /// answer came.
-    fn blame_clock(&self, failure: Failure, answer: &Answer, wall: Duration) -> Failure {
-        let dated = self.clock.time(wall);
-        let Some(date) = rules::other_time(answer, dated)
+    fn blame_clock(&self, failure: Failure, answer: &TokenResponse, wall: Duration) -> Failure {
+        let dated = self.clock.vendor_time(wall);
+        let Some(date) = classify::skewed_date(answer, dated)
             .filter(|_| matches!(failure.class, Class::Rejected | Class::Config))
         else {
             return failure;
@@ -362,8 +364,13 @@ impl Attempt {
     }
 }
 
-fn scrub(values: &Values, profile: &Profile, spec: &TokenSpec, parents: &[Arc<Token>]) -> Scrub {
-    let mut scrub = Scrub::default();
+fn scrubber_for(
+    values: &Values,
+    profile: &Profile,
+    spec: &TokenSpec,
+    parents: &[Arc<Token>],
+) -> Scrubber {
+    let mut scrubber = Scrubber::default();
     // A public identifier is often a short word: taking it out would garble the vendor's reason.
     let secret = |name: &str| profile.secrets.get(name).is_none_or(|s| !s.public);
     for secret in values
@@ -372,23 +379,23 @@ fn scrub(values: &Values, profile: &Profile, spec: &TokenSpec, parents: &[Arc<To
         .filter(|(name, _)| secret(name))
         .map(|(_, value)| value)
     {
-        scrub.add(secret.expose());
+        scrubber.add(secret.expose());
     }
     for parent in parents {
-        scrub.add(&parent.issued.value);
+        scrubber.add(&parent.issued.value);
     }
     if matches!(spec.client_auth, ClientAuth::Basic | ClientAuth::BasicRaw) {
         let half = |name| values.get(name).map_or("", |s| s.expose());
         let form =
             |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let (id, secret) = (half("client_id"), half("client_secret"));
-        scrub.add(&format!("{id}:{secret}"));
-        scrub.add(&format!("{}:{}", form(id), form(secret)));
+        scrubber.add(&format!("{id}:{secret}"));
+        scrubber.add(&format!("{}:{}", form(id), form(secret)));
     }
-    scrub
+    scrubber
 }
 
-fn unread(error: String) -> Failure {
+fn unreadable_secret(error: String) -> Failure {
     Failure {
         class: Class::Unreadable,
         status: None,

@@ -15,10 +15,10 @@ use zeroize::Zeroizing;
 
 use super::{
     assertion::CLOCK_SET,
-    coding::{self, Stuck},
-    pick::{Answer, Body},
-    request::Request,
-    trouble,
+    coding::{self, DecodeError},
+    request::TokenRequest,
+    response::{ResponseBody, TokenResponse},
+    transport_error,
 };
 use crate::{
     tls::{Material, Tls},
@@ -33,7 +33,7 @@ const MAX_PACKED: usize = MAX_BODY + 4 * 1024;
 const POOL_IDLE: Duration = Duration::from_secs(90);
 /// A `server_name` is bound to one client per host; token URLs come from configuration, so there
 /// are few.
-const MAX_NAMED: usize = 64;
+const MAX_NAMED_CLIENTS: usize = 64;
 
 /// A reqwest client for one `tls` table; connections are reused. Never reads proxy variables, never
 /// follows redirects.
@@ -63,13 +63,13 @@ impl TokenClient {
     /// A certificate or key file that cannot be read or used, in words.
     pub fn new(tls: &Tls) -> Result<Self, String> {
         let material = tls.load()?;
-        let trust = trust(&material);
+        let trust = roots_digest(&material);
         let inner = match material.server_name.clone() {
-            None => Inner::Plain(client(&material, None)?),
+            None => Inner::Plain(build_client(&material, None)?),
             Some(name) => {
                 // Made at once, so that what is wrong with the files shows at load; it serves http
                 // URLs, which have no name to verify.
-                let plain = client(&material, None)?;
+                let plain = build_client(&material, None)?;
                 Inner::Named {
                     material: Box::new(material),
                     name,
@@ -91,25 +91,37 @@ impl TokenClient {
         self.trust == other.trust
     }
 
-    /// Sends one request, once. An answer of any status is an [`Answer`]; what breaks before its
+    /// Sends one request, once. An answer of any status is an [`TokenResponse`]; what breaks before its
     /// head is a failure.
     ///
     /// # Errors
     /// [`Failure`] of class `retry`.
-    pub async fn send(&self, request: Request, timeout: Duration) -> Result<Answer, Failure> {
+    pub async fn send(
+        &self,
+        request: TokenRequest,
+        timeout: Duration,
+    ) -> Result<TokenResponse, Failure> {
         match tokio::time::timeout(timeout, self.exchange(request, timeout)).await {
             Ok(done) => done,
-            Err(_) => Err(broken(no_answer(timeout), true)),
+            Err(_) => Err(transport_failure(timeout_text(timeout), true)),
         }
     }
 
-    async fn exchange(&self, request: Request, timeout: Duration) -> Result<Answer, Failure> {
+    async fn exchange(
+        &self,
+        request: TokenRequest,
+        timeout: Duration,
+    ) -> Result<TokenResponse, Failure> {
         let started = Now::now();
-        let (client, request) = self.aim(request).map_err(|why| broken(why, false))?;
-        let response = client
-            .execute(request)
-            .await
-            .map_err(|e| broken(trouble::words(&e, clock_wrong()), e.is_timeout()))?;
+        let (client, request) = self
+            .choose_client(request)
+            .map_err(|why| transport_failure(why, false))?;
+        let response = client.execute(request).await.map_err(|e| {
+            transport_failure(
+                transport_error::describe(&e, is_clock_unset()),
+                e.is_timeout(),
+            )
+        })?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // The status counts even where the body never comes to an end, so the body has a limit of
         // its own, just before the total one.
@@ -117,11 +129,11 @@ impl TokenClient {
             .saturating_sub(started.until(Now::now()))
             .saturating_sub(Duration::from_millis(5));
         let body = match coding::codings(&headers) {
-            Err(why) => Body::Coded(why),
-            Ok(codings) => match tokio::time::timeout(rest, drain(response)).await {
-                Ok(Body::Whole(packed)) => unpacked(packed, &codings),
+            Err(why) => ResponseBody::Coded(why),
+            Ok(codings) => match tokio::time::timeout(rest, read_body(response)).await {
+                Ok(ResponseBody::Whole(packed)) => decode_body(packed, &codings),
                 Ok(unfinished) => unfinished,
-                Err(_) => Body::Broken {
+                Err(_) => ResponseBody::Broken {
                     why: format!(
                         "the answer did not end within {}",
                         humantime::format_duration(timeout)
@@ -130,12 +142,15 @@ impl TokenClient {
                 },
             },
         };
-        Ok(Answer::new(status, headers, body))
+        Ok(TokenResponse::new(status, headers, body))
     }
 
     /// The client to use, and the request as it takes it.
-    fn aim(&self, request: Request) -> Result<(reqwest::Client, reqwest::Request), String> {
-        let Request {
+    fn choose_client(
+        &self,
+        request: TokenRequest,
+    ) -> Result<(reqwest::Client, reqwest::Request), String> {
+        let TokenRequest {
             method,
             mut url,
             mut headers,
@@ -144,10 +159,11 @@ impl TokenClient {
         let client = match &*self.inner {
             Inner::Plain(client) => client.clone(),
             Inner::Named { name, .. } if url.scheme() == "https" => {
-                let client = self.named(&url)?;
-                let authority = url
-                    .port()
-                    .map_or_else(|| host(&url), |port| format!("{}:{port}", host(&url)));
+                let client = self.client_for_host(&url)?;
+                let authority = url.port().map_or_else(
+                    || url_host(&url),
+                    |port| format!("{}:{port}", url_host(&url)),
+                );
                 headers.insert(
                     http::header::HOST,
                     authority
@@ -171,7 +187,7 @@ impl TokenClient {
         Ok((client, sent))
     }
 
-    fn named(&self, url: &url::Url) -> Result<reqwest::Client, String> {
+    fn client_for_host(&self, url: &url::Url) -> Result<reqwest::Client, String> {
         let Inner::Named {
             material, clients, ..
         } = &*self.inner
@@ -179,20 +195,20 @@ impl TokenClient {
             return Err("no server_name".into());
         };
         let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let real = host(url);
+        let real = url_host(url);
         if let Some(client) = clients.get(&real) {
             return Ok(client.clone());
         }
-        if clients.len() >= MAX_NAMED {
+        if clients.len() >= MAX_NAMED_CLIENTS {
             clients.clear();
         }
-        let made = client(material, Some(&real))?;
+        let made = build_client(material, Some(&real))?;
         clients.insert(real, made.clone());
         Ok(made)
     }
 }
 
-fn trust(material: &Material) -> [u8; 32] {
+fn roots_digest(material: &Material) -> [u8; 32] {
     let mut roots: Vec<&[u8]> = material.roots.iter().map(|root| &**root).collect();
     // The platform's come in the order of a folder.
     roots.sort_unstable();
@@ -206,7 +222,7 @@ fn trust(material: &Material) -> [u8; 32] {
 }
 
 /// `real`: where the name in the URL is led to.
-fn client(material: &Material, real: Option<&str>) -> Result<reqwest::Client, String> {
+fn build_client(material: &Material, real: Option<&str>) -> Result<reqwest::Client, String> {
     let alpn: &[&[u8]] = if real.is_some() {
         &[b"http/1.1"]
     } else {
@@ -224,7 +240,7 @@ fn client(material: &Material, real: Option<&str>) -> Result<reqwest::Client, St
     if let Some(real) = real {
         builder = builder
             .http1_only()
-            .dns_resolver(Arc::new(Lead(real.to_owned())));
+            .dns_resolver(Arc::new(FixedHostResolver(real.to_owned())));
     }
     builder
         .build()
@@ -232,14 +248,14 @@ fn client(material: &Material, real: Option<&str>) -> Result<reqwest::Client, St
 }
 
 /// The host as a URL writes it.
-fn host(url: &url::Url) -> String {
+fn url_host(url: &url::Url) -> String {
     url.host_str().unwrap_or_default().to_owned()
 }
 
 /// Resolves every name to the addresses of one host.
-struct Lead(String);
+struct FixedHostResolver(String);
 
-impl Resolve for Lead {
+impl Resolve for FixedHostResolver {
     fn resolve(&self, _name: Name) -> Resolving {
         let real = match Host::parse(&self.0) {
             Ok(Host::Ipv6(ip)) => ip.to_string(),
@@ -254,11 +270,11 @@ impl Resolve for Lead {
     }
 }
 
-fn unpacked(packed: Zeroizing<Vec<u8>>, codings: &[coding::Coding]) -> Body {
+fn decode_body(packed: Zeroizing<Vec<u8>>, codings: &[coding::Coding]) -> ResponseBody {
     match coding::decode(packed, codings, MAX_BODY) {
-        Ok(body) => Body::Whole(body),
-        Err(Stuck::TooLarge) => Body::TooLarge,
-        Err(Stuck::Damaged) => Body::Broken {
+        Ok(body) => ResponseBody::Whole(body),
+        Err(DecodeError::TooLarge) => ResponseBody::TooLarge,
+        Err(DecodeError::Damaged) => ResponseBody::Broken {
             why: "the answer is damaged: it is not in the content coding that it names".into(),
             timed_out: false,
         },
@@ -266,16 +282,18 @@ fn unpacked(packed: Zeroizing<Vec<u8>>, codings: &[coding::Coding]) -> Body {
 }
 
 /// Reads at most [`MAX_PACKED`] bytes, as they come.
-async fn drain(mut response: reqwest::Response) -> Body {
+async fn read_body(mut response: reqwest::Response) -> ResponseBody {
     let mut body = Zeroizing::new(Vec::with_capacity(4096));
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_PACKED => return Body::TooLarge,
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_PACKED => {
+                return ResponseBody::TooLarge;
+            }
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Body::Whole(body),
+            Ok(None) => return ResponseBody::Whole(body),
             Err(e) => {
-                return Body::Broken {
-                    why: trouble::words(&e, clock_wrong()),
+                return ResponseBody::Broken {
+                    why: transport_error::describe(&e, is_clock_unset()),
                     timed_out: e.is_timeout(),
                 };
             }
@@ -283,15 +301,15 @@ async fn drain(mut response: reqwest::Response) -> Body {
     }
 }
 
-fn clock_wrong() -> bool {
+fn is_clock_unset() -> bool {
     Now::now().wall() < CLOCK_SET
 }
 
-fn no_answer(timeout: Duration) -> String {
+fn timeout_text(timeout: Duration) -> String {
     format!("no answer within {}", humantime::format_duration(timeout))
 }
 
-fn broken(error: String, timed_out: bool) -> Failure {
+fn transport_failure(error: String, timed_out: bool) -> Failure {
     Failure {
         class: Class::Retry,
         status: None,

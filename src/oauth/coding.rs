@@ -10,9 +10,9 @@ use zeroize::Zeroizing;
 /// What we ask for (RFC 9110 12.5.3).
 pub const ACCEPTED: &str = "gzip";
 /// Nobody packs an answer more often than this for a good reason.
-const MOST: usize = 3;
+const MAX_CODINGS: usize = 3;
 /// Longest name of an unknown coding that is repeated.
-const NAME: usize = 32;
+const MAX_NAME: usize = 32;
 
 /// A coding that can be undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Coding {
 
 /// Why a body stays unread.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stuck {
+pub enum DecodeError {
     /// More than the bound after a step.
     TooLarge,
     /// It is not what the header field says, or ends too early.
@@ -51,7 +51,7 @@ pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
                 _ => {
                     let name: String = String::from_utf8_lossy(name)
                         .chars()
-                        .take(NAME)
+                        .take(MAX_NAME)
                         .map(|c| {
                             if c.is_ascii_graphic() || c == ' ' {
                                 c
@@ -65,8 +65,10 @@ pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
                     ));
                 }
             };
-            if all.len() == MOST {
-                return Err(format!("the answer is in more than {MOST} content codings"));
+            if all.len() == MAX_CODINGS {
+                return Err(format!(
+                    "the answer is in more than {MAX_CODINGS} content codings"
+                ));
             }
             all.push(coding);
         }
@@ -78,48 +80,50 @@ pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
 /// `limit`: bytes that may come out of each step.
 ///
 /// # Errors
-/// [`Stuck`].
+/// [`DecodeError`].
 pub fn decode(
     body: Zeroizing<Vec<u8>>,
     codings: &[Coding],
     limit: usize,
-) -> Result<Zeroizing<Vec<u8>>, Stuck> {
+) -> Result<Zeroizing<Vec<u8>>, DecodeError> {
     let mut body = body;
     if body.is_empty() {
         return Ok(body);
     }
     for coding in codings.iter().rev() {
         body = match coding {
-            Coding::Gzip => unpack(MultiGzDecoder::new(&body[..]), limit)?,
+            Coding::Gzip => unpack_bounded(MultiGzDecoder::new(&body[..]), limit)?,
             // Zlib (RFC 9110 8.4.1.2), or the bare stream that many servers send in its place: the
             // two differ in their first bytes.
-            Coding::Deflate if zlib(&body) => unpack(ZlibDecoder::new(&body[..]), limit)?,
-            Coding::Deflate => unpack(DeflateDecoder::new(&body[..]), limit)?,
+            Coding::Deflate if is_zlib(&body) => {
+                unpack_bounded(ZlibDecoder::new(&body[..]), limit)?
+            }
+            Coding::Deflate => unpack_bounded(DeflateDecoder::new(&body[..]), limit)?,
         };
     }
     if body.len() > limit {
-        Err(Stuck::TooLarge)
+        Err(DecodeError::TooLarge)
     } else {
         Ok(body)
     }
 }
 
-fn unpack(packed: impl Read, limit: usize) -> Result<Zeroizing<Vec<u8>>, Stuck> {
+fn unpack_bounded(packed: impl Read, limit: usize) -> Result<Zeroizing<Vec<u8>>, DecodeError> {
     // Reserved in full, so that no growing buffer leaves copies of a token behind.
     let mut body = Zeroizing::new(Vec::with_capacity(limit + 1));
     packed
         .take(limit as u64 + 1)
         .read_to_end(&mut body)
-        .map_err(|_| Stuck::Damaged)?;
+        .map_err(|_| DecodeError::Damaged)?;
     if body.len() > limit {
-        Err(Stuck::TooLarge)
+        Err(DecodeError::TooLarge)
     } else {
         Ok(body)
     }
 }
 
 /// RFC 1950 2.2: method 8, and a check over the first two bytes.
-fn zlib(body: &[u8]) -> bool {
+fn is_zlib(body: &[u8]) -> bool {
     matches!(body, [first, second, ..] if first & 0x0f == 8 && (u16::from(*first) << 8 | u16::from(*second)) % 31 == 0)
 }
 

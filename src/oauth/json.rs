@@ -24,7 +24,7 @@ pub fn read(bytes: &[u8]) -> Option<Value> {
     let text = Zeroizing::new(String::from_utf8_lossy(bytes).into_owned());
     let mended = mend(&text);
     let mut reader = serde_json::Deserializer::from_str(&mended);
-    let value = Level(DEEPEST).deserialize(&mut reader).ok()?;
+    let value = BoundedDepth(DEEPEST).deserialize(&mut reader).ok()?;
     reader.end().ok()?;
     Some(value)
 }
@@ -137,9 +137,9 @@ fn is_number(text: &str) -> bool {
 
 /// Reads one value with at most so many levels below it.
 #[derive(Clone, Copy)]
-struct Level(usize);
+struct BoundedDepth(usize);
 
-impl<'de> DeserializeSeed<'de> for Level {
+impl<'de> DeserializeSeed<'de> for BoundedDepth {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -153,7 +153,7 @@ impl<'de> DeserializeSeed<'de> for Level {
     }
 }
 
-impl<'de> Visitor<'de> for Level {
+impl<'de> Visitor<'de> for BoundedDepth {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,22 +1,22 @@
-//! One token call: what is sent, what the answer says, what it means.
+//! One token call: what is sent, what the response says, what it means.
 
 pub mod assertion;
 pub mod call;
+pub mod classify;
 pub mod client;
 mod coding;
+mod guard_key;
+pub mod issued;
 mod json;
-mod key;
-mod pick;
 pub mod request;
 pub mod response;
-pub mod rules;
-mod scrub;
+mod scrubber;
 #[cfg(test)]
 mod testing;
-mod trouble;
+mod transport_error;
 
-pub use call::{Known, TokenCall};
+pub use call::{CallHistory, TokenCall};
 pub use client::TokenClient;
-pub use key::{guard_key, token_origins};
-pub use pick::{Answer, Body};
-pub use scrub::Scrub;
+pub use guard_key::{guard_key, token_origins};
+pub use response::{ResponseBody, TokenResponse};
+pub use scrubber::Scrubber;

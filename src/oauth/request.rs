@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use super::scrub::Scrub;
+use super::scrubber::Scrubber;
 use crate::{
     profile::{
         Scope, Template, TokenSpec,
@@ -26,7 +26,7 @@ use crate::{
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A token request, ready to be sent.
-pub struct Request {
+pub struct TokenRequest {
     pub method: Method,
     pub url: Url,
     /// What the profile and the client authentication put there is marked sensitive.
@@ -36,31 +36,31 @@ pub struct Request {
 
 /// Why a request cannot be made. Nothing was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RequestError {
     pub why: String,
     /// It may heal by itself: the clock is set sooner or later.
-    pub again: bool,
+    pub retryable: bool,
 }
 
-impl Refused {
+impl RequestError {
     #[must_use]
     pub fn new(why: impl Into<String>) -> Self {
         Self {
             why: why.into(),
-            again: false,
+            retryable: false,
         }
     }
     #[must_use]
-    pub fn clock(why: &str) -> Self {
+    pub fn unset_clock(why: &str) -> Self {
         Self {
             why: why.into(),
-            again: true,
+            retryable: true,
         }
     }
     /// As a failed attempt, scrubbed.
     #[must_use]
-    pub fn failure(&self, scrub: &Scrub) -> Failure {
-        let class = if self.again {
+    pub fn to_failure(&self, scrubber: &Scrubber) -> Failure {
+        let class = if self.retryable {
             Class::Retry
         } else {
             Class::Config
@@ -68,7 +68,7 @@ impl Refused {
         Failure {
             class,
             status: None,
-            error: scrub.clean(&self.why),
+            error: scrubber.scrub_text(&self.why),
             wait: None,
             client_refused: false,
             timed_out: false,
@@ -79,60 +79,85 @@ impl Refused {
 /// Builds the request. `scope` holds the signed assertion where the profile has one.
 ///
 /// # Errors
-/// [`Refused`], in words without values.
-pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, Refused> {
+/// [`RequestError`], in words without values.
+pub fn build_request(
+    spec: &TokenSpec,
+    url: Url,
+    scope: &Scope<'_>,
+) -> Result<TokenRequest, RequestError> {
     let none = Values::default();
     let secrets = scope.secrets.unwrap_or(&none);
     let mut url = url;
     let mut headers = HeaderMap::new();
     let mut given = Vec::new();
     for (name, template) in &spec.headers {
-        let text = render(template, scope)?;
+        let text = render_template(template, scope)?;
         given.push(name);
         if !text.is_empty() {
             headers.insert(
                 name,
-                sensitive(&text).map_err(|why| Refused::new(format!("headers.{name}: {why}")))?,
+                sensitive_header(&text)
+                    .map_err(|why| RequestError::new(format!("headers.{name}: {why}")))?,
             );
         }
     }
-    if let Some(basic) = basic(spec.client_auth, secrets)? {
+    if let Some(basic) = basic_credentials(spec.client_auth, secrets)? {
         if given.contains(&&AUTHORIZATION) {
-            return Err(Refused::new(
+            return Err(RequestError::new(
                 "headers.authorization: client_auth puts its own there (RFC 6749 2.3: one method per request)",
             ));
         }
-        headers.insert(AUTHORIZATION, sensitive(&basic).map_err(Refused::new)?);
+        headers.insert(
+            AUTHORIZATION,
+            sensitive_header(&basic).map_err(RequestError::new)?,
+        );
     }
     if !given.contains(&&ACCEPT) {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     }
-    let raw = spec.body.as_ref().map(|t| render(t, scope)).transpose()?;
+    let raw = spec
+        .body
+        .as_ref()
+        .map(|t| render_template(t, scope))
+        .transpose()?;
     let (kind, body) = match (spec.format, raw) {
-        (Format::Form, Some(raw)) => (Some("application/x-www-form-urlencoded"), Some(bytes(&raw))),
-        (Format::Json, Some(raw)) => (Some("application/json"), Some(bytes(&raw))),
+        (Format::Form, Some(raw)) => (
+            Some("application/x-www-form-urlencoded"),
+            Some(wiped_bytes(&raw)),
+        ),
+        (Format::Json, Some(raw)) => (Some("application/json"), Some(wiped_bytes(&raw))),
         (Format::Query | Format::None, Some(raw)) => {
             if spec.format == Format::Query {
-                to_query(&mut url, &pairs(&params(spec, secrets, scope)?)?)?;
+                append_query(
+                    &mut url,
+                    &text_pairs(&collect_params(spec, secrets, scope)?)?,
+                )?;
             }
-            (None, Some(bytes(&raw)))
+            (None, Some(wiped_bytes(&raw)))
         }
         (Format::Form, None) => (
             Some("application/x-www-form-urlencoded"),
-            Some(bytes(&form(&pairs(&params(spec, secrets, scope)?)?))),
+            Some(wiped_bytes(&encode_form(&text_pairs(&collect_params(
+                spec, secrets, scope,
+            )?)?))),
         ),
         (Format::Json, None) => {
-            let table: Map<String, Value> = params(spec, secrets, scope)?
+            let table: Map<String, Value> = collect_params(spec, secrets, scope)?
                 .into_iter()
                 .map(|(k, v)| (k.into_owned(), v))
                 .collect();
             (
                 Some("application/json"),
-                Some(bytes(&Zeroizing::new(Value::Object(table).to_string()))),
+                Some(wiped_bytes(&Zeroizing::new(
+                    Value::Object(table).to_string(),
+                ))),
             )
         }
         (Format::Query, None) => {
-            to_query(&mut url, &pairs(&params(spec, secrets, scope)?)?)?;
+            append_query(
+                &mut url,
+                &text_pairs(&collect_params(spec, secrets, scope)?)?,
+            )?;
             (None, None)
         }
         (Format::None, None) => (None, None),
@@ -146,7 +171,7 @@ pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, R
     {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    Ok(Request {
+    Ok(TokenRequest {
         method: spec.method.clone(),
         url,
         headers,
@@ -158,40 +183,40 @@ pub fn build(spec: &TokenSpec, url: Url, scope: &Scope<'_>) -> Result<Request, R
 /// without user info and fragment.
 ///
 /// # Errors
-/// [`Refused`].
-pub fn address(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Option<Url>, Refused> {
+/// [`RequestError`].
+pub fn render_token_url(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Option<Url>, RequestError> {
     let Some(template) = &spec.url else {
         return Ok(None);
     };
-    let text = render(template, scope)?;
-    let url = Url::parse(&text).map_err(|e| Refused::new(format!("url: {e}")))?;
+    let text = render_template(template, scope)?;
+    let url = Url::parse(&text).map_err(|e| RequestError::new(format!("url: {e}")))?;
     let loopback = match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
         Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => return Err(Refused::new("url: no host")),
+        None => return Err(RequestError::new("url: no host")),
     };
     match url.scheme() {
         "https" => {}
         "http" if loopback || spec.allow_plaintext => {}
         "http" => {
-            return Err(Refused::new(
+            return Err(RequestError::new(
                 "url: http would show the secret to the network; use https, or allow_plaintext = true",
             ));
         }
         other => {
-            return Err(Refused::new(format!(
+            return Err(RequestError::new(format!(
                 "url: the scheme {other} is not http or https"
             )));
         }
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Refused::new(
+        return Err(RequestError::new(
             "url: user info does not belong into a URL; use client_auth = \"basic\"",
         ));
     }
     if url.fragment().is_some() {
-        return Err(Refused::new(
+        return Err(RequestError::new(
             "url: a token endpoint has no fragment (RFC 6749 3.2)",
         ));
     }
@@ -199,48 +224,54 @@ pub fn address(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Option<Url>, Refus
 }
 
 /// # Errors
-/// [`Refused`]: the template's own error, which says nothing of values.
-pub fn render(template: &Template, scope: &Scope<'_>) -> Result<Zeroizing<String>, Refused> {
+/// [`RequestError`]: the template's own error, which says nothing of values.
+pub fn render_template(
+    template: &Template,
+    scope: &Scope<'_>,
+) -> Result<Zeroizing<String>, RequestError> {
     template
         .render(scope)
-        .map_err(|e| Refused::new(e.to_string()))
+        .map_err(|e| RequestError::new(e.to_string()))
 }
 
 /// A parameter as JSON; nested values keep their types.
 ///
 /// # Errors
-/// [`Refused`].
-pub fn tree(param: &Param, scope: &Scope<'_>) -> Result<Value, Refused> {
+/// [`RequestError`].
+pub fn render_param(param: &Param, scope: &Scope<'_>) -> Result<Value, RequestError> {
     Ok(match param {
-        Param::Text(template) => Value::String(render(template, scope)?.to_string()),
+        Param::Text(template) => Value::String(render_template(template, scope)?.to_string()),
         Param::Bool(b) => Value::Bool(*b),
         Param::Number(n) => Value::Number(n.clone()),
         Param::List(list) => Value::Array(
             list.iter()
-                .map(|p| tree(p, scope))
+                .map(|p| render_param(p, scope))
                 .collect::<Result<_, _>>()?,
         ),
         Param::Table(table) => Value::Object(
             table
                 .iter()
-                .map(|(k, p)| Ok((k.clone(), tree(p, scope)?)))
-                .collect::<Result<_, Refused>>()?,
+                .map(|(k, p)| Ok((k.clone(), render_param(p, scope)?)))
+                .collect::<Result<_, RequestError>>()?,
         ),
     })
 }
 
-type Named<'a> = (Cow<'a, str>, Value);
+type NamedParam<'a> = (Cow<'a, str>, Value);
 
 /// All parameters, ours first. What the profile names itself is not sent a second time; what
 /// renders empty is not sent at all (RFC 6749 3.2).
-fn params<'a>(
+fn collect_params<'a>(
     spec: &'a TokenSpec,
     secrets: &Values,
     scope: &Scope<'_>,
-) -> Result<Vec<Named<'a>>, Refused> {
+) -> Result<Vec<NamedParam<'a>>, RequestError> {
     let mut ours: Vec<(&str, Option<String>)> = Vec::new();
     if let Some(grant) = &spec.grant_type {
-        ours.push(("grant_type", Some(render(grant, scope)?.to_string())));
+        ours.push((
+            "grant_type",
+            Some(render_template(grant, scope)?.to_string()),
+        ));
     }
     match spec.client_auth {
         ClientAuth::Body => {
@@ -252,7 +283,7 @@ fn params<'a>(
         }
         ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => {
             let Some(assertion) = scope.assertion else {
-                return Err(Refused::new("client_auth needs an assertion table"));
+                return Err(RequestError::new("client_auth needs an assertion table"));
             };
             ours.extend([
                 ("client_assertion_type", Some(ASSERTION_TYPE.to_owned())),
@@ -265,21 +296,23 @@ fn params<'a>(
         .into_iter()
         .filter(|(name, _)| !spec.params.contains_key(*name))
         .filter_map(|(name, value)| Some((name.into(), Value::String(value?))));
-    let mut all: Vec<Named<'a>> = ours.collect();
+    let mut all: Vec<NamedParam<'a>> = ours.collect();
     for (name, param) in &spec.params {
-        all.push((name.as_str().into(), tree(param, scope)?));
+        all.push((name.as_str().into(), render_param(param, scope)?));
     }
     all.retain(|(_, value)| !matches!(value, Value::String(text) if text.is_empty()));
     Ok(all)
 }
 
 /// Parameters as text, for forms and queries; a list repeats its name.
-fn pairs<'a>(params: &'a [Named<'_>]) -> Result<Vec<(&'a str, Cow<'a, str>)>, Refused> {
-    fn text<'v>(name: &str, value: &'v Value) -> Result<Cow<'v, str>, Refused> {
+fn text_pairs<'a>(
+    params: &'a [NamedParam<'_>],
+) -> Result<Vec<(&'a str, Cow<'a, str>)>, RequestError> {
+    fn text<'v>(name: &str, value: &'v Value) -> Result<Cow<'v, str>, RequestError> {
         match value {
             Value::String(text) => Ok(text.into()),
             Value::Bool(_) | Value::Number(_) => Ok(value.to_string().into()),
-            _ => Err(Refused::new(format!(
+            _ => Err(RequestError::new(format!(
                 "params.{name}: only format = \"json\" can send a table or a list in a list"
             ))),
         }
@@ -299,7 +332,7 @@ fn pairs<'a>(params: &'a [Named<'_>]) -> Result<Vec<(&'a str, Cow<'a, str>)>, Re
     Ok(pairs)
 }
 
-fn form(pairs: &[(&str, Cow<'_, str>)]) -> Zeroizing<String> {
+fn encode_form(pairs: &[(&str, Cow<'_, str>)]) -> Zeroizing<String> {
     Zeroizing::new(
         form_urlencoded::Serializer::new(String::new())
             .extend_pairs(pairs)
@@ -307,12 +340,12 @@ fn form(pairs: &[(&str, Cow<'_, str>)]) -> Zeroizing<String> {
     )
 }
 
-fn to_query(url: &mut Url, pairs: &[(&str, Cow<'_, str>)]) -> Result<(), Refused> {
+fn append_query(url: &mut Url, pairs: &[(&str, Cow<'_, str>)]) -> Result<(), RequestError> {
     if let Some((twice, _)) = url
         .query_pairs()
         .find(|(name, _)| pairs.iter().any(|(ours, _)| ours == name))
     {
-        return Err(Refused::new(format!(
+        return Err(RequestError::new(format!(
             "params.{twice}: the url has it already, and no parameter may be sent twice (RFC 6749 3.2)"
         )));
     }
@@ -324,7 +357,10 @@ fn to_query(url: &mut Url, pairs: &[(&str, Cow<'_, str>)]) -> Result<(), Refused
 
 /// RFC 6749 2.3.1: identifier and secret are each form-encoded (appendix B) before base64.
 /// `basic_raw` is for vendors who forgot that.
-fn basic(auth: ClientAuth, secrets: &Values) -> Result<Option<Zeroizing<String>>, Refused> {
+fn basic_credentials(
+    auth: ClientAuth,
+    secrets: &Values,
+) -> Result<Option<Zeroizing<String>>, RequestError> {
     let encode = |text: &str| -> Zeroizing<String> {
         Zeroizing::new(match auth {
             ClientAuth::Basic => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
@@ -337,11 +373,11 @@ fn basic(auth: ClientAuth, secrets: &Values) -> Result<Option<Zeroizing<String>>
     let id = encode(
         secrets
             .get("client_id")
-            .ok_or_else(|| Refused::new("client_auth: there is no secret client_id"))?
+            .ok_or_else(|| RequestError::new("client_auth: there is no secret client_id"))?
             .expose(),
     );
     if auth == ClientAuth::BasicRaw && id.contains(':') {
-        return Err(Refused::new(
+        return Err(RequestError::new(
             "client_auth: a client_id with a colon cannot be sent with basic_raw (RFC 7617 2)",
         ));
     }
@@ -353,7 +389,7 @@ fn basic(auth: ClientAuth, secrets: &Values) -> Result<Option<Zeroizing<String>>
     ))))
 }
 
-fn sensitive(text: &str) -> Result<HeaderValue, &'static str> {
+fn sensitive_header(text: &str) -> Result<HeaderValue, &'static str> {
     if !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
         return Err("it holds a line break or another character that is not visible ASCII");
     }
@@ -362,19 +398,21 @@ fn sensitive(text: &str) -> Result<HeaderValue, &'static str> {
     Ok(value)
 }
 
-fn bytes(text: &str) -> Zeroizing<Vec<u8>> {
+fn wiped_bytes(text: &str) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(text.as_bytes().to_vec())
 }
 
 /// The secrets a request really uses, by name: what the guard counts against.
 #[must_use]
-pub fn secrets_used(spec: &TokenSpec) -> Vec<&str> {
+pub fn used_secrets(spec: &TokenSpec) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
     let mut templates: Vec<&Template> = Vec::new();
     templates.extend(spec.url.iter().chain(&spec.grant_type).chain(&spec.body));
     templates.extend(spec.headers.iter().map(|(_, t)| t));
     if sends_params(spec) {
-        spec.params.values().for_each(|p| leaves(p, &mut templates));
+        spec.params
+            .values()
+            .for_each(|p| collect_templates(p, &mut templates));
     }
     if let Some(assertion) = &spec.assertion {
         templates.push(&assertion.key);
@@ -382,7 +420,7 @@ pub fn secrets_used(spec: &TokenSpec) -> Vec<&str> {
         assertion
             .claims
             .values()
-            .for_each(|p| leaves(p, &mut templates));
+            .for_each(|p| collect_templates(p, &mut templates));
     }
     for template in templates {
         names.extend(
@@ -392,7 +430,7 @@ pub fn secrets_used(spec: &TokenSpec) -> Vec<&str> {
                 .filter_map(|n| n.strip_prefix("secrets.")),
         );
     }
-    names.extend(implied(spec));
+    names.extend(implied_secrets(spec));
     names.sort_unstable();
     names.dedup();
     names
@@ -408,7 +446,7 @@ fn sends_params(spec: &TokenSpec) -> bool {
 }
 
 /// Secrets that client authentication sends without being told.
-fn implied(spec: &TokenSpec) -> Vec<&'static str> {
+fn implied_secrets(spec: &TokenSpec) -> Vec<&'static str> {
     match spec.client_auth {
         ClientAuth::Body if sends_params(spec) => ["client_id", "client_secret"]
             .into_iter()
@@ -420,11 +458,11 @@ fn implied(spec: &TokenSpec) -> Vec<&'static str> {
     }
 }
 
-fn leaves<'a>(param: &'a Param, into: &mut Vec<&'a Template>) {
+fn collect_templates<'a>(param: &'a Param, into: &mut Vec<&'a Template>) {
     match param {
         Param::Text(template) => into.push(template),
-        Param::List(list) => list.iter().for_each(|p| leaves(p, into)),
-        Param::Table(table) => table.values().for_each(|p| leaves(p, into)),
+        Param::List(list) => list.iter().for_each(|p| collect_templates(p, into)),
+        Param::Table(table) => table.values().for_each(|p| collect_templates(p, into)),
         Param::Bool(_) | Param::Number(_) => {}
     }
 }

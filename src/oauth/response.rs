@@ -1,354 +1,120 @@
-//! Reads the token and its life out of an answer (RFC 6749 5.1, and everything vendors do instead).
-//! Pure and total.
+//! An answer of a token endpoint, and finding something in it. Pure and total.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::sync::OnceLock;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jiff::{Timestamp, fmt::temporal::DateTimeParser, tz::TimeZone};
+use http::{HeaderMap, header::SET_COOKIE};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{
-    json,
-    pick::{self, Answer, Body},
-    rules::{self, Meaning},
-    scrub::Scrub,
-};
-use crate::{
-    profile::model::{AtFormat, Pick, Response, Rule},
-    token::{Class, Failure, Issued, Now},
-};
+use super::json;
+use crate::profile::model::Pick;
 
-/// Longest token, in bytes.
-pub const MAX_TOKEN: usize = 16 * 1024;
-/// Shortest life that is believed.
-const MIN_LIFE: Duration = Duration::from_secs(1);
-/// Longest life that is believed, in seconds.
-const MAX_LIFE: f64 = 400.0 * 86_400.0;
-/// Epoch figures from here on are milliseconds: as seconds they would be in the year 5138.
-const MILLISECONDS_FROM: f64 = 1e11;
-
-/// A JWT whose `iat` lies further back than this, in seconds, was not made for this answer, or our
-/// clock is wrong.
-const OLD: f64 = 300.0;
-
-/// When the request was sent.
-#[derive(Debug, Clone, Copy)]
-pub struct Moment {
-    pub sent: Now,
-    /// The wall clock at that moment, since the Unix epoch.
-    pub wall: Duration,
+/// The body of an answer, as far as it could be had.
+pub enum ResponseBody {
+    /// Decompressed.
+    Whole(Zeroizing<Vec<u8>>),
+    /// More than 64 KiB after decompression; none of it is kept.
+    TooLarge,
+    /// It broke off, in words.
+    Broken { why: String, timed_out: bool },
+    /// It is in a content coding that is not known here, in words.
+    Coded(String),
 }
 
-/// What `answer` brings: the token named `token`, or why there is none. `scrub` learns the token,
-/// so that nothing repeats it.
-///
-/// # Errors
-/// The [`Failure`] by class, scrubbed.
-pub fn read(
-    answer: &Answer,
-    token: &str,
-    spec: &Response,
-    rules: &[Rule],
-    moment: Moment,
-    scrub: &mut Scrub,
-) -> Result<Issued, Failure> {
-    let found = pick::value(answer, &spec.token);
-    if let Some(Value::String(text)) = &found {
-        scrub.add(text);
-    }
-    match rules::judge(answer, token, rules, moment.wall, scrub) {
-        Meaning::Failed(failure) => return Err(failure),
-        Meaning::Token => {}
-    }
-    if let (Pick::Pointer(_) | Pick::Body, Body::Coded(why)) = (&spec.token, &answer.body) {
-        return Err(Failure {
-            class: Class::Retry,
-            ..rules::config(answer, why, scrub)
-        });
-    }
-    // Where what is no UTF-8 hits the token itself, the answer is no JSON to us (RFC 8259 8.1).
-    let garbled = || {
-        matches!(&found, Some(Value::String(text)) if text.contains('\u{fffd}'))
-            && !answer.is_utf8()
-    };
-    if matches!(spec.token, Pick::Pointer(_))
-        && matches!(answer.body, Body::Whole(_))
-        && (answer.json().is_none() || garbled())
-    {
-        return Err(Failure {
-            class: Class::Retry,
-            ..rules::config(answer, "the answer is not JSON", scrub)
-        });
-    }
-    if let Some(kind) = needs_proof(answer, &spec.token) {
-        let why = format!(
-            "the token is of type {kind}, which needs a proof with every request; only bearer tokens can be placed"
-        );
-        return Err(rules::config(answer, &why, scrub));
-    }
-    let place = pick::place(&spec.token);
-    let value = match found {
-        Some(Value::String(text)) => Zeroizing::new(text),
-        Some(_) => {
-            return Err(rules::config(
-                answer,
-                &format!("what stands at {place} is not a string"),
-                scrub,
-            ));
+/// An answer of a token endpoint.
+pub struct TokenResponse {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: ResponseBody,
+    json: OnceLock<Option<Value>>,
+}
+
+impl TokenResponse {
+    #[must_use]
+    pub fn new(status: u16, headers: HeaderMap, body: ResponseBody) -> Self {
+        Self {
+            status,
+            headers,
+            body,
+            json: OnceLock::new(),
         }
-        None => {
-            return Err(rules::config(
-                answer,
-                &format!("the answer has no token at {place}"),
-                scrub,
-            ));
-        }
-    };
-    if let Some(why) = unusable(&value) {
-        return Err(rules::config(
-            answer,
-            &format!("the token at {place} {why}"),
-            scrub,
-        ));
     }
-    let (life, implausible) = life(answer, &value, spec, moment.wall);
-    let vars: BTreeMap<String, String> = spec
-        .vars
+
+    /// The body as JSON, parsed once; `None` where it is none.
+    #[must_use]
+    pub fn json(&self) -> Option<&Value> {
+        self.json.get_or_init(|| json::read(self.bytes()?)).as_ref()
+    }
+
+    /// The body is text as JSON and we write it.
+    #[must_use]
+    pub fn is_utf8(&self) -> bool {
+        self.bytes()
+            .is_some_and(|bytes| std::str::from_utf8(bytes).is_ok())
+    }
+
+    fn bytes(&self) -> Option<&[u8]> {
+        match &self.body {
+            ResponseBody::Whole(bytes) => Some(bytes),
+            ResponseBody::TooLarge | ResponseBody::Broken { .. } | ResponseBody::Coded(_) => None,
+        }
+    }
+}
+
+/// What stands there, as JSON; text from elsewhere is a string. `null` is nothing.
+#[must_use]
+pub fn pick_value(response: &TokenResponse, pick: &Pick) -> Option<Value> {
+    match pick {
+        Pick::Pointer(pointer) => response
+            .json()?
+            .pointer(pointer)
+            .filter(|v| !v.is_null())
+            .cloned(),
+        Pick::Header(name) => Some(Value::String(
+            response.headers.get(name)?.to_str().ok()?.trim().to_owned(),
+        )),
+        Pick::Cookie(name) => cookie_value(response, name).map(Value::String),
+        Pick::Body => Some(Value::String(
+            std::str::from_utf8(response.bytes()?)
+                .ok()?
+                .trim()
+                .to_owned(),
+        )),
+    }
+}
+
+/// What stands there, as text: strings as they are, numbers and booleans as JSON writes them. Lists
+/// and tables are nothing.
+#[must_use]
+pub fn pick_text(response: &TokenResponse, pick: &Pick) -> Option<String> {
+    match pick_value(response, pick)? {
+        Value::String(text) => Some(text),
+        Value::Bool(b) => Some(b.to_string()),
+        Value::Number(n) => Some(n.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// Where it was looked for, in words.
+#[must_use]
+pub fn describe_pick(pick: &Pick) -> String {
+    match pick {
+        Pick::Pointer(pointer) => pointer.clone(),
+        Pick::Header(name) => format!("header {name}"),
+        Pick::Cookie(name) => format!("cookie {name}"),
+        Pick::Body => "the body".into(),
+    }
+}
+
+/// RFC 6265 5.2; the last cookie of a name wins, as it would in a browser.
+fn cookie_value(response: &TokenResponse, name: &str) -> Option<String> {
+    let lines = response
+        .headers
+        .get_all(SET_COOKIE)
         .iter()
-        .filter_map(|(name, at)| Some((name.clone(), pick::text(answer, at)?)))
-        .collect();
-    Ok(Issued {
-        value: Arc::new(value),
-        sent: moment.sent,
-        life,
-        implausible,
-        vars,
-    })
+        .filter_map(|v| v.to_str().ok());
+    let found = lines
+        .filter_map(|line| cookie::Cookie::parse(line).ok())
+        .rfind(|c| c.name() == name);
+    found.map(|c| c.value_trimmed().to_owned())
 }
-
-/// Why a token cannot go into a header: its size, or a character that is not visible ASCII.
-#[must_use]
-pub fn unusable(token: &str) -> Option<&'static str> {
-    match token {
-        "" => Some("is empty"),
-        t if t.len() > MAX_TOKEN => Some("is longer than 16 KiB"),
-        t if !t.bytes().all(|b| b.is_ascii_graphic()) => {
-            Some("has characters that are not visible ASCII")
-        }
-        _ => None,
-    }
-}
-
-/// Token types that are worth nothing without a proof of possession (RFC 9449 5,
-/// draft-ietf-oauth-v2-http-mac). The type stands at the top, or beside the token.
-fn needs_proof(answer: &Answer, token: &Pick) -> Option<&'static str> {
-    let json = answer.json()?;
-    let beside = match token {
-        Pick::Pointer(pointer) => pointer
-            .rsplit_once('/')
-            .and_then(|(parent, _)| json.pointer(parent)),
-        Pick::Header(_) | Pick::Cookie(_) | Pick::Body => None,
-    };
-    let kinds = [Some(json), beside]
-        .into_iter()
-        .flatten()
-        .filter_map(|table| table.get("token_type")?.as_str());
-    kinds.map(str::trim).find_map(|said| {
-        ["DPoP", "MAC", "PoP", "HTTP-Signature"]
-            .into_iter()
-            .find(|kind| kind.eq_ignore_ascii_case(said))
-    })
-}
-
-/// One statement about the life of a token.
-enum Said {
-    Nothing,
-    Implausible,
-    /// Seconds from the moment of sending.
-    Plausible(Duration),
-}
-
-impl Said {
-    fn seconds(seconds: Option<f64>) -> Self {
-        let plausible = seconds
-            .filter(|s| s.is_finite() && *s <= MAX_LIFE)
-            .and_then(|s| Duration::try_from_secs_f64(s).ok());
-        match plausible.filter(|life| *life >= MIN_LIFE) {
-            Some(life) => Self::Plausible(life),
-            None => Self::Implausible,
-        }
-    }
-}
-
-/// The smallest plausible life, and whether something implausible was said.
-///
-/// Moments are measured against the answer's own `Date` where it has one: the vendor's clock made
-/// both, so that ours may be wrong. A JWT that is over by that clock makes all that the answer says
-/// of its life implausible.
-fn life(answer: &Answer, token: &str, spec: &Response, wall: Duration) -> (Option<Duration>, bool) {
-    let date = rules::answered_at(answer).map(|date| date.as_secs_f64());
-    let now = date.unwrap_or(wall.as_secs_f64());
-    let expires_in = spec
-        .expires_in
-        .as_ref()
-        .and_then(|at| pick::value(answer, at))
-        .map_or(Said::Nothing, |said| {
-            Said::seconds(number(&said).map(|n| n * spec.expires_unit.as_secs_f64()))
-        });
-    let expires_at = spec
-        .expires_at
-        .as_ref()
-        .and_then(|at| pick::value(answer, at))
-        .map_or(Said::Nothing, |said| {
-            Said::seconds(epoch(&said, &spec.expires_at_format).map(|at| at - now))
-        });
-    let claims = if spec.jwt_exp {
-        Claims::read(token)
-    } else {
-        None
-    };
-    if claims.as_ref().is_some_and(|claims| claims.over(date)) {
-        return (None, true);
-    }
-    let [by_claims, by_clock] = claims.map_or([Said::Nothing, Said::Nothing], |claims| {
-        claims.lives(date, wall.as_secs_f64())
-    });
-    let mut implausible = false;
-    let mut least: Option<Duration> = None;
-    for said in [expires_in, expires_at, by_claims, by_clock] {
-        match said {
-            Said::Nothing => {}
-            Said::Implausible => implausible = true,
-            Said::Plausible(life) => least = Some(least.map_or(life, |l| l.min(life))),
-        }
-    }
-    (least, implausible)
-}
-
-/// A number, also one written as a string.
-fn number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(n) => n.as_f64(),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
-    }
-}
-
-/// A moment in seconds since the Unix epoch.
-fn epoch(value: &Value, format: &AtFormat) -> Option<f64> {
-    match (format, value) {
-        (AtFormat::Auto, _) => match (number(value), value) {
-            (Some(n), _) => moment(n),
-            (None, Value::String(text)) => Some(seconds(text.trim().parse().ok()?)),
-            (None, _) => None,
-        },
-        (AtFormat::Strftime { format, zone }, Value::String(text)) => {
-            written(text.trim(), format, zone.as_deref())
-        }
-        (AtFormat::Strftime { format, zone }, Value::Number(n)) => {
-            written(&n.to_string(), format, zone.as_deref())
-        }
-        (AtFormat::Strftime { .. }, _) => None,
-    }
-}
-
-/// A date in a vendor's own format. Where a clock change makes it mean two moments, the earlier is
-/// taken.
-fn written(text: &str, format: &str, zone: Option<&str>) -> Option<f64> {
-    let parsed = jiff::fmt::strtime::parse(format, text).ok()?;
-    let Some(zone) = zone else {
-        return Some(seconds(parsed.to_timestamp().ok()?));
-    };
-    let zone = time_zone(zone)?;
-    Some(seconds(
-        zone.to_ambiguous_timestamp(parsed.to_datetime().ok()?)
-            .earlier()
-            .ok()?,
-    ))
-}
-
-/// An IANA name or an offset such as `+09:00`.
-#[must_use]
-pub fn time_zone(name: &str) -> Option<TimeZone> {
-    match name.trim() {
-        "Z" | "z" | "UTC" | "GMT" => Some(TimeZone::UTC),
-        other => DateTimeParser::new().parse_time_zone(other).ok(),
-    }
-}
-
-fn seconds(at: Timestamp) -> f64 {
-    at.as_duration().as_secs_f64()
-}
-
-/// What a JWT says of its own time (RFC 7519 4.1.4, 4.1.6), in seconds since the Unix epoch.
-/// Nothing is verified: the vendor does that.
-struct Claims {
-    /// `None`: it is no number.
-    exp: Option<f64>,
-    /// Infinite where it is a number that makes no sense: then the life is implausible.
-    iat: Option<f64>,
-}
-
-impl Claims {
-    /// Those of what looks like a JWT with an `exp`.
-    fn read(token: &str) -> Option<Self> {
-        let mut parts = token.split('.');
-        let (_, payload, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next())
-        else {
-            return None;
-        };
-        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?);
-        let claims = json::read(&bytes)?;
-        let claim = |name| claims.get(name).filter(|claim| !claim.is_null());
-        let exp = claim("exp")?;
-        Some(Self {
-            exp: number(exp).and_then(moment),
-            iat: claim("iat")
-                .and_then(number)
-                .map(|n| moment(n).unwrap_or(f64::INFINITY)),
-        })
-    }
-
-    /// It has ended by the answer's own `date`.
-    fn over(&self, date: Option<f64>) -> bool {
-        self.exp
-            .zip(date)
-            .is_some_and(|(exp, date)| exp - date < MIN_LIFE.as_secs_f64())
-    }
-
-    /// Its life by its own claims, and what is left of it by a clock: by the answer's `date`;
-    /// without one by `wall`, ours, but only where no `iat` tells a better life, or an old one
-    /// tells that the token was made long ago. Where ours says that it is over, ours may be wrong.
-    fn lives(&self, date: Option<f64>, wall: f64) -> [Said; 2] {
-        let Some(exp) = self.exp else {
-            return [Said::Implausible, Said::Nothing];
-        };
-        let by_claims = self
-            .iat
-            .map_or(Said::Nothing, |iat| Said::seconds(Some(exp - iat)));
-        let by_clock = match (date, self.iat) {
-            (Some(date), _) => Said::seconds(Some(exp - date)),
-            (None, None) => Said::seconds(Some(exp - wall)),
-            (None, Some(iat)) if wall - iat > OLD && exp - wall >= MIN_LIFE.as_secs_f64() => {
-                Said::seconds(Some(exp - wall))
-            }
-            (None, Some(_)) => Said::Nothing,
-        };
-        [by_claims, by_clock]
-    }
-}
-
-/// A moment in seconds since the Unix epoch that may have been written in milliseconds; `None`: it
-/// makes sense as neither.
-fn moment(epoch: f64) -> Option<f64> {
-    let seconds = if epoch >= MILLISECONDS_FROM {
-        epoch / 1000.0
-    } else {
-        epoch
-    };
-    (seconds < MILLISECONDS_FROM).then_some(seconds)
-}
-
-#[cfg(test)]
-mod tests;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 const WALL: Duration = Duration::from_hours(500_000);
-const USUAL: Usual<'_> = Usual {
+const DEFAULTS: AssertionDefaults<'_> = AssertionDefaults {
     client_id: Some("app"),
     audience: Some("https://auth.example/token"),
 };
@@ -92,9 +92,9 @@ fn spec(alg: Algorithm) -> Assertion {
     }
 }
 
-fn signed(spec: &Assertion, key: &str) -> Result<String, Refused> {
+fn signed(spec: &Assertion, key: &str) -> Result<String, RequestError> {
     let secrets = values(&[("private_key", key), ("client_id", "app")]);
-    sign(spec, USUAL, &scope(&secrets), WALL).map(|s| s.to_string())
+    sign_assertion(spec, DEFAULTS, &scope(&secrets), WALL).map(|s| s.to_string())
 }
 
 fn parts(jwt: &str) -> (Value, Value) {
@@ -239,7 +239,7 @@ fn a_key_that_cannot_sign_is_told_in_words_without_its_text() {
             refused.why
         );
         assert!(
-            !refused.again && !refused.why.contains("hunter2") && !refused.why.contains("MII"),
+            !refused.retryable && !refused.why.contains("hunter2") && !refused.why.contains("MII"),
             "{}",
             refused.why
         );
@@ -281,15 +281,15 @@ fn the_first_private_key_of_a_secret_signs_in_whatever_dress_it_comes() {
 #[test]
 fn a_clock_that_is_not_set_signs_nothing_and_is_tried_again() {
     let secrets = values(&[("private_key", "k")]);
-    let refused = sign(
+    let refused = sign_assertion(
         &spec(Algorithm::HS256),
-        USUAL,
+        DEFAULTS,
         &scope(&secrets),
         Duration::from_secs(12),
     )
     .expect_err("should be refused");
     assert!(
-        refused.again && refused.why.contains("clock"),
+        refused.retryable && refused.why.contains("clock"),
         "{}",
         refused.why
     );

@@ -47,7 +47,7 @@ fn openssl(names: &[&str]) -> CertificateParams {
     params
 }
 
-type Told = mpsc::UnboundedReceiver<(Option<String>, String)>;
+type VendorError = mpsc::UnboundedReceiver<(Option<String>, String)>;
 
 /// A TLS server for these names; its certificate is in the file returned.
 async fn tls_serving(
@@ -55,7 +55,7 @@ async fn tls_serving(
     folder: &tempfile::TempDir,
     expired: bool,
     client: bool,
-) -> (u16, PathBuf, Told) {
+) -> (u16, PathBuf, VendorError) {
     let mut about = params(names);
     if expired {
         about.not_after = rcgen::date_time_ymd(2002, 1, 1);
@@ -70,7 +70,7 @@ async fn serving_with(
     key: &KeyPair,
     folder: &tempfile::TempDir,
     client: bool,
-) -> (u16, PathBuf, Told) {
+) -> (u16, PathBuf, VendorError) {
     let file = folder.path().join("ca.pem");
     std::fs::write(&file, cert.pem()).unwrap();
     std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();

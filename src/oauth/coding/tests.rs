@@ -44,7 +44,7 @@ fn fields(lines: &[&str]) -> HeaderMap {
         .collect()
 }
 
-fn undone(lines: &[&str], body: Vec<u8>) -> Result<Vec<u8>, Stuck> {
+fn undone(lines: &[&str], body: Vec<u8>) -> Result<Vec<u8>, DecodeError> {
     decode(body.into(), &codings(&fields(lines)).unwrap(), LIMIT).map(|body| body.to_vec())
 }
 
@@ -116,15 +116,18 @@ fn what_is_damaged_is_told_and_nothing_comes_out_above_the_bound() {
     );
     assert_eq!(
         undone(&["gzip"], gzip(&[&noise[..], b"x"].concat())),
-        Err(Stuck::TooLarge)
+        Err(DecodeError::TooLarge)
     );
-    assert_eq!(undone(&[], vec![0; LIMIT + 1]), Err(Stuck::TooLarge));
+    assert_eq!(undone(&[], vec![0; LIMIT + 1]), Err(DecodeError::TooLarge));
     let bomb = gzip(&vec![0; 10_000_000]);
-    assert_eq!(undone(&["gzip"], bomb.clone()), Err(Stuck::TooLarge));
-    assert_eq!(undone(&["gzip, gzip"], gzip(&bomb)), Err(Stuck::TooLarge));
+    assert_eq!(undone(&["gzip"], bomb.clone()), Err(DecodeError::TooLarge));
+    assert_eq!(
+        undone(&["gzip, gzip"], gzip(&bomb)),
+        Err(DecodeError::TooLarge)
+    );
     assert_eq!(
         undone(&["deflate"], zlib_of(&vec![0; 10_000_000])),
-        Err(Stuck::TooLarge)
+        Err(DecodeError::TooLarge)
     );
     let good = gzip(b"hello hello hello");
     for bad in [
@@ -136,13 +139,13 @@ fn what_is_damaged_is_told_and_nothing_comes_out_above_the_bound() {
     ] {
         assert_eq!(
             undone(&["gzip"], bad.to_vec()),
-            Err(Stuck::Damaged),
+            Err(DecodeError::Damaged),
             "{bad:?}"
         );
     }
     assert_eq!(
         undone(&["deflate"], zlib_of(b"hello")[..6].to_vec()),
-        Err(Stuck::Damaged)
+        Err(DecodeError::Damaged)
     );
 }
 

@@ -11,16 +11,16 @@ use crate::oauth::testing::{client, params, scope, spec, template, text, values}
 
 const URL: &str = "https://auth.example/token";
 
-fn made(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Request, Refused> {
-    let url = address(spec, scope)?.ok_or_else(|| Refused::new("no url"))?;
-    build(spec, url, scope)
+fn made(spec: &TokenSpec, scope: &Scope<'_>) -> Result<TokenRequest, RequestError> {
+    let url = render_token_url(spec, scope)?.ok_or_else(|| RequestError::new("no url"))?;
+    build_request(spec, url, scope)
 }
 
-fn body(request: &Request) -> &str {
+fn body(request: &TokenRequest) -> &str {
     std::str::from_utf8(request.body.as_ref().map_or(&[], |b| b.as_slice())).unwrap()
 }
 
-fn header<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+fn header<'a>(request: &'a TokenRequest, name: &str) -> Option<&'a str> {
     request.headers.get(name).map(|v| v.to_str().unwrap())
 }
 
@@ -332,7 +332,7 @@ fn a_raw_body_and_own_headers_are_sent_as_rendered() {
     );
     assert!(request.headers["x-key"].is_sensitive());
     assert_eq!(request.headers.len(), 2);
-    assert_eq!(secrets_used(&raw), ["key"]);
+    assert_eq!(used_secrets(&raw), ["key"]);
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn a_header_value_with_a_line_break_is_refused_and_not_repeated() {
 fn a_token_url_is_https_or_loopback_or_allowed() {
     let secrets = values(&[]);
     let at = |url: &str, allow_plaintext| {
-        address(
+        render_token_url(
             &TokenSpec {
                 allow_plaintext,
                 ..spec(url)
@@ -405,7 +405,7 @@ fn a_token_url_is_https_or_loopback_or_allowed() {
 #[test]
 fn the_guard_counts_against_the_secrets_that_are_really_sent() {
     let used = |spec: TokenSpec| {
-        secrets_used(&spec)
+        used_secrets(&spec)
             .into_iter()
             .map(str::to_owned)
             .collect::<Vec<_>>()

@@ -34,8 +34,8 @@ pub fn guard_key(
         wall: Some(Now::now().wall()),
         ..Scope::default()
     };
-    let url = request::address(spec, &scope).ok()??;
-    key(profile, spec, &url, credential, &scope)
+    let url = request::render_token_url(spec, &scope).ok()??;
+    attempt_key(profile, spec, &url, credential, &scope)
 }
 
 /// The origins of all token endpoints of a profile: accounts of different origins have nothing in
@@ -50,14 +50,19 @@ pub fn token_origins(profile: &Profile, values: Option<&Values>) -> Option<BTree
     };
     let mut origins = BTreeSet::new();
     for spec in &profile.tokens {
-        origins.extend(request::address(spec, &scope).ok()?.as_ref().map(origin));
+        origins.extend(
+            request::render_token_url(spec, &scope)
+                .ok()?
+                .as_ref()
+                .map(origin),
+        );
     }
     Some(origins)
 }
 
 /// The key of one attempt at `url`, of which `scope` holds settings, secrets and partition. The
 /// query is left out: with `format = "query"` it holds the secret.
-pub(super) fn key(
+pub(super) fn attempt_key(
     profile: &Profile,
     spec: &TokenSpec,
     url: &Url,
@@ -65,7 +70,7 @@ pub(super) fn key(
     scope: &Scope<'_>,
 ) -> Option<GuardKey> {
     let values = scope.secrets?;
-    let names = request::secrets_used(spec);
+    let names = request::used_secrets(spec);
     let mut used: Vec<&str> = names
         .iter()
         .filter_map(|n| values.get(n))
@@ -75,10 +80,10 @@ pub(super) fn key(
         return None;
     }
     used.sort_unstable();
-    let secret = hash(used.iter().map(|value| value.as_bytes()));
-    let client = client(profile, spec, &names, scope)
+    let secret = digest_parts(used.iter().map(|value| value.as_bytes()));
+    let client = client_identity(profile, spec, &names, scope)
         .unwrap_or_else(|| Zeroizing::new(format!("credential {credential}")));
-    let account = hash([origin(url).as_bytes(), client.as_bytes()]);
+    let account = digest_parts([origin(url).as_bytes(), client.as_bytes()]);
     let mut url = url.clone();
     url.set_query(None);
     let partition = scope
@@ -117,7 +122,7 @@ fn origin(url: &Url) -> String {
 /// The client identifier that the request shows: its parameter `client_id`, what client
 /// authentication sends as such, the subject of its assertion, or the secrets that the profile
 /// calls public. Case and white space around it make no other client.
-fn client(
+fn client_identity(
     profile: &Profile,
     spec: &TokenSpec,
     used: &[&str],
@@ -132,7 +137,7 @@ fn client(
     };
     let text = |param: &Param| match param {
         Param::Text(template) if template.names().iter().all(|name| known(name)) => {
-            request::render(template, scope).ok()
+            request::render_template(template, scope).ok()
         }
         _ => None,
     };
@@ -174,7 +179,7 @@ fn client(
 }
 
 /// SHA-256 over `parts`, none of which runs into the next.
-fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+fn digest_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut hash = digest::Context::new(&digest::SHA256);
     for part in parts {
         hash.update(&(part.len() as u64).to_be_bytes());

@@ -9,8 +9,8 @@ use http::{
 };
 
 use super::{
-    pick::{self, Answer, Body},
-    scrub::Scrub,
+    response::{self, ResponseBody, TokenResponse},
+    scrubber::Scrubber,
 };
 use crate::{
     profile::model::{At, Rule, StatusMatch, Test, Then},
@@ -36,45 +36,45 @@ pub enum Meaning {
     Failed(Failure),
 }
 
-/// Judges `answer` to the call for the token named `token`. `wall` is the wall clock when it came
+/// Judges `response` to the call for the token named `token`. `wall` is the wall clock when it came
 /// (for dates in `Retry-After`).
 #[must_use]
-pub fn judge(
-    answer: &Answer,
+pub fn classify_response(
+    response: &TokenResponse,
     token: &str,
     rules: &[Rule],
     wall: Duration,
-    scrub: &Scrub,
+    scrubber: &Scrubber,
 ) -> Meaning {
-    let told = Told::read(answer, scrub);
-    let after = retry_after(answer, wall);
+    let vendor_error = VendorError::from_response(response, scrubber);
+    let after = retry_after(response, wall);
     let rule = rules
         .iter()
-        .find(|r| fits(r, answer, token))
+        .find(|r| rule_matches(r, response, token))
         .and_then(|r| Some((class_of(r.then)?, r.hold)));
     let (class, hold, why) = match rule {
         Some((None, _)) => return Meaning::Token,
         Some((Some(class), hold)) => (class, hold, None),
-        None => match usual(answer, told.code.as_deref(), after.is_some()) {
+        None => match default_class(response, vendor_error.code.as_deref(), after.is_some()) {
             (None, _) => return Meaning::Token,
             (Some(class), why) => (class, None, why),
         },
     };
-    let throttled = class == Class::Throttled || answer.status == 429;
+    let throttled = class == Class::Throttled || response.status == 429;
     let wait = match class {
         Class::Retry | Class::Throttled => hold.or(after).or(throttled.then_some(THROTTLE)),
         _ => hold,
     };
     Meaning::Failed(Failure {
         class,
-        status: Some(answer.status),
+        status: Some(response.status),
         client_refused: class == Class::Rejected
-            && refuses_client(answer.status, told.code.as_deref()),
-        error: told.line(answer, why),
+            && refuses_client(response.status, vendor_error.code.as_deref()),
+        error: vendor_error.into_line(response, why),
         wait,
         timed_out: matches!(
-            answer.body,
-            Body::Broken {
+            response.body,
+            ResponseBody::Broken {
                 timed_out: true,
                 ..
             }
@@ -84,11 +84,12 @@ pub fn judge(
 
 /// A failure of class `config` about an answer: it says `why` and what the vendor said.
 #[must_use]
-pub fn config(answer: &Answer, why: &str, scrub: &Scrub) -> Failure {
-    let error = Told::read(answer, scrub).line(answer, Some(why.to_owned()));
+pub fn config_failure(response: &TokenResponse, why: &str, scrubber: &Scrubber) -> Failure {
+    let error =
+        VendorError::from_response(response, scrubber).into_line(response, Some(why.to_owned()));
     Failure {
         class: Class::Config,
-        status: Some(answer.status),
+        status: Some(response.status),
         error,
         wait: None,
         client_refused: false,
@@ -99,13 +100,14 @@ pub fn config(answer: &Answer, why: &str, scrub: &Scrub) -> Failure {
 /// `Retry-After` (RFC 9110 10.2.3) in either form, between 1 s and 1 h. A date counts from the
 /// answer's own `Date` where it has one, so that a wrong clock does no harm.
 #[must_use]
-pub fn retry_after(answer: &Answer, wall: Duration) -> Option<Duration> {
-    let text = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+pub fn retry_after(response: &TokenResponse, wall: Duration) -> Option<Duration> {
+    let text = response.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let asked = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than fit are simply very long.
         text.parse().map_or(MAX_WAIT, Duration::from_secs)
     } else {
-        date(answer, &RETRY_AFTER)?.saturating_sub(date(answer, &DATE).unwrap_or(wall))
+        header_date(response, &RETRY_AFTER)?
+            .saturating_sub(header_date(response, &DATE).unwrap_or(wall))
     };
     Some(asked.clamp(MIN_WAIT, MAX_WAIT))
 }
@@ -113,12 +115,12 @@ pub fn retry_after(answer: &Answer, wall: Duration) -> Option<Duration> {
 /// When the vendor says that it answered (RFC 9110 6.6.1), since the Unix epoch; all three forms of
 /// a date are read.
 #[must_use]
-pub fn answered_at(answer: &Answer) -> Option<Duration> {
-    date(answer, &DATE)
+pub fn response_date(response: &TokenResponse) -> Option<Duration> {
+    header_date(response, &DATE)
 }
 
-fn date(answer: &Answer, name: &HeaderName) -> Option<Duration> {
-    httpdate::parse_http_date(answer.headers.get(name)?.to_str().ok()?)
+fn header_date(response: &TokenResponse, name: &HeaderName) -> Option<Duration> {
+    httpdate::parse_http_date(response.headers.get(name)?.to_str().ok()?)
         .ok()?
         .duration_since(std::time::UNIX_EPOCH)
         .ok()
@@ -127,8 +129,8 @@ fn date(answer: &Answer, name: &HeaderName) -> Option<Duration> {
 /// The answer's `Date` where it is over 60 s from `wall`, the time by which an assertion was dated:
 /// enough to make it look expired or not valid yet.
 #[must_use]
-pub fn other_time(answer: &Answer, wall: Duration) -> Option<Duration> {
-    answered_at(answer).filter(|date| date.abs_diff(wall) > SKEW)
+pub fn skewed_date(response: &TokenResponse, wall: Duration) -> Option<Duration> {
+    response_date(response).filter(|date| date.abs_diff(wall) > SKEW)
 }
 
 /// `None` outside: the rule says nothing about token answers. `None` inside: ok.
@@ -144,14 +146,14 @@ fn class_of(then: Then) -> Option<Option<Class>> {
     }
 }
 
-fn fits(rule: &Rule, answer: &Answer, token: &str) -> bool {
+fn rule_matches(rule: &Rule, response: &TokenResponse, token: &str) -> bool {
     let status = |m: &StatusMatch| match m {
-        StatusMatch::Exact(code) => *code == answer.status,
-        StatusMatch::Class(class) => *class == answer.status / 100,
+        StatusMatch::Exact(code) => *code == response.status,
+        StatusMatch::Class(class) => *class == response.status / 100,
     };
     let found = || match &rule.path {
         None => rule.test.is_none(),
-        Some(path) => pick::text(answer, path).is_some_and(|text| match &rule.test {
+        Some(path) => response::pick_text(response, path).is_some_and(|text| match &rule.test {
             None => true,
             Some(Test::In(list)) => list.contains(&text),
             Some(Test::NotIn(list)) => !list.contains(&text),
@@ -162,7 +164,7 @@ fn fits(rule: &Rule, answer: &Answer, token: &str) -> bool {
         && (rule.status.is_empty() || rule.status.iter().any(status))
         && rule
             .json
-            .is_none_or(|json| json == is_json(&answer.headers))
+            .is_none_or(|json| json == is_json(&response.headers))
         && class_of(rule.then).is_some()
         && found()
 }
@@ -185,16 +187,20 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// The classes without any rule. `None`: there should be a token.
-fn usual(answer: &Answer, code: Option<&str>, waits: bool) -> (Option<Class>, Option<String>) {
-    let unread = match &answer.body {
-        Body::Coded(why) => Some(why.clone()),
-        Body::Whole(_) | Body::TooLarge | Body::Broken { .. } => None,
+fn default_class(
+    response: &TokenResponse,
+    code: Option<&str>,
+    waits: bool,
+) -> (Option<Class>, Option<String>) {
+    let unread = match &response.body {
+        ResponseBody::Coded(why) => Some(why.clone()),
+        ResponseBody::Whole(_) | ResponseBody::TooLarge | ResponseBody::Broken { .. } => None,
     };
     let refused = matches!(
         code,
         Some("invalid_client" | "unauthorized_client" | "invalid_grant" | "access_denied")
     );
-    match (answer.status, &answer.body) {
+    match (response.status, &response.body) {
         // The status alone decides these: an answer that breaks off after its head is still a
         // refusal, and counts as one.
         (401, _) => (Some(Class::Rejected), unread),
@@ -206,11 +212,11 @@ fn usual(answer: &Answer, code: Option<&str>, waits: bool) -> (Option<Class>, Op
             }),
             unread,
         ),
-        (_, Body::TooLarge) => (
+        (_, ResponseBody::TooLarge) => (
             Some(Class::Retry),
             Some("the answer is larger than 64 KiB".into()),
         ),
-        (_, Body::Broken { why, .. }) => (Some(Class::Retry), Some(why.clone())),
+        (_, ResponseBody::Broken { why, .. }) => (Some(Class::Retry), Some(why.clone())),
         (200..=299, _) => (None, None),
         (400 | 403, _) if refused => (Some(Class::Rejected), None),
         (408 | 425 | 500..=599, _) => (Some(Class::Retry), unread),
@@ -231,29 +237,29 @@ fn refuses_client(status: u16, code: Option<&str>) -> bool {
 }
 
 /// What an answer says of its error (RFC 6749 5.2): the only text of it that is ever shown.
-struct Told {
+struct VendorError {
     code: Option<String>,
     description: Option<String>,
 }
 
-impl Told {
-    fn read(answer: &Answer, scrub: &Scrub) -> Self {
+impl VendorError {
+    fn from_response(response: &TokenResponse, scrubber: &Scrubber) -> Self {
         let member = |name| {
-            answer
+            response
                 .json()
                 .and_then(|v| v.get(name))
                 .and_then(serde_json::Value::as_str)
         };
         let description = member("error_description")
-            .map(|d| scrub.description(d))
+            .map(|d| scrubber.scrub_description(d))
             .filter(|d| !d.is_empty());
         Self {
-            code: member("error").and_then(|e| scrub.code(e)),
+            code: member("error").and_then(|e| scrubber.scrub_code(e)),
             description,
         }
     }
 
-    fn line(self, answer: &Answer, why: Option<String>) -> String {
+    fn into_line(self, response: &TokenResponse, why: Option<String>) -> String {
         let said = match (self.code, self.description) {
             (Some(code), Some(text)) => Some(format!("{code}: {text}")),
             (Some(text), None) | (None, Some(text)) => Some(text),
@@ -264,7 +270,7 @@ impl Told {
             (Some(text), None) | (None, Some(text)) => text,
             (None, None) => format!(
                 "the token endpoint answered {} without saying why",
-                answer.status
+                response.status
             ),
         }
     }

@@ -15,26 +15,26 @@ const MAX_CODE: usize = 64;
 
 /// Everything that must not be seen of one attempt, in all its usual spellings.
 #[derive(Default)]
-pub struct Scrub {
+pub struct Scrubber {
     needles: Vec<Zeroizing<String>>,
 }
 
-impl Scrub {
+impl Scrubber {
     /// Adds a secret, a token or an assertion: as it is, form- and percent-encoded, base64, hex and
     /// as a JSON string.
     pub fn add(&mut self, secret: &str) {
-        self.spellings(secret);
+        self.add_spellings(secret);
         // A key has many lines, and an answer may hold one of them.
         if secret.contains('\n') {
             secret
                 .lines()
                 .map(str::trim)
                 .filter(|l| l.len() >= 16 && !l.starts_with("-----"))
-                .for_each(|l| self.spellings(l));
+                .for_each(|l| self.add_spellings(l));
         }
     }
 
-    fn spellings(&mut self, secret: &str) {
+    fn add_spellings(&mut self, secret: &str) {
         if secret.is_empty() {
             return;
         }
@@ -76,7 +76,7 @@ impl Scrub {
 
     /// `text` without any of it.
     #[must_use]
-    pub fn clean(&self, text: &str) -> String {
+    pub fn scrub_text(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for needle in &self.needles {
             if text.contains(needle.as_str()) {
@@ -88,27 +88,27 @@ impl Scrub {
 
     /// An `error` code (RFC 6749 5.2): its character set, at most 64 of it, else it is none.
     #[must_use]
-    pub fn code(&self, error: &str) -> Option<String> {
+    pub fn scrub_code(&self, error: &str) -> Option<String> {
         let legal = |b: u8| matches!(b, 0x20..=0x21 | 0x23..=0x5B | 0x5D..=0x7E);
         (!error.trim().is_empty() && error.len() <= MAX_CODE && error.bytes().all(legal))
-            .then(|| self.clean(error))
+            .then(|| self.scrub_text(error))
     }
 
     /// An `error_description`: scrubbed, then without control characters and cut at 200 characters.
     #[must_use]
-    pub fn description(&self, text: &str) -> String {
+    pub fn scrub_description(&self, text: &str) -> String {
         let visible: String = self
-            .clean(text)
+            .scrub_text(text)
             .chars()
-            .map(|c| if hidden(c) { ' ' } else { c })
+            .map(|c| if is_invisible(c) { ' ' } else { c })
             .collect();
-        let joined: String = text.chars().filter(|c| !hidden(*c)).collect();
+        let joined: String = text.chars().filter(|c| !is_invisible(*c)).collect();
         // Where a secret shows only once the control characters inside it are gone, nothing of the
         // text can be kept.
-        if self.clean(&joined) != joined && self.clean(text) == text {
+        if self.scrub_text(&joined) != joined && self.scrub_text(text) == text {
             return "***".into();
         }
-        let clean = self.clean(
+        let clean = self.scrub_text(
             visible
                 .split_whitespace()
                 .collect::<Vec<_>>()
@@ -124,7 +124,7 @@ impl Scrub {
 }
 
 /// Control and formatting characters that could forge a line or turn its direction.
-fn hidden(c: char) -> bool {
+fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
@@ -135,15 +135,15 @@ mod tests {
 
     use super::*;
 
-    fn of(secret: &str) -> Scrub {
-        let mut scrub = Scrub::default();
-        scrub.add(secret);
-        scrub
+    fn of(secret: &str) -> Scrubber {
+        let mut scrubber = Scrubber::default();
+        scrubber.add(secret);
+        scrubber
     }
 
     #[test]
     fn a_secret_is_taken_out_in_every_spelling() {
-        let scrub = of("s+e/c r%t\"x");
+        let scrubber = of("s+e/c r%t\"x");
         let spellings = [
             "s+e/c r%t\"x",
             "s%2Be%2Fc+r%25t%22x",
@@ -153,62 +153,75 @@ mod tests {
             "732b652f632072257422 78",
         ];
         for text in &spellings[..5] {
-            assert_eq!(scrub.clean(&format!("a {text} b")), "a *** b", "{text}");
+            assert_eq!(
+                scrubber.scrub_text(&format!("a {text} b")),
+                "a *** b",
+                "{text}"
+            );
         }
-        assert_eq!(scrub.clean("732b652f63207225742278"), "***");
-        assert_eq!(scrub.clean("nothing here"), "nothing here");
+        assert_eq!(scrubber.scrub_text("732b652f63207225742278"), "***");
+        assert_eq!(scrubber.scrub_text("nothing here"), "nothing here");
     }
 
     #[test]
     fn a_line_of_a_key_is_taken_out() {
-        let scrub = of(
+        let scrubber = of(
             "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\nAASCBKcwggSj\n-----END PRIVATE KEY-----\n",
         );
         assert_eq!(
-            scrub.clean("bad key MIIEvQIBADANBgkqhkiG9w0BAQEF!"),
+            scrubber.scrub_text("bad key MIIEvQIBADANBgkqhkiG9w0BAQEF!"),
             "bad key ***!"
         );
     }
 
     #[test]
     fn a_description_is_one_line_of_at_most_200_characters() {
-        let scrub = of("hunter2");
-        assert_eq!(scrub.description("no\r\nX-Evil: 1\u{202e}"), "no X-Evil: 1");
-        assert_eq!(scrub.description("is hunter2 right?"), "is *** right?");
-        assert_eq!(scrub.description("is hun\u{0}ter2 right?"), "***");
-        assert_eq!(scrub.description(&"é".repeat(500)).chars().count(), 201);
+        let scrubber = of("hunter2");
+        assert_eq!(
+            scrubber.scrub_description("no\r\nX-Evil: 1\u{202e}"),
+            "no X-Evil: 1"
+        );
+        assert_eq!(
+            scrubber.scrub_description("is hunter2 right?"),
+            "is *** right?"
+        );
+        assert_eq!(scrubber.scrub_description("is hun\u{0}ter2 right?"), "***");
+        assert_eq!(
+            scrubber.scrub_description(&"é".repeat(500)).chars().count(),
+            201
+        );
         assert!(
-            !scrub
-                .description(&format!("{}hunter2", "x".repeat(196)))
+            !scrubber
+                .scrub_description(&format!("{}hunter2", "x".repeat(196)))
                 .contains("hunt")
         );
     }
 
     #[test]
     fn a_code_keeps_to_the_character_set_of_the_rfc() {
-        let scrub = Scrub::default();
+        let scrubber = Scrubber::default();
         assert_eq!(
-            scrub.code("invalid_client").as_deref(),
+            scrubber.scrub_code("invalid_client").as_deref(),
             Some("invalid_client")
         );
         for bad in ["", "  ", "a\"b", "a\\b", "a\nb", "é", &"x".repeat(65)] {
-            assert_eq!(scrub.code(bad), None, "{bad:?}");
+            assert_eq!(scrubber.scrub_code(bad), None, "{bad:?}");
         }
     }
 
     proptest! {
         #[test]
         fn no_secret_survives(before in "\\PC{0,250}", secret in "[ -~]{6,40}", after in "\\PC{0,40}") {
-            let shown = of(&secret).description(&format!("{before}{secret}{after}"));
+            let shown = of(&secret).scrub_description(&format!("{before}{secret}{after}"));
             prop_assert!(secret.trim().len() < 6 || !shown.contains(&secret));
             prop_assert!(shown.chars().count() <= 201);
         }
 
         #[test]
         fn any_text_can_be_cleaned(text in any::<String>(), secret in any::<String>()) {
-            let scrub = of(&secret);
-            let _ = scrub.description(&text);
-            let _ = scrub.code(&text);
+            let scrubber = of(&secret);
+            let _ = scrubber.scrub_description(&text);
+            let _ = scrubber.scrub_code(&text);
         }
     }
 }

@@ -8,15 +8,15 @@ use crate::profile::model::Pick;
 
 const WALL: Duration = Duration::from_hours(500_000);
 
-fn answer(status: u16, body: &str) -> Answer {
-    Answer::new(
+fn answer(status: u16, body: &str) -> TokenResponse {
+    TokenResponse::new(
         status,
         HeaderMap::new(),
-        Body::Whole(body.as_bytes().to_vec().into()),
+        ResponseBody::Whole(body.as_bytes().to_vec().into()),
     )
 }
 
-fn with(mut answer: Answer, name: &'static str, value: &str) -> Answer {
+fn with(mut answer: TokenResponse, name: &'static str, value: &str) -> TokenResponse {
     answer.headers.append(
         HeaderName::from_static(name),
         HeaderValue::from_str(value).unwrap(),
@@ -24,8 +24,8 @@ fn with(mut answer: Answer, name: &'static str, value: &str) -> Answer {
     answer
 }
 
-fn failed(answer: &Answer, rules: &[Rule]) -> Option<Failure> {
-    match judge(answer, "access", rules, WALL, &Scrub::default()) {
+fn failed(answer: &TokenResponse, rules: &[Rule]) -> Option<Failure> {
+    match classify_response(answer, "access", rules, WALL, &Scrubber::default()) {
         Meaning::Token => None,
         Meaning::Failed(failure) => Some(failure),
     }
@@ -99,16 +99,21 @@ fn r8_every_answer_has_the_class_the_contract_gives_it() {
 
 #[test]
 fn a_refusal_counts_by_its_status_even_where_the_body_breaks_off_or_is_too_large() {
-    let of = |status, body| failed(&Answer::new(status, HeaderMap::new(), body), &[]).unwrap();
-    let cut = || Body::Broken {
+    let of =
+        |status, body| failed(&TokenResponse::new(status, HeaderMap::new(), body), &[]).unwrap();
+    let cut = || ResponseBody::Broken {
         why: "connection reset".into(),
         timed_out: true,
     };
     assert_eq!(of(401, cut()).class, Class::Rejected);
-    assert_eq!(of(401, Body::TooLarge).class, Class::Rejected);
+    assert_eq!(of(401, ResponseBody::TooLarge).class, Class::Rejected);
     for status in [200, 400, 403, 404, 503] {
         assert_eq!(of(status, cut()).class, Class::Retry, "{status}");
-        assert_eq!(of(status, Body::TooLarge).class, Class::Retry, "{status}");
+        assert_eq!(
+            of(status, ResponseBody::TooLarge).class,
+            Class::Retry,
+            "{status}"
+        );
     }
     assert!(of(200, cut()).timed_out);
     assert_eq!(of(200, cut()).error, "connection reset");
@@ -117,7 +122,7 @@ fn a_refusal_counts_by_its_status_even_where_the_body_breaks_off_or_is_too_large
         ..rule(Then::Rejected)
     };
     assert_eq!(
-        failed(&Answer::new(403, HeaderMap::new(), cut()), &[rule])
+        failed(&TokenResponse::new(403, HeaderMap::new(), cut()), &[rule])
             .unwrap()
             .class,
         Class::Rejected
@@ -421,13 +426,13 @@ fn an_error_shows_the_code_and_the_description_and_nothing_else() {
         failed(&answer(302, ""), &[]).unwrap().error,
         "a redirect, which is never followed"
     );
-    let mut scrub = Scrub::default();
-    scrub.add("s3cr3t!value");
+    let mut scrubber = Scrubber::default();
+    scrubber.add("s3cr3t!value");
     let echo = answer(
         401,
         "{\"error\":\"invalid_client\",\"error_description\":\"secret s3cr3t!value or s3cr3t%21value is wrong\"}",
     );
-    let Meaning::Failed(failure) = judge(&echo, "access", &[], WALL, &scrub) else {
+    let Meaning::Failed(failure) = classify_response(&echo, "access", &[], WALL, &scrubber) else {
         panic!("no failure")
     };
     assert_eq!(failure.error, "invalid_client: secret *** or *** is wrong");
@@ -439,8 +444,8 @@ proptest! {
         let mut headers = HeaderMap::new();
         headers.insert("retry-after", HeaderValue::from_str(&after).unwrap());
         headers.insert("date", HeaderValue::from_str(&after).unwrap());
-        let answer = Answer::new(status, headers, Body::Whole(body.into()));
-        match judge(&answer, "access", &[], Duration::from_secs(wall), &Scrub::default()) {
+        let answer = TokenResponse::new(status, headers, ResponseBody::Whole(body.into()));
+        match classify_response(&answer, "access", &[], Duration::from_secs(wall), &Scrubber::default()) {
             Meaning::Token => prop_assert!((200..300).contains(&status)),
             Meaning::Failed(failure) => {
                 prop_assert!(failure.wait.is_none_or(|w| w >= MIN_WAIT && w <= MAX_WAIT));

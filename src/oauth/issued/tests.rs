@@ -20,29 +20,29 @@ fn spec() -> Response {
     }
 }
 
-fn answer(body: &str) -> Answer {
-    Answer::new(
+fn answer(body: &str) -> TokenResponse {
+    TokenResponse::new(
         200,
         HeaderMap::new(),
-        Body::Whole(body.as_bytes().to_vec().into()),
+        ResponseBody::Whole(body.as_bytes().to_vec().into()),
     )
 }
 
-fn run(answer: &Answer, spec: &Response) -> Result<Issued, Failure> {
-    read(
+fn run(answer: &TokenResponse, spec: &Response) -> Result<Issued, Failure> {
+    read_issued(
         answer,
         "access",
         spec,
         &[],
-        Moment {
+        SendTime {
             sent: Now::default(),
             wall: WALL,
         },
-        &mut Scrub::default(),
+        &mut Scrubber::default(),
     )
 }
 
-fn class(answer: &Answer, spec: &Response) -> Option<Class> {
+fn class(answer: &TokenResponse, spec: &Response) -> Option<Class> {
     run(answer, spec).err().map(|f| f.class)
 }
 
@@ -163,7 +163,11 @@ fn class_of(body: &str, spec: &Response) -> Option<Class> {
 fn bytes_that_are_no_text_cost_their_member_and_where_that_is_the_token_the_answer() {
     let of = |bytes: &[u8]| {
         run(
-            &Answer::new(200, HeaderMap::new(), Body::Whole(bytes.to_vec().into())),
+            &TokenResponse::new(
+                200,
+                HeaderMap::new(),
+                ResponseBody::Whole(bytes.to_vec().into()),
+            ),
             &spec(),
         )
         .map(|i| i.value.to_string())
@@ -204,7 +208,11 @@ fn tokens_are_found_in_headers_cookies_and_bodies() {
         SET_COOKIE,
         HeaderValue::from_static("sid=\"from-cookie\"; HttpOnly"),
     );
-    let answer = Answer::new(201, headers, Body::Whole(b" from-body\r\n".to_vec().into()));
+    let answer = TokenResponse::new(
+        201,
+        headers,
+        ResponseBody::Whole(b" from-body\r\n".to_vec().into()),
+    );
     let rows = [
         (
             Pick::Header(HeaderName::from_static("x-token")),
@@ -231,7 +239,11 @@ fn tokens_are_found_in_headers_cookies_and_bodies() {
             Some(Class::Config)
         );
     }
-    let page = Answer::new(200, HeaderMap::new(), Body::Whole(vec![0xff, 0xfe].into()));
+    let page = TokenResponse::new(
+        200,
+        HeaderMap::new(),
+        ResponseBody::Whole(vec![0xff, 0xfe].into()),
+    );
     assert_eq!(
         class(
             &page,
@@ -325,7 +337,7 @@ fn expires_at_is_read_as_epoch_seconds_or_milliseconds_or_as_a_date() {
 
 #[test]
 fn c4_a_date_in_a_vendors_own_format_has_its_own_zone() {
-    let at = |format: &str, zone: Option<&str>, text: &str| written(text, format, zone);
+    let at = |format: &str, zone: Option<&str>, text: &str| parse_date(text, format, zone);
     assert_eq!(
         at(
             "%Y-%m-%d %H:%M:%S",
@@ -423,7 +435,7 @@ fn a_jwt_tells_its_life_by_exp_and_iat_and_is_not_verified() {
 }
 
 /// A JWT made and over at these seconds from now, in an answer that was dated so.
-fn made(iat: Option<i64>, exp: i64, date: Option<i64>) -> Answer {
+fn made(iat: Option<i64>, exp: i64, date: Option<i64>) -> TokenResponse {
     let now = i64::try_from(WALL.as_secs()).unwrap();
     let iat = iat.map_or(String::new(), |iat| format!(",\"iat\":{}", now + iat));
     let body = format!(
@@ -443,7 +455,7 @@ fn made(iat: Option<i64>, exp: i64, date: Option<i64>) -> Answer {
 
 #[test]
 fn a_jwt_that_was_made_long_ago_is_not_believed_past_its_end_whatever_our_clock_says() {
-    let said = |answer: &Answer| {
+    let said = |answer: &TokenResponse| {
         run(answer, &spec())
             .map(|issued| (issued.life.map(|l| l.as_secs()), issued.implausible))
             .ok()
@@ -511,16 +523,16 @@ fn the_date_of_an_answer_is_read_in_all_three_forms_and_nonsense_is_none() {
         answer
             .headers
             .insert("date", HeaderValue::from_str(form).unwrap());
-        let issued = read(
+        let issued = read_issued(
             &answer,
             "access",
             &spec(),
             &[],
-            Moment {
+            SendTime {
                 sent: Now::default(),
                 wall: Duration::from_secs(9),
             },
-            &mut Scrub::default(),
+            &mut Scrubber::default(),
         );
         assert_eq!(
             issued.ok().unwrap().life,
@@ -652,12 +664,12 @@ fn vars_are_taken_as_text() {
 proptest! {
     #[test]
     fn any_answer_gives_a_token_or_a_failure(status in 100u16..1000, body in any::<Vec<u8>>(), wall in any::<u64>()) {
-        let answer = Answer::new(status, HeaderMap::new(), Body::Whole(body.into()));
+        let answer = TokenResponse::new(status, HeaderMap::new(), ResponseBody::Whole(body.into()));
         for token in [Pick::Pointer("/access_token".into()), Pick::Body, Pick::Cookie("a".into())] {
             let spec = Response { token, expires_at: Some(Pick::Body), ..spec() };
-            let moment = Moment { sent: Now::default(), wall: Duration::from_secs(wall) };
-            if let Ok(issued) = read(&answer, "access", &spec, &[], moment, &mut Scrub::default()) {
-                prop_assert!(unusable(&issued.value).is_none());
+            let moment = SendTime { sent: Now::default(), wall: Duration::from_secs(wall) };
+            if let Ok(issued) = read_issued(&answer, "access", &spec, &[], moment, &mut Scrubber::default()) {
+                prop_assert!(token_fault(&issued.value).is_none());
                 prop_assert!(issued.life.is_none_or(|l| l >= MIN_LIFE && l <= Duration::from_hours(400 * 24)));
             }
         }
@@ -673,7 +685,7 @@ proptest! {
 
     #[test]
     fn any_text_in_any_format_is_a_date_or_none(text in "\\PC{0,40}", format in "[%A-Za-z0-9 :.-]{0,20}", zone in "\\PC{0,12}") {
-        written(&text, &format, Some(&zone));
-        written(&text, &format, None);
+        parse_date(&text, &format, Some(&zone));
+        parse_date(&text, &format, None);
     }
 }

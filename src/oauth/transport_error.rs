@@ -6,10 +6,10 @@ use rustls::AlertDescription;
 
 use crate::tls::Flaw;
 
-/// What to say of an error of reqwest. `clock_wrong`: the wall clock is not set, which makes every
+/// What to say of an error of reqwest. `clock_unset`: the wall clock is not set, which makes every
 /// certificate look wrong.
 #[must_use]
-pub fn words(error: &reqwest::Error, clock_wrong: bool) -> String {
+pub fn describe(error: &reqwest::Error, clock_unset: bool) -> String {
     let mut causes: Vec<&(dyn Error + 'static)> = Vec::new();
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(cause) = next {
@@ -27,12 +27,12 @@ pub fn words(error: &reqwest::Error, clock_wrong: bool) -> String {
         .iter()
         .find_map(|c| c.downcast_ref::<rustls::Error>())
     {
-        let clock = if clock_wrong {
+        let clock = if clock_unset {
             " (the clock of this machine is wrong: before 2020)"
         } else {
             ""
         };
-        return format!("TLS: {}{clock}", tls_words(tls));
+        return format!("TLS: {}{clock}", describe_tls(tls));
     }
     if error.is_timeout() {
         return "timed out".into();
@@ -64,7 +64,7 @@ pub fn words(error: &reqwest::Error, clock_wrong: bool) -> String {
     what.into()
 }
 
-fn tls_words(error: &rustls::Error) -> String {
+fn describe_tls(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(found) => {
             format!("certificate {}", Flaw::new(found, None))
