@@ -28,24 +28,18 @@ const THROTTLE: Duration = Duration::from_secs(5);
 /// refused for its date, as far as anyone can tell.
 const SKEW: Duration = Duration::from_secs(60);
 
-/// What to do with an answer.
-#[derive(Debug)]
-pub enum Meaning {
-    /// A token should be in it.
-    Token,
-    Failed(Failure),
-}
-
-/// Judges `response` to the call for the token named `token`. `wall` is the wall clock when it came
-/// (for dates in `Retry-After`).
-#[must_use]
+/// Whether `response` to the call for the token named `token` should hold a token. `wall` is the
+/// wall clock when it came (for dates in `Retry-After`).
+///
+/// # Errors
+/// The [`Failure`] that it is: its class, what the vendor said of it, and how long to wait.
 pub fn classify_response(
     response: &TokenResponse,
     token: &str,
     rules: &[Rule],
     wall: Duration,
     scrubber: &Scrubber,
-) -> Meaning {
+) -> Result<(), Failure> {
     let vendor_error = VendorError::from_response(response, scrubber);
     let after = retry_after(response, wall);
     let rule = rules
@@ -53,19 +47,19 @@ pub fn classify_response(
         .find(|r| rule_matches(r, response, token))
         .and_then(|r| Some((class_of(r.then)?, r.hold)));
     let (class, hold, why) = match rule {
-        Some((None, _)) => return Meaning::Token,
+        Some((None, _)) => return Ok(()),
         Some((Some(class), hold)) => (class, hold, None),
         None => match default_class(response, vendor_error.code.as_deref(), after.is_some()) {
-            (None, _) => return Meaning::Token,
+            (None, _) => return Ok(()),
             (Some(class), why) => (class, None, why),
         },
     };
     let throttled = class == Class::Throttled || response.status == 429;
     let wait = match class {
         Class::Retry | Class::Throttled => hold.or(after).or(throttled.then_some(THROTTLE)),
-        _ => hold,
+        Class::Rejected | Class::Config | Class::Unreadable => hold,
     };
-    Meaning::Failed(Failure {
+    Err(Failure {
         class,
         status: Some(response.status),
         client_refused: class == Class::Rejected

@@ -9,8 +9,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::{
-    classify::{self, Meaning},
-    json,
+    classify, json,
     response::{self, ResponseBody, TokenResponse},
     scrubber::Scrubber,
 };
@@ -57,10 +56,7 @@ pub fn read_issued(
     if let Some(Value::String(text)) = &found {
         scrubber.add(text);
     }
-    match classify::classify_response(response, token, rules, moment.wall, scrubber) {
-        Meaning::Failed(failure) => return Err(failure),
-        Meaning::Token => {}
-    }
+    classify::classify_response(response, token, rules, moment.wall, scrubber)?;
     if let (Pick::Pointer(_) | Pick::Body, ResponseBody::Coded(why)) = (&spec.token, &response.body)
     {
         return Err(Failure {

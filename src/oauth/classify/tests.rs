@@ -25,10 +25,7 @@ fn with(mut answer: TokenResponse, name: &'static str, value: &str) -> TokenResp
 }
 
 fn failed(answer: &TokenResponse, rules: &[Rule]) -> Option<Failure> {
-    match classify_response(answer, "access", rules, WALL, &Scrubber::default()) {
-        Meaning::Token => None,
-        Meaning::Failed(failure) => Some(failure),
-    }
+    classify_response(answer, "access", rules, WALL, &Scrubber::default()).err()
 }
 
 fn error(code: &str) -> String {
@@ -432,7 +429,7 @@ fn an_error_shows_the_code_and_the_description_and_nothing_else() {
         401,
         "{\"error\":\"invalid_client\",\"error_description\":\"secret s3cr3t!value or s3cr3t%21value is wrong\"}",
     );
-    let Meaning::Failed(failure) = classify_response(&echo, "access", &[], WALL, &scrubber) else {
+    let Err(failure) = classify_response(&echo, "access", &[], WALL, &scrubber) else {
         panic!("no failure")
     };
     assert_eq!(failure.error, "invalid_client: secret *** or *** is wrong");
@@ -446,8 +443,8 @@ proptest! {
         headers.insert("date", HeaderValue::from_str(&after).unwrap());
         let answer = TokenResponse::new(status, headers, ResponseBody::Whole(body.into()));
         match classify_response(&answer, "access", &[], Duration::from_secs(wall), &Scrubber::default()) {
-            Meaning::Token => prop_assert!((200..300).contains(&status)),
-            Meaning::Failed(failure) => {
+            Ok(()) => prop_assert!((200..300).contains(&status)),
+            Err(failure) => {
                 prop_assert!(failure.wait.is_none_or(|w| w >= MIN_WAIT && w <= MAX_WAIT));
                 prop_assert!(failure.error.chars().count() < 400 && !failure.error.contains('\n'));
                 prop_assert_eq!(failure.class == Class::Rejected && status == 401, status == 401);
