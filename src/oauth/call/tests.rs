@@ -302,17 +302,14 @@ async fn the_key_of_the_guard_is_known_before_the_first_call_and_without_the_par
     let key = whole.prepare(&[]).await.ok().unwrap().key().cloned();
     let values = whole.secrets.believed().unwrap();
     assert!(key.is_some());
-    assert_eq!(
-        guard_key::guard_key(&profile(vec![child]), 0, "acme", &values),
-        key
-    );
+    assert_eq!(guard_key(&profile(vec![child]), 0, "acme", &values), key);
     let of_a_request = spec("http://127.0.0.1:9/{{ partition.customer }}");
     assert_eq!(
-        guard_key::guard_key(&profile(vec![of_a_request]), 0, "acme", &values),
+        guard_key(&profile(vec![of_a_request]), 0, "acme", &values),
         None
     );
     assert_eq!(
-        guard_key::guard_key(
+        guard_key(
             &profile(vec![TokenSpec {
                 client_auth: ClientAuth::None,
                 ..spec("http://127.0.0.1:9/t")
