@@ -15,6 +15,7 @@ import urllib.parse
 import urllib.request
 
 from common import DEPLOY, Verdict
+from metrics import HISTOGRAMS, OTHERS, PREFIX
 from promql import p, problems, walk
 
 BOARD = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
@@ -118,6 +119,9 @@ def main():
         label = selector(variable["query"]["query"])[1]
         verdict.check(label == variable["name"], f"{variable['name']} lists its label's values")
         verdict.check(variable["definition"] == variable["query"]["query"], f"{variable['name']} says in both places the same")
+    shown = {name for query in described() for name in query["series"]}
+    unseen = [n for n in OTHERS if PREFIX + n not in shown] + [n for n in HISTOGRAMS if f"{PREFIX}{n}_bucket" not in shown]
+    verdict.check(not unseen, "every metric is on the dashboard", unseen)
     for query in described():
         where = f"{query['panel']} ({query['kind']})"
         verdict.check("$" not in query["expr"], f"{where} uses known variables only", query["expr"])
