@@ -21,7 +21,7 @@ use cupbearer::{
     route::Form,
     snapshot::Snapshot,
     telemetry::Metrics,
-    token::{Memory, Now, Store},
+    token::{BootInstant, MemoryLedger, Store},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::{
@@ -81,7 +81,7 @@ fn hot_path(c: &mut Criterion) {
     let config = config.unwrap_or_else(|| panic!("{:?}", problems.list()));
     let world = World::new(
         Arc::new(Store::default()),
-        Arc::new(Memory::default()),
+        Arc::new(MemoryLedger::default()),
         Metrics::new().unwrap(),
     );
     let snapshot = Snapshot::build(config, &world, 1).unwrap_or_else(|p| panic!("{:?}", p.list()));
@@ -89,7 +89,7 @@ fn hot_path(c: &mut Criterion) {
     let credential = served.credential.clone().unwrap();
     let whole = Partition::default();
     let presented = runtime
-        .block_on(credential.present(&whole, Now::now().after(Duration::from_secs(5))))
+        .block_on(credential.present(&whole, BootInstant::now().after(Duration::from_secs(5))))
         .unwrap();
 
     let route = || {

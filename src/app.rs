@@ -24,7 +24,7 @@ use crate::{
     snapshot::Snapshot,
     state::Disk,
     telemetry::Metrics,
-    token::{Ledger, Memory, Now, Store},
+    token::{BootInstant, Ledger, MemoryLedger, Store},
 };
 
 /// What the caller of [`App::start`] may choose.
@@ -126,7 +126,7 @@ impl App {
                 .map(ToString::to_string)
                 .collect(),
             leaving: leaving.clone(),
-            started: Now::now(),
+            started: BootInstant::now(),
             salt,
             unread: Arc::default(),
             doubts: Arc::default(),
@@ -212,12 +212,12 @@ impl App {
         self.leaving.store(true, Ordering::Release);
         tracing::info!("stopping: open requests are finished");
         self.poller.abort();
-        let begun = Now::now();
+        let begun = BootInstant::now();
         let clean = self.listeners.drain(linger, drain).await;
         // A token call that is cut off is an attempt with an unknown outcome: it gets what is left
         // of the drain, and a moment.
         let left = drain
-            .saturating_sub(begun.until(Now::now()))
+            .saturating_sub(begun.until(BootInstant::now()))
             .max(Duration::from_secs(1));
         self.store.drain(left).await;
         let _ = self.stop_admin.send(true);
@@ -228,7 +228,7 @@ impl App {
 /// Where the guard counts: on disk, or as long as this process lives.
 pub async fn ledger(dir: Option<&Path>, metrics: &Metrics) -> Arc<dyn Ledger> {
     let Some(dir) = dir else {
-        return Arc::new(Memory::default());
+        return Arc::new(MemoryLedger::default());
     };
     let metrics = metrics.clone();
     let disk = Disk::new(dir.to_owned(), move || metrics.state_failed());

@@ -24,7 +24,7 @@ use crate::{
     problem::{Problem, Severity},
     snapshot::Snapshot,
     telemetry::Metrics,
-    token::Now,
+    token::BootInstant,
 };
 
 /// What is being written is looked at this often until it is whole.
@@ -88,7 +88,7 @@ struct Inner {
     /// Held through a reload, so that there is one at a time; not while a writer is waited for.
     running: tokio::sync::Mutex<Running>,
     started: AtStart,
-    last: Mutex<Option<(Outcome, Now)>>,
+    last: Mutex<Option<(Outcome, BootInstant)>>,
     watcher: OnceLock<Watcher>,
 }
 
@@ -144,7 +144,7 @@ impl Reloader {
 
     /// The last reload's outcome and when it was.
     #[must_use]
-    pub fn last(&self) -> Option<(Outcome, Now)> {
+    pub fn last(&self) -> Option<(Outcome, BootInstant)> {
         self.0
             .last
             .lock()
@@ -164,7 +164,7 @@ impl Reloader {
     /// Reads everything again, secrets included, and runs on it if it is right. A file that is
     /// being written is waited for, until it has been quiet for two seconds, 4 s at most.
     pub async fn reload(&self) -> Outcome {
-        let until = Now::now().after(PATIENCE);
+        let until = BootInstant::now().after(PATIENCE);
         self.tell(Step::Begins);
         let outcome = loop {
             let mut running = self.0.running.lock().await;
@@ -172,7 +172,7 @@ impl Reloader {
                 Tried::Ended(outcome) => break self.report(outcome),
                 Tried::Unsettled { rest } => rest,
             };
-            if Now::now() >= until {
+            if BootInstant::now() >= until {
                 break self.report(Outcome::Refused(vec![being_written(
                     self.0.snapshot.load().config.file.clone(),
                 )]));
@@ -228,7 +228,7 @@ impl Reloader {
         };
         self.0.metrics.reloaded(word);
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((outcome.clone(), Now::now()));
+            Some((outcome.clone(), BootInstant::now()));
         outcome
     }
 

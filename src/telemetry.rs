@@ -11,7 +11,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::token::Now;
+use crate::token::BootInstant;
 
 mod events;
 mod repeats;
@@ -319,10 +319,10 @@ impl Metrics {
     }
     /// An operator, or whoever reaches the admin port, asked for this; told once a minute.
     pub fn asked_by_hand(&self, credential: &str, action: &str) {
-        if let Some(times) = self
-            .0
-            .repeats
-            .again(("by hand", credential), action, Now::now())
+        if let Some(times) =
+            self.0
+                .repeats
+                .again(("by hand", credential), action, BootInstant::now())
         {
             tracing::info!(
                 credential,
@@ -348,7 +348,7 @@ impl Metrics {
             .then(|| {
                 self.0
                     .repeats
-                    .again(("refused", upstream), (code, detail), Now::now())
+                    .again(("refused", upstream), (code, detail), BootInstant::now())
             })
             .flatten();
         match told {
@@ -376,7 +376,11 @@ impl Metrics {
             .redirects_removed
             .with_label_values(&[upstream])
             .inc_by(count as u64);
-        if let Some(times) = self.0.repeats.again(("redirect", upstream), "", Now::now()) {
+        if let Some(times) = self
+            .0
+            .repeats
+            .again(("redirect", upstream), "", BootInstant::now())
+        {
             let advice = "its Location, Content-Location, Refresh or Link led to another upstream of ours; see redirects_to";
             tracing::warn!(
                 upstream,
@@ -411,7 +415,7 @@ impl Metrics {
         if let Some(times) = self
             .0
             .repeats
-            .again(("connect", upstream), error, Now::now())
+            .again(("connect", upstream), error, BootInstant::now())
         {
             tracing::warn!(
                 upstream,
@@ -446,7 +450,7 @@ impl Metrics {
         if let Some(times) = self
             .0
             .repeats
-            .again(("secret", credential), why, Now::now())
+            .again(("secret", credential), why, BootInstant::now())
         {
             tracing::warn!(
                 credential,

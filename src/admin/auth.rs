@@ -21,7 +21,7 @@ use crate::{
     config,
     files::{Moment, PATIENCE, Turn, Watch},
     secret::{Secret, Secrets, Source},
-    token::Now,
+    token::BootInstant,
 };
 
 /// Wrong tokens are answered one after the other, each after this: 50 a second however many guess.
@@ -41,7 +41,7 @@ pub struct Trusted(pub bool);
 /// What is remembered of those who showed a wrong token.
 pub struct Doubts {
     turn: Semaphore,
-    told: Mutex<(Option<Now>, u64)>,
+    told: Mutex<(Option<BootInstant>, u64)>,
 }
 
 impl Default for Doubts {
@@ -59,7 +59,7 @@ impl Doubts {
         let untold = {
             let (told, since) = &mut *self.told.lock().unwrap_or_else(PoisonError::into_inner);
             *since += 1;
-            let now = Now::now();
+            let now = BootInstant::now();
             let tell = told.is_none_or(|told| told.until(now) >= TELL);
             if tell {
                 *told = Some(now);
@@ -443,12 +443,12 @@ mod tests {
             }
             // As a look does that never ends.
             let _hung = tokens.of(&config.auth)[0].watch.turn_now().unwrap();
-            let (began, right) = (Now::now(), shows(&["Bearer first-token"]));
+            let (began, right) = (BootInstant::now(), shows(&["Bearer first-token"]));
             let all =
                 join_all((0..1000).map(|_| super::judge(&config, &tokens, Peer::Network, &right)))
                     .await;
             assert!(all.iter().all(|one| *one == expected), "{expected:?}");
-            let took = began.until(Now::now());
+            let took = began.until(BootInstant::now());
             assert!(took >= waited && took < waited * 2, "{took:?}");
         }
     }

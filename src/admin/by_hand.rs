@@ -15,7 +15,7 @@ use super::{Admin, auth::Trusted, json_bytes, respond, status::rfc3339, text};
 use crate::{
     credential::{ByHand, Credential},
     snapshot::Snapshot,
-    token::{Next, Now},
+    token::{BootInstant, NextAttempt},
 };
 
 /// What becomes of what was asked for.
@@ -87,15 +87,15 @@ fn refresh(credential: &Credential, trusted: bool) -> Asked {
 
 async fn unlatch(credential: &Credential) -> Asked {
     match credential.unlatch().await {
-        Next::At(at) => Asked::At(not_before(at)),
-        Next::Latched => Asked::Held("it is latched until its secret changes".to_owned()),
-        Next::NoMemory => {
+        NextAttempt::At(at) => Asked::At(not_before(at)),
+        NextAttempt::Latched => Asked::Held("it is latched until its secret changes".to_owned()),
+        NextAttempt::NoMemory => {
             Asked::Held("the guard's memory cannot be read or written: see the log".to_owned())
         }
     }
 }
 
 /// To the second, rounded up.
-fn not_before(at: Now) -> String {
+fn not_before(at: BootInstant) -> String {
     rfc3339(at.wall() + Duration::from_nanos(999_999_999))
 }

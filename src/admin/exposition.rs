@@ -3,7 +3,7 @@
 use super::Admin;
 use crate::{
     telemetry::{CredentialGauges, TokenGauges},
-    token::{Doing, Now},
+    token::{Activity, BootInstant},
 };
 
 impl Admin {
@@ -12,7 +12,7 @@ impl Admin {
     pub fn render_metrics(&self) -> Vec<u8> {
         let snapshot = self.snapshot.load_full();
         let (mut tokens, mut credentials) = (Vec::new(), Vec::new());
-        let now = Now::now();
+        let now = BootInstant::now();
         for credential in snapshot.credentials.values() {
             let states = credential.tokens();
             let (mut latched, mut rejections) = (false, 0);
@@ -30,13 +30,13 @@ impl Admin {
                 // be sent.
                 for state in states.iter().filter(|s| s.token == spec.name) {
                     let status = &state.status;
-                    latched |= matches!(status.doing, Doing::Held { latched: true, .. });
+                    latched |= matches!(status.activity, Activity::Held { latched: true, .. });
                     rejections = rejections.max(status.rejections);
-                    gauges.resting |= matches!(status.doing, Doing::Resting);
-                    if let Doing::Due(at)
-                    | Doing::Held {
+                    gauges.resting |= matches!(status.activity, Activity::Resting);
+                    if let Activity::Due(at)
+                    | Activity::Held {
                         until: Some(at), ..
-                    } = status.doing
+                    } = status.activity
                     {
                         gauges.refresh = earliest(gauges.refresh, at.wall().as_secs_f64());
                     }

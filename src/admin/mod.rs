@@ -48,7 +48,7 @@ use crate::{
     reload::{Outcome, Reloader},
     snapshot::Snapshot,
     telemetry::Metrics,
-    token::Now,
+    token::BootInstant,
 };
 
 /// What the admin port knows of the program.
@@ -61,7 +61,7 @@ pub struct Admin {
     pub proxy: Vec<String>,
     /// Set from SIGTERM on: `/readyz` says 503.
     pub leaving: Arc<AtomicBool>,
-    pub started: Now,
+    pub started: BootInstant,
     /// Salts token fingerprints, so that they say nothing across restarts.
     pub salt: [u8; 16],
     pub unread: Arc<Unread>,
@@ -111,11 +111,11 @@ impl Admin {
     /// Notices when this program is ready for the first time, also where nobody asks: what a reload
     /// adds afterwards takes nothing away.
     pub async fn watch_readiness(self, mut stop: watch::Receiver<bool>) {
-        let begun = Now::now();
+        let begun = BootInstant::now();
         while !self.reached.all(&self.snapshot.load_full()) {
             // A first outcome is seldom long in coming; one that is, is a refused secret or an
             // issuer that is down.
-            let pause = if begun.until(Now::now()) < health::SOON {
+            let pause = if begun.until(BootInstant::now()) < health::SOON {
                 health::OFTEN
             } else {
                 health::SELDOM

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::seats::Seat;
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// A request's head is whole so long after its first byte; the first head of a connection so long
 /// after it was made.
@@ -33,7 +33,7 @@ pub struct Patient<T> {
     io: T,
     still: Pin<Box<Sleep>>,
     /// Reading ends here; moved on by each head that is whole and by each answer.
-    whole: Now,
+    whole: BootInstant,
     /// Line ends in a row while a head is read.
     head: Option<u8>,
     /// Nothing was read since the last answer.
@@ -51,7 +51,7 @@ impl<T> Patient<T> {
         Self {
             io,
             still,
-            whole: Now::now().after(HEAD),
+            whole: BootInstant::now().after(HEAD),
             head: Some(0),
             answered: false,
             writing: false,
@@ -64,7 +64,7 @@ impl<T> Patient<T> {
     fn heard(&mut self, bytes: &[u8]) {
         if std::mem::take(&mut self.answered) {
             self.head = Some(0);
-            self.whole = Now::now().after(HEAD);
+            self.whole = BootInstant::now().after(HEAD);
         }
         for byte in bytes {
             match (&mut self.head, byte) {
@@ -75,7 +75,7 @@ impl<T> Patient<T> {
             }
             if self.head == Some(2) {
                 self.head = None;
-                self.whole = Now::now().after(WHOLE);
+                self.whole = BootInstant::now().after(WHOLE);
             }
         }
         self.moved();
@@ -83,7 +83,7 @@ impl<T> Patient<T> {
 
     fn moved(&mut self) {
         self.still
-            .set(sleep(STILL.min(Now::now().until(self.whole))));
+            .set(sleep(STILL.min(BootInstant::now().until(self.whole))));
         self.seat
             .moved(self.answered, self.head.is_none() && !self.answered);
     }

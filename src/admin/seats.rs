@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// Open connections of one port. Each may hold a head of 16 KiB and about as much besides.
 pub const MOST: usize = 256;
@@ -38,11 +38,11 @@ struct Taken {
 }
 
 struct Sitting {
-    moved: Now,
+    moved: BootInstant,
     answered: bool,
     busy: bool,
     /// Since when a part of an answer waits for its peer to read.
-    unread: Option<Now>,
+    unread: Option<BootInstant>,
     /// Dropped when it is time to go.
     stay: Option<oneshot::Sender<()>>,
 }
@@ -76,7 +76,7 @@ impl Seats {
             taken.by.insert(
                 number,
                 Sitting {
-                    moved: Now::now(),
+                    moved: BootInstant::now(),
                     answered: false,
                     busy: false,
                     unread: None,
@@ -97,7 +97,7 @@ impl Seats {
     /// Up to half of the seats are safe for those who were answered before, so that no crowd of
     /// newcomers drives a scraper out; the other half is safe for newcomers.
     fn free_one(&self) {
-        let (mut taken, now) = (self.lock(), Now::now());
+        let (mut taken, now) = (self.lock(), BootInstant::now());
         let known = taken
             .by
             .values()
@@ -119,8 +119,8 @@ impl Seats {
 
     /// Since when the one whose answer has lain unread longest has not read it, and its number.
     #[must_use]
-    pub fn longest_unread(&self) -> Option<(Now, u64)> {
-        let now = Now::now();
+    pub fn longest_unread(&self) -> Option<(BootInstant, u64)> {
+        let now = BootInstant::now();
         let taken = self.lock();
         let all = taken
             .by
@@ -157,7 +157,7 @@ impl Seat {
     pub fn moved(&mut self, answered: bool, busy: bool) {
         let mut taken = self.seats.lock();
         if let Some(sitting) = taken.by.get_mut(&self.number) {
-            sitting.moved = Now::now();
+            sitting.moved = BootInstant::now();
             sitting.answered |= answered;
             if busy && !sitting.busy && sitting.stay.is_none() {
                 // A request came in just when it was told to leave.
@@ -175,7 +175,7 @@ impl Seat {
         if std::mem::replace(&mut self.unread, unread) != unread
             && let Some(sitting) = self.seats.lock().by.get_mut(&self.number)
         {
-            sitting.unread = unread.then(Now::now);
+            sitting.unread = unread.then(BootInstant::now);
         }
     }
 }

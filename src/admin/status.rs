@@ -13,7 +13,7 @@ use crate::{
     problem::{Problem, Severity},
     reload::Outcome,
     snapshot::Served,
-    token::{Class, Doing, Now},
+    token::{Activity, BootInstant, FailureClass},
 };
 
 /// The answer of `/api/status`.
@@ -171,13 +171,13 @@ impl StatusPage {
             build: Build {
                 version: env!("CARGO_PKG_VERSION"),
             },
-            now: rfc3339(Now::now().wall()),
+            now: rfc3339(BootInstant::now().wall()),
             ready: verdict == health::Verdict::Ready,
             not_ready: match verdict {
                 health::Verdict::Ready => None,
                 health::Verdict::NotYet(why) => Some(why),
             },
-            uptime: admin.started.until(Now::now()).as_secs(),
+            uptime: admin.started.until(BootInstant::now()).as_secs(),
             config: ConfigState {
                 generation: snapshot.generation,
                 file: config.file.as_ref().map(|f| f.display().to_string()),
@@ -279,27 +279,27 @@ fn credential(c: &Credential, salt: &[u8]) -> CredentialState {
 }
 
 fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
-    let now = Now::now();
+    let now = BootInstant::now();
     let status = &state.status;
     let current = status.token.as_ref().filter(|t| t.expires > now);
     let sendable = current.is_some_and(|t| t.send_until > now);
     TokenJson {
         name: state.token.clone(),
         partition: state.partition.as_ref().map(|p| fingerprint(salt, p)),
-        state: match status.doing {
-            Doing::Calling(_) => "refreshing",
-            Doing::Due(_) if sendable => "ok",
-            Doing::Due(_) | Doing::Parent(_) => "waiting",
-            Doing::Held { latched: true, .. } => "latched",
-            Doing::Held { .. } => "held",
-            Doing::Resting => "resting",
+        state: match status.activity {
+            Activity::Calling(_) => "refreshing",
+            Activity::Due(_) if sendable => "ok",
+            Activity::Due(_) | Activity::Parent(_) => "waiting",
+            Activity::Held { latched: true, .. } => "latched",
+            Activity::Held { .. } => "held",
+            Activity::Resting => "resting",
         },
         generation: status.token.as_ref().map_or(0, |t| t.number),
         obtained_at: current.map(|t| rfc3339(t.issued.sent.wall())),
         expires_at: current.map(|t| rfc3339(t.expires.wall())),
-        refresh_at: match status.doing {
-            Doing::Due(at)
-            | Doing::Held {
+        refresh_at: match status.activity {
+            Activity::Due(at)
+            | Activity::Held {
                 until: Some(at), ..
             } => Some(rfc3339(at.wall())),
             _ => None,
@@ -307,18 +307,18 @@ fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
         sendable,
         last_failure: status.failure.as_ref().map(|(f, at)| LastFailure {
             class: match f.class {
-                Class::Retry => "retry",
-                Class::Throttled => "throttled",
-                Class::Rejected => "rejected",
-                Class::Config => "config",
-                Class::Unreadable => "secret_unreadable",
+                FailureClass::Retry => "retry",
+                FailureClass::Throttled => "throttled",
+                FailureClass::Rejected => "rejected",
+                FailureClass::Config => "config",
+                FailureClass::Unreadable => "secret_unreadable",
             },
             at: rfc3339(*at),
             status: f.status,
             error: f.error.clone(),
             help: advice::help(
                 f.class,
-                matches!(status.doing, Doing::Held { latched: true, .. }),
+                matches!(status.activity, Activity::Held { latched: true, .. }),
                 sendable,
             ),
         }),

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::seats::{SOON, Seats};
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// KiB of unread answers, renderings of metrics aside. A larger answer takes all of it.
 const ROOM: u32 = 4096;
@@ -34,7 +34,7 @@ pub struct Unread {
     /// One large answer is made at a time: what is not yet counted is one.
     turn: Turn<()>,
     renderings: Arc<Semaphore>,
-    metrics: Turn<Option<(Now, Bytes)>>,
+    metrics: Turn<Option<(BootInstant, Bytes)>>,
 }
 
 impl Default for Unread {
@@ -89,13 +89,13 @@ impl Unread {
     pub async fn metrics(&self, render: impl FnOnce() -> Vec<u8>) -> Option<Bytes> {
         let mut last = self.metrics.lock().await;
         if let Some((at, body)) = &*last
-            && at.until(Now::now()) < SHARED
+            && at.until(BootInstant::now()) < SHARED
         {
             return Some(body.clone());
         }
         *last = None;
         let room = self.make_room(&self.renderings, 1).await?;
-        let at = Now::now();
+        let at = BootInstant::now();
         let body = Bytes::from_owner(Held {
             body: render(),
             _room: room,

@@ -10,7 +10,7 @@ use crate::{
         TokenSpec,
         model::{ClientAuth, Format, Profile},
     },
-    token::{Class, Failure, Issued},
+    token::{Failure, FailureClass, Issued},
 };
 
 /// A token that could not be had.
@@ -26,13 +26,13 @@ pub struct Case<'a> {
 
 /// The class as a word of the line that is printed.
 #[must_use]
-pub fn word(class: Class) -> &'static str {
+pub fn word(class: FailureClass) -> &'static str {
     match class {
-        Class::Retry => "no token",
-        Class::Throttled => "the vendor asks to wait",
-        Class::Rejected => "refused",
-        Class::Config => "not understood",
-        Class::Unreadable => "not tried",
+        FailureClass::Retry => "no token",
+        FailureClass::Throttled => "the vendor asks to wait",
+        FailureClass::Rejected => "refused",
+        FailureClass::Config => "not understood",
+        FailureClass::Unreadable => "not tried",
     }
 }
 
@@ -166,11 +166,11 @@ fn unanswered(case: &Case<'_>, spec: &TokenSpec) -> Option<String> {
     let error = &case.failure.error;
     let url = url_key(case);
     Some(match case.failure.class {
-        Class::Unreadable => format!(
+        FailureClass::Unreadable => format!(
             "look at credentials.{}.secrets: the file must be there, have something in it, and be readable for this user",
             case.configured.name
         ),
-        Class::Rejected => {
+        FailureClass::Rejected => {
             "nothing was sent: the guard remembers refusals of this very secret; put the right one in place, or wait (--force tries once, unless the account waits for `cupbearer unlatch`)"
                 .to_owned()
         }
@@ -185,8 +185,8 @@ fn unanswered(case: &Case<'_>, spec: &TokenSpec) -> Option<String> {
             spec.name,
             humantime::format_duration(spec.timeout)
         ),
-        Class::Retry => format!("check {url} and the way out of this network: HTTP_PROXY and its like are not obeyed"),
-        Class::Config | Class::Throttled => return None,
+        FailureClass::Retry => format!("check {url} and the way out of this network: HTTP_PROXY and its like are not obeyed"),
+        FailureClass::Config | FailureClass::Throttled => return None,
     })
 }
 
@@ -213,7 +213,7 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
         hints.push("the vendor must allow this client the grant client_credentials (machine to machine, service account)".to_owned());
     } else if says("invalid_client")
         || status == 401
-        || (*class == Class::Rejected && !says("invalid_grant"))
+        || (*class == FailureClass::Rejected && !says("invalid_grant"))
     {
         hints.extend(client(case, spec));
     } else if status == 403 {
@@ -254,7 +254,7 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
             "a parameter is missing, unknown or sent twice: compare with the vendor's documentation (credentials.{name}.tokens.{token}.params, {})",
             auth_key(case)
         ));
-    } else if *class == Class::Throttled || status == 429 {
+    } else if *class == FailureClass::Throttled || status == 429 {
         hints.push(format!(
             "the client asks too often: do other programs use the same one? credentials.{name}.guard.rate sets our own bound"
         ));

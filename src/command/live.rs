@@ -24,7 +24,7 @@ use crate::{
     problem::known,
     telemetry::Metrics,
     tls::Tls,
-    token::{Class, Doing, Now, Refresh, Rotation, Store},
+    token::{Activity, BootInstant, FailureClass, RefreshMode, Rotation, Store},
 };
 
 /// Beyond the timeouts of the calls themselves: a turn at the guard, a slow disk.
@@ -88,14 +88,14 @@ impl Outcome {
     }
 }
 
-impl From<Class> for Outcome {
-    fn from(class: Class) -> Self {
+impl From<FailureClass> for Outcome {
+    fn from(class: FailureClass) -> Self {
         match class {
-            Class::Retry => Self::Retry,
-            Class::Throttled => Self::Throttled,
-            Class::Rejected => Self::Rejected,
-            Class::Config => Self::Config,
-            Class::Unreadable => Self::Unreadable,
+            FailureClass::Retry => Self::Retry,
+            FailureClass::Throttled => Self::Throttled,
+            FailureClass::Rejected => Self::Rejected,
+            FailureClass::Config => Self::Config,
+            FailureClass::Unreadable => Self::Unreadable,
         }
     }
 }
@@ -187,7 +187,7 @@ async fn tried(configured: &config::Credential, record: &Record, world: &World) 
     profile
         .tokens
         .iter_mut()
-        .for_each(|t| t.lifetime.refresh = Refresh::Ahead);
+        .for_each(|t| t.lifetime.refresh = RefreshMode::Ahead);
     let profile = Arc::new(profile);
     let clients: Result<Vec<TokenClient>, Box<Found>> = {
         let mut made: HashMap<Tls, TokenClient> = HashMap::new();
@@ -226,8 +226,8 @@ async fn tried(configured: &config::Credential, record: &Record, world: &World) 
         clients,
         world,
     );
-    let until = Now::now().after(patience);
-    while !credential.tokens().iter().all(|t| t.status.settled) && Now::now() < until {
+    let until = BootInstant::now().after(patience);
+    while !credential.tokens().iter().all(|t| t.status.settled) && BootInstant::now() < until {
         tokio::time::sleep(LOOK).await;
     }
     let states = credential.tokens();
@@ -272,7 +272,7 @@ fn report(
             ..found
         };
     }
-    match (&state.status.failure, &state.status.doing) {
+    match (&state.status.failure, &state.status.activity) {
         (Some((failure, _)), _) => {
             let answered = failure.status.map(|s| format!(" (status {s})")).unwrap_or_default();
             Found {
@@ -283,7 +283,7 @@ fn report(
                 ..found
             }
         }
-        (None, Doing::Parent(parent)) => {
+        (None, Activity::Parent(parent)) => {
             Found { what: format!("not tried: it is made with the token {parent}, and there is none"), ..found }
         }
         (None, _) => Found {

@@ -13,7 +13,8 @@ use crate::{
     app, state,
     telemetry::Metrics,
     token::{
-        Ask, Counted, Fut, GuardKey, Ledger, Limits, Memory, Permit, Spend, Verdict, guard::Line,
+        AttemptOutcome, AttemptRequest, BoxFuture, GuardKey, GuardStatus, Ledger, LockoutPolicy,
+        MemoryLedger, Reservation, Spend, guard::TurnQueue,
     },
 };
 
@@ -61,13 +62,13 @@ pub async fn open(
         Ok(dir) => dir,
         Err(trouble) => {
             let why = why.map_or_else(|| trouble.clone(), |why| format!("{why}; {trouble}"));
-            return (Record::Nowhere(why), Arc::new(Memory::default()));
+            return (Record::Nowhere(why), Arc::new(MemoryLedger::default()));
         }
     };
     let ledger = app::ledger(Some(&own), metrics).await;
     match unusable(&own) {
         None => (Record::Own { dir: own, why }, ledger),
-        Some(trouble) => (Record::Nowhere(trouble), Arc::new(Memory::default())),
+        Some(trouble) => (Record::Nowhere(trouble), Arc::new(MemoryLedger::default())),
     }
 }
 
@@ -104,7 +105,7 @@ pub struct Forced {
     record: Arc<dyn Ledger>,
     /// The running program's: what it says after an unlatch holds.
     shared: bool,
-    memory: Memory,
+    memory: MemoryLedger,
     in_memory: Mutex<HashSet<u64>>,
 }
 
@@ -114,14 +115,19 @@ impl Forced {
         Self {
             record,
             shared,
-            memory: Memory::default(),
+            memory: MemoryLedger::default(),
             in_memory: Mutex::default(),
         }
     }
 }
 
 impl Ledger for Forced {
-    fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
+    fn spend<'a>(
+        &'a self,
+        key: &'a GuardKey,
+        limits: &'a LockoutPolicy,
+        ask: &'a AttemptRequest,
+    ) -> BoxFuture<'a, Spend> {
         Box::pin(async move {
             match self.record.spend(key, limits, ask).await {
                 spend @ (Spend::Go(_) | Spend::Busy) => return spend,
@@ -136,7 +142,12 @@ impl Ledger for Forced {
         })
     }
 
-    fn settle<'a>(&'a self, permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()> {
+    fn settle<'a>(
+        &'a self,
+        permit: Reservation,
+        verdict: AttemptOutcome,
+        limits: &'a LockoutPolicy,
+    ) -> BoxFuture<'a, ()> {
         let here = self
             .in_memory
             .lock()
@@ -149,25 +160,30 @@ impl Ledger for Forced {
         }
     }
 
-    fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()> {
+    fn clear<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, ()> {
         self.record.clear(key)
     }
 
-    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>> {
+    fn counted<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, Option<GuardStatus>> {
         self.record.counted(key)
     }
 
-    fn freed(&self) -> Fut<'static, ()> {
+    fn freed(&self) -> BoxFuture<'static, ()> {
         self.record.freed()
     }
 
-    fn line(&self) -> &Line {
+    fn line(&self) -> &TurnQueue {
         self.record.line()
     }
 }
 
 impl Forced {
-    async fn stand_in(&self, key: &GuardKey, limits: &Limits, ask: &Ask) -> Spend {
+    async fn stand_in(
+        &self,
+        key: &GuardKey,
+        limits: &LockoutPolicy,
+        ask: &AttemptRequest,
+    ) -> Spend {
         let spend = self.memory.spend(key, limits, ask).await;
         if let Spend::Go(permit) = &spend {
             self.in_memory

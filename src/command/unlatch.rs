@@ -8,7 +8,7 @@ use crate::{
     config,
     credential::unlatch_at_rest,
     state::Disk,
-    token::{Next, Now},
+    token::{BootInstant, NextAttempt},
 };
 
 /// `cupbearer unlatch`. Writes to the state folder as its owner, without the admin port; a program
@@ -62,20 +62,20 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
         &ledger,
     ));
     match next {
-        Ok(Next::At(at)) if at <= Now::now() => {
+        Ok(NextAttempt::At(at)) if at <= BootInstant::now() => {
             say(&format!("{name}: one attempt may be made now\n"))
         }
-        Ok(Next::At(at)) => say(&format!(
+        Ok(NextAttempt::At(at)) => say(&format!(
             "{name}: one attempt may be made from {} on\n",
             moment(at)
         )),
-        Ok(Next::Latched) => {
+        Ok(NextAttempt::Latched) => {
             complain(format_args!(
                 "cupbearer: {name} is latched all the same, until its secret changes"
             ));
             Exit::Failed
         }
-        Ok(Next::NoMemory) => {
+        Ok(NextAttempt::NoMemory) => {
             complain(format_args!(
                 "cupbearer: {} cannot be read or written: run this as the user that owns it",
                 dir.display()
@@ -92,7 +92,7 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
 }
 
 /// To the second, rounded up (RFC 3339).
-fn moment(at: Now) -> String {
+fn moment(at: BootInstant) -> String {
     let seconds = i64::try_from(at.wall().as_secs())
         .unwrap_or(i64::MAX)
         .saturating_add(1);

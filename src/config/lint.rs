@@ -23,7 +23,7 @@ use crate::{
     problem::{Problem, Problems, Severity, shown},
     profile::Profile,
     secret::{Secrets, Source},
-    token::Refresh,
+    token::RefreshMode,
 };
 
 /// Advice about what could be parsed. Other mistakes do not hide it; what would follow from them
@@ -377,7 +377,7 @@ fn partitions_ahead(config: &Config, problems: &mut Problems) {
             .profile
             .tokens
             .iter()
-            .filter(|token| token.lifetime.refresh == Refresh::Ahead)
+            .filter(|token| token.lifetime.refresh == RefreshMode::Ahead)
         {
             let key = format!(
                 "{}.tokens.{}.lifetime.refresh",

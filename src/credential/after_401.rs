@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Credential, Partition, Presented};
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// What to do with a vendor's 401.
 #[derive(Debug)]
@@ -34,18 +34,23 @@ impl Credential {
 
     /// The vendor answered 401 to `sent`: marks its generations refused, parents first, and waits
     /// for the refresh.
-    pub async fn after_401(&self, partition: &Partition, sent: &Presented, until: Now) -> After401 {
+    pub async fn after_401(
+        &self,
+        partition: &Partition,
+        sent: &Presented,
+        until: BootInstant,
+    ) -> After401 {
         let bundle = self.bundle(partition);
         let generations = || bundle.keepers().iter().zip(&sent.numbers);
         let _queued: Vec<_> = bundle
             .keepers()
             .iter()
-            .map(|keeper| keeper.queue())
+            .map(|keeper| keeper.add_waiter())
             .collect();
         generations().for_each(|(keeper, &number)| keeper.reject(number));
         let mut newer = false;
         for (keeper, &number) in generations() {
-            newer |= keeper.after_rejection(number, until).await.is_some();
+            newer |= keeper.wait_after_refusal(number, until).await.is_some();
         }
         if !newer {
             return After401::Pass;
@@ -65,14 +70,14 @@ impl Credential {
             .keepers()
             .iter()
             .zip(&sent.numbers)
-            .for_each(|(keeper, &number)| keeper.accepted(number));
+            .for_each(|(keeper, &number)| keeper.accept(number));
     }
 
     /// May a request leave with this now? It was good when it was made; since then its time may
     /// have ended, or an API may have refused one of its tokens.
     #[must_use]
     pub fn may_send(&self, partition: &Partition, presented: &Presented) -> bool {
-        presented.send_until > Now::now()
+        presented.send_until > BootInstant::now()
             && self
                 .running_bundle(partition)
                 .is_none_or(|bundle| bundle.may_send(presented))

@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use super::Presented;
 use crate::{
     profile::Profile,
-    token::{Keeper, Now, Tuning},
+    token::{BootInstant, Keeper, KeeperPolicy},
 };
 
 /// One token set.
@@ -35,15 +35,20 @@ impl Bundle {
         &self.partition
     }
     /// `tunings` in the order of the profile.
-    pub fn retune(&self, tunings: &[Tuning]) {
+    pub fn retune(&self, tunings: &[KeeperPolicy]) {
         self.keepers
             .iter()
             .zip(tunings)
-            .for_each(|(keeper, tuning)| keeper.retune(tuning.clone()));
+            .for_each(|(keeper, tuning)| keeper.change_policy(tuning.clone()));
     }
     /// What was last presented, if it still is what the keepers hold, and as `profile` wants it:
     /// token sets outlive reloads.
-    pub fn ready(&self, profile: &Arc<Profile>, epoch: u64, now: Now) -> Option<Arc<Presented>> {
+    pub fn ready(
+        &self,
+        profile: &Arc<Profile>,
+        epoch: u64,
+        now: BootInstant,
+    ) -> Option<Arc<Presented>> {
         let presented = self.presented.load_full()?;
         if presented.epoch != epoch || presented.send_until <= now || !presented.is_of(profile) {
             return None;

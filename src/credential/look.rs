@@ -16,7 +16,7 @@ use crate::{
     files::Moment,
     oauth,
     secret::{Looked, Turn, Values},
-    token::{Class, GuardKey},
+    token::{FailureClass, GuardKey},
 };
 
 /// What is being written is looked at this often until it is whole.
@@ -95,7 +95,7 @@ impl Credential {
                     keeper
                         .status()
                         .failure
-                        .is_some_and(|(failure, _)| failure.class == Class::Unreadable)
+                        .is_some_and(|(failure, _)| failure.class == FailureClass::Unreadable)
                 };
                 // A keeper whose last attempt was made with these very values learns nothing new: a
                 // refusal of them stands.
@@ -107,7 +107,7 @@ impl Credential {
                         }) == *key
                 };
                 if if first { unread() } else { !used() } {
-                    keeper.secret_changed();
+                    keeper.note_secret_change();
                 }
             }
         }

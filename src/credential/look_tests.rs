@@ -10,7 +10,7 @@ use crate::{
     profile::{Profile, model::Inject},
     secret::{Secrets, Source},
     telemetry::Metrics,
-    token::{Hold, Limits, Memory, Now, Store},
+    token::{BootInstant, Hold, LockoutPolicy, MemoryLedger, Store},
 };
 
 /// A credential without tokens whose one secret is this file.
@@ -23,7 +23,7 @@ fn credential(file: &Path) -> Arc<Credential> {
         inject: Inject::default(),
         partition: vec![],
         errors: vec![],
-        limits: Limits {
+        limits: LockoutPolicy {
             rate: vec![],
             max_rejections: 2,
             hold: Hold::UntilSecretChanges,
@@ -39,7 +39,7 @@ fn credential(file: &Path) -> Arc<Credential> {
     };
     let world = World::new(
         Arc::new(Store::default()),
-        Arc::new(Memory::default()),
+        Arc::new(MemoryLedger::default()),
         Metrics::new().unwrap(),
     );
     Arc::new(Credential::new(
@@ -118,11 +118,14 @@ async fn what_one_writes_in_place_is_seen_without_another_poll() {
 async fn a_look_that_hangs_is_waited_for_by_nobody() {
     let (_folder, _, credential) = begin();
     let hangs = credential.shared.secrets.turn().await;
-    let begun = Now::now();
+    let begun = BootInstant::now();
     credential.look(Look::Poll).await;
-    assert_eq!(begun.until(Now::now()), Duration::ZERO);
+    assert_eq!(begun.until(BootInstant::now()), Duration::ZERO);
     credential.look(Look::Now).await;
-    assert_eq!(begun.until(Now::now()).as_secs(), PATIENCE.as_secs());
+    assert_eq!(
+        begun.until(BootInstant::now()).as_secs(),
+        PATIENCE.as_secs()
+    );
     drop(hangs);
     credential.look(Look::Now).await;
     assert_eq!(credential.secret_generation(), 1);

@@ -33,7 +33,7 @@ use crate::{
     oauth::{CallHistory, TokenCall, TokenClient},
     profile::{self, Profile},
     secret::Secrets,
-    token::{Keeper, KeeperName, Now, Tuning},
+    token::{BootInstant, Keeper, KeeperName, KeeperPolicy},
 };
 
 /// A credential at work.
@@ -43,7 +43,7 @@ pub struct Credential {
     placed: Placed,
     /// As this configuration has them; handed to running keepers by [`Credential::adopt`].
     secrets: Arc<Secrets>,
-    tunings: Arc<Vec<Tuning>>,
+    tunings: Arc<Vec<KeeperPolicy>>,
     clients: Vec<TokenClient>,
     digest: [u8; 32],
     shared: Arc<Shared>,
@@ -84,12 +84,12 @@ impl Credential {
         let tunings = profile
             .tokens
             .iter()
-            .map(|t| Tuning {
+            .map(|t| KeeperPolicy {
                 lifetime: t.lifetime.clone(),
                 limits: profile.limits.clone(),
             })
             .collect();
-        let tunings: Arc<Vec<Tuning>> = Arc::new(tunings);
+        let tunings: Arc<Vec<KeeperPolicy>> = Arc::new(tunings);
         let max = profile.partition.iter().map(|p| p.max).min();
         let shared = world.shared(&name, digest, || {
             Shared::new(secrets.clone(), &clients, tunings.clone(), max)
@@ -203,7 +203,7 @@ impl Credential {
             // What held them may be mended.
             self.keepers()
                 .iter()
-                .for_each(|keeper| keeper.configuration_changed());
+                .for_each(|keeper| keeper.note_configuration_change());
         }
     }
 
@@ -287,11 +287,11 @@ impl Credential {
     pub fn ready(&self, partition: &Partition) -> Option<Arc<Presented>> {
         let epoch = self.shared.secrets.generation();
         match &self.sets {
-            Sets::One(bundle) => bundle.ready(&self.profile, epoch, Now::now()),
+            Sets::One(bundle) => bundle.ready(&self.profile, epoch, BootInstant::now()),
             Sets::Many(_) => self.shared.many.load().as_ref()?.get(partition)?.ready(
                 &self.profile,
                 epoch,
-                Now::now(),
+                BootInstant::now(),
             ),
         }
     }
@@ -303,19 +303,19 @@ impl Credential {
     pub async fn present(
         &self,
         partition: &Partition,
-        until: Now,
+        until: BootInstant,
     ) -> Result<Arc<Presented>, Refusal> {
         if let Some(presented) = self.ready(partition) {
             return Ok(presented);
         }
         let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
-        let started = Now::now();
+        let started = BootInstant::now();
         let bundle = self.bundle(partition);
         let result = self.present_slowly(&bundle, started, until).await;
         if !bundle.keepers().is_empty() {
             self.world
                 .metrics
-                .token_waited(&self.name, started.until(Now::now()));
+                .token_waited(&self.name, started.until(BootInstant::now()));
         }
         result
     }
@@ -323,8 +323,8 @@ impl Credential {
     async fn present_slowly(
         &self,
         bundle: &Bundle,
-        began: Now,
-        until: Now,
+        began: BootInstant,
+        until: BootInstant,
     ) -> Result<Arc<Presented>, Refusal> {
         loop {
             let mut tokens = Vec::with_capacity(bundle.keepers().len());
@@ -345,7 +345,7 @@ impl Credential {
             .map_err(|why| Refusal::unrenderable(&why))?;
             // While a child was waited for, a short-lived parent may have come to its end, or an
             // API may have refused one.
-            if presented.send_until > Now::now() && bundle.may_send(&presented) {
+            if presented.send_until > BootInstant::now() && bundle.may_send(&presented) {
                 let presented = Arc::new(presented);
                 bundle.keep(presented.clone());
                 return Ok(presented);

@@ -10,7 +10,7 @@ use crate::{
     profile::{Profile, Scope, Template},
     redact::{Word, Words},
     secret::Values,
-    token::{Now, Token},
+    token::{BootInstant, Token},
 };
 
 /// Names that only we may set on a request with this credential: whatever the client sent under
@@ -41,7 +41,7 @@ pub struct Presented {
     /// Of the secrets it was rendered with.
     pub epoch: u64,
     /// The earliest of its tokens' ends: not to be sent from here on.
-    pub send_until: Now,
+    pub send_until: BootInstant,
     pub headers: Vec<(HeaderName, Value)>,
     pub headers_if_absent: Vec<(HeaderName, Value)>,
     pub query: Vec<(String, Value)>,
@@ -194,7 +194,7 @@ impl Presented {
                 .iter()
                 .map(|t| t.send_until)
                 .min()
-                .unwrap_or(Now::FAR),
+                .unwrap_or(BootInstant::FAR),
             headers,
             headers_if_absent,
             query,

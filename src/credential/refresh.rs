@@ -3,14 +3,14 @@
 use std::{sync::PoisonError, time::Duration};
 
 use super::Credential;
-use crate::token::{Now, Refreshed, Window};
+use crate::token::{BootInstant, RefreshPlan, Window};
 
 /// What becomes of a refresh that was asked for (CONTRACT 2.3, "Asked by hand").
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ByHand {
     /// Every token of the credential has been asked for anew at this moment, as far as can be known
     /// now.
-    At(Now),
+    At(BootInstant),
     /// Nothing is done now, and why: one line in plain words, that names no secret.
     Held(String),
 }
@@ -25,7 +25,7 @@ pub(super) struct ByHandLimit {
     minute: Window,
     hour: Window,
     /// The latest refresh that was promised.
-    latest: Option<Now>,
+    latest: Option<BootInstant>,
 }
 
 impl Default for ByHandLimit {
@@ -41,7 +41,7 @@ impl Default for ByHandLimit {
 impl ByHandLimit {
     /// When the refresh may be made that is asked for at `now`. One that is promised for later
     /// serves all who ask until then.
-    fn reserve(&mut self, now: Now) -> Now {
+    fn reserve(&mut self, now: BootInstant) -> BootInstant {
         if let Some(latest) = self.latest.filter(|latest| *latest > now) {
             return latest;
         }
@@ -66,24 +66,24 @@ impl Credential {
     /// as soon as that allows.
     pub fn refresh(&self, trusted: bool) -> ByHand {
         let keepers = self.keepers();
-        let now = Now::now();
+        let now = BootInstant::now();
         let held = keepers
             .iter()
-            .find_map(|keeper| match keeper.refreshed_at(now) {
-                Refreshed::At(_) => None,
-                Refreshed::Latched => Some(format!(
+            .find_map(|keeper| match keeper.plan_refresh(now) {
+                RefreshPlan::At(_) => None,
+                RefreshPlan::Latched => Some(format!(
                     "the token {} is latched until its secret changes or is unlatched",
                     keeper.name().token
                 )),
-                Refreshed::Draining => Some("the process is shutting down".to_owned()),
+                RefreshPlan::Draining => Some("the process is shutting down".to_owned()),
             });
         let all_held = keepers
             .iter()
-            .all(|keeper| !matches!(keeper.refreshed_at(now), Refreshed::At(_)));
+            .all(|keeper| !matches!(keeper.plan_refresh(now), RefreshPlan::At(_)));
         // One that is still to be made is what is asked for.
         let promised = keepers
             .iter()
-            .map(|keeper| keeper.refresh_wanted())
+            .map(|keeper| keeper.requested_refresh())
             .collect::<Option<Vec<_>>>()
             .and_then(|all| all.into_iter().max());
         let from = match promised {
@@ -100,8 +100,8 @@ impl Credential {
             .iter()
             .map(|keeper| keeper.refresh(from))
             .filter_map(|refreshed| match refreshed {
-                Refreshed::At(at) => Some(at),
-                Refreshed::Latched | Refreshed::Draining => None,
+                RefreshPlan::At(at) => Some(at),
+                RefreshPlan::Latched | RefreshPlan::Draining => None,
             });
         match (held, at.max()) {
             (Some(held), _) => ByHand::Held(held),
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn six_a_minute_and_thirty_an_hour_and_the_rest_at_the_next_free_moment() {
         let mut limit = ByHandLimit::default();
-        let at = |secs: u32| Now::at(secs * SEC);
+        let at = |secs: u32| BootInstant::from_boot(secs * SEC);
         for secs in 100..106 {
             assert_eq!(limit.reserve(at(secs)), at(secs));
         }
@@ -147,10 +147,10 @@ mod tests {
     fn who_asks_all_the_time_gets_six_refreshes_and_not_one() {
         let mut limit = ByHandLimit::default();
         let promised: std::collections::BTreeSet<_> = (0..20_000)
-            .map(|ms| limit.reserve(Now::at(Duration::from_millis(100_000 + ms))))
+            .map(|ms| limit.reserve(BootInstant::from_boot(Duration::from_millis(100_000 + ms))))
             .collect();
-        let expected =
-            [100, 101, 102, 103, 104, 105, 160].map(|secs| Now::at(Duration::from_secs(secs)));
+        let expected = [100, 101, 102, 103, 104, 105, 160]
+            .map(|secs| BootInstant::from_boot(Duration::from_secs(secs)));
         assert_eq!(promised.into_iter().collect::<Vec<_>>(), expected);
     }
 
@@ -158,7 +158,7 @@ mod tests {
         #[test]
         fn however_often_it_is_asked_no_hour_sees_more_than_thirty(waits in proptest::collection::vec(0..20_000u64, 1..400)) {
             let mut limit = ByHandLimit::default();
-            let mut now = Now::at(SEC);
+            let mut now = BootInstant::from_boot(SEC);
             let mut done = std::collections::BTreeSet::new();
             for wait in waits {
                 now = now.after(Duration::from_millis(wait));

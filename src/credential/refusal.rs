@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::token::{Class, Failure, Unavailable, Why};
+use crate::token::{Failure, FailureClass, Unavailable, UnavailableReason};
 
 /// Why a request gets no token.
 #[derive(Debug, Clone)]
@@ -17,19 +17,19 @@ pub struct Refusal {
 /// The kinds of [`Refusal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    NoToken(Why),
+    NoToken(UnavailableReason),
     /// More than `max_waiters` wait.
     Overloaded,
 }
 
 impl Refusal {
     pub(super) fn unreadable(why: &str) -> Self {
-        Self::local(Why::Unreadable, Class::Unreadable, why)
+        Self::local(UnavailableReason::Unreadable, FailureClass::Unreadable, why)
     }
     pub(super) fn unrenderable(why: &str) -> Self {
-        Self::local(Why::Misconfigured, Class::Config, why)
+        Self::local(UnavailableReason::Misconfigured, FailureClass::Config, why)
     }
-    fn local(why: Why, class: Class, error: &str) -> Self {
+    fn local(why: UnavailableReason, class: FailureClass, error: &str) -> Self {
         let failure = Failure {
             class,
             status: None,
@@ -50,7 +50,7 @@ impl Refusal {
 impl From<Unavailable> for Refusal {
     fn from(u: Unavailable) -> Self {
         Self {
-            reason: Reason::NoToken(u.why),
+            reason: Reason::NoToken(u.reason),
             token: Some(u.token),
             retry_after: u.retry_after,
             failure: u.failure,

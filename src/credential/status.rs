@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::Credential;
-use crate::token::{Doing, Status};
+use crate::token::{Activity, KeeperStatus};
 
 /// One token of a credential; of a partitioned one every running token set has its own.
 #[derive(Debug, Clone)]
 pub struct TokenState {
     pub token: Arc<str>,
     pub partition: Option<Arc<str>>,
-    pub status: Status,
+    pub status: KeeperStatus,
 }
 
 impl Credential {
@@ -31,17 +31,17 @@ impl Credential {
     pub fn settled(&self) -> bool {
         self.tokens()
             .iter()
-            .all(|t| t.status.settled || matches!(t.status.doing, Doing::Resting))
+            .all(|t| t.status.settled || matches!(t.status.activity, Activity::Resting))
     }
 
     /// It can send: a token is there, or would be fetched when asked for (resting, lazy,
     /// partitioned, static).
     #[must_use]
     pub fn able(&self) -> bool {
-        let now = crate::token::Now::now();
+        let now = crate::token::BootInstant::now();
         self.tokens().iter().all(|t| {
             t.partition.is_some()
-                || matches!(t.status.doing, Doing::Resting)
+                || matches!(t.status.activity, Activity::Resting)
                 || t.status
                     .token
                     .as_ref()

@@ -7,14 +7,14 @@ use crate::{
     oauth,
     profile::Profile,
     secret::{Secrets, Values},
-    token::{GuardKey, Keeper, Ledger, Next},
+    token::{GuardKey, Keeper, Ledger, NextAttempt},
 };
 
 impl Credential {
     /// Lets one attempt through for the secrets of this credential, those sent last and those it
     /// has now, and for their accounts. It is made no sooner than 30 s after the last refused one,
     /// and twice as long after each that was let through and refused (to an hour). Says when.
-    pub async fn unlatch(&self) -> Next {
+    pub async fn unlatch(&self) -> NextAttempt {
         let keys = self.configured_keys().await;
         Keeper::unlatch(&self.keepers(), &*self.world.ledger, keys).await
     }
@@ -60,7 +60,7 @@ pub async fn unlatch_at_rest(
     profile: &Profile,
     secrets: &Secrets,
     ledger: &dyn Ledger,
-) -> Result<Next, String> {
+) -> Result<NextAttempt, String> {
     let values = secrets.read().map_err(|error| error.to_string())?;
     Ok(Keeper::unlatch(&[], ledger, keys(name, profile, &values)).await)
 }

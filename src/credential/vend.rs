@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Credential, Partition, Refusal};
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// A token handed out (RFC 6749 section 5.1).
 pub struct Vended {
@@ -25,7 +25,7 @@ impl Credential {
         &self,
         partition: &Partition,
         refused: Option<&str>,
-        until: Now,
+        until: BootInstant,
     ) -> Result<Vended, Refusal> {
         let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
         let bundle = self.bundle(partition);
@@ -33,20 +33,20 @@ impl Credential {
             .keepers()
             .last()
             .ok_or_else(|| Refusal::unrenderable("this credential has no token"))?;
-        let _queued = keeper.queue();
+        let _queued = keeper.add_waiter();
         let current = keeper.status().token;
         if let (Some(refused), Some(token)) = (refused, current) {
             let value = token.issued.value.as_str();
             if value == refused || fingerprint(&self.world.salt, value) == refused {
                 keeper.reject(token.number);
-                let _newer = keeper.after_rejection(token.number, until).await;
+                let _newer = keeper.wait_after_refusal(token.number, until).await;
             }
         }
         let token = keeper.wait_fresh(until).await?;
-        keeper.vended(token.number);
+        keeper.note_vended(token.number);
         Ok(Vended {
             access_token: token.issued.value.clone(),
-            expires_in: Now::now().until(token.expires),
+            expires_in: BootInstant::now().until(token.expires),
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     oauth::TokenClient,
     secret::{Secrets, Watcher},
     telemetry::Metrics,
-    token::{Ledger, Store, Tuning},
+    token::{KeeperPolicy, Ledger, Store},
 };
 
 /// By name and digest.
@@ -92,7 +92,7 @@ pub(super) struct Shared {
     pub(super) many: ArcSwapOption<Many>,
     /// Held while keepers are tuned, so that none is left with an older tuning. Never across an
     /// await.
-    tunings: Mutex<Arc<Vec<Tuning>>>,
+    tunings: Mutex<Arc<Vec<KeeperPolicy>>>,
     waiters: AtomicUsize,
     /// How often operators who have not shown who they are may cause a refresh.
     pub(super) by_hand: Mutex<ByHandLimit>,
@@ -102,7 +102,7 @@ impl Shared {
     pub(super) fn new(
         secrets: Arc<Secrets>,
         clients: &[TokenClient],
-        tunings: Arc<Vec<Tuning>>,
+        tunings: Arc<Vec<KeeperPolicy>>,
         max: Option<u64>,
     ) -> Self {
         Self {
@@ -121,7 +121,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn tunings(&self) -> Arc<Vec<Tuning>> {
+    pub(super) fn tunings(&self) -> Arc<Vec<KeeperPolicy>> {
         self.tunings
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -131,7 +131,7 @@ impl Shared {
     /// New tunings, for `bundles` and all that are started from now on.
     pub(super) fn retune(
         &self,
-        tunings: &Arc<Vec<Tuning>>,
+        tunings: &Arc<Vec<KeeperPolicy>>,
         bundles: impl FnOnce() -> Vec<Arc<Bundle>>,
     ) {
         let mut held = self.tunings.lock().unwrap_or_else(PoisonError::into_inner);

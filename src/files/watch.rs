@@ -13,7 +13,7 @@ use super::{
     read::read,
     settle::{GRACE, Judgement, Moment, Settling},
 };
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// No file of this kind is larger, in bytes.
 const LIMIT: usize = 16 * 1024 * 1024;
@@ -90,7 +90,7 @@ impl Moment {
     /// The present moment.
     #[must_use]
     pub fn now() -> Self {
-        let now = Now::now();
+        let now = BootInstant::now();
         Self {
             boot: now.since_boot(),
             wall: now.wall(),
@@ -103,13 +103,13 @@ mod tests {
     use std::{fs, sync::mpsc};
 
     use super::*;
-    use crate::token::Now;
+    use crate::token::BootInstant;
 
     #[tokio::test(start_paused = true)]
     async fn a_look_that_hangs_is_left_behind_and_nobody_queues_behind_it() {
         let watch = Watch::default();
         let (release, hung) = mpsc::channel::<()>();
-        let began = Now::now();
+        let began = BootInstant::now();
         let looking = tokio::spawn(watch.turn_now().unwrap().aside(move |_| hung.recv()));
         tokio::task::yield_now().await;
         assert!(
@@ -122,7 +122,10 @@ mod tests {
         // A thread that blocks holds the clock of the test.
         tokio::time::advance(PATIENCE).await;
         assert!(waiting.await.is_none() && looking.await.unwrap().is_none());
-        assert_eq!(began.until(Now::now()).as_secs(), PATIENCE.as_secs());
+        assert_eq!(
+            began.until(BootInstant::now()).as_secs(),
+            PATIENCE.as_secs()
+        );
         release.send(()).unwrap();
         assert!(
             watch.turn(PATIENCE).await.is_some(),

@@ -27,7 +27,8 @@ use crate::{
     secret::{Secret, Values, Watcher},
     telemetry::Metrics,
     token::{
-        Class, Event, Failure, Fetch, Fut, GuardKey, Issued, KeeperName, Now, Prepared, Token,
+        BootInstant, BoxFuture, Failure, FailureClass, Fetch, GuardKey, Issued, KeeperEvent,
+        KeeperName, PreparedCall, Token,
     },
 };
 
@@ -103,7 +104,7 @@ impl Fetch for TokenCall {
     fn prepare<'a>(
         &'a self,
         parents: &'a [Arc<Token>],
-    ) -> Fut<'a, Result<Box<dyn Prepared>, Failure>> {
+    ) -> BoxFuture<'a, Result<Box<dyn PreparedCall>, Failure>> {
         Box::pin(async move {
             // Never a reading of its own: half of what somebody is writing would be a wrong
             // attempt.
@@ -127,17 +128,17 @@ impl Fetch for TokenCall {
             };
             // A trial run: what cannot be made is found before an attempt is spent on it.
             let trial = attempt
-                .render(Now::now().wall())
+                .render(BootInstant::now().wall())
                 .map_err(|r| r.to_failure(&attempt.scrubber))?;
             attempt.key = trial
                 .url()
                 .and_then(|url| attempt.key(spec, url, &self.name.credential));
-            Ok(Box::new(attempt) as Box<dyn Prepared>)
+            Ok(Box::new(attempt) as Box<dyn PreparedCall>)
         })
     }
 
-    fn note(&self, event: Event<'_>) {
-        if let Event::Issued { token, .. } = &event {
+    fn report(&self, event: KeeperEvent<'_>) {
+        if let KeeperEvent::Issued { token, .. } = &event {
             self.history.learn(&token.issued.value);
         }
         self.metrics.token_event(&self.name, &event);
@@ -213,7 +214,7 @@ impl Attempt {
             secrets: Some(&self.values),
             partition: &partition,
             vars: Some(&self.vars),
-            wall: Some(Now::now().wall()),
+            wall: Some(BootInstant::now().wall()),
             ..Scope::default()
         };
         guard_key::attempt_key(&self.profile, spec, url, credential, &scope)
@@ -283,14 +284,14 @@ impl Attempt {
     }
 }
 
-impl Prepared for Attempt {
+impl PreparedCall for Attempt {
     fn key(&self) -> Option<&GuardKey> {
         self.key.as_ref()
     }
 
-    fn send(mut self: Box<Self>) -> Fut<'static, Result<Issued, Failure>> {
+    fn send(mut self: Box<Self>) -> BoxFuture<'static, Result<Issued, Failure>> {
         Box::pin(async move {
-            let sent = Now::now();
+            let sent = BootInstant::now();
             let wall = sent.wall();
             let (request, assertion) = match self
                 .render(wall)
@@ -325,7 +326,7 @@ impl Prepared for Attempt {
             );
             read.map_err(|failure| {
                 if assertion.is_some() {
-                    self.blame_clock(failure, &answer, Now::now().wall())
+                    self.blame_clock(failure, &answer, BootInstant::now().wall())
                 } else {
                     failure
                 }
@@ -341,7 +342,7 @@ impl Attempt {
     fn blame_clock(&self, failure: Failure, answer: &TokenResponse, wall: Duration) -> Failure {
         let dated = self.clock.vendor_time(wall);
         let Some(date) = classify::skewed_date(answer, dated)
-            .filter(|_| matches!(failure.class, Class::Rejected | Class::Config))
+            .filter(|_| matches!(failure.class, FailureClass::Rejected | FailureClass::Config))
         else {
             return failure;
         };
@@ -356,8 +357,8 @@ impl Attempt {
             failure.error
         );
         Failure {
-            class: Class::Config,
-            client_refused: failure.class == Class::Rejected,
+            class: FailureClass::Config,
+            client_refused: failure.class == FailureClass::Rejected,
             error,
             ..failure
         }
@@ -397,7 +398,7 @@ fn scrubber_for(
 
 fn unreadable_secret(error: String) -> Failure {
     Failure {
-        class: Class::Unreadable,
+        class: FailureClass::Unreadable,
         status: None,
         error,
         wait: None,

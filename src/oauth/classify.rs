@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     profile::model::{At, Rule, StatusMatch, Test, Then},
-    token::{Class, Failure},
+    token::{Failure, FailureClass},
 };
 
 /// No vendor makes us wait longer, whatever it says.
@@ -54,15 +54,17 @@ pub fn classify_response(
             (Some(class), why) => (class, None, why),
         },
     };
-    let throttled = class == Class::Throttled || response.status == 429;
+    let throttled = class == FailureClass::Throttled || response.status == 429;
     let wait = match class {
-        Class::Retry | Class::Throttled => hold.or(after).or(throttled.then_some(THROTTLE)),
-        Class::Rejected | Class::Config | Class::Unreadable => hold,
+        FailureClass::Retry | FailureClass::Throttled => {
+            hold.or(after).or(throttled.then_some(THROTTLE))
+        }
+        FailureClass::Rejected | FailureClass::Config | FailureClass::Unreadable => hold,
     };
     Err(Failure {
         class,
         status: Some(response.status),
-        client_refused: class == Class::Rejected
+        client_refused: class == FailureClass::Rejected
             && refuses_client(response.status, vendor_error.code.as_deref()),
         error: vendor_error.into_line(response, why),
         wait,
@@ -82,7 +84,7 @@ pub fn config_failure(response: &TokenResponse, why: &str, scrubber: &Scrubber) 
     let error =
         VendorError::from_response(response, scrubber).into_line(response, Some(why.to_owned()));
     Failure {
-        class: Class::Config,
+        class: FailureClass::Config,
         status: Some(response.status),
         error,
         wait: None,
@@ -129,13 +131,13 @@ pub fn skewed_date(response: &TokenResponse, wall: Duration) -> Option<Duration>
 
 /// `None` outside: the rule says nothing about token answers. `None` inside: ok.
 #[expect(clippy::option_option, reason = "two different absences")]
-fn class_of(then: Then) -> Option<Option<Class>> {
+fn class_of(then: Then) -> Option<Option<FailureClass>> {
     match then {
         Then::Ok => Some(None),
-        Then::Retry => Some(Some(Class::Retry)),
-        Then::Throttled => Some(Some(Class::Throttled)),
-        Then::Rejected => Some(Some(Class::Rejected)),
-        Then::Config => Some(Some(Class::Config)),
+        Then::Retry => Some(Some(FailureClass::Retry)),
+        Then::Throttled => Some(Some(FailureClass::Throttled)),
+        Then::Rejected => Some(Some(FailureClass::Rejected)),
+        Then::Config => Some(Some(FailureClass::Config)),
         Then::StaleToken | Then::Pass => None,
     }
 }
@@ -185,7 +187,7 @@ fn default_class(
     response: &TokenResponse,
     code: Option<&str>,
     waits: bool,
-) -> (Option<Class>, Option<String>) {
+) -> (Option<FailureClass>, Option<String>) {
     let unread = match &response.body {
         ResponseBody::Coded(why) => Some(why.clone()),
         ResponseBody::Whole(_) | ResponseBody::TooLarge | ResponseBody::Broken { .. } => None,
@@ -197,31 +199,31 @@ fn default_class(
     match (response.status, &response.body) {
         // The status alone decides these: an answer that breaks off after its head is still a
         // refusal, and counts as one.
-        (401, _) => (Some(Class::Rejected), unread),
+        (401, _) => (Some(FailureClass::Rejected), unread),
         (429, _) => (
             Some(if waits {
-                Class::Throttled
+                FailureClass::Throttled
             } else {
-                Class::Retry
+                FailureClass::Retry
             }),
             unread,
         ),
         (_, ResponseBody::TooLarge) => (
-            Some(Class::Retry),
+            Some(FailureClass::Retry),
             Some("the answer is larger than 64 KiB".into()),
         ),
-        (_, ResponseBody::Broken { why, .. }) => (Some(Class::Retry), Some(why.clone())),
+        (_, ResponseBody::Broken { why, .. }) => (Some(FailureClass::Retry), Some(why.clone())),
         (200..=299, _) => (None, None),
-        (400 | 403, _) if refused => (Some(Class::Rejected), None),
-        (408 | 425 | 500..=599, _) => (Some(Class::Retry), unread),
+        (400 | 403, _) if refused => (Some(FailureClass::Rejected), None),
+        (408 | 425 | 500..=599, _) => (Some(FailureClass::Retry), unread),
         (400, _) if matches!(code, Some("temporarily_unavailable" | "server_error")) => {
-            (Some(Class::Retry), None)
+            (Some(FailureClass::Retry), None)
         }
         (300..=399, _) => (
-            Some(Class::Config),
+            Some(FailureClass::Config),
             Some("a redirect, which is never followed".into()),
         ),
-        _ => (Some(Class::Config), unread),
+        _ => (Some(FailureClass::Config), unread),
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     tls::{Material, Tls},
-    token::{Class, Failure, Now},
+    token::{BootInstant, Failure, FailureClass},
 };
 
 /// Largest answer that is read, after its content codings are undone.
@@ -112,7 +112,7 @@ impl TokenClient {
         request: TokenRequest,
         timeout: Duration,
     ) -> Result<TokenResponse, Failure> {
-        let started = Now::now();
+        let started = BootInstant::now();
         let (client, request) = self
             .choose_client(request)
             .map_err(|why| transport_failure(why, false))?;
@@ -126,7 +126,7 @@ impl TokenClient {
         // The status counts even where the body never comes to an end, so the body has a limit of
         // its own, just before the total one.
         let rest = timeout
-            .saturating_sub(started.until(Now::now()))
+            .saturating_sub(started.until(BootInstant::now()))
             .saturating_sub(Duration::from_millis(5));
         let body = match coding::codings(&headers) {
             Err(why) => ResponseBody::Coded(why),
@@ -302,7 +302,7 @@ async fn read_body(mut response: reqwest::Response) -> ResponseBody {
 }
 
 fn is_clock_unset() -> bool {
-    Now::now().wall() < CLOCK_SET
+    BootInstant::now().wall() < CLOCK_SET
 }
 
 fn timeout_text(timeout: Duration) -> String {
@@ -311,7 +311,7 @@ fn timeout_text(timeout: Duration) -> String {
 
 fn transport_failure(error: String, timed_out: bool) -> Failure {
     Failure {
-        class: Class::Retry,
+        class: FailureClass::Retry,
         status: None,
         error,
         wait: None,

@@ -14,7 +14,7 @@ use crate::{
         model::{ClientAuth, Param},
     },
     secret::{Secret, Values},
-    token::{GuardKey, Now},
+    token::{BootInstant, GuardKey},
 };
 
 /// What refusals of this token's requests count against, for all partitions together, before any
@@ -31,7 +31,7 @@ pub fn guard_key(
     let scope = Scope {
         settings: Some(&profile.settings),
         secrets: Some(values),
-        wall: Some(Now::now().wall()),
+        wall: Some(BootInstant::now().wall()),
         ..Scope::default()
     };
     let url = request::render_token_url(spec, &scope).ok()??;
@@ -45,7 +45,7 @@ pub fn token_origins(profile: &Profile, values: Option<&Values>) -> Option<BTree
     let scope = Scope {
         settings: Some(&profile.settings),
         secrets: values,
-        wall: Some(Now::now().wall()),
+        wall: Some(BootInstant::now().wall()),
         ..Scope::default()
     };
     let mut origins = BTreeSet::new();

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     profile::model::{AtFormat, Pick, Response, Rule},
-    token::{Class, Failure, Issued, Now},
+    token::{BootInstant, Failure, FailureClass, Issued},
 };
 
 /// Longest token, in bytes.
@@ -34,7 +34,7 @@ const OLD: f64 = 300.0;
 /// When the request was sent.
 #[derive(Debug, Clone, Copy)]
 pub struct SendTime {
-    pub sent: Now,
+    pub sent: BootInstant,
     /// The wall clock at that moment, since the Unix epoch.
     pub wall: Duration,
 }
@@ -60,7 +60,7 @@ pub fn read_issued(
     if let (Pick::Pointer(_) | Pick::Body, ResponseBody::Coded(why)) = (&spec.token, &response.body)
     {
         return Err(Failure {
-            class: Class::Retry,
+            class: FailureClass::Retry,
             ..classify::config_failure(response, why, scrubber)
         });
     }
@@ -74,7 +74,7 @@ pub fn read_issued(
         && (response.json().is_none() || garbled())
     {
         return Err(Failure {
-            class: Class::Retry,
+            class: FailureClass::Retry,
             ..classify::config_failure(response, "the answer is not JSON", scrubber)
         });
     }

@@ -19,7 +19,7 @@ use crate::{
         model::{ClientAuth, Format, Param},
     },
     secret::Values,
-    token::{Class, Failure},
+    token::{Failure, FailureClass},
 };
 
 /// RFC 7523 2.2.
@@ -61,9 +61,9 @@ impl RequestError {
     #[must_use]
     pub fn to_failure(&self, scrubber: &Scrubber) -> Failure {
         let class = if self.retryable {
-            Class::Retry
+            FailureClass::Retry
         } else {
-            Class::Config
+            FailureClass::Config
         };
         Failure {
             class,

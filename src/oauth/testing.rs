@@ -11,7 +11,7 @@ use crate::{
     },
     secret::{Secret, Values},
     tls::Tls,
-    token::{Lifetime, Refresh, Rotation},
+    token::{Lifetime, RefreshMode, Rotation},
 };
 
 /// A client with every character that encodings differ in.
@@ -61,7 +61,7 @@ pub fn spec(url: &str) -> TokenSpec {
             default: Duration::from_mins(5),
             cap: None,
             idle: None,
-            refresh: Refresh::Ahead,
+            refresh: RefreshMode::Ahead,
             refresh_before: None,
             rotation: Rotation::Overlap,
             grace: Duration::ZERO,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     problem::known,
-    token::{Hold, Lifetime, Limits, Rate, Refresh, Rotation, schedule::LONGEST},
+    token::{Hold, Lifetime, LockoutPolicy, Rate, RefreshMode, Rotation, schedule::LONGEST},
 };
 
 /// `.response`
@@ -202,9 +202,9 @@ pub(super) fn lifetime(
         );
     }
     let usual = if partitioned {
-        Refresh::Lazy
+        RefreshMode::Lazy
     } else {
-        Refresh::Ahead
+        RefreshMode::Ahead
     };
     Lifetime {
         default,
@@ -214,7 +214,7 @@ pub(super) fn lifetime(
             &path(at, "refresh"),
             table.refresh.as_deref(),
             usual,
-            &[("ahead", Refresh::Ahead), ("lazy", Refresh::Lazy)],
+            &[("ahead", RefreshMode::Ahead), ("lazy", RefreshMode::Lazy)],
         ),
         refresh_before,
         rotation: b.one_of(
@@ -238,7 +238,7 @@ pub(super) fn lifetime(
 }
 
 /// `guard`: the limits, and how many may wait.
-pub(super) fn guard(b: &mut Build<'_>, table: &GuardTable) -> (Limits, usize) {
+pub(super) fn guard(b: &mut Build<'_>, table: &GuardTable) -> (LockoutPolicy, usize) {
     let rate = match &table.rate {
         None => vec![Rate {
             n: 120,
@@ -295,7 +295,7 @@ pub(super) fn guard(b: &mut Build<'_>, table: &GuardTable) -> (Limits, usize) {
             }),
     };
     (
-        Limits {
+        LockoutPolicy {
             rate,
             max_rejections,
             hold,

@@ -390,7 +390,11 @@ fn lean_always_sends_a_scope_and_its_customers_have_their_own() {
     let life = &only(&customer).lifetime;
     assert_eq!(
         (life.min_remaining, life.refresh, customer.vend),
-        (Duration::from_mins(10), crate::token::Refresh::Lazy, true)
+        (
+            Duration::from_mins(10),
+            crate::token::RefreshMode::Lazy,
+            true
+        )
     );
 }
 

@@ -8,7 +8,7 @@ use regex::Regex;
 use super::template::Template;
 use crate::{
     tls::Tls,
-    token::{Lifetime, Limits},
+    token::{Lifetime, LockoutPolicy},
 };
 
 /// A profile with its settings filled in and its secrets still open.
@@ -26,7 +26,7 @@ pub struct Profile {
     pub partition: Vec<Partition>,
     /// The user's rules first, then the profile's.
     pub errors: Vec<Rule>,
-    pub limits: Limits,
+    pub limits: LockoutPolicy,
     /// At most so many requests wait for a token of this credential.
     pub max_waiters: usize,
     pub vend: bool,

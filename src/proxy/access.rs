@@ -17,7 +17,7 @@ use crate::{
     credential::{After401, Credential, Partition, Presented, Reason, Refusal},
     listen,
     profile::model::{At, StatusMatch, Then},
-    token::{Now, Why},
+    token::{BootInstant, UnavailableReason},
     upstream::{Replay, Upstream},
 };
 
@@ -70,7 +70,7 @@ pub async fn present(
     if let Some(presented) = credential.ready(partition) {
         return Ok(presented);
     }
-    let until = Now::now().after(upstream.timeouts.token);
+    let until = BootInstant::now().after(upstream.timeouts.token);
     let result = while_there(session, credential.present(partition, until))
         .await
         .ok_or(Stop::Gone)?;
@@ -135,28 +135,28 @@ pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc
             Cause::TokenOverloaded,
             "more requests wait for this token than guard.max_waiters allows",
         ),
-        Reason::NoToken(Why::Hanging) => (
+        Reason::NoToken(UnavailableReason::Hanging) => (
             Cause::TokenTimeout,
             "the token endpoint did not answer within timeouts.token",
         ),
-        Reason::NoToken(Why::Down) => (
+        Reason::NoToken(UnavailableReason::Down) => (
             Cause::TokenUnavailable,
             distrusted
                 .as_deref()
                 .or(forgetful)
                 .unwrap_or("the token endpoint is down, throttles us, or its budget is used up"),
         ),
-        Reason::NoToken(Why::Rejected) => (
+        Reason::NoToken(UnavailableReason::Rejected) => (
             Cause::TokenRejected,
             "the token endpoint refuses our secret; see the log and /api/status",
         ),
-        Reason::NoToken(Why::Misconfigured) => (
+        Reason::NoToken(UnavailableReason::Misconfigured) => (
             Cause::TokenMisconfigured,
             unplaceable.as_deref().unwrap_or(
                 "the token endpoint's answer makes no sense, or a parameter is wrong; see the log",
             ),
         ),
-        Reason::NoToken(Why::Unreadable) => (
+        Reason::NoToken(UnavailableReason::Unreadable) => (
             Cause::SecretUnreadable,
             "a secret of this credential is missing, empty or not readable; see the log",
         ),
@@ -264,7 +264,7 @@ pub async fn renew(session: &mut Session, chosen: &mut Chosen) -> Option<bool> {
     else {
         return Some(false);
     };
-    let until = Now::now().after(chosen.upstream.timeouts.token);
+    let until = BootInstant::now().after(chosen.upstream.timeouts.token);
     match while_there(session, credential.after_401(partition, presented, until)).await? {
         After401::Replay(newer) => {
             *presented = newer;

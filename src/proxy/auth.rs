@@ -20,7 +20,7 @@ use crate::{
     files::{Moment, PATIENCE, Turn, Watch},
     logging::Seldom,
     secret::{Secret, Secrets, Source},
-    token::Now,
+    token::BootInstant,
 };
 
 /// A secret file is read again after this.
@@ -63,7 +63,7 @@ struct Seen {
     source: Source,
     watch: Watch,
     /// What was last read or went on being used, and when.
-    last: Mutex<Option<(Now, Arc<Secret>)>>,
+    last: Mutex<Option<(BootInstant, Arc<Secret>)>>,
 }
 
 impl Gate {
@@ -193,14 +193,14 @@ impl Seen {
         }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref()
-            .filter(|(at, _)| at.until(Now::now()) < FRESH)
+            .filter(|(at, _)| at.until(BootInstant::now()) < FRESH)
             .map(|(_, secret)| secret.clone())
     }
 
     /// This counts for a while.
     fn keep(&self, secret: &Arc<Secret>) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((Now::now(), secret.clone()));
+            Some((BootInstant::now(), secret.clone()));
     }
 
     /// Reads it, for a thread that may block. While somebody writes to it, what was read before is
@@ -353,7 +353,7 @@ mod tests {
         tokio::time::advance(FRESH * 2).await;
         // As a look does that never ends.
         let hung = gate.seen(&source)[0].watch.turn_now().unwrap();
-        let began = Now::now();
+        let began = BootInstant::now();
         for _ in 0..1000 {
             assert!(gate.check(&source, right).await.is_ok());
             assert!(
@@ -363,7 +363,7 @@ mod tests {
             assert!(gate.check_here(&source, right).is_ok());
         }
         assert!(
-            began.until(Now::now()) < Duration::from_millis(1),
+            began.until(BootInstant::now()) < Duration::from_millis(1),
             "nobody waits"
         );
         drop(hung);
@@ -376,7 +376,10 @@ mod tests {
                 .as_ref()
                 .is_err_and(|reply| reply.cause.status().as_u16() == 502)
         }));
-        assert_eq!(began.until(Now::now()).as_secs(), PATIENCE.as_secs());
+        assert_eq!(
+            began.until(BootInstant::now()).as_secs(),
+            PATIENCE.as_secs()
+        );
         drop(hung);
         let all = futures_util::future::join_all((0..100).map(|_| new.check(&source, right))).await;
         assert!(
@@ -441,13 +444,13 @@ mod tests {
         // A look that never ends.
         let new = Gate::default();
         let _hung = new.seen(&sources)[0].watch.turn_now().unwrap();
-        let began = Now::now();
+        let began = BootInstant::now();
         assert!(
             new.check(&sources, Some(b"Bearer third-secret"))
                 .await
                 .is_ok()
         );
-        assert!(began.until(Now::now()) < Duration::from_millis(1));
+        assert!(began.until(BootInstant::now()) < Duration::from_millis(1));
     }
 
     async fn seconds_of(gate: Arc<Gate>, presented: Option<&'static [u8]>) -> (Duration, bool) {

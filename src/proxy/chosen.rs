@@ -7,7 +7,7 @@ use crate::{
     redact::Word,
     snapshot::Snapshot,
     telemetry::Metrics,
-    token::Now,
+    token::BootInstant,
     upstream::Upstream,
 };
 
@@ -65,7 +65,7 @@ pub struct Ctx {
     /// The configuration that it sees from beginning to end.
     pub snapshot: Arc<Snapshot>,
     /// When its head had been read.
-    pub started: Now,
+    pub started: BootInstant,
     /// What was decided, once it was.
     pub chosen: Option<Chosen>,
     /// Set where a later phase found the reason for an error that pingora only carries.
@@ -104,7 +104,7 @@ impl Ctx {
     pub(super) fn new(snapshot: Arc<Snapshot>, under_way: UnderWay) -> Self {
         Self {
             snapshot,
-            started: Now::now(),
+            started: BootInstant::now(),
             chosen: None,
             refusal: None,
             flight: None,
@@ -142,7 +142,7 @@ impl Ctx {
 pub struct Flight {
     metrics: Metrics,
     upstream: Arc<str>,
-    begun: Now,
+    begun: BootInstant,
     /// The vendor's status, once it is what the client gets.
     answered: Option<u16>,
 }
@@ -150,7 +150,7 @@ pub struct Flight {
 impl Flight {
     /// Counts it from now; it began at `begun`.
     #[must_use]
-    pub fn begin(metrics: &Metrics, upstream: &Arc<str>, begun: Now) -> Self {
+    pub fn begin(metrics: &Metrics, upstream: &Arc<str>, begun: BootInstant) -> Self {
         metrics.request_begin(upstream);
         Self {
             metrics: metrics.clone(),
@@ -174,7 +174,7 @@ impl Flight {
     /// How long ago the request began.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.begun.until(Now::now())
+        self.begun.until(BootInstant::now())
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// How long HTTP/1.1 is kept to; doubled each time it happens again within [`LAST`].
 const FIRST: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ pub struct Downgrades {
 #[derive(Clone, Copy)]
 struct Seen {
     era: u64,
-    broke: Now,
+    broke: BootInstant,
     hold: Duration,
     over: bool,
 }
@@ -31,7 +31,7 @@ struct Seen {
 impl Downgrades {
     /// It sent what is no HTTP/2.
     pub fn broke(&self, upstream: &Arc<str>) {
-        let now = Now::now();
+        let now = BootInstant::now();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = known.entry(upstream.clone()).or_insert(Seen {
             era: 0,
@@ -61,7 +61,7 @@ impl Downgrades {
         let Some(seen) = known.get_mut(upstream) else {
             return 0;
         };
-        if !seen.over && seen.broke.until(Now::now()) >= seen.hold {
+        if !seen.over && seen.broke.until(BootInstant::now()) >= seen.hold {
             seen.over = true;
             seen.era += 1;
         }

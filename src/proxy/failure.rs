@@ -13,7 +13,7 @@ use super::{
     chosen::Ctx,
     reply::{Cause, Reply},
 };
-use crate::{listen, tls::Flaw, token::Now};
+use crate::{listen, tls::Flaw, token::BootInstant};
 
 /// Connection attempts, for the metric.
 #[must_use]
@@ -103,7 +103,7 @@ pub fn late(e: &Error, session: &mut Session, ctx: &Ctx) -> Option<Reply> {
     let asked = session.as_ref().body_bytes_read() == 0
         && session.req_header().headers.contains_key(header::EXPECT);
     // The vendor's clock began to run with the last bytes it was sent.
-    let silent = pace.silence(Now::now()).saturating_mul(10)
+    let silent = pace.silence(BootInstant::now()).saturating_mul(10)
         >= chosen.upstream.timeouts.read.saturating_mul(9);
     (silent && !asked).then(|| {
         Reply::new(

@@ -25,7 +25,7 @@ use super::{
     resolve::DnsError,
     trace::TraceId,
 };
-use crate::{logging::Seldom, token::Now};
+use crate::{logging::Seldom, token::BootInstant};
 
 /// The one error upon which a request that was written is written again.
 const REPLAY: ErrorType = ErrorType::Custom("the token was refused and is renewed");
@@ -152,7 +152,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Ctx,
     ) -> Result<()> {
         if let Some(pace) = &mut ctx.pace {
-            let patience = pace.arrived(body.as_ref().map_or(0, Bytes::len), Now::now());
+            let patience = pace.arrived(body.as_ref().map_or(0, Bytes::len), BootInstant::now());
             // pingora has no such timeout for HTTP/2.
             if pace.is_spent() && !end && session.is_http2() {
                 return Err(Error::new_down(ErrorType::ReadTimedout));
@@ -459,7 +459,7 @@ impl ProxyHttp for Proxy {
         if ctx.snapshot.config.proxy.access_log {
             let request = session.req_header();
             let path = request.uri.path();
-            let took = ctx.started.until(Now::now()).as_secs_f64();
+            let took = ctx.started.until(BootInstant::now()).as_secs_f64();
             tracing::info!(target: "access", method = %request.method, path, upstream = ctx.upstream(), status = ctx.status, code = ctx.code, took, replayed = ctx.replay.is_some(), trace_id = ctx.trace_id());
         }
         if ctx.open_ended && e.is_none() {

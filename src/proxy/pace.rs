@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// Bytes a second, on average; a modem of 1993 is faster.
 const RATE: u64 = 240;
@@ -15,12 +15,12 @@ const GRACE: Duration = Duration::from_secs(30);
 pub struct Pace {
     left: Duration,
     most: Duration,
-    last: Now,
+    last: BootInstant,
 }
 
 impl Pace {
     #[must_use]
-    pub fn begin(idle: Duration, now: Now) -> Self {
+    pub fn begin(idle: Duration, now: BootInstant) -> Self {
         let most = idle.min(GRACE);
         Self {
             left: most,
@@ -43,13 +43,13 @@ impl Pace {
 
     /// How long nothing has come.
     #[must_use]
-    pub fn silence(&self, now: Now) -> Duration {
+    pub fn silence(&self, now: BootInstant) -> Duration {
         self.last.until(now)
     }
 
     /// After `bytes` more: how long the next may take. Time in which the vendor did not take them
     /// counts too, but then many come at once.
-    pub fn arrived(&mut self, bytes: usize, now: Now) -> Duration {
+    pub fn arrived(&mut self, bytes: usize, now: BootInstant) -> Duration {
         let earned = Duration::from_millis((bytes as u64).saturating_mul(1000) / RATE);
         let spent = self.last.until(now);
         self.last = now;
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_drip_runs_out_of_time_and_a_slow_line_does_not() {
-        let start = Now::now();
+        let start = BootInstant::now();
         let mut drip = Pace::begin(SECOND * 600, start);
         let mut now = start;
         let lasted = (1..1000).find(|_| {
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_vendor_that_takes_its_time_is_not_the_clients_fault() {
-        let start = Now::now();
+        let start = BootInstant::now();
         let mut pace = Pace::begin(SECOND * 600, start);
         assert_eq!(pace.arrived(65_536, start.after(SECOND * 60)), GRACE);
         assert_eq!(

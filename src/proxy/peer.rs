@@ -15,7 +15,7 @@ use crate::{
     files::{Moment, PATIENCE, Turn, Watch},
     logging::Seldom,
     tls::Tls,
-    token::Now,
+    token::BootInstant,
     upstream::Upstream,
 };
 use pingora_core::{
@@ -43,7 +43,7 @@ pub struct Trust {
 #[derive(Default)]
 struct Known {
     /// What was last read or went on being used, and when.
-    last: Mutex<Option<(Now, Arc<Identity>)>>,
+    last: Mutex<Option<(BootInstant, Arc<Identity>)>>,
     watch: Watch,
 }
 
@@ -121,14 +121,14 @@ impl Known {
     fn fresh(&self) -> Option<Arc<Identity>> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref()
-            .filter(|(at, _)| at.until(Now::now()) < FRESH)
+            .filter(|(at, _)| at.until(BootInstant::now()) < FRESH)
             .map(|(_, identity)| identity.clone())
     }
 
     /// This counts for a while.
     fn keep(&self, identity: &Arc<Identity>) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((Now::now(), identity.clone()));
+            Some((BootInstant::now(), identity.clone()));
     }
 
     /// Looks at the files, for a thread that may block. What is being written is left alone, unless
@@ -410,12 +410,12 @@ mod tests {
         tokio::time::advance(FRESH * 2).await;
         // As a look does that never ends.
         let hung = trust.known.lock().unwrap()[&tls].watch.turn_now().unwrap();
-        let began = Now::now();
+        let began = BootInstant::now();
         for _ in 0..1000 {
             assert!(Arc::ptr_eq(&first, &trust.identity(&tls).await.unwrap()));
         }
         assert!(
-            began.until(Now::now()) < Duration::from_millis(1),
+            began.until(BootInstant::now()) < Duration::from_millis(1),
             "nobody waits"
         );
         drop(hung);
@@ -434,7 +434,10 @@ mod tests {
                 .iter()
                 .all(|refused| refused.as_ref().is_err_and(|why| why == SILENT))
         );
-        assert_eq!(began.until(Now::now()).as_secs(), PATIENCE.as_secs());
+        assert_eq!(
+            began.until(BootInstant::now()).as_secs(),
+            PATIENCE.as_secs()
+        );
         drop(hung);
         let all = futures_util::future::join_all((0..100).map(|_| new.identity(&tls))).await;
         assert!(

@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use pingora_http::ResponseHeader;
 use serde_json::{Map, Value};
 
-use crate::{telemetry::Refused, token::Now};
+use crate::{telemetry::Refused, token::BootInstant};
 
 /// What gRPC wants escaped in `grpc-message`: all but visible ASCII, and the percent sign.
 const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
@@ -484,7 +484,7 @@ impl Reply {
         for (name, value) in self.fields() {
             let _ = write!(text, "{name}: {value}\r\n");
         }
-        let date = httpdate::fmt_http_date(UNIX_EPOCH + Now::now().wall());
+        let date = httpdate::fmt_http_date(UNIX_EPOCH + BootInstant::now().wall());
         let _ = write!(
             text,
             "date: {date}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",

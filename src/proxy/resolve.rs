@@ -13,7 +13,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// Used without a question for this long.
 const FRESH: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ type Found = Result<Arc<[SocketAddr]>, DnsError>;
 struct Name {
     /// Held while a look-up runs.
     flight: tokio::sync::Mutex<()>,
-    known: Mutex<Option<(Now, Found)>>,
+    known: Mutex<Option<(BootInstant, Found)>>,
 }
 
 impl Default for Resolver {
@@ -155,10 +155,11 @@ impl Name {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .as_ref()
-            .map(|(at, found)| (at.until(Now::now()), found.clone()))
+            .map(|(at, found)| (at.until(BootInstant::now()), found.clone()))
     }
     fn learn(&self, found: Found) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((Now::now(), found));
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((BootInstant::now(), found));
     }
 }
 

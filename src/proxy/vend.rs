@@ -16,7 +16,7 @@ use super::{
 use crate::{
     credential::{Credential, Vended},
     snapshot::Snapshot,
-    token::Now,
+    token::BootInstant,
     upstream::Timeouts,
 };
 
@@ -68,7 +68,7 @@ pub async fn vend(session: &mut Session, snapshot: &Snapshot, path: &str) -> Res
         .map(|form| refused_token(form))
         .transpose()?
         .flatten();
-    let until = Now::now().after(patience(snapshot, credential));
+    let until = BootInstant::now().after(patience(snapshot, credential));
     let result = while_there(
         session,
         credential.vend(&partition, dead.as_ref().map(|token| token.as_str()), until),

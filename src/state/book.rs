@@ -19,8 +19,8 @@ use super::{
     trouble::{Losses, Trouble},
 };
 use crate::token::{
-    Ask, Counted, GuardKey, Limits, Now, Stamp, Verdict,
-    guard::{Account, Answer, Known, Record, Tally, value_name},
+    AttemptOutcome, AttemptRequest, BootInstant, BootStamp, GuardKey, GuardStatus, LockoutPolicy,
+    guard::{AccountRecord, CountPair, GuardDecision, KeyCounts, SecretRecord, value_name},
 };
 
 /// Old records are looked for so often.
@@ -48,8 +48,8 @@ pub(super) struct Book {
 pub(super) struct Ended {
     pub id: u64,
     /// `None`: its outcome will never be known.
-    pub verdict: Option<Verdict>,
-    pub at: Now,
+    pub verdict: Option<AttemptOutcome>,
+    pub at: BootInstant,
 }
 
 /// What is known of the folder once it could be used.
@@ -59,7 +59,7 @@ pub(super) struct Opened {
     pub(super) owner: String,
     /// Held locked: shows others that we live.
     owner_file: Arc<File>,
-    swept: Now,
+    swept: BootInstant,
 }
 
 impl Book {
@@ -89,15 +89,17 @@ impl Book {
     pub fn spend(
         &self,
         key: &GuardKey,
-        limits: &Limits,
-        ask: &Ask,
+        limits: &LockoutPolicy,
+        ask: &AttemptRequest,
         id: u64,
-        stamp: &Stamp,
-    ) -> Result<Answer, Trouble> {
+        stamp: &BootStamp,
+    ) -> Result<GuardDecision, Trouble> {
         let opened = self.open(stamp)?;
         let mut allowed = false;
         let answer = self.change(&opened, key, stamp, false, |pair, names, locked| {
-            if limits.account_rejections.is_some() && pair.account.record == Account::default() {
+            if limits.account_rejections.is_some()
+                && pair.account.record == AccountRecord::default()
+            {
                 self.begin_account(
                     &mut pair.account.record,
                     &ask.credential,
@@ -106,19 +108,19 @@ impl Book {
                     stamp,
                 )?;
             }
-            let answer = pair.tally().ask(whose(names), limits, ask, stamp.boot);
-            if answer != Answer::Go {
+            let answer = pair.tally().decide(whose(names), limits, ask, stamp.boot);
+            if answer != GuardDecision::Go {
                 return Ok(answer);
             }
             // The budget first: a kill in between loses one of many, not one of two.
             if let Err(later) = self.take(locked, limits, ask, stamp)? {
-                return Ok(Answer::OverBudget(later));
+                return Ok(GuardDecision::OverBudget(later));
             }
             pair.tally().spend(whose(names), id, stamp.boot);
             pair.account.owners.insert(id, opened.owner.clone());
             pair.secret.owners.insert(id, opened.owner.clone());
             allowed = true;
-            Ok(Answer::Go)
+            Ok(GuardDecision::Go)
         });
         if answer.is_err() && allowed {
             // It may stand in the record all the same, and nobody will send it.
@@ -126,7 +128,7 @@ impl Book {
                 key,
                 Ended {
                     id,
-                    verdict: Some(Verdict::GivenBack),
+                    verdict: Some(AttemptOutcome::GivenBack),
                     at: stamp.boot,
                 },
             );
@@ -142,8 +144,8 @@ impl Book {
         &self,
         key: &GuardKey,
         id: u64,
-        verdict: Verdict,
-        stamp: &Stamp,
+        verdict: AttemptOutcome,
+        stamp: &BootStamp,
     ) -> Result<(), Trouble> {
         self.ended(
             key,
@@ -167,13 +169,13 @@ impl Book {
     }
 
     /// Writes down what is remembered.
-    pub fn catch_up(&self, key: &GuardKey, stamp: &Stamp) -> Result<(), Trouble> {
+    pub fn catch_up(&self, key: &GuardKey, stamp: &BootStamp) -> Result<(), Trouble> {
         let opened = self.open(stamp)?;
         self.change(&opened, key, stamp, false, |_, _, _| Ok(()))
     }
 
     /// Lets one attempt through; a damaged record is written anew, and so is a lost salt.
-    pub fn unlatch(&self, key: &GuardKey, stamp: &Stamp) -> Result<(), Trouble> {
+    pub fn unlatch(&self, key: &GuardKey, stamp: &BootStamp) -> Result<(), Trouble> {
         let given = self.give_leave(key, stamp);
         if given.is_err()
             && let Some(opened) = self.as_opened()
@@ -183,7 +185,7 @@ impl Book {
         given
     }
 
-    fn give_leave(&self, key: &GuardKey, stamp: &Stamp) -> Result<(), Trouble> {
+    fn give_leave(&self, key: &GuardKey, stamp: &BootStamp) -> Result<(), Trouble> {
         let opened = match self.open(stamp) {
             Err(Trouble::Damaged { .. }) => self.open_as(stamp, true)?,
             other => other?,
@@ -197,11 +199,11 @@ impl Book {
     }
 
     /// What is counted, to be shown.
-    pub fn counted(&self, key: &GuardKey, stamp: &Stamp) -> Result<Counted, Trouble> {
+    pub fn counted(&self, key: &GuardKey, stamp: &BootStamp) -> Result<GuardStatus, Trouble> {
         let opened = self.open(stamp)?;
         let names = self.fingerprints.names(key, &opened.salt);
         let Pair { account, secret } = self.look(&opened, key, &names, stamp)?;
-        Ok(Tally::status(
+        Ok(CountPair::status(
             &account.record,
             &secret.record,
             whose(&names),
@@ -211,7 +213,7 @@ impl Book {
 
     /// What is known of both records where the folder cannot be used now, our own outcomes
     /// included. As one in memory may go on from it.
-    pub fn known(&self, key: &GuardKey, stamp: &Stamp) -> Option<Known> {
+    pub fn known(&self, key: &GuardKey, stamp: &BootStamp) -> Option<KeyCounts> {
         let opened = self.as_opened()?;
         let names = self.fingerprints.names(key, &opened.salt);
         let Pair { account, secret } = self.last_seen(&opened, key, &names, stamp)?;
@@ -238,12 +240,12 @@ impl Book {
     }
 
     /// The folder, ready to be used.
-    pub fn open(&self, stamp: &Stamp) -> Result<Arc<Opened>, Trouble> {
+    pub fn open(&self, stamp: &BootStamp) -> Result<Arc<Opened>, Trouble> {
         self.open_as(stamp, false)
     }
 
     /// `anew`: a salt that is lost is made again, and all that was counted by it is forgotten.
-    fn open_as(&self, stamp: &Stamp, anew: bool) -> Result<Arc<Opened>, Trouble> {
+    fn open_as(&self, stamp: &BootStamp, anew: bool) -> Result<Arc<Opened>, Trouble> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         self.folder.check(opened.is_none() || anew)?;
         if let Some(opened) = &*opened
@@ -316,7 +318,7 @@ impl Book {
         let records: Vec<&String> = names
             .iter()
             .filter(|name| {
-                [Record::KIND, Account::KIND]
+                [SecretRecord::KIND, AccountRecord::KIND]
                     .iter()
                     .any(|kind| name.starts_with(kind))
             })
@@ -325,7 +327,7 @@ impl Book {
             let bytes = self.folder.read(file).ok()??;
             let salt = decode::<Entry>(&bytes)
                 .map(|entry| entry.salt)
-                .or_else(|_| decode::<Entry<Account>>(&bytes).map(|entry| entry.salt));
+                .or_else(|_| decode::<Entry<AccountRecord>>(&bytes).map(|entry| entry.salt));
             unhex(&salt.ok()?)
         });
         let salt = match (told, known) {

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{Disk, folder::Folder};
-use crate::token::{Ask, GuardKey, Hold, Ledger, Limits, Permit, Spend, Verdict};
+use crate::token::{
+    AttemptOutcome, AttemptRequest, GuardKey, Hold, Ledger, LockoutPolicy, Reservation, Spend,
+};
 
 const MAX: u32 = 2;
 
@@ -19,7 +21,7 @@ enum Do {
     },
     Settle {
         which: usize,
-        verdict: Verdict,
+        verdict: AttemptOutcome,
     },
     Lose {
         which: usize,
@@ -36,7 +38,7 @@ enum Do {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Do>> {
-    let verdict = prop_oneof![5 => Just(Verdict::Rejected), 2 => Just(Verdict::GivenBack), 1 => Just(Verdict::Success)];
+    let verdict = prop_oneof![5 => Just(AttemptOutcome::Rejected), 2 => Just(AttemptOutcome::GivenBack), 1 => Just(AttemptOutcome::Success)];
     let step = prop_oneof![
         6 => (any::<bool>(), any::<bool>()).prop_map(|(process, secret)| Do::Spend { process, secret }),
         4 => (any::<usize>(), verdict).prop_map(|(which, verdict)| Do::Settle { which, verdict }),
@@ -64,12 +66,12 @@ impl Seen {
         self.open.insert(id, self.moment);
     }
     /// `None`: nobody will ever know.
-    fn ends(&mut self, id: u64, verdict: Option<Verdict>) {
+    fn ends(&mut self, id: u64, verdict: Option<AttemptOutcome>) {
         self.moment += 1;
         let sent = self.open.remove(&id).unwrap();
         match verdict {
-            Some(Verdict::Success) => self.bad.retain(|known| *known > sent),
-            Some(Verdict::GivenBack) => {}
+            Some(AttemptOutcome::Success) => self.bad.retain(|known| *known > sent),
+            Some(AttemptOutcome::GivenBack) => {}
             _ => self.bad.push(self.moment),
         }
     }
@@ -87,20 +89,20 @@ async fn play(steps: Vec<Do>, account: bool) -> Result<(), TestCaseError> {
     } else {
         TempDir::new().unwrap()
     };
-    let limits = Limits {
+    let limits = LockoutPolicy {
         rate: vec![],
         max_rejections: MAX,
         hold: Hold::UntilSecretChanges,
         account_rejections: account.then_some(MAX),
     };
     // Without the pause of 30 s.
-    let ask = Ask {
+    let ask = AttemptRequest {
         credential: Arc::from("a"),
         parent_renewed: true,
     };
     let start = || Disk::new(dir.path().join("state"), || {});
     let mut processes = [start(), start()];
-    let mut open: Vec<(usize, Permit)> = vec![];
+    let mut open: Vec<(usize, Reservation)> = vec![];
     let mut seen = [Seen::default(), Seen::default()];
     let mut sick = [false; 2];
     let most = usize::try_from(MAX).unwrap();
@@ -196,13 +198,13 @@ async fn a_process_that_stands_still_with_the_lock_holds_nobody_up_for_ever() {
         partition: None,
         account: [9; 32],
     };
-    let limits = Limits {
+    let limits = LockoutPolicy {
         rate: vec![],
         max_rejections: MAX,
         hold: Hold::UntilSecretChanges,
         account_rejections: None,
     };
-    let ask = Ask {
+    let ask = AttemptRequest {
         credential: Arc::from("a"),
         parent_renewed: false,
     };

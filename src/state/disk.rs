@@ -15,8 +15,9 @@ use super::{
     trouble::{Report, Trouble},
 };
 use crate::token::{
-    Ask, Counted, Fut, GuardKey, Ledger, Limits, Memory, Now, Permit, Spend, Stamp, Verdict,
-    guard::{Answer, Known, Line},
+    AttemptOutcome, AttemptRequest, BootInstant, BootStamp, BoxFuture, GuardKey, GuardStatus,
+    Ledger, LockoutPolicy, MemoryLedger, Reservation, Spend,
+    guard::{GuardDecision, KeyCounts, TurnQueue},
 };
 
 /// How often the folder is looked at for what other processes did there.
@@ -31,7 +32,7 @@ pub struct Disk(Arc<Inner>);
 struct Inner {
     book: Book,
     /// Where that is allowed, what cannot be counted on disk.
-    memory: Memory,
+    memory: MemoryLedger,
     freed: Arc<Notify>,
     /// When the folder had changed last, by the last look at it.
     seen: Mutex<Option<SystemTime>>,
@@ -58,7 +59,7 @@ impl Disk {
         let report = Report::new(count_error);
         Self(Arc::new(Inner {
             book: Book::new(folder),
-            memory: Memory::default(),
+            memory: MemoryLedger::default(),
             freed: Arc::default(),
             seen: Mutex::default(),
             report,
@@ -67,7 +68,7 @@ impl Disk {
 
     /// Opens the folder now, so that what is wrong with it is reported at the start.
     pub async fn open(&self) {
-        let stamp = Stamp::now();
+        let stamp = BootStamp::now();
         let _ = self
             .work(move |inner| inner.book.open(&stamp).map(drop))
             .await;
@@ -106,7 +107,12 @@ impl Disk {
 }
 
 impl Ledger for Disk {
-    fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
+    fn spend<'a>(
+        &'a self,
+        key: &'a GuardKey,
+        limits: &'a LockoutPolicy,
+        ask: &'a AttemptRequest,
+    ) -> BoxFuture<'a, Spend> {
         Box::pin(async move {
             // What was counted in memory while the disk could not be used holds on.
             if let Some(until) = self
@@ -118,7 +124,7 @@ impl Ledger for Disk {
                 return Spend::Latched(until);
             }
             let (key_, limits_, ask_, stamp) =
-                (key.clone(), limits.clone(), ask.clone(), Stamp::now());
+                (key.clone(), limits.clone(), ask.clone(), BootStamp::now());
             match self
                 .work(move |inner| inner.spend(&key_, &limits_, &ask_, &stamp))
                 .await
@@ -134,16 +140,16 @@ impl Ledger for Disk {
 
     fn settle<'a>(
         &'a self,
-        mut permit: Permit,
-        verdict: Verdict,
-        limits: &'a Limits,
-    ) -> Fut<'a, ()> {
+        mut permit: Reservation,
+        verdict: AttemptOutcome,
+        limits: &'a LockoutPolicy,
+    ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             if permit.id & ON_DISK == 0 {
                 return self.0.memory.settle(permit, verdict, limits).await;
             }
             permit.redeem();
-            let (key, id, stamp) = (permit.key.clone(), permit.id, Stamp::now());
+            let (key, id, stamp) = (permit.key.clone(), permit.id, BootStamp::now());
             self.0.memory.ended(&key, id, Some(verdict));
             if self
                 .work(move |inner| inner.book.settle(&key, id, verdict, &stamp))
@@ -156,10 +162,10 @@ impl Ledger for Disk {
         })
     }
 
-    fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()> {
+    fn clear<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             self.0.memory.clear(key).await;
-            let (key, stamp) = (key.clone(), Stamp::now());
+            let (key, stamp) = (key.clone(), BootStamp::now());
             if self
                 .work(move |inner| inner.book.unlatch(&key, &stamp))
                 .await
@@ -171,9 +177,9 @@ impl Ledger for Disk {
         })
     }
 
-    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>> {
+    fn counted<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, Option<GuardStatus>> {
         Box::pin(async move {
-            let (key_, stamp) = (key.clone(), Stamp::now());
+            let (key_, stamp) = (key.clone(), BootStamp::now());
             let Ok(on_disk) = self
                 .work(move |inner| inner.book.counted(&key_, &stamp))
                 .await
@@ -184,7 +190,7 @@ impl Ledger for Disk {
         })
     }
 
-    fn freed(&self) -> Fut<'static, ()> {
+    fn freed(&self) -> BoxFuture<'static, ()> {
         // Made here and not at the first poll: they must hear of what is settled between now and
         // then.
         let (ours, in_memory) = (
@@ -203,7 +209,7 @@ impl Ledger for Disk {
         })
     }
 
-    fn line(&self) -> &Line {
+    fn line(&self) -> &TurnQueue {
         // Those who are counted in memory meanwhile stand in it, too.
         self.0.memory.line()
     }
@@ -211,8 +217,8 @@ impl Ledger for Disk {
 
 impl Disk {
     /// What stood on the disk when it could last be read.
-    async fn known(&self, key: &GuardKey) -> Option<Known> {
-        let (inner, key, stamp) = (Arc::clone(&self.0), key.clone(), Stamp::now());
+    async fn known(&self, key: &GuardKey) -> Option<KeyCounts> {
+        let (inner, key, stamp) = (Arc::clone(&self.0), key.clone(), BootStamp::now());
         tokio::task::spawn_blocking(move || inner.book.known(&key, &stamp))
             .await
             .ok()
@@ -236,25 +242,25 @@ impl Inner {
     fn spend(
         self: &Arc<Self>,
         key: &GuardKey,
-        limits: &Limits,
-        ask: &Ask,
-        stamp: &Stamp,
+        limits: &LockoutPolicy,
+        ask: &AttemptRequest,
+        stamp: &BootStamp,
     ) -> Result<Spend, Trouble> {
         // Before it is read: who waits then hears of all that comes after.
         self.look();
         let id = rand::random::<u64>() | ON_DISK;
         Ok(match self.book.spend(key, limits, ask, id, stamp)? {
-            Answer::Go => {
+            GuardDecision::Go => {
                 self.report.works();
                 let inner = Arc::clone(self);
-                Spend::Go(Permit::new(key.clone(), id, move |key, id| {
+                Spend::Go(Reservation::new(key.clone(), id, move |key, id| {
                     inner.lost(key, id);
                 }))
             }
-            Answer::Busy => Spend::Busy,
-            Answer::Later(t) => Spend::Later(t),
-            Answer::OverBudget(t) => Spend::OverBudget(t),
-            Answer::Latched(t) => Spend::Latched(t),
+            GuardDecision::Busy => Spend::Busy,
+            GuardDecision::Later(t) => Spend::Later(t),
+            GuardDecision::OverBudget(t) => Spend::OverBudget(t),
+            GuardDecision::Latched(t) => Spend::Latched(t),
         })
     }
 
@@ -276,13 +282,13 @@ impl Inner {
             Ended {
                 id,
                 verdict: None,
-                at: Now::now(),
+                at: BootInstant::now(),
             },
         );
         self.memory.ended(key, id, None);
         // Without a runtime the process ends, and others see that.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (key, stamp) = (key.clone(), Stamp::now());
+            let (key, stamp) = (key.clone(), BootStamp::now());
             runtime.spawn_blocking(move || {
                 if let Err(trouble) = self.book.catch_up(&key, &stamp) {
                     self.report.fails(&trouble);

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::fingerprint::hex;
 use crate::token::{
-    Now, Stamp,
-    guard::{Account, Budget, Record},
+    BootInstant, BootStamp,
+    guard::{AccountRecord, Budget, SecretRecord},
 };
 
 /// The schema of all files here. A file with another number is not guessed at.
@@ -27,25 +27,25 @@ struct Head {
 pub(super) trait Counts: Clone + Default + PartialEq + Serialize + DeserializeOwned {
     /// How the names of such files begin.
     const KIND: &'static str;
-    fn carry(&mut self, to: &dyn Fn(Now) -> Now);
-    fn orphan(&mut self, alive: &dyn Fn(u64) -> bool, now: Now);
+    fn carry(&mut self, to: &dyn Fn(BootInstant) -> BootInstant);
+    fn orphan(&mut self, alive: &dyn Fn(u64) -> bool, now: BootInstant);
     fn is_blank(&self) -> bool;
     fn differs(&self, old: &Self) -> bool;
     /// In place of one that cannot be read any more, when a person unlatches: one attempt.
     fn anew() -> Self;
     /// Does it lack what `last`, an older state of it, counts, though no success cleared that?
     fn lacks(&self, last: &Self, mine: &dyn Fn(u64) -> bool) -> bool;
-    fn accepted(&self) -> Option<Now>;
-    fn join(&mut self, other: Self);
+    fn accepted(&self) -> Option<BootInstant>;
+    fn merge(&mut self, other: Self);
     fn unlatch(&mut self);
 }
 
-impl Counts for Record {
+impl Counts for SecretRecord {
     const KIND: &'static str = "guard-";
-    fn carry(&mut self, to: &dyn Fn(Now) -> Now) {
+    fn carry(&mut self, to: &dyn Fn(BootInstant) -> BootInstant) {
         Self::carry(self, to);
     }
-    fn orphan(&mut self, alive: &dyn Fn(u64) -> bool, now: Now) {
+    fn orphan(&mut self, alive: &dyn Fn(u64) -> bool, now: BootInstant) {
         Self::orphan(self, alive, now);
     }
     fn is_blank(&self) -> bool {
@@ -60,23 +60,23 @@ impl Counts for Record {
     fn lacks(&self, last: &Self, mine: &dyn Fn(u64) -> bool) -> bool {
         Self::lacks(self, last, mine)
     }
-    fn accepted(&self) -> Option<Now> {
+    fn accepted(&self) -> Option<BootInstant> {
         Self::accepted(self)
     }
-    fn join(&mut self, other: Self) {
-        Self::join(self, other);
+    fn merge(&mut self, other: Self) {
+        Self::merge(self, other);
     }
     fn unlatch(&mut self) {
         Self::unlatch(self, None);
     }
 }
 
-impl Counts for Account {
+impl Counts for AccountRecord {
     const KIND: &'static str = "account-";
-    fn carry(&mut self, to: &dyn Fn(Now) -> Now) {
+    fn carry(&mut self, to: &dyn Fn(BootInstant) -> BootInstant) {
         Self::carry(self, to);
     }
-    fn orphan(&mut self, alive: &dyn Fn(u64) -> bool, now: Now) {
+    fn orphan(&mut self, alive: &dyn Fn(u64) -> bool, now: BootInstant) {
         Self::orphan(self, alive, now);
     }
     fn is_blank(&self) -> bool {
@@ -91,11 +91,11 @@ impl Counts for Account {
     fn lacks(&self, last: &Self, mine: &dyn Fn(u64) -> bool) -> bool {
         Self::lacks(self, last, mine)
     }
-    fn accepted(&self) -> Option<Now> {
+    fn accepted(&self) -> Option<BootInstant> {
         Self::accepted(self)
     }
-    fn join(&mut self, other: Self) {
-        Self::join(self, other);
+    fn merge(&mut self, other: Self) {
+        Self::merge(self, other);
     }
     fn unlatch(&mut self) {
         Self::unlatch(self);
@@ -104,30 +104,30 @@ impl Counts for Account {
 
 /// What is remembered of one token URL and secret, or of one account.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Entry<C = Record> {
+pub(super) struct Entry<C = SecretRecord> {
     /// The file's own name, so that one that was moved is noticed.
     pub name: String,
     /// The folder's salt, so that it is not lost with its file.
     pub salt: String,
     /// When it was written: moments in it are carried over a reboot by this.
-    pub noted: Stamp,
+    pub noted: BootStamp,
     /// Whose the attempts without an outcome are.
     pub owners: BTreeMap<u64, String>,
     pub record: C,
     /// When a person last unlatched it. Releases before this one wrote none.
     #[serde(default)]
-    pub unlatched: Option<Stamp>,
+    pub unlatched: Option<BootStamp>,
 }
 
 /// What is left of a credential's budget.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Purse {
-    pub noted: Stamp,
+    pub noted: BootStamp,
     pub budget: Budget,
 }
 
 impl<C: Counts> Entry<C> {
-    pub fn new(name: &str, salt: String, stamp: &Stamp) -> Self {
+    pub fn new(name: &str, salt: String, stamp: &BootStamp) -> Self {
         Self {
             name: name.to_owned(),
             salt,
@@ -140,7 +140,7 @@ impl<C: Counts> Entry<C> {
 
     /// As it is to be read now: moments on this boot's clock, attempts of owners that are gone
     /// without an outcome for ever.
-    pub fn bring_up(&mut self, present: &Stamp, alive: impl Fn(&str) -> bool) {
+    pub fn bring_up(&mut self, present: &BootStamp, alive: impl Fn(&str) -> bool) {
         let Self {
             noted,
             owners,
@@ -164,7 +164,7 @@ impl<C: Counts> Entry<C> {
     pub fn recalled(
         there: Option<&Self>,
         mut last: Self,
-        written: (Option<&Stamp>, &Stamp),
+        written: (Option<&BootStamp>, &BootStamp),
         us: &str,
     ) -> Option<Self> {
         last.owners.retain(|_, owner| owner == us);
@@ -188,7 +188,7 @@ impl<C: Counts> Entry<C> {
         record.orphan(&mine, noted.boot);
         let mut joined = there.clone();
         joined.owners.extend(last.owners);
-        joined.record.join(last.record);
+        joined.record.merge(last.record);
         if let Some(at) = there.unlatched.as_ref().filter(|at| {
             last.unlatched
                 .as_ref()
@@ -207,31 +207,31 @@ impl<C: Counts> Entry<C> {
     }
 
     /// Nothing is counted in it, and it was noted long ago.
-    pub fn is_stale(&self, noted: &Stamp, present: &Stamp) -> bool {
+    pub fn is_stale(&self, noted: &BootStamp, present: &BootStamp) -> bool {
         self.is_blank() && is_old(noted, present)
     }
 }
 
 impl Purse {
-    pub fn new(budget: Budget, stamp: &Stamp) -> Self {
+    pub fn new(budget: Budget, stamp: &BootStamp) -> Self {
         Self {
             noted: stamp.clone(),
             budget,
         }
     }
 
-    pub fn bring_up(&mut self, present: &Stamp) {
+    pub fn bring_up(&mut self, present: &BootStamp) {
         let Self { noted, budget } = self;
         budget.carry(|moment| noted.carry(moment, present));
         *noted = noted.or_later(present);
     }
 
-    pub fn is_stale(&self, present: &Stamp) -> bool {
+    pub fn is_stale(&self, present: &BootStamp) -> bool {
         is_old(&self.noted, present)
     }
 }
 
-fn is_later(a: &Stamp, b: &Stamp) -> bool {
+fn is_later(a: &BootStamp, b: &BootStamp) -> bool {
     if a.boot_id == b.boot_id {
         a.boot > b.boot
     } else {
@@ -239,7 +239,7 @@ fn is_later(a: &Stamp, b: &Stamp) -> bool {
     }
 }
 
-fn is_old(noted: &Stamp, present: &Stamp) -> bool {
+fn is_old(noted: &BootStamp, present: &BootStamp) -> bool {
     if noted.boot_id == present.boot_id {
         noted.boot.until(present.boot) > KEPT
     } else {

@@ -14,8 +14,8 @@ use super::{
     trouble::{Losses, Trouble},
 };
 use crate::token::{
-    GuardKey, Stamp,
-    guard::{Account, Record, Tally, Whose},
+    BootStamp, GuardKey,
+    guard::{AccountRecord, CountPair, KeyLabels, SecretRecord},
 };
 
 /// Secrets rotate: more records are not remembered, and those in which nothing is counted go first.
@@ -23,15 +23,15 @@ const MOST_KNOWN: usize = 4096;
 
 /// What stands in the two files.
 pub(super) struct Pair {
-    pub account: Entry<Account>,
-    pub secret: Entry<Record>,
+    pub account: Entry<AccountRecord>,
+    pub secret: Entry<SecretRecord>,
 }
 
 /// Files as they were last read or written, for when they can be no more.
 #[derive(Default)]
 pub(super) struct Last {
-    accounts: HashMap<String, Entry<Account>>,
-    secrets: HashMap<String, Entry<Record>>,
+    accounts: HashMap<String, Entry<AccountRecord>>,
+    secrets: HashMap<String, Entry<SecretRecord>>,
     /// By file.
     pub(super) purses: HashMap<String, Purse>,
 }
@@ -41,21 +41,21 @@ pub(super) trait Shelf: Counts {
     fn shelf(last: &mut Last) -> &mut HashMap<String, Entry<Self>>;
 }
 
-impl Shelf for Account {
+impl Shelf for AccountRecord {
     fn shelf(last: &mut Last) -> &mut HashMap<String, Entry<Self>> {
         &mut last.accounts
     }
 }
 
-impl Shelf for Record {
+impl Shelf for SecretRecord {
     fn shelf(last: &mut Last) -> &mut HashMap<String, Entry<Self>> {
         &mut last.secrets
     }
 }
 
 impl Pair {
-    pub fn tally(&mut self) -> Tally<'_> {
-        Tally {
+    pub fn tally(&mut self) -> CountPair<'_> {
+        CountPair {
             account: &mut self.account.record,
             record: &mut self.secret.record,
         }
@@ -63,8 +63,8 @@ impl Pair {
 }
 
 /// How the guard calls the parts of the key.
-pub(super) fn whose(names: &Names) -> Whose<'_> {
-    Whose {
+pub(super) fn whose(names: &Names) -> KeyLabels<'_> {
+    KeyLabels {
         record: &names.record,
         value: &names.value,
         partition: names.partition.as_deref(),
@@ -77,7 +77,7 @@ impl Book {
         &self,
         opened: &Opened,
         key: &GuardKey,
-        stamp: &Stamp,
+        stamp: &BootStamp,
         anew: bool,
         change: impl FnOnce(&mut Pair, &Names, &Locked<'_>) -> Result<T, Trouble>,
     ) -> Result<T, Trouble> {
@@ -85,8 +85,8 @@ impl Book {
         let names = self.fingerprints.names(key, &opened.salt);
         let locked = self.folder.lock()?;
         let (account, secret) = (
-            self.old::<Account>(&names.account, &locked, anew)?,
-            self.old::<Record>(&names.record, &locked, anew)?,
+            self.old::<AccountRecord>(&names.account, &locked, anew)?,
+            self.old::<SecretRecord>(&names.record, &locked, anew)?,
         );
         let mut pair = Pair {
             account: self.recall(
@@ -127,7 +127,7 @@ impl Book {
         opened: &Opened,
         key: &GuardKey,
         names: &Names,
-        stamp: &Stamp,
+        stamp: &BootStamp,
     ) -> Result<Pair, Trouble> {
         let (account, secret) = (self.read(&names.account)?, self.read(&names.record)?);
         // Not under the lock: what is newer in `last` may just have been written. It is told when
@@ -143,7 +143,7 @@ impl Book {
         opened: &Opened,
         key: &GuardKey,
         names: &Names,
-        stamp: &Stamp,
+        stamp: &BootStamp,
     ) -> Option<Pair> {
         let (account, secret) = {
             let last = self.last();
@@ -163,12 +163,12 @@ impl Book {
 
     fn brought_up(
         &self,
-        account: Entry<Account>,
-        secret: Entry<Record>,
+        account: Entry<AccountRecord>,
+        secret: Entry<SecretRecord>,
         opened: &Opened,
         key: &GuardKey,
         names: &Names,
-        stamp: &Stamp,
+        stamp: &BootStamp,
     ) -> Pair {
         let mut pair = Pair { account, secret };
         self.bring_up(&mut pair, opened, key, names, stamp);
@@ -182,7 +182,7 @@ impl Book {
         there: Option<&Entry<C>>,
         name: &str,
         opened: &Opened,
-        stamp: &Stamp,
+        stamp: &BootStamp,
         losses: Option<&Losses>,
     ) -> Entry<C> {
         let last = C::shelf(&mut self.last()).get(name).cloned();
@@ -250,7 +250,7 @@ impl Book {
         name: &str,
         locked: &Locked<'_>,
     ) -> Result<Option<Entry<C>>, Trouble> {
-        let stamp = Stamp::now();
+        let stamp = BootStamp::now();
         let salt = self
             .as_opened()
             .map(|opened| hex(&opened.salt))
@@ -314,7 +314,7 @@ impl Book {
         opened: &Opened,
         key: &GuardKey,
         names: &Names,
-        stamp: &Stamp,
+        stamp: &BootStamp,
     ) -> usize {
         let outcomes = self
             .outcomes
@@ -339,23 +339,23 @@ impl Book {
     /// client's. Not with what is older than a secret that was good.
     pub(super) fn begin_account(
         &self,
-        account: &mut Account,
+        account: &mut AccountRecord,
         credential: &str,
         opened: &Opened,
         locked: &Locked<'_>,
-        stamp: &Stamp,
+        stamp: &BootStamp,
     ) -> Result<(), Trouble> {
         let mut refused = Vec::new();
         for file in locked
             .names()?
             .iter()
-            .filter(|name| name.starts_with(Record::KIND))
+            .filter(|name| name.starts_with(SecretRecord::KIND))
         {
             // One that is damaged stops its own secret.
             let Ok(Some(bytes)) = self.folder.read(file) else {
                 continue;
             };
-            let Ok(mut entry) = decode::<Entry<Record>>(&bytes) else {
+            let Ok(mut entry) = decode::<Entry<SecretRecord>>(&bytes) else {
                 continue;
             };
             let noted = entry.noted.carry(entry.noted.boot, stamp);

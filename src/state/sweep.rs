@@ -11,8 +11,8 @@ use super::{
     trouble::Trouble,
 };
 use crate::token::{
-    Ask, Limits, Now, Stamp,
-    guard::{Account, Budget, Record},
+    AttemptRequest, BootInstant, BootStamp, LockoutPolicy,
+    guard::{AccountRecord, Budget, SecretRecord},
 };
 
 const PURSE: &str = "budget-";
@@ -28,10 +28,10 @@ impl Book {
     pub(super) fn take(
         &self,
         locked: &Locked<'_>,
-        limits: &Limits,
-        ask: &Ask,
-        stamp: &Stamp,
-    ) -> Result<Result<(), Now>, Trouble> {
+        limits: &LockoutPolicy,
+        ask: &AttemptRequest,
+        stamp: &BootStamp,
+    ) -> Result<Result<(), BootInstant>, Trouble> {
         if limits.rate.is_empty() {
             return Ok(Ok(()));
         }
@@ -81,9 +81,9 @@ impl Book {
     }
 
     /// Removes what nobody has used for long and in which nothing is counted, and what is too much.
-    pub(super) fn sweep(&self, locked: &Locked<'_>, names: &[String], stamp: &Stamp) {
-        self.sweep_kind::<Record>(locked, names, stamp);
-        self.sweep_kind::<Account>(locked, names, stamp);
+    pub(super) fn sweep(&self, locked: &Locked<'_>, names: &[String], stamp: &BootStamp) {
+        self.sweep_kind::<SecretRecord>(locked, names, stamp);
+        self.sweep_kind::<AccountRecord>(locked, names, stamp);
         for name in names.iter().filter(|name| name.starts_with(PURSE)) {
             let Ok(Some(bytes)) = self.folder.read(name) else {
                 continue;
@@ -94,7 +94,7 @@ impl Book {
         }
     }
 
-    fn sweep_kind<C: Shelf>(&self, locked: &Locked<'_>, names: &[String], stamp: &Stamp) {
+    fn sweep_kind<C: Shelf>(&self, locked: &Locked<'_>, names: &[String], stamp: &BootStamp) {
         let mut left: Vec<(bool, Option<SystemTime>, &String)> = Vec::new();
         for name in names.iter().filter(|name| name.starts_with(C::KIND)) {
             let Ok(Some(bytes)) = self.folder.read(name) else {

@@ -17,8 +17,9 @@ use super::{
     file::{Counts, Entry, decode, encode},
 };
 use crate::token::{
-    Ask, GuardKey, Hold, Ledger, Limits, Now, Permit, Rate, Spend, Stamp, Verdict,
-    guard::{Account, Record},
+    AttemptOutcome, AttemptRequest, BootInstant, BootStamp, GuardKey, Hold, Ledger, LockoutPolicy,
+    Rate, Reservation, Spend,
+    guard::{AccountRecord, SecretRecord},
 };
 
 const FOREVER: Hold = Hold::UntilSecretChanges;
@@ -43,8 +44,8 @@ fn key(secret: u8) -> GuardKey {
     }
 }
 
-fn limits(hold: Hold) -> Limits {
-    Limits {
+fn limits(hold: Hold) -> LockoutPolicy {
+    LockoutPolicy {
         rate: vec![],
         max_rejections: 2,
         hold,
@@ -53,8 +54,8 @@ fn limits(hold: Hold) -> Limits {
 }
 
 /// Does not wait 30 s after a refusal.
-fn ask(credential: &str) -> Ask {
-    Ask {
+fn ask(credential: &str) -> AttemptRequest {
+    AttemptRequest {
         credential: credential.into(),
         parent_renewed: true,
     }
@@ -83,13 +84,13 @@ impl Told {
             .spend(&key(secret), &limits(hold), &ask("a"))
             .await
     }
-    async fn go(&self, secret: u8) -> Permit {
+    async fn go(&self, secret: u8) -> Reservation {
         match self.ask(secret, FOREVER).await {
             Spend::Go(permit) => permit,
             other => panic!("{other:?}"),
         }
     }
-    async fn attempt(&self, secret: u8, verdict: Verdict) {
+    async fn attempt(&self, secret: u8, verdict: AttemptOutcome) {
         let permit = self.go(secret).await;
         self.disk.settle(permit, verdict, &limits(FOREVER)).await;
     }
@@ -99,7 +100,7 @@ impl Told {
 }
 
 /// As a process that is killed: nothing more is written, and its locks are gone.
-fn kill(ledger: Told, permits: Vec<Permit>) {
+fn kill(ledger: Told, permits: Vec<Reservation>) {
     for mut permit in permits {
         permit.redeem();
     }
@@ -110,8 +111,8 @@ fn kill(ledger: Told, permits: Vec<Permit>) {
 fn age(dir: &TempDir, d: Duration) {
     fn one<C: Counts>(file: &Path, d: Duration) {
         let mut entry: Entry<C> = decode(&fs::read(file).unwrap()).unwrap();
-        let Stamp { boot, wall, .. } = entry.noted;
-        entry.noted = Stamp {
+        let BootStamp { boot, wall, .. } = entry.noted;
+        entry.noted = BootStamp {
             boot_id: "another".into(),
             boot,
             wall: wall.saturating_sub(d),
@@ -123,10 +124,10 @@ fn age(dir: &TempDir, d: Duration) {
         .map(|f| f.unwrap().path())
     {
         let name = file.file_name().unwrap().to_str().unwrap();
-        if name.starts_with(Record::KIND) {
-            one::<Record>(&file, d);
-        } else if name.starts_with(Account::KIND) {
-            one::<Account>(&file, d);
+        if name.starts_with(SecretRecord::KIND) {
+            one::<SecretRecord>(&file, d);
+        } else if name.starts_with(AccountRecord::KIND) {
+            one::<AccountRecord>(&file, d);
         }
     }
 }
@@ -153,8 +154,8 @@ fn record(dir: &TempDir) -> std::path::PathBuf {
 async fn a_latch_outlives_the_process_and_a_changed_secret_opens_it_at_once() {
     let dir = folder();
     let first = ledger(&dir);
-    first.attempt(1, Verdict::Rejected).await;
-    first.attempt(1, Verdict::Rejected).await;
+    first.attempt(1, AttemptOutcome::Rejected).await;
+    first.attempt(1, AttemptOutcome::Rejected).await;
     kill(first, vec![]);
     let second = ledger(&dir);
     assert!(matches!(second.ask(1, FOREVER).await, Spend::Latched(None)));
@@ -162,7 +163,7 @@ async fn a_latch_outlives_the_process_and_a_changed_secret_opens_it_at_once() {
         second.disk.counted(&key(1)).await.unwrap().latched,
         Some(None)
     );
-    second.attempt(2, Verdict::Success).await;
+    second.attempt(2, AttemptOutcome::Success).await;
     second.disk.clear(&key(1)).await;
     assert!(
         matches!(second.ask(1, FOREVER).await, Spend::Later(_)),
@@ -170,16 +171,16 @@ async fn a_latch_outlives_the_process_and_a_changed_secret_opens_it_at_once() {
     );
     kill(second, vec![]);
     age(&dir, Duration::from_secs(31));
-    ledger(&dir).attempt(1, Verdict::Success).await;
+    ledger(&dir).attempt(1, AttemptOutcome::Success).await;
 }
 
 #[tokio::test]
 async fn a_success_clears_what_was_refused_before_the_restart() {
     let dir = folder();
-    ledger(&dir).attempt(1, Verdict::Rejected).await;
+    ledger(&dir).attempt(1, AttemptOutcome::Rejected).await;
     let second = ledger(&dir);
     assert_eq!(second.rejections().await, 1);
-    second.attempt(1, Verdict::Success).await;
+    second.attempt(1, AttemptOutcome::Success).await;
     assert_eq!(ledger(&dir).rejections().await, 0);
 }
 
@@ -226,7 +227,7 @@ async fn who_waits_for_a_turn_hears_of_what_another_process_settled() {
     let freed = other.disk.freed();
     assert!(matches!(other.ask(1, FOREVER).await, Spend::Busy));
     one.disk
-        .settle(first, Verdict::Success, &limits(FOREVER))
+        .settle(first, AttemptOutcome::Success, &limits(FOREVER))
         .await;
     tokio::time::timeout(Duration::from_secs(10), freed)
         .await
@@ -238,7 +239,7 @@ async fn who_waits_for_a_turn_hears_of_what_another_process_settled() {
 #[tokio::test]
 async fn the_budget_is_shared_and_outlives_the_process() {
     let dir = folder();
-    let limits = Limits {
+    let limits = LockoutPolicy {
         rate: vec![Rate {
             n: 2,
             per: Duration::from_hours(1),
@@ -250,7 +251,9 @@ async fn the_budget_is_shared_and_outlives_the_process() {
         let Spend::Go(permit) = one.disk.spend(&key(1), &limits, &ask("a")).await else {
             panic!()
         };
-        one.disk.settle(permit, Verdict::Success, &limits).await;
+        one.disk
+            .settle(permit, AttemptOutcome::Success, &limits)
+            .await;
     }
     let last = ledger(&dir);
     assert!(matches!(
@@ -297,7 +300,7 @@ async fn moments_are_carried_over_a_reboot_by_the_wall_clock() {
             panic!()
         };
         one.disk
-            .settle(permit, Verdict::Rejected, &limits(hold))
+            .settle(permit, AttemptOutcome::Rejected, &limits(hold))
             .await;
     }
     kill(one, vec![]);
@@ -306,8 +309,8 @@ async fn moments_are_carried_over_a_reboot_by_the_wall_clock() {
     let mut entry: Entry = decode(&fs::read(&file).unwrap()).unwrap();
     let shift = Duration::from_hours(5000);
     entry.record.carry(|t| t.after(shift));
-    let Stamp { boot, wall, .. } = entry.noted;
-    entry.noted = Stamp {
+    let BootStamp { boot, wall, .. } = entry.noted;
+    entry.noted = BootStamp {
         boot_id: "another".into(),
         boot: boot.after(shift),
         wall: wall.saturating_sub(Duration::from_mins(50)),
@@ -316,12 +319,12 @@ async fn moments_are_carried_over_a_reboot_by_the_wall_clock() {
     let Spend::Latched(Some(until)) = ledger(&dir).ask(1, hold).await else {
         panic!()
     };
-    let left = Now::now().until(until);
+    let left = BootInstant::now().until(until);
     assert!(left < Duration::from_mins(60), "{left:?}");
     // Where this machine has not been up for 50 minutes, "before the boot" is all that can be said:
     // the hold is then longer, never shorter.
     let least = Duration::from_mins(60)
-        .saturating_sub(Now::now().since_boot())
+        .saturating_sub(BootInstant::now().since_boot())
         .max(Duration::from_mins(10))
         .saturating_sub(Duration::from_mins(1));
     assert!(left >= least, "{left:?}");
@@ -355,7 +358,7 @@ async fn nothing_in_the_folder_is_for_others_or_tells_a_secret() {
         }
     }
     one.disk
-        .settle(permit, Verdict::Success, &limits(FOREVER))
+        .settle(permit, AttemptOutcome::Success, &limits(FOREVER))
         .await;
 }
 
@@ -363,7 +366,7 @@ async fn nothing_in_the_folder_is_for_others_or_tells_a_secret() {
 async fn a_lost_salt_is_found_again_in_the_records_and_where_there_are_none_said() {
     let dir = folder();
     let (one, salt) = (ledger(&dir), dir.path().join("state/salt"));
-    one.attempt(1, Verdict::Rejected).await;
+    one.attempt(1, AttemptOutcome::Rejected).await;
     let before = fs::read(&salt).unwrap();
     for damage in [None, Some("damage")] {
         fs::remove_file(&salt).unwrap();
@@ -390,13 +393,13 @@ async fn a_lost_salt_is_found_again_in_the_records_and_where_there_are_none_said
 async fn a_folder_that_is_emptied_under_a_running_program_is_not_believed() {
     let dir = folder();
     let one = ledger(&dir);
-    one.attempt(1, Verdict::Rejected).await;
+    one.attempt(1, AttemptOutcome::Rejected).await;
     fs::remove_dir_all(dir.path().join("state")).unwrap();
     assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
     fs::create_dir(dir.path().join("state")).unwrap();
     assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
     one.disk.clear(&key(1)).await;
-    one.attempt(1, Verdict::Success).await;
+    one.attempt(1, AttemptOutcome::Success).await;
 }
 
 #[tokio::test]
@@ -407,13 +410,13 @@ async fn an_outcome_that_cannot_be_written_is_kept_for_later_and_counted_meanwhi
     let (state, aside) = (dir.path().join("state"), dir.path().join("aside"));
     fs::rename(&state, &aside).unwrap();
     one.disk
-        .settle(permit, Verdict::Rejected, &limits(FOREVER))
+        .settle(permit, AttemptOutcome::Rejected, &limits(FOREVER))
         .await;
     assert!(one.errors.load(Ordering::Relaxed) > 0);
     assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
     fs::rename(&aside, &state).unwrap();
     assert_eq!(one.rejections().await, 1);
-    one.attempt(1, Verdict::Rejected).await;
+    one.attempt(1, AttemptOutcome::Rejected).await;
     assert!(matches!(
         ledger(&dir).ask(1, FOREVER).await,
         Spend::Latched(None)
@@ -431,7 +434,7 @@ async fn without_the_folder_a_short_hold_is_counted_in_memory() {
             panic!()
         };
         one.disk
-            .settle(permit, Verdict::Rejected, &limits(hold))
+            .settle(permit, AttemptOutcome::Rejected, &limits(hold))
             .await;
     }
     fs::remove_file(dir.path().join("state")).unwrap();
@@ -452,14 +455,14 @@ proptest! {
     /// Damage is noticed; and where the checksum is right, hostile figures do no harm.
     #[test]
     fn a_byte_that_changed_is_noticed_and_absurd_figures_are_borne(at in any::<usize>(), to in any::<u8>(), figure in any::<u64>(), which in 0..40usize) {
-        let stamp = Stamp::now();
+        let stamp = BootStamp::now();
         let mut entry: Entry = Entry::new("x", "y".into(), &stamp);
         for id in 1..4 {
-            entry.record.ask(Some("p"), &limits(Hold::For(Duration::from_secs(9))), &ask("a"), stamp.boot);
+            entry.record.decide(Some("p"), &limits(Hold::For(Duration::from_secs(9))), &ask("a"), stamp.boot);
             entry.record.spend(Some("p"), id, stamp.boot);
             entry.owners.insert(id, "0".into());
         }
-        entry.record.settle(Some("p"), 1, Verdict::Rejected, stamp.boot);
+        entry.record.settle(Some("p"), 1, AttemptOutcome::Rejected, stamp.boot);
         let good = encode(&entry).unwrap();
         prop_assert_eq!(decode::<Entry>(&good).unwrap(), entry.clone());
         let mut bad = good.clone();
@@ -472,9 +475,9 @@ proptest! {
         let i = figures[which % figures.len()];
         let absurd = format!("{}{figure}{}", &text[..i], &text[i + 1..]);
         if let Ok(mut read) = serde_json::from_str::<Entry>(&absurd) {
-            read.bring_up(&Stamp { boot_id: "another".into(), ..stamp.clone() }, |_| false);
-            read.record.ask(Some("p"), &limits(FOREVER), &ask("b"), stamp.boot);
-            read.record.settle(Some("p"), 2, Verdict::Success, stamp.boot);
+            read.bring_up(&BootStamp { boot_id: "another".into(), ..stamp.clone() }, |_| false);
+            read.record.decide(Some("p"), &limits(FOREVER), &ask("b"), stamp.boot);
+            read.record.settle(Some("p"), 2, AttemptOutcome::Success, stamp.boot);
             let _ = (read.is_stale(&stamp, &stamp), read.record.status(Some("p"), stamp.boot));
         }
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// Lost records are told so often at most.
 const AGAIN: Duration = Duration::from_mins(1);
@@ -35,11 +35,11 @@ pub enum Trouble {
 
 /// Tells that records were gone, once a minute.
 #[derive(Default)]
-pub(super) struct Losses(Mutex<(Option<Now>, u64)>);
+pub(super) struct Losses(Mutex<(Option<BootInstant>, u64)>);
 
 impl Losses {
     /// `file` was removed or set back while this program ran. Says whether that was told.
-    pub fn another(&self, file: &Path, now: Now) -> bool {
+    pub fn another(&self, file: &Path, now: BootInstant) -> bool {
         let (told, untold) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *untold += 1;
         let tell = told.is_none_or(|told| told.until(now) >= AGAIN);
@@ -130,7 +130,7 @@ mod tests {
         let told = |seconds| {
             losses.another(
                 Path::new("state/account-1.json"),
-                Now::at(Duration::from_secs(seconds)),
+                BootInstant::from_boot(Duration::from_secs(seconds)),
             )
         };
         assert_eq!(

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use super::{Metrics, repeats};
-use crate::token::{Class, Event, KeeperName, Now};
+use crate::token::{BootInstant, FailureClass, KeeperEvent, KeeperName};
 
 impl Metrics {
     /// Everything a keeper tells of its work.
-    pub fn token_event(&self, name: &KeeperName, event: &Event<'_>) {
+    pub fn token_event(&self, name: &KeeperName, event: &KeeperEvent<'_>) {
         let m = &self.0;
         let (credential, token) = (&*name.credential, &*name.token);
         let ct = [credential, token];
         match event {
-            Event::Issued {
+            KeeperEvent::Issued {
                 took,
                 unchanged,
                 implausible,
@@ -47,20 +47,21 @@ impl Metrics {
                     "token obtained"
                 );
             }
-            Event::Failed {
+            KeeperEvent::Failed {
                 took,
                 failure,
                 next,
                 latched,
             } => {
                 let outcome = match failure.class {
-                    Class::Retry => "retry",
-                    Class::Throttled => "throttled",
-                    Class::Rejected => "rejected",
-                    Class::Config => "config",
-                    Class::Unreadable => {
+                    FailureClass::Retry => "retry",
+                    FailureClass::Throttled => "throttled",
+                    FailureClass::Rejected => "rejected",
+                    FailureClass::Config => "config",
+                    FailureClass::Unreadable => {
                         m.secret_read_errors.with_label_values(&[credential]).inc();
-                        if let Some(times) = m.repeats.again(ct, &failure.error, Now::now()) {
+                        if let Some(times) = m.repeats.again(ct, &failure.error, BootInstant::now())
+                        {
                             tracing::warn!(credential, token, error = %failure.error, times, "secret cannot be read{}", repeats::words(times));
                         }
                         return;
@@ -75,7 +76,7 @@ impl Metrics {
                 let Some(times) = m.repeats.again(
                     ct,
                     (outcome, failure.status, latched, &failure.error),
-                    Now::now(),
+                    BootInstant::now(),
                 ) else {
                     return;
                 };
@@ -86,12 +87,14 @@ impl Metrics {
                 tracing::warn!(credential, token, outcome, status = failure.status, error = %failure.error, latched, next, times, "token request failed{}", repeats::words(times));
             }
             // Counted and logged where it happened; this is told again and again.
-            Event::NoMemory => tracing::debug!(
+            KeeperEvent::NoMemory => tracing::debug!(
                 credential,
                 token,
                 "no token call: the guard's memory cannot be read or written"
             ),
-            Event::Resting => tracing::debug!(credential, token, "token rests: nobody uses it"),
+            KeeperEvent::Resting => {
+                tracing::debug!(credential, token, "token rests: nobody uses it");
+            }
         }
     }
 }

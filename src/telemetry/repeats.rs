@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// A failure that goes on is told again after this.
 const EVERY: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ pub struct Repeats {
 struct Told {
     /// Digest of what it happened to.
     whose: u64,
-    at: Now,
+    at: BootInstant,
     /// Times it came since then.
     since: u64,
 }
@@ -33,7 +33,7 @@ struct Told {
 impl Repeats {
     /// `None`: this very failure of `whose` was told lately. Otherwise how often it came without
     /// being told, this time included.
-    pub fn again(&self, whose: impl Hash, failure: impl Hash, now: Now) -> Option<u64> {
+    pub fn again(&self, whose: impl Hash, failure: impl Hash, now: BootInstant) -> Option<u64> {
         let whose = self.hasher.hash_one(whose);
         let key = self.hasher.hash_one((whose, self.hasher.hash_one(failure)));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,8 +94,8 @@ pub fn words(times: u64) -> String {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Now {
-        Now::at(Duration::from_secs(1000 + seconds))
+    fn at(seconds: u64) -> BootInstant {
+        BootInstant::from_boot(Duration::from_secs(1000 + seconds))
     }
 
     #[test]

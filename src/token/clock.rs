@@ -16,20 +16,19 @@ use serde::{Deserialize, Serialize};
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
 #[serde(transparent)]
-pub struct Now(Duration);
+pub struct BootInstant(Duration);
 
 /// Differences between the two clocks below this are the time between two reads, not a suspend.
 const NOISE: Duration = Duration::from_millis(250);
 
-impl Now {
+impl BootInstant {
     /// Later than anything that happens.
     pub const FAR: Self = Self(Duration::MAX);
 }
 
-impl Now {
+impl BootInstant {
     /// The present moment.
     #[must_use]
-    #[expect(clippy::self_named_constructors, reason = "`Now::now()` is what it is")]
     pub fn now() -> Self {
         let origin = origin();
         // tokio's clock stands still while a test has paused it; otherwise it is the monotonic one.
@@ -43,7 +42,7 @@ impl Now {
 
     /// A moment given as time since boot (records of a ledger, tests).
     #[must_use]
-    pub const fn at(since_boot: Duration) -> Self {
+    pub const fn from_boot(since_boot: Duration) -> Self {
         Self(since_boot)
     }
 
@@ -90,16 +89,16 @@ impl Now {
 
 /// A moment that means something to another process and after another boot: what goes to disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
+pub struct BootStamp {
     /// The kernel's name for this boot; empty where it tells none.
     pub boot_id: String,
     /// On the clock of that boot.
-    pub boot: Now,
+    pub boot: BootInstant,
     /// Wall clock, since the Unix epoch.
     pub wall: Duration,
 }
 
-impl Stamp {
+impl BootStamp {
     /// Earlier in the same boot.
     #[must_use]
     pub fn is_before(&self, other: &Self) -> bool {
@@ -127,7 +126,7 @@ impl Stamp {
         });
         Self {
             boot_id: boot_id.clone(),
-            boot: Now::now(),
+            boot: BootInstant::now(),
             wall: wall_clock(),
         }
     }
@@ -138,7 +137,7 @@ impl Stamp {
     /// where that went backwards, no time has passed (waits then end late, never early). What would
     /// lie before the boot is the boot.
     #[must_use]
-    pub fn carry(&self, moment: Now, present: &Self) -> Now {
+    pub fn carry(&self, moment: BootInstant, present: &Self) -> BootInstant {
         if self.boot_id == present.boot_id && !self.boot_id.is_empty() {
             return moment;
         }
@@ -159,14 +158,14 @@ impl Stamp {
 }
 
 /// The two clocks read together once: from then on, what they differ by is time spent in suspend.
-struct Origin {
+struct ClockOrigin {
     mono: Instant,
     boot: Duration,
 }
 
-fn origin() -> &'static Origin {
-    static ORIGIN: OnceLock<Origin> = OnceLock::new();
-    ORIGIN.get_or_init(|| Origin {
+fn origin() -> &'static ClockOrigin {
+    static ORIGIN: OnceLock<ClockOrigin> = OnceLock::new();
+    ORIGIN.get_or_init(|| ClockOrigin {
         mono: Instant::now(),
         boot: boot_clock(),
     })
@@ -174,7 +173,7 @@ fn origin() -> &'static Origin {
 
 /// The boot clock when the monotonic one says `mono`, no suspend since the origin. A test may have
 /// paused tokio's before the origin was read.
-fn ticked(origin: &Origin, mono: Instant) -> Duration {
+fn ticked(origin: &ClockOrigin, mono: Instant) -> Duration {
     let (ahead, behind) = (
         mono.saturating_duration_since(origin.mono),
         origin.mono.saturating_duration_since(mono),
@@ -182,7 +181,7 @@ fn ticked(origin: &Origin, mono: Instant) -> Duration {
     origin.boot.saturating_add(ahead).saturating_sub(behind)
 }
 
-fn suspended(origin: &Origin) -> Duration {
+fn suspended(origin: &ClockOrigin) -> Duration {
     let mut least = Duration::MAX;
     // A thread that is put aside between the two reads sees a difference too: look again before
     // believing it.
@@ -230,16 +229,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn under_paused_time_now_follows_tokio_exactly() {
-        let start = Now::now();
+        let start = BootInstant::now();
         tokio::time::advance(HOUR).await;
-        assert_eq!(start.until(Now::now()), HOUR);
-        assert_eq!(Now::now(), Now::now());
+        assert_eq!(start.until(BootInstant::now()), HOUR);
+        assert_eq!(BootInstant::now(), BootInstant::now());
     }
 
     #[test]
     fn a_clock_paused_before_the_origin_was_read_is_followed_as_exactly() {
         let paused = Instant::now();
-        let origin = Origin {
+        let origin = ClockOrigin {
             mono: paused + HOUR,
             boot: HOUR * 3,
         };
@@ -249,7 +248,7 @@ mod tests {
 
     #[test]
     fn without_a_runtime_now_is_the_boot_clock() {
-        let difference = boot_clock().abs_diff(Now::now().since_boot());
+        let difference = boot_clock().abs_diff(BootInstant::now().since_boot());
         assert!(difference < Duration::from_secs(1), "{difference:?}");
     }
 
@@ -262,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_suspend_is_what_the_boot_clock_is_ahead_and_noise_is_none() {
-        let since = |d| Origin {
+        let since = |d| ClockOrigin {
             mono: Instant::now(),
             boot: boot_clock().saturating_sub(d),
         };
@@ -275,15 +274,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_suspend_moves_now_but_not_the_timers() {
-        let (start, timer) = (Now::now(), tokio::time::Instant::now());
+        let (start, timer) = (BootInstant::now(), tokio::time::Instant::now());
         simulate_suspend(HOUR);
-        assert_eq!(start.until(Now::now()), HOUR);
+        assert_eq!(start.until(BootInstant::now()), HOUR);
         assert_eq!(timer.elapsed(), Duration::ZERO);
     }
 
     #[test]
     fn moments_have_a_wall_clock_time() {
-        let now = Now::now();
+        let now = BootInstant::now();
         let (then, past) = (
             now.after(HOUR).wall(),
             now.before(HOUR.min(now.since_boot())).wall(),
@@ -295,37 +294,46 @@ mod tests {
     #[test]
     fn a_stamp_carries_moments_over_a_reboot_by_the_wall_clock() {
         let secs = Duration::from_secs;
-        let noted = Stamp {
+        let noted = BootStamp {
             boot_id: "a".into(),
-            boot: Now::at(secs(1000)),
+            boot: BootInstant::from_boot(secs(1000)),
             wall: secs(50_000),
         };
-        let same = Stamp {
+        let same = BootStamp {
             boot_id: "a".into(),
-            boot: Now::at(secs(1100)),
+            boot: BootInstant::from_boot(secs(1100)),
             wall: secs(10),
         };
-        assert_eq!(noted.carry(Now::at(secs(1060)), &same), Now::at(secs(1060)));
-        let other = Stamp {
+        assert_eq!(
+            noted.carry(BootInstant::from_boot(secs(1060)), &same),
+            BootInstant::from_boot(secs(1060))
+        );
+        let other = BootStamp {
             boot_id: "b".into(),
-            boot: Now::at(secs(20)),
+            boot: BootInstant::from_boot(secs(20)),
             wall: secs(50_040),
         };
         assert_eq!(
-            noted.carry(Now::at(secs(1060)), &other),
-            Now::at(secs(40)),
+            noted.carry(BootInstant::from_boot(secs(1060)), &other),
+            BootInstant::from_boot(secs(40)),
             "20 of its 60 s are left"
         );
-        assert_eq!(noted.carry(Now::at(secs(1030)), &other), Now::at(secs(10)));
-        assert_eq!(noted.carry(Now::at(secs(10)), &other), Now::at(secs(0)));
-        let backwards = Stamp {
+        assert_eq!(
+            noted.carry(BootInstant::from_boot(secs(1030)), &other),
+            BootInstant::from_boot(secs(10))
+        );
+        assert_eq!(
+            noted.carry(BootInstant::from_boot(secs(10)), &other),
+            BootInstant::from_boot(secs(0))
+        );
+        let backwards = BootStamp {
             boot_id: "b".into(),
-            boot: Now::at(secs(20)),
+            boot: BootInstant::from_boot(secs(20)),
             wall: secs(10),
         };
         assert_eq!(
-            noted.carry(Now::at(secs(1060)), &backwards),
-            Now::at(secs(80))
+            noted.carry(BootInstant::from_boot(secs(1060)), &backwards),
+            BootInstant::from_boot(secs(80))
         );
     }
 }

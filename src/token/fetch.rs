@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Dura
 
 use zeroize::Zeroizing;
 
-use super::{clock::Now, guard::GuardKey, slot::Token};
+use super::{clock::BootInstant, guard::GuardKey, slot::Token};
 
 /// A boxed future that may be sent between threads.
-pub type Fut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One token's way of being fetched.
 pub trait Fetch: Send + Sync {
@@ -16,17 +16,17 @@ pub trait Fetch: Send + Sync {
     fn prepare<'a>(
         &'a self,
         parents: &'a [Arc<Token>],
-    ) -> Fut<'a, Result<Box<dyn Prepared>, Failure>>;
+    ) -> BoxFuture<'a, Result<Box<dyn PreparedCall>, Failure>>;
     /// Told of everything worth counting or logging.
-    fn note(&self, event: Event<'_>);
+    fn report(&self, event: KeeperEvent<'_>);
 }
 
 /// A token call that is ready to go.
-pub trait Prepared: Send {
+pub trait PreparedCall: Send {
     /// What the guard counts against; `None` where no secret is sent (then nothing is counted).
     fn key(&self) -> Option<&GuardKey>;
     /// Sends it. Assertions are signed here. Has its own total timeout.
-    fn send(self: Box<Self>) -> Fut<'static, Result<Issued, Failure>>;
+    fn send(self: Box<Self>) -> BoxFuture<'static, Result<Issued, Failure>>;
 }
 
 /// A token as the vendor gave it.
@@ -35,7 +35,7 @@ pub struct Issued {
     /// 1 to 16 KiB of visible ASCII.
     pub value: Arc<Zeroizing<String>>,
     /// When the request was sent; the life counts from here.
-    pub sent: Now,
+    pub sent: BootInstant,
     /// The smallest plausible of what the answer says; `None`: nothing usable was said.
     pub life: Option<Duration>,
     /// The answer named a lifetime that was ignored.
@@ -46,7 +46,7 @@ pub struct Issued {
 
 /// Classes of failed attempts (CONTRACT 2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Class {
+pub enum FailureClass {
     /// Try again with backoff.
     Retry,
     /// The vendor said how long to wait.
@@ -62,7 +62,7 @@ pub enum Class {
 /// A failed attempt, scrubbed of secrets, ready to be shown.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    pub class: Class,
+    pub class: FailureClass,
     /// The vendor's status, where there was an answer.
     pub status: Option<u16>,
     /// One line in plain words: `error` and at most 200 characters of `error_description`, or what
@@ -71,7 +71,7 @@ pub struct Failure {
     /// How long the vendor (or a rule's `hold`) wants us to wait.
     pub wait: Option<Duration>,
     /// The refusal speaks of the client (`invalid_client`, bare 401), not of one partition. With
-    /// [`Class::Config`]: it was a refusal, which is blamed on a clock; an account's budget counts
+    /// [`FailureClass::Config`]: it was a refusal, which is blamed on a clock; an account's budget counts
     /// it all the same.
     pub client_refused: bool,
     /// The call hung until its timeout.
@@ -81,7 +81,7 @@ pub struct Failure {
 impl Failure {
     /// One that the vendor did not speak of: no answer, no wish how long to wait.
     #[must_use]
-    pub fn own(class: Class, error: &str) -> Self {
+    pub fn own(class: FailureClass, error: &str) -> Self {
         Self {
             class,
             status: None,
@@ -96,7 +96,7 @@ impl Failure {
 /// What a keeper tells of its work. One event, one function on the other side: it counts and it
 /// logs.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum KeeperEvent<'a> {
     /// A call ended well.
     Issued {
         took: Duration,

@@ -7,7 +7,7 @@ use std::sync::atomic::{
 
 /// Who refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum RefusedBy {
     /// The vendor's API (401).
     Api,
     /// A token endpoint, of a child made with this token.
@@ -25,18 +25,18 @@ pub(super) struct Refusals<C = AtomicU64> {
 }
 
 /// What is needed of an atomic; the model checker has its own.
-pub(super) trait Counter: Default {
+pub(super) trait AtomicCounter: Default {
     fn raise_to(&self, n: u64);
     fn add_one(&self);
     fn read(&self) -> u64;
     fn take(&self) -> u64;
 }
 
-impl<C: Counter> Refusals<C> {
-    pub fn tell(&self, number: u64, by: By) {
+impl<C: AtomicCounter> Refusals<C> {
+    pub fn report(&self, number: u64, by: RefusedBy) {
         match by {
-            By::Api => self.api.raise_to(number),
-            By::Child => self.child.raise_to(number),
+            RefusedBy::Api => self.api.raise_to(number),
+            RefusedBy::Child => self.child.raise_to(number),
         }
         self.count.add_one();
     }
@@ -55,7 +55,7 @@ impl<C: Counter> Refusals<C> {
 
 macro_rules! counter {
     ($atomic:ty) => {
-        impl Counter for $atomic {
+        impl AtomicCounter for $atomic {
             fn raise_to(&self, n: u64) {
                 self.fetch_max(n, AcqRel);
             }
@@ -91,9 +91,9 @@ mod tests {
             let refusals = Arc::new(Refusals::<Modelled>::default());
             let tell = |number, by| {
                 let refusals = refusals.clone();
-                thread::spawn(move || refusals.tell(number, by))
+                thread::spawn(move || refusals.report(number, by))
             };
-            let tellers = [tell(7, By::Api), tell(8, By::Child)];
+            let tellers = [tell(7, RefusedBy::Api), tell(8, RefusedBy::Child)];
             let (seen, first) = (refusals.count(), refusals.take());
             let told = u64::from(first.0 == 7) + u64::from(first.1 == 8);
             assert!(told >= seen, "{seen} counted, {first:?} taken");
@@ -113,8 +113,8 @@ mod tests {
         loom::model(|| {
             let refusals = Arc::new(Refusals::<Modelled>::default());
             let other = refusals.clone();
-            let teller = thread::spawn(move || other.tell(2, By::Api));
-            refusals.tell(1, By::Api);
+            let teller = thread::spawn(move || other.report(2, RefusedBy::Api));
+            refusals.report(1, RefusedBy::Api);
             teller.join().unwrap();
             assert_eq!(
                 (refusals.count(), refusals.take(), refusals.take()),

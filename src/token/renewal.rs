@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::{clock::Now, keeper::doubled, window::Window};
+use super::{clock::BootInstant, keeper::doubled, window::Window};
 
 const PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_mins(15);
@@ -39,12 +39,12 @@ pub(super) struct Renewals {
     hour: Window,
     /// How often the pause was doubled, as of the last refresh.
     level: u32,
-    last: Option<Now>,
+    last: Option<BootInstant>,
     /// The newest generation that an API refused, and the newest one that an API accepted.
     refused: u64,
     accepted: u64,
     /// The newest generation that was handed out, and when first.
-    vended: Option<(u64, Now)>,
+    vended: Option<(u64, BootInstant)>,
     /// The refresh that is asked for or runs.
     current: Option<Renewal>,
 }
@@ -67,7 +67,7 @@ impl Default for Renewals {
 impl Renewals {
     /// An API refused the generation in use. `possible`: a refresh could begin now. Says whether
     /// one is asked for or runs.
-    pub fn refuse(&mut self, number: u64, possible: bool, now: Now) -> bool {
+    pub fn refuse(&mut self, number: u64, possible: bool, now: BootInstant) -> bool {
         let vended = self
             .vended
             .is_some_and(|(vended, since)| vended == number && since.after(VENDED_ACCEPTED) <= now);
@@ -102,14 +102,14 @@ impl Renewals {
     }
 
     /// The generation in use was handed out to a caller.
-    pub fn vend(&mut self, number: u64, now: Now) {
+    pub fn note_vended(&mut self, number: u64, now: BootInstant) {
         if self.vended.is_none_or(|(vended, _)| vended < number) {
             self.vended = Some((number, now));
         }
     }
 
     /// A call begins that serves the refresh, if there is one.
-    pub fn begin(&mut self, now: Now) {
+    pub fn begin(&mut self, now: BootInstant) {
         let Some(current) = self.current.as_mut().filter(|current| !current.begun) else {
             return;
         };
@@ -138,13 +138,13 @@ impl Renewals {
             .map_or(0, |current| current.number)
     }
 
-    fn pause_is_over(&self, now: Now) -> bool {
+    fn pause_is_over(&self, now: BootInstant) -> bool {
         self.last
             .is_none_or(|last| now >= last.after(pause(self.level)))
     }
 
     /// One doubling is taken back for each 15 minutes that pass beyond the pause.
-    fn level_at(&self, now: Now) -> u32 {
+    fn level_at(&self, now: BootInstant) -> u32 {
         let Some(last) = self.last else { return 0 };
         let beyond = last.after(pause(self.level)).until(now);
         self.level.saturating_sub(
@@ -165,12 +165,12 @@ mod tests {
 
     const SEC: Duration = Duration::from_secs(1);
 
-    fn at(secs: f64) -> Now {
-        Now::at(Duration::from_secs_f64(1000.0 + secs))
+    fn at(secs: f64) -> BootInstant {
+        BootInstant::from_boot(Duration::from_secs_f64(1000.0 + secs))
     }
 
     /// Refused at `now`; a refresh that begins brings the next generation at once.
-    fn refuse(renewals: &mut Renewals, number: &mut u64, now: Now) -> bool {
+    fn refuse(renewals: &mut Renewals, number: &mut u64, now: BootInstant) -> bool {
         let begins = renewals.refuse(*number, true, now);
         if begins {
             assert_eq!(renewals.barred(), *number);
@@ -318,14 +318,14 @@ mod tests {
         let mut renewals = Renewals::default();
         let mut number = 1;
         assert!(refuse(&mut renewals, &mut number, at(0.0)));
-        renewals.vend(2, at(1.0));
-        renewals.vend(2, at(50.0));
+        renewals.note_vended(2, at(1.0));
+        renewals.note_vended(2, at(50.0));
         assert!(!renewals.refuse(2, true, at(1.5)));
         // A refused one does not become better with age.
         let mut other = Renewals::default();
         let mut number = 1;
         assert!(refuse(&mut other, &mut number, at(0.0)));
-        other.vend(2, at(1.0));
+        other.note_vended(2, at(1.0));
         // The pause is over long before: a level that stays shows that it was at once.
         assert!(refuse(&mut other, &mut number, at(61.0)));
         assert_eq!(other.level, 1);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::clock::Now;
+use super::clock::BootInstant;
 
 /// What a profile says of a token's life (`tokens.NAME.lifetime`).
 #[derive(Debug, Clone, PartialEq)]
@@ -14,7 +14,7 @@ pub struct Lifetime {
     /// Sliding: a token unused for this long is dead.
     pub idle: Option<Duration>,
     /// Whether to renew ahead of need.
-    pub refresh: Refresh,
+    pub refresh: RefreshMode,
     /// Renew this long before the end; `None`: computed from the life (CONTRACT 2.3).
     pub refresh_before: Option<Duration>,
     /// What a new token does to the old one.
@@ -29,7 +29,7 @@ pub struct Lifetime {
 
 /// `lifetime.refresh`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refresh {
+pub enum RefreshMode {
     /// Fetched at start and renewed before it is due.
     Ahead,
     /// Fetched when a request needs it.
@@ -56,9 +56,9 @@ const FIVE_MINUTES: Duration = Duration::from_mins(5);
 /// What the life of one token means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    pub expires: Now,
-    pub send_until: Now,
-    pub refresh_at: Now,
+    pub expires: BootInstant,
+    pub send_until: BootInstant,
+    pub refresh_at: BootInstant,
 }
 
 impl Lifetime {
@@ -76,7 +76,7 @@ impl Lifetime {
     /// The plan for a token whose request was sent at `sent`. `random` in 0..1 spreads the
     /// processes.
     #[must_use]
-    pub fn plan(&self, sent: Now, said: Option<Duration>, random: f64) -> Plan {
+    pub fn plan(&self, sent: BootInstant, said: Option<Duration>, random: f64) -> Plan {
         let life = self.life(said);
         Plan {
             expires: sent.after(life),
@@ -88,7 +88,7 @@ impl Lifetime {
     /// The plan where the vendor gave the same token again, at `now`: its expiry counts, the next
     /// try comes at half of what remains.
     #[must_use]
-    pub fn plan_same(&self, sent: Now, said: Option<Duration>, now: Now) -> Plan {
+    pub fn plan_same(&self, sent: BootInstant, said: Option<Duration>, now: BootInstant) -> Plan {
         let plan = self.plan(sent, said, 0.0);
         let half = now.until(plan.expires) / 2;
         Plan {
@@ -100,19 +100,19 @@ impl Lifetime {
     /// A token of this plan is gone in less than a second, or would die so soon of disuse: whatever
     /// schedule keeps one alive would be a hot loop.
     #[must_use]
-    pub fn is_fleeting(&self, plan: &Plan, sent: Now) -> bool {
+    pub fn is_fleeting(&self, plan: &Plan, sent: BootInstant) -> bool {
         sent.until(plan.expires) < SEC || self.idle.is_some_and(|idle| idle < SEC)
     }
 
     /// Until when a token last used at `used` may be sent, as far as `idle` goes.
     #[must_use]
-    pub fn idle_until(&self, used: Now) -> Option<Now> {
+    pub fn idle_until(&self, used: BootInstant) -> Option<BootInstant> {
         self.idle.map(|idle| used.after(last_sent(idle)))
     }
 
     /// When a token last used at `used` is to be renewed so that it does not die of idleness.
     #[must_use]
-    pub fn idle_refresh(&self, used: Now) -> Option<Now> {
+    pub fn idle_refresh(&self, used: BootInstant) -> Option<BootInstant> {
         self.idle.map(|idle| match self.rotation {
             Rotation::Overlap => used.after(auto(idle)),
             Rotation::Replaces => used.after(last_sent(idle)),
@@ -165,12 +165,12 @@ fn auto(life: Duration) -> Duration {
 }
 
 #[cfg(test)]
-pub(super) fn plain() -> Lifetime {
+pub(super) fn default_lifetime() -> Lifetime {
     Lifetime {
         default: FIVE_MINUTES,
         cap: None,
         idle: None,
-        refresh: Refresh::Ahead,
+        refresh: RefreshMode::Ahead,
         refresh_before: None,
         rotation: Rotation::Overlap,
         grace: Duration::ZERO,
@@ -186,9 +186,9 @@ mod tests {
     use super::*;
 
     fn times(lifetime: &Lifetime, life: f64, random: f64) -> (f64, f64, f64) {
-        let sent = Now::at(100 * SEC);
+        let sent = BootInstant::from_boot(100 * SEC);
         let plan = lifetime.plan(sent, Some(Duration::from_secs_f64(life)), random);
-        let since = |t: Now| sent.until(t).as_secs_f64();
+        let since = |t: BootInstant| sent.until(t).as_secs_f64();
         (
             since(plan.refresh_at),
             since(plan.send_until),
@@ -206,9 +206,9 @@ mod tests {
             (2.0, 0.8, 1.0, 1.8),
             (3600.0, 3000.0, 3300.0, 3570.0),
         ] {
-            assert_eq!(times(&plain(), life, 0.0), (late, sent, life));
+            assert_eq!(times(&default_lifetime(), life, 0.0), (late, sent, life));
             assert!(
-                (times(&plain(), life, 1.0).0 - early).abs() < 1e-6,
+                (times(&default_lifetime(), life, 1.0).0 - early).abs() < 1e-6,
                 "{life}"
             );
         }
@@ -218,7 +218,7 @@ mod tests {
     fn the_cap_shortens_and_the_implausible_gives_way_to_the_default() {
         let capped = Lifetime {
             cap: Some(60 * SEC),
-            ..plain()
+            ..default_lifetime()
         };
         assert_eq!(capped.life(Some(300 * SEC)), 60 * SEC);
         assert_eq!(capped.life(Some(30 * SEC)), 30 * SEC);
@@ -228,13 +228,13 @@ mod tests {
             Some(LONGEST + SEC),
             Some(Duration::MAX),
         ] {
-            assert_eq!(plain().life(said), FIVE_MINUTES);
+            assert_eq!(default_lifetime().life(said), FIVE_MINUTES);
             assert_eq!(capped.life(said), 60 * SEC);
         }
         assert_eq!(
             Lifetime {
                 default: Duration::ZERO,
-                ..plain()
+                ..default_lifetime()
             }
             .life(None),
             FIVE_MINUTES
@@ -245,7 +245,7 @@ mod tests {
     fn refresh_before_is_kept_where_it_makes_sense_and_never_makes_a_hot_loop() {
         let before = |secs: u64| Lifetime {
             refresh_before: Some(Duration::from_secs(secs)),
-            ..plain()
+            ..default_lifetime()
         };
         assert!((times(&before(60), 600.0, 0.0).0 - 540.0).abs() < 1e-6);
         assert!((times(&before(60), 600.0, 1.0).0 - 480.0).abs() < 1e-6);
@@ -263,7 +263,7 @@ mod tests {
         let replaces = |grace: u64| Lifetime {
             rotation: Rotation::Replaces,
             grace: Duration::from_secs(grace),
-            ..plain()
+            ..default_lifetime()
         };
         assert!((times(&replaces(0), 300.0, 0.9).0 - 270.0).abs() < 1e-6);
         assert!((times(&replaces(20), 300.0, 0.9).0 - 250.0).abs() < 1e-6);
@@ -275,33 +275,38 @@ mod tests {
 
     #[test]
     fn the_same_token_back_is_tried_again_at_half_of_what_remains_never_sooner_than_5_s() {
-        let sent = Now::at(100 * SEC);
-        let at = |now: u32| plain().plan_same(sent, Some(100 * SEC), Now::at(now * SEC));
-        assert_eq!(at(100).refresh_at, Now::at(150 * SEC));
-        assert_eq!(at(160).refresh_at, Now::at(180 * SEC));
-        assert_eq!(at(196).refresh_at, Now::at(201 * SEC));
-        assert_eq!(at(160).expires, Now::at(200 * SEC));
+        let sent = BootInstant::from_boot(100 * SEC);
+        let at = |now: u32| {
+            default_lifetime().plan_same(sent, Some(100 * SEC), BootInstant::from_boot(now * SEC))
+        };
+        assert_eq!(at(100).refresh_at, BootInstant::from_boot(150 * SEC));
+        assert_eq!(at(160).refresh_at, BootInstant::from_boot(180 * SEC));
+        assert_eq!(at(196).refresh_at, BootInstant::from_boot(201 * SEC));
+        assert_eq!(at(160).expires, BootInstant::from_boot(200 * SEC));
     }
 
     #[test]
     fn a_use_moves_the_idle_end() {
         let idle = Lifetime {
             idle: Some(600 * SEC),
-            ..plain()
+            ..default_lifetime()
         };
         assert_eq!(
-            idle.idle_until(Now::at(100 * SEC)),
-            Some(Now::at(670 * SEC))
+            idle.idle_until(BootInstant::from_boot(100 * SEC)),
+            Some(BootInstant::from_boot(670 * SEC))
         );
         assert_eq!(
-            idle.idle_until(Now::at(200 * SEC)),
-            Some(Now::at(770 * SEC))
+            idle.idle_until(BootInstant::from_boot(200 * SEC)),
+            Some(BootInstant::from_boot(770 * SEC))
         );
         assert_eq!(
-            idle.idle_refresh(Now::at(100 * SEC)),
-            Some(Now::at(580 * SEC))
+            idle.idle_refresh(BootInstant::from_boot(100 * SEC)),
+            Some(BootInstant::from_boot(580 * SEC))
         );
-        assert_eq!(plain().idle_until(Now::at(SEC)), None);
+        assert_eq!(
+            default_lifetime().idle_until(BootInstant::from_boot(SEC)),
+            None
+        );
     }
 
     proptest! {
@@ -312,15 +317,15 @@ mod tests {
         ) {
             let lifetime = Lifetime {
                 refresh_before: before.map(Duration::from_secs), grace: Duration::from_secs(grace), cap: cap.map(Duration::from_secs),
-                rotation: if replaces { Rotation::Replaces } else { Rotation::Overlap }, ..plain()
+                rotation: if replaces { Rotation::Replaces } else { Rotation::Overlap }, ..default_lifetime()
             };
             let life = Duration::from_micros(life);
-            let plan = lifetime.plan(Now::default(), Some(life), random);
+            let plan = lifetime.plan(BootInstant::default(), Some(life), random);
             let total = plan.expires.since_boot();
             prop_assert!(plan.refresh_at < plan.expires);
             prop_assert!(plan.send_until < plan.expires);
             prop_assert!(plan.refresh_at.since_boot() >= total / 10);
-            prop_assert!(plan.refresh_at > Now::default());
+            prop_assert!(plan.refresh_at > BootInstant::default());
             prop_assert!(plan.refresh_at <= plan.send_until);
         }
     }

@@ -14,16 +14,16 @@ use std::{
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 
-pub(super) use super::gate::{Gate, GateKind};
+pub(super) use super::pause::{Pause, PauseReason};
 use super::{
-    clock::Now,
+    busy::BusyFlags,
+    clock::BootInstant,
     fetch::{Failure, Issued},
     guard::GuardKey,
-    keeper::{KeeperName, Tuning},
-    refusals::{By, Refusals},
+    keeper::{KeeperName, KeeperPolicy},
+    refusals::{Refusals, RefusedBy},
     renewal::Renewals,
     schedule::Lifetime,
-    work::Work,
 };
 
 /// An operator's refreshes do not follow a call more closely.
@@ -39,11 +39,11 @@ pub struct Token {
     /// Numbers of the parents it was made with, in the order of the profile.
     pub parents: Vec<u64>,
     /// Dead from here on.
-    pub expires: Now,
+    pub expires: BootInstant,
     /// Sent only until here (CONTRACT 2.3).
-    pub send_until: Now,
+    pub send_until: BootInstant,
     /// The next planned fetch.
-    pub refresh_at: Now,
+    pub refresh_at: BootInstant,
 }
 
 impl std::fmt::Debug for Token {
@@ -56,23 +56,26 @@ impl std::fmt::Debug for Token {
 
 /// What a keeper is doing.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Doing {
+pub enum Activity {
     /// A call is running since then.
-    Calling(Now),
+    Calling(BootInstant),
     /// The next call is due then.
-    Due(Now),
+    Due(BootInstant),
     /// Waits for this parent's token.
     Parent(Arc<str>),
     /// No call until then; `None`: until the secret or the configuration changes. `latched`: the guard's latch.
-    Held { until: Option<Now>, latched: bool },
+    Held {
+        until: Option<BootInstant>,
+        latched: bool,
+    },
     /// Unused, or lazy and not asked yet.
     Resting,
 }
 
 /// All there is to show of one keeper.
 #[derive(Debug, Clone)]
-pub struct Status {
-    pub doing: Doing,
+pub struct KeeperStatus {
+    pub activity: Activity,
     pub token: Option<Arc<Token>>,
     /// The last failure, until a call succeeds, and the wall-clock time (Unix epoch) at which it came.
     pub failure: Option<(Arc<Failure>, Duration)>,
@@ -87,12 +90,12 @@ pub struct Status {
 
 /// What a keeper's task publishes of itself. Only the task writes it.
 #[derive(Debug, Clone)]
-pub(super) struct State {
-    pub doing: Doing,
-    pub gate: Option<Gate>,
+pub(super) struct KeeperState {
+    pub activity: Activity,
+    pub pause: Option<Pause>,
     /// Index of the parent waited for.
     pub parent: Option<usize>,
-    pub failure: Option<(Arc<Failure>, Now)>,
+    pub failure: Option<(Arc<Failure>, BootInstant)>,
     pub settled: bool,
     pub unaccepted: bool,
     pub rejections: u32,
@@ -100,16 +103,16 @@ pub(super) struct State {
     pub refusals_done: u64,
 }
 
-impl State {
+impl KeeperState {
     /// Nothing to tell those who saw `other`.
-    pub fn same(&self, other: &Self) -> bool {
+    pub fn shows_same(&self, other: &Self) -> bool {
         let failure = |s: &Self| {
             s.failure
                 .as_ref()
                 .map(|(failure, at)| (Arc::as_ptr(failure), *at))
         };
-        self.doing == other.doing
-            && self.gate == other.gate
+        self.activity == other.activity
+            && self.pause == other.pause
             && self.parent == other.parent
             && failure(self) == failure(other)
             && self.settled == other.settled
@@ -123,9 +126,9 @@ impl State {
 pub(super) struct Slot {
     pub name: KeeperName,
     /// When its keeper started.
-    pub born: Now,
+    pub born: BootInstant,
     pub token: ArcSwapOption<Token>,
-    pub state: watch::Sender<State>,
+    pub state: watch::Sender<KeeperState>,
     /// Raised with every flag below.
     pub wake: Notify,
     /// When the token was last handed out, in milliseconds since boot.
@@ -153,19 +156,19 @@ pub(super) struct Slot {
     pub unlatched: AtomicBool,
     /// No handle is left.
     pub closed: AtomicBool,
-    pub work: Work,
+    pub busy: BusyFlags,
     /// The last call brought the token that was there already.
     pub unchanged: AtomicBool,
-    tuning: Mutex<(u64, Tuning)>,
+    policy: Mutex<(u64, KeeperPolicy)>,
     /// What the guard counted the last attempt against.
     pub last_key: Mutex<Option<GuardKey>>,
 }
 
 impl Slot {
-    pub fn new(name: KeeperName, tuning: Tuning, now: Now) -> Self {
-        let state = State {
-            doing: Doing::Resting,
-            gate: None,
+    pub fn new(name: KeeperName, policy: KeeperPolicy, now: BootInstant) -> Self {
+        let state = KeeperState {
+            activity: Activity::Resting,
+            pause: None,
             parent: None,
             failure: None,
             settled: false,
@@ -181,7 +184,7 @@ impl Slot {
             wake: Notify::new(),
             used: AtomicU64::new(0),
             asked: AtomicU64::new(now.millis()),
-            idle: AtomicU64::new(idle_millis(&tuning.lifetime)),
+            idle: AtomicU64::new(idle_millis(&policy.lifetime)),
             waiters: AtomicUsize::new(0),
             refusals: Refusals::default(),
             renewals: Mutex::default(),
@@ -194,19 +197,19 @@ impl Slot {
             secret_changed: AtomicBool::new(false),
             unlatched: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            work: Work::default(),
+            busy: BusyFlags::default(),
             unchanged: AtomicBool::new(false),
-            tuning: Mutex::new((0, tuning)),
+            policy: Mutex::new((0, policy)),
             last_key: Mutex::new(None),
         }
     }
 
     /// The hot path: one load, comparisons, one relaxed store where the millisecond is a new one.
-    pub fn get(&self, now: Now) -> Option<Arc<Token>> {
+    pub fn get(&self, now: BootInstant) -> Option<Arc<Token>> {
         let token = self.token.load();
         let token = token
             .as_ref()
-            .filter(|t| self.sendable(t, now) && t.number != self.barred.load(Acquire))?;
+            .filter(|t| self.is_sendable(t, now) && t.number != self.barred.load(Acquire))?;
         let millis = now.millis();
         if self.used.load(Relaxed) < millis {
             self.used.store(millis, Relaxed);
@@ -215,7 +218,7 @@ impl Slot {
     }
 
     /// May the token be sent at `now`?
-    pub fn sendable(&self, token: &Token, now: Now) -> bool {
+    pub fn is_sendable(&self, token: &Token, now: BootInstant) -> bool {
         if now >= token.send_until {
             return false;
         }
@@ -224,12 +227,12 @@ impl Slot {
     }
 
     /// Is it worth handing out where a fresh one is asked for (`min_remaining`)?
-    pub fn fresh(&self, token: &Token, now: Now) -> bool {
+    pub fn is_fresh(&self, token: &Token, now: BootInstant) -> bool {
         let whole = token.issued.sent.until(token.expires);
         // However much is asked for, one that lives a few seconds does not cost a call for each who asks.
         let least = (whole / 10).max(Duration::from_secs(1).min(whole / 2));
         let asked = self
-            .tuning()
+            .policy()
             .1
             .lifetime
             .min_remaining
@@ -238,9 +241,9 @@ impl Slot {
             || (self.unchanged.load(Acquire) && now < token.refresh_at)
     }
 
-    /// Does an unlatch open this gate? Where the last attempt carried no secret the guard counts nothing, and the gate alone keeps attempts apart.
-    pub fn opens_unlatched(&self, gate: Gate) -> bool {
-        gate.kind.opens_unlatched()
+    /// Does an unlatch open this pause? Where the last attempt carried no secret the guard counts nothing, and the pause alone keeps attempts apart.
+    pub fn opens_unlatched(&self, pause: Pause) -> bool {
+        pause.kind.opens_unlatched()
             && self
                 .last_key
                 .lock()
@@ -254,7 +257,7 @@ impl Slot {
     }
 
     /// How long nobody has asked for a token.
-    pub fn unused(&self, now: Now) -> Duration {
+    pub fn unused_for(&self, now: BootInstant) -> Duration {
         Duration::from_millis(
             now.millis()
                 .saturating_sub(self.used.load(Relaxed).max(self.asked.load(Relaxed))),
@@ -262,37 +265,40 @@ impl Slot {
     }
 
     /// Somebody asks.
-    pub fn ask(&self, now: Now) {
+    pub fn note_demand(&self, now: BootInstant) {
         self.asked.fetch_max(now.millis(), Relaxed);
     }
 
     /// An operator wants a refresh, not before `from`. The earliest wish counts.
-    pub fn wish(&self, from: Now) {
-        self.keep_wish(from);
+    pub fn request_refresh(&self, from: BootInstant) {
+        self.requeue_refresh(from);
         self.wake.notify_one();
     }
 
-    /// As [`Slot::wish`], by the task itself for one that it could not grant: it must not wake itself.
-    pub fn keep_wish(&self, from: Now) {
+    /// As [`Slot::request_refresh`], by the task itself for one that it could not grant: it must not wake itself.
+    pub fn requeue_refresh(&self, from: BootInstant) {
         self.by_hand.fetch_min(from.millis(), AcqRel);
     }
 
     /// When the refresh that an operator wants may be made: a second after the last call at the earliest.
-    pub fn wished(&self) -> Option<Now> {
+    pub fn requested_refresh(&self) -> Option<BootInstant> {
         let from = self.by_hand.load(Acquire);
-        (from != NEVER).then(|| self.by_hand_from(Now::at(Duration::from_millis(from))))
+        (from != NEVER)
+            .then(|| self.earliest_refresh(BootInstant::from_boot(Duration::from_millis(from))))
     }
 
     /// The earliest moment, `from` or later, that is far enough from the last call for an operator's refresh.
-    pub fn by_hand_from(&self, from: Now) -> Now {
+    pub fn earliest_refresh(&self, from: BootInstant) -> BootInstant {
         match self.last_call.load(Acquire) {
             0 => from,
-            last => from.max(Now::at(Duration::from_millis(last)).after(BY_HAND_GAP)),
+            last => {
+                from.max(BootInstant::from_boot(Duration::from_millis(last)).after(BY_HAND_GAP))
+            }
         }
     }
 
     /// A call is about to begin, and that is all an operator who has asked until now wanted: says whether one had.
-    pub fn grant_wish(&self) -> bool {
+    pub fn take_refresh_request(&self) -> bool {
         self.by_hand.swap(NEVER, AcqRel) != NEVER
     }
 
@@ -303,25 +309,25 @@ impl Slot {
 
     /// From now on fetches for waiters only.
     pub fn drain(&self) {
-        self.work.drain();
+        self.busy.begin_drain();
         self.wake.notify_one();
     }
 
     /// An API refused the generation in use; an older one costs nothing. Whether that causes a refresh is decided here and not by the task, so that
     /// nobody can send the token between the refusal and the moment at which the task hears of it.
-    pub fn refuse(&self, number: u64, now: Now) {
+    pub fn refuse(&self, number: u64, now: BootInstant) {
         if !self.is_current(number) {
             return;
         }
         let held = self
             .state
             .borrow()
-            .gate
-            .is_some_and(|gate| gate.until.is_none_or(|opens| opens > now));
-        let ending = self.work.is_draining() && self.waiters.load(Acquire) == 0;
+            .pause
+            .is_some_and(|pause| pause.until.is_none_or(|opens| opens > now));
+        let ending = self.busy.is_draining() && self.waiters.load(Acquire) == 0;
         self.refused.fetch_max(number, AcqRel);
         self.change_renewals(|renewals| renewals.refuse(number, !held && !ending, now));
-        self.refusals.tell(number, By::Api);
+        self.refusals.report(number, RefusedBy::Api);
         self.wake.notify_one();
     }
 
@@ -343,8 +349,8 @@ impl Slot {
     }
 
     /// The generation was handed out to a caller, whose vendor's answers are not seen here.
-    pub fn vend(&self, number: u64, now: Now) {
-        self.change_renewals(|renewals| renewals.vend(number, now));
+    pub fn note_vended(&self, number: u64, now: BootInstant) {
+        self.change_renewals(|renewals| renewals.note_vended(number, now));
     }
 
     /// Was this generation, when it was refused, or is it now, fit to be sent?
@@ -356,7 +362,7 @@ impl Slot {
     /// A child's refusal is blamed on this generation. An older one costs nothing.
     pub fn blame(&self, number: u64) {
         if self.is_current(number) {
-            self.refusals.tell(number, By::Child);
+            self.refusals.report(number, RefusedBy::Child);
             self.wake.notify_one();
         }
     }
@@ -381,40 +387,40 @@ impl Slot {
         self.refusals.count() != self.state.borrow().refusals_done
     }
 
-    /// The tuning and how often it was changed.
-    pub fn tuning(&self) -> (u64, Tuning) {
-        self.tuning
+    /// The policy and how often it was changed.
+    pub fn policy(&self) -> (u64, KeeperPolicy) {
+        self.policy
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    pub fn retune(&self, tuning: Tuning) {
+    pub fn change_policy(&self, policy: KeeperPolicy) {
         {
-            let mut lock = self.tuning.lock().unwrap_or_else(PoisonError::into_inner);
-            if lock.1 == tuning {
+            let mut lock = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+            if lock.1 == policy {
                 return;
             }
-            self.idle.store(idle_millis(&tuning.lifetime), Relaxed);
-            *lock = (lock.0 + 1, tuning);
+            self.idle.store(idle_millis(&policy.lifetime), Relaxed);
+            *lock = (lock.0 + 1, policy);
         }
         self.wake.notify_one();
     }
 
     /// Counts a waiter for as long as the answer lives, and wakes the task.
-    pub fn join(self: &Arc<Self>) -> Joined {
+    pub fn add_waiter(self: &Arc<Self>) -> Waiter {
         self.waiters.fetch_add(1, AcqRel);
         self.wake.notify_one();
-        Joined(Arc::clone(self))
+        Waiter(Arc::clone(self))
     }
 }
 
 /// One who waits. Leaving cancels nothing.
-pub(super) struct Joined(Arc<Slot>);
+pub(super) struct Waiter(Arc<Slot>);
 
-impl Drop for Joined {
+impl Drop for Waiter {
     fn drop(&mut self) {
-        if self.0.waiters.fetch_sub(1, AcqRel) == 1 && self.0.work.is_draining() {
+        if self.0.waiters.fetch_sub(1, AcqRel) == 1 && self.0.busy.is_draining() {
             // What was begun for the last one who waited is not begun for nobody.
             self.0.wake.notify_one();
         }
@@ -423,6 +429,6 @@ impl Drop for Joined {
 
 fn idle_millis(lifetime: &Lifetime) -> u64 {
     lifetime
-        .idle_until(Now::default())
+        .idle_until(BootInstant::default())
         .map_or(u64::MAX, |end| end.millis().max(1))
 }

@@ -13,12 +13,12 @@ use super::{keeper::Keeper, slot::Slot};
 /// Finds or starts keepers.
 #[derive(Default)]
 pub struct Store {
-    inner: Mutex<Inner>,
+    inner: Mutex<Keepers>,
 }
 
 #[derive(Default)]
-struct Inner {
-    keepers: HashMap<[u8; 32], Arc<OnceLock<Weak<Keeper>>>>,
+struct Keepers {
+    by_key: HashMap<[u8; 32], Arc<OnceLock<Weak<Keeper>>>>,
     /// Every task that may still run, those without a handle included.
     slots: Vec<Weak<Slot>>,
     draining: bool,
@@ -82,14 +82,14 @@ impl Store {
                 .slots
                 .iter()
                 .filter_map(Weak::upgrade)
-                .find(|s| s.work.is_busy())
+                .find(|s| s.busy.is_busy())
             else {
                 return;
             };
             let mut state = slot.state.subscribe();
             let idle = async {
                 // The task publishes after it has put the flag down.
-                while slot.work.is_busy() {
+                while slot.busy.is_busy() {
                     if state.changed().await.is_err() {
                         break;
                     }
@@ -105,7 +105,7 @@ impl Store {
     #[cfg(test)]
     pub(super) fn remembered(&self) -> (usize, usize) {
         let inner = self.lock();
-        (inner.keepers.len(), inner.slots.len())
+        (inner.by_key.len(), inner.slots.len())
     }
 
     /// How many keepers were looked at to find those that have ended.
@@ -117,26 +117,26 @@ impl Store {
     /// The place of a keeper that lives, is being started, or is to be started.
     fn cell(&self, key: [u8; 32]) -> Arc<OnceLock<Weak<Keeper>>> {
         let mut inner = self.lock();
-        if let Some(cell) = inner.keepers.get(&key)
+        if let Some(cell) = inner.by_key.get(&key)
             && cell.get().is_none_or(|weak| weak.strong_count() > 0)
         {
             return Arc::clone(cell);
         }
         // A new one starts: the moment to forget those that have ended, if they may be as many as
         // those that live.
-        if inner.keepers.len().max(inner.slots.len()) >= inner.forget_at {
+        if inner.by_key.len().max(inner.slots.len()) >= inner.forget_at {
             #[cfg(test)]
             {
-                inner.looked_at += inner.keepers.len();
+                inner.looked_at += inner.by_key.len();
             }
             inner
-                .keepers
+                .by_key
                 .retain(|_, cell| cell.get().is_none_or(|weak| weak.strong_count() > 0));
             inner.slots.retain(|slot| slot.strong_count() > 0);
-            inner.forget_at = inner.keepers.len().max(inner.slots.len()).max(FEW) * 2;
+            inner.forget_at = inner.by_key.len().max(inner.slots.len()).max(FEW) * 2;
         }
         let cell = Arc::new(OnceLock::new());
-        inner.keepers.insert(key, Arc::clone(&cell));
+        inner.by_key.insert(key, Arc::clone(&cell));
         cell
     }
 
@@ -149,7 +149,7 @@ impl Store {
     }
 
     /// Never held across an await or a call to others.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Keepers> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

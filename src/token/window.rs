@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::clock::Now;
+use super::clock::BootInstant;
 
 /// A sliding window over the last times that something happened. Unlike a bucket that refills
 /// evenly it lets no stretch of `per` see more than `most`, wherever that stretch begins.
@@ -12,7 +12,7 @@ pub struct Window {
     most: usize,
     per: Duration,
     /// The latest times, oldest first; `most` of them at most.
-    times: VecDeque<Now>,
+    times: VecDeque<BootInstant>,
 }
 
 impl Window {
@@ -28,7 +28,7 @@ impl Window {
 
     /// The earliest moment, `now` or later, at which it may happen once more.
     #[must_use]
-    pub fn earliest(&self, now: Now) -> Now {
+    pub fn earliest(&self, now: BootInstant) -> BootInstant {
         match self.times.front() {
             Some(oldest) if self.times.len() >= self.most => now.max(oldest.after(self.per)),
             _ => now,
@@ -36,7 +36,7 @@ impl Window {
     }
 
     /// It happens at `at`.
-    pub fn note(&mut self, at: Now) {
+    pub fn note(&mut self, at: BootInstant) {
         let at = self.times.back().map_or(at, |last| at.max(*last));
         self.times.push_back(at);
         while self.times.len() > self.most {
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn what_is_full_opens_when_the_oldest_has_left_it() {
         let mut window = Window::new(2, 60 * SEC);
-        let at = |secs: u32| Now::at(secs * SEC);
+        let at = |secs: u32| BootInstant::from_boot(secs * SEC);
         for secs in [10, 20] {
             assert_eq!(window.earliest(at(secs)), at(secs));
             window.note(at(secs));
@@ -71,7 +71,7 @@ mod tests {
         #[test]
         fn no_stretch_of_time_sees_more(waits in proptest::collection::vec(0..40_000u64, 1..200), most in 1..8usize) {
             let mut window = Window::new(most, 60 * SEC);
-            let (mut now, mut seen) = (Now::at(SEC), Vec::new());
+            let (mut now, mut seen) = (BootInstant::from_boot(SEC), Vec::new());
             for wait in waits {
                 now = window.earliest(now.after(Duration::from_millis(wait)));
                 window.note(now);

@@ -33,12 +33,12 @@ async fn serve(client: &mut DuplexStream, server: &mut Patient<DuplexStream>) {
 
 /// Reading finds that the connection is over, after so long.
 async fn ends(server: &mut Patient<DuplexStream>) -> Duration {
-    let begun = Now::now();
+    let begun = BootInstant::now();
     assert_eq!(
         server.read(&mut [0; 8]).await.unwrap_err().kind(),
         io::ErrorKind::TimedOut
     );
-    begun.until(Now::now())
+    begun.until(BootInstant::now())
 }
 
 fn about(found: Duration, expected: Duration) -> bool {
@@ -83,10 +83,10 @@ async fn a_connection_that_stands_still_ends() {
 /// at most.
 async fn dripped(first: &[u8], answers: bool) -> Duration {
     let (mut client, mut server) = pair().await;
-    let begun = Now::now();
+    let begun = BootInstant::now();
     client.write_all(first).await.unwrap();
     server.read_exact(&mut vec![0; first.len()]).await.unwrap();
-    while begun.until(Now::now()) < Duration::from_hours(1) {
+    while begun.until(BootInstant::now()) < Duration::from_hours(1) {
         let drip = async {
             sleep(HEAD / 2).await;
             client.write_all(b"x").await.unwrap();
@@ -100,7 +100,7 @@ async fn dripped(first: &[u8], answers: bool) -> Duration {
             client.read_u8().await.unwrap();
         }
     }
-    begun.until(Now::now())
+    begun.until(BootInstant::now())
 }
 
 #[tokio::test(start_paused = true)]

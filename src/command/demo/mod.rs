@@ -12,7 +12,7 @@ use super::{Exit, complain, say};
 use crate::{
     app::{App, Options},
     config::{self, Sight},
-    token::Now,
+    token::BootInstant,
 };
 
 /// `cupbearer demo [--once]`.
@@ -81,7 +81,7 @@ impl Story {
     /// after its caller has the answer, so a sum of 0 is looked at again for a second.
     async fn metric(&self, name: &str, label: &str) -> Result<f64, String> {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
-        let end = Now::now().after(Duration::from_secs(1));
+        let end = BootInstant::now().after(Duration::from_secs(1));
         loop {
             tick.tick().await;
             let text = self.admin("/metrics").await?;
@@ -91,7 +91,7 @@ impl Story {
             let sum = lines
                 .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
                 .sum();
-            if sum > 0.0 || Now::now() >= end {
+            if sum > 0.0 || BootInstant::now() >= end {
                 return Ok(sum);
             }
         }
@@ -159,7 +159,7 @@ async fn tour(once: bool) -> Result<usize, String> {
             .collect::<Vec<_>>()
             .join("\n")
     })?;
-    let begun = Now::now();
+    let begun = BootInstant::now();
     let app = App::start(config, Options::default())
         .await
         .map_err(|e| e.to_string())?;
@@ -228,7 +228,7 @@ async fn tour(once: bool) -> Result<usize, String> {
 }
 
 /// One token for many calls, renewed before it dies.
-async fn freshness(story: &mut Story, vendor: &Vendor, begun: Now) -> Result<(), String> {
+async fn freshness(story: &mut Story, vendor: &Vendor, begun: BootInstant) -> Result<(), String> {
     say("1. One token for many calls\n");
     let (status, body) = story.call("/orders/v1/list").await?;
     let calls = vendor.calls("orders");
@@ -243,7 +243,7 @@ async fn freshness(story: &mut Story, vendor: &Vendor, begun: Now) -> Result<(),
     );
 
     let good = story.calls("/orders/v1/list", 1000).await?;
-    let (calls, took) = (vendor.calls("orders"), begun.until(Now::now()));
+    let (calls, took) = (vendor.calls("orders"), begun.until(BootInstant::now()));
     // On a slow machine a thousand calls take long enough for a renewal: the first is due after 2/5
     // of the life at the earliest.
     let due = took.as_millis() * 5 / (LIFE.as_millis() * 2);
@@ -272,9 +272,9 @@ async fn freshness(story: &mut Story, vendor: &Vendor, begun: Now) -> Result<(),
         LIFE.as_secs() + 1
     ));
     let (mut good, mut all) = (0, 0);
-    let end = Now::now().after(LIFE + Duration::from_secs(1));
+    let end = BootInstant::now().after(LIFE + Duration::from_secs(1));
     let mut tick = tokio::time::interval(Duration::from_millis(5));
-    while Now::now() < end {
+    while BootInstant::now() < end {
         tick.tick().await;
         all += 1;
         good += usize::from(story.call("/orders/v1/list").await?.0 == 200);
@@ -312,9 +312,9 @@ async fn trouble(story: &mut Story, vendor: &Vendor) -> Result<(), String> {
     say("  (the issuer goes down; calling for 4 s)\n");
     vendor.set_down(true);
     let (mut good, mut all) = (0, 0);
-    let end = Now::now().after(Duration::from_secs(4));
+    let end = BootInstant::now().after(Duration::from_secs(4));
     let mut tick = tokio::time::interval(Duration::from_millis(20));
-    while Now::now() < end {
+    while BootInstant::now() < end {
         tick.tick().await;
         all += 1;
         good += usize::from(story.call("/orders/v1/list").await?.0 == 200);

@@ -21,7 +21,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::token::Now;
+use crate::token::BootInstant;
 
 /// What issuer and API know in common.
 #[derive(Clone, Default)]
@@ -30,7 +30,7 @@ pub struct Vendor(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     /// Live tokens and when they die.
-    tokens: Mutex<HashMap<String, Now>>,
+    tokens: Mutex<HashMap<String, BootInstant>>,
     /// Token calls by client id.
     calls: Mutex<HashMap<String, u64>>,
     issued: AtomicU64,
@@ -96,7 +96,7 @@ impl Vendor {
             .tokens
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(token.clone(), Now::now().after(life));
+            .insert(token.clone(), BootInstant::now().after(life));
         token
     }
     /// Counts the call; an answer where it ends here already.
@@ -126,7 +126,7 @@ impl Vendor {
         let Some(end) = token.and_then(|t| tokens.get(t)) else {
             return false;
         };
-        let alive = *end > Now::now();
+        let alive = *end > BootInstant::now();
         if !alive {
             self.0.expired_seen.fetch_add(1, Ordering::Relaxed);
         }

@@ -46,7 +46,7 @@ async fn an_answer_and_a_refusal_are_read_in_every_spelling_of_their_coding() {
         let refused = failure(&call(spec(&url))).await;
         assert_eq!(
             (refused.class, refused.error.as_str()),
-            (Class::Rejected, "invalid_client: no"),
+            (FailureClass::Rejected, "invalid_client: no"),
             "{headers}"
         );
     }
@@ -56,10 +56,10 @@ async fn an_answer_and_a_refusal_are_read_in_every_spelling_of_their_coding() {
 async fn an_unknown_coding_is_named_whatever_the_status() {
     let coded = "content-encoding: br\r\n";
     for (status, class) in [
-        ("200 OK", Class::Retry),
-        ("400 Bad", Class::Config),
-        ("401 No", Class::Rejected),
-        ("503 Busy", Class::Retry),
+        ("200 OK", FailureClass::Retry),
+        ("400 Bad", FailureClass::Config),
+        ("401 No", FailureClass::Rejected),
+        ("503 Busy", FailureClass::Retry),
     ] {
         let (url, _told) = serving(packed(status, coded, b"\x0b\x02\x80")).await;
         let failed = failure(&call(spec(&url))).await;
@@ -126,7 +126,7 @@ fn signed(url: &str) -> TokenSpec {
 }
 
 fn date(ahead: i64) -> String {
-    let now = std::time::UNIX_EPOCH + Now::now().wall();
+    let now = std::time::UNIX_EPOCH + BootInstant::now().wall();
     let by = Duration::from_secs(ahead.unsigned_abs());
     format!(
         "date: {}\r\n",
@@ -162,9 +162,9 @@ async fn c7_a_refused_assertion_is_told_how_far_its_clock_is_from_the_vendors() 
             });
             assert_eq!(told, how.is_some(), "{ahead}: {}", refused.error);
             let class = if how.is_some() {
-                Class::Config
+                FailureClass::Config
             } else {
-                Class::Rejected
+                FailureClass::Rejected
             };
             // The client was refused in either case: an account's budget counts it.
             assert_eq!(
@@ -175,7 +175,7 @@ async fn c7_a_refused_assertion_is_told_how_far_its_clock_is_from_the_vendors() 
             let undated = failure(&call(spec(&url))).await;
             assert_eq!(
                 undated.class,
-                Class::Rejected,
+                FailureClass::Rejected,
                 "without an assertion no clock of ours was told"
             );
             assert!(!undated.error.contains("clock"), "{}", undated.error);
@@ -226,14 +226,14 @@ async fn later_assertions_follow_the_date_of_the_answer_that_refused_one_and_com
     assert_eq!(
         classes,
         [
-            Class::Config,
-            Class::Rejected,
-            Class::Config,
-            Class::Rejected
+            FailureClass::Config,
+            FailureClass::Rejected,
+            FailureClass::Config,
+            FailureClass::Rejected
         ],
         "dated rightly, a refusal is one"
     );
-    let now = i64::try_from(Now::now().wall().as_secs()).unwrap();
+    let now = i64::try_from(BootInstant::now().wall().as_secs()).unwrap();
     for (claims, ahead) in server.await.unwrap().iter().zip([0, -7200, -7200, 0]) {
         let of = |name: &str| claims[name].as_i64().unwrap() - now - ahead;
         assert!(
@@ -254,7 +254,7 @@ async fn a_date_that_no_one_can_read_blames_no_clock() {
         let (url, _told) = serving(packed("401 No", line, b"")).await;
         assert_eq!(
             failure(&call(signed(&url))).await.class,
-            Class::Rejected,
+            FailureClass::Rejected,
             "{line}"
         );
     }
@@ -267,7 +267,7 @@ async fn a_date_that_no_one_can_read_blames_no_clock() {
     ] {
         let (url, _told) = serving(packed("401 No", &format!("date: {form}\r\n"), b"")).await;
         let call = call(signed(&url));
-        assert_eq!(failure(&call).await.class, Class::Config, "{form}");
+        assert_eq!(failure(&call).await.class, FailureClass::Config, "{form}");
         // Dated by a clock that no machine has, it is still a call.
         let _ = failure(&call).await;
     }

@@ -16,7 +16,7 @@ use crate::{
     oauth::testing::{params, spec, template},
     profile::model::{Assertion, At, Format, Inject, Rule, StatusMatch, Then},
     secret::{Secret, Secrets, Source},
-    token::{Hold, Limits},
+    token::{Hold, LockoutPolicy},
 };
 
 fn profile(tokens: Vec<TokenSpec>) -> Profile {
@@ -28,7 +28,7 @@ fn profile(tokens: Vec<TokenSpec>) -> Profile {
         inject: Inject::default(),
         partition: Vec::new(),
         errors: Vec::new(),
-        limits: Limits {
+        limits: LockoutPolicy {
             rate: Vec::new(),
             max_rejections: 2,
             hold: Hold::UntilSecretChanges,
@@ -350,7 +350,7 @@ async fn a_secret_that_cannot_be_read_sends_nothing() {
         ..call(spec(&url))
     };
     let failure = failure(&call).await;
-    assert_eq!(failure.class, Class::Unreadable);
+    assert_eq!(failure.class, FailureClass::Unreadable);
     assert!(failure.error.contains("client_secret"), "{}", failure.error);
     assert!(told.try_recv().is_err());
 }
@@ -373,7 +373,7 @@ async fn an_echoed_secret_is_scrubbed_and_a_redirect_is_not_followed() {
     .await;
     assert_eq!(
         (refused.class, refused.status, refused.client_refused),
-        (Class::Rejected, Some(401), true)
+        (FailureClass::Rejected, Some(401), true)
     );
     assert_eq!(refused.error, "invalid_client: no: *** *** ***");
     for status in [
@@ -385,7 +385,7 @@ async fn an_echoed_secret_is_scrubbed_and_a_redirect_is_not_followed() {
         let (url, _told) = serving(http(status, &format!("location: {other}\r\n"), "")).await;
         assert_eq!(
             failure(&call(spec(&url))).await.class,
-            Class::Config,
+            FailureClass::Config,
             "{status}"
         );
     }
@@ -400,22 +400,30 @@ async fn broken_answers_are_retried_and_named() {
     let rows = [
         (
             http("200 OK", "", &large),
-            Class::Retry,
+            FailureClass::Retry,
             "larger than 64 KiB",
         ),
-        (half, Class::Retry, ""),
-        (refusal, Class::Rejected, ""),
-        ("garbage\r\n\r\n".to_owned(), Class::Retry, "not HTTP"),
-        (String::new(), Class::Retry, "closed"),
+        (half, FailureClass::Retry, ""),
+        (refusal, FailureClass::Rejected, ""),
+        (
+            "garbage\r\n\r\n".to_owned(),
+            FailureClass::Retry,
+            "not HTTP",
+        ),
+        (String::new(), FailureClass::Retry, "closed"),
         (
             http("200 OK", "content-encoding: gzip\r\n", "no gzip"),
-            Class::Retry,
+            FailureClass::Retry,
             "",
         ),
-        (http("200 OK", "", "<html>"), Class::Retry, "not JSON"),
+        (
+            http("200 OK", "", "<html>"),
+            FailureClass::Retry,
+            "not JSON",
+        ),
         (
             http("503 Busy", "retry-after: 9\r\n", ""),
-            Class::Retry,
+            FailureClass::Retry,
             "503",
         ),
     ];
@@ -454,7 +462,7 @@ async fn a_gzip_bomb_is_stopped_at_64_kib() {
     let (url, _told) = serving(answer).await;
     let failure = failure(&call(spec(&url))).await;
     assert!(
-        failure.class == Class::Retry && failure.error.contains("larger than 64 KiB"),
+        failure.class == FailureClass::Retry && failure.error.contains("larger than 64 KiB"),
         "{}",
         failure.error
     );
@@ -475,11 +483,11 @@ async fn nobody_there_is_said_in_words_without_the_url() {
     let refused = failure(&call(spec(&url))).await;
     assert_eq!(
         (refused.class, refused.error.as_str()),
-        (Class::Retry, "connection refused")
+        (FailureClass::Retry, "connection refused")
     );
     let unknown = failure(&call(spec("https://does-not-exist.invalid/token"))).await;
     assert!(
-        unknown.class == Class::Retry && unknown.error.contains("DNS"),
+        unknown.class == FailureClass::Retry && unknown.error.contains("DNS"),
         "{}",
         unknown.error
     );
@@ -506,19 +514,19 @@ async fn a_silent_or_dripping_server_ends_at_the_total_timeout_but_its_status_co
     };
     let silent = hang("").await;
     assert!(
-        silent.class == Class::Retry && silent.timed_out && silent.error.contains("150ms"),
+        silent.class == FailureClass::Retry && silent.timed_out && silent.error.contains("150ms"),
         "{}",
         silent.error
     );
     let partial = hang("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await;
     assert!(
-        partial.class == Class::Retry && partial.timed_out && partial.status == Some(200),
+        partial.class == FailureClass::Retry && partial.timed_out && partial.status == Some(200),
         "{}",
         partial.error
     );
     let refused = hang("HTTP/1.1 401 No\r\ncontent-length: 100\r\n\r\n{").await;
     assert!(
-        refused.class == Class::Rejected && refused.timed_out,
+        refused.class == FailureClass::Rejected && refused.timed_out,
         "{}",
         refused.error
     );
@@ -528,7 +536,7 @@ async fn a_silent_or_dripping_server_ends_at_the_total_timeout_but_its_status_co
 async fn plaintext_to_elsewhere_is_refused_before_anything_is_sent() {
     let failure = failure(&call(spec("http://auth.example/token"))).await;
     assert!(
-        failure.class == Class::Config && failure.error.contains("allow_plaintext"),
+        failure.class == FailureClass::Config && failure.error.contains("allow_plaintext"),
         "{}",
         failure.error
     );
@@ -552,7 +560,7 @@ async fn t12_a_rule_of_the_profile_decides_over_the_status() {
         errors: vec![rule],
         ..profile(vec![spec(&url)])
     });
-    assert_eq!(failure(&call).await.class, Class::Rejected);
+    assert_eq!(failure(&call).await.class, FailureClass::Rejected);
 }
 
 pub(super) fn signed_with_the_secret() -> Assertion {
@@ -617,7 +625,7 @@ async fn a_child_is_made_with_its_parents_token() {
     let mut call = call(child.clone());
     call.profile = Arc::new(profile(vec![parent, child]));
     call.index = 1;
-    let now = Now::now();
+    let now = BootInstant::now();
     let issued = Issued {
         value: Arc::new(Zeroizing::new("parent-token".into())),
         sent: now,

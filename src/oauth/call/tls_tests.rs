@@ -126,7 +126,7 @@ async fn r4_t11_a_certificate_is_verified_and_what_is_wrong_with_it_is_said() {
     told.recv().await.unwrap();
     let unknown = failure(&call(spec(&url))).await;
     assert!(
-        unknown.class == Class::Retry
+        unknown.class == FailureClass::Retry
             && unknown.error.contains("is self-signed (\"CN=the server\")"),
         "{}",
         unknown.error
@@ -222,7 +222,8 @@ async fn r14_a_client_certificate_is_shown_where_the_server_wants_one() {
     }))
     .await;
     assert!(
-        refused.class == Class::Retry && refused.error.contains("wants a client certificate"),
+        refused.class == FailureClass::Retry
+            && refused.error.contains("wants a client certificate"),
         "{}",
         refused.error
     );

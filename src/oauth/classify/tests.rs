@@ -34,9 +34,9 @@ fn error(code: &str) -> String {
 
 #[test]
 fn r8_every_answer_has_the_class_the_contract_gives_it() {
-    use Class::{Config, Rejected, Retry};
+    use FailureClass::{Config, Rejected, Retry};
     let html = "<html>no</html>".to_owned();
-    let mut rows: Vec<(u16, String, Option<Class>)> = vec![
+    let mut rows: Vec<(u16, String, Option<FailureClass>)> = vec![
         (200, "{}".into(), None),
         (201, html.clone(), None),
         (204, String::new(), None),
@@ -102,13 +102,16 @@ fn a_refusal_counts_by_its_status_even_where_the_body_breaks_off_or_is_too_large
         why: "connection reset".into(),
         timed_out: true,
     };
-    assert_eq!(of(401, cut()).class, Class::Rejected);
-    assert_eq!(of(401, ResponseBody::TooLarge).class, Class::Rejected);
+    assert_eq!(of(401, cut()).class, FailureClass::Rejected);
+    assert_eq!(
+        of(401, ResponseBody::TooLarge).class,
+        FailureClass::Rejected
+    );
     for status in [200, 400, 403, 404, 503] {
-        assert_eq!(of(status, cut()).class, Class::Retry, "{status}");
+        assert_eq!(of(status, cut()).class, FailureClass::Retry, "{status}");
         assert_eq!(
             of(status, ResponseBody::TooLarge).class,
-            Class::Retry,
+            FailureClass::Retry,
             "{status}"
         );
     }
@@ -122,7 +125,7 @@ fn a_refusal_counts_by_its_status_even_where_the_body_breaks_off_or_is_too_large
         failed(&TokenResponse::new(403, HeaderMap::new(), cut()), &[rule])
             .unwrap()
             .class,
-        Class::Rejected
+        FailureClass::Rejected
     );
 }
 
@@ -151,7 +154,7 @@ fn r35_retry_after_is_read_in_both_forms_and_stays_between_a_second_and_an_hour(
     ];
     for (text, seconds) in rows {
         let failure = failed(&with(answer(429, ""), "retry-after", &text), &[]).unwrap();
-        let expected = seconds.map_or((Class::Retry, 5), |s| (Class::Throttled, s));
+        let expected = seconds.map_or((FailureClass::Retry, 5), |s| (FailureClass::Throttled, s));
         assert_eq!(
             (failure.class, failure.wait),
             (expected.0, Some(Duration::from_secs(expected.1))),
@@ -171,7 +174,7 @@ fn r35_retry_after_is_read_in_both_forms_and_stays_between_a_second_and_an_hour(
     let busy = failed(&with(answer(503, ""), "retry-after", "12"), &[]).unwrap();
     assert_eq!(
         (busy.class, busy.wait),
-        (Class::Retry, Some(Duration::from_secs(12)))
+        (FailureClass::Retry, Some(Duration::from_secs(12)))
     );
     assert_eq!(failed(&answer(503, ""), &[]).unwrap().wait, None);
     assert_eq!(
@@ -224,7 +227,7 @@ fn a_rule_may_mean_only_answers_of_a_json_type_or_only_others() {
     ] {
         assert_eq!(
             (class(Some(true), &[kind]), class(Some(false), &[kind])),
-            (Class::Retry, Class::Rejected),
+            (FailureClass::Retry, FailureClass::Rejected),
             "{kind}"
         );
     }
@@ -238,13 +241,13 @@ fn a_rule_may_mean_only_answers_of_a_json_type_or_only_others() {
     ] {
         assert_eq!(
             (class(Some(true), types), class(Some(false), types)),
-            (Class::Rejected, Class::Retry),
+            (FailureClass::Rejected, FailureClass::Retry),
             "{types:?}"
         );
     }
     assert_eq!(
         (class(None, &[]), class(None, &["application/json"])),
-        (Class::Retry, Class::Retry)
+        (FailureClass::Retry, FailureClass::Retry)
     );
 }
 
@@ -263,13 +266,13 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
     for body in ["{\"errcode\":40001}", "{\"errcode\":\"40001\"}"] {
         assert_eq!(
             class(&[errcode(is(&["40001"]))], 200, body),
-            Some(Class::Rejected),
+            Some(FailureClass::Rejected),
             "{body}"
         );
     }
     assert_eq!(
         class(&[errcode(is(&["true"]))], 200, "{\"errcode\":true}"),
-        Some(Class::Rejected)
+        Some(FailureClass::Rejected)
     );
     // What is not there matches neither.
     for body in [
@@ -285,7 +288,7 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
     }
     assert_eq!(
         class(&[errcode(isnt(&["0"]))], 200, "{\"errcode\":1}"),
-        Some(Class::Rejected)
+        Some(FailureClass::Rejected)
     );
     assert_eq!(
         class(&[errcode(isnt(&["0"]))], 200, "{\"errcode\":0}"),
@@ -297,7 +300,7 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
     };
     assert_eq!(
         class(std::slice::from_ref(&there), 200, "{\"errcode\":1}"),
-        Some(Class::Retry)
+        Some(FailureClass::Retry)
     );
     assert_eq!(class(&[there], 200, "{}"), None);
     // Order, status lists and classes, tokens, places.
@@ -312,9 +315,9 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
         ),
         by(vec![], Then::Retry),
     ];
-    assert_eq!(class(&both, 400, ""), Some(Class::Config));
-    assert_eq!(class(&both, 503, ""), Some(Class::Config));
-    assert_eq!(class(&both, 401, ""), Some(Class::Retry));
+    assert_eq!(class(&both, 400, ""), Some(FailureClass::Config));
+    assert_eq!(class(&both, 503, ""), Some(FailureClass::Config));
+    assert_eq!(class(&both, 401, ""), Some(FailureClass::Retry));
     assert_eq!(
         class(
             &[Rule {
@@ -324,7 +327,7 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
             401,
             ""
         ),
-        Some(Class::Rejected)
+        Some(FailureClass::Rejected)
     );
     assert_eq!(
         class(
@@ -335,7 +338,7 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
             401,
             ""
         ),
-        Some(Class::Retry)
+        Some(FailureClass::Retry)
     );
     assert_eq!(
         class(
@@ -346,9 +349,12 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
             401,
             ""
         ),
-        Some(Class::Rejected)
+        Some(FailureClass::Rejected)
     );
-    assert_eq!(class(&[rule(Then::Pass)], 401, ""), Some(Class::Rejected));
+    assert_eq!(
+        class(&[rule(Then::Pass)], 401, ""),
+        Some(FailureClass::Rejected)
+    );
     assert_eq!(class(&[rule(Then::Ok)], 401, ""), None);
     let header = Rule {
         path: Some(Pick::Header(HeaderName::from_static("x-why"))),
@@ -358,7 +364,7 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
     let failure = failed(&with(answer(403, ""), "x-why", "quota"), &[header]).unwrap();
     assert_eq!(
         (failure.class, failure.wait),
-        (Class::Throttled, Some(Duration::from_secs(5)))
+        (FailureClass::Throttled, Some(Duration::from_secs(5)))
     );
 }
 
@@ -447,7 +453,7 @@ proptest! {
             Err(failure) => {
                 prop_assert!(failure.wait.is_none_or(|w| w >= MIN_WAIT && w <= MAX_WAIT));
                 prop_assert!(failure.error.chars().count() < 400 && !failure.error.contains('\n'));
-                prop_assert_eq!(failure.class == Class::Rejected && status == 401, status == 401);
+                prop_assert_eq!(failure.class == FailureClass::Rejected && status == 401, status == 401);
             }
         }
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     oauth::testing::{params, spec, values},
     profile::model::{Format, Inject, SecretSpec},
-    token::{Hold, Limits},
+    token::{Hold, LockoutPolicy},
 };
 
 fn profile(tokens: Vec<TokenSpec>) -> Profile {
@@ -24,7 +24,7 @@ fn profile(tokens: Vec<TokenSpec>) -> Profile {
         inject: Inject::default(),
         partition: Vec::new(),
         errors: Vec::new(),
-        limits: Limits {
+        limits: LockoutPolicy {
             rate: Vec::new(),
             max_rejections: 2,
             hold: Hold::UntilSecretChanges,

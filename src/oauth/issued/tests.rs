@@ -35,14 +35,14 @@ fn run(answer: &TokenResponse, spec: &Response) -> Result<Issued, Failure> {
         spec,
         &[],
         SendTime {
-            sent: Now::default(),
+            sent: BootInstant::default(),
             wall: WALL,
         },
         &mut Scrubber::default(),
     )
 }
 
-fn class(answer: &TokenResponse, spec: &Response) -> Option<Class> {
+fn class(answer: &TokenResponse, spec: &Response) -> Option<FailureClass> {
     run(answer, spec).err().map(|f| f.class)
 }
 
@@ -70,32 +70,41 @@ fn r6_r7_a_plain_rfc_6749_answer_is_read_and_its_refresh_token_ignored() {
 #[test]
 fn r15_answers_without_a_usable_token_have_their_class() {
     let long = format!(r#"{{"access_token":"{}"}}"#, "x".repeat(16_385));
-    let rows: Vec<(&str, Class)> = vec![
-        ("", Class::Retry),
-        ("<html>hello</html>", Class::Retry),
-        (r#"{"access_token":"ab"#, Class::Retry),
-        ("\u{1f}\u{8b}", Class::Retry),
-        (r#"{"access_token":"a","expires_in":NaN}"#, Class::Retry),
-        ("null", Class::Config),
-        ("[]", Class::Config),
-        ("{}", Class::Config),
-        (r#"{"error":"invalid_client"}"#, Class::Config),
-        (r#"{"access_token":null}"#, Class::Config),
-        (r#"{"access_token":""}"#, Class::Config),
-        (r#"{"access_token":7}"#, Class::Config),
-        (r#"{"access_token":{"a":"b"}}"#, Class::Config),
-        (r#"{"access_token":"a b"}"#, Class::Config),
-        (r#"{"access_token":"a\r\nX-Evil: 1"}"#, Class::Config),
-        (r#"{"access_token":"a\u0000"}"#, Class::Config),
-        (r#"{"access_token":"é"}"#, Class::Config),
-        (&long, Class::Config),
-        (r#"{"access_token":"a","token_type":"DPoP"}"#, Class::Config),
-        (r#"{"access_token":"a","token_type":"mac"}"#, Class::Config),
+    let rows: Vec<(&str, FailureClass)> = vec![
+        ("", FailureClass::Retry),
+        ("<html>hello</html>", FailureClass::Retry),
+        (r#"{"access_token":"ab"#, FailureClass::Retry),
+        ("\u{1f}\u{8b}", FailureClass::Retry),
+        (
+            r#"{"access_token":"a","expires_in":NaN}"#,
+            FailureClass::Retry,
+        ),
+        ("null", FailureClass::Config),
+        ("[]", FailureClass::Config),
+        ("{}", FailureClass::Config),
+        (r#"{"error":"invalid_client"}"#, FailureClass::Config),
+        (r#"{"access_token":null}"#, FailureClass::Config),
+        (r#"{"access_token":""}"#, FailureClass::Config),
+        (r#"{"access_token":7}"#, FailureClass::Config),
+        (r#"{"access_token":{"a":"b"}}"#, FailureClass::Config),
+        (r#"{"access_token":"a b"}"#, FailureClass::Config),
+        (r#"{"access_token":"a\r\nX-Evil: 1"}"#, FailureClass::Config),
+        (r#"{"access_token":"a\u0000"}"#, FailureClass::Config),
+        (r#"{"access_token":"é"}"#, FailureClass::Config),
+        (&long, FailureClass::Config),
+        (
+            r#"{"access_token":"a","token_type":"DPoP"}"#,
+            FailureClass::Config,
+        ),
+        (
+            r#"{"access_token":"a","token_type":"mac"}"#,
+            FailureClass::Config,
+        ),
         (
             r#"{"access_token":"a","token_type":" dpop "}"#,
-            Class::Config,
+            FailureClass::Config,
         ),
-        (r#"{"access_token":1e999}"#, Class::Config),
+        (r#"{"access_token":1e999}"#, FailureClass::Config),
     ];
     for (body, expected) in rows {
         let failure = run(&answer(body), &spec())
@@ -140,11 +149,11 @@ fn a_type_that_needs_a_proof_is_found_beside_the_token_too() {
     for (body, class) in [
         (
             r#"{"data":{"access_token":"a","token_type":"DPoP"}}"#,
-            Some(Class::Config),
+            Some(FailureClass::Config),
         ),
         (
             r#"{"token_type":"dpop","data":{"access_token":"a"}}"#,
-            Some(Class::Config),
+            Some(FailureClass::Config),
         ),
         (
             r#"{"data":{"access_token":"a","token_type":"Bearer"},"other":{"token_type":"DPoP"}}"#,
@@ -155,7 +164,7 @@ fn a_type_that_needs_a_proof_is_found_beside_the_token_too() {
     }
 }
 
-fn class_of(body: &str, spec: &Response) -> Option<Class> {
+fn class_of(body: &str, spec: &Response) -> Option<FailureClass> {
     class(&answer(body), spec)
 }
 
@@ -180,7 +189,7 @@ fn bytes_that_are_no_text_cost_their_member_and_where_that_is_the_token_the_answ
     );
     let garbled = of(b"{\"access_token\":\"a\xe9\"}").err().unwrap();
     assert!(
-        garbled.class == Class::Retry && garbled.error.contains("not JSON"),
+        garbled.class == FailureClass::Retry && garbled.error.contains("not JSON"),
         "{}",
         garbled.error
     );
@@ -236,7 +245,7 @@ fn tokens_are_found_in_headers_cookies_and_bodies() {
     ] {
         assert_eq!(
             class(&answer, &Response { token, ..spec() }),
-            Some(Class::Config)
+            Some(FailureClass::Config)
         );
     }
     let page = TokenResponse::new(
@@ -252,7 +261,7 @@ fn tokens_are_found_in_headers_cookies_and_bodies() {
                 ..spec()
             }
         ),
-        Some(Class::Config)
+        Some(FailureClass::Config)
     );
 }
 
@@ -529,7 +538,7 @@ fn the_date_of_an_answer_is_read_in_all_three_forms_and_nonsense_is_none() {
             &spec(),
             &[],
             SendTime {
-                sent: Now::default(),
+                sent: BootInstant::default(),
                 wall: Duration::from_secs(9),
             },
             &mut Scrubber::default(),
@@ -667,7 +676,7 @@ proptest! {
         let answer = TokenResponse::new(status, HeaderMap::new(), ResponseBody::Whole(body.into()));
         for token in [Pick::Pointer("/access_token".into()), Pick::Body, Pick::Cookie("a".into())] {
             let spec = Response { token, expires_at: Some(Pick::Body), ..spec() };
-            let moment = SendTime { sent: Now::default(), wall: Duration::from_secs(wall) };
+            let moment = SendTime { sent: BootInstant::default(), wall: Duration::from_secs(wall) };
             if let Ok(issued) = read_issued(&answer, "access", &spec, &[], moment, &mut Scrubber::default()) {
                 prop_assert!(token_fault(&issued.value).is_none());
                 prop_assert!(issued.life.is_none_or(|l| l >= MIN_LIFE && l <= Duration::from_hours(400 * 24)));

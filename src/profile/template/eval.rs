@@ -10,7 +10,7 @@ use super::{
     Scope,
     syntax::{Comparison, Expr, Operator, Part, Step},
 };
-use crate::{profile::filters, secret::Secret, token::Now};
+use crate::{profile::filters, secret::Secret, token::BootInstant};
 
 /// Bytes of a text, and of what a template renders to.
 pub(in crate::profile) const LONGEST: usize = 64 * 1024;
@@ -315,7 +315,7 @@ impl<'a> Run<'a> {
             ("token", None) => scope.tokens.last().map(|(_, value)| *value),
             ("assertion", None) => scope.assertion,
             ("now", part) => {
-                let wall = scope.wall.unwrap_or_else(|| Now::now().wall());
+                let wall = scope.wall.unwrap_or_else(|| BootInstant::now().wall());
                 return match part {
                     None => Ok(Val::Moment(wall)),
                     Some("epoch") => Ok(Val::Number(

@@ -14,8 +14,8 @@ pub(super) fn key(secret: u8) -> GuardKey {
 }
 
 /// One attempt a value, two refusals an account.
-pub(super) fn strict() -> Limits {
-    Limits {
+pub(super) fn strict() -> LockoutPolicy {
+    LockoutPolicy {
         rate: vec![],
         max_rejections: 1,
         hold: Hold::For(Duration::from_hours(1)),
@@ -29,7 +29,7 @@ impl Told {
             .spend(&key(secret), &strict(), &ask("strict"))
             .await
     }
-    pub(super) async fn goes(&self, secret: u8) -> Permit {
+    pub(super) async fn goes(&self, secret: u8) -> Reservation {
         match self.strictly(secret).await {
             Spend::Go(permit) => permit,
             other => panic!("{secret}: {other:?}"),
@@ -37,7 +37,9 @@ impl Told {
     }
     pub(super) async fn refused(&self, secret: u8) {
         let permit = self.goes(secret).await;
-        self.disk.settle(permit, Verdict::Rejected, &strict()).await;
+        self.disk
+            .settle(permit, AttemptOutcome::Rejected, &strict())
+            .await;
     }
 }
 
@@ -61,7 +63,9 @@ async fn a_stream_of_wrong_secrets_makes_two_attempts_over_restarts_and_processe
         let (one, other) = (ledger(&dir), ledger(&dir));
         match one.strictly(secret).await {
             Spend::Go(permit) if secret <= 2 => {
-                one.disk.settle(permit, Verdict::Rejected, &strict()).await;
+                one.disk
+                    .settle(permit, AttemptOutcome::Rejected, &strict())
+                    .await;
             }
             Spend::Latched(None) if secret > 2 => {}
             answer => panic!("{secret}: {answer:?}"),
@@ -93,7 +97,9 @@ async fn two_processes_with_a_hundred_secrets_at_once_send_no_more_than_two() {
                 return 0;
             };
             tokio::task::yield_now().await;
-            told.disk.settle(permit, Verdict::Rejected, &strict()).await;
+            told.disk
+                .settle(permit, AttemptOutcome::Rejected, &strict())
+                .await;
             1
         });
     }
@@ -110,7 +116,9 @@ async fn a_kill_between_the_two_files_forgets_no_refusal() {
         only(&dir, "guard-"),
         fs::read(only(&dir, "guard-")).unwrap(),
     );
-    one.disk.settle(permit, Verdict::Rejected, &strict()).await;
+    one.disk
+        .settle(permit, AttemptOutcome::Rejected, &strict())
+        .await;
     fs::write(&file, &before).unwrap();
     kill(one, vec![]);
     let two = ledger(&dir);
@@ -148,7 +156,7 @@ async fn a_crash_loop_with_a_wrong_secret_leaves_two_attempts_and_then_one_each_
     let Spend::Latched(Some(until)) = ledger(&dir).strictly(1).await else {
         panic!("it is not held")
     };
-    let left = Now::now().until(until);
+    let left = BootInstant::now().until(until);
     assert!(
         (Duration::from_mins(14)..=Duration::from_mins(15)).contains(&left),
         "{left:?}"
@@ -161,7 +169,9 @@ async fn a_crash_loop_with_a_wrong_secret_leaves_two_attempts_and_then_one_each_
     let one = ledger(&dir);
     let permit = one.goes(1).await;
     assert!(matches!(one.strictly(1).await, Spend::Busy));
-    one.disk.settle(permit, Verdict::Rejected, &strict()).await;
+    one.disk
+        .settle(permit, AttemptOutcome::Rejected, &strict())
+        .await;
     age(&dir, Duration::from_hours(100));
     assert!(matches!(
         ledger(&dir).strictly(1).await,
@@ -189,7 +199,7 @@ async fn an_unlatch_without_a_running_program_is_one_attempt_and_is_seen_by_one_
         counted.latched.is_none()
             && counted
                 .later
-                .is_some_and(|t| Now::now().until(t) > Duration::from_secs(25)),
+                .is_some_and(|t| BootInstant::now().until(t) > Duration::from_secs(25)),
         "{counted:?}"
     );
     assert!(matches!(running.strictly(3).await, Spend::Later(_)));
@@ -230,7 +240,7 @@ fn as_before_accounts(dir: &TempDir) {
 }
 
 /// A folder in which the release before wrote these outcomes, one after the other.
-async fn of_the_release_before(outcomes: &[(&str, u8, Verdict)]) -> TempDir {
+async fn of_the_release_before(outcomes: &[(&str, u8, AttemptOutcome)]) -> TempDir {
     let dir = folder();
     let one = ledger(&dir);
     for (credential, secret, verdict) in outcomes {
@@ -251,7 +261,7 @@ async fn of_the_release_before(outcomes: &[(&str, u8, Verdict)]) -> TempDir {
 #[tokio::test]
 async fn an_upgrade_together_with_a_changed_secret_begins_with_what_the_others_of_the_credential_were_refused()
  {
-    use Verdict::Rejected;
+    use AttemptOutcome::Rejected;
     let dir = of_the_release_before(&[("strict", 1, Rejected), ("strict", 1, Rejected)]).await;
     assert!(matches!(
         ledger(&dir).strictly(2).await,
@@ -275,7 +285,7 @@ async fn an_upgrade_together_with_a_changed_secret_begins_with_what_the_others_o
 
 #[tokio::test]
 async fn an_upgrade_does_not_begin_with_what_is_over_or_was_another_credential_s() {
-    use Verdict::{Rejected, Success};
+    use AttemptOutcome::{Rejected, Success};
     let dir = of_the_release_before(&[
         ("strict", 1, Rejected),
         ("strict", 1, Rejected),
@@ -298,13 +308,15 @@ async fn an_upgrade_does_not_begin_with_what_is_over_or_was_another_credential_s
 #[tokio::test]
 async fn a_record_of_the_release_before_does_not_undo_a_later_success() {
     let dir = of_the_release_before(&[
-        ("other", 1, Verdict::Rejected),
-        ("other", 1, Verdict::Rejected),
+        ("other", 1, AttemptOutcome::Rejected),
+        ("other", 1, AttemptOutcome::Rejected),
     ])
     .await;
     let two = ledger(&dir);
     let permit = two.goes(2).await;
-    two.disk.settle(permit, Verdict::Success, &strict()).await;
+    two.disk
+        .settle(permit, AttemptOutcome::Success, &strict())
+        .await;
     assert!(
         matches!(two.strictly(1).await, Spend::Latched(_)),
         "the value itself"
@@ -327,12 +339,12 @@ async fn a_flood_of_wrong_secrets_does_not_make_an_attempt_under_way_forgotten()
             panic!("{n}")
         };
         one.disk
-            .settle(wrong, Verdict::Rejected, &limits(FOREVER))
+            .settle(wrong, AttemptOutcome::Rejected, &limits(FOREVER))
             .await;
     }
     assert!(files(&dir, "guard-").len() < 100);
     one.disk
-        .settle(permit, Verdict::Rejected, &limits(FOREVER))
+        .settle(permit, AttemptOutcome::Rejected, &limits(FOREVER))
         .await;
     assert_eq!(one.rejections().await, 1);
 }
@@ -351,7 +363,7 @@ async fn records_of_the_release_before_are_read_and_what_they_counted_is_taken_o
                 panic!()
             };
             one.disk
-                .settle(permit, Verdict::Rejected, &limits(FOREVER))
+                .settle(permit, AttemptOutcome::Rejected, &limits(FOREVER))
                 .await;
         }
         kill(one, vec![]);
@@ -448,7 +460,7 @@ async fn ten_thousand_secrets_leave_a_bounded_number_of_files_and_none_of_a_refu
     let dir = folder();
     let one = ledger(&dir);
     one.disk
-        .settle(one.go(1).await, Verdict::Rejected, &limits(FOREVER))
+        .settle(one.go(1).await, AttemptOutcome::Rejected, &limits(FOREVER))
         .await;
     let secret = |n: u32| GuardKey {
         secret: std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(9)),
@@ -463,7 +475,7 @@ async fn ten_thousand_secrets_leave_a_bounded_number_of_files_and_none_of_a_refu
             panic!("{n}")
         };
         one.disk
-            .settle(permit, Verdict::GivenBack, &limits(FOREVER))
+            .settle(permit, AttemptOutcome::GivenBack, &limits(FOREVER))
             .await;
     }
     let left = files(&dir, "guard-").len();

@@ -7,7 +7,7 @@ use super::{super::folder::Folder, *};
 async fn an_attempt_that_could_not_be_brought_to_the_disk_was_never_made() {
     let dir = folder();
     let one = ledger(&dir);
-    one.attempt(1, Verdict::Success).await;
+    one.attempt(1, AttemptOutcome::Success).await;
     one.disk.sicken(true);
     for _ in 0..3 {
         assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
@@ -16,7 +16,7 @@ async fn an_attempt_that_could_not_be_brought_to_the_disk_was_never_made() {
     let permits = vec![one.go(1).await, one.go(1).await];
     for permit in permits {
         one.disk
-            .settle(permit, Verdict::GivenBack, &limits(FOREVER))
+            .settle(permit, AttemptOutcome::GivenBack, &limits(FOREVER))
             .await;
     }
     one.disk.sicken(true);
@@ -34,14 +34,14 @@ async fn a_refusal_that_is_written_but_not_yet_on_the_disk_counts_once() {
     let permit = one.go(1).await;
     one.disk.sicken(true);
     one.disk
-        .settle(permit, Verdict::Rejected, &limits(FOREVER))
+        .settle(permit, AttemptOutcome::Rejected, &limits(FOREVER))
         .await;
     assert_eq!(one.rejections().await, 1);
     one.disk.sicken(false);
     let permit = one.go(1).await;
     assert_eq!(one.rejections().await, 1);
     one.disk
-        .settle(permit, Verdict::GivenBack, &limits(FOREVER))
+        .settle(permit, AttemptOutcome::GivenBack, &limits(FOREVER))
         .await;
     assert_eq!(ledger(&dir).rejections().await, 1);
 }
@@ -50,8 +50,8 @@ async fn a_refusal_that_is_written_but_not_yet_on_the_disk_counts_once() {
 async fn a_latch_that_was_opened_by_hand_stays_open_though_the_disk_failed() {
     let dir = folder();
     let one = ledger(&dir);
-    one.attempt(1, Verdict::Rejected).await;
-    one.attempt(1, Verdict::Rejected).await;
+    one.attempt(1, AttemptOutcome::Rejected).await;
+    one.attempt(1, AttemptOutcome::Rejected).await;
     one.disk.sicken(true);
     one.disk.clear(&key(1)).await;
     one.disk.sicken(false);
@@ -81,7 +81,7 @@ const HOUR: Hold = Hold::For(Duration::from_hours(1));
 
 impl Told {
     /// With a hold of an hour.
-    async fn tries(&self, key: &GuardKey, verdict: Verdict) {
+    async fn tries(&self, key: &GuardKey, verdict: AttemptOutcome) {
         let Spend::Go(permit) = self.disk.spend(key, &limits(HOUR), &ask("a")).await else {
             panic!("{verdict:?}")
         };
@@ -107,23 +107,23 @@ impl Told {
 async fn without_the_folder_what_was_last_read_there_is_counted_on_from() {
     let dir = folder();
     let one = ledger(&dir);
-    one.tries(&key(1), Verdict::Rejected).await;
-    one.tries(&key(1), Verdict::Rejected).await;
-    one.tries(&key(2), Verdict::Rejected).await;
-    one.tries(&key(3), Verdict::Rejected).await;
+    one.tries(&key(1), AttemptOutcome::Rejected).await;
+    one.tries(&key(1), AttemptOutcome::Rejected).await;
+    one.tries(&key(2), AttemptOutcome::Rejected).await;
+    one.tries(&key(3), AttemptOutcome::Rejected).await;
     let Spend::Go(under_way) = one.ask(3, HOUR).await else {
         panic!()
     };
     let away = Away::from(&dir);
     assert!(one.is_latched(&key(1)).await, "it was latched before");
-    one.tries(&key(2), Verdict::Rejected).await;
+    one.tries(&key(2), AttemptOutcome::Rejected).await;
     assert!(one.is_latched(&key(2)).await, "once there, once in memory");
     assert!(
         matches!(one.ask(3, HOUR).await, Spend::Busy),
         "the last one is under way"
     );
     one.disk
-        .settle(under_way, Verdict::Rejected, &limits(HOUR))
+        .settle(under_way, AttemptOutcome::Rejected, &limits(HOUR))
         .await;
     assert!(
         one.is_latched(&key(3)).await,
@@ -146,20 +146,20 @@ async fn without_the_folder_a_partition_is_held_alone_as_before() {
         partition: Some(p.into()),
         ..key(1)
     });
-    one.tries(&x, Verdict::Success).await;
-    one.tries(&x, Verdict::RejectedPartition).await;
-    one.tries(&x, Verdict::RejectedPartition).await;
-    one.tries(&y, Verdict::RejectedPartition).await;
+    one.tries(&x, AttemptOutcome::Success).await;
+    one.tries(&x, AttemptOutcome::RejectedPartition).await;
+    one.tries(&x, AttemptOutcome::RejectedPartition).await;
+    one.tries(&y, AttemptOutcome::RejectedPartition).await;
     let _away = Away::from(&dir);
     assert!(one.is_latched(&x).await);
-    one.tries(&y, Verdict::RejectedPartition).await;
+    one.tries(&y, AttemptOutcome::RejectedPartition).await;
     assert!(one.is_latched(&y).await);
     one.tries(
         &GuardKey {
             partition: Some("z".into()),
             ..key(1)
         },
-        Verdict::Success,
+        AttemptOutcome::Success,
     )
     .await;
 }
@@ -176,7 +176,7 @@ async fn without_the_folder_one_whom_only_a_new_secret_unlatches_binds_all_who_s
         };
         if known && let Spend::Go(permit) = strict().await {
             one.disk
-                .settle(permit, Verdict::GivenBack, &limits(FOREVER))
+                .settle(permit, AttemptOutcome::GivenBack, &limits(FOREVER))
                 .await;
         } else {
             fs::create_dir(dir.path().join("state")).unwrap();
@@ -212,7 +212,7 @@ async fn an_owner_of_whom_it_cannot_be_told_whether_he_lives_is_not_taken_for_de
     assert_eq!(other.rejections().await, 0, "its attempt is under way");
     assert!(owner.is_symlink(), "and its file still there");
     one.disk
-        .settle(permit, Verdict::GivenBack, &limits(FOREVER))
+        .settle(permit, AttemptOutcome::GivenBack, &limits(FOREVER))
         .await;
 }
 
@@ -224,7 +224,7 @@ async fn who_waits_for_a_turn_asks_the_disk_on_no_thread_of_the_runtime() {
     let freed = other.disk.freed();
     assert!(matches!(other.ask(1, FOREVER).await, Spend::Busy));
     one.disk
-        .settle(first, Verdict::Success, &limits(FOREVER))
+        .settle(first, AttemptOutcome::Success, &limits(FOREVER))
         .await;
     tokio::time::timeout(Duration::from_secs(10), freed)
         .await

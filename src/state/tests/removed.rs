@@ -10,7 +10,11 @@ impl Told {
     async fn refused_until_held(&self, first: u8) -> u8 {
         for secret in first..first + 20 {
             match self.strictly(secret).await {
-                Spend::Go(permit) => self.disk.settle(permit, Verdict::Rejected, &strict()).await,
+                Spend::Go(permit) => {
+                    self.disk
+                        .settle(permit, AttemptOutcome::Rejected, &strict())
+                        .await
+                }
                 Spend::Latched(None) => return secret - first,
                 other => panic!("{secret}: {other:?}"),
             }
@@ -29,7 +33,9 @@ async fn a_count_whose_file_is_removed_under_a_running_process_goes_on() {
             assert_eq!(expected, 1, "{secret}");
             // Also while an attempt is under way.
             fs::remove_file(only(&dir, "account-")).unwrap();
-            one.disk.settle(permit, Verdict::Rejected, &strict()).await;
+            one.disk
+                .settle(permit, AttemptOutcome::Rejected, &strict())
+                .await;
         } else {
             assert_eq!(expected, 0, "{secret}");
         }
@@ -52,12 +58,12 @@ async fn a_count_whose_file_is_removed_under_a_running_process_goes_on() {
 async fn a_secret_whose_file_is_removed_under_a_running_process_stays_refused() {
     let dir = folder();
     let one = ledger(&dir);
-    one.attempt(1, Verdict::Rejected).await;
+    one.attempt(1, AttemptOutcome::Rejected).await;
     fs::remove_file(record(&dir)).unwrap();
     let permit = one.go(1).await;
     fs::remove_file(record(&dir)).unwrap();
     one.disk
-        .settle(permit, Verdict::Rejected, &limits(FOREVER))
+        .settle(permit, AttemptOutcome::Rejected, &limits(FOREVER))
         .await;
     for kinds in [&["guard-"][..], &["account-"], &["guard-", "account-"]] {
         for file in kinds.iter().flat_map(|kind| files(&dir, kind)) {
@@ -77,11 +83,15 @@ async fn an_older_copy_that_is_put_back_under_a_running_process_takes_nothing_aw
         let dir = folder();
         let one = ledger(&dir);
         let permit = one.goes(1).await;
-        one.disk.settle(permit, Verdict::Success, &strict()).await;
+        one.disk
+            .settle(permit, AttemptOutcome::Success, &strict())
+            .await;
         let (file, older) = (only(&dir, kind), fs::read(only(&dir, kind)).unwrap());
         let permit = one.goes(1).await;
         fs::write(&file, &older).unwrap();
-        one.disk.settle(permit, Verdict::Rejected, &strict()).await;
+        one.disk
+            .settle(permit, AttemptOutcome::Rejected, &strict())
+            .await;
         fs::write(&file, &older).unwrap();
         assert!(matches!(one.strictly(1).await, Spend::Latched(_)), "{kind}");
         assert_eq!(
@@ -101,10 +111,13 @@ async fn what_another_process_cleared_or_a_person_unlatched_is_no_loss() {
     one.refused(2).await;
     other
         .disk
-        .settle(permit, Verdict::GivenBack, &strict())
+        .settle(permit, AttemptOutcome::GivenBack, &strict())
         .await;
     let permit = other.goes(3).await;
-    other.disk.settle(permit, Verdict::Success, &strict()).await;
+    other
+        .disk
+        .settle(permit, AttemptOutcome::Success, &strict())
+        .await;
     assert_eq!(
         one.disk.counted(&key(4)).await.unwrap().rejections,
         0,
@@ -166,7 +179,7 @@ async fn an_attempt_of_another_process_is_an_unknown_outcome_where_its_record_wa
     );
     other
         .disk
-        .settle(permit, Verdict::Rejected, &strict())
+        .settle(permit, AttemptOutcome::Rejected, &strict())
         .await;
     assert_eq!(
         one.disk.counted(&key(3)).await.unwrap().rejections,
@@ -179,7 +192,7 @@ async fn an_attempt_of_another_process_is_an_unknown_outcome_where_its_record_wa
 async fn a_budget_whose_file_is_removed_or_set_back_is_not_full_again() {
     let dir = folder();
     let one = ledger(&dir);
-    let limits = Limits {
+    let limits = LockoutPolicy {
         rate: vec![Rate {
             n: 2,
             per: Duration::from_hours(1),
@@ -190,7 +203,9 @@ async fn a_budget_whose_file_is_removed_or_set_back_is_not_full_again() {
     let Spend::Go(permit) = spend().await else {
         panic!()
     };
-    one.disk.settle(permit, Verdict::Success, &limits).await;
+    one.disk
+        .settle(permit, AttemptOutcome::Success, &limits)
+        .await;
     let (file, older) = (
         only(&dir, "budget-"),
         fs::read(only(&dir, "budget-")).unwrap(),
@@ -199,7 +214,9 @@ async fn a_budget_whose_file_is_removed_or_set_back_is_not_full_again() {
     let Spend::Go(permit) = spend().await else {
         panic!()
     };
-    one.disk.settle(permit, Verdict::Success, &limits).await;
+    one.disk
+        .settle(permit, AttemptOutcome::Success, &limits)
+        .await;
     fs::write(&file, &older).unwrap();
     assert!(matches!(spend().await, Spend::OverBudget(_)));
     fs::remove_file(&file).unwrap();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answer, Ask, Counted, Limits, Now,
+    AttemptRequest, BootInstant, GuardDecision, GuardStatus, LockoutPolicy,
     count::UNKNOWN,
     leave::{Leave, doubled},
     record::{SHARER_GONE, SHARER_NOTED},
@@ -28,31 +28,31 @@ const MOST_UNKNOWN: usize = 64;
 /// is spent nothing is sent until a person unlatches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Account {
+pub struct AccountRecord {
     /// In the order in which they were sent; one whose outcome is lost stands where that became
     /// known.
-    spent: Vec<Try>,
+    spent: Vec<AccountAttempt>,
     /// Refused attempts since the last success.
     rejected: u32,
     /// The last refusal, or the moment an outcome was lost.
-    last: Option<Now>,
+    last: Option<BootInstant>,
     /// Which values were refused, or had an unknown outcome, since the last success; the newest
     /// last.
     values: Vec<String>,
     leave: Leave,
     /// Credentials that set `account_rejections`.
-    sharers: BTreeMap<String, Sharer>,
+    sharers: BTreeMap<String, AccountSharer>,
     /// When the last attempt that succeeded was sent.
-    accepted: Option<Now>,
+    accepted: Option<BootInstant>,
     /// Records whose refusals, from before accounts were counted, are among `rejected`.
     taken: BTreeSet<String>,
 }
 
 /// An attempt without an outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Try {
+struct AccountAttempt {
     id: u64,
-    at: Now,
+    at: BootInstant,
     /// Its outcome will never be known.
     lost: bool,
     value: String,
@@ -65,41 +65,52 @@ struct Try {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Sharer {
+struct AccountSharer {
     max: u32,
-    seen: Now,
+    seen: BootInstant,
 }
 
 /// The value that an attempt would send.
 #[derive(Debug, Clone, Copy)]
-pub struct Value<'a> {
+pub struct AttemptedSecret<'a> {
     /// A name for the secret, which says nothing about it.
     pub name: &'a str,
     /// It was accepted not long ago: its own renewals do not wait because others are refused.
     pub proven: bool,
 }
 
-impl Account {
-    /// May an attempt with `value` be made? [`Answer::Go`] is not yet a spent attempt: see
-    /// [`Account::spend`].
-    pub fn ask(&mut self, value: Value<'_>, limits: &Limits, ask: &Ask, now: Now) -> Answer {
-        self.note(limits, ask, now);
-        self.judge(value, now)
+impl AccountRecord {
+    /// May an attempt with `value` be made? [`GuardDecision::Go`] is not yet a spent attempt: see
+    /// [`AccountRecord::spend`].
+    pub fn decide(
+        &mut self,
+        value: AttemptedSecret<'_>,
+        limits: &LockoutPolicy,
+        request: &AttemptRequest,
+        now: BootInstant,
+    ) -> GuardDecision {
+        self.note_sharer(limits, request, now);
+        self.decide_for(value, now)
     }
 
     /// Writes down that a credential with these limits shares the account.
-    pub fn note(&mut self, limits: &Limits, ask: &Ask, now: Now) {
+    pub fn note_sharer(
+        &mut self,
+        limits: &LockoutPolicy,
+        request: &AttemptRequest,
+        now: BootInstant,
+    ) {
         // While something is counted, everybody's limits stay: one that is latched does not ask,
         // and still binds the others.
         let counted = self.counted() > 0;
         self.sharers
             .retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
         match limits.account_rejections {
-            Some(max) => drop(
-                self.sharers
-                    .insert(ask.credential.to_string(), Sharer { max, seen: now }),
-            ),
-            None => drop(self.sharers.remove(&*ask.credential)),
+            Some(max) => drop(self.sharers.insert(
+                request.credential.to_string(),
+                AccountSharer { max, seen: now },
+            )),
+            None => drop(self.sharers.remove(&*request.credential)),
         }
     }
 
@@ -110,7 +121,7 @@ impl Account {
         self.sharers.values().map(|s| s.max.max(1)).min()
     }
 
-    fn judge(&self, value: Value<'_>, now: Now) -> Answer {
+    fn decide_for(&self, value: AttemptedSecret<'_>, now: BootInstant) -> GuardDecision {
         let (running, lost) = (self.running(), self.lost());
         if let Some(max) = self.max() {
             if self.counted() >= max {
@@ -120,24 +131,27 @@ impl Account {
                     (self.rejected == 0).then(|| self.last.unwrap_or_default().after(UNKNOWN));
                 return match opens {
                     Some(opens) if opens <= now => busy_or_go(running),
-                    opens => self.by_leave(opens, now).unwrap_or(Answer::Latched(opens)),
+                    opens => self
+                        .by_leave(opens, now)
+                        .unwrap_or(GuardDecision::Latched(opens)),
                 };
             }
             if self.rejected.saturating_add(lost).saturating_add(running) >= max {
-                return Answer::Busy;
+                return GuardDecision::Busy;
             }
         }
         self.pace(value, now)
     }
 
     /// May a changed value be tried already?
-    fn pace(&self, value: Value<'_>, now: Now) -> Answer {
+    fn pace(&self, value: AttemptedSecret<'_>, now: BootInstant) -> GuardDecision {
         if !self.is_new(value) {
-            return Answer::Go;
+            return GuardDecision::Go;
         }
         // Others that are being tried for the first time may be refused as well.
-        let untried =
-            |t: &&Try| !t.lost && t.new && t.value != value.name && !self.values.contains(&t.value);
+        let untried = |t: &&AccountAttempt| {
+            !t.lost && t.new && t.value != value.name && !self.values.contains(&t.value)
+        };
         let mut others: Vec<&str> = self
             .spent
             .iter()
@@ -148,7 +162,7 @@ impl Account {
         others.dedup();
         let refused = self.values.len();
         if refused.saturating_add(others.len()) < 2 {
-            return Answer::Go;
+            return GuardDecision::Go;
         }
         if refused >= 2 {
             let times = u32::try_from(refused - 1).unwrap_or(u32::MAX);
@@ -156,36 +170,36 @@ impl Account {
             if next > now {
                 return self
                     .by_leave(Some(next), now)
-                    .unwrap_or(Answer::Later(next));
+                    .unwrap_or(GuardDecision::Later(next));
             }
         }
         busy_or_go(u32::try_from(others.len()).unwrap_or(u32::MAX))
     }
 
     /// What a person's leave makes of a refusal that would last until `next`.
-    fn by_leave(&self, next: Option<Now>, now: Now) -> Option<Answer> {
+    fn by_leave(&self, next: Option<BootInstant>, now: BootInstant) -> Option<GuardDecision> {
         if !self.leave.is_given() {
             // What becomes of the attempt that was let through decides for all.
             return self
                 .spent
                 .iter()
                 .any(|t| !t.lost && self.leave.is_used_by(t.id))
-                .then_some(Answer::Busy);
+                .then_some(GuardDecision::Busy);
         }
         let from = self.leave.from(self.last).unwrap_or(now);
         let from = next.map_or(from, |next| next.min(from));
         Some(if from > now {
-            Answer::Later(from)
+            GuardDecision::Later(from)
         } else {
             busy_or_go(self.running())
         })
     }
 
-    fn is_new(&self, value: Value<'_>) -> bool {
+    fn is_new(&self, value: AttemptedSecret<'_>) -> bool {
         !value.proven && !self.is_refused(value)
     }
 
-    fn is_refused(&self, value: Value<'_>) -> bool {
+    fn is_refused(&self, value: AttemptedSecret<'_>) -> bool {
         self.values.iter().any(|v| v == value.name)
     }
 
@@ -194,15 +208,15 @@ impl Account {
     }
 
     /// Writes the attempt `id` down as spent.
-    pub fn spend(&mut self, value: Value<'_>, id: u64, now: Now) {
+    pub fn spend(&mut self, value: AttemptedSecret<'_>, id: u64, now: BootInstant) {
         let new = self.is_new(value);
         // The renewals of a good secret leave it to the one that it was given for. Whoever may have
         // been refused goes by it: his own count may hold the same leave, and it is one attempt all
         // the same.
         if !value.proven || self.is_refused(value) || self.is_full() {
-            self.leave.take(id);
+            self.leave.spend(id);
         }
-        self.spent.push(Try {
+        self.spent.push(AccountAttempt {
             id,
             at: now,
             lost: false,
@@ -237,8 +251,8 @@ impl Account {
     }
 
     /// The attempt was refused. However often that is told, it counts once.
-    pub fn rejected(&mut self, id: u64, now: Now) {
-        if let Some(tried) = self.take(id) {
+    pub fn rejected(&mut self, id: u64, now: BootInstant) {
+        if let Some(tried) = self.remove_spent(id) {
             self.rejected = self.rejected.saturating_add(1);
             self.last = self.last.max(Some(now));
             self.leave.refused(id);
@@ -248,32 +262,37 @@ impl Account {
 
     /// The attempt said nothing about the secret.
     pub fn given_back(&mut self, id: u64) {
-        if self.take(id).is_some() {
+        if self.remove_spent(id).is_some() {
             self.leave.give_back(id);
         }
     }
 
     /// What became of the attempt will never be known.
-    pub fn lose(&mut self, id: u64, now: Now) {
+    pub fn lose(&mut self, id: u64, now: BootInstant) {
         self.lose_if(|tried| tried.id == id, |_| now);
     }
 
     /// All attempts of owners that are gone have an unknown outcome (a ledger that outlives
     /// processes).
-    pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now) {
+    pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: BootInstant) {
         self.lose_if(|tried| !alive(tried.id), |tried| now.min(tried.at));
     }
 
-    fn lose_if(&mut self, gone: impl Fn(&Try) -> bool, at: impl Fn(&Try) -> Now) {
-        let (gone, stays): (Vec<Try>, Vec<Try>) = std::mem::take(&mut self.spent)
-            .into_iter()
-            .partition(|t| !t.lost && gone(t));
+    fn lose_if(
+        &mut self,
+        gone: impl Fn(&AccountAttempt) -> bool,
+        at: impl Fn(&AccountAttempt) -> BootInstant,
+    ) {
+        let (gone, stays): (Vec<AccountAttempt>, Vec<AccountAttempt>) =
+            std::mem::take(&mut self.spent)
+                .into_iter()
+                .partition(|t| !t.lost && gone(t));
         self.spent = stays;
         for tried in gone {
             self.last = self.last.max(Some(at(&tried)));
             self.leave.refused(tried.id);
             self.remember(tried.value.clone());
-            self.spent.push(Try {
+            self.spent.push(AccountAttempt {
                 lost: true,
                 ..tried
             });
@@ -291,7 +310,7 @@ impl Account {
         });
     }
 
-    fn take(&mut self, id: u64) -> Option<Try> {
+    fn remove_spent(&mut self, id: u64) -> Option<AccountAttempt> {
         let i = self.spent.iter().position(|t| t.id == id)?;
         Some(self.spent.remove(i))
     }
@@ -326,7 +345,7 @@ impl Account {
 
     /// So many were `refused` according to `record`, the newest at `last`, before accounts were
     /// counted: counts them once, and only where nothing has succeeded since.
-    pub fn take_over(&mut self, record: &str, refused: u32, last: Option<Now>) {
+    pub fn take_over(&mut self, record: &str, refused: u32, last: Option<BootInstant>) {
         // Strictly older: moments before a boot cannot be told apart.
         let is_over = last
             .zip(self.accepted)
@@ -346,12 +365,12 @@ impl Account {
     }
 
     /// It is known that an attempt sent at this moment succeeded, before accounts were counted.
-    pub fn was_good(&mut self, at: Now) {
+    pub fn was_good(&mut self, at: BootInstant) {
         self.accepted = self.accepted.max(Some(at));
     }
 
     /// Counts at least what `other` does, of which it is a younger or an older copy.
-    pub fn join(&mut self, other: Self) {
+    pub fn merge(&mut self, other: Self) {
         for tried in other.spent {
             if !self.spent.iter().any(|t| t.id == tried.id) {
                 self.spent.push(tried);
@@ -362,7 +381,7 @@ impl Account {
         for value in other.values {
             self.remember(value);
         }
-        self.leave.join(other.leave);
+        self.leave.merge(other.leave);
         self.accepted = self.accepted.max(other.accepted);
         self.taken.extend(other.taken);
         for (name, sharer) in other.sharers {
@@ -374,14 +393,15 @@ impl Account {
     /// Nobody else ends attempts that are `mine`.
     #[must_use]
     pub fn lacks(&self, last: &Self, mine: impl Fn(u64) -> bool) -> bool {
-        let gone = |t: &Try| !t.lost && mine(t.id) && !self.spent.iter().any(|s| s.id == t.id);
+        let gone =
+            |t: &AccountAttempt| !t.lost && mine(t.id) && !self.spent.iter().any(|s| s.id == t.id);
         self.accepted <= last.accepted
             && (self.rejected < last.rejected || last.spent.iter().any(gone))
     }
 
     /// When the last attempt that succeeded was sent.
     #[must_use]
-    pub fn accepted(&self) -> Option<Now> {
+    pub fn accepted(&self) -> Option<BootInstant> {
         self.accepted
     }
 
@@ -398,7 +418,7 @@ impl Account {
     }
 
     /// Moves every moment (a record read after a reboot).
-    pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
+    pub fn carry(&mut self, to: impl Fn(BootInstant) -> BootInstant) {
         self.spent.iter_mut().for_each(|t| t.at = to(t.at));
         self.last = self.last.map(&to);
         self.accepted = self.accepted.map(&to);
@@ -407,13 +427,13 @@ impl Account {
 
     /// What is to be shown: nothing where no budget is set.
     #[must_use]
-    pub fn status(&self, value: Value<'_>, now: Now) -> Counted {
-        let (latched, later) = match self.judge(value, now) {
-            Answer::Latched(until) => (Some(until), None),
-            Answer::Later(next) => (None, Some(next)),
+    pub fn status(&self, value: AttemptedSecret<'_>, now: BootInstant) -> GuardStatus {
+        let (latched, later) = match self.decide_for(value, now) {
+            GuardDecision::Latched(until) => (Some(until), None),
+            GuardDecision::Later(next) => (None, Some(next)),
             _ => (None, None),
         };
-        Counted {
+        GuardStatus {
             rejections: self.max().map_or(0, |_| self.counted()),
             latched,
             later,
@@ -422,7 +442,7 @@ impl Account {
 
     /// The last refusal.
     #[must_use]
-    pub fn last(&self) -> Option<Now> {
+    pub fn last(&self) -> Option<BootInstant> {
         self.last
     }
 
@@ -439,7 +459,7 @@ impl Account {
     /// again is not.
     #[must_use]
     pub fn differs(&self, old: &Self) -> bool {
-        let known = |(name, new): (&String, &Sharer)| {
+        let known = |(name, new): (&String, &AccountSharer)| {
             old.sharers
                 .get(name)
                 .is_some_and(|old| old.max == new.max && old.seen.until(new.seen) < SHARER_NOTED)
@@ -466,11 +486,11 @@ impl Account {
     }
 }
 
-fn busy_or_go(running: u32) -> Answer {
+fn busy_or_go(running: u32) -> GuardDecision {
     if running > 0 {
-        Answer::Busy
+        GuardDecision::Busy
     } else {
-        Answer::Go
+        GuardDecision::Go
     }
 }
 

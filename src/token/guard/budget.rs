@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Now, Rate};
+use super::{BootInstant, Rate};
 
 /// The buckets of one credential, one for each rate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct Budget {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Bucket {
     left: f64,
-    at: Now,
+    at: BootInstant,
 }
 
 impl Budget {
@@ -23,7 +23,7 @@ impl Budget {
     ///
     /// # Errors
     /// The moment from which on all buckets hold one.
-    pub fn ready(&mut self, rates: &[Rate], now: Now) -> Result<(), Now> {
+    pub fn ready(&mut self, rates: &[Rate], now: BootInstant) -> Result<(), BootInstant> {
         self.buckets.truncate(rates.len());
         for rate in rates.iter().skip(self.buckets.len()) {
             self.buckets.push(Bucket {
@@ -59,7 +59,7 @@ impl Budget {
 
     /// Buckets with nothing in them: where it is not known what was taken.
     #[must_use]
-    pub fn empty(rates: &[Rate], now: Now) -> Self {
+    pub fn empty(rates: &[Rate], now: BootInstant) -> Self {
         Self {
             buckets: rates
                 .iter()
@@ -69,7 +69,7 @@ impl Budget {
     }
 
     /// Moves every moment (a budget read after a reboot).
-    pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
+    pub fn carry(&mut self, to: impl Fn(BootInstant) -> BootInstant) {
         self.buckets.iter_mut().for_each(|b| b.at = to(b.at));
     }
 
@@ -85,8 +85,8 @@ impl Budget {
 mod tests {
     use super::*;
 
-    fn now(secs: f64) -> Now {
-        Now::at(Duration::from_secs_f64(secs))
+    fn now(secs: f64) -> BootInstant {
+        BootInstant::from_boot(Duration::from_secs_f64(secs))
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Hold, Now, leave::Leave};
+use super::{BootInstant, GuardDecision, Hold, leave::Leave};
 
 /// After a refusal or an unknown outcome, the next attempt comes no sooner.
 pub(super) const PAUSE: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ pub struct Rules {
     pub max: u32,
     pub hold: Hold,
     /// When the secret was last accepted.
-    pub accepted: Option<Now>,
+    pub accepted: Option<BootInstant>,
     /// Unknown outcomes count against the account alone. Here they only pause.
     pub unknown_elsewhere: bool,
 }
@@ -32,7 +32,7 @@ pub struct Rules {
 impl Rules {
     /// Had the secret been accepted within a day before `then`?
     #[must_use]
-    pub fn accepted_lately(accepted: Option<Now>, then: Now) -> bool {
+    pub fn accepted_lately(accepted: Option<BootInstant>, then: BootInstant) -> bool {
         accepted.is_some_and(|accepted| accepted.after(LATELY) >= then)
     }
 }
@@ -42,10 +42,10 @@ impl Rules {
 pub struct Count {
     /// In the order in which they were sent; one whose outcome is lost stands where that became
     /// known.
-    spent: Vec<Spent>,
+    spent: Vec<SpentAttempt>,
     rejected: u32,
     /// The last refusal or the moment an outcome was lost.
-    last: Option<Now>,
+    last: Option<BootInstant>,
     latch: Option<Latch>,
     #[serde(default)]
     leave: Leave,
@@ -53,9 +53,9 @@ pub struct Count {
 
 /// An attempt without an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Spent {
+struct SpentAttempt {
     id: u64,
-    at: Now,
+    at: BootInstant,
     /// Its outcome will never be known.
     lost: bool,
     /// How many of the refusals that count now were known when it was sent: its success clears
@@ -66,13 +66,13 @@ struct Spent {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Latch {
-    since: Now,
+    since: BootInstant,
     /// How often it was closed since the last success: doubles the hold.
     times: u32,
 }
 
 impl Latch {
-    fn until(self, rules: &Rules) -> Option<Now> {
+    fn until(self, rules: &Rules) -> Option<BootInstant> {
         match rules.hold {
             Hold::UntilSecretChanges => None,
             Hold::For(first) => {
@@ -92,7 +92,7 @@ impl Latch {
 
 impl Count {
     /// May one more attempt be made?
-    pub fn ask(&mut self, rules: &Rules, at_once: bool, now: Now) -> Answer {
+    pub fn decide(&mut self, rules: &Rules, at_once: bool, now: BootInstant) -> GuardDecision {
         self.forget(rules, now);
         let max = rules.max;
         let (lost, running) = (
@@ -112,8 +112,8 @@ impl Count {
         }
         if let Some(latch) = self.latch {
             return match latch.until(rules) {
-                Some(until) if until <= now && running > 0 => Answer::Busy,
-                Some(until) if until <= now => Answer::Go,
+                Some(until) if until <= now && running > 0 => GuardDecision::Busy,
+                Some(until) if until <= now => GuardDecision::Go,
                 until => self.by_leave(until, now),
             };
         }
@@ -124,16 +124,18 @@ impl Count {
             return self.by_leave(self.first_forgotten(rules.hold), now);
         }
         if counted.saturating_add(running) >= max {
-            return Answer::Busy;
+            return GuardDecision::Busy;
         }
         match self.last.map(|last| last.after(PAUSE)) {
-            Some(next) if self.counts_at_all() && next > now && !at_once => Answer::Later(next),
-            _ => Answer::Go,
+            Some(next) if self.counts_at_all() && next > now && !at_once => {
+                GuardDecision::Later(next)
+            }
+            _ => GuardDecision::Go,
         }
     }
 
     /// Latched until then, but for a person's leave.
-    fn by_leave(&self, until: Option<Now>, now: Now) -> Answer {
+    fn by_leave(&self, until: Option<BootInstant>, now: BootInstant) -> GuardDecision {
         if !self.leave.is_given() {
             // What becomes of the attempt that was let through decides for all.
             let trying = self
@@ -141,23 +143,23 @@ impl Count {
                 .iter()
                 .any(|s| !s.lost && self.leave.is_used_by(s.id));
             return if trying {
-                Answer::Busy
+                GuardDecision::Busy
             } else {
-                Answer::Latched(until)
+                GuardDecision::Latched(until)
             };
         }
         let from = self.leave.from(self.last).unwrap_or(now);
         match until.map_or(from, |until| until.min(from)) {
-            from if from > now => Answer::Later(from),
-            _ if self.running() > 0 => Answer::Busy,
-            _ => Answer::Go,
+            from if from > now => GuardDecision::Later(from),
+            _ if self.running() > 0 => GuardDecision::Busy,
+            _ => GuardDecision::Go,
         }
     }
 
     /// Writes an attempt down.
-    pub fn spend(&mut self, id: u64, now: Now) {
-        self.leave.take(id);
-        self.spent.push(Spent {
+    pub fn spend(&mut self, id: u64, now: BootInstant) {
+        self.leave.spend(id);
+        self.spent.push(SpentAttempt {
             id,
             at: now,
             lost: false,
@@ -212,7 +214,7 @@ impl Count {
     }
 
     /// It was refused. However often that is told, it counts once.
-    pub fn rejected(&mut self, id: u64, max: u32, now: Now) {
+    pub fn rejected(&mut self, id: u64, max: u32, now: BootInstant) {
         let Some(i) = self.spent.iter().position(|s| s.id == id) else {
             return;
         };
@@ -228,7 +230,7 @@ impl Count {
 
     /// What became of it will never be known, and the secret's own count holds that; a latch of
     /// this one closes again all the same.
-    pub fn lost_above(&mut self, id: u64, now: Now, unknown_elsewhere: bool) {
+    pub fn lost_above(&mut self, id: u64, now: BootInstant, unknown_elsewhere: bool) {
         self.lost_outcome(id, now, unknown_elsewhere);
         self.spent.retain(|s| s.id != id);
     }
@@ -240,12 +242,12 @@ impl Count {
     }
 
     /// What became of it will never be known.
-    pub fn lost_outcome(&mut self, id: u64, now: Now, unknown_elsewhere: bool) {
+    pub fn lost_outcome(&mut self, id: u64, now: BootInstant, unknown_elsewhere: bool) {
         let Some(i) = self.spent.iter().position(|s| s.id == id) else {
             return;
         };
         let spent = self.spent.remove(i);
-        self.spent.push(Spent {
+        self.spent.push(SpentAttempt {
             lost: true,
             ..spent
         });
@@ -257,8 +259,13 @@ impl Count {
     }
 
     /// All attempts of owners that are gone become lost (a ledger that outlives processes).
-    pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now, unknown_elsewhere: bool) {
-        let (gone, stays): (Vec<Spent>, Vec<Spent>) =
+    pub fn orphan(
+        &mut self,
+        alive: impl Fn(u64) -> bool,
+        now: BootInstant,
+        unknown_elsewhere: bool,
+    ) {
+        let (gone, stays): (Vec<SpentAttempt>, Vec<SpentAttempt>) =
             self.spent.drain(..).partition(|s| !s.lost && !alive(s.id));
         self.spent = stays;
         for spent in gone {
@@ -270,7 +277,7 @@ impl Count {
             if !unknown_elsewhere {
                 self.close_again(at);
             }
-            self.spent.push(Spent {
+            self.spent.push(SpentAttempt {
                 lost: true,
                 ..spent
             });
@@ -278,7 +285,7 @@ impl Count {
     }
 
     /// Counts at least what `other` does, of which it is a younger or an older copy.
-    pub fn join(&mut self, other: &Self) {
+    pub fn merge(&mut self, other: &Self) {
         for spent in &other.spent {
             if !self.spent.iter().any(|s| s.id == spent.id) {
                 self.spent.push(*spent);
@@ -293,13 +300,14 @@ impl Count {
             }),
             (a, b) => a.or(b),
         };
-        self.leave.join(other.leave);
+        self.leave.merge(other.leave);
     }
 
     /// Lacks a refusal of `last`, an older state of it, or one of its attempts that are `mine`.
     pub fn lacks(&self, last: &Self, mine: impl Fn(u64) -> bool) -> bool {
-        let gone =
-            |s: &Spent| !s.lost && mine(s.id) && !self.spent.iter().any(|ours| ours.id == s.id);
+        let gone = |s: &SpentAttempt| {
+            !s.lost && mine(s.id) && !self.spent.iter().any(|ours| ours.id == s.id)
+        };
         self.rejected < last.rejected || last.spent.iter().any(gone)
     }
 
@@ -309,7 +317,7 @@ impl Count {
     }
 
     /// Moves every moment (a record read after a reboot).
-    pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
+    pub fn carry(&mut self, to: impl Fn(BootInstant) -> BootInstant) {
         self.spent.iter_mut().for_each(|s| s.at = to(s.at));
         self.last = self.last.map(&to);
         self.latch = self.latch.map(|l| Latch {
@@ -320,7 +328,7 @@ impl Count {
 
     /// Refusals and unknown outcomes.
     #[must_use]
-    pub fn counted(&self, rules: &Rules, now: Now) -> u32 {
+    pub fn counted(&self, rules: &Rules, now: BootInstant) -> u32 {
         let mut counted = self.clone();
         counted.forget(rules, now);
         counted.rejected.saturating_add(if rules.unknown_elsewhere {
@@ -332,17 +340,21 @@ impl Count {
 
     /// Refused attempts, unknown outcomes that count as such included.
     #[must_use]
-    pub fn refusals(&self) -> (u32, Option<Now>) {
+    pub fn refusals(&self) -> (u32, Option<BootInstant>) {
         (self.rejected.saturating_add(self.lost()), self.last)
     }
 
     /// What keeps the next attempt from being made now: a latch, with its end if it has one; or
     /// else a pause.
     #[must_use]
-    pub fn held(&self, rules: &Rules, now: Now) -> (Option<Option<Now>>, Option<Now>) {
-        match self.clone().ask(rules, false, now) {
-            Answer::Latched(until) => (Some(until), None),
-            Answer::Later(next) => (None, Some(next)),
+    pub fn held(
+        &self,
+        rules: &Rules,
+        now: BootInstant,
+    ) -> (Option<Option<BootInstant>>, Option<BootInstant>) {
+        match self.clone().decide(rules, false, now) {
+            GuardDecision::Latched(until) => (Some(until), None),
+            GuardDecision::Later(next) => (None, Some(next)),
             _ => (None, None),
         }
     }
@@ -359,11 +371,11 @@ impl Count {
     }
 
     /// Which partition is the one to forget first: not one with an attempt under way.
-    pub(super) fn age(&self) -> (bool, Option<Now>) {
+    pub(super) fn age(&self) -> (bool, Option<BootInstant>) {
         (self.running() > 0, self.last)
     }
 
-    fn close(&mut self, max: u32, now: Now) {
+    fn close(&mut self, max: u32, now: BootInstant) {
         if self.latch.is_some() {
             self.close_again(now);
         } else if self.rejected >= max {
@@ -374,7 +386,7 @@ impl Count {
         }
     }
 
-    fn close_again(&mut self, now: Now) {
+    fn close_again(&mut self, now: BootInstant) {
         if let Some(latch) = &mut self.latch {
             *latch = Latch {
                 since: now.max(latch.since),
@@ -383,13 +395,13 @@ impl Count {
         }
     }
 
-    fn forget(&mut self, rules: &Rules, now: Now) {
+    fn forget(&mut self, rules: &Rules, now: BootInstant) {
         if rules.unknown_elsewhere || matches!(rules.hold, Hold::For(_)) {
             self.spent.retain(|s| !s.lost || s.at.after(UNKNOWN) > now);
         }
     }
 
-    fn first_forgotten(&self, hold: Hold) -> Option<Now> {
+    fn first_forgotten(&self, hold: Hold) -> Option<BootInstant> {
         match hold {
             Hold::UntilSecretChanges => None,
             Hold::For(_) => self

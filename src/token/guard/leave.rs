@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Now, count::PAUSE};
+use super::{BootInstant, count::PAUSE};
 
 /// The longest pause before an attempt that something refused made wait.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
@@ -43,12 +43,12 @@ impl Leave {
 
     /// The first moment at which the attempt may be made, counted from the `last` refusal.
     #[must_use]
-    pub fn from(&self, last: Option<Now>) -> Option<Now> {
+    pub fn from(&self, last: Option<BootInstant>) -> Option<BootInstant> {
         last.map(|last| last.after(doubled(self.refused.saturating_add(1))))
     }
 
     /// The attempt `id` is made with it, if it is given.
-    pub fn take(&mut self, id: u64) {
+    pub fn spend(&mut self, id: u64) {
         if std::mem::take(&mut self.given) {
             self.used = Some(id);
         }
@@ -77,7 +77,7 @@ impl Leave {
     }
 
     /// Leave that both copies of a count know of.
-    pub fn join(&mut self, other: Self) {
+    pub fn merge(&mut self, other: Self) {
         *self = Self {
             given: self.given && other.given,
             used: self.used.or(other.used),

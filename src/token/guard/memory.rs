@@ -9,10 +9,10 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    Account, Answer, Ask, Budget, Counted, GuardKey, Ledger, Limits, Line, Permit, Record, Spend,
-    Tally, Verdict, Whose,
+    AccountRecord, AttemptOutcome, AttemptRequest, Budget, CountPair, GuardDecision, GuardKey,
+    GuardStatus, KeyLabels, Ledger, LockoutPolicy, Reservation, SecretRecord, Spend, TurnQueue,
 };
-use crate::token::{clock::Now, fetch::Fut};
+use crate::token::{clock::BootInstant, fetch::BoxFuture};
 
 /// So many records and accounts are kept before those that remember nothing are looked for.
 const ROOM: usize = 1024;
@@ -23,29 +23,29 @@ const MOST: usize = 16_384;
 /// All records, accounts and budgets. Pure: every method is told the time.
 #[derive(Debug, Default)]
 pub struct Guard {
-    records: HashMap<Shared, Record>,
-    accounts: HashMap<[u8; 32], Account>,
+    records: HashMap<SecretId, SecretRecord>,
+    accounts: HashMap<[u8; 32], AccountRecord>,
     budgets: HashMap<Arc<str>, Budget>,
     /// When so many records are kept, they are looked through.
     full: usize,
 }
 
 /// A token URL and a secret.
-type Shared = (String, [u8; 32]);
+type SecretId = (String, [u8; 32]);
 
 /// What a ledger elsewhere had counted for a key.
-pub type Known = (Account, Record);
+pub type KeyCounts = (AccountRecord, SecretRecord);
 
 impl Guard {
     /// Asks and, where the answer is `Go`, writes the attempt `id` down as spent.
     pub fn spend(
         &mut self,
         key: &GuardKey,
-        limits: &Limits,
-        ask: &Ask,
+        limits: &LockoutPolicy,
+        request: &AttemptRequest,
         id: u64,
-        now: Now,
-    ) -> Answer {
+        now: BootInstant,
+    ) -> GuardDecision {
         let name = value_name(key);
         // Taken out and put back, not copied: thousands of partitions may stand in it.
         let known = self.records.remove(&(key.url.clone(), key.secret));
@@ -54,18 +54,18 @@ impl Guard {
             self.accounts.remove(&key.account).unwrap_or_default(),
             known.unwrap_or_default(),
         );
-        let mut tally = Tally {
+        let mut counts = CountPair {
             account: &mut account,
             record: &mut record,
         };
-        let mut answer = tally.ask(whose(key, &name), limits, ask, now);
-        if answer == Answer::Go {
-            match take(&mut self.budgets, limits, ask, now) {
-                Ok(()) => tally.spend(whose(key, &name), id, now),
-                Err(later) => answer = Answer::OverBudget(later),
+        let mut answer = counts.decide(labels(key, &name), limits, request, now);
+        if answer == GuardDecision::Go {
+            match take_call(&mut self.budgets, limits, request, now) {
+                Ok(()) => counts.spend(labels(key, &name), id, now),
+                Err(later) => answer = GuardDecision::OverBudget(later),
             }
         }
-        self.keep(key, account, record, was_known, now);
+        self.store_counts(key, account, record, was_known, now);
         answer
     }
 
@@ -74,40 +74,40 @@ impl Guard {
     /// process.
     pub fn stand_in(
         &mut self,
-        known: Option<Known>,
+        known: Option<KeyCounts>,
         key: &GuardKey,
-        limits: &Limits,
-        ask: &Ask,
+        limits: &LockoutPolicy,
+        request: &AttemptRequest,
         id: u64,
-        now: Now,
-    ) -> Option<Answer> {
+        now: BootInstant,
+    ) -> Option<GuardDecision> {
         let name = value_name(key);
         let (mut account, mut record) = self.copies(key);
-        Tally {
+        CountPair {
             account: &mut account,
             record: &mut record,
         }
-        .note(whose(key, &name), limits, ask, now);
-        self.keep(key, account.clone(), record.clone(), true, now);
-        join(&mut account, &mut record, known);
-        let mut tally = Tally {
+        .note_sharer(labels(key, &name), limits, request, now);
+        self.store_counts(key, account.clone(), record.clone(), true, now);
+        merge(&mut account, &mut record, known);
+        let mut counts = CountPair {
             account: &mut account,
             record: &mut record,
         };
-        let answer = tally.ask(whose(key, &name), limits, ask, now);
-        if tally.need_memory() {
+        let answer = counts.decide(labels(key, &name), limits, request, now);
+        if counts.need_memory() {
             return None;
         }
-        if answer != Answer::Go {
+        if answer != GuardDecision::Go {
             return Some(answer);
         }
-        if let Err(later) = take(&mut self.budgets, limits, ask, now) {
-            return Some(Answer::OverBudget(later));
+        if let Err(later) = take_call(&mut self.budgets, limits, request, now) {
+            return Some(GuardDecision::OverBudget(later));
         }
-        tally.spend(whose(key, &name), id, now);
+        counts.spend(labels(key, &name), id, now);
         // Only now: what nothing came of is not to hold on where the other ledger can be used
         // again.
-        self.keep(key, account, record, true, now);
+        self.store_counts(key, account, record, true, now);
         Some(answer)
     }
 
@@ -116,18 +116,18 @@ impl Guard {
         &mut self,
         key: &GuardKey,
         id: u64,
-        verdict: impl Into<Option<Verdict>>,
-        now: Now,
+        outcome: impl Into<Option<AttemptOutcome>>,
+        now: BootInstant,
     ) {
-        if let Some(mut tally) = self.tally(key) {
-            tally.settle(whose(key, &value_name(key)), id, verdict.into(), now);
+        if let Some(mut counts) = self.counts(key) {
+            counts.settle(labels(key, &value_name(key)), id, outcome.into(), now);
         }
     }
 
     /// Lets one attempt through.
     pub fn unlatch(&mut self, key: &GuardKey) {
-        if let Some(mut tally) = self.tally(key) {
-            return tally.unlatch(whose(key, ""));
+        if let Some(mut counts) = self.counts(key) {
+            return counts.unlatch(labels(key, ""));
         }
         // Another secret of the account may be what it is latched for.
         if let Some(account) = self.accounts.get_mut(&key.account) {
@@ -137,16 +137,16 @@ impl Guard {
 
     /// What is counted now.
     #[must_use]
-    pub fn counted(&self, key: &GuardKey, now: Now) -> Counted {
+    pub fn counted(&self, key: &GuardKey, now: BootInstant) -> GuardStatus {
         let (account, record) = (
             self.accounts.get(&key.account),
             self.records.get(&(key.url.clone(), key.secret)),
         );
-        let (no_account, no_record) = (Account::default(), Record::default());
-        Tally::status(
+        let (no_account, no_record) = (AccountRecord::default(), SecretRecord::default());
+        CountPair::status(
             account.unwrap_or(&no_account),
             record.unwrap_or(&no_record),
-            whose(key, &value_name(key)),
+            labels(key, &value_name(key)),
             now,
         )
     }
@@ -159,22 +159,22 @@ impl Guard {
 
     /// As where the process that made the attempt is gone.
     #[cfg(test)]
-    pub(super) fn orphan(&mut self, key: &GuardKey, id: u64, now: Now) {
-        if let Some(tally) = self.tally(key) {
-            tally.account.orphan(|other| other != id, now);
-            tally.record.orphan(|other| other != id, now);
+    pub(super) fn orphan(&mut self, key: &GuardKey, id: u64, now: BootInstant) {
+        if let Some(counts) = self.counts(key) {
+            counts.account.orphan(|other| other != id, now);
+            counts.record.orphan(|other| other != id, now);
         }
     }
 
-    fn tally(&mut self, key: &GuardKey) -> Option<Tally<'_>> {
+    fn counts(&mut self, key: &GuardKey) -> Option<CountPair<'_>> {
         let record = self.records.get_mut(&(key.url.clone(), key.secret))?;
-        Some(Tally {
+        Some(CountPair {
             account: self.accounts.entry(key.account).or_default(),
             record,
         })
     }
 
-    fn copies(&self, key: &GuardKey) -> Known {
+    fn copies(&self, key: &GuardKey) -> KeyCounts {
         let record = self.records.get(&(key.url.clone(), key.secret)).cloned();
         (
             self.accounts.get(&key.account).cloned().unwrap_or_default(),
@@ -183,13 +183,13 @@ impl Guard {
     }
 
     /// Keeps what was changed. A secret for which nothing was spent leaves no trace.
-    fn keep(
+    fn store_counts(
         &mut self,
         key: &GuardKey,
-        account: Account,
-        record: Record,
+        account: AccountRecord,
+        record: SecretRecord,
         was_known: bool,
-        now: Now,
+        now: BootInstant,
     ) {
         self.accounts.insert(key.account, account);
         if was_known || !record.is_blank() {
@@ -199,11 +199,11 @@ impl Guard {
             self.records.retain(|_, record| !record.is_forgettable(now));
             self.accounts
                 .retain(|_, account| !account.is_blank() || account.max().is_some());
-            thin(&mut self.records, Record::is_busy, Record::last);
+            thin(&mut self.records, SecretRecord::is_busy, SecretRecord::last);
             thin(
                 &mut self.accounts,
                 |account| account.running() > 0,
-                Account::last,
+                AccountRecord::last,
             );
             self.full = 2 * self.records.len().max(self.accounts.len());
         }
@@ -215,11 +215,11 @@ impl Guard {
 fn thin<K: Clone + Eq + std::hash::Hash, V>(
     all: &mut HashMap<K, V>,
     is_busy: impl Fn(&V) -> bool,
-    last: impl Fn(&V) -> Option<Now>,
+    last: impl Fn(&V) -> Option<BootInstant>,
 ) {
     if all.len() > MOST {
         let idle = all.iter().filter(|(_, value)| !is_busy(value));
-        let mut order: Vec<(Option<Now>, K)> = idle
+        let mut order: Vec<(Option<BootInstant>, K)> = idle
             .map(|(key, value)| (last(value), key.clone()))
             .collect();
         order.sort_unstable_by_key(|(last, _)| *last);
@@ -241,8 +241,8 @@ pub fn value_name(key: &GuardKey) -> String {
     })
 }
 
-fn whose<'a>(key: &'a GuardKey, name: &'a str) -> Whose<'a> {
-    Whose {
+fn labels<'a>(key: &'a GuardKey, name: &'a str) -> KeyLabels<'a> {
+    KeyLabels {
         record: name,
         value: name,
         partition: key.partition.as_deref(),
@@ -250,21 +250,21 @@ fn whose<'a>(key: &'a GuardKey, name: &'a str) -> Whose<'a> {
 }
 
 /// Counts at least what was `known`.
-fn join(account: &mut Account, record: &mut Record, known: Option<Known>) {
+fn merge(account: &mut AccountRecord, record: &mut SecretRecord, known: Option<KeyCounts>) {
     if let Some((of_account, of_secret)) = known {
-        account.join(of_account);
-        record.join(of_secret);
+        account.merge(of_account);
+        record.merge(of_secret);
     }
 }
 
 /// Takes one call out of the credential's budget.
-fn take(
+fn take_call(
     budgets: &mut HashMap<Arc<str>, Budget>,
-    limits: &Limits,
-    ask: &Ask,
-    now: Now,
-) -> Result<(), Now> {
-    let budget = budgets.entry(Arc::clone(&ask.credential)).or_default();
+    limits: &LockoutPolicy,
+    request: &AttemptRequest,
+    now: BootInstant,
+) -> Result<(), BootInstant> {
+    let budget = budgets.entry(Arc::clone(&request.credential)).or_default();
     budget.ready(&limits.rate, now)?;
     budget.take();
     Ok(())
@@ -272,120 +272,139 @@ fn take(
 
 /// A ledger that lives as long as the process.
 #[derive(Debug, Default)]
-pub struct Memory {
-    inner: Arc<Inner>,
+pub struct MemoryLedger {
+    inner: Arc<MemoryState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct MemoryState {
     state: Mutex<(u64, Guard)>,
     freed: Arc<Notify>,
-    line: Line,
+    line: TurnQueue,
 }
 
-impl Inner {
+impl MemoryState {
     /// Never held across an await.
     fn lock(&self) -> MutexGuard<'_, (u64, Guard)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Memory {
+impl MemoryLedger {
     /// Asks in place of a ledger that cannot be used now: see [`Guard::stand_in`].
     pub fn stand_in(
         &self,
-        known: Option<Known>,
+        known: Option<KeyCounts>,
         key: &GuardKey,
-        limits: &Limits,
-        ask: &Ask,
+        limits: &LockoutPolicy,
+        request: &AttemptRequest,
     ) -> Spend {
         self.asked(key, |guard, id| {
-            guard.stand_in(known, key, limits, ask, id, Now::now())
+            guard.stand_in(known, key, limits, request, id, BootInstant::now())
         })
     }
 
     /// How an attempt ended that the other ledger had allowed.
-    pub fn ended(&self, key: &GuardKey, id: u64, verdict: Option<Verdict>) {
-        self.inner.lock().1.settle(key, id, verdict, Now::now());
+    pub fn ended(&self, key: &GuardKey, id: u64, outcome: Option<AttemptOutcome>) {
+        self.inner
+            .lock()
+            .1
+            .settle(key, id, outcome, BootInstant::now());
     }
 
     /// What is counted here, or in what is `known`; `None`: neither has anything of it.
     #[must_use]
-    pub fn status(&self, known: Option<Known>, key: &GuardKey) -> Option<Counted> {
-        let (now, mut lock) = (Now::now(), self.inner.lock());
-        if known.is_none() && lock.1.tally(key).is_none() {
+    pub fn status(&self, known: Option<KeyCounts>, key: &GuardKey) -> Option<GuardStatus> {
+        let (now, mut lock) = (BootInstant::now(), self.inner.lock());
+        if known.is_none() && lock.1.counts(key).is_none() {
             return None;
         }
         let (mut account, mut record) = lock.1.copies(key);
-        join(&mut account, &mut record, known);
-        Some(Tally::status(
+        merge(&mut account, &mut record, known);
+        Some(CountPair::status(
             &account,
             &record,
-            whose(key, &value_name(key)),
+            labels(key, &value_name(key)),
             now,
         ))
     }
 
-    fn asked(&self, key: &GuardKey, ask: impl FnOnce(&mut Guard, u64) -> Option<Answer>) -> Spend {
+    fn asked(
+        &self,
+        key: &GuardKey,
+        request: impl FnOnce(&mut Guard, u64) -> Option<GuardDecision>,
+    ) -> Spend {
         let mut lock = self.inner.lock();
         let (last, guard) = &mut *lock;
         let id = last.wrapping_add(1);
-        match ask(guard, id) {
-            Some(Answer::Go) => {
+        match request(guard, id) {
+            Some(GuardDecision::Go) => {
                 *last = id;
                 let inner = Arc::clone(&self.inner);
-                Spend::Go(Permit::new(key.clone(), id, move |key, id| {
-                    inner.lock().1.settle(key, id, None, Now::now());
+                Spend::Go(Reservation::new(key.clone(), id, move |key, id| {
+                    inner.lock().1.settle(key, id, None, BootInstant::now());
                     inner.freed.notify_waiters();
                 }))
             }
-            Some(Answer::Busy) => Spend::Busy,
-            Some(Answer::Later(t)) => Spend::Later(t),
-            Some(Answer::OverBudget(t)) => Spend::OverBudget(t),
-            Some(Answer::Latched(t)) => Spend::Latched(t),
+            Some(GuardDecision::Busy) => Spend::Busy,
+            Some(GuardDecision::Later(t)) => Spend::Later(t),
+            Some(GuardDecision::OverBudget(t)) => Spend::OverBudget(t),
+            Some(GuardDecision::Latched(t)) => Spend::Latched(t),
             None => Spend::NoMemory,
         }
     }
 }
 
-impl Ledger for Memory {
-    fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend> {
+impl Ledger for MemoryLedger {
+    fn spend<'a>(
+        &'a self,
+        key: &'a GuardKey,
+        limits: &'a LockoutPolicy,
+        request: &'a AttemptRequest,
+    ) -> BoxFuture<'a, Spend> {
         Box::pin(async move {
             self.asked(key, |guard, id| {
-                Some(guard.spend(key, limits, ask, id, Now::now()))
+                Some(guard.spend(key, limits, request, id, BootInstant::now()))
             })
         })
     }
 
-    fn settle<'a>(&'a self, mut permit: Permit, verdict: Verdict, _: &'a Limits) -> Fut<'a, ()> {
-        permit.redeem();
-        self.inner
-            .lock()
-            .1
-            .settle(&permit.key, permit.id, verdict, Now::now());
+    fn settle<'a>(
+        &'a self,
+        mut reservation: Reservation,
+        outcome: AttemptOutcome,
+        _: &'a LockoutPolicy,
+    ) -> BoxFuture<'a, ()> {
+        reservation.redeem();
+        self.inner.lock().1.settle(
+            &reservation.key,
+            reservation.id,
+            outcome,
+            BootInstant::now(),
+        );
         self.inner.freed.notify_waiters();
         Box::pin(std::future::ready(()))
     }
 
-    fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()> {
+    fn clear<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, ()> {
         self.inner.lock().1.unlatch(key);
         self.inner.freed.notify_waiters();
         Box::pin(std::future::ready(()))
     }
 
-    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>> {
+    fn counted<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, Option<GuardStatus>> {
         Box::pin(std::future::ready(Some(
-            self.inner.lock().1.counted(key, Now::now()),
+            self.inner.lock().1.counted(key, BootInstant::now()),
         )))
     }
 
-    fn freed(&self) -> Fut<'static, ()> {
+    fn freed(&self) -> BoxFuture<'static, ()> {
         // Made here and not at the first poll: it must hear of what is settled between now and
         // then.
         Box::pin(Arc::clone(&self.inner.freed).notified_owned())
     }
 
-    fn line(&self) -> &Line {
+    fn line(&self) -> &TurnQueue {
         &self.inner.line
     }
 }

@@ -5,10 +5,10 @@ mod account;
 mod budget;
 mod count;
 mod leave;
-mod line;
 mod memory;
+mod pair;
+mod queue;
 mod record;
-mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -17,15 +17,15 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    account::{Account, Value},
+    account::{AccountRecord, AttemptedSecret},
     budget::Budget,
     count::Count,
-    line::{Line, Place},
-    memory::{Guard, Known, Memory, value_name},
-    record::{Answer, Record},
-    tally::{Tally, Whose},
+    memory::{Guard, KeyCounts, MemoryLedger, value_name},
+    pair::{CountPair, KeyLabels},
+    queue::{QueueTicket, TurnQueue},
+    record::{GuardDecision, SecretRecord},
 };
-use super::{clock::Now, fetch::Fut};
+use super::{clock::BootInstant, fetch::BoxFuture};
 
 /// What refusals are counted against: the token URL and the secret values sent to it. Never the
 /// secret itself.
@@ -43,7 +43,7 @@ pub struct GuardKey {
 
 /// `guard` of a profile, plus what one attempt asks.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
+pub struct LockoutPolicy {
     pub rate: Vec<Rate>,
     pub max_rejections: u32,
     pub hold: Hold,
@@ -52,7 +52,7 @@ pub struct Limits {
     pub account_rejections: Option<u32>,
 }
 
-impl Limits {
+impl LockoutPolicy {
     /// Does a guard have to outlive its process for these? Then no call is made where it cannot be
     /// read or written.
     #[must_use]
@@ -80,22 +80,22 @@ pub enum Hold {
 #[derive(Debug)]
 pub enum Spend {
     /// Go, and settle the permit. Dropped unsettled it is an unknown outcome.
-    Go(Permit),
+    Go(Reservation),
     /// As many attempts as may still be spent are under way.
     Busy,
     /// In the pause after a refusal, until then.
-    Later(Now),
+    Later(BootInstant),
     /// Out of budget, until then.
-    OverBudget(Now),
+    OverBudget(BootInstant),
     /// No call until then; `None`: until the secret changes or a person unlatches.
-    Latched(Option<Now>),
+    Latched(Option<BootInstant>),
     /// The memory cannot be read or written.
     NoMemory,
 }
 
 /// Who asks, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub struct AttemptRequest {
     /// The credential: the budget is its own, and its limits hold for all who share the key.
     pub credential: Arc<str>,
     /// After a refusal: a chain's parent was not fetched for the refused attempt and now is, so
@@ -104,16 +104,16 @@ pub struct Ask {
 }
 
 /// One attempt that was written down as spent.
-pub struct Permit {
+pub struct Reservation {
     pub key: GuardKey,
     pub id: u64,
-    lost: Option<Lost>,
+    lost: Option<LostHook>,
 }
 
 /// Told when a permit is dropped unsettled.
-type Lost = Box<dyn FnOnce(&GuardKey, u64) + Send + Sync>;
+type LostHook = Box<dyn FnOnce(&GuardKey, u64) + Send + Sync>;
 
-impl Permit {
+impl Reservation {
     /// `lost` runs where the permit is dropped before it is settled; it must not block.
     #[must_use]
     pub fn new(
@@ -134,7 +134,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(lost) = self.lost.take() {
             lost(&self.key, self.id);
@@ -142,7 +142,7 @@ impl Drop for Permit {
     }
 }
 
-impl fmt::Debug for Permit {
+impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
             .field("id", &self.id)
@@ -152,7 +152,7 @@ impl fmt::Debug for Permit {
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AttemptOutcome {
     /// Clears the count.
     Success,
     /// Keeps it: the client itself is refused.
@@ -169,16 +169,16 @@ pub enum Verdict {
 
 /// What is counted for a key now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counted {
+pub struct GuardStatus {
     /// Refusals and unknown outcomes.
     pub rejections: u32,
     /// `Some`: latched, until then or (`None`) until the secret changes or a person unlatches.
-    pub latched: Option<Option<Now>>,
+    pub latched: Option<Option<BootInstant>>,
     /// Not latched, but no attempt is made before this moment.
-    pub later: Option<Now>,
+    pub later: Option<BootInstant>,
 }
 
-impl Counted {
+impl GuardStatus {
     /// Two counts that both hold: the larger figure, the latch that lasts longer, the later moment.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -201,26 +201,26 @@ impl Counted {
 
 /// When the next attempt may be made, as far as refusals are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Next {
+pub enum NextAttempt {
     /// At this moment or soon after it; in the past or present: now.
-    At(Now),
+    At(BootInstant),
     /// Not before the secret changes or a person unlatches.
     Latched,
     /// Not before the guard's memory can be read and written again.
     NoMemory,
 }
 
-impl Next {
+impl NextAttempt {
     /// What follows from what is counted; `None`: it cannot be read.
     #[must_use]
-    pub fn of(counted: Option<Counted>, now: Now) -> Self {
+    pub fn from_status(counted: Option<GuardStatus>, now: BootInstant) -> Self {
         match counted.map(|counted| {
             counted
                 .latched
-                .map_or(counted.later, |until| until.or(Some(Now::FAR)))
+                .map_or(counted.later, |until| until.or(Some(BootInstant::FAR)))
         }) {
             None => Self::NoMemory,
-            Some(Some(Now::FAR)) => Self::Latched,
+            Some(Some(BootInstant::FAR)) => Self::Latched,
             Some(later) => Self::At(later.unwrap_or(now).max(now)),
         }
     }
@@ -228,18 +228,28 @@ impl Next {
 
 /// Where attempts are written down.
 pub trait Ledger: Send + Sync {
-    fn spend<'a>(&'a self, key: &'a GuardKey, limits: &'a Limits, ask: &'a Ask) -> Fut<'a, Spend>;
-    fn settle<'a>(&'a self, permit: Permit, verdict: Verdict, limits: &'a Limits) -> Fut<'a, ()>;
+    fn spend<'a>(
+        &'a self,
+        key: &'a GuardKey,
+        limits: &'a LockoutPolicy,
+        request: &'a AttemptRequest,
+    ) -> BoxFuture<'a, Spend>;
+    fn settle<'a>(
+        &'a self,
+        reservation: Reservation,
+        outcome: AttemptOutcome,
+        limits: &'a LockoutPolicy,
+    ) -> BoxFuture<'a, ()>;
     /// Lets one attempt through whatever is counted (an unlatch): no sooner than 30 s after the
     /// last refusal, and after each such attempt that was refused too, twice as long. Writes a
     /// damaged record anew, with nothing counted in it.
-    fn clear<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, ()>;
+    fn clear<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, ()>;
     /// What is counted for the key; `None`: it cannot be read now, and nothing is known of it from
     /// before.
-    fn counted<'a>(&'a self, key: &'a GuardKey) -> Fut<'a, Option<Counted>>;
+    fn counted<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, Option<GuardStatus>>;
     /// Ends when an attempt of anybody was settled, lost or cleared after this call: worth asking
     /// again after `Busy`.
-    fn freed(&self) -> Fut<'static, ()>;
+    fn freed(&self) -> BoxFuture<'static, ()>;
     /// Where those stand who heard `Busy`.
-    fn line(&self) -> &Line;
+    fn line(&self) -> &TurnQueue;
 }

@@ -5,33 +5,36 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ask, Count, Counted, Hold, Limits, Now, Verdict, count::Rules};
+use super::{
+    AttemptOutcome, AttemptRequest, BootInstant, Count, GuardStatus, Hold, LockoutPolicy,
+    count::Rules,
+};
 
 /// The guard's answer, before anything is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum GuardDecision {
     Go,
     /// As many attempts as may still be spent are under way.
     Busy,
     /// In a pause after a refusal.
-    Later(Now),
+    Later(BootInstant),
     /// The budget of calls is used up.
-    OverBudget(Now),
+    OverBudget(BootInstant),
     /// `None`: until the secret changes.
-    Latched(Option<Now>),
+    Latched(Option<BootInstant>),
 }
 
 /// What one ledger keeps under one (token URL, secret).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct SecretRecord {
     secret: Count,
     partitions: BTreeMap<String, Count>,
     /// The secret has been good at least once.
     succeeded: bool,
-    sharers: BTreeMap<String, Sharer>,
+    sharers: BTreeMap<String, SecretSharer>,
     /// When the secret was last accepted.
     #[serde(default)]
-    accepted: Option<Now>,
+    accepted: Option<BootInstant>,
     /// The account has a budget of its own, which alone counts unknown outcomes.
     #[serde(default)]
     unknown_elsewhere: bool,
@@ -42,10 +45,10 @@ pub struct Record {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Sharer {
+struct SecretSharer {
     max: u32,
     hold: Hold,
-    seen: Now,
+    seen: BootInstant,
 }
 
 /// A credential that has not asked for so long no longer binds the others.
@@ -56,25 +59,31 @@ pub(super) const SHARER_NOTED: Duration = Duration::from_hours(1);
 /// way.
 const MOST_PARTITIONS: usize = 10_000;
 
-impl Record {
-    /// May `ask` make an attempt? `Answer::Go` is not yet a spent attempt: see [`Record::spend`].
-    pub fn ask(&mut self, partition: Option<&str>, limits: &Limits, ask: &Ask, now: Now) -> Answer {
-        self.note(limits, ask, now);
+impl SecretRecord {
+    /// May `request` make an attempt? `GuardDecision::Go` is not yet a spent attempt: see [`SecretRecord::spend`].
+    pub fn decide(
+        &mut self,
+        partition: Option<&str>,
+        limits: &LockoutPolicy,
+        request: &AttemptRequest,
+        now: BootInstant,
+    ) -> GuardDecision {
+        self.note_sharer(limits, request, now);
         let rules = self.rules();
-        match self.secret.ask(&rules, ask.parent_renewed, now) {
-            Answer::Go => {}
+        match self.secret.decide(&rules, request.parent_renewed, now) {
+            GuardDecision::Go => {}
             other => return other,
         }
         match partition.and_then(|p| self.partitions.get_mut(p)) {
-            Some(count) => count.ask(&rules, ask.parent_renewed, now),
-            None => Answer::Go,
+            Some(count) => count.decide(&rules, request.parent_renewed, now),
+            None => GuardDecision::Go,
         }
     }
 
     /// From now on the account counts this secret's refusals, and where it has a budget of its own,
     /// unknown outcomes alone. Says what was counted here before that: how many refusals, and when
     /// the last one was.
-    pub fn join_account(&mut self, has_budget: bool) -> Option<(u32, Option<Now>)> {
+    pub fn join_account(&mut self, has_budget: bool) -> Option<(u32, Option<BootInstant>)> {
         self.unknown_elsewhere = has_budget;
         let before =
             (!std::mem::replace(&mut self.in_account, true)).then(|| self.secret.refusals());
@@ -84,7 +93,7 @@ impl Record {
     /// What was counted for the secret, with `credential` among those who used it, if that was
     /// before accounts were counted: refusals, and the last.
     #[must_use]
-    pub fn before_accounts(&self, credential: &str) -> Option<(u32, Option<Now>)> {
+    pub fn before_accounts(&self, credential: &str) -> Option<(u32, Option<BootInstant>)> {
         (!self.in_account && self.sharers.contains_key(credential)).then(|| self.secret.refusals())
     }
 
@@ -102,30 +111,37 @@ impl Record {
 
     /// It was accepted within the last day, and not refused since.
     #[must_use]
-    pub fn is_proven(&self, now: Now) -> bool {
+    pub fn is_proven(&self, now: BootInstant) -> bool {
         self.secret.refusals().0 == 0 && Rules::accepted_lately(self.accepted, now)
     }
 
     /// Is this outcome one that speaks against the secret, and not against its partition alone?
     #[must_use]
-    pub fn blames_secret(&self, partition: Option<&str>, verdict: Verdict) -> bool {
-        match verdict {
-            Verdict::Rejected => true,
-            Verdict::RejectedPartition => partition.is_none() || !self.succeeded,
-            Verdict::Success | Verdict::RejectedForClock | Verdict::GivenBack => false,
+    pub fn blames_secret(&self, partition: Option<&str>, outcome: AttemptOutcome) -> bool {
+        match outcome {
+            AttemptOutcome::Rejected => true,
+            AttemptOutcome::RejectedPartition => partition.is_none() || !self.succeeded,
+            AttemptOutcome::Success
+            | AttemptOutcome::RejectedForClock
+            | AttemptOutcome::GivenBack => false,
         }
     }
 
     /// Writes down who shares the key.
-    pub fn note(&mut self, limits: &Limits, ask: &Ask, now: Now) {
+    pub fn note_sharer(
+        &mut self,
+        limits: &LockoutPolicy,
+        request: &AttemptRequest,
+        now: BootInstant,
+    ) {
         // While something is counted, everybody's limits stay: one that is latched for good does
         // not ask, and still binds the others.
         let counted = self.secret.counted(&self.rules(), now) > 0;
         self.sharers
             .retain(|_, s| counted || s.seen.after(SHARER_GONE) > now);
         self.sharers.insert(
-            ask.credential.to_string(),
-            Sharer {
+            request.credential.to_string(),
+            SecretSharer {
                 max: limits.max_rejections,
                 hold: limits.hold,
                 seen: now,
@@ -140,7 +156,7 @@ impl Record {
     }
 
     /// Writes the attempt `id` down as spent.
-    pub fn spend(&mut self, partition: Option<&str>, id: u64, now: Now) {
+    pub fn spend(&mut self, partition: Option<&str>, id: u64, now: BootInstant) {
         self.secret.spend(id, now);
         if let Some(p) = partition {
             if self.partitions.len() >= MOST_PARTITIONS
@@ -161,17 +177,23 @@ impl Record {
     }
 
     /// Writes down how it ended.
-    pub fn settle(&mut self, partition: Option<&str>, id: u64, verdict: Verdict, now: Now) {
+    pub fn settle(
+        &mut self,
+        partition: Option<&str>,
+        id: u64,
+        outcome: AttemptOutcome,
+        now: BootInstant,
+    ) {
         let Rules { max, .. } = self.rules();
         let alone =
-            verdict == Verdict::RejectedPartition && !self.blames_secret(partition, verdict);
-        match verdict {
-            Verdict::Success => {
+            outcome == AttemptOutcome::RejectedPartition && !self.blames_secret(partition, outcome);
+        match outcome {
+            AttemptOutcome::Success => {
                 self.succeeded = true;
                 self.accepted = self.accepted.max(Some(now));
                 self.secret.succeeded(id);
             }
-            Verdict::Rejected | Verdict::RejectedPartition if !alone => {
+            AttemptOutcome::Rejected | AttemptOutcome::RejectedPartition if !alone => {
                 self.secret.rejected(id, max, now);
             }
             _ => self.secret.given_back(id),
@@ -179,9 +201,9 @@ impl Record {
         if let Some(p) = partition
             && let Some(count) = self.partitions.get_mut(p)
         {
-            match verdict {
-                Verdict::Success => count.succeeded(id),
-                Verdict::RejectedPartition if alone => count.rejected(id, max, now),
+            match outcome {
+                AttemptOutcome::Success => count.succeeded(id),
+                AttemptOutcome::RejectedPartition if alone => count.rejected(id, max, now),
                 _ => count.given_back(id),
             }
             if count.is_blank() {
@@ -191,7 +213,7 @@ impl Record {
     }
 
     /// What became of the attempt will never be known.
-    pub fn lose(&mut self, partition: Option<&str>, id: u64, now: Now) {
+    pub fn lose(&mut self, partition: Option<&str>, id: u64, now: BootInstant) {
         let elsewhere = self.unknown_elsewhere;
         self.secret.lost_outcome(id, now, elsewhere);
         // The secret's count holds it; the partition need not count it too.
@@ -228,7 +250,7 @@ impl Record {
 
     /// What is to be shown.
     #[must_use]
-    pub fn status(&self, partition: Option<&str>, now: Now) -> Counted {
+    pub fn status(&self, partition: Option<&str>, now: BootInstant) -> GuardStatus {
         let rules = self.rules();
         let counts = [
             Some(&self.secret),
@@ -236,17 +258,17 @@ impl Record {
         ];
         let all = counts.into_iter().flatten().map(|count| {
             let (latched, later) = count.held(&rules, now);
-            Counted {
+            GuardStatus {
                 rejections: count.counted(&rules, now),
                 latched,
                 later,
             }
         });
-        all.reduce(Counted::and).unwrap_or_default()
+        all.reduce(GuardStatus::and).unwrap_or_default()
     }
 
     /// For a ledger that outlives processes: attempts whose owner is gone are unknown outcomes.
-    pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: Now) {
+    pub fn orphan(&mut self, alive: impl Fn(u64) -> bool, now: BootInstant) {
         let elsewhere = self.unknown_elsewhere;
         self.secret.orphan(&alive, now, elsewhere);
         self.partitions
@@ -261,7 +283,7 @@ impl Record {
         mut self,
         mine: impl Fn(u64) -> bool,
         partition: Option<(&str, &str)>,
-        now: Now,
+        now: BootInstant,
     ) -> Self {
         self.secret.orphan(mine, now, self.unknown_elsewhere);
         // The secret's count has them.
@@ -275,10 +297,10 @@ impl Record {
     }
 
     /// Counts at least what `other` does, of which it is a younger or an older copy.
-    pub fn join(&mut self, other: Self) {
-        self.secret.join(&other.secret);
+    pub fn merge(&mut self, other: Self) {
+        self.secret.merge(&other.secret);
         for (name, count) in other.partitions {
-            self.partitions.entry(name).or_default().join(&count);
+            self.partitions.entry(name).or_default().merge(&count);
         }
         self.succeeded |= other.succeeded;
         self.accepted = self.accepted.max(other.accepted);
@@ -304,12 +326,12 @@ impl Record {
 
     /// When the secret was last accepted.
     #[must_use]
-    pub fn accepted(&self) -> Option<Now> {
+    pub fn accepted(&self) -> Option<BootInstant> {
         self.accepted
     }
 
     /// For a ledger that outlives boots: moves every moment.
-    pub fn carry(&mut self, to: impl Fn(Now) -> Now) {
+    pub fn carry(&mut self, to: impl Fn(BootInstant) -> BootInstant) {
         self.secret.carry(&to);
         self.partitions.values_mut().for_each(|c| c.carry(&to));
         self.sharers.values_mut().for_each(|s| s.seen = to(s.seen));
@@ -326,7 +348,7 @@ impl Record {
     /// again is not.
     #[must_use]
     pub fn differs(&self, old: &Self) -> bool {
-        let same = |(a, b): ((&String, &Sharer), (&String, &Sharer))| {
+        let same = |(a, b): ((&String, &SecretSharer), (&String, &SecretSharer))| {
             a.0 == b.0
                 && (a.1.max, a.1.hold) == (b.1.max, b.1.hold)
                 && b.1.seen.until(a.1.seen) < SHARER_NOTED
@@ -349,14 +371,14 @@ impl Record {
 
     /// The last refusal of the secret.
     #[must_use]
-    pub fn last(&self) -> Option<Now> {
+    pub fn last(&self) -> Option<BootInstant> {
         self.secret.refusals().1
     }
 
     /// It remembers nothing worth keeping: nothing is counted, and the secret was not accepted
     /// lately.
     #[must_use]
-    pub fn is_forgettable(&self, now: Now) -> bool {
+    pub fn is_forgettable(&self, now: BootInstant) -> bool {
         self.is_blank() && !Rules::accepted_lately(self.accepted, now)
     }
 

@@ -18,8 +18,8 @@ fn key(partition: Option<&str>) -> GuardKey {
     }
 }
 
-fn limits(max: u32, hold: Hold) -> Limits {
-    Limits {
+fn limits(max: u32, hold: Hold) -> LockoutPolicy {
+    LockoutPolicy {
         rate: vec![],
         max_rejections: max,
         hold,
@@ -27,89 +27,89 @@ fn limits(max: u32, hold: Hold) -> Limits {
     }
 }
 
-fn ask(credential: &str) -> Ask {
-    Ask {
+fn request(credential: &str) -> AttemptRequest {
+    AttemptRequest {
         credential: credential.into(),
         parent_renewed: false,
     }
 }
 
-fn at(secs: u64) -> Now {
-    Now::at(Duration::from_secs(1_000_000 + secs))
+fn at(secs: u64) -> BootInstant {
+    BootInstant::from_boot(Duration::from_secs(1_000_000 + secs))
 }
 
 /// A guard with one way to ask it.
-struct Told {
+struct GuardUnderTest {
     guard: Guard,
-    limits: Limits,
-    ask: Ask,
+    limits: LockoutPolicy,
+    request: AttemptRequest,
     ids: u64,
 }
 
-impl Told {
-    fn new(limits: Limits) -> Self {
+impl GuardUnderTest {
+    fn new(limits: LockoutPolicy) -> Self {
         Self {
             guard: Guard::default(),
             limits,
-            ask: ask("a"),
+            request: request("a"),
             ids: 0,
         }
     }
-    fn spend(&mut self, partition: Option<&str>, secs: u64) -> Answer {
+    fn spend(&mut self, partition: Option<&str>, secs: u64) -> GuardDecision {
         self.guard
             .spend(
                 &key(partition),
                 &self.limits,
-                &self.ask,
+                &self.request,
                 self.ids + 1,
                 at(secs),
             )
             .tap_go(&mut self.ids)
     }
-    fn settle(&mut self, partition: Option<&str>, verdict: Verdict, secs: u64) {
+    fn settle(&mut self, partition: Option<&str>, outcome: AttemptOutcome, secs: u64) {
         self.guard
-            .settle(&key(partition), self.ids, verdict, at(secs));
+            .settle(&key(partition), self.ids, outcome, at(secs));
     }
-    fn attempt(&mut self, partition: Option<&str>, verdict: Verdict, secs: u64) {
+    fn attempt(&mut self, partition: Option<&str>, outcome: AttemptOutcome, secs: u64) {
         assert_eq!(
             self.spend(partition, secs),
-            Answer::Go,
-            "{verdict:?} at {secs}"
+            GuardDecision::Go,
+            "{outcome:?} at {secs}"
         );
-        self.settle(partition, verdict, secs);
+        self.settle(partition, outcome, secs);
     }
 }
 
 trait TapGo {
     fn tap_go(self, ids: &mut u64) -> Self;
 }
-impl TapGo for Answer {
+impl TapGo for GuardDecision {
     fn tap_go(self, ids: &mut u64) -> Self {
-        *ids += u64::from(self == Answer::Go);
+        *ids += u64::from(self == GuardDecision::Go);
         self
     }
 }
 
 #[test]
 fn a_refused_secret_is_tried_twice_30_s_apart_and_then_latched_for_a_doubling_hold() {
-    let mut g = Told::new(limits(2, Hold::For(MINUTE)));
-    g.attempt(None, Verdict::Rejected, 0);
-    assert_eq!(g.spend(None, 29), Answer::Later(at(30)));
-    g.attempt(None, Verdict::Rejected, 30);
+    let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
+    g.attempt(None, AttemptOutcome::Rejected, 0);
+    assert_eq!(g.spend(None, 29), GuardDecision::Later(at(30)));
+    g.attempt(None, AttemptOutcome::Rejected, 30);
     let mut from = 30;
     for hold in [60, 120, 240, 480, 960, 1920, 3600, 3600] {
         assert_eq!(
             g.spend(None, from + hold - 1),
-            Answer::Latched(Some(at(from + hold)))
+            GuardDecision::Latched(Some(at(from + hold)))
         );
         from += hold;
-        assert_eq!(g.spend(None, from), Answer::Go);
+        assert_eq!(g.spend(None, from), GuardDecision::Go);
         assert_eq!(
             g.spend(None, from),
-            Answer::Busy,
+            GuardDecision::Busy,
             "one attempt after each hold"
         );
-        g.settle(None, Verdict::Rejected, from);
+        g.settle(None, AttemptOutcome::Rejected, from);
     }
     let status = g.guard.counted(&key(None), at(from));
     assert_eq!(
@@ -121,32 +121,32 @@ fn a_refused_secret_is_tried_twice_30_s_apart_and_then_latched_for_a_doubling_ho
 #[test]
 fn an_attempt_that_a_killed_process_made_after_the_hold_closes_the_latch_for_twice_as_long() {
     for partition in [None, Some("x")] {
-        let mut g = Told::new(limits(2, Hold::For(MINUTE)));
+        let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
         // From here on the partition is held alone.
-        g.attempt(None, Verdict::Success, 0);
-        let verdict = if partition.is_some() {
-            Verdict::RejectedPartition
+        g.attempt(None, AttemptOutcome::Success, 0);
+        let outcome = if partition.is_some() {
+            AttemptOutcome::RejectedPartition
         } else {
-            Verdict::Rejected
+            AttemptOutcome::Rejected
         };
-        g.attempt(partition, verdict, 0);
-        g.attempt(partition, verdict, 30);
+        g.attempt(partition, outcome, 0);
+        g.attempt(partition, outcome, 30);
         let mut from = 30;
         for hold in [60, 120, 1000, 1000, 1000] {
             from += hold;
-            assert_eq!(g.spend(partition, from), Answer::Go, "{partition:?}");
+            assert_eq!(g.spend(partition, from), GuardDecision::Go, "{partition:?}");
             g.guard.orphan(&key(partition), g.ids, at(from + 5));
             assert!(
-                matches!(g.spend(partition, from + 36), Answer::Latched(Some(until)) if until >= at(from + 120)),
+                matches!(g.spend(partition, from + 36), GuardDecision::Latched(Some(until)) if until >= at(from + 120)),
                 "{partition:?}"
             );
         }
         from += 3600;
-        assert_eq!(g.spend(partition, from), Answer::Go);
+        assert_eq!(g.spend(partition, from), GuardDecision::Go);
         g.guard.settle(&key(partition), g.ids, None, at(from + 5));
         assert_eq!(
             g.spend(partition, from + 36),
-            Answer::Latched(Some(at(from + 3605))),
+            GuardDecision::Latched(Some(at(from + 3605))),
             "{partition:?}"
         );
     }
@@ -154,41 +154,41 @@ fn an_attempt_that_a_killed_process_made_after_the_hold_closes_the_latch_for_twi
 
 #[test]
 fn until_the_secret_changes_means_never_again() {
-    let mut g = Told::new(limits(2, Hold::UntilSecretChanges));
-    g.attempt(None, Verdict::Rejected, 0);
-    g.attempt(None, Verdict::Rejected, 30);
-    assert_eq!(g.spend(None, 100_000_000), Answer::Latched(None));
+    let mut g = GuardUnderTest::new(limits(2, Hold::UntilSecretChanges));
+    g.attempt(None, AttemptOutcome::Rejected, 0);
+    g.attempt(None, AttemptOutcome::Rejected, 30);
+    assert_eq!(g.spend(None, 100_000_000), GuardDecision::Latched(None));
     let changed = GuardKey {
         secret: [8; 32],
         ..key(None)
     };
     assert_eq!(
-        g.guard.spend(&changed, &g.limits, &g.ask, 99, at(31)),
-        Answer::Go,
+        g.guard.spend(&changed, &g.limits, &g.request, 99, at(31)),
+        GuardDecision::Go,
         "a new secret, at once"
     );
     g.guard.unlatch(&key(None));
     assert_eq!(
         g.spend(None, 31),
-        Answer::Later(at(60)),
+        GuardDecision::Later(at(60)),
         "unlatched by hand: one attempt, 30 s after the last refusal"
     );
-    g.attempt(None, Verdict::Rejected, 60);
-    assert_eq!(g.spend(None, 100_000_000), Answer::Latched(None));
+    g.attempt(None, AttemptOutcome::Rejected, 60);
+    assert_eq!(g.spend(None, 100_000_000), GuardDecision::Latched(None));
 }
 
 #[test]
 fn success_clears_and_what_says_nothing_of_the_secret_is_given_back() {
-    let mut g = Told::new(limits(2, Hold::For(MINUTE)));
-    g.attempt(None, Verdict::Rejected, 0);
+    let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
+    g.attempt(None, AttemptOutcome::Rejected, 0);
     for secs in 30..40 {
-        g.attempt(None, Verdict::GivenBack, secs);
+        g.attempt(None, AttemptOutcome::GivenBack, secs);
     }
-    g.attempt(None, Verdict::Success, 40);
-    g.attempt(None, Verdict::Rejected, 41);
+    g.attempt(None, AttemptOutcome::Success, 40);
+    g.attempt(None, AttemptOutcome::Rejected, 41);
     assert_eq!(
         g.guard.counted(&key(None), at(41)),
-        Counted {
+        GuardStatus {
             rejections: 1,
             latched: None,
             later: Some(at(71))
@@ -198,13 +198,16 @@ fn success_clears_and_what_says_nothing_of_the_secret_is_given_back() {
 
 #[test]
 fn a_refusal_blamed_on_a_clock_spends_nothing_but_where_the_account_has_a_budget() {
-    for (account_rejections, third) in [(None, Answer::Go), (Some(2), Answer::Latched(None))] {
-        let mut g = Told::new(Limits {
+    for (account_rejections, third) in [
+        (None, GuardDecision::Go),
+        (Some(2), GuardDecision::Latched(None)),
+    ] {
+        let mut g = GuardUnderTest::new(LockoutPolicy {
             account_rejections,
             ..limits(1, Hold::For(MINUTE))
         });
         for secs in [0, 0] {
-            g.attempt(None, Verdict::RejectedForClock, secs);
+            g.attempt(None, AttemptOutcome::RejectedForClock, secs);
         }
         assert_eq!(g.spend(None, 0), third);
     }
@@ -212,37 +215,37 @@ fn a_refusal_blamed_on_a_clock_spends_nothing_but_where_the_account_has_a_budget
 
 #[test]
 fn unknown_outcomes_pause_a_value_and_latch_the_account_alone_where_it_has_a_budget() {
-    let mut g = Told::new(Limits {
+    let mut g = GuardUnderTest::new(LockoutPolicy {
         account_rejections: Some(2),
         ..limits(1, Hold::UntilSecretChanges)
     });
-    assert_eq!(g.spend(None, 0), Answer::Go);
+    assert_eq!(g.spend(None, 0), GuardDecision::Go);
     g.guard.orphan(&key(None), g.ids, at(5));
     assert_eq!(
         g.spend(None, 5),
-        Answer::Later(at(30)),
+        GuardDecision::Later(at(30)),
         "the value is not latched, though one attempt is all it has"
     );
-    g.attempt(None, Verdict::GivenBack, 30);
-    assert_eq!(g.spend(None, 31), Answer::Go);
+    g.attempt(None, AttemptOutcome::GivenBack, 30);
+    assert_eq!(g.spend(None, 31), GuardDecision::Go);
     g.guard.settle(&key(None), g.ids, None, at(40));
-    assert_eq!(g.spend(None, 100), Answer::Latched(Some(at(940))));
-    g.attempt(None, Verdict::Success, 940);
-    assert_eq!(g.guard.counted(&key(None), at(940)), Counted::default());
+    assert_eq!(g.spend(None, 100), GuardDecision::Latched(Some(at(940))));
+    g.attempt(None, AttemptOutcome::Success, 940);
+    assert_eq!(g.guard.counted(&key(None), at(940)), GuardStatus::default());
 }
 
 #[test]
 fn a_secret_accepted_within_a_day_is_held_5_minutes_at_first_and_others_as_long_as_is_said() {
     const DAY: u64 = 86_400;
     for (since, hold) in [(0, 300), (DAY, 300), (DAY + 1, 3600)] {
-        let mut g = Told::new(limits(1, Hold::For(Duration::from_hours(1))));
-        g.attempt(None, Verdict::Success, 0);
-        g.attempt(None, Verdict::Rejected, since);
+        let mut g = GuardUnderTest::new(limits(1, Hold::For(Duration::from_hours(1))));
+        g.attempt(None, AttemptOutcome::Success, 0);
+        g.attempt(None, AttemptOutcome::Rejected, since);
         assert_eq!(
             g.spend(None, since),
-            Answer::Latched(Some(at(since + hold)))
+            GuardDecision::Latched(Some(at(since + hold)))
         );
-        g.attempt(None, Verdict::Rejected, since + hold);
+        g.attempt(None, AttemptOutcome::Rejected, since + hold);
         let again = if since == DAY {
             3600
         } else {
@@ -250,16 +253,16 @@ fn a_secret_accepted_within_a_day_is_held_5_minutes_at_first_and_others_as_long_
         };
         assert_eq!(
             g.spend(None, since + hold),
-            Answer::Latched(Some(at(since + hold + again))),
+            GuardDecision::Latched(Some(at(since + hold + again))),
             "{since}"
         );
     }
-    let mut g = Told::new(limits(1, Hold::For(MINUTE)));
-    g.attempt(None, Verdict::Success, 0);
-    g.attempt(None, Verdict::Rejected, 1);
+    let mut g = GuardUnderTest::new(limits(1, Hold::For(MINUTE)));
+    g.attempt(None, AttemptOutcome::Success, 0);
+    g.attempt(None, AttemptOutcome::Rejected, 1);
     assert_eq!(
         g.spend(None, 1),
-        Answer::Latched(Some(at(61))),
+        GuardDecision::Latched(Some(at(61))),
         "what is shorter stays so"
     );
 }
@@ -285,14 +288,14 @@ fn ten_thousand_secrets_and_clients_leave_a_bounded_memory() {
     for n in 0..40_000 {
         let (same_client, other_client) = of(n);
         let id = u64::from(n);
-        if guard.spend(&same_client, &limits, &ask("a"), 2 * id, at(id)) == Answer::Go {
-            guard.settle(&same_client, 2 * id, Verdict::GivenBack, at(id));
+        if guard.spend(&same_client, &limits, &request("a"), 2 * id, at(id)) == GuardDecision::Go {
+            guard.settle(&same_client, 2 * id, AttemptOutcome::GivenBack, at(id));
         }
         assert_eq!(
-            guard.spend(&other_client, &limits, &ask("a"), 2 * id + 1, at(id)),
-            Answer::Go
+            guard.spend(&other_client, &limits, &request("a"), 2 * id + 1, at(id)),
+            GuardDecision::Go
         );
-        guard.settle(&other_client, 2 * id + 1, Verdict::Rejected, at(id));
+        guard.settle(&other_client, 2 * id + 1, AttemptOutcome::Rejected, at(id));
     }
     assert!(
         guard.sizes().iter().all(|size| *size < 40_000),
@@ -300,77 +303,79 @@ fn ten_thousand_secrets_and_clients_leave_a_bounded_memory() {
         guard.sizes()
     );
     assert!(matches!(
-        guard.spend(&of(39_999).1, &limits, &ask("a"), 99_999, at(40_000)),
-        Answer::Latched(_)
+        guard.spend(&of(39_999).1, &limits, &request("a"), 99_999, at(40_000)),
+        GuardDecision::Latched(_)
     ));
 }
 
 #[test]
 fn an_unknown_outcome_counts_for_15_minutes() {
-    let mut g = Told::new(limits(2, Hold::For(MINUTE)));
-    assert_eq!(g.spend(None, 0), Answer::Go);
+    let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
+    assert_eq!(g.spend(None, 0), GuardDecision::Go);
     g.guard.settle(&key(None), 1, None, at(5));
-    assert_eq!(g.spend(None, 10), Answer::Later(at(35)));
-    g.attempt(None, Verdict::Rejected, 35);
-    assert_eq!(g.spend(None, 100), Answer::Latched(Some(at(900))));
-    assert_eq!(g.spend(None, 900), Answer::Go);
+    assert_eq!(g.spend(None, 10), GuardDecision::Later(at(35)));
+    g.attempt(None, AttemptOutcome::Rejected, 35);
+    assert_eq!(g.spend(None, 100), GuardDecision::Latched(Some(at(900))));
+    assert_eq!(g.spend(None, 900), GuardDecision::Go);
 }
 
 #[test]
 fn an_unknown_outcome_counts_for_ever_where_only_the_secret_opens_the_latch() {
-    let mut g = Told::new(limits(2, Hold::UntilSecretChanges));
-    assert_eq!(g.spend(None, 0), Answer::Go);
+    let mut g = GuardUnderTest::new(limits(2, Hold::UntilSecretChanges));
+    assert_eq!(g.spend(None, 0), GuardDecision::Go);
     g.guard.settle(&key(None), 1, None, at(0));
-    assert_eq!(g.spend(None, 10_000), Answer::Go);
+    assert_eq!(g.spend(None, 10_000), GuardDecision::Go);
     g.guard.settle(&key(None), 2, None, at(10_000));
-    assert_eq!(g.spend(None, 100_000_000), Answer::Latched(None));
+    assert_eq!(g.spend(None, 100_000_000), GuardDecision::Latched(None));
 }
 
 #[test]
 fn no_more_attempts_run_at_once_than_may_still_be_spent() {
-    let mut g = Told::new(limits(2, Hold::For(MINUTE)));
+    let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
     assert_eq!(
         [g.spend(None, 0), g.spend(None, 0), g.spend(None, 0)],
-        [Answer::Go, Answer::Go, Answer::Busy]
+        [GuardDecision::Go, GuardDecision::Go, GuardDecision::Busy]
     );
-    g.guard.settle(&key(None), 1, Verdict::Rejected, at(1));
-    assert_eq!(g.spend(None, 40), Answer::Busy);
-    g.guard.settle(&key(None), 2, Verdict::GivenBack, at(40));
-    assert_eq!(g.spend(None, 40), Answer::Go);
+    g.guard
+        .settle(&key(None), 1, AttemptOutcome::Rejected, at(1));
+    assert_eq!(g.spend(None, 40), GuardDecision::Busy);
+    g.guard
+        .settle(&key(None), 2, AttemptOutcome::GivenBack, at(40));
+    assert_eq!(g.spend(None, 40), GuardDecision::Go);
 }
 
 #[test]
 fn a_renewed_parent_spares_the_30_s_but_is_counted() {
-    let mut g = Told::new(limits(2, Hold::UntilSecretChanges));
-    g.attempt(None, Verdict::Rejected, 0);
-    g.ask.parent_renewed = true;
-    g.attempt(None, Verdict::Rejected, 1);
-    assert_eq!(g.spend(None, 2), Answer::Latched(None));
+    let mut g = GuardUnderTest::new(limits(2, Hold::UntilSecretChanges));
+    g.attempt(None, AttemptOutcome::Rejected, 0);
+    g.request.parent_renewed = true;
+    g.attempt(None, AttemptOutcome::Rejected, 1);
+    assert_eq!(g.spend(None, 2), GuardDecision::Latched(None));
 }
 
 #[test]
 fn a_partition_is_held_alone_once_the_secret_has_succeeded() {
-    let mut g = Told::new(limits(2, Hold::For(MINUTE)));
-    g.attempt(Some("x"), Verdict::Success, 0);
-    g.attempt(Some("y"), Verdict::RejectedPartition, 1);
-    g.attempt(Some("y"), Verdict::RejectedPartition, 31);
-    assert_eq!(g.spend(Some("y"), 32), Answer::Latched(Some(at(91))));
-    g.attempt(Some("x"), Verdict::GivenBack, 32);
+    let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
+    g.attempt(Some("x"), AttemptOutcome::Success, 0);
+    g.attempt(Some("y"), AttemptOutcome::RejectedPartition, 1);
+    g.attempt(Some("y"), AttemptOutcome::RejectedPartition, 31);
+    assert_eq!(g.spend(Some("y"), 32), GuardDecision::Latched(Some(at(91))));
+    g.attempt(Some("x"), AttemptOutcome::GivenBack, 32);
     assert_eq!(g.guard.counted(&key(Some("x")), at(32)).rejections, 0);
-    g.attempt(Some("x"), Verdict::Rejected, 33);
+    g.attempt(Some("x"), AttemptOutcome::Rejected, 33);
     assert_eq!(
         g.spend(Some("z"), 34),
-        Answer::Later(at(63)),
+        GuardDecision::Later(at(63)),
         "invalid_client counts against the secret"
     );
 }
 
 #[test]
 fn before_the_first_success_every_refusal_counts_against_the_secret() {
-    let mut g = Told::new(limits(2, Hold::For(MINUTE)));
-    g.attempt(Some("x"), Verdict::RejectedPartition, 0);
-    g.attempt(Some("y"), Verdict::RejectedPartition, 30);
-    assert_eq!(g.spend(Some("z"), 31), Answer::Latched(Some(at(90))));
+    let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
+    g.attempt(Some("x"), AttemptOutcome::RejectedPartition, 0);
+    g.attempt(Some("y"), AttemptOutcome::RejectedPartition, 30);
+    assert_eq!(g.spend(Some("z"), 31), GuardDecision::Latched(Some(at(90))));
 }
 
 #[test]
@@ -382,72 +387,80 @@ fn of_those_who_share_a_key_the_strictest_limits_hold() {
     let mut guard = Guard::default();
     for (id, secs) in [(1, 0), (2, 30), (3, 60)] {
         assert_eq!(
-            guard.spend(&key(None), &lenient, &ask("lenient"), id, at(secs)),
-            Answer::Go
+            guard.spend(&key(None), &lenient, &request("lenient"), id, at(secs)),
+            GuardDecision::Go
         );
-        guard.settle(&key(None), id, Verdict::Rejected, at(secs));
+        guard.settle(&key(None), id, AttemptOutcome::Rejected, at(secs));
     }
     assert_eq!(
-        guard.spend(&key(None), &strict, &ask("strict"), 4, at(100)),
-        Answer::Latched(None)
+        guard.spend(&key(None), &strict, &request("strict"), 4, at(100)),
+        GuardDecision::Latched(None)
     );
     assert_eq!(
-        guard.spend(&key(None), &lenient, &ask("lenient"), 5, at(5000)),
-        Answer::Latched(None),
+        guard.spend(&key(None), &lenient, &request("lenient"), 5, at(5000)),
+        GuardDecision::Latched(None),
         "it binds the others too"
     );
 }
 
 #[test]
 fn the_budget_is_the_credential_s_and_a_call_given_back_has_used_it() {
-    let limits = Limits {
+    let limits = LockoutPolicy {
         rate: vec![Rate { n: 2, per: MINUTE }],
         ..limits(9, Hold::For(MINUTE))
     };
-    let mut g = Told::new(limits.clone());
-    g.attempt(None, Verdict::GivenBack, 0);
-    g.attempt(None, Verdict::GivenBack, 0);
-    assert_eq!(g.spend(None, 0), Answer::OverBudget(at(30)));
+    let mut g = GuardUnderTest::new(limits.clone());
+    g.attempt(None, AttemptOutcome::GivenBack, 0);
+    g.attempt(None, AttemptOutcome::GivenBack, 0);
+    assert_eq!(g.spend(None, 0), GuardDecision::OverBudget(at(30)));
     assert_eq!(
-        g.guard.spend(&key(None), &limits, &ask("other"), 77, at(0)),
-        Answer::Go
+        g.guard
+            .spend(&key(None), &limits, &request("other"), 77, at(0)),
+        GuardDecision::Go
     );
 }
 
 #[test]
 fn a_record_survives_being_written_down() {
-    let mut record = Record::default();
-    let (limits, ask) = (limits(2, Hold::UntilSecretChanges), ask("a"));
-    assert_eq!(record.ask(None, &limits, &ask, at(0)), Answer::Go);
+    let mut record = SecretRecord::default();
+    let (limits, request) = (limits(2, Hold::UntilSecretChanges), request("a"));
+    assert_eq!(
+        record.decide(None, &limits, &request, at(0)),
+        GuardDecision::Go
+    );
     record.spend(None, 1, at(0));
-    let mut read: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+    let mut read: SecretRecord =
+        serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
     assert_eq!(read, record);
     read.orphan(|_| false, at(10));
     assert_eq!(
-        read.ask(None, &limits, &ask, at(20)),
-        Answer::Later(at(30)),
+        read.decide(None, &limits, &request, at(20)),
+        GuardDecision::Later(at(30)),
         "the owner is gone: an unknown outcome"
     );
     read.carry(|t| t.before(Duration::from_secs(5)));
-    assert_eq!(read.ask(None, &limits, &ask, at(20)), Answer::Later(at(25)));
+    assert_eq!(
+        read.decide(None, &limits, &request, at(20)),
+        GuardDecision::Later(at(25))
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_permit_that_is_dropped_is_an_unknown_outcome_and_wakes_the_others() {
-    let ledger = Memory::default();
+    let ledger = MemoryLedger::default();
     let limits = limits(1, Hold::For(MINUTE));
-    let Spend::Go(permit) = ledger.spend(&key(None), &limits, &ask("a")).await else {
+    let Spend::Go(reservation) = ledger.spend(&key(None), &limits, &request("a")).await else {
         panic!("not given")
     };
     let freed = ledger.freed();
     assert!(matches!(
-        ledger.spend(&key(None), &limits, &ask("a")).await,
+        ledger.spend(&key(None), &limits, &request("a")).await,
         Spend::Busy
     ));
-    drop(permit);
+    drop(reservation);
     freed.await;
     assert!(matches!(
-        ledger.spend(&key(None), &limits, &ask("a")).await,
+        ledger.spend(&key(None), &limits, &request("a")).await,
         Spend::Latched(Some(_))
     ));
     assert_eq!(ledger.counted(&key(None)).await.unwrap().rejections, 1);

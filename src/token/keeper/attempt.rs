@@ -13,11 +13,11 @@ use futures_util::FutureExt as _;
 
 use super::task::Task;
 use crate::token::{
-    clock::Now,
-    fetch::{Class, Event, Failure, Fut, Issued},
-    guard::{Ask, GuardKey, Permit, Spend, Verdict},
+    clock::BootInstant,
+    fetch::{BoxFuture, Failure, FailureClass, Issued, KeeperEvent},
+    guard::{AttemptOutcome, AttemptRequest, GuardKey, Reservation, Spend},
     schedule::SAME_AGAIN,
-    slot::{Doing, Gate, GateKind, Token},
+    slot::{Activity, Pause, PauseReason, Token},
 };
 
 /// A refused secret is not tried again sooner, unless a parent was to blame.
@@ -27,83 +27,87 @@ const LEAST: Duration = Duration::from_millis(100);
 const NO_MEMORY: Duration = Duration::from_secs(5);
 
 /// What is left to do.
-enum After {
+enum AttemptEnd {
     Done,
     /// As many attempts as may be spent are under way; ends when one has ended.
-    Busy(Fut<'static, ()>),
+    Busy(BoxFuture<'static, ()>),
     /// The parents are to blame, or ended meanwhile: once more as soon as they are fetched.
     Again,
 }
 
 impl Task {
-    /// One attempt, whatever it does. A panic in it is a failure like others; its permit, dropped,
+    /// One attempt, whatever it does. A panic in it is a failure like others; its reservation, dropped,
     /// is an unknown outcome.
-    pub async fn guarded_attempt(&mut self, parents: &[Arc<Token>]) -> Option<Fut<'static, ()>> {
-        let started = Now::now();
-        if !self.slot.work.begin(self.draining) {
+    pub async fn guarded_attempt(
+        &mut self,
+        parents: &[Arc<Token>],
+    ) -> Option<BoxFuture<'static, ()>> {
+        let started = BootInstant::now();
+        if !self.slot.busy.begin_attempt(self.draining) {
             // It is to be decided anew; those who wait for the end of all work look again.
             self.publish();
             return None;
         }
         let after = AssertUnwindSafe(self.attempt(parents)).catch_unwind().await;
         if after.is_err() {
-            self.failed(
-                Failure::own(Class::Retry, "the token call panicked"),
+            self.note_failure(
+                Failure::own(FailureClass::Retry, "the token call panicked"),
                 started,
             )
             .await;
         }
-        self.slot.work.end();
+        self.slot.busy.end_attempt();
         match after {
-            Ok(After::Busy(freed)) => {
-                self.state.doing = Doing::Due(started);
+            Ok(AttemptEnd::Busy(freed)) => {
+                self.state.activity = Activity::Due(started);
                 self.publish();
                 Some(freed)
             }
-            Ok(After::Again) => {
+            Ok(AttemptEnd::Again) => {
                 self.publish();
                 None
             }
-            Ok(After::Done) | Err(_) => {
+            Ok(AttemptEnd::Done) | Err(_) => {
                 self.finish();
                 None
             }
         }
     }
 
-    async fn attempt(&mut self, parents: &[Arc<Token>]) -> After {
-        let started = Now::now();
+    async fn attempt(&mut self, parents: &[Arc<Token>]) -> AttemptEnd {
+        let started = BootInstant::now();
         if self.blamed.as_ref().is_some_and(|blamed| {
             blamed
                 .iter()
                 .any(|(i, n)| parents.get(*i).is_some_and(|p| p.number == *n))
         }) {
             // The parent could not be fetched: the same attempt again would be refused again.
-            self.gate = Some(Gate {
+            self.pause = Some(Pause {
                 until: Some(started.after(AFTER_REFUSAL)),
-                kind: GateKind::Rejected,
+                kind: PauseReason::Rejected,
             });
-            return After::Done;
+            return AttemptEnd::Done;
         }
-        let by_hand = self.slot.grant_wish();
+        let by_hand = self.slot.take_refresh_request();
         let prepared = match self.fetch.prepare(parents).await {
             Ok(prepared) => prepared,
             Err(failure) => {
-                self.failed(failure, started).await;
-                return After::Done;
+                self.note_failure(failure, started).await;
+                return AttemptEnd::Done;
             }
         };
         let key = prepared.key().cloned();
         self.set_last_key(key.clone());
-        let permit = match &key {
+        let reservation = match &key {
             None => None,
-            Some(key) => match self.spend(key).await {
-                Ok(permit) => Some(permit),
+            Some(key) => match self.reserve(key).await {
+                Ok(reservation) => Some(reservation),
                 Err(after) => {
                     if by_hand {
                         // Not forgotten: the moment that the guard names is the earliest for it.
-                        self.slot
-                            .keep_wish(self.gate.and_then(|gate| gate.until).unwrap_or(started));
+                        self.slot.requeue_refresh(
+                            self.pause.and_then(|pause| pause.until).unwrap_or(started),
+                        );
                     }
                     return after;
                 }
@@ -115,96 +119,103 @@ impl Task {
             .parents
             .iter()
             .zip(parents)
-            .any(|(keeper, token)| !keeper.slot.sendable(token, Now::now()))
+            .any(|(keeper, token)| !keeper.slot.is_sendable(token, BootInstant::now()))
         {
-            if let Some(permit) = permit {
+            if let Some(reservation) = reservation {
                 self.ledger
-                    .settle(permit, Verdict::GivenBack, &self.tuning.limits)
+                    .settle(reservation, AttemptOutcome::GivenBack, &self.policy.limits)
                     .await;
             }
             if by_hand {
-                self.slot.keep_wish(started);
+                self.slot.requeue_refresh(started);
             }
-            return After::Again;
+            return AttemptEnd::Again;
         }
         self.last_call = Some(started);
         self.slot.last_call.store(started.millis(), Release);
         self.slot
             .change_renewals(|renewals| renewals.begin(started));
-        self.state.doing = Doing::Calling(started);
+        self.state.activity = Activity::Calling(started);
         self.publish();
         let result = prepared.send().await;
-        if let Some(permit) = permit {
-            let verdict = verdict(&result, permit.key.partition.is_some());
+        if let Some(reservation) = reservation {
+            let outcome = attempt_outcome(&result, reservation.key.partition.is_some());
             self.ledger
-                .settle(permit, verdict, &self.tuning.limits)
+                .settle(reservation, outcome, &self.policy.limits)
                 .await;
         }
         match result {
-            Ok(issued) => self.issued(issued, parents, started).await,
-            Err(failure) => return self.refused_or_failed(failure, parents, started).await,
+            Ok(issued) => self.publish_issued(issued, parents, started).await,
+            Err(failure) => return self.settle_failure(failure, parents, started).await,
         }
-        After::Done
+        AttemptEnd::Done
     }
 
-    async fn spend(&mut self, key: &GuardKey) -> Result<Permit, After> {
+    async fn reserve(&mut self, key: &GuardKey) -> Result<Reservation, AttemptEnd> {
         let freed = self.ledger.freed();
-        let ask = Ask {
+        let request = AttemptRequest {
             credential: Arc::clone(&self.slot.name.credential),
             parent_renewed: self.blamed.is_some(),
         };
-        let answer = self.ledger.spend(key, &self.tuning.limits, &ask).await;
-        let now = Now::now();
-        let gate = match answer {
-            Spend::Go(permit) => {
+        let answer = self.ledger.spend(key, &self.policy.limits, &request).await;
+        let now = BootInstant::now();
+        let pause = match answer {
+            Spend::Go(reservation) => {
                 // The next one may ask while we call.
-                self.place = None;
-                return Ok(permit);
+                self.ticket = None;
+                return Ok(reservation);
             }
             Spend::Busy => {
-                if !self.place.as_ref().is_some_and(|place| place.is_for(key)) {
-                    self.place = Some(self.ledger.line().join(key));
+                if !self
+                    .ticket
+                    .as_ref()
+                    .is_some_and(|ticket| ticket.is_for(key))
+                {
+                    self.ticket = Some(self.ledger.line().join(key));
                 }
-                return Err(After::Busy(freed));
+                return Err(AttemptEnd::Busy(freed));
             }
             Spend::Later(t) => {
-                self.count(key).await;
-                Gate {
+                self.read_guard_status(key).await;
+                Pause {
                     until: Some(t.max(now.after(LEAST))),
-                    kind: GateKind::Rejected,
+                    kind: PauseReason::Rejected,
                 }
             }
-            Spend::OverBudget(t) => Gate {
+            Spend::OverBudget(t) => Pause {
                 until: Some(t.max(now.after(LEAST))),
-                kind: GateKind::Budget,
+                kind: PauseReason::Budget,
             },
             Spend::Latched(until) => {
-                self.count(key).await;
-                Gate {
+                self.read_guard_status(key).await;
+                Pause {
                     until: until.map(|t| t.max(now.after(LEAST))),
-                    kind: GateKind::Latched,
+                    kind: PauseReason::Latched,
                 }
             }
             Spend::NoMemory => {
-                self.note(Event::NoMemory);
-                Gate {
+                self.report(KeeperEvent::NoMemory);
+                Pause {
                     until: Some(now.after(NO_MEMORY)),
-                    kind: GateKind::NoMemory,
+                    kind: PauseReason::NoMemory,
                 }
             }
         };
-        self.gate = Some(gate);
-        self.denied(gate.kind, now);
-        Err(After::Done)
+        self.pause = Some(pause);
+        self.note_denial(pause.kind, now);
+        Err(AttemptEnd::Done)
     }
 
     /// The guard said no. Where nothing failed before, that is what there is to show.
-    fn denied(&mut self, kind: GateKind, now: Now) {
+    fn note_denial(&mut self, kind: PauseReason, now: BootInstant) {
         let (class, error) = match kind {
-            GateKind::Budget => return,
-            GateKind::NoMemory => (Class::Retry, "the guard's memory cannot be read or written"),
+            PauseReason::Budget => return,
+            PauseReason::NoMemory => (
+                FailureClass::Retry,
+                "the guard's memory cannot be read or written",
+            ),
             _ => (
-                Class::Rejected,
+                FailureClass::Rejected,
                 "this secret, or another of its account, was refused before; not tried again yet",
             ),
         };
@@ -216,9 +227,14 @@ impl Task {
         }
     }
 
-    async fn issued(&mut self, issued: Issued, parents: &[Arc<Token>], started: Now) {
-        let now = Now::now();
-        let lifetime = &self.tuning.lifetime;
+    async fn publish_issued(
+        &mut self,
+        issued: Issued,
+        parents: &[Arc<Token>],
+        started: BootInstant,
+    ) {
+        let now = BootInstant::now();
+        let lifetime = &self.policy.lifetime;
         let old = self.slot.token.load_full();
         let same = old
             .as_ref()
@@ -245,10 +261,13 @@ impl Task {
                 self.slot.token.store(Some(token));
             }
             let wait = fleeting.then_some(SAME_AGAIN);
-            self.failed(
+            self.note_failure(
                 Failure {
                     wait,
-                    ..Failure::own(Class::Retry, "the token had outlived its time when it came")
+                    ..Failure::own(
+                        FailureClass::Retry,
+                        "the token had outlived its time when it came",
+                    )
                 },
                 started,
             )
@@ -258,17 +277,17 @@ impl Task {
         self.slot.unchanged.store(same.is_some(), Release);
         self.slot.token.store(Some(Arc::clone(&token)));
         self.backoff.succeeded(self.last_key());
-        self.gate = (same.is_some() || fleeting).then(|| Gate {
+        self.pause = (same.is_some() || fleeting).then(|| Pause {
             until: Some(now.after(SAME_AGAIN)),
-            kind: GateKind::Budget,
+            kind: PauseReason::Budget,
         });
         self.wanted_since = None;
         self.state.failure = None;
         self.state.settled = true;
         self.state.unaccepted = false;
         self.state.rejections = 0;
-        self.state.doing = Doing::Due(token.refresh_at);
-        self.note(Event::Issued {
+        self.state.activity = Activity::Due(token.refresh_at);
+        self.report(KeeperEvent::Issued {
             took: started.until(now),
             unchanged: same.is_some(),
             implausible,
@@ -278,17 +297,17 @@ impl Task {
 
     /// A refusal blames the parents that were not fetched for this very attempt: they are fetched
     /// anew, then one more attempt is made at once.
-    async fn refused_or_failed(
+    async fn settle_failure(
         &mut self,
         failure: Failure,
         parents: &[Arc<Token>],
-        started: Now,
-    ) -> After {
-        let refused = failure.class == Class::Rejected;
+        started: BootInstant,
+    ) -> AttemptEnd {
+        let refused = failure.class == FailureClass::Rejected;
         let since = self.wanted_since.unwrap_or(started);
         let first = self.blamed.is_none();
-        self.failed(failure, started).await;
-        let latched = self.gate.filter(|g| g.kind == GateKind::Latched);
+        self.note_failure(failure, started).await;
+        let latched = self.pause.filter(|g| g.kind == PauseReason::Latched);
         let stale: Vec<_> = parents
             .iter()
             .enumerate()
@@ -299,9 +318,9 @@ impl Task {
         if !refused
             || !first
             || stale.is_empty()
-            || latched.is_some_and(|gate| gate.until.is_none())
+            || latched.is_some_and(|pause| pause.until.is_none())
         {
-            return After::Done;
+            return AttemptEnd::Done;
         }
         for (i, number) in &stale {
             if let Some(parent) = self.parents.get(*i) {
@@ -311,26 +330,29 @@ impl Task {
         if latched.is_some() {
             // The attempt after the hold is made with new parents: the same again would be refused
             // again.
-            return After::Done;
+            return AttemptEnd::Done;
         }
-        self.gate = None;
-        self.wanted_since = Some(Now::now());
+        self.pause = None;
+        self.wanted_since = Some(BootInstant::now());
         self.blamed = Some(stale);
         self.todo = true;
-        After::Again
+        AttemptEnd::Again
     }
 
-    /// Notes a failure and closes the gate behind it.
-    pub async fn failed(&mut self, failure: Failure, started: Now) {
-        let now = Now::now();
+    /// Notes a failure and says how long to pause.
+    pub async fn note_failure(&mut self, failure: Failure, started: BootInstant) {
+        let now = BootInstant::now();
         let key = self.last_key();
-        let mut gate = self
+        let mut pause = self
             .backoff
             .after(&failure, key.as_ref(), now, rand::random());
-        if failure.class == Class::Rejected
+        if failure.class == FailureClass::Rejected
             && let Some(key) = key
         {
-            let latched = self.count(&key).await.and_then(|counted| counted.latched);
+            let latched = self
+                .read_guard_status(&key)
+                .await
+                .and_then(|counted| counted.latched);
             let asked = now.after(
                 failure
                     .wait
@@ -338,45 +360,46 @@ impl Task {
                     .min(Duration::from_hours(1)),
             );
             self.asked_until = Some(asked);
-            gate = match latched {
-                Some(until) => Gate {
+            pause = match latched {
+                Some(until) => Pause {
                     until: until.map(|t| t.max(asked).max(now.after(LEAST))),
-                    kind: GateKind::Latched,
+                    kind: PauseReason::Latched,
                 },
-                None => Gate {
+                None => Pause {
                     until: Some(now.after(AFTER_REFUSAL).max(asked)),
-                    kind: GateKind::Rejected,
+                    kind: PauseReason::Rejected,
                 },
             };
         }
         let failure = Arc::new(failure);
-        self.gate = Some(gate);
+        self.pause = Some(pause);
         self.wanted_since = None;
         self.state.settled = true;
         // A call that got no answer afterwards is no acceptance: only a success is.
-        self.state.unaccepted |= matches!(failure.class, Class::Rejected | Class::Config)
-            && self.slot.token.load().is_none();
+        self.state.unaccepted |=
+            matches!(failure.class, FailureClass::Rejected | FailureClass::Config)
+                && self.slot.token.load().is_none();
         self.state.failure = Some((Arc::clone(&failure), now));
-        self.state.doing = Doing::Due(gate.until.unwrap_or(now));
-        let next = gate.until.map(|t| now.until(t));
-        self.note(Event::Failed {
+        self.state.activity = Activity::Due(pause.until.unwrap_or(now));
+        let next = pause.until.map(|t| now.until(t));
+        self.report(KeeperEvent::Failed {
             took: started.until(now),
             failure: &failure,
             next,
-            latched: gate.kind == GateKind::Latched,
+            latched: pause.kind == PauseReason::Latched,
         });
     }
 
     /// The lifetime was changed under a running token.
-    pub fn plan_anew(&mut self, now: Now) {
+    pub fn plan_anew(&mut self, now: BootInstant) {
         let Some(old) = self.slot.token.load_full() else {
             return;
         };
         let (sent, life) = (old.issued.sent, old.issued.life);
         let plan = if self.slot.unchanged.load(Acquire) {
-            self.tuning.lifetime.plan_same(sent, life, now)
+            self.policy.lifetime.plan_same(sent, life, now)
         } else {
-            self.tuning.lifetime.plan(sent, life, rand::random())
+            self.policy.lifetime.plan(sent, life, rand::random())
         };
         self.slot.token.store(Some(Arc::new(Token {
             number: old.number,
@@ -405,12 +428,14 @@ impl Task {
     }
 }
 
-fn verdict(result: &Result<Issued, Failure>, partitioned: bool) -> Verdict {
+fn attempt_outcome(result: &Result<Issued, Failure>, partitioned: bool) -> AttemptOutcome {
     match result {
-        Ok(_) => Verdict::Success,
-        Err(f) if f.class == Class::Config && f.client_refused => Verdict::RejectedForClock,
-        Err(f) if f.class != Class::Rejected => Verdict::GivenBack,
-        Err(f) if f.client_refused || !partitioned => Verdict::Rejected,
-        Err(_) => Verdict::RejectedPartition,
+        Ok(_) => AttemptOutcome::Success,
+        Err(f) if f.class == FailureClass::Config && f.client_refused => {
+            AttemptOutcome::RejectedForClock
+        }
+        Err(f) if f.class != FailureClass::Rejected => AttemptOutcome::GivenBack,
+        Err(f) if f.client_refused || !partitioned => AttemptOutcome::Rejected,
+        Err(_) => AttemptOutcome::RejectedPartition,
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::token::{
-    clock::Now,
-    fetch::{Class, Failure},
+    clock::BootInstant,
+    fetch::{Failure, FailureClass},
     guard::GuardKey,
-    slot::{Gate, GateKind},
+    slot::{Pause, PauseReason},
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -49,29 +49,29 @@ impl Backoff {
         &mut self,
         failure: &Failure,
         key: Option<&GuardKey>,
-        now: Now,
+        now: BootInstant,
         random: f64,
-    ) -> Gate {
+    ) -> Pause {
         let asked = failure.wait.unwrap_or_default().min(LONGEST_WAIT);
         let (wait, kind) = match failure.class {
-            Class::Retry => {
+            FailureClass::Retry => {
                 let jittered = self.jittered(random);
                 let least = if failure.status == Some(TOO_MANY_REQUESTS) {
                     THROTTLED_LEAST
                 } else {
                     LEAST
                 };
-                (jittered.max(least), GateKind::Retry)
+                (jittered.max(least), PauseReason::Retry)
             }
-            Class::Throttled => {
+            FailureClass::Throttled => {
                 let least = if failure.wait.is_some() {
                     LEAST
                 } else {
                     THROTTLED_LEAST
                 };
-                (self.jittered(random).max(least), GateKind::Throttled)
+                (self.jittered(random).max(least), PauseReason::Throttled)
             }
-            Class::Config => {
+            FailureClass::Config => {
                 self.held = self.held.saturating_add(1);
                 // What has succeeded with this very secret is not wrong: the vendor will mend what
                 // is.
@@ -80,19 +80,19 @@ impl Backoff {
                 } else {
                     LONGEST_HELD
                 };
-                (doubled(FIRST_HELD, self.held, longest), GateKind::Config)
+                (doubled(FIRST_HELD, self.held, longest), PauseReason::Config)
             }
             // The guard holds it longer where a secret was sent; this is what holds where none was.
-            Class::Rejected => {
+            FailureClass::Rejected => {
                 self.refused = self.refused.saturating_add(1);
                 (
                     doubled(REFUSED, self.refused, LONGEST_WAIT),
-                    GateKind::Rejected,
+                    PauseReason::Rejected,
                 )
             }
-            Class::Unreadable => (UNREADABLE, GateKind::Unreadable),
+            FailureClass::Unreadable => (UNREADABLE, PauseReason::Unreadable),
         };
-        Gate {
+        Pause {
             until: Some(now.after(wait.max(asked))),
             kind,
         }
@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    fn failure(class: Class) -> Failure {
+    fn failure(class: FailureClass) -> Failure {
         Failure {
             class,
             status: None,
@@ -137,10 +137,10 @@ mod tests {
         let mut backoff = Backoff::default();
         (0..times)
             .map(|_| {
-                Now::default()
+                BootInstant::default()
                     .until(
                         backoff
-                            .after(failure, None, Now::default(), random)
+                            .after(failure, None, BootInstant::default(), random)
                             .until
                             .unwrap(),
                     )
@@ -152,9 +152,14 @@ mod tests {
     #[test]
     fn a_success_begins_anew() {
         let round = |backoff: &mut Backoff| {
-            [Class::Retry, Class::Config, Class::Rejected].map(|class| {
+            [
+                FailureClass::Retry,
+                FailureClass::Config,
+                FailureClass::Rejected,
+            ]
+            .map(|class| {
                 backoff
-                    .after(&failure(class), None, Now::default(), 1.0)
+                    .after(&failure(class), None, BootInstant::default(), 1.0)
                     .until
             })
         };
@@ -177,8 +182,13 @@ mod tests {
             account: [9; 32],
         };
         let held = |backoff: &mut Backoff, key: Option<&GuardKey>| {
-            let gate = backoff.after(&failure(Class::Config), key, Now::default(), 0.0);
-            Now::default().until(gate.until.unwrap()).as_secs()
+            let pause = backoff.after(
+                &failure(FailureClass::Config),
+                key,
+                BootInstant::default(),
+                0.0,
+            );
+            BootInstant::default().until(pause.until.unwrap()).as_secs()
         };
         for good in [None, Some(key(1))] {
             let mut backoff = Backoff::default();
@@ -202,11 +212,17 @@ mod tests {
     #[test]
     fn retries_double_from_half_a_second_to_30_with_full_jitter_and_a_floor() {
         assert_eq!(
-            waits(&failure(Class::Retry), 1.0, 8),
+            waits(&failure(FailureClass::Retry), 1.0, 8),
             [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
         );
-        assert_eq!(waits(&failure(Class::Retry), 0.5, 3), [0.25, 0.5, 1.0]);
-        assert_eq!(waits(&failure(Class::Retry), 0.0, 3), [0.1, 0.1, 0.1]);
+        assert_eq!(
+            waits(&failure(FailureClass::Retry), 0.5, 3),
+            [0.25, 0.5, 1.0]
+        );
+        assert_eq!(
+            waits(&failure(FailureClass::Retry), 0.0, 3),
+            [0.1, 0.1, 0.1]
+        );
     }
 
     #[test]
@@ -215,21 +231,21 @@ mod tests {
             waits(
                 &Failure {
                     status: Some(429),
-                    ..failure(Class::Retry)
+                    ..failure(FailureClass::Retry)
                 },
                 0.0,
                 2
             ),
             [5.0, 5.0]
         );
-        assert_eq!(waits(&failure(Class::Throttled), 0.0, 2), [5.0, 5.0]);
+        assert_eq!(waits(&failure(FailureClass::Throttled), 0.0, 2), [5.0, 5.0]);
     }
 
     #[test]
     fn throttled_waits_as_told_up_to_an_hour() {
         let told = |secs| Failure {
             wait: Some(Duration::from_secs(secs)),
-            ..failure(Class::Throttled)
+            ..failure(FailureClass::Throttled)
         };
         assert_eq!(waits(&told(7), 0.0, 2), [7.0, 7.0]);
         assert_eq!(waits(&told(999_999), 0.0, 1), [3600.0]);
@@ -243,7 +259,7 @@ mod tests {
     #[test]
     fn held_is_a_minute_doubling_to_15() {
         assert_eq!(
-            waits(&failure(Class::Config), 0.0, 6),
+            waits(&failure(FailureClass::Config), 0.0, 6),
             [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]
         );
     }
@@ -251,7 +267,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_class_waits_for_nothing_nor_longer_than_an_hour(
-            class in prop_oneof![Just(Class::Retry), Just(Class::Throttled), Just(Class::Rejected), Just(Class::Config), Just(Class::Unreadable)],
+            class in prop_oneof![Just(FailureClass::Retry), Just(FailureClass::Throttled), Just(FailureClass::Rejected), Just(FailureClass::Config), Just(FailureClass::Unreadable)],
             wait in proptest::option::of(0..u64::MAX), random in any::<f64>(), times in 1..80usize,
         ) {
             let failure = Failure { wait: wait.map(Duration::from_millis), ..failure(class) };

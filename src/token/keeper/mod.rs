@@ -3,11 +3,11 @@
 
 mod attempt;
 mod backoff;
-mod pause;
+mod sleep;
 mod task;
 #[cfg(test)]
 mod tests;
-mod wait;
+mod waiters;
 
 use std::{
     collections::HashSet,
@@ -19,11 +19,11 @@ use std::{
 };
 
 use super::{
-    clock::Now,
+    clock::BootInstant,
     fetch::{Failure, Fetch},
-    guard::{GuardKey, Ledger, Limits, Next},
+    guard::{GuardKey, Ledger, LockoutPolicy, NextAttempt},
     schedule::Lifetime,
-    slot::{Gate, Slot, Status, Token},
+    slot::{KeeperStatus, Pause, Slot, Token},
 };
 
 pub(super) use self::backoff::doubled;
@@ -38,16 +38,16 @@ pub struct KeeperName {
 
 /// What may change under a running keeper.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tuning {
+pub struct KeeperPolicy {
     pub lifetime: Lifetime,
-    pub limits: Limits,
+    pub limits: LockoutPolicy,
 }
 
 /// What becomes of a refresh that an operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refreshed {
+pub enum RefreshPlan {
     /// It is made at this moment.
-    At(Now),
+    At(BootInstant),
     /// It is made once the secret changes or is unlatched.
     Latched,
     /// It is not made: the process is shutting down.
@@ -63,7 +63,7 @@ pub struct Keeper {
 /// Why there is no token for a request.
 #[derive(Debug, Clone)]
 pub struct Unavailable {
-    pub why: Why,
+    pub reason: UnavailableReason,
     /// When it is worth asking again.
     pub retry_after: Option<Duration>,
     pub failure: Option<Arc<Failure>>,
@@ -72,7 +72,7 @@ pub struct Unavailable {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum UnavailableReason {
     /// A call is running and the caller's patience is over.
     Hanging,
     /// Endpoint down, throttled, or out of budget.
@@ -93,9 +93,9 @@ impl Keeper {
         parents: Vec<Arc<Keeper>>,
         fetch: Arc<dyn Fetch>,
         ledger: Arc<dyn Ledger>,
-        tuning: Tuning,
+        policy: KeeperPolicy,
     ) -> Arc<Self> {
-        let slot = Arc::new(Slot::new(name, tuning, Now::now()));
+        let slot = Arc::new(Slot::new(name, policy, BootInstant::now()));
         tokio::spawn(task::Task::new(Arc::clone(&slot), parents.clone(), fetch, ledger).run());
         Arc::new(Self { slot, parents })
     }
@@ -107,7 +107,7 @@ impl Keeper {
 
     /// Hot path: the token, if it may be sent at `now`; marks the keeper as used.
     #[must_use]
-    pub fn get(&self, now: Now) -> Option<Arc<Token>> {
+    pub fn get(&self, now: BootInstant) -> Option<Arc<Token>> {
         self.slot.get(now)
     }
 
@@ -115,11 +115,11 @@ impl Keeper {
     /// within the pause; else the generation is sent to nobody, from now on and until the refresh
     /// that this causes has ended.
     pub fn reject(&self, number: u64) {
-        self.slot.refuse(number, Now::now());
+        self.slot.refuse(number, BootInstant::now());
     }
 
     /// The vendor's API took this generation: a refusal before was not the last word.
-    pub fn accepted(&self, number: u64) {
+    pub fn accept(&self, number: u64) {
         self.slot.accept(number);
     }
 
@@ -133,10 +133,10 @@ impl Keeper {
     /// An operator wants a refresh, not before `from`. It is made then, or at the earliest moment
     /// that the guard and a second of distance from the last call allow; it is never dropped. Says
     /// which moment that is, as far as can be known now.
-    pub fn refresh(&self, from: Now) -> Refreshed {
-        let answer = self.refreshed_at(from);
-        if answer != Refreshed::Draining {
-            self.slot.wish(from);
+    pub fn refresh(&self, from: BootInstant) -> RefreshPlan {
+        let answer = self.plan_refresh(from);
+        if answer != RefreshPlan::Draining {
+            self.slot.request_refresh(from);
         }
         answer
     }
@@ -144,52 +144,52 @@ impl Keeper {
     /// The moment of a refresh that was asked for and is still to be made, as far as the guard
     /// allows it.
     #[must_use]
-    pub fn refresh_wanted(&self) -> Option<Now> {
-        self.slot.wished()
+    pub fn requested_refresh(&self) -> Option<BootInstant> {
+        self.slot.requested_refresh()
     }
 
     /// What [`Keeper::refresh`] would answer.
     #[must_use]
-    pub fn refreshed_at(&self, from: Now) -> Refreshed {
-        if self.slot.work.is_draining() {
-            return Refreshed::Draining;
+    pub fn plan_refresh(&self, from: BootInstant) -> RefreshPlan {
+        if self.slot.busy.is_draining() {
+            return RefreshPlan::Draining;
         }
         let at = self
             .slot
-            .wished()
-            .map_or(Now::FAR, |wished| wished)
-            .min(self.slot.by_hand_from(from))
-            .max(Now::now());
+            .requested_refresh()
+            .map_or(BootInstant::FAR, |requested_refresh| requested_refresh)
+            .min(self.slot.earliest_refresh(from))
+            .max(BootInstant::now());
         match self
             .slot
             .state
             .borrow()
-            .gate
-            .filter(|gate| !gate.kind.opens_by_hand())
+            .pause
+            .filter(|pause| !pause.kind.opens_by_hand())
         {
-            Some(Gate { until: None, .. }) => Refreshed::Latched,
-            Some(Gate {
+            Some(Pause { until: None, .. }) => RefreshPlan::Latched,
+            Some(Pause {
                 until: Some(opens), ..
-            }) => Refreshed::At(at.max(opens)),
-            None => Refreshed::At(at),
+            }) => RefreshPlan::At(at.max(opens)),
+            None => RefreshPlan::At(at),
         }
     }
 
     /// A secret changed: held and latched keepers try at once.
-    pub fn secret_changed(&self) {
+    pub fn note_secret_change(&self) {
         self.slot.raise(&self.slot.secret_changed);
     }
 
     /// The configuration changed in something that is not this keeper's own (what its token call
     /// trusts): what held it may be mended.
-    pub fn configuration_changed(&self) {
+    pub fn note_configuration_change(&self) {
         self.slot.raise(&self.slot.secret_changed);
     }
 
     /// This generation was handed out to a caller, whose vendor's answers are not seen here: one
     /// that nobody refuses for a minute counts as accepted.
-    pub fn vended(&self, number: u64) {
-        self.slot.vend(number, Now::now());
+    pub fn note_vended(&self, number: u64) {
+        self.slot.note_vended(number, BootInstant::now());
     }
 
     /// What its last attempt was counted against; `None`: there was none, or it carried no secret.
@@ -211,7 +211,7 @@ impl Keeper {
         keepers: &[Arc<Self>],
         ledger: &dyn Ledger,
         known: impl IntoIterator<Item = GuardKey>,
-    ) -> Next {
+    ) -> NextAttempt {
         let last = keepers.iter().filter_map(|k| {
             k.slot
                 .last_key
@@ -228,10 +228,13 @@ impl Keeper {
                 ..key
             })
             .collect();
-        let mut next = Next::At(Now::now());
+        let mut next = NextAttempt::At(BootInstant::now());
         for key in &keys {
             ledger.clear(key).await;
-            next = next.max(Next::of(ledger.counted(key).await, Now::now()));
+            next = next.max(NextAttempt::from_status(
+                ledger.counted(key).await,
+                BootInstant::now(),
+            ));
         }
         for keeper in keepers {
             keeper.slot.raise(&keeper.slot.unlatched);
@@ -239,25 +242,25 @@ impl Keeper {
                 .slot
                 .state
                 .borrow()
-                .gate
-                .filter(|gate| !keeper.slot.opens_unlatched(*gate));
+                .pause
+                .filter(|pause| !keeper.slot.opens_unlatched(*pause));
             next = held
-                .and_then(|gate| gate.until)
-                .map_or(next, |until| next.max(Next::At(until)));
+                .and_then(|pause| pause.until)
+                .map_or(next, |until| next.max(NextAttempt::At(until)));
         }
         next
     }
 
     /// New lifetime and limits; held and latched keepers try at once, where something changed.
-    pub fn retune(&self, tuning: Tuning) {
-        self.slot.retune(tuning);
+    pub fn change_policy(&self, policy: KeeperPolicy) {
+        self.slot.change_policy(policy);
     }
 
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> KeeperStatus {
         let state = self.slot.state.borrow().clone();
-        Status {
-            doing: state.doing,
+        KeeperStatus {
+            activity: state.activity,
             token: self.slot.token.load_full(),
             failure: state.failure.map(|(failure, at)| (failure, at.wall())),
             settled: state.settled,
@@ -267,7 +270,7 @@ impl Keeper {
     }
 
     /// Ends when a first outcome, good or bad, is there.
-    pub async fn settled(&self) {
+    pub async fn wait_settled(&self) {
         // An error would mean that the slot is gone, which this handle holds.
         let _ = self.slot.state.subscribe().wait_for(|s| s.settled).await;
     }

@@ -13,17 +13,17 @@ use std::{
 use tokio::{sync::watch, time::sleep};
 
 use super::{
-    Keeper, Tuning,
+    Keeper, KeeperPolicy,
     attempt::AFTER_REFUSAL,
     backoff::Backoff,
-    wait::{NAP, nap},
+    waiters::{NAP, nap},
 };
 use crate::token::{
-    clock::Now,
-    fetch::{Event, Fetch},
-    guard::{Ledger, Place},
-    schedule::Refresh,
-    slot::{Doing, Gate, GateKind, Joined, Slot, State, Token},
+    clock::BootInstant,
+    fetch::{Fetch, KeeperEvent},
+    guard::{Ledger, QueueTicket},
+    schedule::RefreshMode,
+    slot::{Activity, KeeperState, Pause, PauseReason, Slot, Token, Waiter},
 };
 
 /// Two calls never start closer together, unless an API's refusal, an operator or a child asks.
@@ -38,36 +38,36 @@ pub(super) struct Task {
     pub parents: Vec<Arc<Keeper>>,
     pub fetch: Arc<dyn Fetch>,
     pub ledger: Arc<dyn Ledger>,
-    pub tuning: Tuning,
+    pub policy: KeeperPolicy,
     pub backoff: Backoff,
-    pub gate: Option<Gate>,
+    pub pause: Option<Pause>,
     /// How long the last refusal wants us to wait, whatever becomes of the guard's latch.
-    pub asked_until: Option<Now>,
-    pub state: State,
+    pub asked_until: Option<BootInstant>,
+    pub state: KeeperState,
     /// An attempt is wanted although no token is needed or due: an API or a child refused it, an
     /// operator asked, a caller wants more life than is left, or a parent that was blamed has been
     /// fetched anew.
     pub todo: bool,
     /// When the attempt that is wanted became wanted: a parent fetched since then was fetched for
     /// it.
-    pub wanted_since: Option<Now>,
+    pub wanted_since: Option<BootInstant>,
     /// After a refusal that the parents are blamed for: which ones, by index and generation.
     pub blamed: Option<Vec<(usize, u64)>>,
-    pub last_call: Option<Now>,
-    tuned: u64,
-    parent_states: Vec<watch::Receiver<State>>,
-    parent_joined: Option<(usize, Joined)>,
+    pub last_call: Option<BootInstant>,
+    policy_version: u64,
+    parent_states: Vec<watch::Receiver<KeeperState>>,
+    parent_joined: Option<(usize, Waiter)>,
     refusals_taken: u64,
     /// The newest generation of those refusals.
     refused_through: u64,
     resting: bool,
     /// Where it stands among those who wait for a turn at the guard.
-    pub place: Option<Place>,
+    pub ticket: Option<QueueTicket>,
     /// What the last step was decided on.
     pub draining: bool,
 }
 
-enum Step {
+enum NextStep {
     Stop,
     /// `None`: until woken.
     Sleep(Option<Duration>),
@@ -82,7 +82,7 @@ impl Task {
         fetch: Arc<dyn Fetch>,
         ledger: Arc<dyn Ledger>,
     ) -> Self {
-        let (tuned, tuning) = slot.tuning();
+        let (policy_version, policy) = slot.policy();
         let state = slot.state.borrow().clone();
         let parent_states = parents.iter().map(|p| p.slot.state.subscribe()).collect();
         let wanted_since = parents
@@ -95,54 +95,57 @@ impl Task {
             parents,
             fetch,
             ledger,
-            tuning,
+            policy,
             backoff: Backoff::default(),
-            gate: None,
+            pause: None,
             asked_until: None,
             state,
             todo: false,
             wanted_since,
             blamed: None,
             last_call: None,
-            tuned,
+            policy_version,
             parent_states,
             parent_joined: None,
             refusals_taken: 0,
             refused_through: 0,
             resting: false,
-            place: None,
+            ticket: None,
             draining: false,
         }
     }
 
     pub async fn run(mut self) {
         loop {
-            match self.step(Now::now()) {
-                Step::Stop => return,
-                Step::Sleep(d) => {
-                    self.place = None;
+            match self.step(BootInstant::now()) {
+                NextStep::Stop => return,
+                NextStep::Sleep(d) => {
+                    self.ticket = None;
                     self.sleep(d).await;
                 }
-                Step::Parent(i) => {
-                    self.place = None;
+                NextStep::Parent(i) => {
+                    self.ticket = None;
                     self.await_parent(i).await;
                 }
-                Step::Attempt(parents) => match self.guarded_attempt(&parents).await {
+                NextStep::Attempt(parents) => match self.guarded_attempt(&parents).await {
                     Some(freed) => self.await_turn(freed).await,
-                    None => self.place = None,
+                    None => self.ticket = None,
                 },
             }
         }
     }
 
     /// What to do now. Reads flags and clocks, writes the state, calls nobody.
-    fn step(&mut self, now: Now) -> Step {
+    fn step(&mut self, now: BootInstant) -> NextStep {
         if self.slot.closed.load(Acquire) {
-            return Step::Stop;
+            return NextStep::Stop;
         }
-        self.draining = self.slot.work.is_draining();
-        if self.gate.is_some_and(|g| g.until.is_some_and(|t| t <= now)) {
-            self.gate = None;
+        self.draining = self.slot.busy.is_draining();
+        if self
+            .pause
+            .is_some_and(|g| g.until.is_some_and(|t| t <= now))
+        {
+            self.pause = None;
         }
         self.take_flags(now);
         if self.draining && self.todo && self.slot.waiters.load(Acquire) == 0 {
@@ -150,7 +153,9 @@ impl Task {
             self.finish();
         }
         let token = self.slot.token.load_full();
-        let sendable = token.as_ref().is_some_and(|t| self.slot.sendable(t, now));
+        let sendable = token
+            .as_ref()
+            .is_some_and(|t| self.slot.is_sendable(t, now));
         let waited_for = self.slot.waiters.load(Acquire) > 0;
         let ahead = self.renews_ahead(now, waited_for);
         let due = match &token {
@@ -165,62 +170,62 @@ impl Task {
         if !self.todo && due.is_none_or(|due| due > now) {
             return self.rest_until(now, due, ahead);
         }
-        if self.gate.is_some() {
+        if self.pause.is_some() {
             if self.todo {
                 self.finish();
             }
             return self.rest_until(now, due, ahead);
         }
         self.wanted_since.get_or_insert(now);
-        match self.gather(now) {
+        match self.gather_parents(now) {
             Ok(tokens) => {
                 self.parent_joined = None;
                 self.state.parent = None;
-                if self.slot.state.borrow().gate.is_some()
+                if self.slot.state.borrow().pause.is_some()
                     || self.slot.state.borrow().parent.is_some()
                 {
                     // Whoever comes now waits for this attempt.
-                    self.state.doing = Doing::Due(now);
+                    self.state.activity = Activity::Due(now);
                     self.publish();
                 }
-                Step::Attempt(tokens)
+                NextStep::Attempt(tokens)
             }
             Err(i) => self.wait_for_parent(i, now),
         }
     }
 
-    fn take_flags(&mut self, now: Now) {
-        let (tuned, tuning) = self.slot.tuning();
-        let retuned = tuned != self.tuned;
-        if retuned {
-            let lifetime_changed = self.tuning.lifetime != tuning.lifetime;
-            (self.tuned, self.tuning) = (tuned, tuning);
+    fn take_flags(&mut self, now: BootInstant) {
+        let (policy_version, policy) = self.slot.policy();
+        let policy_changed = policy_version != self.policy_version;
+        if policy_changed {
+            let lifetime_changed = self.policy.lifetime != policy.lifetime;
+            (self.policy_version, self.policy) = (policy_version, policy);
             if lifetime_changed {
                 self.plan_anew(now);
             }
         }
         let new_secret = self.slot.secret_changed.swap(false, AcqRel);
-        let changed = new_secret || retuned;
+        let changed = new_secret || policy_changed;
         let unlatched = self.slot.unlatched.swap(false, AcqRel);
-        let by_hand = !self.draining && self.slot.wished().is_some_and(|at| at <= now);
-        let opens = |gate: Gate| {
-            (changed && gate.kind.opens_on_change())
-                || (unlatched && self.slot.opens_unlatched(gate))
-                || (by_hand && gate.kind.opens_by_hand())
+        let by_hand = !self.draining && self.slot.requested_refresh().is_some_and(|at| at <= now);
+        let opens = |pause: Pause| {
+            (changed && pause.kind.opens_on_change())
+                || (unlatched && self.slot.opens_unlatched(pause))
+                || (by_hand && pause.kind.opens_by_hand())
         };
-        if self.gate.is_some_and(opens) {
-            self.gate = None;
+        if self.pause.is_some_and(opens) {
+            self.pause = None;
         } else if new_secret || unlatched {
             // Those who saw the flag wait for what comes of it: nothing.
             self.publish();
         }
         let token = self.slot.token.load_full();
-        if by_hand && self.gate.is_none() {
+        if by_hand && self.pause.is_none() {
             self.todo = true;
         }
         if self.slot.want_fresh.load(Acquire) {
             match &token {
-                Some(t) if self.slot.sendable(t, now) && !self.slot.fresh(t, now) => {
+                Some(t) if self.slot.is_sendable(t, now) && !self.slot.is_fresh(t, now) => {
                     self.todo = true;
                 }
                 _ => self.slot.want_fresh.store(false, Release),
@@ -250,71 +255,73 @@ impl Task {
 
     /// Does this keeper fetch without being asked? Not where it is lazy, unused for long, or
     /// draining.
-    fn renews_ahead(&mut self, now: Now, waited_for: bool) -> bool {
-        if self.tuning.lifetime.refresh == Refresh::Lazy {
+    fn renews_ahead(&mut self, now: BootInstant, waited_for: bool) -> bool {
+        if self.policy.lifetime.refresh == RefreshMode::Lazy {
             return false;
         }
-        let unused = self.slot.unused(now);
-        let resting = !waited_for && unused >= self.tuning.lifetime.rest_after;
+        let unused = self.slot.unused_for(now);
+        let resting = !waited_for && unused >= self.policy.lifetime.rest_after;
         if resting && !self.resting {
-            self.note(Event::Resting);
+            self.report(KeeperEvent::Resting);
         }
         self.resting = resting;
         !resting && !self.draining
     }
 
     /// When a token that may still be sent is to be renewed.
-    fn due(&self, token: &Token) -> Now {
-        let used = Now::at(Duration::from_millis(self.slot.last_use(token)));
-        self.tuning
+    fn due(&self, token: &Token) -> BootInstant {
+        let used = BootInstant::from_boot(Duration::from_millis(self.slot.last_use(token)));
+        self.policy
             .lifetime
             .idle_refresh(used)
             .map_or(token.refresh_at, |idle| idle.min(token.refresh_at))
     }
 
     /// Nothing to do now: says so, and for how long.
-    fn rest_until(&mut self, now: Now, due: Option<Now>, ahead: bool) -> Step {
+    fn rest_until(&mut self, now: BootInstant, due: Option<BootInstant>, ahead: bool) -> NextStep {
         self.parent_joined = None;
         self.state.parent = None;
-        if !self.todo && self.gate.is_none() && due.is_none_or(|due| due > now) {
+        if !self.todo && self.pause.is_none() && due.is_none_or(|due| due > now) {
             self.wanted_since = None;
         }
-        let (doing, until) = match (self.gate, due) {
+        let (activity, until) = match (self.pause, due) {
             (
-                Some(Gate {
+                Some(Pause {
                     until: Some(t),
-                    kind: GateKind::Retry | GateKind::Throttled | GateKind::Budget,
+                    kind: PauseReason::Retry | PauseReason::Throttled | PauseReason::Budget,
                 }),
                 _,
-            ) => (Doing::Due(t), Some(t)),
-            (Some(Gate { until, kind }), _) => (
-                Doing::Held {
+            ) => (Activity::Due(t), Some(t)),
+            (Some(Pause { until, kind }), _) => (
+                Activity::Held {
                     until,
-                    latched: kind == GateKind::Latched,
+                    latched: kind == PauseReason::Latched,
                 },
                 until,
             ),
-            (None, Some(due)) => (Doing::Due(due), Some(due)),
-            (None, None) => (Doing::Resting, None),
+            (None, Some(due)) => (Activity::Due(due), Some(due)),
+            (None, None) => (Activity::Resting, None),
         };
-        self.state.doing = doing;
+        self.state.activity = activity;
         self.publish_change();
         // What an operator asked for comes in between.
         let until = [
             until,
-            self.slot.wished().filter(|at| *at > now && !self.draining),
+            self.slot
+                .requested_refresh()
+                .filter(|at| *at > now && !self.draining),
         ]
         .into_iter()
         .flatten()
         .min();
         // Where it renews ahead or rests from it, a use is noticed by looking; where it is lazy, it
         // is woken.
-        let looks = ahead || self.resting || self.gate.is_some();
-        Step::Sleep(until.map(|t| now.until(t).min(nap())).or(looks.then(nap)))
+        let looks = ahead || self.resting || self.pause.is_some();
+        NextStep::Sleep(until.map(|t| now.until(t).min(nap())).or(looks.then(nap)))
     }
 
     /// The parents' tokens, or the first parent that has none.
-    fn gather(&mut self, now: Now) -> Result<Vec<Arc<Token>>, usize> {
+    fn gather_parents(&mut self, now: BootInstant) -> Result<Vec<Arc<Token>>, usize> {
         let mut tokens = Vec::with_capacity(self.parents.len());
         for (i, (parent, state)) in self.parents.iter().zip(&mut self.parent_states).enumerate() {
             // Seen first, judged second: what changes after this wakes the wait below.
@@ -327,27 +334,27 @@ impl Task {
         Ok(tokens)
     }
 
-    fn wait_for_parent(&mut self, i: usize, now: Now) -> Step {
+    fn wait_for_parent(&mut self, i: usize, now: BootInstant) -> NextStep {
         let Some(parent) = self.parents.get(i).cloned() else {
-            return Step::Sleep(Some(NAP));
+            return NextStep::Sleep(Some(NAP));
         };
         if self
             .parent_joined
             .as_ref()
             .is_none_or(|(joined, _)| *joined != i)
         {
-            self.parent_joined = Some((i, parent.slot.join()));
+            self.parent_joined = Some((i, parent.slot.add_waiter()));
         }
         self.state.parent = Some(i);
-        self.state.doing = Doing::Parent(Arc::clone(&parent.slot.name.token));
-        if parent.verdict(now, now).is_some() {
+        self.state.activity = Activity::Parent(Arc::clone(&parent.slot.name.token));
+        if parent.reason_to_refuse(now, now).is_some() {
             // The parent's first outcome is ours too, and nothing that was asked for will be done
             // now.
             self.state.settled |= parent.slot.state.borrow().settled;
             if self.blamed.is_some() {
-                self.gate = Some(Gate {
+                self.pause = Some(Pause {
                     until: Some(now.after(AFTER_REFUSAL)),
-                    kind: GateKind::Rejected,
+                    kind: PauseReason::Rejected,
                 });
             }
             if self.todo {
@@ -355,7 +362,7 @@ impl Task {
             }
         }
         self.publish_change();
-        Step::Parent(i)
+        NextStep::Parent(i)
     }
 
     async fn await_parent(&mut self, i: usize) {
@@ -394,20 +401,20 @@ impl Task {
 
     /// Shows the state to all who watch, whether or not it changed: flags beside it may have.
     pub fn publish(&mut self) {
-        self.state.gate = self.gate;
+        self.state.pause = self.pause;
         self.slot.state.send_replace(self.state.clone());
     }
 
     /// The same, without waking a crowd of waiters for nothing.
     fn publish_change(&mut self) {
-        self.state.gate = self.gate;
-        if !self.slot.state.borrow().same(&self.state) {
+        self.state.pause = self.pause;
+        if !self.slot.state.borrow().shows_same(&self.state) {
             self.publish();
         }
     }
 
     /// Tells the world. Its panics are its own.
-    pub fn note(&self, event: Event<'_>) {
-        let _ = catch_unwind(AssertUnwindSafe(|| self.fetch.note(event)));
+    pub fn report(&self, event: KeeperEvent<'_>) {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.fetch.report(event)));
     }
 }

@@ -14,7 +14,7 @@ use cupbearer::{
     listen::Address,
     snapshot::Snapshot,
     telemetry::Metrics,
-    token::{Memory, Store},
+    token::{MemoryLedger, Store},
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -48,7 +48,7 @@ fn with(text: &str) -> Port {
     let config = config.unwrap_or_else(|| panic!("{:?}", problems.list()));
     let world = World::new(
         Arc::new(Store::default()),
-        Arc::new(Memory::default()),
+        Arc::new(MemoryLedger::default()),
         Metrics::new().unwrap(),
     );
     let snapshot = Snapshot::build(config, &world, 1).unwrap_or_else(|p| panic!("{:?}", p.list()));

@@ -8,51 +8,51 @@ use crate::token::Hold;
 const MINUTES_15: u64 = 15 * 60;
 const HOUR: u64 = 3600;
 
-fn at(secs: u64) -> Now {
-    Now::at(Duration::from_secs(1_000_000 + secs))
+fn at(secs: u64) -> BootInstant {
+    BootInstant::from_boot(Duration::from_secs(1_000_000 + secs))
 }
 
-fn new(name: &str) -> Value<'_> {
-    Value {
+fn new(name: &str) -> AttemptedSecret<'_> {
+    AttemptedSecret {
         name,
         proven: false,
     }
 }
 
-struct Told {
-    account: Account,
+struct AccountUnderTest {
+    account: AccountRecord,
     max: Option<u32>,
     ids: u64,
 }
 
-impl Told {
+impl AccountUnderTest {
     fn new(max: Option<u32>) -> Self {
         Self {
-            account: Account::default(),
+            account: AccountRecord::default(),
             max,
             ids: 0,
         }
     }
-    fn asks(&mut self, value: Value<'_>, secs: u64) -> Answer {
+    fn asks(&mut self, value: AttemptedSecret<'_>, secs: u64) -> GuardDecision {
         self.asks_as("a", self.max, value, secs)
     }
     fn asks_as(
         &mut self,
         credential: &str,
         max: Option<u32>,
-        value: Value<'_>,
+        value: AttemptedSecret<'_>,
         secs: u64,
-    ) -> Answer {
-        let limits = Limits {
+    ) -> GuardDecision {
+        let limits = LockoutPolicy {
             rate: vec![],
             max_rejections: 1,
             hold: Hold::For(Duration::from_hours(1)),
             account_rejections: max,
         };
-        self.account.ask(
+        self.account.decide(
             value,
             &limits,
-            &Ask {
+            &AttemptRequest {
                 credential: credential.into(),
                 parent_renewed: false,
             },
@@ -60,7 +60,11 @@ impl Told {
         )
     }
     fn goes(&mut self, name: &str, secs: u64) -> u64 {
-        assert_eq!(self.asks(new(name), secs), Answer::Go, "{name} at {secs}");
+        assert_eq!(
+            self.asks(new(name), secs),
+            GuardDecision::Go,
+            "{name} at {secs}"
+        );
         self.ids += 1;
         self.account.spend(new(name), self.ids, at(secs));
         self.ids
@@ -81,7 +85,7 @@ impl Told {
 
 #[test]
 fn a_stream_of_new_wrong_secrets_is_tried_at_once_twice_then_after_30_s_doubling_to_an_hour() {
-    let mut t = Told::new(None);
+    let mut t = AccountUnderTest::new(None);
     t.refused("v0", 0);
     t.refused("v1", 0);
     let mut last = 0;
@@ -92,7 +96,7 @@ fn a_stream_of_new_wrong_secrets_is_tried_at_once_twice_then_after_30_s_doubling
         for name in ["another", "and another"] {
             assert_eq!(
                 t.asks(new(name), last + pause - 1),
-                Answer::Later(at(last + pause)),
+                GuardDecision::Later(at(last + pause)),
                 "the {n}th"
             );
         }
@@ -108,67 +112,71 @@ fn a_stream_of_new_wrong_secrets_is_tried_at_once_twice_then_after_30_s_doubling
 
 #[test]
 fn a_secret_that_was_tried_already_is_no_change_and_one_that_is_proven_does_not_wait() {
-    let mut t = Told::new(None);
+    let mut t = AccountUnderTest::new(None);
     for name in ["v0", "v1"] {
         t.refused(name, 0);
     }
-    assert_eq!(t.asks(new("v1"), 1), Answer::Go, "its own count decides");
+    assert_eq!(
+        t.asks(new("v1"), 1),
+        GuardDecision::Go,
+        "its own count decides"
+    );
     assert_eq!(
         t.asks(
-            Value {
+            AttemptedSecret {
                 name: "good",
                 proven: true
             },
             1
         ),
-        Answer::Go
+        GuardDecision::Go
     );
-    assert_eq!(t.asks(new("v2"), 1), Answer::Later(at(30)));
+    assert_eq!(t.asks(new("v2"), 1), GuardDecision::Later(at(30)));
     for secs in 30..90 {
         t.killed("v0", secs);
     }
     assert_eq!(
         t.asks(new("v2"), 119),
-        Answer::Go,
+        GuardDecision::Go,
         "one secret refused sixty times is one change: 30 s after the last of them"
     );
 }
 
 #[test]
 fn changed_secrets_that_are_tried_at_the_same_time_are_counted_as_if_they_were_refused() {
-    let mut t = Told::new(None);
+    let mut t = AccountUnderTest::new(None);
     let (one, two) = (t.goes("v0", 0), t.goes("v1", 0));
-    assert_eq!(t.asks(new("v2"), 0), Answer::Busy);
+    assert_eq!(t.asks(new("v2"), 0), GuardDecision::Busy);
     assert_eq!(
         t.asks(new("v1"), 0),
-        Answer::Go,
+        GuardDecision::Go,
         "a second attempt of the same one is its own count's"
     );
     t.account.given_back(two);
     let three = t.goes("v2", 0);
     t.account.rejected(one, at(1));
-    assert_eq!(t.asks(new("v3"), 1), Answer::Busy);
+    assert_eq!(t.asks(new("v3"), 1), GuardDecision::Busy);
     let again = t.goes("v0", 1);
     assert_eq!(
         t.asks(new("v4"), 1),
-        Answer::Busy,
+        GuardDecision::Busy,
         "the second attempt of v0 is no third secret"
     );
     t.account.given_back(again);
     t.account.rejected(three, at(2));
-    assert_eq!(t.asks(new("v3"), 2), Answer::Later(at(32)));
+    assert_eq!(t.asks(new("v3"), 2), GuardDecision::Later(at(32)));
 }
 
 #[test]
 fn after_two_refusals_in_a_row_over_all_values_only_a_person_opens() {
-    let mut t = Told::new(Some(2));
+    let mut t = AccountUnderTest::new(Some(2));
     t.refused("v0", 0);
     t.refused("v1", 0);
     for name in ["v0", "v1", "v2"] {
-        assert_eq!(t.asks(new(name), 1_000_000), Answer::Latched(None));
+        assert_eq!(t.asks(new(name), 1_000_000), GuardDecision::Latched(None));
         assert_eq!(
-            t.asks(Value { name, proven: true }, 1_000_000),
-            Answer::Latched(None)
+            t.asks(AttemptedSecret { name, proven: true }, 1_000_000),
+            GuardDecision::Latched(None)
         );
     }
     let shown = t.account.status(new("v2"), at(5));
@@ -177,7 +185,7 @@ fn after_two_refusals_in_a_row_over_all_values_only_a_person_opens() {
 
 #[test]
 fn a_success_in_between_ends_the_row_and_what_was_given_back_was_never_in_it() {
-    let mut t = Told::new(Some(2));
+    let mut t = AccountUnderTest::new(Some(2));
     t.refused("v0", 0);
     for secs in 1..9 {
         let id = t.goes("v1", secs);
@@ -185,13 +193,13 @@ fn a_success_in_between_ends_the_row_and_what_was_given_back_was_never_in_it() {
     }
     t.succeeds("v1", 10);
     t.refused("v0", 11);
-    assert_eq!(t.asks(new("v2"), 11), Answer::Go);
+    assert_eq!(t.asks(new("v2"), 11), GuardDecision::Go);
 }
 
 #[test]
 fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after_each_that_was_refused_too()
  {
-    let mut t = Told::new(Some(2));
+    let mut t = AccountUnderTest::new(Some(2));
     t.refused("v0", 0);
     t.refused("v1", 0);
     let mut last = 0;
@@ -201,7 +209,7 @@ fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after
         }
         assert_eq!(
             t.asks(new("v1"), last + pause - 1),
-            Answer::Later(at(last + pause))
+            GuardDecision::Later(at(last + pause))
         );
         assert_eq!(
             t.account.status(new("v1"), at(last)).later,
@@ -210,9 +218,16 @@ fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after
         );
         last += pause;
         let id = t.goes("v1", last);
-        assert_eq!(t.asks(new("v2"), last), Answer::Busy, "one and no more");
+        assert_eq!(
+            t.asks(new("v2"), last),
+            GuardDecision::Busy,
+            "one and no more"
+        );
         t.account.rejected(id, at(last));
-        assert_eq!(t.asks(new("v2"), last + 10 * HOUR), Answer::Latched(None));
+        assert_eq!(
+            t.asks(new("v2"), last + 10 * HOUR),
+            GuardDecision::Latched(None)
+        );
     }
     t.account.unlatch();
     t.succeeds("v2", last + HOUR);
@@ -221,41 +236,44 @@ fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after
     t.account.unlatch();
     assert_eq!(
         t.asks(new("v1"), last + HOUR),
-        Answer::Later(at(last + HOUR + 30)),
+        GuardDecision::Later(at(last + HOUR + 30)),
         "a success ends the doubling"
     );
 }
 
 #[test]
 fn leave_that_an_attempt_gave_back_is_still_there_and_one_of_unknown_outcome_has_used_it() {
-    let mut t = Told::new(Some(2));
+    let mut t = AccountUnderTest::new(Some(2));
     t.refused("v0", 0);
     t.refused("v1", 0);
     t.account.unlatch();
     let id = t.goes("v1", 30);
     t.account.given_back(id);
     t.killed("v1", 31);
-    assert_eq!(t.asks(new("v1"), 10 * HOUR), Answer::Latched(None));
+    assert_eq!(t.asks(new("v1"), 10 * HOUR), GuardDecision::Latched(None));
     t.account.unlatch();
-    assert_eq!(t.asks(new("v1"), 90), Answer::Later(at(91)));
+    assert_eq!(t.asks(new("v1"), 90), GuardDecision::Later(at(91)));
 }
 
 #[test]
 fn a_budget_that_only_unknown_outcomes_fill_opens_after_15_minutes_for_one_attempt() {
-    let mut t = Told::new(Some(2));
+    let mut t = AccountUnderTest::new(Some(2));
     t.killed("v0", 0);
     t.killed("v0", 60);
     for secs in [60 + MINUTES_15, 60 + 2 * MINUTES_15, 60 + 3 * MINUTES_15] {
-        assert_eq!(t.asks(new("v0"), secs - 1), Answer::Latched(Some(at(secs))));
+        assert_eq!(
+            t.asks(new("v0"), secs - 1),
+            GuardDecision::Latched(Some(at(secs)))
+        );
         t.killed("v0", secs);
     }
     let last = 60 + 4 * MINUTES_15;
     let id = t.goes("v0", last);
-    assert_eq!(t.asks(new("v0"), last), Answer::Busy);
+    assert_eq!(t.asks(new("v0"), last), GuardDecision::Busy);
     t.account.rejected(id, at(last));
     assert_eq!(
         t.asks(new("v0"), 100 * HOUR),
-        Answer::Latched(None),
+        GuardDecision::Latched(None),
         "now somebody was refused"
     );
     t.account.unlatch();
@@ -264,38 +282,41 @@ fn a_budget_that_only_unknown_outcomes_fill_opens_after_15_minutes_for_one_attem
 
 #[test]
 fn unknown_outcomes_fill_the_budget_together_with_a_refusal_and_then_it_needs_a_person() {
-    let mut t = Told::new(Some(2));
+    let mut t = AccountUnderTest::new(Some(2));
     t.killed("v0", 0);
     t.refused("v1", 60);
-    assert_eq!(t.asks(new("v2"), 60 + MINUTES_15), Answer::Latched(None));
+    assert_eq!(
+        t.asks(new("v2"), 60 + MINUTES_15),
+        GuardDecision::Latched(None)
+    );
 }
 
 #[test]
 fn no_more_attempts_are_under_way_than_the_budget_has_left() {
-    let mut t = Told::new(Some(2));
+    let mut t = AccountUnderTest::new(Some(2));
     let (one, _) = (t.goes("v0", 0), t.goes("v0", 0));
-    assert_eq!(t.asks(new("v0"), 0), Answer::Busy);
+    assert_eq!(t.asks(new("v0"), 0), GuardDecision::Busy);
     t.account.rejected(one, at(0));
-    assert_eq!(t.asks(new("v0"), 40), Answer::Busy);
+    assert_eq!(t.asks(new("v0"), 40), GuardDecision::Busy);
 }
 
 #[test]
 fn all_credentials_of_an_account_are_held_to_the_smallest_budget_of_any() {
-    let mut t = Told::new(None);
+    let mut t = AccountUnderTest::new(None);
     t.refused("v0", 0);
     t.refused("v0", 40);
     assert_eq!(
         t.asks_as("strict", Some(2), new("v1"), 40),
-        Answer::Latched(None)
+        GuardDecision::Latched(None)
     );
     assert_eq!(
         t.asks(new("v0"), 40 * HOUR),
-        Answer::Latched(None),
+        GuardDecision::Latched(None),
         "a day later too: something is counted"
     );
     t.account.unlatch();
     t.succeeds("v0", 41 * HOUR);
-    assert_eq!(t.asks(new("v0"), 66 * HOUR), Answer::Go);
+    assert_eq!(t.asks(new("v0"), 66 * HOUR), GuardDecision::Go);
     assert_eq!(
         t.account.max(),
         None,
@@ -303,9 +324,12 @@ fn all_credentials_of_an_account_are_held_to_the_smallest_budget_of_any() {
     );
     assert_eq!(
         t.asks_as("strict", Some(2), new("v0"), 67 * HOUR),
-        Answer::Go
+        GuardDecision::Go
     );
-    assert_eq!(t.asks_as("strict", None, new("v0"), 67 * HOUR), Answer::Go);
+    assert_eq!(
+        t.asks_as("strict", None, new("v0"), 67 * HOUR),
+        GuardDecision::Go
+    );
     assert_eq!(
         t.account.max(),
         None,
@@ -315,7 +339,7 @@ fn all_credentials_of_an_account_are_held_to_the_smallest_budget_of_any() {
 
 #[test]
 fn a_process_that_is_killed_for_years_leaves_no_heap_and_a_thousand_secrets_no_list() {
-    let mut t = Told::new(Some(1));
+    let mut t = AccountUnderTest::new(Some(1));
     for n in 0..1000 {
         let secs = n * HOUR;
         t.account.spend(new(&n.to_string()), n, at(secs));
@@ -331,15 +355,16 @@ fn a_process_that_is_killed_for_years_leaves_no_heap_and_a_thousand_secrets_no_l
 
 #[test]
 fn an_account_survives_being_written_down_a_reboot_and_a_copy_of_itself() {
-    let mut t = Told::new(Some(3));
+    let mut t = AccountUnderTest::new(Some(3));
     t.refused("v0", 0);
     t.killed("v1", 10);
     t.goes("v2", 40);
-    let read: Account = serde_json::from_str(&serde_json::to_string(&t.account).unwrap()).unwrap();
+    let read: AccountRecord =
+        serde_json::from_str(&serde_json::to_string(&t.account).unwrap()).unwrap();
     assert_eq!(read, t.account);
     assert!(!read.differs(&t.account) && !read.is_blank());
-    let mut joined = Account::default();
-    joined.join(read.clone());
+    let mut joined = AccountRecord::default();
+    joined.merge(read.clone());
     assert_eq!(
         (
             joined.counted(),
@@ -349,7 +374,7 @@ fn an_account_survives_being_written_down_a_reboot_and_a_copy_of_itself() {
         ),
         (2, 1, Some(3), Some(at(10)))
     );
-    joined.join(read);
+    joined.merge(read);
     assert_eq!(
         (joined.counted(), joined.running(), joined.values.len()),
         (2, 1, 2),
@@ -361,7 +386,7 @@ fn an_account_survives_being_written_down_a_reboot_and_a_copy_of_itself() {
 
 #[test]
 fn what_an_older_release_counted_for_a_secret_is_added_once_unless_something_succeeded_since() {
-    let mut t = Told::new(Some(2));
+    let mut t = AccountUnderTest::new(Some(2));
     for _ in 0..3 {
         t.account.take_over("v0", 1, Some(at(0)));
     }
@@ -369,7 +394,7 @@ fn what_an_older_release_counted_for_a_secret_is_added_once_unless_something_suc
     t.account.take_over("v1", 1, Some(at(5)));
     assert_eq!(
         t.asks(new("v2"), 100 * HOUR),
-        Answer::Latched(None),
+        GuardDecision::Latched(None),
         "and another"
     );
     t.account.unlatch();
@@ -377,12 +402,12 @@ fn what_an_older_release_counted_for_a_secret_is_added_once_unless_something_suc
     t.account.take_over("v3", 2, Some(at(99 * HOUR)));
     assert!(t.account.is_blank());
     t.account.take_over("v4", 2, Some(at(101 * HOUR)));
-    assert_eq!(t.asks(new("v2"), 102 * HOUR), Answer::Latched(None));
+    assert_eq!(t.asks(new("v2"), 102 * HOUR), GuardDecision::Latched(None));
 }
 
 #[test]
 fn what_is_taken_over_while_an_attempt_runs_was_seen_before_it() {
-    let mut t = Told::new(Some(4));
+    let mut t = AccountUnderTest::new(Some(4));
     let id = t.goes("v1", 10);
     t.account.take_over("v0", 1, Some(at(0)));
     t.account.take_over("v2", 1, Some(at(10)));

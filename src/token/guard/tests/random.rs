@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 
 #[derive(Debug, Clone)]
-enum Do {
+enum Step {
     Spend {
         secret: u8,
         partition: Option<bool>,
@@ -21,7 +21,7 @@ enum Do {
     },
     Settle {
         which: usize,
-        verdict: Verdict,
+        outcome: AttemptOutcome,
     },
     Lose {
         which: usize,
@@ -35,36 +35,36 @@ enum Do {
     },
 }
 
-fn steps() -> impl Strategy<Value = Vec<Do>> {
-    let verdict = prop_oneof![
-        6 => Just(Verdict::Rejected), 2 => Just(Verdict::RejectedPartition), 2 => Just(Verdict::GivenBack), 1 => Just(Verdict::Success)
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let outcome = prop_oneof![
+        6 => Just(AttemptOutcome::Rejected), 2 => Just(AttemptOutcome::RejectedPartition), 2 => Just(AttemptOutcome::GivenBack), 1 => Just(AttemptOutcome::Success)
     ];
     let step = prop_oneof![
         4 => (0..2u8, proptest::option::of(any::<bool>()), any::<bool>(), any::<bool>())
-            .prop_map(|(secret, partition, credential, renewed)| Do::Spend { secret, partition, credential, renewed }),
-        4 => (any::<usize>(), verdict).prop_map(|(which, verdict)| Do::Settle { which, verdict }),
-        1 => any::<usize>().prop_map(|which| Do::Lose { which }),
-        1 => any::<usize>().prop_map(|which| Do::Die { which }),
-        2 => prop_oneof![0..100u64, 0..70_000u64, 0..4_000_000u64].prop_map(|millis| Do::Pass { millis }),
+            .prop_map(|(secret, partition, credential, renewed)| Step::Spend { secret, partition, credential, renewed }),
+        4 => (any::<usize>(), outcome).prop_map(|(which, outcome)| Step::Settle { which, outcome }),
+        1 => any::<usize>().prop_map(|which| Step::Lose { which }),
+        1 => any::<usize>().prop_map(|which| Step::Die { which }),
+        2 => prop_oneof![0..100u64, 0..70_000u64, 0..4_000_000u64].prop_map(|millis| Step::Pass { millis }),
     ];
     proptest::collection::vec(step, 1..200)
 }
 
 /// What the vendor has seen of one secret since its last success there.
 #[derive(Default)]
-struct Seen {
+struct SecretView {
     refused: u32,
     /// Attempts that left without an outcome yet, or for ever.
     open: u32,
-    last_refusal: Option<Now>,
+    last_refusal: Option<BootInstant>,
     /// When the count reached the limit, and again after each hold.
-    latched: Option<Now>,
+    latched: Option<BootInstant>,
     /// How often.
     times: u32,
 }
 
-impl Seen {
-    fn latch(&mut self, now: Now) {
+impl SecretView {
+    fn latch(&mut self, now: BootInstant) {
         self.latched = self.latched.max(Some(now));
         self.times += 1;
     }
@@ -85,27 +85,27 @@ proptest! {
         let (mine, others) = (limits(max, hold), limits(other_max, hold));
         let strict = max.min(other_max);
         let (mut guard, mut now, mut id) = (Guard::default(), at(0), 0);
-        let mut open: Vec<(u64, GuardKey, Now)> = vec![];
-        let mut seen: HashMap<u8, Seen> = HashMap::new();
+        let mut open: Vec<(u64, GuardKey, BootInstant)> = vec![];
+        let mut seen: HashMap<u8, SecretView> = HashMap::new();
         // Both credentials are known from the start; otherwise the lenient one may have used more
         // before the strict one came.
         for secret in 0..2u8 {
             for (limits, name) in [(&mine, "a"), (&others, "b")] {
                 let key = GuardKey { secret: [secret; 32], ..key(None) };
-                prop_assert_eq!(guard.spend(&key, limits, &ask(name), 0, now), Answer::Go);
-                guard.settle(&key, 0, Verdict::GivenBack, now);
+                prop_assert_eq!(guard.spend(&key, limits, &request(name), 0, now), GuardDecision::Go);
+                guard.settle(&key, 0, AttemptOutcome::GivenBack, now);
             }
         }
         for step in steps {
             match step {
-                Do::Pass { millis } => now = now.after(Duration::from_millis(millis)),
-                Do::Spend { secret, partition, credential, renewed } => {
+                Step::Pass { millis } => now = now.after(Duration::from_millis(millis)),
+                Step::Spend { secret, partition, credential, renewed } => {
                     let partition = partition.map(|p| if p { "x".to_owned() } else { "y".to_owned() });
                     let key = GuardKey { secret: [secret; 32], partition, ..key(None) };
                     let (limits, name) = if credential { (&mine, "a") } else { (&others, "b") };
-                    let ask = Ask { credential: Arc::from(name), parent_renewed: renewed };
-                    match guard.spend(&key, limits, &ask, id + 1, now) {
-                        Answer::Go => {
+                    let request = AttemptRequest { credential: Arc::from(name), parent_renewed: renewed };
+                    match guard.spend(&key, limits, &request, id + 1, now) {
+                        GuardDecision::Go => {
                             id += 1;
                             open.push((id, key, now));
                             let seen = seen.entry(secret).or_default();
@@ -122,22 +122,22 @@ proptest! {
                                 prop_assert!(last.after(Duration::from_secs(30)) <= now, "within the pause");
                             }
                         }
-                        Answer::Later(t) | Answer::OverBudget(t) | Answer::Latched(Some(t)) => prop_assert!(t > now),
-                        Answer::Latched(None) => prop_assert!(forever),
-                        Answer::Busy => prop_assert!(!open.is_empty()),
+                        GuardDecision::Later(t) | GuardDecision::OverBudget(t) | GuardDecision::Latched(Some(t)) => prop_assert!(t > now),
+                        GuardDecision::Latched(None) => prop_assert!(forever),
+                        GuardDecision::Busy => prop_assert!(!open.is_empty()),
                     }
                 }
-                Do::Settle { which, verdict } => {
+                Step::Settle { which, outcome } => {
                     if open.is_empty() { continue }
                     let (id, key, _) = open.swap_remove(which % open.len());
                     let before = guard.counted(&GuardKey { partition: None, ..key.clone() }, now).rejections;
-                    guard.settle(&key, id, verdict, now);
+                    guard.settle(&key, id, outcome, now);
                     let after = guard.counted(&GuardKey { partition: None, ..key.clone() }, now).rejections;
                     let seen = seen.entry(key.secret[0]).or_default();
                     seen.open -= 1;
-                    match verdict {
-                        Verdict::Success => *seen = Seen { open: seen.open, ..Seen::default() },
-                        Verdict::Rejected => prop_assert_eq!(after, before + 1),
+                    match outcome {
+                        AttemptOutcome::Success => *seen = SecretView { open: seen.open, ..SecretView::default() },
+                        AttemptOutcome::Rejected => prop_assert_eq!(after, before + 1),
                         _ => {}
                     }
                     // A refusal that holds a partition alone is not the secret's.
@@ -149,10 +149,10 @@ proptest! {
                         }
                     }
                 }
-                Do::Lose { which } | Do::Die { which } => {
+                Step::Lose { which } | Step::Die { which } => {
                     if open.is_empty() { continue }
                     let (id, key, spent) = open.swap_remove(which % open.len());
-                    let since = if matches!(step, Do::Lose { .. }) {
+                    let since = if matches!(step, Step::Lose { .. }) {
                         guard.settle(&key, id, None, now);
                         now
                     } else {
@@ -182,7 +182,7 @@ enum OfAccount {
     Spend {
         secret: u8,
         strict: bool,
-        verdict: Verdict,
+        outcome: AttemptOutcome,
     },
     Settle {
         which: usize,
@@ -202,9 +202,9 @@ enum OfAccount {
 }
 
 fn steps_of_account() -> impl Strategy<Value = Vec<OfAccount>> {
-    let verdict = prop_oneof![8 => Just(Verdict::Rejected), 2 => Just(Verdict::GivenBack), 1 => Just(Verdict::Success)];
+    let outcome = prop_oneof![8 => Just(AttemptOutcome::Rejected), 2 => Just(AttemptOutcome::GivenBack), 1 => Just(AttemptOutcome::Success)];
     let step = prop_oneof![
-        6 => (0..6u8, any::<bool>(), verdict).prop_map(|(secret, strict, verdict)| OfAccount::Spend { secret, strict, verdict }),
+        6 => (0..6u8, any::<bool>(), outcome).prop_map(|(secret, strict, outcome)| OfAccount::Spend { secret, strict, outcome }),
         5 => any::<usize>().prop_map(|which| OfAccount::Settle { which }),
         1 => any::<usize>().prop_map(|which| OfAccount::Lose { which }),
         1 => any::<usize>().prop_map(|which| OfAccount::Die { which }),
@@ -222,12 +222,12 @@ struct Locked {
     /// When each refusal or (`true`) loss became known, but for those that are known to be over: a
     /// success was sent later.
     bad: Vec<(u64, bool)>,
-    open: BTreeMap<u64, Sent>,
+    open: BTreeMap<u64, SentAttempt>,
     wrong: BTreeSet<u8>,
-    last: Option<Now>,
+    last: Option<BootInstant>,
     leave: bool,
     leaves_refused: u32,
-    accepted: BTreeMap<u8, Now>,
+    accepted: BTreeMap<u8, BootInstant>,
     /// What the vendor itself counts: refusals since the last success, in the order in which they
     /// were sent.
     seen: u32,
@@ -235,13 +235,13 @@ struct Locked {
 
 /// An attempt under way.
 #[derive(Clone, Copy)]
-struct Sent {
+struct SentAttempt {
     secret: u8,
-    at: Now,
+    at: BootInstant,
     moment: u64,
     /// By a person's leave.
     leave: bool,
-    verdict: Verdict,
+    outcome: AttemptOutcome,
 }
 
 impl Locked {
@@ -250,14 +250,14 @@ impl Locked {
             .saturating_mul(1 << times.min(16))
             .min(Duration::from_hours(1))
     }
-    fn since(&self, d: Duration, now: Now) -> bool {
+    fn since(&self, d: Duration, now: BootInstant) -> bool {
         self.last.is_none_or(|last| last.after(d) <= now)
     }
     fn counted(&self) -> u32 {
         u32::try_from(self.bad.len()).unwrap()
     }
     /// May `secret` be tried? Says whether it is a person's leave that lets it.
-    fn may(&self, secret: u8, budget: Option<u32>, now: Now) -> Result<bool, String> {
+    fn may(&self, secret: u8, budget: Option<u32>, now: BootInstant) -> Result<bool, String> {
         let lately = self
             .accepted
             .get(&secret)
@@ -291,31 +291,31 @@ impl Locked {
         }
         Ok(let_through)
     }
-    fn sends(&mut self, id: u64, sent: Sent) {
+    fn sends(&mut self, id: u64, sent: SentAttempt) {
         if sent.leave {
             self.leave = false;
             self.open.values_mut().for_each(|other| other.leave = false);
         }
-        match sent.verdict {
-            Verdict::Rejected => self.seen += 1,
-            Verdict::Success => self.seen = 0,
+        match sent.outcome {
+            AttemptOutcome::Rejected => self.seen += 1,
+            AttemptOutcome::Success => self.seen = 0,
             _ => {}
         }
         self.open.insert(
             id,
-            Sent {
+            SentAttempt {
                 moment: self.moment,
                 ..sent
             },
         );
     }
-    fn ends_badly(&mut self, sent: Sent, lost: bool, at: Now) {
+    fn ends_badly(&mut self, sent: SentAttempt, lost: bool, at: BootInstant) {
         self.bad.push((self.moment, lost));
         self.last = self.last.max(Some(at));
         self.leaves_refused += u32::from(sent.leave);
         self.wrong.insert(sent.secret);
     }
-    fn succeeds(&mut self, sent: Sent, now: Now) {
+    fn succeeds(&mut self, sent: SentAttempt, now: BootInstant) {
         self.accepted.insert(sent.secret, now);
         self.bad.retain(|(known, _)| *known > sent.moment);
         if self.bad.is_empty() {
@@ -335,7 +335,7 @@ proptest! {
         steps in steps_of_account(), budget in proptest::option::of(1..4u32), forever in any::<bool>(), max in 1..3u32,
     ) {
         let hold = if forever { Hold::UntilSecretChanges } else { Hold::For(MINUTE) };
-        let (strict_one, other) = (Limits { account_rejections: budget, ..limits(max, hold) }, limits(2, Hold::For(MINUTE)));
+        let (strict_one, other) = (LockoutPolicy { account_rejections: budget, ..limits(max, hold) }, limits(2, Hold::For(MINUTE)));
         let (mut guard, mut now, mut id) = (Guard::default(), at(0), 0);
         let mut vendor = Locked::default();
         // Who has not asked for a day binds the others no more, unless something is counted.
@@ -344,8 +344,8 @@ proptest! {
         // From the start it is known who shares the account.
         for secret in 0..6 {
             for (limits, name) in [(&strict_one, "strict"), (&other, "other")] {
-                prop_assert_eq!(guard.spend(&of(secret), limits, &ask(name), 0, now), Answer::Go);
-                guard.settle(&of(secret), 0, Verdict::GivenBack, now);
+                prop_assert_eq!(guard.spend(&of(secret), limits, &request(name), 0, now), GuardDecision::Go);
+                guard.settle(&of(secret), 0, AttemptOutcome::GivenBack, now);
             }
         }
         for step in steps {
@@ -360,7 +360,7 @@ proptest! {
                     guard.unlatch(&of(secret));
                     vendor.leave |= vendor.counted() > 0;
                 }
-                OfAccount::Spend { secret, strict, verdict } => {
+                OfAccount::Spend { secret, strict, outcome } => {
                     let (limits, name) = if strict { (&strict_one, "strict") } else { (&other, "other") };
                     let shown = guard.counted(&of(secret), now);
                     bound &= vendor.counted() > 0 || strict_asked.after(Duration::from_hours(24)) > now;
@@ -368,27 +368,27 @@ proptest! {
                         (bound, strict_asked) = (true, now);
                     }
                     let budget = budget.filter(|_| bound);
-                    match guard.spend(&of(secret), limits, &ask(name), id + 1, now) {
-                        Answer::Go => {
+                    match guard.spend(&of(secret), limits, &request(name), id + 1, now) {
+                        GuardDecision::Go => {
                             id += 1;
                             let leave = vendor.may(secret, budget, now).map_err(TestCaseError::fail)?;
-                            vendor.sends(id, Sent { secret, at: now, moment: 0, leave, verdict });
+                            vendor.sends(id, SentAttempt { secret, at: now, moment: 0, leave, outcome });
                             // As long as all who share it are known.
                             let known = now < at(0).after(Duration::from_hours(24));
                             prop_assert!(!known || (shown.latched, shown.later) == (None, None), "what is shown is what is done: {shown:?}");
                         }
-                        Answer::Latched(None) => prop_assert!(forever || budget.is_some_and(|b| vendor.counted() >= b)),
-                        Answer::Later(t) | Answer::Latched(Some(t)) => prop_assert!(t > now),
-                        Answer::Busy => prop_assert!(!vendor.open.is_empty()),
-                        Answer::OverBudget(_) => prop_assert!(false),
+                        GuardDecision::Latched(None) => prop_assert!(forever || budget.is_some_and(|b| vendor.counted() >= b)),
+                        GuardDecision::Later(t) | GuardDecision::Latched(Some(t)) => prop_assert!(t > now),
+                        GuardDecision::Busy => prop_assert!(!vendor.open.is_empty()),
+                        GuardDecision::OverBudget(_) => prop_assert!(false),
                     }
                 }
                 OfAccount::Settle { which } => {
                     let Some((id, sent)) = nth(&mut vendor, which) else { continue };
-                    guard.settle(&of(sent.secret), id, sent.verdict, now);
-                    match sent.verdict {
-                        Verdict::Success => vendor.succeeds(sent, now),
-                        Verdict::GivenBack => vendor.leave |= sent.leave,
+                    guard.settle(&of(sent.secret), id, sent.outcome, now);
+                    match sent.outcome {
+                        AttemptOutcome::Success => vendor.succeeds(sent, now),
+                        AttemptOutcome::GivenBack => vendor.leave |= sent.leave,
                         _ => {
                             vendor.ends_badly(sent, false, now);
                             vendor.accepted.remove(&sent.secret);

@@ -7,8 +7,8 @@ use super::*;
 /// With a token in use, and calls that take five seconds from now on.
 async fn warm(replies: Vec<Reply>) -> (Arc<Script>, Arc<Keeper>) {
     let script = Script::list(replies);
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     *script.took.lock().unwrap() = 5 * SEC;
     (script, keeper)
 }
@@ -22,15 +22,18 @@ async fn whoever_comes_waits_for_the_refresh_from_the_very_moment_of_the_refusal
     let (script, keeper) = warm(vec![lives()]).await;
     keeper.reject(1);
     assert!(
-        keeper.get(Now::now()).is_none(),
+        keeper.get(BootInstant::now()).is_none(),
         "its task has not even heard of it"
     );
     assert!(!keeper.may_send(1), "nor may one leave that has it already");
-    let before = Now::now();
+    let before = BootInstant::now();
     let until = within(15 * SEC);
     let all = join_all((0..100).map(|_| keeper.wait(until))).await;
     assert!(all.iter().all(|t| t.as_ref().is_ok_and(|t| t.number == 2)));
-    assert_eq!((before.until(Now::now()).as_secs(), script.count()), (5, 2));
+    assert_eq!(
+        (before.until(BootInstant::now()).as_secs(), script.count()),
+        (5, 2)
+    );
     assert!(
         keeper.may_send(2) && !keeper.may_send(1),
         "a refused one that has a successor is not sent either"
@@ -40,25 +43,28 @@ async fn whoever_comes_waits_for_the_refresh_from_the_very_moment_of_the_refusal
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_or_brings_the_same_token_sets_it_free() {
     for reply in [
-        fail(Class::Retry),
-        fail(Class::Config),
-        fail(Class::Rejected),
+        fail(FailureClass::Retry),
+        fail(FailureClass::Config),
+        fail(FailureClass::Rejected),
         Reply::Same("token-1", 3600 * SEC),
         Reply::Panic,
     ] {
         let (script, keeper) = warm(vec![lives(), reply]).await;
         keeper.reject(1);
-        let before = Now::now();
+        let before = BootInstant::now();
         assert_eq!(
             keeper.wait(within(15 * SEC)).await.unwrap().number,
             1,
             "the vendor decides"
         );
-        assert_eq!((before.until(Now::now()).as_secs(), script.count()), (5, 2));
+        assert_eq!(
+            (before.until(BootInstant::now()).as_secs(), script.count()),
+            (5, 2)
+        );
         assert!(keeper.may_send(1));
         // Refused once more it is still sent: no refresh runs before the pause.
         keeper.reject(1);
-        assert!(keeper.get(Now::now()).is_some());
+        assert!(keeper.get(BootInstant::now()).is_some());
     }
 }
 
@@ -67,19 +73,19 @@ async fn who_can_t_wait_so_long_is_told_that_the_call_hangs_and_gets_no_dead_tok
     let (_, keeper) = warm(vec![lives()]).await;
     keeper.reject(1);
     assert_eq!(
-        keeper.wait(within(SEC)).await.unwrap_err().why,
-        Why::Hanging
+        keeper.wait(within(SEC)).await.unwrap_err().reason,
+        UnavailableReason::Hanging
     );
     assert_eq!(
-        keeper.wait_fresh(within(SEC)).await.unwrap_err().why,
-        Why::Hanging,
+        keeper.wait_fresh(within(SEC)).await.unwrap_err().reason,
+        UnavailableReason::Hanging,
         "handed out it is not either"
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_acceptance_after_the_refusal_ends_the_waiting_and_further_refusals_start_nothing() {
-    let (script, keeper) = warm(vec![lives(), fail(Class::Retry), lives()]).await;
+    let (script, keeper) = warm(vec![lives(), fail(FailureClass::Retry), lives()]).await;
     keeper.reject(1);
     let waiting = {
         let keeper = Arc::clone(&keeper);
@@ -87,12 +93,12 @@ async fn an_acceptance_after_the_refusal_ends_the_waiting_and_further_refusals_s
             keeper
                 .wait(within(15 * SEC))
                 .await
-                .map(|t| (t.number, Now::now()))
+                .map(|t| (t.number, BootInstant::now()))
         })
     };
     pass(SEC).await;
-    let before = Now::now();
-    keeper.accepted(1);
+    let before = BootInstant::now();
+    keeper.accept(1);
     let (number, at) = waiting.await.unwrap().unwrap();
     assert_eq!(
         (number, before.until(at)),
@@ -101,22 +107,22 @@ async fn an_acceptance_after_the_refusal_ends_the_waiting_and_further_refusals_s
     );
     keeper.reject(1);
     assert!(
-        keeper.get(Now::now()).is_some(),
+        keeper.get(BootInstant::now()).is_some(),
         "also after the next refusal"
     );
     pass(5 * SEC).await;
     assert_eq!(script.count(), 2, "that refresh failed");
     for _ in 0..3 {
-        keeper.accepted(1);
+        keeper.accept(1);
         keeper.reject(1);
-        assert!(keeper.get(Now::now()).is_some());
+        assert!(keeper.get(BootInstant::now()).is_some());
         pass(SEC).await;
     }
     assert_eq!(script.count(), 2, "none before the pause");
     pass(3 * SEC).await;
     keeper.reject(1);
     assert!(
-        keeper.get(Now::now()).is_none(),
+        keeper.get(BootInstant::now()).is_none(),
         "the pause is over: a new refresh, and nothing was accepted after this refusal"
     );
     assert_eq!(keeper.wait(within(15 * SEC)).await.unwrap().number, 2);
@@ -125,11 +131,11 @@ async fn an_acceptance_after_the_refusal_ends_the_waiting_and_further_refusals_s
 #[tokio::test(start_paused = true)]
 async fn an_acceptance_before_the_refusal_says_nothing_nor_does_one_of_another_generation() {
     let (_, keeper) = warm(vec![lives()]).await;
-    keeper.accepted(1);
+    keeper.accept(1);
     keeper.reject(1);
-    keeper.accepted(0);
-    keeper.accepted(2);
-    assert!(keeper.get(Now::now()).is_none());
+    keeper.accept(0);
+    keeper.accept(2);
+    assert!(keeper.get(BootInstant::now()).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +145,7 @@ async fn a_late_refusal_of_an_old_generation_bars_nobody() {
     keeper.wait(within(15 * SEC)).await.unwrap();
     for _ in 0..100 {
         keeper.reject(1);
-        assert_eq!(keeper.get(Now::now()).unwrap().number, 2);
+        assert_eq!(keeper.get(BootInstant::now()).unwrap().number, 2);
     }
     pass(MINUTE).await;
     assert_eq!(script.count(), 2);
@@ -148,11 +154,11 @@ async fn a_late_refusal_of_an_old_generation_bars_nobody() {
 #[tokio::test(start_paused = true)]
 async fn one_that_comes_while_a_planned_call_runs_waits_for_that_call() {
     let (script, keeper) = warm(vec![lives()]).await;
-    keeper.refresh(Now::now());
+    keeper.refresh(BootInstant::now());
     pass(2 * SEC).await;
-    assert_eq!(keeper.get(Now::now()).unwrap().number, 1);
+    assert_eq!(keeper.get(BootInstant::now()).unwrap().number, 1);
     keeper.reject(1);
-    assert!(keeper.get(Now::now()).is_none());
+    assert!(keeper.get(BootInstant::now()).is_none());
     assert_eq!(keeper.wait(within(15 * SEC)).await.unwrap().number, 2);
     pass(MINUTE).await;
     assert_eq!(script.count(), 2, "which is enough");
@@ -160,13 +166,13 @@ async fn one_that_comes_while_a_planned_call_runs_waits_for_that_call() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_held_or_paused_bars_nobody_not_for_a_moment() {
-    let (script, keeper) = warm(vec![lives(), fail(Class::Config)]).await;
-    keeper.refresh(Now::now());
+    let (script, keeper) = warm(vec![lives(), fail(FailureClass::Config)]).await;
+    keeper.refresh(BootInstant::now());
     pass(10 * SEC).await;
     assert_eq!(script.count(), 2);
     keeper.reject(1);
-    assert!(keeper.get(Now::now()).is_some(), "held");
-    assert!(keeper.after_rejection(1, within(SEC)).await.is_none());
+    assert!(keeper.get(BootInstant::now()).is_some(), "held");
+    assert!(keeper.wait_after_refusal(1, within(SEC)).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,14 +180,14 @@ async fn after_sigterm_a_refusal_for_which_nobody_waits_starts_nothing_and_bars_
     let (script, keeper) = warm(vec![lives()]).await;
     keeper.slot.drain();
     keeper.reject(1);
-    assert!(keeper.get(Now::now()).is_some());
+    assert!(keeper.get(BootInstant::now()).is_some());
     pass(20 * SEC).await;
     assert_eq!(script.count(), 1);
-    let _queued = keeper.queue();
+    let _queued = keeper.add_waiter();
     keeper.reject(1);
     assert_eq!(
         keeper
-            .after_rejection(1, within(15 * SEC))
+            .wait_after_refusal(1, within(15 * SEC))
             .await
             .unwrap()
             .number,
@@ -192,7 +198,7 @@ async fn after_sigterm_a_refusal_for_which_nobody_waits_starts_nothing_and_bars_
 
 #[tokio::test(start_paused = true)]
 async fn after_sigterm_the_last_who_waits_and_leaves_takes_the_next_attempt_along() {
-    let (script, keeper) = warm(vec![lives(), fail(Class::Retry), lives()]).await;
+    let (script, keeper) = warm(vec![lives(), fail(FailureClass::Retry), lives()]).await;
     *script.took.lock().unwrap() = SEC / 10;
     keeper.slot.drain();
     pass(3600 * SEC).await;
@@ -213,13 +219,13 @@ async fn a_child_s_refresh_waits_for_its_refused_parent_and_both_are_barred_mean
     let child = start_with(
         &script,
         vec![Arc::clone(&parent)],
-        Arc::new(Memory::default()),
-        tuning(),
+        Arc::new(MemoryLedger::default()),
+        policy(),
     );
-    child.settled().await;
+    child.wait_settled().await;
     parent.reject(1);
     child.reject(1);
-    assert!(parent.get(Now::now()).is_none() && child.get(Now::now()).is_none());
+    assert!(parent.get(BootInstant::now()).is_none() && child.get(BootInstant::now()).is_none());
     let renewed = child.wait(within(15 * SEC)).await.unwrap();
     assert_eq!((renewed.number, &renewed.parents[..]), (2, &[2][..]));
     // The parent is refused while the child's call runs: the child's is made, and the parent's too.
@@ -228,10 +234,10 @@ async fn a_child_s_refresh_waits_for_its_refused_parent_and_both_are_barred_mean
     child.reject(2);
     pass(SEC).await;
     parent.reject(2);
-    assert!(parent.get(Now::now()).is_none() && child.get(Now::now()).is_none());
+    assert!(parent.get(BootInstant::now()).is_none() && child.get(BootInstant::now()).is_none());
     pass(10 * SEC).await;
     assert_eq!((parents.count(), script.count()), (3, 3));
-    assert!(parent.get(Now::now()).is_some() && child.get(Now::now()).is_some());
+    assert!(parent.get(BootInstant::now()).is_some() && child.get(BootInstant::now()).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -239,7 +245,7 @@ async fn a_token_handed_out_for_a_minute_and_then_refused_is_renewed_at_once() {
     let (script, keeper) = warm(vec![lives()]).await;
     *script.took.lock().unwrap() = SEC / 10;
     for number in 1..=4 {
-        keeper.vended(number);
+        keeper.note_vended(number);
         pass(MINUTE).await;
         keeper.reject(number);
         assert_eq!(
@@ -251,7 +257,7 @@ async fn a_token_handed_out_for_a_minute_and_then_refused_is_renewed_at_once() {
     // The first was at once as the first of all, the others because they were good for a minute:
     // nothing was doubled.
     keeper.reject(5);
-    assert!(keeper.get(Now::now()).is_some());
+    assert!(keeper.get(BootInstant::now()).is_some());
     pass(11 * SEC).await;
     keeper.reject(5);
     pass(SEC).await;
@@ -260,24 +266,27 @@ async fn a_token_handed_out_for_a_minute_and_then_refused_is_renewed_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reload_and_a_changed_secret_in_between_change_nothing_of_it() {
-    let (script, keeper) = warm(vec![lives(), fail(Class::Retry)]).await;
+    let (script, keeper) = warm(vec![lives(), fail(FailureClass::Retry)]).await;
     keeper.reject(1);
     pass(SEC).await;
-    keeper.retune(Tuning {
+    keeper.change_policy(KeeperPolicy {
         lifetime: Lifetime {
             cap: Some(1800 * SEC),
-            ..plain()
+            ..default_lifetime()
         },
-        ..tuning()
+        ..policy()
     });
-    keeper.secret_changed();
-    assert!(keeper.get(Now::now()).is_none());
+    keeper.note_secret_change();
+    assert!(keeper.get(BootInstant::now()).is_none());
     pass(3 * SEC).await;
-    assert!(keeper.get(Now::now()).is_none(), "the call still runs");
+    assert!(
+        keeper.get(BootInstant::now()).is_none(),
+        "the call still runs"
+    );
     pass(2 * SEC).await;
     assert_eq!(
         keeper
-            .get(Now::now())
+            .get(BootInstant::now())
             .map(|t| (t.number, t.issued.sent.until(t.expires))),
         Some((1, 1800 * SEC))
     );
@@ -291,7 +300,7 @@ async fn callers_that_leave_take_nothing_along() {
     for _ in 0..10 {
         let until = within(15 * SEC);
         assert!(
-            tokio::time::timeout(SEC / 10, keeper.after_rejection(1, until))
+            tokio::time::timeout(SEC / 10, keeper.wait_after_refusal(1, until))
                 .await
                 .is_err()
         );
@@ -304,7 +313,10 @@ async fn callers_that_leave_take_nothing_along() {
     assert_eq!(keeper.waiters(), 0);
     pass(5 * SEC).await;
     assert_eq!(
-        (script.count(), keeper.get(Now::now()).map(|t| t.number)),
+        (
+            script.count(),
+            keeper.get(BootInstant::now()).map(|t| t.number)
+        ),
         (2, Some(2))
     );
 }

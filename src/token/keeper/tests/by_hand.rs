@@ -2,9 +2,9 @@
 
 use super::*;
 
-fn at(refreshed: Refreshed) -> Now {
+fn at(refreshed: RefreshPlan) -> BootInstant {
     match refreshed {
-        Refreshed::At(at) => at,
+        RefreshPlan::At(at) => at,
         other => panic!("{other:?}"),
     }
 }
@@ -12,14 +12,14 @@ fn at(refreshed: Refreshed) -> Now {
 #[tokio::test(start_paused = true)]
 async fn asked_within_a_second_of_the_last_call_it_is_made_a_second_after_that() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     let first = script.calls.lock().unwrap()[0];
     // To the millisecond.
-    let second = |at: Now| (Duration::from_millis(999)..=SEC).contains(&first.until(at));
-    assert!(second(at(keeper.refresh(Now::now()))));
+    let second = |at: BootInstant| (Duration::from_millis(999)..=SEC).contains(&first.until(at));
+    assert!(second(at(keeper.refresh(BootInstant::now()))));
     assert!(
-        second(at(keeper.refresh(Now::now()))),
+        second(at(keeper.refresh(BootInstant::now()))),
         "asked for again, it is one"
     );
     pass(MINUTE).await;
@@ -34,12 +34,15 @@ async fn asked_within_a_second_of_the_last_call_it_is_made_a_second_after_that()
 async fn asked_while_a_call_runs_it_is_made_once_more() {
     let script = Script::always(Reply::Token(3600 * SEC));
     *script.took.lock().unwrap() = 3 * SEC;
-    let keeper = start(&script, tuning());
+    let keeper = start(&script, policy());
     pass(2 * SEC).await;
-    keeper.refresh(Now::now());
+    keeper.refresh(BootInstant::now());
     pass(MINUTE).await;
     assert_eq!(
-        (script.count(), keeper.get(Now::now()).unwrap().number),
+        (
+            script.count(),
+            keeper.get(BootInstant::now()).unwrap().number
+        ),
         (2, 2)
     );
 }
@@ -52,21 +55,21 @@ async fn what_the_vendor_or_the_guard_forbids_is_made_at_the_moment_they_allow()
             ..failure(class)
         })
     };
-    for second in [told(Class::Throttled), told(Class::Rejected)] {
+    for second in [told(FailureClass::Throttled), told(FailureClass::Rejected)] {
         let script = Script::list(vec![
             Reply::Token(3600 * SEC),
             second,
             Reply::Token(3600 * SEC),
         ]);
-        let keeper = start(&script, tuning());
+        let keeper = start(&script, policy());
         pass(5 * SEC).await;
-        keeper.refresh(Now::now());
+        keeper.refresh(BootInstant::now());
         pass(2 * SEC).await;
-        let opens = at(keeper.refresh(Now::now()));
+        let opens = at(keeper.refresh(BootInstant::now()));
         assert!(
-            (39 * SEC..42 * SEC).contains(&Now::now().until(opens)),
+            (39 * SEC..42 * SEC).contains(&BootInstant::now().until(opens)),
             "{:?}",
-            Now::now().until(opens)
+            BootInstant::now().until(opens)
         );
         pass(MINUTE).await;
         let calls = script.calls.lock().unwrap().clone();
@@ -78,13 +81,13 @@ async fn what_the_vendor_or_the_guard_forbids_is_made_at_the_moment_they_allow()
 #[tokio::test(start_paused = true)]
 async fn a_budget_that_is_used_up_delays_it_and_does_not_swallow_it() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let limits = Limits {
+    let limits = LockoutPolicy {
         rate: vec![crate::token::Rate { n: 1, per: MINUTE }],
-        ..tuning().limits
+        ..policy().limits
     };
-    let keeper = start(&script, Tuning { limits, ..tuning() });
+    let keeper = start(&script, KeeperPolicy { limits, ..policy() });
     pass(5 * SEC).await;
-    keeper.refresh(Now::now());
+    keeper.refresh(BootInstant::now());
     pass(2 * MINUTE).await;
     assert_eq!(script.count(), 2);
     assert!(
@@ -96,25 +99,25 @@ async fn a_budget_that_is_used_up_delays_it_and_does_not_swallow_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_latch_without_an_end_is_said_and_the_wish_outlives_it() {
-    let script = Script::always(fail(Class::Rejected));
+    let script = Script::always(fail(FailureClass::Rejected));
     let keeper = start(
         &script,
-        Tuning {
-            limits: Limits {
+        KeeperPolicy {
+            limits: LockoutPolicy {
                 hold: Hold::UntilSecretChanges,
                 max_rejections: 1,
-                ..tuning().limits
+                ..policy().limits
             },
-            ..tuning()
+            ..policy()
         },
     );
-    keeper.settled().await;
-    assert_eq!(keeper.refresh(Now::now()), Refreshed::Latched);
+    keeper.wait_settled().await;
+    assert_eq!(keeper.refresh(BootInstant::now()), RefreshPlan::Latched);
     pass(10 * MINUTE).await;
     assert_eq!(script.count(), 1);
     script.answer(|_, _| Reply::Token(3600 * SEC));
     *script.key.lock().unwrap() = Some(key(2));
-    keeper.secret_changed();
+    keeper.note_secret_change();
     pass(MINUTE).await;
     assert_eq!(script.count(), 2, "one call is all of it");
 }
@@ -124,7 +127,7 @@ async fn the_guard_s_memory_that_fails_delays_it() {
     let script = Script::always(Reply::Token(3600 * SEC));
     *script.unreadable.lock().unwrap() = true;
     let keeper = start(&script, lazy());
-    keeper.refresh(Now::now());
+    keeper.refresh(BootInstant::now());
     pass(SEC).await;
     let looked = script.prepared.load(SeqCst);
     assert_eq!(
@@ -133,7 +136,7 @@ async fn the_guard_s_memory_that_fails_delays_it() {
         "a look at what cannot be read is an outcome, and no hot loop"
     );
     *script.unreadable.lock().unwrap() = false;
-    keeper.refresh(Now::now());
+    keeper.refresh(BootInstant::now());
     pass(SEC).await;
     assert_eq!(script.count(), 1, "which is not waited for a second time");
 }
@@ -141,7 +144,7 @@ async fn the_guard_s_memory_that_fails_delays_it() {
 #[tokio::test(start_paused = true)]
 async fn for_later_is_made_later_and_any_call_in_between_is_as_good() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, tuning());
+    let keeper = start(&script, policy());
     pass(5 * SEC).await;
     let later = within(40 * SEC);
     assert_eq!(at(keeper.refresh(later)), later);
@@ -151,7 +154,7 @@ async fn for_later_is_made_later_and_any_call_in_between_is_as_good() {
     assert_eq!(script.count(), 2);
     keeper.refresh(within(40 * SEC));
     assert!(
-        at(keeper.refresh(Now::now())) <= Now::now(),
+        at(keeper.refresh(BootInstant::now())) <= BootInstant::now(),
         "sooner is sooner"
     );
     pass(5 * MINUTE).await;
@@ -162,22 +165,25 @@ async fn for_later_is_made_later_and_any_call_in_between_is_as_good() {
 async fn a_child_whose_parent_can_t_be_had_is_fetched_anew_when_it_can() {
     let parents = Script::list(vec![
         Reply::Token(20 * SEC),
-        fail(Class::Config),
+        fail(FailureClass::Config),
         Reply::Token(3600 * SEC),
     ]);
     *parents.key.lock().unwrap() = None;
     let script = Script::always(Reply::Token(3600 * SEC));
-    let parent = start(&parents, tuning());
+    let parent = start(&parents, policy());
     let child = start_with(
         &script,
         vec![Arc::clone(&parent)],
-        Arc::new(Memory::default()),
-        tuning(),
+        Arc::new(MemoryLedger::default()),
+        policy(),
     );
-    child.settled().await;
+    child.wait_settled().await;
     pass(25 * SEC).await;
-    assert!(parent.get(Now::now()).is_none(), "its next attempt is held");
-    child.refresh(Now::now());
+    assert!(
+        parent.get(BootInstant::now()).is_none(),
+        "its next attempt is held"
+    );
+    child.refresh(BootInstant::now());
     pass(5 * SEC).await;
     assert_eq!(script.count(), 1);
     pass(2 * MINUTE).await;
@@ -187,10 +193,10 @@ async fn a_child_whose_parent_can_t_be_had_is_fetched_anew_when_it_can() {
 #[tokio::test(start_paused = true)]
 async fn after_sigterm_it_is_not_made_and_that_is_said() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, tuning());
+    let keeper = start(&script, policy());
     pass(5 * SEC).await;
     keeper.slot.drain();
-    assert_eq!(keeper.refresh(Now::now()), Refreshed::Draining);
+    assert_eq!(keeper.refresh(BootInstant::now()), RefreshPlan::Draining);
     pass(MINUTE).await;
     assert_eq!(script.count(), 1);
 }

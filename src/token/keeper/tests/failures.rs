@@ -12,8 +12,8 @@ fn uncounted(reply: Reply) -> Arc<Script> {
 
 #[tokio::test(start_paused = true)]
 async fn retries_back_off_up_to_30_s_and_never_run_hot() {
-    let script = uncounted(fail(Class::Retry));
-    let keeper = start(&script, tuning());
+    let script = uncounted(fail(FailureClass::Retry));
+    let keeper = start(&script, policy());
     pass(10 * MINUTE).await;
     let gaps = script.gaps();
     assert!(
@@ -32,17 +32,17 @@ async fn retries_back_off_up_to_30_s_and_never_run_hot() {
 async fn t5_throttled_waits_as_long_as_it_was_told() {
     let told = Failure {
         wait: Some(Duration::from_secs(42)),
-        ..failure(Class::Throttled)
+        ..failure(FailureClass::Throttled)
     };
     let script = uncounted(Reply::Fail(told));
-    let keeper = start(&script, tuning());
+    let keeper = start(&script, policy());
     pass(5 * MINUTE).await;
     assert!(
         script.gaps().iter().all(|gap| (42.0..42.2).contains(gap)),
         "{:?}",
         script.gaps()
     );
-    keeper.refresh(Now::now());
+    keeper.refresh(BootInstant::now());
     let calls = script.count();
     pass(SEC).await;
     assert_eq!(script.count(), calls, "not even by hand");
@@ -52,16 +52,16 @@ async fn t5_throttled_waits_as_long_as_it_was_told() {
 async fn l4_a_thousand_waiters_of_a_throttled_endpoint_are_released_at_one_moment_by_one_call() {
     let told = Failure {
         wait: Some(42 * SEC),
-        ..failure(Class::Throttled)
+        ..failure(FailureClass::Throttled)
     };
     let script = Script::list(vec![Reply::Fail(told), Reply::Token(300 * SEC)]);
     *script.key.lock().unwrap() = None;
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
-    let (asked, patience) = (Now::now(), within(MINUTE));
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
+    let (asked, patience) = (BootInstant::now(), within(MINUTE));
     let waits = (0..1000).map(|_| {
         let keeper = Arc::clone(&keeper);
-        tokio::spawn(async move { keeper.wait(patience).await.map(|_| Now::now()) })
+        tokio::spawn(async move { keeper.wait(patience).await.map(|_| BootInstant::now()) })
     });
     let released = futures_util::future::join_all(waits)
         .await
@@ -87,9 +87,9 @@ async fn l4_a_thousand_waiters_of_a_throttled_endpoint_are_released_at_one_momen
 async fn a_429_without_a_time_is_left_alone_for_5_s() {
     let script = uncounted(Reply::Fail(Failure {
         status: Some(429),
-        ..failure(Class::Retry)
+        ..failure(FailureClass::Retry)
     }));
-    let _keeper = start(&script, tuning());
+    let _keeper = start(&script, policy());
     pass(5 * MINUTE).await;
     assert!(
         script.gaps().iter().all(|gap| *gap >= 5.0),
@@ -101,31 +101,31 @@ async fn a_429_without_a_time_is_left_alone_for_5_s() {
 
 #[tokio::test(start_paused = true)]
 async fn what_makes_no_sense_is_held_a_minute_doubling_and_tried_at_once_after_a_change() {
-    let script = uncounted(fail(Class::Config));
-    let keeper = start(&script, tuning());
+    let script = uncounted(fail(FailureClass::Config));
+    let keeper = start(&script, policy());
     pass(47 * MINUTE).await;
     let rounded: Vec<_> = script.gaps().iter().map(|gap| gap.floor()).collect();
     assert_eq!(rounded, [60.0, 120.0, 240.0, 480.0, 900.0, 900.0]);
     assert!(matches!(
-        keeper.status().doing,
-        Doing::Held {
+        keeper.status().activity,
+        Activity::Held {
             until: Some(_),
             latched: false
         }
     ));
     let refused = keeper.wait(within(15 * SEC)).await.unwrap_err();
-    assert_eq!(refused.why, Why::Misconfigured);
+    assert_eq!(refused.reason, UnavailableReason::Misconfigured);
     for change in [0, 1] {
         let calls = script.count();
         if change == 0 {
-            keeper.secret_changed();
+            keeper.note_secret_change();
         } else {
-            keeper.retune(Tuning {
+            keeper.change_policy(KeeperPolicy {
                 lifetime: Lifetime {
                     cap: Some(MINUTE),
-                    ..plain()
+                    ..default_lifetime()
                 },
-                ..tuning()
+                ..policy()
             });
         }
         pass(SEC).await;
@@ -137,23 +137,23 @@ async fn what_makes_no_sense_is_held_a_minute_doubling_and_tried_at_once_after_a
 async fn an_unreadable_secret_is_looked_at_every_few_seconds_and_costs_no_call() {
     let script = Script::always(Reply::Token(300 * SEC));
     *script.unreadable.lock().unwrap() = true;
-    let keeper = start(&script, tuning());
+    let keeper = start(&script, policy());
     pass(MINUTE).await;
     assert!((10..=14).contains(&script.prepared.load(SeqCst)));
     assert_eq!(
-        keeper.wait(within(SEC)).await.unwrap_err().why,
-        Why::Unreadable
+        keeper.wait(within(SEC)).await.unwrap_err().reason,
+        UnavailableReason::Unreadable
     );
     *script.unreadable.lock().unwrap() = false;
-    keeper.secret_changed();
+    keeper.note_secret_change();
     assert!(keeper.wait(within(SEC)).await.is_ok());
     assert_eq!(script.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_without_a_secret_is_not_repeated_within_30_s() {
-    let script = uncounted(fail(Class::Rejected));
-    let _keeper = start(&script, tuning());
+    let script = uncounted(fail(FailureClass::Rejected));
+    let _keeper = start(&script, policy());
     pass(20 * MINUTE).await;
     let rounded: Vec<_> = script.gaps().iter().map(|gap| gap.floor()).collect();
     assert_eq!(rounded, [30.0, 60.0, 120.0, 240.0, 480.0]);
@@ -165,19 +165,22 @@ async fn a_failed_refresh_changes_nothing_while_the_old_token_may_be_sent() {
         if n == 0 {
             Reply::Token(300 * SEC)
         } else {
-            fail(Class::Retry)
+            fail(FailureClass::Retry)
         }
     });
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     pass(260 * SEC).await;
     assert!(script.count() > 1, "it was tried");
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
     pass(9 * SEC).await;
-    assert!(keeper.get(Now::now()).is_some());
+    assert!(keeper.get(BootInstant::now()).is_some());
     pass(SEC).await;
-    assert!(keeper.get(Now::now()).is_none(), "270 s: no longer sent");
-    assert!(matches!(keeper.status().failure, Some((f, _)) if f.class == Class::Retry));
+    assert!(
+        keeper.get(BootInstant::now()).is_none(),
+        "270 s: no longer sent"
+    );
+    assert!(matches!(keeper.status().failure, Some((f, _)) if f.class == FailureClass::Retry));
     script.answer(|_, _| Reply::Token(300 * SEC));
     assert_eq!(
         keeper.wait(within(MINUTE)).await.unwrap().number,
@@ -191,15 +194,15 @@ async fn a_failed_refresh_changes_nothing_while_the_old_token_may_be_sent() {
 async fn who_cannot_live_to_see_the_next_attempt_is_refused_at_once() {
     let script = Script::always(Reply::Fail(Failure {
         wait: Some(MINUTE),
-        ..failure(Class::Throttled)
+        ..failure(FailureClass::Throttled)
     }));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
-    let start = Now::now();
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
+    let start = BootInstant::now();
     let refused = keeper.wait(within(15 * SEC)).await.unwrap_err();
     assert_eq!(
-        (refused.why, start.until(Now::now())),
-        (Why::Down, Duration::ZERO)
+        (refused.reason, start.until(BootInstant::now())),
+        (UnavailableReason::Down, Duration::ZERO)
     );
     assert!(
         refused
@@ -216,26 +219,26 @@ async fn who_cannot_live_to_see_the_next_attempt_is_refused_at_once() {
 #[tokio::test(start_paused = true)]
 async fn an_expired_token_is_never_handed_out_not_even_after_a_suspend() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
-    assert!(keeper.get(Now::now()).is_some());
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
+    assert!(keeper.get(BootInstant::now()).is_some());
     *script.took.lock().unwrap() = MINUTE;
     simulate_suspend(2 * 3600 * SEC);
-    assert!(keeper.get(Now::now()).is_none());
+    assert!(keeper.get(BootInstant::now()).is_none());
     let refused = keeper.wait(within(SEC)).await.unwrap_err();
-    assert_eq!(refused.why, Why::Hanging);
+    assert_eq!(refused.reason, UnavailableReason::Hanging);
     assert_eq!(keeper.wait(within(2 * MINUTE)).await.unwrap().number, 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_suspend_is_noticed_within_15_s_without_any_request() {
     let script = Script::always(Reply::Token(1800 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     simulate_suspend(1750 * SEC);
     pass(16 * SEC).await;
     assert_eq!(script.count(), 2);
-    assert_eq!(keeper.get(Now::now()).unwrap().number, 2);
+    assert_eq!(keeper.get(BootInstant::now()).unwrap().number, 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,11 +248,11 @@ async fn c2_after_a_suspend_those_that_began_together_do_not_ask_together() {
         .collect();
     let _keepers: Vec<_> = scripts
         .iter()
-        .map(|script| start(script, tuning()))
+        .map(|script| start(script, policy()))
         .collect();
     pass(10 * MINUTE).await;
     simulate_suspend(1750 * SEC);
-    let woke = Now::now();
+    let woke = BootInstant::now();
     pass(16 * SEC).await;
     let mut each_second = [0; 16];
     for script in &scripts {
@@ -267,7 +270,7 @@ async fn c2_after_a_suspend_those_that_began_together_do_not_ask_together() {
 async fn a_token_that_arrives_dead_is_a_failure_and_not_a_hot_loop() {
     let script = uncounted(Reply::Token(SEC));
     *script.took.lock().unwrap() = 2 * SEC;
-    let keeper = start(&script, tuning());
+    let keeper = start(&script, policy());
     pass(MINUTE).await;
     assert!(keeper.status().token.is_none());
     assert!(
@@ -281,10 +284,10 @@ async fn a_token_that_arrives_dead_is_a_failure_and_not_a_hot_loop() {
 async fn a_refusal_that_names_its_wait_is_waited_for_beyond_the_latch() {
     let refused = Reply::Fail(Failure {
         wait: Some(5 * MINUTE),
-        ..failure(Class::Rejected)
+        ..failure(FailureClass::Rejected)
     });
     let script = Script::list(vec![refused]);
-    let _keeper = start(&script, tuning());
+    let _keeper = start(&script, policy());
     pass(16 * MINUTE).await;
     assert!(
         script.count() >= 3 && script.gaps().iter().all(|gap| *gap >= 300.0),
@@ -300,24 +303,24 @@ async fn the_same_token_with_less_life_than_the_call_took_is_not_sent_any_more()
         Reply::Same("same", SEC),
         Reply::Token(300 * SEC),
     ]);
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     *script.took.lock().unwrap() = 2 * SEC;
     while script.done.load(SeqCst) < 2 {
         pass(SEC / 10).await;
     }
-    assert!(keeper.get(Now::now()).is_none());
+    assert!(keeper.get(BootInstant::now()).is_none());
     assert_eq!(keeper.wait(within(MINUTE)).await.unwrap().number, 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_backoff_is_cut_short_by_hand_a_second_after_the_last_call() {
-    let script = Script::list(vec![fail(Class::Config), Reply::Token(300 * SEC)]);
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let script = Script::list(vec![fail(FailureClass::Config), Reply::Token(300 * SEC)]);
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     pass(2 * SEC).await;
     assert_eq!(script.count(), 1);
-    keeper.refresh(Now::now());
+    keeper.refresh(BootInstant::now());
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
     assert_eq!(script.count(), 2);
 }
@@ -325,17 +328,17 @@ async fn a_backoff_is_cut_short_by_hand_a_second_after_the_last_call() {
 #[tokio::test(start_paused = true)]
 async fn who_runs_out_of_patience_hears_of_a_hanging_call_only_where_it_took_half_of_the_wait() {
     for (patience, why) in [
-        (2000, Why::Down),
-        (2150, Why::Down),
-        (2250, Why::Hanging),
-        (9000, Why::Hanging),
+        (2000, UnavailableReason::Down),
+        (2150, UnavailableReason::Down),
+        (2250, UnavailableReason::Hanging),
+        (9000, UnavailableReason::Hanging),
     ] {
         // The first call fails at 0.1 s, the second begins at 1.1 s and hangs.
         let script = Script::always(Reply::Fail(Failure {
             wait: Some(SEC),
-            ..failure(Class::Throttled)
+            ..failure(FailureClass::Throttled)
         }));
-        let keeper = start(&script, tuning());
+        let keeper = start(&script, policy());
         let until = within(Duration::from_millis(patience));
         let waits = keeper.wait(until);
         let then = async {
@@ -343,7 +346,7 @@ async fn who_runs_out_of_patience_hears_of_a_hanging_call_only_where_it_took_hal
             *script.took.lock().unwrap() = MINUTE;
         };
         assert_eq!(
-            tokio::join!(waits, then).0.unwrap_err().why,
+            tokio::join!(waits, then).0.unwrap_err().reason,
             why,
             "{patience} ms"
         );
@@ -353,10 +356,10 @@ async fn who_runs_out_of_patience_hears_of_a_hanging_call_only_where_it_took_hal
 
 #[tokio::test(start_paused = true)]
 async fn the_time_that_went_into_another_token_is_part_of_the_wait() {
-    let script = Script::list(vec![fail(Class::Retry), Reply::Token(300 * SEC)]);
+    let script = Script::list(vec![fail(FailureClass::Retry), Reply::Token(300 * SEC)]);
     *script.took.lock().unwrap() = MINUTE;
     let keeper = start(&script, lazy());
-    let (began, until) = (Now::now(), within(60 * MINUTE));
+    let (began, until) = (BootInstant::now(), within(60 * MINUTE));
     assert!(
         keeper.wait(within(MINUTE + 10 * SEC)).await.is_err(),
         "the second call has run for some seconds"
@@ -367,7 +370,7 @@ async fn the_time_that_went_into_another_token_is_part_of_the_wait() {
         .wait_since(began, within(10 * SEC))
         .await
         .unwrap_err();
-    assert_eq!(early.why, Why::Down);
+    assert_eq!(early.reason, UnavailableReason::Down);
     assert!(keeper.wait_since(began, until).await.is_ok());
 }
 
@@ -377,10 +380,15 @@ async fn where_nothing_failed_a_call_that_has_just_begun_hangs() {
     *parents.took.lock().unwrap() = 9 * SEC;
     let script = Script::always(Reply::Token(300 * SEC));
     *script.took.lock().unwrap() = MINUTE;
-    let parent = start(&parents, tuning());
-    let child = start_with(&script, vec![parent], Arc::new(Memory::default()), tuning());
+    let parent = start(&parents, policy());
+    let child = start_with(
+        &script,
+        vec![parent],
+        Arc::new(MemoryLedger::default()),
+        policy(),
+    );
     assert_eq!(
-        child.wait(within(10 * SEC)).await.unwrap_err().why,
-        Why::Hanging
+        child.wait(within(10 * SEC)).await.unwrap_err().reason,
+        UnavailableReason::Hanging
     );
 }

@@ -3,10 +3,10 @@
 use super::*;
 use crate::token::schedule::Rotation;
 
-fn with(lifetime: Lifetime) -> Tuning {
-    Tuning {
+fn with(lifetime: Lifetime) -> KeeperPolicy {
+    KeeperPolicy {
         lifetime,
-        ..tuning()
+        ..policy()
     }
 }
 
@@ -14,8 +14,8 @@ fn with(lifetime: Lifetime) -> Tuning {
 async fn used(keeper: &Keeper, every: Duration, d: Duration) -> usize {
     let end = within(d);
     let mut missing = 0;
-    while Now::now() < end {
-        missing += usize::from(keeper.get(Now::now()).is_none());
+    while BootInstant::now() < end {
+        missing += usize::from(keeper.get(BootInstant::now()).is_none());
         pass(every).await;
     }
     missing
@@ -24,8 +24,8 @@ async fn used(keeper: &Keeper, every: Duration, d: Duration) -> usize {
 #[tokio::test(start_paused = true)]
 async fn a_used_token_is_renewed_ahead_of_need_and_never_missed() {
     let script = Script::always(Reply::Token(300 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     assert_eq!(used(&keeper, SEC, 3600 * SEC).await, 0);
     assert!(
         script
@@ -40,8 +40,8 @@ async fn a_used_token_is_renewed_ahead_of_need_and_never_missed() {
 #[tokio::test(start_paused = true)]
 async fn a_token_of_one_second_is_kept_alive_without_a_hot_loop() {
     let script = Script::always(Reply::Token(SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     assert_eq!(used(&keeper, SEC / 20, MINUTE).await, 0);
     assert!(
         script.gaps().iter().all(|gap| (0.39..=0.51).contains(gap)),
@@ -55,7 +55,7 @@ async fn a_life_of_a_millisecond_does_not_hammer() {
     let script = Script::always(Reply::Token(Duration::from_millis(1)));
     *script.took.lock().unwrap() = Duration::ZERO;
     *script.key.lock().unwrap() = None;
-    let _keeper = start(&script, tuning());
+    let _keeper = start(&script, policy());
     pass(MINUTE).await;
     assert!(
         script.gaps().iter().all(|gap| *gap >= 5.0),
@@ -69,27 +69,27 @@ async fn whatever_life_an_answer_names_no_token_costs_more_calls_than_one_of_a_s
     let ms = Duration::from_millis;
     let rotation = |rotation| Lifetime {
         rotation,
-        ..plain()
+        ..default_lifetime()
     };
     for lifetime in [
-        plain(),
+        default_lifetime(),
         lazy().lifetime,
         rotation(Rotation::Replaces),
         Lifetime {
             cap: Some(ms(10)),
-            ..plain()
+            ..default_lifetime()
         },
         Lifetime {
             idle: Some(ms(10)),
-            ..plain()
+            ..default_lifetime()
         },
         Lifetime {
             refresh_before: Some(MINUTE),
-            ..plain()
+            ..default_lifetime()
         },
         Lifetime {
             min_remaining: MINUTE,
-            ..plain()
+            ..default_lifetime()
         },
     ] {
         let capped = lifetime.cap.is_some() || lifetime.idle.is_some();
@@ -99,7 +99,7 @@ async fn whatever_life_an_answer_names_no_token_costs_more_calls_than_one_of_a_s
                 *script.took.lock().unwrap() = ms(took);
                 let keeper = start(&script, with(lifetime.clone()));
                 let end = within(MINUTE);
-                while Now::now() < end {
+                while BootInstant::now() < end {
                     let _ = keeper.wait(within(SEC)).await;
                     let _ = keeper.wait_fresh(within(SEC)).await;
                     pass(ms(20)).await;
@@ -125,10 +125,15 @@ async fn the_children_of_a_fleeting_parent_do_not_hammer_either() {
     for script in [&parents, &script] {
         *script.took.lock().unwrap() = Duration::from_millis(1);
     }
-    let parent = start(&parents, tuning());
-    let child = start_with(&script, vec![parent], Arc::new(Memory::default()), tuning());
+    let parent = start(&parents, policy());
+    let child = start_with(
+        &script,
+        vec![parent],
+        Arc::new(MemoryLedger::default()),
+        policy(),
+    );
     let end = within(MINUTE);
-    while Now::now() < end {
+    while BootInstant::now() < end {
         let _ = child.wait(within(SEC)).await;
         pass(SEC / 20).await;
     }
@@ -144,7 +149,7 @@ async fn the_children_of_a_fleeting_parent_do_not_hammer_either() {
 #[tokio::test(start_paused = true)]
 async fn an_unused_token_rests_and_the_next_use_wakes_it() {
     let script = Script::always(Reply::Token(300 * SEC));
-    let keeper = start(&script, tuning());
+    let keeper = start(&script, policy());
     pass(2 * 3600 * SEC).await;
     let calls = script.count();
     assert!(
@@ -152,8 +157,8 @@ async fn an_unused_token_rests_and_the_next_use_wakes_it() {
         "{calls}: it stopped after an hour"
     );
     assert_eq!(
-        (keeper.status().doing, script.events("Resting")),
-        (Doing::Resting, 1)
+        (keeper.status().activity, script.events("Resting")),
+        (Activity::Resting, 1)
     );
     assert!(keeper.wait(within(SEC)).await.is_ok());
     pass(1000 * SEC).await;
@@ -167,12 +172,12 @@ async fn a_use_of_a_token_that_rests_with_life_left_is_noticed() {
         &script,
         with(Lifetime {
             rest_after: 100 * SEC,
-            ..plain()
+            ..default_lifetime()
         }),
     );
     pass(200 * SEC).await;
-    assert_eq!(keeper.status().doing, Doing::Resting);
-    assert!(keeper.get(Now::now()).is_some());
+    assert_eq!(keeper.status().activity, Activity::Resting);
+    assert!(keeper.get(BootInstant::now()).is_some());
     pass(60 * SEC).await;
     assert_eq!(script.count(), 2);
 }
@@ -192,21 +197,21 @@ async fn an_idle_token_dies_of_disuse_and_a_use_moves_its_end() {
     let script = Script::always(Reply::Token(3600 * SEC));
     let keeper = start(
         &script,
-        Tuning {
+        KeeperPolicy {
             lifetime: Lifetime {
                 idle: Some(600 * SEC),
                 ..lazy().lifetime
             },
-            ..tuning()
+            ..policy()
         },
     );
     keeper.wait(within(SEC)).await.unwrap();
     for _ in 0..3 {
         pass(500 * SEC).await;
-        assert!(keeper.get(Now::now()).is_some());
+        assert!(keeper.get(BootInstant::now()).is_some());
     }
     pass(580 * SEC).await;
-    assert!(keeper.get(Now::now()).is_none());
+    assert!(keeper.get(BootInstant::now()).is_none());
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 2);
 }
 
@@ -217,19 +222,19 @@ async fn a_token_kept_ahead_is_renewed_before_it_dies_of_disuse() {
         &script,
         with(Lifetime {
             idle: Some(600 * SEC),
-            ..plain()
+            ..default_lifetime()
         }),
     );
     pass(1200 * SEC).await;
     assert_eq!(script.count(), 3);
-    assert!(keeper.get(Now::now()).is_some());
+    assert!(keeper.get(BootInstant::now()).is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn t7_the_same_token_back_is_asked_for_again_at_half_of_what_remains() {
     let dies = within(400 * SEC);
-    let script = Script::new(move |_, _| Reply::Same("same", Now::now().until(dies)));
-    let keeper = start(&script, tuning());
+    let script = Script::new(move |_, _| Reply::Same("same", BootInstant::now().until(dies)));
+    let keeper = start(&script, policy());
     pass(399 * SEC).await;
     let gaps = script.gaps();
     assert!(gaps[0] > 280.0, "{gaps:?}");
@@ -244,17 +249,17 @@ async fn t8_a_token_that_replaces_the_old_one_is_not_fetched_before_the_old_one_
         &script,
         with(Lifetime {
             rotation: Rotation::Replaces,
-            ..plain()
+            ..default_lifetime()
         }),
     );
-    keeper.settled().await;
+    keeper.wait_settled().await;
     used(&keeper, SEC, 1000 * SEC).await;
     assert!(
         script.gaps().iter().all(|gap| (270.0..270.1).contains(gap)),
         "{:?}",
         script.gaps()
     );
-    assert!(keeper.get(Now::now()).is_some());
+    assert!(keeper.get(BootInstant::now()).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,12 +267,12 @@ async fn a_caller_who_wants_life_left_gets_a_fresh_token() {
     let script = Script::always(Reply::Token(3600 * SEC));
     let keeper = start(
         &script,
-        Tuning {
+        KeeperPolicy {
             lifetime: Lifetime {
                 min_remaining: 600 * SEC,
                 ..lazy().lifetime
             },
-            ..tuning()
+            ..policy()
         },
     );
     assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 1);
@@ -277,7 +282,7 @@ async fn a_caller_who_wants_life_left_gets_a_fresh_token() {
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
     assert_eq!(keeper.wait_fresh(within(SEC)).await.unwrap().number, 2);
     pass(3100 * SEC).await;
-    script.answer(|_, _| fail(Class::Retry));
+    script.answer(|_, _| fail(FailureClass::Retry));
     assert_eq!(
         keeper.wait_fresh(within(SEC)).await.unwrap().number,
         2,
@@ -290,12 +295,12 @@ async fn tokens_shorter_than_the_life_wanted_do_not_cost_a_call_each_time() {
     let script = Script::always(Reply::Token(300 * SEC));
     let keeper = start(
         &script,
-        Tuning {
+        KeeperPolicy {
             lifetime: Lifetime {
                 min_remaining: 600 * SEC,
                 ..lazy().lifetime
             },
-            ..tuning()
+            ..policy()
         },
     );
     for _ in 0..100 {
@@ -307,23 +312,23 @@ async fn tokens_shorter_than_the_life_wanted_do_not_cost_a_call_each_time() {
 #[tokio::test(start_paused = true)]
 async fn a_new_lifetime_reaches_a_running_token() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
-    keeper.retune(with(Lifetime {
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
+    keeper.change_policy(with(Lifetime {
         cap: Some(100 * SEC),
-        ..plain()
+        ..default_lifetime()
     }));
     pass(95 * SEC).await;
     assert_eq!(script.count(), 2);
-    assert_eq!(keeper.get(Now::now()).unwrap().number, 2);
+    assert_eq!(keeper.get(BootInstant::now()).unwrap().number, 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dying_token_that_comes_back_is_not_asked_for_within_5_s_whoever_waits() {
     let script = Script::always(Reply::Same("same", 2 * SEC));
-    let keeper = start(&script, tuning());
+    let keeper = start(&script, policy());
     let end = within(MINUTE);
-    while Now::now() < end {
+    while BootInstant::now() < end {
         // Refused at once while there is none: the caller comes again.
         let _ = keeper.wait(within(SEC)).await;
         pass(SEC / 10).await;
@@ -357,7 +362,7 @@ async fn l2_l3_a_thousand_that_began_in_the_same_second_renew_evenly_over_a_tent
         .collect();
     let _keepers: Vec<_> = scripts
         .iter()
-        .map(|script| start(script, tuning()))
+        .map(|script| start(script, policy()))
         .collect();
     pass(900 * SEC).await;
     assert!(scripts.iter().all(|script| script.count() == 2));

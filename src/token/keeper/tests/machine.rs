@@ -29,7 +29,7 @@ const PARENT: usize = 0;
 const CHILD: usize = 1;
 
 /// What one endpoint saw of one keeper; and the rules it holds it to.
-struct Seen {
+struct KeeperView {
     ends: Ends,
     takes: Duration,
     unreadable: bool,
@@ -37,11 +37,11 @@ struct Seen {
     running: usize,
     calls: u64,
     /// The newest token: value, and until when it may be sent by the contract's rule.
-    newest: Option<(String, Now)>,
+    newest: Option<(String, BootInstant)>,
     /// When each value really dies.
-    deaths: BTreeMap<String, Now>,
+    deaths: BTreeMap<String, BootInstant>,
     /// After the last failure: no call before this moment, and why.
-    not_before: Option<(Now, Class)>,
+    not_before: Option<(BootInstant, FailureClass)>,
     /// Since the last call began: an operator asked; a secret or the configuration changed.
     asked: bool,
     changed: bool,
@@ -53,25 +53,25 @@ struct Tries {
     running: u32,
     refused: u32,
     /// When the last refusal came.
-    last: Option<Now>,
+    last: Option<BootInstant>,
 }
 
-struct World {
-    seen: Mutex<Vec<Seen>>,
+struct Bystander {
+    seen: Mutex<Vec<KeeperView>>,
     tries: Mutex<BTreeMap<[u8; 32], Tries>>,
     latch_is_final: bool,
     broken: Mutex<Vec<String>>,
     calls: AtomicUsize,
 }
 
-impl World {
+impl Bystander {
     fn broken(&self, what: String) {
         self.broken.lock().unwrap().push(what);
     }
 
     /// A call leaves: may it?
     fn leaves(&self, me: usize, key: &GuardKey) {
-        let now = Now::now();
+        let now = BootInstant::now();
         self.calls.fetch_add(1, SeqCst);
         let mut all = self.seen.lock().unwrap();
         let seen = &mut all[me];
@@ -84,12 +84,12 @@ impl World {
             && now < end
         {
             let excused = match class {
-                Class::Retry => seen.asked,
-                Class::Config => seen.asked || seen.changed,
+                FailureClass::Retry => seen.asked,
+                FailureClass::Config => seen.asked || seen.changed,
                 // A child's refusal may be its parent's fault: once more at once. The guard counts
                 // it all the same, see below.
-                Class::Rejected => seen.changed || me == CHILD,
-                Class::Throttled | Class::Unreadable => false,
+                FailureClass::Rejected => seen.changed || me == CHILD,
+                FailureClass::Throttled | FailureClass::Unreadable => false,
             };
             if !excused {
                 self.broken(format!(
@@ -128,9 +128,9 @@ impl World {
         me: usize,
         key: &GuardKey,
         ends: Ends,
-        sent: Now,
+        sent: BootInstant,
     ) -> Option<Result<Issued, Failure>> {
-        let now = Now::now();
+        let now = BootInstant::now();
         let mut all = self.seen.lock().unwrap();
         let seen = &mut all[me];
         seen.running -= 1;
@@ -143,14 +143,14 @@ impl World {
             Ends::Fails(class, wait) => {
                 let wait = wait.map(Duration::from_secs);
                 let least = match class {
-                    Class::Throttled if wait.is_none() => 5 * SEC,
-                    Class::Retry | Class::Throttled => SEC / 10,
-                    Class::Config => MINUTE,
+                    FailureClass::Throttled if wait.is_none() => 5 * SEC,
+                    FailureClass::Retry | FailureClass::Throttled => SEC / 10,
+                    FailureClass::Config => MINUTE,
                     // The pause after a refusal is the secret's, not the keeper's: see `leaves`.
-                    Class::Rejected | Class::Unreadable => Duration::ZERO,
+                    FailureClass::Rejected | FailureClass::Unreadable => Duration::ZERO,
                 };
                 seen.not_before = Some((now.after(least.max(wait.unwrap_or_default())), class));
-                if class == Class::Rejected {
+                if class == FailureClass::Rejected {
                     tries.refused += 1;
                     tries.last = Some(now);
                 }
@@ -161,7 +161,7 @@ impl World {
             }
             Ends::Panics => {
                 // To the guard it is an attempt that may have been refused. Here it was not.
-                seen.not_before = Some((now.after(SEC / 10), Class::Retry));
+                seen.not_before = Some((now.after(SEC / 10), FailureClass::Retry));
                 return None;
             }
         };
@@ -183,8 +183,8 @@ impl World {
     }
 
     /// A token that was handed out: is it alive?
-    fn judge(&self, me: usize, token: &Token) {
-        let now = Now::now();
+    fn check_token(&self, me: usize, token: &Token) {
+        let now = BootInstant::now();
         let dead = self.seen.lock().unwrap()[me]
             .deaths
             .get(token.issued.value.as_str())
@@ -197,17 +197,20 @@ impl World {
     }
 }
 
-struct Endpoint(Arc<World>, usize);
+struct Endpoint(Arc<Bystander>, usize);
 
-struct Leaving(Arc<World>, usize, GuardKey);
+struct LeavingCall(Arc<Bystander>, usize, GuardKey);
 
 impl Fetch for Endpoint {
-    fn prepare<'a>(&'a self, _: &'a [Arc<Token>]) -> Fut<'a, Result<Box<dyn Prepared>, Failure>> {
+    fn prepare<'a>(
+        &'a self,
+        _: &'a [Arc<Token>],
+    ) -> BoxFuture<'a, Result<Box<dyn PreparedCall>, Failure>> {
         let seen = self.0.seen.lock().unwrap();
-        let ready: Result<Box<dyn Prepared>, Failure> = if seen[self.1].unreadable {
-            Err(failure(Class::Unreadable))
+        let ready: Result<Box<dyn PreparedCall>, Failure> = if seen[self.1].unreadable {
+            Err(failure(FailureClass::Unreadable))
         } else {
-            Ok(Box::new(Leaving(
+            Ok(Box::new(LeavingCall(
                 Arc::clone(&self.0),
                 self.1,
                 seen[self.1].key.clone(),
@@ -215,25 +218,25 @@ impl Fetch for Endpoint {
         };
         Box::pin(std::future::ready(ready))
     }
-    fn note(&self, _: Event<'_>) {}
+    fn report(&self, _: KeeperEvent<'_>) {}
 }
 
-impl Prepared for Leaving {
+impl PreparedCall for LeavingCall {
     fn key(&self) -> Option<&GuardKey> {
         Some(&self.2)
     }
-    fn send(self: Box<Self>) -> Fut<'static, Result<Issued, Failure>> {
+    fn send(self: Box<Self>) -> BoxFuture<'static, Result<Issued, Failure>> {
         Box::pin(async move {
-            let Self(world, me, key) = *self;
-            let sent = Now::now();
-            world.leaves(me, &key);
+            let Self(bystander, me, key) = *self;
+            let sent = BootInstant::now();
+            bystander.leaves(me, &key);
             let (ends, takes) = {
-                let seen = world.seen.lock().unwrap();
+                let seen = bystander.seen.lock().unwrap();
                 (seen[me].ends, seen[me].takes)
             };
             sleep(takes).await;
             // Without the hook: the text of thousands of panics would be the slowest part.
-            world
+            bystander
                 .arrives(me, &key, ends, sent)
                 .unwrap_or_else(|| std::panic::resume_unwind(Box::new("made up")))
         })
@@ -245,19 +248,19 @@ struct Waiter(tokio::time::Instant, JoinHandle<()>);
 
 fn lifetimes(which: u8) -> Lifetime {
     match which {
-        0 => plain(),
+        0 => default_lifetime(),
         1 => Lifetime {
-            refresh: Refresh::Lazy,
-            ..plain()
+            refresh: RefreshMode::Lazy,
+            ..default_lifetime()
         },
         2 => Lifetime {
             refresh_before: Some(40 * SEC),
             rest_after: 2 * MINUTE,
-            ..plain()
+            ..default_lifetime()
         },
         _ => Lifetime {
             min_remaining: 5 * MINUTE,
-            ..plain()
+            ..default_lifetime()
         },
     }
 }
@@ -267,7 +270,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         secret: std::array::from_fn(|i| n.to_be_bytes().get(i).copied().unwrap_or(0)),
         ..key(0)
     };
-    let start = |me| Seen {
+    let start = |me| KeeperView {
         ends: Ends::Token(300),
         takes: SEC / 10,
         unreadable: false,
@@ -280,7 +283,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         asked: false,
         changed: false,
     };
-    let world = Arc::new(World {
+    let bystander = Arc::new(Bystander {
         seen: Mutex::new((0..KEEPERS).map(start).collect()),
         tries: Mutex::default(),
         latch_is_final,
@@ -292,7 +295,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
     } else {
         Hold::For(MINUTE)
     };
-    let limits = Limits {
+    let limits = LockoutPolicy {
         rate: vec![Rate {
             n: 1000,
             per: MINUTE,
@@ -301,19 +304,19 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         hold,
         account_rejections: None,
     };
-    let tuned = |which| Tuning {
+    let policy_of = |which| KeeperPolicy {
         lifetime: lifetimes(which),
         limits: limits.clone(),
     };
-    let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
+    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::default());
     let spawn = |me: usize, parents| {
-        let fetch = Arc::new(Endpoint(Arc::clone(&world), me));
+        let fetch = Arc::new(Endpoint(Arc::clone(&bystander), me));
         Keeper::spawn(
             named(["parent", "child", "twin"][me]),
             parents,
             fetch,
             Arc::clone(&ledger),
-            tuned(0),
+            policy_of(0),
         )
     };
     let parent = spawn(PARENT, vec![]);
@@ -327,7 +330,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
     let mut barred = [false; KEEPERS];
     let mut waiters: Vec<Waiter> = Vec::new();
     let told = |k: usize, asked: bool| {
-        let mut seen = world.seen.lock().unwrap();
+        let mut seen = bystander.seen.lock().unwrap();
         if asked {
             seen[k].asked = true;
         } else {
@@ -338,38 +341,40 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         match *step {
             Step::Pass(ms) => sleep(MS * u32::try_from(ms).unwrap()).await,
             Step::Suspend(ms) => simulate_suspend(Duration::from_millis(ms)),
-            Step::Reply(k, ends) => world.seen.lock().unwrap()[k].ends = ends,
-            Step::Takes(k, ms) => world.seen.lock().unwrap()[k].takes = Duration::from_millis(ms),
-            Step::Unreadable(k, so) => world.seen.lock().unwrap()[k].unreadable = so,
+            Step::Reply(k, ends) => bystander.seen.lock().unwrap()[k].ends = ends,
+            Step::Takes(k, ms) => {
+                bystander.seen.lock().unwrap()[k].takes = Duration::from_millis(ms);
+            }
+            Step::Unreadable(k, so) => bystander.seen.lock().unwrap()[k].unreadable = so,
             Step::Refuse(k, age) => {
                 let number = keepers[k]
                     .status()
                     .token
                     .map_or(0, |t| t.number)
                     .saturating_sub(age);
-                let before = keepers[k].get(Now::now());
+                let before = keepers[k].get(BootInstant::now());
                 keepers[k].reject(number);
-                let after = keepers[k].get(Now::now());
+                let after = keepers[k].get(BootInstant::now());
                 if age > 0 && before.is_some() != after.is_some() {
-                    world.broken(format!(
+                    bystander.broken(format!(
                         "keeper {k} bars a token for the refusal of an older one"
                     ));
                 }
                 barred[k] |= before.is_some() && after.is_none();
             }
             Step::Accept(k) => {
-                keepers[k].accepted(keepers[k].status().token.map_or(0, |t| t.number));
+                keepers[k].accept(keepers[k].status().token.map_or(0, |t| t.number));
                 let token = keepers[k]
                     .status()
                     .token
-                    .filter(|t| keepers[k].slot.sendable(t, Now::now()));
-                if token.is_some() && keepers[k].get(Now::now()).is_none() {
-                    world.broken(format!(
+                    .filter(|t| keepers[k].slot.is_sendable(t, BootInstant::now()));
+                if token.is_some() && keepers[k].get(BootInstant::now()).is_none() {
+                    bystander.broken(format!(
                         "keeper {k} bars a token that was accepted after its refusal"
                     ));
                 }
             }
-            Step::Refresh(k) => {
+            Step::RefreshMode(k) => {
                 told(k, true);
                 keepers[k].refresh(within(if k == PARENT {
                     20 * SEC
@@ -380,7 +385,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
             Step::Unlatch(k) => {
                 told(k, false);
                 if let Some(key) = keepers[k].slot.last_key.lock().unwrap().clone() {
-                    let mut tries = world.tries.lock().unwrap();
+                    let mut tries = bystander.tries.lock().unwrap();
                     let tries = tries.entry(key.secret).or_default();
                     *tries = Tries {
                         running: tries.running,
@@ -393,22 +398,22 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
                 secrets += 1;
                 for k in (0..KEEPERS).filter(|k| (*k == CHILD) == child) {
                     told(k, false);
-                    world.seen.lock().unwrap()[k].key = secret(secrets);
-                    keepers[k].secret_changed();
+                    bystander.seen.lock().unwrap()[k].key = secret(secrets);
+                    keepers[k].note_secret_change();
                 }
             }
             Step::Retune(k, which) => {
                 told(k, false);
-                keepers[k].retune(tuned(which));
+                keepers[k].change_policy(policy_of(which));
                 // A rumour as well, for what the secret has been all the time.
                 if which == 0 {
-                    keepers[k].secret_changed();
+                    keepers[k].note_secret_change();
                 }
             }
             Step::Arrive(k, ms, fresh) => {
-                let (keeper, world, patience) = (
+                let (keeper, bystander, patience) = (
                     Arc::clone(&keepers[k]),
-                    Arc::clone(&world),
+                    Arc::clone(&bystander),
                     Duration::from_millis(ms),
                 );
                 let latest = tokio::time::Instant::now() + patience + 10 * MS;
@@ -420,7 +425,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
                         keeper.wait(until).await
                     };
                     if let Ok(token) = answer {
-                        world.judge(k, &token);
+                        bystander.check_token(k, &token);
                     }
                 });
                 waiters.push(Waiter(latest, task));
@@ -432,24 +437,24 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         // All that is due now happens now.
         sleep(MS).await;
         for (k, keeper) in keepers.iter().enumerate() {
-            let got = keeper.get(Now::now());
+            let got = keeper.get(BootInstant::now());
             if let Some(token) = &got {
-                world.judge(k, token);
+                bystander.check_token(k, token);
             }
-            let seen = world.seen.lock().unwrap();
+            let seen = bystander.seen.lock().unwrap();
             if let Some((value, until)) = &seen[k].newest
-                && Now::now() < *until
+                && BootInstant::now() < *until
                 && got.as_ref().is_none_or(|t| t.issued.value.as_str() != value)
                 // One that was refused waits for its refresh, for whose parents it may wait in
                 // turn.
                 && !(got.is_none() && barred[k] && keeper.slot.refusal_pending())
             {
-                world.broken(format!(
+                bystander.broken(format!(
                     "keeper {k} has lost a token that may still be sent"
                 ));
             }
             if let Some(token) = got.filter(|t| !keeper.may_send(t.number)) {
-                world.broken(format!(
+                bystander.broken(format!(
                     "keeper {k} hands out generation {} that is refused and being renewed",
                     token.number
                 ));
@@ -460,19 +465,19 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         }
         waiters.retain(|w| !w.1.is_finished());
         if waiters.iter().any(|w| tokio::time::Instant::now() > w.0) {
-            world.broken("a waiter was not answered in time".into());
+            bystander.broken("a waiter was not answered in time".into());
         }
-        if let Some(what) = world.broken.lock().unwrap().first() {
+        if let Some(what) = bystander.broken.lock().unwrap().first() {
             return Err(format!("step {n}, {step:?}: {what}"));
         }
     }
     for k in 0..KEEPERS {
         told(k, false);
         secrets += 1;
-        let mut seen = world.seen.lock().unwrap();
+        let mut seen = bystander.seen.lock().unwrap();
         (seen[k].ends, seen[k].takes, seen[k].unreadable, seen[k].key) =
             (Ends::Token(3600), SEC, false, secret(secrets));
-        keepers[k].secret_changed();
+        keepers[k].note_secret_change();
     }
     for keeper in &keepers {
         keeper
@@ -483,7 +488,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
             return Err("waiters are counted that are gone".into());
         }
     }
-    Ok(world.calls.load(SeqCst))
+    Ok(bystander.calls.load(SeqCst))
 }
 
 #[test]

@@ -28,10 +28,10 @@ use zeroize::Zeroizing;
 
 use super::*;
 use crate::token::{
-    fetch::{Class, Event, Fut, Issued, Prepared},
-    guard::{GuardKey, Hold, Memory},
-    schedule::{Refresh, plain},
-    slot::{Doing, Token},
+    fetch::{BoxFuture, FailureClass, Issued, KeeperEvent, PreparedCall},
+    guard::{GuardKey, Hold, MemoryLedger},
+    schedule::{RefreshMode, default_lifetime},
+    slot::{Activity, Token},
 };
 
 pub(super) const SEC: Duration = Duration::from_secs(1);
@@ -48,11 +48,11 @@ pub(super) enum Reply {
     Panic,
 }
 
-pub(super) fn fail(class: Class) -> Reply {
+pub(super) fn fail(class: FailureClass) -> Reply {
     Reply::Fail(failure(class))
 }
 
-pub(super) fn failure(class: Class) -> Failure {
+pub(super) fn failure(class: FailureClass) -> Failure {
     Failure {
         class,
         status: None,
@@ -63,15 +63,15 @@ pub(super) fn failure(class: Class) -> Failure {
     }
 }
 
-type Answer = dyn FnMut(usize, &[Arc<Token>]) -> Reply + Send;
+type GuardDecision = dyn FnMut(usize, &[Arc<Token>]) -> Reply + Send;
 
 /// A token endpoint, its calls on record.
 pub(super) struct Script {
-    answer: Mutex<Box<Answer>>,
+    answer: Mutex<Box<GuardDecision>>,
     pub took: Mutex<Duration>,
     pub key: Mutex<Option<GuardKey>>,
     pub unreadable: Mutex<bool>,
-    pub calls: Mutex<Vec<Now>>,
+    pub calls: Mutex<Vec<BootInstant>>,
     pub prepared: AtomicUsize,
     pub done: AtomicUsize,
     pub events: Mutex<Vec<String>>,
@@ -128,10 +128,10 @@ impl Fetch for Script {
     fn prepare<'a>(
         &'a self,
         parents: &'a [Arc<Token>],
-    ) -> Fut<'a, Result<Box<dyn Prepared>, Failure>> {
+    ) -> BoxFuture<'a, Result<Box<dyn PreparedCall>, Failure>> {
         self.prepared.fetch_add(1, SeqCst);
-        let ready: Result<Box<dyn Prepared>, Failure> = if *self.unreadable.lock().unwrap() {
-            Err(failure(Class::Unreadable))
+        let ready: Result<Box<dyn PreparedCall>, Failure> = if *self.unreadable.lock().unwrap() {
+            Err(failure(FailureClass::Unreadable))
         } else {
             let key = self.key.lock().unwrap().clone();
             Ok(Box::new(Call {
@@ -142,7 +142,7 @@ impl Fetch for Script {
         };
         Box::pin(std::future::ready(ready))
     }
-    fn note(&self, event: Event<'_>) {
+    fn report(&self, event: KeeperEvent<'_>) {
         self.events.lock().unwrap().push(format!("{event:?}"));
     }
 }
@@ -153,13 +153,13 @@ struct Call {
     key: Option<GuardKey>,
 }
 
-impl Prepared for Call {
+impl PreparedCall for Call {
     fn key(&self) -> Option<&GuardKey> {
         self.key.as_ref()
     }
-    fn send(self: Box<Self>) -> Fut<'static, Result<Issued, Failure>> {
+    fn send(self: Box<Self>) -> BoxFuture<'static, Result<Issued, Failure>> {
         Box::pin(async move {
-            let sent = Now::now();
+            let sent = BootInstant::now();
             let number = {
                 let mut calls = self.script.calls.lock().unwrap();
                 calls.push(sent);
@@ -179,7 +179,7 @@ impl Prepared for Call {
     }
 }
 
-fn issued(value: &str, sent: Now, life: Duration) -> Issued {
+fn issued(value: &str, sent: BootInstant, life: Duration) -> Issued {
     Issued {
         value: Arc::new(Zeroizing::new(value.into())),
         sent,
@@ -198,10 +198,10 @@ pub(super) fn key(secret: u8) -> GuardKey {
     }
 }
 
-pub(super) fn tuning() -> Tuning {
-    Tuning {
-        lifetime: plain(),
-        limits: Limits {
+pub(super) fn policy() -> KeeperPolicy {
+    KeeperPolicy {
+        lifetime: default_lifetime(),
+        limits: LockoutPolicy {
             rate: vec![],
             max_rejections: 2,
             hold: Hold::For(MINUTE),
@@ -210,13 +210,13 @@ pub(super) fn tuning() -> Tuning {
     }
 }
 
-pub(super) fn lazy() -> Tuning {
-    Tuning {
+pub(super) fn lazy() -> KeeperPolicy {
+    KeeperPolicy {
         lifetime: Lifetime {
-            refresh: Refresh::Lazy,
-            ..plain()
+            refresh: RefreshMode::Lazy,
+            ..default_lifetime()
         },
-        ..tuning()
+        ..policy()
     }
 }
 
@@ -228,15 +228,15 @@ pub(super) fn named(token: &str) -> KeeperName {
     }
 }
 
-pub(super) fn start(script: &Arc<Script>, tuning: Tuning) -> Arc<Keeper> {
-    start_with(script, vec![], Arc::new(Memory::default()), tuning)
+pub(super) fn start(script: &Arc<Script>, policy: KeeperPolicy) -> Arc<Keeper> {
+    start_with(script, vec![], Arc::new(MemoryLedger::default()), policy)
 }
 
 pub(super) fn start_with(
     script: &Arc<Script>,
     parents: Vec<Arc<Keeper>>,
     ledger: Arc<dyn Ledger>,
-    tuning: Tuning,
+    policy: KeeperPolicy,
 ) -> Arc<Keeper> {
     let name = if parents.is_empty() {
         "access"
@@ -248,12 +248,12 @@ pub(super) fn start_with(
         parents,
         Arc::clone(script) as Arc<dyn Fetch>,
         ledger,
-        tuning,
+        policy,
     )
 }
 
-pub(super) fn within(d: Duration) -> Now {
-    Now::now().after(d)
+pub(super) fn within(d: Duration) -> BootInstant {
+    BootInstant::now().after(d)
 }
 
 /// Lets time pass in small steps, so that everything that is due happens when it is due.

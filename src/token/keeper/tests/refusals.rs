@@ -7,12 +7,12 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_hundred_refusals_of_one_generation_make_one_call_and_all_get_the_new_token() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     let until = within(15 * SEC);
     let newer = join_all((0..100).map(|_| {
         keeper.reject(1);
-        keeper.after_rejection(1, until)
+        keeper.wait_after_refusal(1, until)
     }))
     .await;
     assert!(
@@ -26,27 +26,35 @@ async fn a_hundred_refusals_of_one_generation_make_one_call_and_all_get_the_new_
 #[tokio::test(start_paused = true)]
 async fn a_late_refusal_of_an_old_generation_costs_nothing() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     keeper.reject(1);
     assert_eq!(
-        keeper.after_rejection(1, within(SEC)).await.unwrap().number,
+        keeper
+            .wait_after_refusal(1, within(SEC))
+            .await
+            .unwrap()
+            .number,
         2
     );
-    let before = Now::now();
+    let before = BootInstant::now();
     keeper.reject(1);
     assert_eq!(
-        keeper.after_rejection(1, within(SEC)).await.unwrap().number,
+        keeper
+            .wait_after_refusal(1, within(SEC))
+            .await
+            .unwrap()
+            .number,
         2
     );
-    assert_eq!((script.count(), Now::now()), (2, before));
+    assert_eq!((script.count(), BootInstant::now()), (2, before));
 }
 
 #[tokio::test(start_paused = true)]
 async fn blame_from_a_child_costs_a_call_only_for_the_generation_it_was_made_with() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     let mut calls = vec![];
     for number in [1, 1, 2, 0] {
         keeper.blame(number);
@@ -68,10 +76,10 @@ async fn blame_from_a_child_costs_a_call_only_for_the_generation_it_was_made_wit
 #[tokio::test(start_paused = true)]
 async fn a_storm_of_refusals_makes_one_refresh_per_pause_and_the_pause_doubles() {
     let script = Script::always(Reply::Token(36_000 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     let end = within(45 * MINUTE);
-    while Now::now() < end {
+    while BootInstant::now() < end {
         let token = keeper.wait(within(SEC)).await.expect("still sent");
         keeper.reject(token.number);
         pass(SEC / 10).await;
@@ -90,12 +98,12 @@ async fn a_storm_of_refusals_makes_one_refresh_per_pause_and_the_pause_doubles()
 async fn an_api_that_refuses_and_accepts_in_turn_causes_6_refreshes_a_minute_and_60_an_hour_and_not_one_each_10_s_for_ever()
  {
     let script = Script::always(Reply::Token(36_000 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
-    let begin = Now::now();
-    while begin.until(Now::now()) < 60 * MINUTE {
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
+    let begin = BootInstant::now();
+    while begin.until(BootInstant::now()) < 60 * MINUTE {
         let number = keeper.wait(within(SEC)).await.expect("it is sent").number;
-        keeper.accepted(number);
+        keeper.accept(number);
         keeper.reject(number);
         pass(SEC).await;
     }
@@ -127,15 +135,15 @@ async fn an_api_that_refuses_and_accepts_in_turn_causes_6_refreshes_a_minute_and
 #[tokio::test(start_paused = true)]
 async fn an_acceptance_of_another_generation_undoes_nothing() {
     let script = Script::always(Reply::Token(36_000 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     let end = within(5 * MINUTE);
-    while Now::now() < end {
+    while BootInstant::now() < end {
         let number = keeper.wait(within(SEC)).await.expect("still sent").number;
         keeper.reject(number);
         pass(SEC / 10).await;
-        keeper.accepted(number - 1);
-        keeper.accepted(number + 1_000);
+        keeper.accept(number - 1);
+        keeper.accept(number + 1_000);
     }
     assert!(
         script.gaps()[2..].iter().any(|gap| *gap >= 40.0),
@@ -148,7 +156,7 @@ async fn an_acceptance_of_another_generation_undoes_nothing() {
 async fn waiters_are_counted_while_they_wait() {
     let script = Script::always(Reply::Token(3600 * SEC));
     *script.took.lock().unwrap() = MINUTE;
-    let keeper = start(&script, tuning());
+    let keeper = start(&script, policy());
     let until = within(SEC);
     let (seen, _, _) = tokio::join!(
         async {
@@ -164,35 +172,45 @@ async fn waiters_are_counted_while_they_wait() {
 #[tokio::test(start_paused = true)]
 async fn within_the_pause_the_refusal_passes_on_at_once_and_the_token_is_still_sent() {
     let script = Script::always(Reply::Token(3600 * SEC));
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     keeper.reject(1);
-    assert!(keeper.after_rejection(1, within(SEC)).await.is_some());
-    let before = Now::now();
+    assert!(keeper.wait_after_refusal(1, within(SEC)).await.is_some());
+    let before = BootInstant::now();
     keeper.reject(2);
-    assert!(keeper.after_rejection(2, within(15 * SEC)).await.is_none());
-    assert_eq!(Now::now(), before);
+    assert!(
+        keeper
+            .wait_after_refusal(2, within(15 * SEC))
+            .await
+            .is_none()
+    );
+    assert_eq!(BootInstant::now(), before);
     assert_eq!(keeper.get(before).unwrap().number, 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_or_brings_the_same_token_ends_the_wait() {
     for reply in [
-        fail(Class::Retry),
-        fail(Class::Config),
+        fail(FailureClass::Retry),
+        fail(FailureClass::Config),
         Reply::Same("token-1", 3600 * SEC),
         Reply::Panic,
     ] {
         let script = Script::list(vec![Reply::Token(3600 * SEC), reply]);
-        let keeper = start(&script, tuning());
-        keeper.settled().await;
-        let before = Now::now();
+        let keeper = start(&script, policy());
+        keeper.wait_settled().await;
+        let before = BootInstant::now();
         keeper.reject(1);
-        assert!(keeper.after_rejection(1, within(15 * SEC)).await.is_none());
-        assert!(before.until(Now::now()) < SEC);
+        assert!(
+            keeper
+                .wait_after_refusal(1, within(15 * SEC))
+                .await
+                .is_none()
+        );
+        assert!(before.until(BootInstant::now()) < SEC);
         assert_eq!(script.count(), 2);
         assert_eq!(
-            keeper.get(Now::now()).unwrap().number,
+            keeper.get(BootInstant::now()).unwrap().number,
             1,
             "the vendor decides"
         );
@@ -205,19 +223,24 @@ async fn while_it_is_held_a_refusal_is_denied_at_once() {
         if n == 0 {
             Reply::Token(3600 * SEC)
         } else {
-            fail(Class::Config)
+            fail(FailureClass::Config)
         }
     });
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
-    keeper.refresh(Now::now());
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
+    keeper.refresh(BootInstant::now());
     pass(2 * SEC).await;
-    keeper.refresh(Now::now());
+    keeper.refresh(BootInstant::now());
     pass(SEC).await;
-    let (calls, before) = (script.count(), Now::now());
+    let (calls, before) = (script.count(), BootInstant::now());
     keeper.reject(1);
-    assert!(keeper.after_rejection(1, within(15 * SEC)).await.is_none());
-    assert_eq!((script.count(), Now::now()), (calls, before));
+    assert!(
+        keeper
+            .wait_after_refusal(1, within(15 * SEC))
+            .await
+            .is_none()
+    );
+    assert_eq!((script.count(), BootInstant::now()), (calls, before));
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,13 +248,13 @@ async fn who_comes_just_after_a_refresh_that_changes_nothing_is_refused_at_once(
     // Neither the pause after a refusal nor what the vendor named is cut short by hand, the latter
     // not by a changed secret either.
     let by_hand: fn(&Keeper) = |keeper| {
-        keeper.refresh(Now::now());
+        keeper.refresh(BootInstant::now());
     };
-    let by_change: fn(&Keeper) = Keeper::secret_changed;
+    let by_change: fn(&Keeper) = Keeper::note_secret_change;
     for (class, why, tell) in [
-        (Class::Rejected, Why::Rejected, by_hand),
-        (Class::Throttled, Why::Down, by_hand),
-        (Class::Throttled, Why::Down, by_change),
+        (FailureClass::Rejected, UnavailableReason::Rejected, by_hand),
+        (FailureClass::Throttled, UnavailableReason::Down, by_hand),
+        (FailureClass::Throttled, UnavailableReason::Down, by_change),
     ] {
         let script = Script::new(move |_, _| {
             Reply::Fail(Failure {
@@ -239,11 +262,15 @@ async fn who_comes_just_after_a_refresh_that_changes_nothing_is_refused_at_once(
                 ..failure(class)
             })
         });
-        let keeper = start(&script, tuning());
-        keeper.settled().await;
-        let before = Now::now();
+        let keeper = start(&script, policy());
+        keeper.wait_settled().await;
+        let before = BootInstant::now();
         tell(&keeper);
-        assert_eq!(keeper.wait(within(15 * SEC)).await.unwrap_err().why, why);
-        assert_eq!((script.count(), Now::now()), (1, before), "{class:?}");
+        assert_eq!(keeper.wait(within(15 * SEC)).await.unwrap_err().reason, why);
+        assert_eq!(
+            (script.count(), BootInstant::now()),
+            (1, before),
+            "{class:?}"
+        );
     }
 }

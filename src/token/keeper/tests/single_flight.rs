@@ -31,7 +31,7 @@ async fn a_caller_that_leaves_cancels_nothing() {
     );
     pass(SEC).await;
     assert_eq!((script.count(), script.done.load(SeqCst)), (1, 1));
-    assert_eq!(keeper.get(Now::now()).unwrap().number, 1);
+    assert_eq!(keeper.get(BootInstant::now()).unwrap().number, 1);
     assert_eq!(keeper.waiters(), 0);
 }
 
@@ -41,11 +41,11 @@ async fn a_token_that_is_kept_ahead_is_fetched_at_start_and_a_lazy_one_is_not() 
         Script::always(Reply::Token(300 * SEC)),
         Script::always(Reply::Token(300 * SEC)),
     );
-    let (keeper, idle) = (start(&ahead, tuning()), start(&never, lazy()));
-    keeper.settled().await;
+    let (keeper, idle) = (start(&ahead, policy()), start(&never, lazy()));
+    keeper.wait_settled().await;
     pass(MINUTE).await;
     assert_eq!((ahead.count(), never.count()), (1, 0));
-    assert_eq!(idle.status().doing, Doing::Resting);
+    assert_eq!(idle.status().activity, Activity::Resting);
     assert!(!idle.status().settled);
 }
 
@@ -54,10 +54,10 @@ async fn a_wait_ends_with_the_caller_s_patience_while_a_call_hangs() {
     let script = Script::always(Reply::Token(300 * SEC));
     *script.took.lock().unwrap() = MINUTE;
     let keeper = start(&script, lazy());
-    let start = Now::now();
+    let start = BootInstant::now();
     let refused = keeper.wait(within(5 * SEC)).await.unwrap_err();
-    assert_eq!(refused.why, Why::Hanging);
-    assert_eq!(start.until(Now::now()), 5 * SEC);
+    assert_eq!(refused.reason, UnavailableReason::Hanging);
+    assert_eq!(start.until(BootInstant::now()), 5 * SEC);
     assert_eq!(keeper.wait(within(2 * MINUTE)).await.unwrap().number, 1);
     assert_eq!(script.count(), 1);
 }
@@ -65,10 +65,10 @@ async fn a_wait_ends_with_the_caller_s_patience_while_a_call_hangs() {
 #[tokio::test(start_paused = true)]
 async fn p11_a_panic_in_a_call_is_a_failure_that_the_keeper_survives() {
     let script = Script::list(vec![Reply::Panic, Reply::Token(300 * SEC)]);
-    let keeper = start(&script, tuning());
-    keeper.settled().await;
+    let keeper = start(&script, policy());
+    keeper.wait_settled().await;
     let status = keeper.status();
-    assert_eq!(status.failure.unwrap().0.class, Class::Retry);
+    assert_eq!(status.failure.unwrap().0.class, FailureClass::Retry);
     assert_eq!(keeper.wait(within(2 * MINUTE)).await.unwrap().number, 1);
     assert!(
         script.gaps()[0] >= 29.0,

@@ -4,13 +4,13 @@ use arc_swap::ArcSwapOption;
 
 use super::*;
 use crate::token::{
-    slot::{Gate, GateKind, Slot, State},
+    slot::{KeeperState, Pause, PauseReason, Slot},
     store::Store,
 };
 
 /// A slot with a token obtained now that lives for a hundred seconds, and is sent for ninety.
-fn slot(tuning: Tuning) -> (Slot, Now, Arc<Token>) {
-    let now = Now::now();
+fn slot(policy: KeeperPolicy) -> (Slot, BootInstant, Arc<Token>) {
+    let now = BootInstant::now();
     let token = Arc::new(Token {
         number: 1,
         issued: issued("made up", now, 100 * SEC),
@@ -19,7 +19,7 @@ fn slot(tuning: Tuning) -> (Slot, Now, Arc<Token>) {
         send_until: now.after(90 * SEC),
         refresh_at: now.after(80 * SEC),
     });
-    let slot = Slot::new(named("access"), tuning, now);
+    let slot = Slot::new(named("access"), policy, now);
     slot.token.store(Some(token.clone()));
     (slot, now, token)
 }
@@ -28,73 +28,73 @@ const MS: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_sent_until_its_last_moment_and_not_in_it() {
-    let (slot, now, _) = slot(tuning());
+    let (slot, now, _) = slot(policy());
     assert!(slot.get(now.after(90 * SEC).before(MS)).is_some());
     assert!(slot.get(now.after(90 * SEC)).is_none());
-    let empty = Slot::new(named("access"), tuning(), now);
+    let empty = Slot::new(named("access"), policy(), now);
     assert!(ArcSwapOption::load(&empty.token).is_none() && empty.get(now).is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn disuse_ends_it_to_the_millisecond_and_a_use_begins_it_anew() {
-    let idle = Tuning {
+    let idle = KeeperPolicy {
         lifetime: Lifetime {
             idle: Some(20 * SEC),
-            ..plain()
+            ..default_lifetime()
         },
-        ..tuning()
+        ..policy()
     };
     let (slot, now, token) = slot(idle);
     let lasts = slot
-        .tuning()
+        .policy()
         .1
         .lifetime
-        .idle_until(Now::default())
+        .idle_until(BootInstant::default())
         .expect("idle is set")
         .millis();
     let lasts = Duration::from_millis(lasts);
     assert!(
-        !slot.sendable(&token, now.after(lasts)),
+        !slot.is_sendable(&token, now.after(lasts)),
         "its use was at its birth"
     );
     assert!(slot.get(now.after(lasts).before(MS)).is_some());
     let used = now.after(lasts).before(MS);
-    assert!(slot.sendable(&token, used.after(lasts).before(MS)));
-    assert!(!slot.sendable(&token, used.after(lasts)));
+    assert!(slot.is_sendable(&token, used.after(lasts).before(MS)));
+    assert!(!slot.is_sendable(&token, used.after(lasts)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_given_again_is_fresh_until_its_next_planned_fetch() {
-    let vended = Tuning {
+    let vended = KeeperPolicy {
         lifetime: Lifetime {
             min_remaining: 60 * SEC,
-            ..plain()
+            ..default_lifetime()
         },
-        ..tuning()
+        ..policy()
     };
     let (slot, now, token) = slot(vended);
-    assert!(slot.fresh(&token, now.after(40 * SEC)));
-    assert!(!slot.fresh(&token, now.after(40 * SEC + MS)));
+    assert!(slot.is_fresh(&token, now.after(40 * SEC)));
+    assert!(!slot.is_fresh(&token, now.after(40 * SEC + MS)));
     slot.unchanged.store(true, SeqCst);
-    assert!(slot.fresh(&token, now.after(80 * SEC).before(MS)));
-    assert!(!slot.fresh(&token, now.after(80 * SEC)));
+    assert!(slot.is_fresh(&token, now.after(80 * SEC).before(MS)));
+    assert!(!slot.is_fresh(&token, now.after(80 * SEC)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn asking_in_vain_is_a_need_and_no_use() {
-    let (slot, now, token) = slot(tuning());
+    let (slot, now, token) = slot(policy());
     let later = now.after(30 * SEC);
-    assert_eq!(slot.unused(later), 30 * SEC);
-    slot.ask(later);
+    assert_eq!(slot.unused_for(later), 30 * SEC);
+    slot.note_demand(later);
     assert_eq!(
-        (slot.unused(later.after(SEC)), slot.last_use(&token)),
+        (slot.unused_for(later.after(SEC)), slot.last_use(&token)),
         (SEC, now.millis())
     );
 }
 
 #[test]
-fn what_opens_a_gate_is_what_the_contract_says() {
-    use GateKind::{Budget, Config, Latched, NoMemory, Rejected, Retry, Throttled, Unreadable};
+fn what_ends_a_pause_is_what_the_contract_says() {
+    use PauseReason::{Budget, Config, Latched, NoMemory, Rejected, Retry, Throttled, Unreadable};
     for (kind, by_change, by_hand) in [
         (Retry, false, true),
         (Throttled, false, false),
@@ -115,50 +115,50 @@ fn what_opens_a_gate_is_what_the_contract_says() {
 
 #[tokio::test(start_paused = true)]
 async fn each_part_of_a_state_is_worth_telling() {
-    let (slot, now, _) = slot(tuning());
+    let (slot, now, _) = slot(policy());
     let state = slot.state.borrow().clone();
-    assert!(state.same(&state.clone()));
-    let gate = Some(Gate {
+    assert!(state.shows_same(&state.clone()));
+    let pause = Some(Pause {
         until: None,
-        kind: GateKind::Config,
+        kind: PauseReason::Config,
     });
-    let others: [State; 8] = [
-        State {
-            doing: Doing::Due(now),
+    let others: [KeeperState; 8] = [
+        KeeperState {
+            activity: Activity::Due(now),
             ..state.clone()
         },
-        State {
-            gate,
+        KeeperState {
+            pause,
             ..state.clone()
         },
-        State {
+        KeeperState {
             parent: Some(0),
             ..state.clone()
         },
-        State {
-            failure: Some((Arc::new(failure(Class::Retry)), now)),
+        KeeperState {
+            failure: Some((Arc::new(failure(FailureClass::Retry)), now)),
             ..state.clone()
         },
-        State {
+        KeeperState {
             settled: true,
             ..state.clone()
         },
-        State {
+        KeeperState {
             unaccepted: true,
             ..state.clone()
         },
-        State {
+        KeeperState {
             rejections: 1,
             ..state.clone()
         },
-        State {
+        KeeperState {
             refusals_done: 1,
             ..state.clone()
         },
     ];
     for other in others {
         assert!(
-            !state.same(&other) && other.same(&other.clone()),
+            !state.shows_same(&other) && other.shows_same(&other.clone()),
             "{other:?}"
         );
     }
@@ -167,7 +167,7 @@ async fn each_part_of_a_state_is_worth_telling() {
 #[tokio::test(start_paused = true)]
 async fn the_store_forgets_keepers_that_have_ended_and_no_other() {
     let (store, script) = (Store::default(), Script::always(Reply::Token(300 * SEC)));
-    let get = |n: u8| store.get_or_start([n; 32], || start(&script, tuning()));
+    let get = |n: u8| store.get_or_start([n; 32], || start(&script, policy()));
     let (first, second) = (get(1), get(2));
     assert!(Arc::ptr_eq(&first, &get(1)) && Arc::ptr_eq(&second, &get(2)));
     drop(second);
@@ -183,19 +183,19 @@ async fn the_store_forgets_keepers_that_have_ended_and_no_other() {
         store.remembered()
     );
     assert!(Arc::ptr_eq(&first, &get(1)) && Arc::ptr_eq(&third, &get(3)));
-    first.settled().await;
+    first.wait_settled().await;
     // Calls of all that live are waited for.
     *script.took.lock().unwrap() = MINUTE;
-    first.refresh(Now::now());
+    first.refresh(BootInstant::now());
     pass(2 * SEC).await;
-    first.refresh(Now::now());
+    first.refresh(BootInstant::now());
     pass(SEC / 10).await;
-    let before = Now::now();
+    let before = BootInstant::now();
     store.drain(10 * MINUTE).await;
     assert!(
-        before.until(Now::now()) > SEC,
+        before.until(BootInstant::now()) > SEC,
         "{:?}",
-        before.until(Now::now())
+        before.until(BootInstant::now())
     );
 }
 
@@ -206,7 +206,7 @@ async fn twice_as_many_keepers_cost_the_store_twice_as_many_looks() {
         let store = Store::default();
         let key = |n: u16| std::array::from_fn(|i| n.to_be_bytes()[i % 2]);
         let living: Vec<_> = (0..count)
-            .map(|n| store.get_or_start(key(n), || start(&script, tuning())))
+            .map(|n| store.get_or_start(key(n), || start(&script, policy())))
             .collect();
         assert_eq!(store.remembered(), (living.len(), living.len()));
         store.looked_at()

@@ -11,19 +11,19 @@ const CROWD: usize = 60;
 async fn a_crowd_that_waits_for_its_turn_goes_one_after_the_other_without_preparing_again_and_again()
  {
     let script = Script::always(Reply::Token(300 * SEC));
-    let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
+    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::default());
     // As the partitions of a credential are.
     let keepers: Vec<_> = (0..CROWD)
         .map(|_| start_with(&script, vec![], Arc::clone(&ledger), lazy()))
         .collect();
-    let (began, until) = (Now::now(), within(15 * SEC));
+    let (began, until) = (BootInstant::now(), within(15 * SEC));
     assert!(
         join_all(keepers.iter().map(|k| k.wait(until)))
             .await
             .iter()
             .all(Result::is_ok)
     );
-    let took = began.until(Now::now());
+    let took = began.until(BootInstant::now());
     // Of 60 calls that take 0.1 s two run at once.
     assert!((2990..3100).contains(&took.as_millis()), "{took:?}");
     let prepared = script.prepared.load(SeqCst);
@@ -34,7 +34,7 @@ async fn a_crowd_that_waits_for_its_turn_goes_one_after_the_other_without_prepar
 #[tokio::test(start_paused = true)]
 async fn those_who_leave_the_crowd_or_fail_in_it_hold_nobody_up() {
     let [script, failing] = [(); 2].map(|()| Script::always(Reply::Token(300 * SEC)));
-    let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
+    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::default());
     let start = |script| start_with(script, vec![], Arc::clone(&ledger), lazy());
     let (mut staying, mut leaving, mut waiting) = (vec![], vec![], vec![]);
     for _ in 0..CROWD / 3 {
@@ -49,7 +49,7 @@ async fn those_who_leave_the_crowd_or_fail_in_it_hold_nobody_up() {
         staying.push(async move { stays.wait(until).await.is_ok() });
         leaving.push(leaves);
     }
-    let began = Now::now();
+    let began = BootInstant::now();
     let rest = async {
         pass(SEC / 4).await;
         *failing.unreadable.lock().unwrap() = true;
@@ -61,7 +61,7 @@ async fn those_who_leave_the_crowd_or_fail_in_it_hold_nobody_up() {
     };
     let (good, ()) = tokio::join!(join_all(staying), rest);
     assert_eq!(good, [true; CROWD / 3]);
-    let took = began.until(Now::now());
+    let took = began.until(BootInstant::now());
     assert!(took < 2 * SEC, "{took:?}");
     assert!(script.count() + failing.count() < CROWD);
 }

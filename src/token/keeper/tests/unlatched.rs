@@ -8,13 +8,13 @@ async fn unlatched_in_a_loop(reply: Reply, keyed: bool, unreadable: bool) -> (us
     let script = Script::always(reply);
     *script.key.lock().unwrap() = keyed.then(|| key(1));
     *script.unreadable.lock().unwrap() = unreadable;
-    let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
-    let keeper = start_with(&script, vec![], Arc::clone(&ledger), tuning());
-    keeper.settled().await;
+    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::default());
+    let keeper = start_with(&script, vec![], Arc::clone(&ledger), policy());
+    keeper.wait_settled().await;
     let mut later = 0;
     for _ in 0..600 {
         let next = Keeper::unlatch(&[Arc::clone(&keeper)], &*ledger, []).await;
-        later += usize::from(next > Next::At(Now::now()));
+        later += usize::from(next > NextAttempt::At(BootInstant::now()));
         pass(SEC / 5).await;
     }
     (script.count(), script.prepared.load(SeqCst), later)
@@ -23,7 +23,7 @@ async fn unlatched_in_a_loop(reply: Reply, keyed: bool, unreadable: bool) -> (us
 #[tokio::test(start_paused = true)]
 async fn in_a_loop_it_calls_no_endpoint_that_answers_nonsense() {
     for keyed in [true, false] {
-        let (calls, _, later) = unlatched_in_a_loop(fail(Class::Config), keyed, false).await;
+        let (calls, _, later) = unlatched_in_a_loop(fail(FailureClass::Config), keyed, false).await;
         assert_eq!(calls, 2, "held for a minute, then for two");
         assert!(later > 590, "all are told when the hold ends: {later}");
     }
@@ -31,23 +31,23 @@ async fn in_a_loop_it_calls_no_endpoint_that_answers_nonsense() {
 
 #[tokio::test(start_paused = true)]
 async fn in_a_loop_it_shortens_no_wait_of_any_class() {
-    let (calls, ..) = unlatched_in_a_loop(fail(Class::Rejected), true, false).await;
+    let (calls, ..) = unlatched_in_a_loop(fail(FailureClass::Rejected), true, false).await;
     assert!(
         calls <= 3,
         "30 s after the last refusal, then a minute: {calls}"
     );
-    let (calls, ..) = unlatched_in_a_loop(fail(Class::Rejected), false, false).await;
+    let (calls, ..) = unlatched_in_a_loop(fail(FailureClass::Rejected), false, false).await;
     assert!(
         calls <= 3,
         "no secret was sent, so the guard counts none: {calls}"
     );
     let throttled = Reply::Fail(Failure {
         wait: Some(MINUTE),
-        ..failure(Class::Throttled)
+        ..failure(FailureClass::Throttled)
     });
     let (calls, ..) = unlatched_in_a_loop(throttled, true, false).await;
     assert!(calls <= 3, "the vendor named the time: {calls}");
-    let (calls, looks, _) = unlatched_in_a_loop(fail(Class::Config), true, true).await;
+    let (calls, looks, _) = unlatched_in_a_loop(fail(FailureClass::Config), true, true).await;
     assert!(
         calls == 0 && looks <= 26,
         "secrets that cannot be read are looked at every 5 s: {looks}"
@@ -56,16 +56,16 @@ async fn in_a_loop_it_shortens_no_wait_of_any_class() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refresh_opens_what_an_unlatch_does_not() {
-    let script = Script::list(vec![fail(Class::Config), Reply::Token(300 * SEC)]);
-    let ledger: Arc<dyn Ledger> = Arc::new(Memory::default());
-    let keeper = start_with(&script, vec![], Arc::clone(&ledger), tuning());
-    keeper.settled().await;
+    let script = Script::list(vec![fail(FailureClass::Config), Reply::Token(300 * SEC)]);
+    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::default());
+    let keeper = start_with(&script, vec![], Arc::clone(&ledger), policy());
+    keeper.wait_settled().await;
     Keeper::unlatch(&[Arc::clone(&keeper)], &*ledger, []).await;
     assert_eq!(
-        keeper.wait(within(2 * SEC)).await.unwrap_err().why,
-        Why::Misconfigured,
+        keeper.wait(within(2 * SEC)).await.unwrap_err().reason,
+        UnavailableReason::Misconfigured,
         "nobody waits for what is not made"
     );
-    keeper.refresh(Now::now());
+    keeper.refresh(BootInstant::now());
     assert_eq!(keeper.wait(within(2 * SEC)).await.unwrap().number, 1);
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::KEEPERS;
-use crate::token::fetch::Class;
+use crate::token::fetch::FailureClass;
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
@@ -16,7 +16,7 @@ pub(super) enum Step {
     /// The API refuses the current generation, or one so much older.
     Refuse(usize, u64),
     Accept(usize),
-    Refresh(usize),
+    RefreshMode(usize),
     Unlatch(usize),
     /// A new secret for the parent and who shares it, or for the child.
     Rotate(bool),
@@ -30,7 +30,7 @@ pub(super) enum Step {
 pub(super) enum Ends {
     Token(u64),
     Same(u64),
-    Fails(Class, Option<u64>),
+    Fails(FailureClass, Option<u64>),
     /// In the middle of the call: nobody will ever know what the endpoint made of it.
     Panics,
 }
@@ -39,10 +39,10 @@ pub(super) fn steps() -> impl Strategy<Value = Step> {
     let k = || 0..KEEPERS;
     let class = || {
         prop_oneof![
-            Just(Class::Retry),
-            Just(Class::Throttled),
-            Just(Class::Rejected),
-            Just(Class::Config)
+            Just(FailureClass::Retry),
+            Just(FailureClass::Throttled),
+            Just(FailureClass::Rejected),
+            Just(FailureClass::Config)
         ]
     };
     let ends = prop_oneof![
@@ -59,7 +59,7 @@ pub(super) fn steps() -> impl Strategy<Value = Step> {
         1 => (k(), any::<bool>()).prop_map(|(k, u)| Step::Unreadable(k, u)),
         3 => (k(), 0..3u64).prop_map(|(k, age)| Step::Refuse(k, age)),
         1 => k().prop_map(Step::Accept),
-        2 => k().prop_map(Step::Refresh),
+        2 => k().prop_map(Step::RefreshMode),
         1 => k().prop_map(Step::Unlatch),
         1 => any::<bool>().prop_map(Step::Rotate),
         1 => (k(), 0..4u8).prop_map(|(k, t)| Step::Retune(k, t)),

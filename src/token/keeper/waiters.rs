@@ -4,11 +4,11 @@ use std::{sync::Arc, sync::atomic::Ordering::Acquire, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{Keeper, Unavailable, Why};
+use super::{Keeper, Unavailable, UnavailableReason};
 use crate::token::{
-    clock::Now,
-    fetch::Class,
-    slot::{Doing, GateKind, Joined, State, Token},
+    clock::BootInstant,
+    fetch::FailureClass,
+    slot::{Activity, KeeperState, PauseReason, Token, Waiter},
 };
 
 /// No one sleeps longer without looking at the clock that goes on during suspend.
@@ -20,9 +20,9 @@ pub(super) fn nap() -> Duration {
     NAP.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
 
-/// One who waits for a token ([`Keeper::queue`]).
+/// One who waits for a token ([`Keeper::add_waiter`]).
 pub struct Queued {
-    _joined: Joined,
+    _joined: Waiter,
 }
 
 impl Keeper {
@@ -31,11 +31,11 @@ impl Keeper {
     ///
     /// # Errors
     /// [`Unavailable`], with the reason.
-    pub async fn wait(&self, until: Now) -> Result<Arc<Token>, Unavailable> {
-        match self.get(Now::now()) {
+    pub async fn wait(&self, until: BootInstant) -> Result<Arc<Token>, Unavailable> {
+        match self.get(BootInstant::now()) {
             Some(token) => Ok(token),
             None => {
-                self.wait_for(Now::now(), until, |k| k.get(Now::now()))
+                self.wait_for(BootInstant::now(), until, |k| k.get(BootInstant::now()))
                     .await
             }
         }
@@ -45,10 +45,17 @@ impl Keeper {
     ///
     /// # Errors
     /// [`Unavailable`], with the reason.
-    pub async fn wait_since(&self, began: Now, until: Now) -> Result<Arc<Token>, Unavailable> {
-        match self.get(Now::now()) {
+    pub async fn wait_since(
+        &self,
+        began: BootInstant,
+        until: BootInstant,
+    ) -> Result<Arc<Token>, Unavailable> {
+        match self.get(BootInstant::now()) {
             Some(token) => Ok(token),
-            None => self.wait_for(began, until, |k| k.get(Now::now())).await,
+            None => {
+                self.wait_for(began, until, |k| k.get(BootInstant::now()))
+                    .await
+            }
         }
     }
 
@@ -60,10 +67,10 @@ impl Keeper {
     ///
     /// # Errors
     /// [`Unavailable`], with the reason.
-    pub async fn wait_fresh(&self, until: Now) -> Result<Arc<Token>, Unavailable> {
+    pub async fn wait_fresh(&self, until: BootInstant) -> Result<Arc<Token>, Unavailable> {
         let fresh = |k: &Self| {
-            let now = Now::now();
-            k.get(now).filter(|t| k.slot.fresh(t, now))
+            let now = BootInstant::now();
+            k.get(now).filter(|t| k.slot.is_fresh(t, now))
         };
         if let Some(token) = fresh(self) {
             return Ok(token);
@@ -71,12 +78,12 @@ impl Keeper {
         self.slot.raise(&self.slot.want_fresh);
         let done = |k: &Self| {
             fresh(k).or_else(|| {
-                k.get(Now::now())
+                k.get(BootInstant::now())
                     .filter(|_| !k.slot.want_fresh.load(Acquire))
             })
         };
-        match self.wait_for(Now::now(), until, done).await {
-            Err(unavailable) => self.get(Now::now()).ok_or(unavailable),
+        match self.wait_for(BootInstant::now(), until, done).await {
+            Err(unavailable) => self.get(BootInstant::now()).ok_or(unavailable),
             ok => ok,
         }
     }
@@ -85,20 +92,20 @@ impl Keeper {
     /// wait cause a call, so whoever is going to wait for what a refusal causes is counted before
     /// it is told.
     #[must_use]
-    pub fn queue(&self) -> Queued {
+    pub fn add_waiter(&self) -> Queued {
         Queued {
-            _joined: self.slot.join(),
+            _joined: self.slot.add_waiter(),
         }
     }
 
     /// Waits until the keeper is done with the refusal of `number`; a newer token, if one came.
-    pub async fn after_rejection(&self, number: u64, until: Now) -> Option<Arc<Token>> {
-        let _queued = self.queue();
+    pub async fn wait_after_refusal(&self, number: u64, until: BootInstant) -> Option<Arc<Token>> {
+        let _queued = self.add_waiter();
         let seen = self.slot.refusals.count();
         let mut state = self.slot.state.subscribe();
         loop {
             let done = state.borrow_and_update().refusals_done >= seen;
-            let now = Now::now();
+            let now = BootInstant::now();
             if let Some(newer) = self.get(now).filter(|t| t.number > number) {
                 return Some(newer);
             }
@@ -110,7 +117,11 @@ impl Keeper {
     }
 
     /// Is there no use in waiting until `until`? Then the reason.
-    pub(super) fn verdict(&self, now: Now, until: Now) -> Option<Unavailable> {
+    pub(super) fn reason_to_refuse(
+        &self,
+        now: BootInstant,
+        until: BootInstant,
+    ) -> Option<Unavailable> {
         let state = self.slot.state.borrow().clone();
         if let Some(parent) = state.parent.and_then(|i| self.parents.get(i)) {
             return if parent
@@ -118,51 +129,56 @@ impl Keeper {
                 .token
                 .load()
                 .as_ref()
-                .is_some_and(|t| parent.slot.sendable(t, now))
+                .is_some_and(|t| parent.slot.is_sendable(t, now))
             {
                 None
             } else {
-                parent.verdict(now, until)
+                parent.reason_to_refuse(now, until)
             };
         }
-        let gate = state.gate?;
-        let changed = self.slot.secret_changed.load(Acquire) && gate.kind.opens_on_change();
-        let unlatched = self.slot.unlatched.load(Acquire) && self.slot.opens_unlatched(gate);
-        let by_hand = gate.kind.opens_by_hand()
-            && self.slot.wished().is_some_and(|at| at <= until)
-            && !self.slot.work.is_draining();
+        let pause = state.pause?;
+        let changed = self.slot.secret_changed.load(Acquire) && pause.kind.opens_on_change();
+        let unlatched = self.slot.unlatched.load(Acquire) && self.slot.opens_unlatched(pause);
+        let by_hand = pause.kind.opens_by_hand()
+            && self.slot.requested_refresh().is_some_and(|at| at <= until)
+            && !self.slot.busy.is_draining();
         if changed || unlatched || by_hand {
-            // The gate is about to be opened, or was: who looks at the flag of a change says so in
+            // The pause is about to be ended, or was: who looks at the flag of a change says so in
             // either case.
             return None;
         }
         // A secret that cannot be read is mended by people, not by waiting: the next look is no
         // call one could wait for.
-        if gate.kind != GateKind::Unreadable && gate.until.is_some_and(|opens| opens <= until) {
+        if pause.kind != PauseReason::Unreadable && pause.until.is_some_and(|opens| opens <= until)
+        {
             return None;
         }
-        Some(self.unavailable(why(gate.kind), gate.until.map(|t| now.until(t)), &state))
+        Some(self.unavailable(
+            unavailable_reason(pause.kind),
+            pause.until.map(|t| now.until(t)),
+            &state,
+        ))
     }
 
     async fn wait_for(
         &self,
-        began: Now,
-        until: Now,
+        began: BootInstant,
+        until: BootInstant,
         token: impl Fn(&Self) -> Option<Arc<Token>>,
     ) -> Result<Arc<Token>, Unavailable> {
-        self.slot.ask(Now::now());
-        let _joined = self.slot.join();
+        self.slot.note_demand(BootInstant::now());
+        let _joined = self.slot.add_waiter();
         let mut state = self.slot.state.subscribe();
         loop {
             state.borrow_and_update();
-            let now = Now::now();
+            let now = BootInstant::now();
             if let Some(token) = token(self) {
                 return Ok(token);
             }
             if now >= until {
-                return Err(self.out_of_time(began, now));
+                return Err(self.timed_out_reason(began, now));
             }
-            if let Some(unavailable) = self.verdict(now, until) {
+            if let Some(unavailable) = self.reason_to_refuse(now, until) {
                 return Err(unavailable);
             }
             changed_or(&mut state, now.until(until)).await;
@@ -171,38 +187,47 @@ impl Keeper {
 
     /// What a caller hears that began to wait at `began` and whose patience is over: that a call
     /// hangs, where one has run for at least half of that time; else why the last one failed.
-    fn out_of_time(&self, began: Now, now: Now) -> Unavailable {
+    fn timed_out_reason(&self, began: BootInstant, now: BootInstant) -> Unavailable {
         let state = self.slot.state.borrow().clone();
         if let Some(parent) = state.parent.and_then(|i| self.parents.get(i)) {
-            return parent.out_of_time(began, now);
+            return parent.timed_out_reason(began, now);
         }
-        if let Doing::Calling(since) = state.doing {
+        if let Activity::Calling(since) = state.activity {
             let hung = since.max(began).until(now);
             // Where nothing has failed, all of the time was spent in calls, those of its parents
             // included.
             if hung.saturating_mul(2) >= began.until(now) || state.failure.is_none() {
-                return self.unavailable(Why::Hanging, None, &state);
+                return self.unavailable(UnavailableReason::Hanging, None, &state);
             }
         }
-        if let Some(gate) = state.gate {
-            return self.unavailable(why(gate.kind), gate.until.map(|t| now.until(t)), &state);
+        if let Some(pause) = state.pause {
+            return self.unavailable(
+                unavailable_reason(pause.kind),
+                pause.until.map(|t| now.until(t)),
+                &state,
+            );
         }
-        let why = match state.failure.as_ref().map(|(f, _)| f.class) {
-            Some(Class::Rejected) => Why::Rejected,
-            Some(Class::Config) => Why::Misconfigured,
-            Some(Class::Unreadable) => Why::Unreadable,
-            Some(Class::Retry | Class::Throttled) | None => Why::Down,
+        let reason = match state.failure.as_ref().map(|(f, _)| f.class) {
+            Some(FailureClass::Rejected) => UnavailableReason::Rejected,
+            Some(FailureClass::Config) => UnavailableReason::Misconfigured,
+            Some(FailureClass::Unreadable) => UnavailableReason::Unreadable,
+            Some(FailureClass::Retry | FailureClass::Throttled) | None => UnavailableReason::Down,
         };
-        self.unavailable(why, Some(Duration::from_secs(1)), &state)
+        self.unavailable(reason, Some(Duration::from_secs(1)), &state)
     }
 
-    fn unavailable(&self, why: Why, retry_after: Option<Duration>, state: &State) -> Unavailable {
+    fn unavailable(
+        &self,
+        reason: UnavailableReason,
+        retry_after: Option<Duration>,
+        state: &KeeperState,
+    ) -> Unavailable {
         let failure = state
             .failure
             .as_ref()
             .map(|(failure, _)| Arc::clone(failure));
         Unavailable {
-            why,
+            reason,
             retry_after,
             failure,
             token: Arc::clone(&self.slot.name.token),
@@ -210,17 +235,20 @@ impl Keeper {
     }
 }
 
-fn why(kind: GateKind) -> Why {
+fn unavailable_reason(kind: PauseReason) -> UnavailableReason {
     match kind {
-        GateKind::Retry | GateKind::Throttled | GateKind::Budget | GateKind::NoMemory => Why::Down,
-        GateKind::Rejected | GateKind::Latched => Why::Rejected,
-        GateKind::Config => Why::Misconfigured,
-        GateKind::Unreadable => Why::Unreadable,
+        PauseReason::Retry
+        | PauseReason::Throttled
+        | PauseReason::Budget
+        | PauseReason::NoMemory => UnavailableReason::Down,
+        PauseReason::Rejected | PauseReason::Latched => UnavailableReason::Rejected,
+        PauseReason::Config => UnavailableReason::Misconfigured,
+        PauseReason::Unreadable => UnavailableReason::Unreadable,
     }
 }
 
 /// Until the state changes, or for `d`, or for a nap.
-async fn changed_or(state: &mut watch::Receiver<State>, d: Duration) {
+async fn changed_or(state: &mut watch::Receiver<KeeperState>, d: Duration) {
     tokio::select! {
         // An error would mean that the slot is gone, which the handle holds.
         _ = state.changed() => {}

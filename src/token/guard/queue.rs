@@ -9,34 +9,34 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::GuardKey;
-use crate::token::fetch::Fut;
+use crate::token::fetch::BoxFuture;
 
 /// So many ask at a time: while one prepares, the next one may.
 const AT_THE_FRONT: usize = 2;
 
 /// A token URL and a secret.
-type Shared = (String, [u8; 32]);
+type SecretId = (String, [u8; 32]);
 
 /// One line for each token URL and secret. Only those at its front ask again; who has got his turn,
 /// or gives up, lets the next one come there. It decides who asks, never who may: that is the
 /// guard's.
 #[derive(Debug, Default)]
-pub struct Line {
-    lines: Mutex<HashMap<Shared, Weak<Semaphore>>>,
+pub struct TurnQueue {
+    lines: Mutex<HashMap<SecretId, Weak<Semaphore>>>,
 }
 
 /// A place in a line. Dropped, it is given up.
-pub struct Place {
-    line: Shared,
+pub struct QueueTicket {
+    line: SecretId,
     /// Until it is at the front.
-    waiting: Option<Fut<'static, Option<OwnedSemaphorePermit>>>,
+    waiting: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
     front: Option<OwnedSemaphorePermit>,
 }
 
-impl Line {
-    /// The last place. It counts from the first poll of [`Place::front`].
+impl TurnQueue {
+    /// The last place. It counts from the first poll of [`QueueTicket::reach_front`].
     #[must_use]
-    pub fn join(&self, key: &GuardKey) -> Place {
+    pub fn join(&self, key: &GuardKey) -> QueueTicket {
         let line = (key.url.clone(), key.secret);
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let front = lines.get(&line).and_then(Weak::upgrade).unwrap_or_else(|| {
@@ -47,7 +47,7 @@ impl Line {
         });
         // It is never closed.
         let waiting = Box::pin(async move { front.acquire_owned().await.ok() });
-        Place {
+        QueueTicket {
             line,
             waiting: Some(waiting),
             front: None,
@@ -55,7 +55,7 @@ impl Line {
     }
 }
 
-impl Place {
+impl QueueTicket {
     /// Is it in the line for `key`?
     #[must_use]
     pub fn is_for(&self, key: &GuardKey) -> bool {
@@ -63,7 +63,7 @@ impl Place {
     }
 
     /// Ends at the front. Left early, the place is kept.
-    pub async fn front(&mut self) {
+    pub async fn reach_front(&mut self) {
         if let Some(waiting) = &mut self.waiting {
             self.front = waiting.await;
             self.waiting = None;
@@ -88,17 +88,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_come_to_the_front_first_and_the_next_when_one_leaves() {
-        let line = Line::default();
-        let mut places: Vec<Place> = (0..5).map(|_| line.join(&key(1))).collect();
-        let front = |places: &mut Vec<Place>| {
+        let line = TurnQueue::default();
+        let mut places: Vec<QueueTicket> = (0..5).map(|_| line.join(&key(1))).collect();
+        let front = |places: &mut Vec<QueueTicket>| {
             places
                 .iter_mut()
-                .map(|p| p.front().now_or_never().is_some())
+                .map(|p| p.reach_front().now_or_never().is_some())
                 .collect::<Vec<bool>>()
         };
         assert_eq!(front(&mut places), [true, true, false, false, false]);
         assert!(
-            line.join(&key(2)).front().now_or_never().is_some(),
+            line.join(&key(2)).reach_front().now_or_never().is_some(),
             "another line"
         );
         // One gives up while he waits, one has got his turn.
@@ -108,15 +108,15 @@ mod tests {
         assert!(
             places
                 .iter()
-                .all(|place| place.is_for(&key(1)) && !place.is_for(&key(2)))
+                .all(|ticket| ticket.is_for(&key(1)) && !ticket.is_for(&key(2)))
         );
     }
 
     #[tokio::test]
     async fn a_line_in_which_nobody_stands_is_forgotten() {
-        let line = Line::default();
+        let line = TurnQueue::default();
         for secret in 0..9 {
-            line.join(&key(secret)).front().await;
+            line.join(&key(secret)).reach_front().await;
         }
         assert_eq!(line.lines.lock().unwrap().len(), 1);
     }

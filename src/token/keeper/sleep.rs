@@ -6,10 +6,10 @@ use tokio::time::sleep;
 
 use super::task::Task;
 use crate::token::{
-    clock::Now,
-    fetch::Fut,
-    guard::{Counted, GuardKey},
-    slot::{Gate, GateKind},
+    clock::BootInstant,
+    fetch::BoxFuture,
+    guard::{GuardKey, GuardStatus},
+    slot::{Pause, PauseReason},
 };
 
 /// At the front of those who wait for a turn, asked again after this even if nobody says that one
@@ -21,11 +21,11 @@ const BEHIND: Duration = Duration::from_secs(5);
 impl Task {
     /// Ends when it is worth asking the guard again. `freed` was made before it was asked: what
     /// ended since then is not missed, however long it took to come to the front.
-    pub async fn await_turn(&mut self, freed: Fut<'static, ()>) {
-        let Self { slot, place, .. } = self;
+    pub async fn await_turn(&mut self, freed: BoxFuture<'static, ()>) {
+        let Self { slot, ticket, .. } = self;
         let turn = async {
-            if let Some(place) = place {
-                place.front().await;
+            if let Some(ticket) = ticket {
+                ticket.reach_front().await;
             }
             tokio::select! {
                 () = freed => {}
@@ -41,7 +41,7 @@ impl Task {
 
     /// For so long, or until woken; `None`: until woken.
     pub async fn sleep(&mut self, d: Option<Duration>) {
-        let latched = self.gate.is_some_and(|g| g.kind == GateKind::Latched);
+        let latched = self.pause.is_some_and(|g| g.kind == PauseReason::Latched);
         let freed = latched.then(|| self.ledger.freed());
         let nap = async {
             match d {
@@ -61,31 +61,31 @@ impl Task {
             () = freed => {}
         }
         if latched {
-            self.look_at_latch().await;
+            self.recheck_latch().await;
         }
     }
 
     /// Another keeper of the same secret may have opened the latch.
-    async fn look_at_latch(&mut self) {
+    async fn recheck_latch(&mut self) {
         let key = self.last_key();
         if let Some(key) = key {
-            // Where it cannot be read it may well be closed: the gate's own time decides.
+            // Where it cannot be read it may well be closed: the pause's own time decides.
             if self
-                .count(&key)
+                .read_guard_status(&key)
                 .await
                 .is_some_and(|counted| counted.latched.is_none())
             {
-                let asked = self.asked_until.filter(|end| *end > Now::now());
-                self.gate = asked.map(|end| Gate {
+                let asked = self.asked_until.filter(|end| *end > BootInstant::now());
+                self.pause = asked.map(|end| Pause {
                     until: Some(end),
-                    kind: GateKind::Rejected,
+                    kind: PauseReason::Rejected,
                 });
             }
         }
     }
 
     /// What the guard counts now, as far as that can be read; shows it.
-    pub async fn count(&mut self, key: &GuardKey) -> Option<Counted> {
+    pub async fn read_guard_status(&mut self, key: &GuardKey) -> Option<GuardStatus> {
         let counted = self.ledger.counted(key).await;
         if let Some(counted) = counted {
             self.state.rejections = counted.rejections;

@@ -12,36 +12,36 @@ const DRAINING: u8 = 2;
 /// Whether an attempt is under way, and whether only those who wait for a token are to be served
 /// any more.
 #[derive(Debug, Default)]
-pub(super) struct Work<B = AtomicU8>(B);
+pub(super) struct BusyFlags<B = AtomicU8>(B);
 
 /// What is needed of an atomic; the model checker has its own.
-pub(super) trait Bits: Default {
+pub(super) trait AtomicBits: Default {
     /// Both give what was there before.
     fn set(&self, bits: u8) -> u8;
     fn unset(&self, bits: u8) -> u8;
     fn read(&self) -> u8;
 }
 
-impl<B: Bits> Work<B> {
+impl<B: AtomicBits> BusyFlags<B> {
     /// An attempt is under way: from before it is written down until its outcome is. `false`: it is
     /// not, because what it was decided on, whether there is a drain (`seen_draining`), has
     /// changed.
     #[must_use]
-    pub fn begin(&self, seen_draining: bool) -> bool {
+    pub fn begin_attempt(&self, seen_draining: bool) -> bool {
         let begun = self.0.set(BUSY) & DRAINING == 0 || seen_draining;
         if !begun {
-            self.end();
+            self.end_attempt();
         }
         begun
     }
 
-    pub fn end(&self) {
+    pub fn end_attempt(&self) {
         self.0.unset(BUSY);
     }
 
     /// From now on there is a drain; an attempt that was decided on without it is seen by
-    /// [`Work::is_busy`], or does not begin.
-    pub fn drain(&self) {
+    /// [`BusyFlags::is_busy`], or does not begin.
+    pub fn begin_drain(&self) {
         self.0.set(DRAINING);
     }
 
@@ -56,7 +56,7 @@ impl<B: Bits> Work<B> {
 
 macro_rules! bits {
     ($atomic:ty) => {
-        impl Bits for $atomic {
+        impl AtomicBits for $atomic {
             fn set(&self, bits: u8) -> u8 {
                 self.fetch_or(bits, AcqRel)
             }
@@ -86,21 +86,24 @@ mod tests {
     #[test]
     fn an_attempt_decided_on_before_the_drain_is_waited_for_or_does_not_begin() {
         loom::model(|| {
-            let work = Arc::new(Work::<Modelled>::default());
+            let busy = Arc::new(BusyFlags::<Modelled>::default());
             let drain = {
-                let work = work.clone();
+                let busy = busy.clone();
                 thread::spawn(move || {
-                    work.drain();
-                    work.is_busy()
+                    busy.begin_drain();
+                    busy.is_busy()
                 })
             };
-            let seen = work.is_draining();
-            let begun = work.begin(seen);
+            let seen = busy.is_draining();
+            let begun = busy.begin_attempt(seen);
             let waited_for = drain.join().unwrap();
             assert!(waited_for || !begun || seen);
-            assert_eq!((work.is_busy(), work.is_draining()), (begun, true));
-            work.end();
-            assert!(!work.is_busy() && work.begin(true), "for one who waits");
+            assert_eq!((busy.is_busy(), busy.is_draining()), (begun, true));
+            busy.end_attempt();
+            assert!(
+                !busy.is_busy() && busy.begin_attempt(true),
+                "for one who waits"
+            );
         });
     }
 }

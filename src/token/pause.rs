@@ -1,17 +1,17 @@
 //! What keeps a keeper from its next attempt, and what opens that.
 
-use super::clock::Now;
+use super::clock::BootInstant;
 
 /// Why no attempt is made before a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gate {
+pub(super) struct Pause {
     /// `None`: until the secret or the configuration changes.
-    pub until: Option<Now>,
-    pub kind: GateKind,
+    pub until: Option<BootInstant>,
+    pub kind: PauseReason,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum GateKind {
+pub(super) enum PauseReason {
     /// Backoff after a failure that may pass.
     Retry,
     /// The vendor named the time.
@@ -26,7 +26,7 @@ pub(super) enum GateKind {
     NoMemory,
 }
 
-impl GateKind {
+impl PauseReason {
     /// A changed secret or a changed configuration may have mended it.
     pub fn opens_on_change(self) -> bool {
         matches!(
