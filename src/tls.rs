@@ -19,8 +19,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-pub use flaw::Flaw;
-use verifier::Verifier;
+pub use flaw::CertificateFlaw;
+use verifier::ServerVerifier;
 
 use crate::files::{Moment, Watch};
 
@@ -51,23 +51,23 @@ pub struct Tls {
 
 /// What the files of a `tls` table hold, read at one moment and found to fit together.
 #[derive(Debug)]
-pub struct Material {
+pub struct TlsMaterial {
     /// Certificates to trust: the platform's (unless `ca_only`), then those of `ca_file`.
     pub roots: Vec<CertificateDer<'static>>,
     /// Those of `ca_file` alone: a server that shows one of them is trusted as that server.
     named: Vec<CertificateDer<'static>>,
     /// Who we are; `None`: no certificate is shown.
-    pub identity: Option<Identity>,
+    pub identity: Option<ClientIdentity>,
     /// Name to ask for and to verify instead of the host connected to.
     pub server_name: Option<String>,
     /// Where the identity was read: handshakes look there for a newer pair.
-    pair: Option<Pair>,
+    pair: Option<IdentityFiles>,
     /// Certificates of our own files (not the platform's), with the file they stand in.
     own: Vec<(PathBuf, CertificateDer<'static>)>,
 }
 
 /// A client certificate (RFC 8446 4.4.2) and its key.
-pub struct Identity {
+pub struct ClientIdentity {
     /// The leaf first, never empty.
     pub chain: Vec<CertificateDer<'static>>,
     /// The key of the leaf. `Debug` shows nothing of it.
@@ -76,7 +76,7 @@ pub struct Identity {
 
 /// One thing that is wrong with a `tls` table.
 #[derive(Debug)]
-pub struct Fault {
+pub struct TlsProblem {
     /// The key that is at fault, such as `ca_file`.
     pub key: &'static str,
     /// In words, naming the file.
@@ -87,7 +87,7 @@ pub struct Fault {
     pub unread: bool,
 }
 
-impl Fault {
+impl TlsProblem {
     fn new(key: &'static str, what: impl Into<String>, hint: &'static str) -> Self {
         Self {
             key,
@@ -98,13 +98,13 @@ impl Fault {
     }
 }
 
-impl From<Fault> for String {
-    fn from(fault: Fault) -> Self {
-        fault.what
+impl From<TlsProblem> for String {
+    fn from(problem: TlsProblem) -> Self {
+        problem.what
     }
 }
 
-impl std::fmt::Debug for Identity {
+impl std::fmt::Debug for ClientIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Identity")
             .field("chain", &self.chain.len())
@@ -119,19 +119,19 @@ impl Tls {
     /// # Errors
     /// In words, naming the file: not readable, no PEM certificate in it, a key that does not fit,
     /// a name that cannot be asked for.
-    pub fn load(&self) -> Result<Material, String> {
+    pub fn load(&self) -> Result<TlsMaterial, String> {
         let mut roots = if self.ca_only {
             Vec::new()
         } else {
             rustls_native_certs::load_native_certs().certs
         };
-        let mut own = self.trusted()?;
+        let mut own = self.read_ca_certificates()?;
         let named: Vec<_> = own
             .iter()
             .map(|(_, certificate)| certificate.clone())
             .collect();
         roots.extend(named.iter().cloned());
-        let identity = self.identity()?;
+        let identity = self.read_identity()?;
         if let Some((identity, pair)) = &identity {
             own.extend(
                 identity
@@ -140,9 +140,9 @@ impl Tls {
                     .map(|c| (pair.cert.clone(), c.clone())),
             );
         }
-        self.name()?;
+        self.check_server_name()?;
         let (identity, pair) = identity.unzip();
-        Ok(Material {
+        Ok(TlsMaterial {
             roots,
             named,
             identity,
@@ -155,23 +155,23 @@ impl Tls {
     /// Everything that would make [`Tls::load`] fail, by key. `blind`: files that cannot be read
     /// here are not missed (`check --no-secrets`).
     #[must_use]
-    pub fn faults(&self, blind: bool) -> Vec<Fault> {
+    pub fn problems(&self, blind: bool) -> Vec<TlsProblem> {
         let all = [
-            self.trusted().err(),
-            self.identity().err(),
-            self.name().err(),
+            self.read_ca_certificates().err(),
+            self.read_identity().err(),
+            self.check_server_name().err(),
         ];
         all.into_iter()
             .flatten()
-            .filter(|fault| !(blind && fault.unread))
+            .filter(|problem| !(blind && problem.unread))
             .collect()
     }
 
     /// The certificates of `ca_file`.
-    fn trusted(&self) -> Result<Vec<(PathBuf, CertificateDer<'static>)>, Fault> {
+    fn read_ca_certificates(&self) -> Result<Vec<(PathBuf, CertificateDer<'static>)>, TlsProblem> {
         let Some(file) = &self.ca_file else {
             if self.ca_only {
-                return Err(Fault::new(
+                return Err(TlsProblem::new(
                     "ca_only",
                     "ca_only needs ca_file: nothing would be trusted",
                     "set ca_file as well",
@@ -179,12 +179,12 @@ impl Tls {
             }
             return Ok(Vec::new());
         };
-        let found = certificates("ca_file", file)?;
+        let found = read_certificates("ca_file", file)?;
         for certificate in &found {
             RootCertStore::empty()
                 .add(certificate.clone())
                 .map_err(|e| {
-                    Fault::new(
+                    TlsProblem::new(
                         "ca_file",
                         format!("{}: a certificate cannot be used: {e}", file.display()),
                         CERTIFICATE,
@@ -197,23 +197,23 @@ impl Tls {
             .collect())
     }
 
-    fn identity(&self) -> Result<Option<(Identity, Pair)>, Fault> {
+    fn read_identity(&self) -> Result<Option<(ClientIdentity, IdentityFiles)>, TlsProblem> {
         let together = "client_cert_file and client_key_file belong together: set both or none";
         match (&self.client_cert_file, &self.client_key_file) {
             (None, None) => Ok(None),
             (Some(cert), Some(key)) => {
-                let pair = Pair {
+                let pair = IdentityFiles {
                     cert: cert.clone(),
                     key: key.clone(),
                 };
                 Ok(Some((pair.read()?, pair)))
             }
-            (Some(_), None) => Err(Fault::new(
+            (Some(_), None) => Err(TlsProblem::new(
                 "client_key_file",
                 "is missing: client_cert_file needs client_key_file",
                 together,
             )),
-            (None, Some(_)) => Err(Fault::new(
+            (None, Some(_)) => Err(TlsProblem::new(
                 "client_cert_file",
                 "is missing: client_key_file needs client_cert_file",
                 together,
@@ -221,7 +221,7 @@ impl Tls {
         }
     }
 
-    fn name(&self) -> Result<(), Fault> {
+    fn check_server_name(&self) -> Result<(), TlsProblem> {
         match &self.server_name {
             Some(name)
                 if !matches!(
@@ -230,7 +230,7 @@ impl Tls {
                 ) =>
             {
                 let hint = "the name in the server's certificate, such as \"api.example\"; leave it out where that is the host of the url";
-                Err(Fault::new("server_name", "is not a DNS name", hint))
+                Err(TlsProblem::new("server_name", "is not a DNS name", hint))
             }
             _ => Ok(()),
         }
@@ -247,10 +247,10 @@ impl Tls {
     }
 }
 
-impl Material {
+impl TlsMaterial {
     /// A configuration for one client: TLS 1.2 and 1.3, certificate, name and time always verified,
     /// by chain or because the very certificate stands in `ca_file`. A certificate that is refused
-    /// is told as a [`Flaw`] inside of rustls' error. `alpn`: protocols to offer, best first.
+    /// is told as a [`CertificateFlaw`] inside of rustls' error. `alpn`: protocols to offer, best first.
     ///
     /// # Errors
     /// In words: nothing is trusted, or the client certificate cannot be used.
@@ -269,16 +269,17 @@ impl Material {
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier::new(
+            .with_custom_certificate_verifier(Arc::new(ServerVerifier::new(
                 store,
                 self.named.clone(),
                 provider(),
             )?));
         let mut config = match (&self.identity, &self.pair) {
             (Some(identity), Some(pair)) => {
-                let held = certified(identity).map_err(|e| format!("client certificate: {e}"))?;
-                let mut config =
-                    builder.with_client_cert_resolver(Arc::new(Rotating::new(pair.clone(), held)));
+                let held =
+                    certified_key(identity).map_err(|e| format!("client certificate: {e}"))?;
+                let mut config = builder
+                    .with_client_cert_resolver(Arc::new(IdentityResolver::new(pair.clone(), held)));
                 // A resumed session would go on with the certificate it began with.
                 config.resumption = Resumption::disabled();
                 config
@@ -317,7 +318,7 @@ impl Material {
 /// # Errors
 /// In words, naming the file: it cannot be read, is larger than 1 MiB, or holds no certificate.
 pub fn certificate_expiry(file: &Path) -> Result<i64, String> {
-    let all = certificates("ca_file", file)?;
+    let all = read_certificates("ca_file", file)?;
     let Some(first) = all.first() else {
         return Err(format!("{}: no PEM certificate", file.display()));
     };
@@ -330,7 +331,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, rustls::Error> {
+fn certified_key(identity: &ClientIdentity) -> Result<Arc<CertifiedKey>, rustls::Error> {
     CertifiedKey::from_der(
         identity.chain.clone(),
         identity.key.clone_key(),
@@ -341,20 +342,20 @@ fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, rustls::Error> {
 
 /// The files of a client certificate.
 #[derive(Debug, Clone)]
-struct Pair {
+struct IdentityFiles {
     cert: PathBuf,
     key: PathBuf,
 }
 
 /// Device, inode, size and time of both files: another stamp, another content.
-type Stamp = [Option<(u64, u64, u64, i64, i64)>; 2];
+type FileStamps = [Option<(u64, u64, u64, i64, i64)>; 2];
 
-impl Pair {
+impl IdentityFiles {
     fn files(&self) -> [PathBuf; 2] {
         [self.cert.clone(), self.key.clone()]
     }
 
-    fn stamp(&self) -> Stamp {
+    fn stamp(&self) -> FileStamps {
         [&self.cert, &self.key].map(|file| {
             let about = std::fs::metadata(file).ok()?;
             Some((
@@ -367,33 +368,33 @@ impl Pair {
         })
     }
 
-    fn read(&self) -> Result<Identity, Fault> {
+    fn read(&self) -> Result<ClientIdentity, TlsProblem> {
         let wrong_key = |what: &str| {
-            Fault::new(
+            TlsProblem::new(
                 "client_key_file",
                 format!("{}: {what}", self.key.display()),
                 KEY,
             )
         };
-        let chain = certificates("client_cert_file", &self.cert)?;
-        let text = zeroize::Zeroizing::new(contents("client_key_file", &self.key)?);
+        let chain = read_certificates("client_cert_file", &self.cert)?;
+        let text = zeroize::Zeroizing::new(read_file("client_key_file", &self.key)?);
         let key = pem::private_key(&text)
             .and_then(Result::ok)
             .ok_or_else(|| {
-                let hint = if find(&text, b"ENCRYPTED") {
+                let hint = if contains_bytes(&text, b"ENCRYPTED") {
                     " (an encrypted key cannot be read)"
                 } else {
                     ""
                 };
                 wrong_key(&format!("no PEM private key{hint}"))
             })?;
-        let identity = Identity { chain, key };
-        certified(&identity).map_err(|e| match e {
+        let identity = ClientIdentity { chain, key };
+        certified_key(&identity).map_err(|e| match e {
             rustls::Error::InconsistentKeys(_) => wrong_key(&format!(
                 "the key does not fit the certificate in {}",
                 self.cert.display()
             )),
-            rustls::Error::InvalidCertificate(_) => Fault::new(
+            rustls::Error::InvalidCertificate(_) => TlsProblem::new(
                 "client_cert_file",
                 format!("{}: not an X.509 certificate", self.cert.display()),
                 CERTIFICATE,
@@ -407,18 +408,18 @@ impl Pair {
 /// Shows new connections the pair that lies on disk now; while one of the files is being written,
 /// or both do not fit together (one is newer than the other), the last good one.
 #[derive(Debug)]
-struct Rotating {
-    pair: Pair,
+struct IdentityResolver {
+    pair: IdentityFiles,
     shown: ArcSwap<CertifiedKey>,
     /// What lay there when `shown` was read. Who looks holds it, and others show what is there: a
     /// mount that hangs holds up one handshake.
-    seen: Mutex<Stamp>,
+    seen: Mutex<FileStamps>,
     watch: Watch,
 }
 
-impl Rotating {
+impl IdentityResolver {
     /// Shows `held`, which was just read, until there is a newer pair.
-    fn new(pair: Pair, held: Arc<CertifiedKey>) -> Self {
+    fn new(pair: IdentityFiles, held: Arc<CertifiedKey>) -> Self {
         let (stamp, watch) = (pair.stamp(), Watch::default());
         let _ = watch.settled(&pair.files(), Moment::now(), || ());
         Self {
@@ -430,7 +431,7 @@ impl Rotating {
     }
 }
 
-impl ResolvesClientCert for Rotating {
+impl ResolvesClientCert for IdentityResolver {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let seen = match self.seen.try_lock() {
             Ok(seen) => Some(seen),
@@ -443,7 +444,7 @@ impl ResolvesClientCert for Rotating {
                 && let Some(Ok(newer)) =
                     self.watch
                         .settled(&self.pair.files(), Moment::now(), || self.pair.read())
-                && let Ok(newer) = certified(&newer)
+                && let Ok(newer) = certified_key(&newer)
             {
                 *seen = stamp;
                 self.shown.store(newer);
@@ -457,9 +458,13 @@ impl ResolvesClientCert for Rotating {
     }
 }
 
-fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let text = contents(key, file)?;
-    let wrong = |what: &str| Fault::new(key, format!("{}: {what}", file.display()), CERTIFICATE);
+fn read_certificates(
+    key: &'static str,
+    file: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
+    let text = read_file(key, file)?;
+    let wrong =
+        |what: &str| TlsProblem::new(key, format!("{}: {what}", file.display()), CERTIFICATE);
     match pem::certificates(&text) {
         Ok(list) if !list.is_empty() => Ok(list),
         Ok(_) => Err(wrong("no PEM certificate")),
@@ -467,20 +472,20 @@ fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'st
     }
 }
 
-fn contents(key: &'static str, file: &Path) -> Result<Vec<u8>, Fault> {
+fn read_file(key: &'static str, file: &Path) -> Result<Vec<u8>, TlsProblem> {
     let name = file.to_string_lossy();
     if name.contains("-----BEGIN") || name.contains(char::is_control) || name.len() > 1024 {
         // Not repeated: it may be a private key.
-        return Err(Fault::new(
+        return Err(TlsProblem::new(
             key,
             "holds something else than a path",
             "write the contents to a file and its path here",
         ));
     }
-    let wrong = |what: &str, hint| Fault::new(key, format!("{name}: {what}"), hint);
-    let refuse = |e: std::io::Error| Fault {
+    let wrong = |what: &str, hint| TlsProblem::new(key, format!("{name}: {what}"), hint);
+    let refuse = |e: std::io::Error| TlsProblem {
         unread: true,
-        ..wrong(plain(&e), PLACE)
+        ..wrong(describe_io_error(&e), PLACE)
     };
     let about = std::fs::metadata(file).map_err(refuse)?;
     if !about.is_file() {
@@ -492,7 +497,7 @@ fn contents(key: &'static str, file: &Path) -> Result<Vec<u8>, Fault> {
     std::fs::read(file).map_err(refuse)
 }
 
-fn plain(e: &std::io::Error) -> &'static str {
+fn describe_io_error(e: &std::io::Error) -> &'static str {
     match e.kind() {
         std::io::ErrorKind::NotFound => "there is no such file",
         std::io::ErrorKind::PermissionDenied => "may not be read by this user",
@@ -500,7 +505,7 @@ fn plain(e: &std::io::Error) -> &'static str {
     }
 }
 
-fn find(text: &[u8], word: &[u8]) -> bool {
+fn contains_bytes(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|w| w == word)
 }
 

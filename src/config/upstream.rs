@@ -347,7 +347,7 @@ impl Table<'_> {
             client_key_file: file(tls.client_key_file),
             server_name: tls.server_name,
         };
-        for fault in found.faults(self.world.sight.no_secrets) {
+        for fault in found.problems(self.world.sight.no_secrets) {
             problems.problem(
                 self.key(&format!("tls.{}", fault.key)),
                 fault.what,

@@ -141,7 +141,7 @@ fn signing_key(spec: &Assertion, scope: &Scope<'_>) -> Result<EncodingKey, Reque
     let Some(section) = pem::first_key(text.as_bytes()) else {
         return Err(RequestError::new(format!("{who}: {}", why_no_key(&text))));
     };
-    let plain = section.plain();
+    let plain = section.to_plain_pem();
     let found = plain.as_bytes();
     let made = match spec.alg {
         Algorithm::ES256 | Algorithm::ES384 if section.label == "EC PRIVATE KEY" => {

@@ -21,7 +21,7 @@ use super::{
     transport_error,
 };
 use crate::{
-    tls::{Material, Tls},
+    tls::{Tls, TlsMaterial},
     token::{BootInstant, Failure, FailureClass},
 };
 
@@ -51,7 +51,7 @@ enum Inner {
     /// is sent with that name, a resolver of its own leads it to the real host, and `Host` names
     /// the real host. HTTP/1.1 only: in HTTP/2 the name would also be the `:authority`.
     Named {
-        material: Box<Material>,
+        material: Box<TlsMaterial>,
         name: String,
         plain: reqwest::Client,
         clients: Mutex<HashMap<String, reqwest::Client>>,
@@ -208,7 +208,7 @@ impl TokenClient {
     }
 }
 
-fn roots_digest(material: &Material) -> [u8; 32] {
+fn roots_digest(material: &TlsMaterial) -> [u8; 32] {
     let mut roots: Vec<&[u8]> = material.roots.iter().map(|root| &**root).collect();
     // The platform's come in the order of a folder.
     roots.sort_unstable();
@@ -222,7 +222,7 @@ fn roots_digest(material: &Material) -> [u8; 32] {
 }
 
 /// `real`: where the name in the URL is led to.
-fn build_client(material: &Material, real: Option<&str>) -> Result<reqwest::Client, String> {
+fn build_client(material: &TlsMaterial, real: Option<&str>) -> Result<reqwest::Client, String> {
     let alpn: &[&[u8]] = if real.is_some() {
         &[b"http/1.1"]
     } else {

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use rustls::AlertDescription;
 
-use crate::tls::Flaw;
+use crate::tls::CertificateFlaw;
 
 /// What to say of an error of reqwest. `clock_unset`: the wall clock is not set, which makes every
 /// certificate look wrong.
@@ -67,7 +67,7 @@ pub fn describe(error: &reqwest::Error, clock_unset: bool) -> String {
 fn describe_tls(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(found) => {
-            format!("certificate {}", Flaw::new(found, None))
+            format!("certificate {}", CertificateFlaw::new(found, None))
         }
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
             "the server wants a client certificate".into()

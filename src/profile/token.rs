@@ -421,7 +421,7 @@ fn tls(b: &mut Build<'_>, at: &[&str], table: &TlsTable) -> Tls {
         client_cert_file: table.client_cert_file.clone().map(Into::into),
         client_key_file: table.client_key_file.clone().map(Into::into),
     };
-    for fault in found.faults(b.blind) {
+    for fault in found.problems(b.blind) {
         b.note(&path(at, fault.key), fault.what, fault.hint);
     }
     found

@@ -118,7 +118,7 @@ pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc
             f.error
         )
     });
-    // Our own words (`tls::Flaw`), in which a stranger's are quoted and cut.
+    // Our own words (`tls::CertificateFlaw`), in which a stranger's are quoted and cut.
     let distrusted = refusal
         .failure
         .as_ref()

@@ -13,7 +13,7 @@ use super::{
     chosen::Ctx,
     reply::{Cause, Reply},
 };
-use crate::{listen, tls::Flaw, token::BootInstant};
+use crate::{listen, tls::CertificateFlaw, token::BootInstant};
 
 /// Connection attempts, for the metric.
 #[must_use]
@@ -116,7 +116,7 @@ pub fn late(e: &Error, session: &mut Session, ctx: &Ctx) -> Option<Reply> {
 /// A certificate that is not trusted is for the user to mend, so it is told apart, and what is
 /// wrong with it is said. pingora hands on no more than rustls's words.
 fn tls(e: &Error) -> Reply {
-    match Flaw::from_text(&e.to_string()) {
+    match CertificateFlaw::from_text(&e.to_string()) {
         Some(flaw) => Reply::new(
             Cause::UpstreamCertificate,
             format!("its certificate {flaw}; see tls.ca_file and tls.server_name"),

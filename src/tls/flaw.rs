@@ -17,7 +17,7 @@ const BEGINS: &str = "invalid peer certificate: ";
 /// names). Its `Display` follows the word "certificate". Text out of the certificate, which a
 /// stranger wrote, is quoted there: cut at 100 characters, nothing in it that is not visible.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Flaw {
+pub enum CertificateFlaw {
     /// It is its own issuer, and does not stand in `ca_file`. With its subject.
     SelfSigned(String),
     /// Nobody trusted issued it. With its issuer, where the certificate could be read.
@@ -48,9 +48,9 @@ pub enum Flaw {
     Unacceptable,
 }
 
-impl Error for Flaw {}
+impl Error for CertificateFlaw {}
 
-impl Flaw {
+impl CertificateFlaw {
     /// What rustls found. `shown`: the certificate (DER) that the server showed, where it is at
     /// hand; it tells issuers apart.
     #[must_use]
@@ -64,7 +64,7 @@ impl Flaw {
             E::NotValidYetContext { not_before, .. } => {
                 Self::NotYetValid(Some(not_before.as_secs()))
             }
-            E::UnknownIssuer => issuer(parsed.as_ref()),
+            E::UnknownIssuer => issuer_flaw(parsed.as_ref()),
             E::NotValidForName => Self::OtherName {
                 asked: None,
                 names: None,
@@ -73,14 +73,17 @@ impl Flaw {
                 expected,
                 presented,
             } => {
-                let names = presented.iter().flat_map(|text| names(text)).collect();
+                let names = presented
+                    .iter()
+                    .flat_map(|text| subject_names(text))
+                    .collect();
                 Self::OtherName {
                     asked: Some(expected.to_str().into_owned()),
                     names: Some(names),
                 }
             }
             E::Revoked => Self::Revoked,
-            E::BadSignature => match issuer(parsed.as_ref()) {
+            E::BadSignature => match issuer_flaw(parsed.as_ref()) {
                 own @ Self::SelfSigned(_) => own,
                 _ => Self::BadSignature,
             },
@@ -88,7 +91,7 @@ impl Flaw {
             E::BadEncoding | E::UnhandledCriticalExtension => Self::Unreadable,
             E::Other(other) => match other.0.downcast_ref::<Self>() {
                 Some(own) => own.clone(),
-                None => Self::other(&other.0.to_string(), parsed.as_ref()),
+                None => Self::from_webpki_text(&other.0.to_string(), parsed.as_ref()),
             },
             _ => Self::Unacceptable,
         }
@@ -122,7 +125,7 @@ impl Flaw {
                 let asked = asked.split('"').nth(1).map(str::to_owned);
                 Self::OtherName {
                     asked,
-                    names: Some(names(named)),
+                    names: Some(subject_names(named)),
                 }
             }
             "certificate" if told.starts_with("certificate does not allow extended key usage") => {
@@ -139,14 +142,14 @@ impl Flaw {
             "Revoked" => Self::Revoked,
             "InvalidPurpose" => Self::NotForServers,
             "BadEncoding" | "UnhandledCriticalExtension" => Self::Unreadable,
-            "Other" => Self::other(told, None),
+            "Other" => Self::from_webpki_text(told, None),
             _ => Self::Unacceptable,
         })
     }
 
     /// webpki's own errors that rustls has no name for.
-    fn other(told: &str, parsed: Option<&X509Certificate<'_>>) -> Self {
-        match issuer(parsed) {
+    fn from_webpki_text(told: &str, parsed: Option<&X509Certificate<'_>>) -> Self {
+        match issuer_flaw(parsed) {
             own @ Self::SelfSigned(_) => own,
             _ if told.contains("CaUsedAsEndEntity") => Self::Authority,
             _ if told.contains("UnsupportedCertVersion") || told.contains("Extension") => {
@@ -158,19 +161,19 @@ impl Flaw {
 }
 
 /// Who issued it, as a flaw.
-fn issuer(parsed: Option<&X509Certificate<'_>>) -> Flaw {
+fn issuer_flaw(parsed: Option<&X509Certificate<'_>>) -> CertificateFlaw {
     match parsed {
         Some(certificate) if certificate.issuer().as_raw() == certificate.subject().as_raw() => {
-            Flaw::SelfSigned(certificate.subject().to_string())
+            CertificateFlaw::SelfSigned(certificate.subject().to_string())
         }
-        Some(certificate) => Flaw::UnknownIssuer(Some(certificate.issuer().to_string())),
-        None => Flaw::UnknownIssuer(None),
+        Some(certificate) => CertificateFlaw::UnknownIssuer(Some(certificate.issuer().to_string())),
+        None => CertificateFlaw::UnknownIssuer(None),
     }
 }
 
 /// The DNS names and addresses in what webpki says of a subjectAltName: `DnsName("a.example"),
 /// IpAddress(10.0.0.1)`. Linear.
-fn names(text: &str) -> Vec<String> {
+fn subject_names(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = text;
     while let Some(open) = rest.find('(') {
@@ -199,7 +202,7 @@ fn names(text: &str) -> Vec<String> {
     found
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for CertificateFlaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SelfSigned(subject) => write!(f, "is self-signed ({}) and does not stand in ca_file", quoted(subject)),

@@ -14,7 +14,7 @@ const DASHES: &[u8] = b"-----";
 
 /// One object of a PEM text, as it stands there.
 #[derive(Clone, Copy)]
-pub struct Section<'a> {
+pub struct PemSection<'a> {
     /// `CERTIFICATE`, `PRIVATE KEY`, `RSA PRIVATE KEY` and so on.
     pub label: &'a str,
     /// What stands between its lines; for what has no end, all the rest of the text.
@@ -22,11 +22,11 @@ pub struct Section<'a> {
     ends: bool,
 }
 
-impl Section<'_> {
+impl PemSection<'_> {
     /// The object in the form that every reader takes: lines of 64 characters, no white space, no
     /// written-out `\n`. What has no end has none here.
     #[must_use]
-    pub fn plain(&self) -> Zeroizing<String> {
+    pub fn to_plain_pem(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(
             self.body.len() + self.body.len() / 32 + 2 * self.label.len() + 64,
         ));
@@ -76,21 +76,21 @@ impl Section<'_> {
 
 /// The objects of a PEM text, in its order. What stands before, between and behind them is passed
 /// over.
-pub fn sections(text: &[u8]) -> impl Iterator<Item = Section<'_>> {
+pub fn sections(text: &[u8]) -> impl Iterator<Item = PemSection<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {
         loop {
-            rest = &rest[find(rest, BEGIN)? + BEGIN.len()..];
+            rest = &rest[find_bytes(rest, BEGIN)? + BEGIN.len()..];
             // A label is printable and short (RFC 7468 3); anything else is no beginning.
-            let label = find(&rest[..rest.len().min(64)], DASHES)
+            let label = find_bytes(&rest[..rest.len().min(64)], DASHES)
                 .and_then(|end| std::str::from_utf8(&rest[..end]).ok());
             let Some(label) = label.filter(|label| !label.contains(char::is_control)) else {
                 continue;
             };
             let inside = &rest[label.len() + DASHES.len()..];
-            let Some(end) = find(inside, END) else {
+            let Some(end) = find_bytes(inside, END) else {
                 rest = &[];
-                return Some(Section {
+                return Some(PemSection {
                     label,
                     body: inside,
                     ends: false,
@@ -100,7 +100,7 @@ pub fn sections(text: &[u8]) -> impl Iterator<Item = Section<'_>> {
             let ends = rest
                 .strip_prefix(label.as_bytes())
                 .is_some_and(|behind| behind.starts_with(DASHES));
-            return Some(Section {
+            return Some(PemSection {
                 label,
                 body: &inside[..end],
                 ends,
@@ -131,7 +131,7 @@ pub fn private_key(text: &[u8]) -> Option<Result<PrivateKeyDer<'static>, pem::Er
 
 /// The first private key of any kind as it stands in the text, undecoded; `None`: there is none.
 #[must_use]
-pub fn first_key(text: &[u8]) -> Option<Section<'_>> {
+pub fn first_key(text: &[u8]) -> Option<PemSection<'_>> {
     sections(text).find(|section| {
         matches!(
             section.label,
@@ -140,11 +140,11 @@ pub fn first_key(text: &[u8]) -> Option<Section<'_>> {
     })
 }
 
-fn der<T: PemObject>(section: &Section<'_>) -> Result<T, pem::Error> {
-    T::from_pem_slice(section.plain().as_bytes())
+fn der<T: PemObject>(section: &PemSection<'_>) -> Result<T, pem::Error> {
+    T::from_pem_slice(section.to_plain_pem().as_bytes())
 }
 
-fn find(text: &[u8], word: &[u8]) -> Option<usize> {
+fn find_bytes(text: &[u8], word: &[u8]) -> Option<usize> {
     text.windows(word.len()).position(|window| window == word)
 }
 

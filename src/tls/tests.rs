@@ -202,9 +202,9 @@ fn while_another_handshake_looks_at_the_files_one_goes_on_with_the_pair_that_was
         written(&folder, "c.pem", &cert),
         written(&folder, "k.pem", &key),
     );
-    let pair = Pair { cert, key };
-    let held = certified(&pair.read().unwrap()).unwrap();
-    let rotating = Arc::new(Rotating::new(pair, held.clone()));
+    let pair = IdentityFiles { cert, key };
+    let held = certified_key(&pair.read().unwrap()).unwrap();
+    let rotating = Arc::new(IdentityResolver::new(pair, held.clone()));
     // As a look does that never ends.
     let _looking = rotating.seen.lock().unwrap();
     let (tell, told) = std::sync::mpsc::channel();
@@ -252,7 +252,7 @@ fn what_is_wrong_is_told_all_at_once_by_key_and_files_of_elsewhere_are_not_misse
         ..Tls::default()
     };
     let keys = |tls: &Tls, blind| {
-        tls.faults(blind)
+        tls.problems(blind)
             .iter()
             .map(|fault| fault.key)
             .collect::<Vec<_>>()

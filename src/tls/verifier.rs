@@ -15,20 +15,20 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::flaw::Flaw;
+use super::flaw::CertificateFlaw;
 
 /// A certificate is good where its chain ends at a trusted authority, or where it is itself one of
 /// `named`: a person who names a server's own certificate means that server, whoever issued it and
 /// whatever else it says it is for. Name and time are checked in both cases, and so is the
 /// handshake's signature, which shows that the server has the certificate's key.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(super) struct ServerVerifier {
     chains: Arc<WebPkiServerVerifier>,
     /// Of `ca_file`; never the platform's.
     named: Vec<CertificateDer<'static>>,
 }
 
-impl Verifier {
+impl ServerVerifier {
     /// # Errors
     /// In words: nothing is trusted.
     pub fn new(
@@ -43,7 +43,7 @@ impl Verifier {
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,
@@ -59,13 +59,13 @@ impl ServerCertVerifier for Verifier {
             Err(Error::InvalidCertificate(_))
                 if self.named.iter().any(|named| **named == **shown) =>
             {
-                by_itself(shown, name, now)
+                verify_pinned(shown, name, now)
             }
             judged => judged,
         };
         judged.map_err(|error| match error {
             Error::InvalidCertificate(found) => Error::InvalidCertificate(CertificateError::Other(
-                OtherError(Arc::new(Flaw::new(&found, Some(shown)))),
+                OtherError(Arc::new(CertificateFlaw::new(&found, Some(shown)))),
             )),
             other => other,
         })
@@ -95,7 +95,7 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// Time and name alone (RFC 5280 4.1.2.5, RFC 9525 6).
-fn by_itself(
+fn verify_pinned(
     shown: &CertificateDer<'_>,
     name: &ServerName<'_>,
     now: UnixTime,

@@ -46,8 +46,8 @@ fn both(error: &CertificateError, shown: Option<&[u8]>) -> (String, String) {
         rustls::Error::InvalidCertificate(error.clone())
     );
     (
-        Flaw::new(error, shown).to_string(),
-        Flaw::from_text(&text).unwrap().to_string(),
+        CertificateFlaw::new(error, shown).to_string(),
+        CertificateFlaw::from_text(&text).unwrap().to_string(),
     )
 }
 
@@ -162,7 +162,7 @@ fn every_flaw_says_which_when_and_for_whom() {
             "cannot be accepted",
         ),
         (
-            CertificateError::Other(rustls::OtherError(Arc::new(Flaw::Revoked))),
+            CertificateError::Other(rustls::OtherError(Arc::new(CertificateFlaw::Revoked))),
             None,
             "is revoked",
             "cannot be accepted",
@@ -184,14 +184,14 @@ fn what_is_no_certificates_fault_is_no_flaw() {
         "TLS connect() failed: received fatal alert: HandshakeFailure, SNI: a",
         "invalid peer",
     ] {
-        assert_eq!(Flaw::from_text(text), None, "{text}");
+        assert_eq!(CertificateFlaw::from_text(text), None, "{text}");
     }
 }
 
 #[test]
 fn a_strangers_text_is_cut_and_shows_nothing_invisible() {
     let long = format!("a\u{202e}b\r\nX-Evil: 1 {}", "x".repeat(300));
-    let said = Flaw::SelfSigned(long).to_string();
+    let said = CertificateFlaw::SelfSigned(long).to_string();
     assert!(
         said.starts_with("is self-signed (\"a?b??X-Evil: 1 xxx") && said.chars().count() < 160,
         "{said}"
@@ -201,10 +201,10 @@ fn a_strangers_text_is_cut_and_shows_nothing_invisible() {
 proptest! {
     #[test]
     fn any_text_and_any_certificate_can_be_judged(text in "\\PC{0,80}", der in prop::collection::vec(any::<u8>(), 0..200)) {
-        if let Some(flaw) = Flaw::from_text(&format!("{BEGINS}{text}")) {
+        if let Some(flaw) = CertificateFlaw::from_text(&format!("{BEGINS}{text}")) {
             prop_assert!(flaw.to_string().chars().count() < 1000);
         }
-        let _ = Flaw::from_text(&format!("{BEGINS}certificate not valid for name {text}; certificate {text}"));
-        prop_assert!(!Flaw::new(&CertificateError::UnknownIssuer, Some(&der)).to_string().is_empty());
+        let _ = CertificateFlaw::from_text(&format!("{BEGINS}certificate not valid for name {text}; certificate {text}"));
+        prop_assert!(!CertificateFlaw::new(&CertificateError::UnknownIssuer, Some(&der)).to_string().is_empty());
     }
 }
