@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     profile::{Profile, Scope, Template},
-    redact::{Word, Words},
+    redact::{HiddenWord, Redactor},
     secret::Values,
     token::{BootInstant, Token},
 };
@@ -48,7 +48,7 @@ pub struct Presented {
     pub cookies: Vec<(String, Value)>,
     /// What must not come back in the head of an answer: tokens, their variables, secrets that are
     /// not public, and what was made of them.
-    pub words: Words,
+    pub redactor: Redactor,
     /// What `PerRequest` values are rendered with.
     material: Material,
 }
@@ -185,7 +185,7 @@ impl Presented {
                 Value::Ready(value) => secret_word(value),
                 Value::PerRequest(_) => None,
             });
-        let words = Words::new(material.words(values).chain(made));
+        let redactor = Redactor::new(material.words(values).chain(made));
         Ok(Self {
             numbers: material.tokens.iter().map(|t| t.number).collect(),
             epoch,
@@ -199,7 +199,7 @@ impl Presented {
             headers_if_absent,
             query,
             cookies,
-            words,
+            redactor,
             material,
         })
     }
@@ -227,7 +227,7 @@ impl Presented {
     /// What in a value that was made for one request must not come back: its longest word, where a
     /// token or a secret is in it. A value made of `uuid()` and `now` alone is no secret.
     #[must_use]
-    pub fn word_of_request(&self, value: &Value, rendered: &HeaderValue) -> Option<Word> {
+    pub fn word_of_request(&self, value: &Value, rendered: &HeaderValue) -> Option<HiddenWord> {
         match value {
             Value::PerRequest(template) if holds_secret(template, &self.material.profile) => {
                 secret_word(rendered)
@@ -239,7 +239,7 @@ impl Presented {
 
 impl Material {
     /// Tokens, variables, and secrets that are not public.
-    fn words(&self, values: Option<&Values>) -> impl Iterator<Item = Word> {
+    fn words(&self, values: Option<&Values>) -> impl Iterator<Item = HiddenWord> {
         let tokens = self.tokens.iter().map(|t| t.issued.value.clone());
         let vars = self
             .vars
@@ -299,7 +299,7 @@ fn holds_secret(template: &Template, profile: &Profile) -> bool {
 }
 
 /// The longest word, so without `Bearer`.
-fn secret_word(value: &HeaderValue) -> Option<Word> {
+fn secret_word(value: &HeaderValue) -> Option<HiddenWord> {
     let longest = value
         .to_str()
         .ok()?

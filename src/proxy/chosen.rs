@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     credential::{Credential, Partition, Presented},
-    redact::Word,
+    redact::HiddenWord,
     snapshot::Snapshot,
     telemetry::Metrics,
     token::BootInstant,
@@ -31,7 +31,7 @@ pub struct Chosen {
     /// What the request is sent with.
     pub access: Access,
     /// What was made of tokens and secrets for this request alone, and must not come back.
-    pub made: Vec<Word>,
+    pub made: Vec<HiddenWord>,
 }
 
 /// What lets the request in.

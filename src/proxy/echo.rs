@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     credential::{Presented, Value},
-    redact::{HIDDEN, Words},
+    redact::{HIDDEN, Redactor},
 };
 
 /// What frames a message says nothing but numbers and names of the protocol; changed, it would say
@@ -53,13 +53,13 @@ pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
             query(response, &name, presented)?;
         }
     }
-    let made = Words::new(chosen.made.iter().cloned());
-    for words in [&presented.words, &made]
+    let made = Redactor::new(chosen.made.iter().cloned());
+    for redactor in [&presented.redactor, &made]
         .into_iter()
-        .filter(|words| !words.is_empty())
+        .filter(|redactor| !redactor.is_empty())
     {
-        reason(response, words)?;
-        fields(response, words)?;
+        reason(response, redactor)?;
+        fields(response, redactor)?;
     }
     Ok(())
 }
@@ -69,18 +69,18 @@ pub fn hide_in_trailers(trailers: &mut HeaderMap, chosen: &Chosen) {
     let Access::Credential { presented, .. } = &chosen.access else {
         return;
     };
-    let made = Words::new(chosen.made.iter().cloned());
-    for words in [&presented.words, &made]
+    let made = Redactor::new(chosen.made.iter().cloned());
+    for redactor in [&presented.redactor, &made]
         .into_iter()
-        .filter(|words| !words.is_empty())
+        .filter(|redactor| !redactor.is_empty())
     {
         for value in trailers.values_mut() {
-            if let Some(new) = words.hide(value.as_bytes()) {
+            if let Some(new) = redactor.hide(value.as_bytes()) {
                 *value = text(&new);
             }
         }
         let named =
-            |name: &HeaderName| Some((name.clone(), words.hide_name(name.as_str().as_bytes())?));
+            |name: &HeaderName| Some((name.clone(), redactor.hide_name(name.as_str().as_bytes())?));
         for (old, new) in trailers.keys().filter_map(named).collect::<Vec<_>>() {
             let values: Vec<HeaderValue> = trailers.get_all(&old).iter().cloned().collect();
             trailers.remove(&old);
@@ -93,21 +93,21 @@ pub fn hide_in_trailers(trailers: &mut HeaderMap, chosen: &Chosen) {
     }
 }
 
-fn reason(response: &mut ResponseHeader, words: &Words) -> Result<()> {
+fn reason(response: &mut ResponseHeader, redactor: &Redactor) -> Result<()> {
     let Some(new) = response
         .get_reason_phrase()
-        .and_then(|phrase| words.hide(phrase.as_bytes()))
+        .and_then(|phrase| redactor.hide(phrase.as_bytes()))
     else {
         return Ok(());
     };
     response.set_reason_phrase(Some(&String::from_utf8_lossy(&new)))
 }
 
-fn fields(response: &mut ResponseHeader, words: &Words) -> Result<()> {
+fn fields(response: &mut ResponseHeader, redactor: &Redactor) -> Result<()> {
     let repeats = |(name, value): (&HeaderName, &HeaderValue)| {
         let found = !FRAMING.contains(name)
-            && (words.hide(value.as_bytes()).is_some()
-                || words.hide_name(name.as_str().as_bytes()).is_some());
+            && (redactor.hide(value.as_bytes()).is_some()
+                || redactor.hide_name(name.as_str().as_bytes()).is_some());
         found.then(|| name.clone())
     };
     let mut found: Vec<HeaderName> = response.headers.iter().filter_map(repeats).collect();
@@ -119,13 +119,13 @@ fn fields(response: &mut ResponseHeader, words: &Words) -> Result<()> {
             .get_all(&name)
             .iter()
             .map(|value| {
-                words
+                redactor
                     .hide(value.as_bytes())
                     .map_or_else(|| value.clone(), |new| text(&new))
             })
             .collect();
         response.remove_header(&name);
-        let name = match words.hide_name(name.as_str().as_bytes()) {
+        let name = match redactor.hide_name(name.as_str().as_bytes()) {
             None => name,
             // What is left is no name: the field goes.
             Some(new) => match HeaderName::from_bytes(&new) {

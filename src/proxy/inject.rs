@@ -11,7 +11,7 @@ use pingora_http::RequestHeader;
 use super::chosen::{Access, Chosen};
 use crate::{
     credential::{Placed, Presented, Value},
-    redact::Word,
+    redact::HiddenWord,
     route::Target,
 };
 
@@ -40,7 +40,7 @@ pub fn apply(
     original: &RequestHeader,
     chosen: &Chosen,
     via: Option<&str>,
-) -> Result<Vec<Word>> {
+) -> Result<Vec<HiddenWord>> {
     // Most requests have none of them, and one look is cheaper than a search for each.
     if request.headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         for name in &HOP_BY_HOP {
@@ -191,7 +191,7 @@ fn place<'a>(
     placed: &Placed,
     presented: &Presented,
     path: Cow<'a, str>,
-    made: &mut Vec<Word>,
+    made: &mut Vec<HiddenWord>,
 ) -> Result<Cow<'a, str>> {
     let mut text = |value: &Value| {
         let text = presented

@@ -12,7 +12,7 @@ use memchr::memmem;
 use zeroize::Zeroizing;
 
 use spelling::Spelling;
-use view::{View, views};
+use view::{DecodedView, decoded_views};
 
 /// Stands in the place of what is hidden.
 pub const HIDDEN: &str = "***";
@@ -31,12 +31,12 @@ const KEY_BITS: u32 = 13;
 const ROUNDS: usize = 4;
 
 /// A word that is to be hidden. Cheap to clone.
-pub type Word = Arc<Zeroizing<String>>;
+pub type HiddenWord = Arc<Zeroizing<String>>;
 
 /// The words of one injection, ready to be searched for. What is built for that is 1 KiB and 16
 /// bytes for each spelling of each word; the words themselves are shared.
-pub struct Words {
-    all: Vec<Word>,
+pub struct Redactor {
+    all: Vec<HiddenWord>,
     anchors: Vec<Anchor>,
     /// One bit for each hash of an anchor's first bytes.
     keys: Box<[u64]>,
@@ -53,11 +53,11 @@ struct Anchor {
 /// A word in a spelling.
 type Needle = (u16, Spelling);
 
-impl Words {
+impl Redactor {
     /// Words under 6 bytes and repeated ones are left out.
     #[must_use]
-    pub fn new(all: impl IntoIterator<Item = Word>) -> Self {
-        let mut words: Vec<Word> = Vec::new();
+    pub fn new(all: impl IntoIterator<Item = HiddenWord>) -> Self {
+        let mut words: Vec<HiddenWord> = Vec::new();
         for word in all {
             if word.len() >= SHORTEST
                 && words.len() < usize::from(u16::MAX)
@@ -82,7 +82,7 @@ impl Words {
                     .iter_mut()
                     .zip(&bytes)
                     .for_each(|(to, from)| *to = *from);
-                if let Some(key) = key(&anchor)
+                if let Some(key) = key_bit(&anchor)
                     && let Some(bits) = this.keys.get_mut(key / 64)
                 {
                     *bits |= 1 << (key % 64);
@@ -110,16 +110,20 @@ impl Words {
     /// proportion to the length of `value` and of the words.
     #[must_use]
     pub fn hide(&self, value: &[u8]) -> Option<Vec<u8>> {
-        self.rounds(value, |now| self.found(now))
+        self.hide_repeatedly(value, |now| self.find_ranges(now))
     }
 
     /// The same for the name of a field, in which case does not matter.
     #[must_use]
     pub fn hide_name(&self, name: &[u8]) -> Option<Vec<u8>> {
-        self.rounds(name, |now| self.found_in_name(now))
+        self.hide_repeatedly(name, |now| self.find_ranges_in_name(now))
     }
 
-    fn rounds(&self, value: &[u8], found: impl Fn(&[u8]) -> Vec<Range<usize>>) -> Option<Vec<u8>> {
+    fn hide_repeatedly(
+        &self,
+        value: &[u8],
+        found: impl Fn(&[u8]) -> Vec<Range<usize>>,
+    ) -> Option<Vec<u8>> {
         if self.all.is_empty() || value.len() < SHORTEST {
             return None;
         }
@@ -130,30 +134,30 @@ impl Words {
             if ranges.is_empty() {
                 return left;
             }
-            left = Some(masked(now, ranges));
+            left = Some(mask_ranges(now, ranges));
         }
         Some(HIDDEN.into())
     }
 
     /// Where words stand in `value`.
-    fn found(&self, value: &[u8]) -> Vec<Range<usize>> {
+    fn find_ranges(&self, value: &[u8]) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();
-        for view in views(value) {
-            for (word, spelling) in self.hits(view.text()) {
-                self.spelled(word, spelling, &view, |needle| needle, &mut ranges);
+        for view in decoded_views(value) {
+            for (word, spelling) in self.candidate_needles(view.text()) {
+                self.push_matches(word, spelling, &view, |needle| needle, &mut ranges);
             }
         }
         ranges
     }
 
     /// Names are short, and most shorter than any spelling of a word.
-    fn found_in_name(&self, name: &[u8]) -> Vec<Range<usize>> {
+    fn find_ranges_in_name(&self, name: &[u8]) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();
-        for view in views(name).into_iter().map(View::lowered) {
+        for view in decoded_views(name).into_iter().map(DecodedView::lowered) {
             for (number, word) in (0_u16..).zip(&self.all) {
                 if word.len() <= view.text().len() {
                     for spelling in Spelling::ALL {
-                        self.spelled(
+                        self.push_matches(
                             number,
                             spelling,
                             &view,
@@ -168,10 +172,10 @@ impl Words {
     }
 
     /// The needles that may stand in `text`: their beginnings do.
-    fn hits(&self, text: &[u8]) -> BTreeSet<Needle> {
+    fn candidate_needles(&self, text: &[u8]) -> BTreeSet<Needle> {
         let mut hits = BTreeSet::new();
         for (at, window) in text.windows(KEY).enumerate() {
-            let Some(key) = key(window) else { continue };
+            let Some(key) = key_bit(window) else { continue };
             if self
                 .keys
                 .get(key / 64)
@@ -194,11 +198,11 @@ impl Words {
     }
 
     /// Adds where this needle stands in the view, in terms of what the view is of.
-    fn spelled(
+    fn push_matches(
         &self,
         word: u16,
         spelling: Spelling,
-        view: &View<'_>,
+        view: &DecodedView<'_>,
         fold: impl Fn(Vec<u8>) -> Vec<u8>,
         ranges: &mut Vec<Range<usize>>,
     ) {
@@ -207,7 +211,7 @@ impl Words {
         };
         let alone = word.len() < SURE;
         let Some(needle) = spelling
-            .whole(word.as_bytes(), alone)
+            .write_word(word.as_bytes(), alone)
             .map(|needle| Zeroizing::new(fold(needle)))
         else {
             return;
@@ -216,7 +220,7 @@ impl Words {
         for at in memmem::find_iter(text, needle.as_slice()) {
             let end = at + needle.len();
             if !alone {
-                let (before, after) = spelling.mixed(word.len());
+                let (before, after) = spelling.shares_edges(word.len());
                 let from = at - usize::from(before && at > 0 && is_base64(text.get(at - 1)));
                 let to = end + usize::from(after && is_base64(text.get(end)));
                 ranges.push(view.range(from..to));
@@ -229,7 +233,7 @@ impl Words {
 }
 
 /// Which bit stands for these first bytes.
-fn key(bytes: &[u8]) -> Option<usize> {
+fn key_bit(bytes: &[u8]) -> Option<usize> {
     let first = bytes.first_chunk::<KEY>()?;
     // Fibonacci hashing: the upper bits are well mixed. 13 bits fit.
     usize::try_from(u32::from_le_bytes(*first).wrapping_mul(0x9E37_79B1) >> (32 - KEY_BITS)).ok()
@@ -244,7 +248,7 @@ fn is_base64(byte: Option<&u8>) -> bool {
     byte.is_some_and(|b| b.is_ascii_alphanumeric() || b"+/-_".contains(b))
 }
 
-fn masked(value: &[u8], mut ranges: Vec<Range<usize>>) -> Vec<u8> {
+fn mask_ranges(value: &[u8], mut ranges: Vec<Range<usize>>) -> Vec<u8> {
     ranges.sort_unstable_by_key(|range| (range.start, range.end));
     let mut out = Vec::with_capacity(value.len());
     let mut done = 0;

@@ -39,7 +39,7 @@ impl Spelling {
         if self == Self::Plain {
             first = first.get(..8).unwrap_or(first);
         }
-        self.whole(first, alone).map(|mut bytes| {
+        self.write_word(first, alone).map(|mut bytes| {
             bytes.truncate(8);
             bytes
         })
@@ -47,7 +47,7 @@ impl Spelling {
 
     /// The characters that depend on the word alone. `alone`: nothing stands before or after it, so
     /// all of them do, and only in one place.
-    pub fn whole(self, word: &[u8], alone: bool) -> Option<Vec<u8>> {
+    pub fn write_word(self, word: &[u8], alone: bool) -> Option<Vec<u8>> {
         let (engine, before) = match self {
             Self::Plain => return Some(word.to_vec()),
             Self::Base64(before) => (&STANDARD_NO_PAD, before),
@@ -67,7 +67,7 @@ impl Spelling {
     }
 
     /// Whether a character before, and one behind, [`Self::whole`] holds some bits of the word.
-    pub fn mixed(self, length: usize) -> (bool, bool) {
+    pub fn shares_edges(self, length: usize) -> (bool, bool) {
         match self {
             Self::Plain => (false, false),
             Self::Base64(before) | Self::Base64Url(before) => (

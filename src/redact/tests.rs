@@ -10,8 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn words(all: &[&str]) -> Words {
-    Words::new(
+fn words(all: &[&str]) -> Redactor {
+    Redactor::new(
         all.iter()
             .map(|word| Arc::new(Zeroizing::new((*word).to_owned()))),
     )
@@ -235,7 +235,7 @@ proptest! {
         }
         let once = all.hide(value.as_bytes()).unwrap_or(value.into_bytes());
         prop_assert_eq!(all.hide(&once), None);
-        prop_assert!(all.found(&once).is_empty());
+        prop_assert!(all.find_ranges(&once).is_empty());
     }
 
     #[test]
@@ -246,7 +246,7 @@ proptest! {
 
     #[test]
     fn a_reading_never_points_out_of_its_text(text in "[%25eEu0\\\\\"a-c]{0,40}") {
-        for view in views(text.as_bytes()) {
+        for view in decoded_views(text.as_bytes()) {
             for at in 0..=view.text().len() {
                 let range = view.range(at..view.text().len());
                 prop_assert!(range.start <= range.end && range.end <= text.len());

@@ -6,7 +6,7 @@ use std::{borrow::Cow, ops::Range};
 use memchr::memchr;
 
 /// A reading of a text.
-pub struct View<'a> {
+pub struct DecodedView<'a> {
     text: Cow<'a, [u8]>,
     /// Where in the original each byte begins, and where the last one ends; `None`: it is the
     /// original.
@@ -15,35 +15,35 @@ pub struct View<'a> {
 
 /// Every reading that differs from the ones before it. Their number is bounded, and none is longer
 /// than the text.
-pub fn views(text: &[u8]) -> Vec<View<'_>> {
-    let mut all = vec![View {
+pub fn decoded_views(text: &[u8]) -> Vec<DecodedView<'_>> {
+    let mut all = vec![DecodedView {
         text: Cow::Borrowed(text),
         from: None,
     }];
     if memchr(b'%', text).is_none() && memchr(b'\\', text).is_none() {
         return all;
     }
-    let add = |found: Option<View<'static>>, all: &mut Vec<View<'_>>| {
+    let add = |found: Option<DecodedView<'static>>, all: &mut Vec<DecodedView<'_>>| {
         found.map(|view| all.push(view)).is_some()
     };
-    let plain = View {
+    let plain = DecodedView {
         text: Cow::Borrowed(text),
         from: None,
     };
     // A word may itself look like an escape, so that it stands in the first or second step and not
     // in the last.
-    let once = percent(&plain, false);
-    let twice = once.as_ref().and_then(|view| percent(view, false));
-    let all_of_it = twice.as_ref().and_then(|_| percent(&plain, true));
+    let once = percent_decode(&plain, false);
+    let twice = once.as_ref().and_then(|view| percent_decode(view, false));
+    let all_of_it = twice.as_ref().and_then(|_| percent_decode(&plain, true));
     for found in [once, twice, all_of_it] {
         add(found, &mut all);
     }
     // JSON within JSON, and escapes of one kind within the other.
     for base in 0..all.len() {
         let Some(view) = all.get(base) else { break };
-        let (json, pairs) = (unescaped(view, json_escape), unescaped(view, quoted_pair));
-        let twice = json.as_ref().and_then(|view| unescaped(view, json_escape));
-        let percented = json.as_ref().and_then(|view| percent(view, true));
+        let (json, pairs) = (unescape(view, json_escape), unescape(view, quoted_pair));
+        let twice = json.as_ref().and_then(|view| unescape(view, json_escape));
+        let percented = json.as_ref().and_then(|view| percent_decode(view, true));
         for found in [json, pairs, twice, percented] {
             add(found, &mut all);
         }
@@ -51,7 +51,7 @@ pub fn views(text: &[u8]) -> Vec<View<'_>> {
     all
 }
 
-impl View<'_> {
+impl DecodedView<'_> {
     /// The same in small letters.
     pub fn lowered(mut self) -> Self {
         self.text.to_mut().make_ascii_lowercase();
@@ -82,7 +82,7 @@ impl View<'_> {
 
 /// Percent-decoded (RFC 3986 2.1), once or as often as it changes, in one pass: what a decoded byte
 /// completes is decoded at once then.
-fn percent(view: &View<'_>, fully: bool) -> Option<View<'static>> {
+fn percent_decode(view: &DecodedView<'_>, fully: bool) -> Option<DecodedView<'static>> {
     memchr(b'%', view.text())?;
     let mut text: Vec<u8> = Vec::with_capacity(view.text.len());
     let mut from: Vec<u32> = Vec::with_capacity(view.text.len() + 1);
@@ -105,7 +105,7 @@ fn percent(view: &View<'_>, fully: bool) -> Option<View<'static>> {
         from.push(start);
     }
     from.push(view.origin_of(view.text.len()));
-    (text.len() < view.text.len()).then_some(View {
+    (text.len() < view.text.len()).then_some(DecodedView {
         text: Cow::Owned(text),
         from: Some(from),
     })
@@ -113,7 +113,10 @@ fn percent(view: &View<'_>, fully: bool) -> Option<View<'static>> {
 
 /// With its backslash escapes replaced, each by what `escape` makes of what follows the backslash:
 /// a byte, and how many bytes it was.
-fn unescaped(view: &View<'_>, escape: fn(&[u8]) -> Option<(u8, usize)>) -> Option<View<'static>> {
+fn unescape(
+    view: &DecodedView<'_>,
+    escape: fn(&[u8]) -> Option<(u8, usize)>,
+) -> Option<DecodedView<'static>> {
     memchr(b'\\', view.text())?;
     let mut text: Vec<u8> = Vec::with_capacity(view.text.len());
     let mut from: Vec<u32> = Vec::with_capacity(view.text.len() + 1);
@@ -130,7 +133,7 @@ fn unescaped(view: &View<'_>, escape: fn(&[u8]) -> Option<(u8, usize)>) -> Optio
         at += length;
     }
     from.push(view.origin_of(view.text.len()));
-    (text.len() < view.text.len()).then_some(View {
+    (text.len() < view.text.len()).then_some(DecodedView {
         text: Cow::Owned(text),
         from: Some(from),
     })
