@@ -226,7 +226,7 @@ impl Reloader {
                 "refused"
             }
         };
-        self.0.metrics.reloaded(word);
+        self.0.metrics.config_reloaded(word);
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((outcome.clone(), BootInstant::now()));
         outcome

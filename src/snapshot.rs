@@ -91,7 +91,7 @@ impl Snapshot {
             .upstreams
             .iter()
             .map(|u| {
-                world.metrics.know_upstream(&u.name);
+                world.metrics.register_upstream(&u.name);
                 Served {
                     upstream: Arc::new(u.clone()),
                     credential: u
@@ -101,7 +101,7 @@ impl Snapshot {
                 }
             })
             .collect();
-        world.metrics.certificates(&certificates(&config));
+        world.metrics.set_certificate_expiries(&certificates(&config));
         let router = Router::new(config.rules.clone());
         Ok(Self {
             config,

@@ -30,8 +30,8 @@ pub struct Metrics(Arc<Inner>);
 
 struct Inner {
     registry: Registry,
-    recent: traffic::Recent,
-    repeats: repeats::Repeats,
+    recent: traffic::RecentStatuses,
+    repeats: repeats::RepeatFilter,
     /// Gauges read from states are set and gathered under this lock, so that no scrape sees half of
     /// them.
     scrape: Mutex<()>,
@@ -105,7 +105,7 @@ pub struct CredentialGauges {
 
 /// A request that we refused ourselves.
 #[derive(Debug, Clone, Copy)]
-pub struct Refused<'a> {
+pub struct RefusalEvent<'a> {
     /// Empty where none was found.
     pub upstream: &'a str,
     /// The code of the answer's problem document.
@@ -119,9 +119,9 @@ pub struct Refused<'a> {
 }
 
 /// Registers collectors under the common prefix.
-struct Register(Registry);
+struct Registrar(Registry);
 
-impl Register {
+impl Registrar {
     fn add<T: prometheus::core::Collector + Clone + 'static>(
         &self,
         made: prometheus::Result<T>,
@@ -147,13 +147,23 @@ impl Register {
             labels,
         ))
     }
-    fn whole(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    fn int_gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntGaugeVec> {
         self.add(IntGaugeVec::new(
             Opts::new(format!("cupbearer_{name}"), help),
             labels,
         ))
     }
-    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<HistogramVec> {
         let opts = HistogramOpts::new(format!("cupbearer_{name}"), help).buckets(BUCKETS.to_vec());
         self.add(HistogramVec::new(opts, labels))
     }
@@ -178,11 +188,11 @@ impl Metrics {
     /// None in practice: only a name registered twice or not well-formed, which a test would have
     /// found.
     pub fn new() -> prometheus::Result<Self> {
-        let r = Register(Registry::new());
+        let r = Registrar(Registry::new());
         r.0.register(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
         ))?;
-        let build = r.whole("build_info", "Constant 1, names the build.", &["version"])?;
+        let build = r.int_gauges("build_info", "Constant 1, names the build.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let ct = &["credential", "token"];
         let last_reload = r.add(Gauge::with_opts(Opts::new(
@@ -200,12 +210,12 @@ impl Metrics {
         }
         let inner = Inner {
             requests: r.counters("requests_total", "Requests answered by the vendor, by status.", &["upstream", "code"])?,
-            request_seconds: r.seconds(
+            request_seconds: r.histograms(
                 "request_duration_seconds",
                 "Time from the first byte of a request to the last byte of its answer.",
                 &["upstream"],
             )?,
-            in_flight: r.whole("requests_in_flight", "Requests being served now.", &["upstream"])?,
+            in_flight: r.int_gauges("requests_in_flight", "Requests being served now.", &["upstream"])?,
             refusals: r.counters("refusals_total", "Requests refused by cupbearer itself, by error code.", &["upstream", "code"])?,
             replays: r.counters("replays_total", "Requests considered for one replay after a 401.", &["upstream", "outcome"])?,
             redirects_removed: r.counters(
@@ -220,7 +230,7 @@ impl Metrics {
             )?,
             connects: r.counters("upstream_connects_total", "Connection attempts to the vendor.", &["upstream", "outcome"])?,
             token_requests: r.counters("token_requests_total", "Token requests by outcome.", &["credential", "token", "outcome"])?,
-            token_request_seconds: r.seconds("token_request_duration_seconds", "Duration of token requests.", ct)?,
+            token_request_seconds: r.histograms("token_request_duration_seconds", "Duration of token requests.", ct)?,
             token_expiry: r.gauges(
                 "token_expiry_timestamp_seconds",
                 "Unix time when the current token expires, 0 without one; of partitions the earliest.",
@@ -228,15 +238,15 @@ impl Metrics {
             )?,
             token_refresh: r.gauges("token_refresh_timestamp_seconds", "Unix time of the next planned token request, 0 for none.", ct)?,
             token_last_success: r.gauges("token_last_success_timestamp_seconds", "Unix time of the last successful token request.", ct)?,
-            token_sendable: r.whole("token_sendable", "1 while a token may be sent.", ct)?,
-            token_resting: r.whole("token_resting", "1 while a token is not renewed because nobody uses it.", ct)?,
+            token_sendable: r.int_gauges("token_sendable", "1 while a token may be sent.", ct)?,
+            token_resting: r.int_gauges("token_resting", "1 while a token is not renewed because nobody uses it.", ct)?,
             token_unchanged: r.counters("token_unchanged_total", "Token requests that returned the token already held.", ct)?,
             token_implausible: r.counters("token_lifetime_implausible_total", "Answers whose lifetime was ignored.", ct)?,
-            token_wait_seconds: r.seconds("token_wait_seconds", "Time requests waited for a token.", &["credential"])?,
-            token_waiters: r.whole("token_waiters", "Requests waiting for a token now.", &["credential"])?,
-            latched: r.whole("credential_latched", "1 while token requests are stopped after rejections.", &["credential"])?,
-            rejections: r.whole("credential_rejections", "Rejections counted against the lockout limit.", &["credential"])?,
-            info: r.whole("credential_info", "Constant 1, names the profile.", &["credential", "profile"])?,
+            token_wait_seconds: r.histograms("token_wait_seconds", "Time requests waited for a token.", &["credential"])?,
+            token_waiters: r.int_gauges("token_waiters", "Requests waiting for a token now.", &["credential"])?,
+            latched: r.int_gauges("credential_latched", "1 while token requests are stopped after rejections.", &["credential"])?,
+            rejections: r.int_gauges("credential_rejections", "Rejections counted against the lockout limit.", &["credential"])?,
+            info: r.int_gauges("credential_info", "Constant 1, names the profile.", &["credential", "profile"])?,
             secret_read_errors: r.counters("secret_read_errors_total", "Secrets that could not be read.", &["credential"])?,
             secret_changes: r.counters("secret_changes_total", "Changes seen in secret values.", &["credential"])?,
             reloads,
@@ -253,17 +263,17 @@ impl Metrics {
                 .add(IntCounter::new("cupbearer_log_lines_dropped_total", "Log lines that were lost because nobody read them in time."))?,
             lost_lines: OnceLock::new(),
             registry: r.0,
-            recent: traffic::Recent::default(),
-            repeats: repeats::Repeats::default(),
+            recent: traffic::RecentStatuses::default(),
+            repeats: repeats::RepeatFilter::default(),
             scrape: Mutex::new(()),
         };
         Ok(Self(Arc::new(inner)))
     }
 
     /// Makes every series of an upstream whose labels are known appear with 0.
-    pub fn know_upstream(&self, upstream: &str) {
+    pub fn register_upstream(&self, upstream: &str) {
         let m = &self.0;
-        m.recent.know(upstream);
+        m.recent.register(upstream);
         m.request_seconds.with_label_values(&[upstream]);
         m.in_flight.with_label_values(&[upstream]);
         m.token_rejections.with_label_values(&[upstream]);
@@ -277,7 +287,7 @@ impl Metrics {
     }
 
     /// Makes every series of a credential and its tokens whose labels are known appear with 0.
-    pub fn know_credential<'a>(&self, credential: &str, tokens: impl Iterator<Item = &'a str>) {
+    pub fn register_credential<'a>(&self, credential: &str, tokens: impl Iterator<Item = &'a str>) {
         let m = &self.0;
         m.token_wait_seconds.with_label_values(&[credential]);
         m.secret_read_errors.with_label_values(&[credential]);
@@ -306,7 +316,7 @@ impl Metrics {
             .filter(|c| c.canonical_reason().is_some());
         let code = code.as_ref().map_or("other", http::StatusCode::as_str);
         self.0.requests.with_label_values(&[upstream, code]).inc();
-        self.0.recent.note(upstream, status);
+        self.0.recent.record(upstream, status);
         self.0
             .request_seconds
             .with_label_values(&[upstream])
@@ -322,33 +332,35 @@ impl Metrics {
         if let Some(times) =
             self.0
                 .repeats
-                .again(("by hand", credential), action, BootInstant::now())
+                .note_failure(("by hand", credential), action, BootInstant::now())
         {
             tracing::info!(
                 credential,
                 action,
                 times,
                 "asked for by hand{}",
-                repeats::words(times)
+                repeats::repeat_suffix(times)
             );
         }
     }
 
     /// We refused a request. What is not the caller's mistake is told, its repeats once a minute.
-    pub fn refused(&self, refused: &Refused<'_>) {
-        let Refused {
+    pub fn request_refused(&self, refusal: &RefusalEvent<'_>) {
+        let RefusalEvent {
             upstream,
             code,
             detail,
             ours,
             trace_id,
-        } = *refused;
+        } = *refusal;
         self.0.refusals.with_label_values(&[upstream, code]).inc();
         let told = ours
             .then(|| {
-                self.0
-                    .repeats
-                    .again(("refused", upstream), (code, detail), BootInstant::now())
+                self.0.repeats.note_failure(
+                    ("refused", upstream),
+                    (code, detail),
+                    BootInstant::now(),
+                )
             })
             .flatten();
         match told {
@@ -359,14 +371,14 @@ impl Metrics {
                 trace_id,
                 times,
                 "request refused{}",
-                repeats::words(times)
+                repeats::repeat_suffix(times)
             ),
             None => tracing::debug!(upstream, code, detail, trace_id, "request refused"),
         }
     }
     /// A 401 was considered for a replay; `outcome` is `ok`, `failed`, `skipped_body` or
     /// `skipped_policy`.
-    pub fn replay(&self, upstream: &str, outcome: &'static str) {
+    pub fn replay_considered(&self, upstream: &str, outcome: &'static str) {
         self.0.replays.with_label_values(&[upstream, outcome]).inc();
     }
     /// So many references were taken out of an answer, because they led to an upstream of ours with
@@ -376,10 +388,10 @@ impl Metrics {
             .redirects_removed
             .with_label_values(&[upstream])
             .inc_by(count as u64);
-        if let Some(times) = self
-            .0
-            .repeats
-            .again(("redirect", upstream), "", BootInstant::now())
+        if let Some(times) =
+            self.0
+                .repeats
+                .note_failure(("redirect", upstream), "", BootInstant::now())
         {
             let advice = "its Location, Content-Location, Refresh or Link led to another upstream of ours; see redirects_to";
             tracing::warn!(
@@ -387,7 +399,7 @@ impl Metrics {
                 trace_id,
                 times,
                 "{advice}{}",
-                repeats::words(times)
+                repeats::repeat_suffix(times)
             );
         }
     }
@@ -404,7 +416,7 @@ impl Metrics {
             .inc();
     }
     /// A connection to the vendor could not be made; `trace_id` is that of the request.
-    pub fn cannot_connect(
+    pub fn connect_failed(
         &self,
         upstream: &str,
         outcome: &'static str,
@@ -412,10 +424,10 @@ impl Metrics {
         trace_id: Option<&str>,
     ) {
         self.upstream_connect(upstream, outcome);
-        if let Some(times) = self
-            .0
-            .repeats
-            .again(("connect", upstream), error, BootInstant::now())
+        if let Some(times) =
+            self.0
+                .repeats
+                .note_failure(("connect", upstream), error, BootInstant::now())
         {
             tracing::warn!(
                 upstream,
@@ -424,7 +436,7 @@ impl Metrics {
                 trace_id,
                 times,
                 "cannot connect{}",
-                repeats::words(times)
+                repeats::repeat_suffix(times)
             );
         }
     }
@@ -438,7 +450,7 @@ impl Metrics {
     /// The poller saw a new secret value.
     pub fn secret_changed(&self, credential: &str) {
         self.0.secret_changes.with_label_values(&[credential]).inc();
-        self.0.repeats.over(("secret", credential));
+        self.0.repeats.note_success(("secret", credential));
         tracing::info!(credential, "secret changed");
     }
     /// The poller could not read a secret.
@@ -447,23 +459,23 @@ impl Metrics {
             .secret_read_errors
             .with_label_values(&[credential])
             .inc();
-        if let Some(times) = self
-            .0
-            .repeats
-            .again(("secret", credential), why, BootInstant::now())
+        if let Some(times) =
+            self.0
+                .repeats
+                .note_failure(("secret", credential), why, BootInstant::now())
         {
             tracing::warn!(
                 credential,
                 error = why,
                 times,
                 "secret cannot be read{}",
-                repeats::words(times)
+                repeats::repeat_suffix(times)
             );
         }
     }
     /// A configuration was applied, found the same, or refused; `outcome` is `applied`, `unchanged`
     /// or `refused`.
-    pub fn reloaded(&self, outcome: &'static str) {
+    pub fn config_reloaded(&self, outcome: &'static str) {
         self.0.reloads.with_label_values(&[outcome]).inc();
         if outcome != "refused" {
             self.0.last_reload.set(unix_now());
@@ -471,7 +483,7 @@ impl Metrics {
     }
     /// The configured certificates, by the key that names their file, with their end in Unix
     /// seconds. Those of before are forgotten.
-    pub fn certificates(&self, all: &[(String, i64)]) {
+    pub fn set_certificate_expiries(&self, all: &[(String, i64)]) {
         let gauge = &self.0.certificate_expiry;
         gauge.reset();
         for (key, expires) in all {

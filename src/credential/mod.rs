@@ -96,7 +96,7 @@ impl Credential {
         });
         world
             .metrics
-            .know_credential(&name, profile.tokens.iter().map(|t| &*t.name));
+            .register_credential(&name, profile.tokens.iter().map(|t| &*t.name));
         let sets = max.map_or_else(|| Sets::One(Arc::default()), Sets::Many);
         let placed = Placed::of(&profile);
         let mut made = Self {

@@ -215,6 +215,6 @@ impl Replay {
 
 impl Drop for Replay {
     fn drop(&mut self) {
-        self.metrics.replay(&self.upstream, self.outcome);
+        self.metrics.replay_considered(&self.upstream, self.outcome);
     }
 }

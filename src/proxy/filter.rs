@@ -48,7 +48,7 @@ impl Proxy {
             .take()
             .or_else(|| ctx.flight.as_ref().map(|f| f.name().clone()));
         ctx.code = Some(reply.cause.code());
-        self.metrics.refused(&reply.told(ctx.trace_id()));
+        self.metrics.request_refused(&reply.told(ctx.trace_id()));
     }
 
     /// The addresses to try, looked up once for each request.
@@ -239,7 +239,7 @@ impl ProxyHttp for Proxy {
         let outcome = failure::connect_outcome(&e);
         // Nothing was sent or read yet: this tells of addresses, names and certificates only.
         self.metrics
-            .cannot_connect(ctx.upstream(), outcome, &e.to_string(), ctx.trace_id());
+            .connect_failed(ctx.upstream(), outcome, &e.to_string(), ctx.trace_id());
         let known = ctx.addresses.as_ref().map_or(0, |a| a.len()).min(ADDRESSES);
         let more = ctx.address + 1 < known && outcome != "tls" && ctx.tries < TRIES;
         ctx.address += usize::from(more);
@@ -328,7 +328,7 @@ impl ProxyHttp for Proxy {
             Some(Ok(())) if ctx.tries < TRIES => match access::renew(session, chosen).await {
                 None => Err(Error::new_down(ErrorType::ConnectionClosed)),
                 Some(false) => {
-                    self.metrics.replay(&name, "failed");
+                    self.metrics.replay_considered(&name, "failed");
                     Ok(())
                 }
                 Some(true) => {
@@ -340,7 +340,7 @@ impl ProxyHttp for Proxy {
             },
             may => {
                 if let Some(outcome) = may.map(|m| m.err().unwrap_or("failed")) {
-                    self.metrics.replay(&name, outcome);
+                    self.metrics.replay_considered(&name, outcome);
                 }
                 access::tell(chosen);
                 Ok(())

@@ -202,7 +202,7 @@ impl Handler for Front {
             ),
             Seen::Overloaded => Reply::new(Cause::Overloaded, "proxy.limits.connections are open"),
         };
-        self.metrics.refused(&reply.told(None));
+        self.metrics.request_refused(&reply.told(None));
         Some(Answer {
             bytes: reply.raw(head_request),
             after,

@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use pingora_http::ResponseHeader;
 use serde_json::{Map, Value};
 
-use crate::{telemetry::Refused, token::BootInstant};
+use crate::{telemetry::RefusalEvent, token::BootInstant};
 
 /// What gRPC wants escaped in `grpc-message`: all but visible ASCII, and the percent sign.
 const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
@@ -351,9 +351,9 @@ impl Reply {
 
     /// For metrics and log.
     #[must_use]
-    pub fn told<'a>(&'a self, trace_id: Option<&'a str>) -> Refused<'a> {
+    pub fn told<'a>(&'a self, trace_id: Option<&'a str>) -> RefusalEvent<'a> {
         let upstream = self.upstream.as_deref().unwrap_or_default();
-        Refused {
+        RefusalEvent {
             upstream,
             code: self.cause.code(),
             detail: &self.detail,

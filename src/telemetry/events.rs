@@ -35,14 +35,14 @@ impl Metrics {
                         "the answer names an implausible lifetime; it is ignored"
                     );
                 }
-                let untold = Some(m.repeats.over(ct)).filter(|n| *n > 0);
+                let untold = Some(m.repeats.note_success(ct)).filter(|n| *n > 0);
                 let life = issued.issued.sent.until(issued.expires).as_secs();
                 tracing::info!(
                     credential,
                     token,
                     generation = issued.number,
                     life,
-                    took_ms = ms(*took),
+                    took_ms = millis(*took),
                     untold,
                     "token obtained"
                 );
@@ -60,9 +60,11 @@ impl Metrics {
                     FailureClass::Config => "config",
                     FailureClass::Unreadable => {
                         m.secret_read_errors.with_label_values(&[credential]).inc();
-                        if let Some(times) = m.repeats.again(ct, &failure.error, BootInstant::now())
+                        if let Some(times) =
+                            m.repeats
+                                .note_failure(ct, &failure.error, BootInstant::now())
                         {
-                            tracing::warn!(credential, token, error = %failure.error, times, "secret cannot be read{}", repeats::words(times));
+                            tracing::warn!(credential, token, error = %failure.error, times, "secret cannot be read{}", repeats::repeat_suffix(times));
                         }
                         return;
                     }
@@ -73,7 +75,7 @@ impl Metrics {
                 m.token_request_seconds
                     .with_label_values(&ct)
                     .observe(took.as_secs_f64());
-                let Some(times) = m.repeats.again(
+                let Some(times) = m.repeats.note_failure(
                     ct,
                     (outcome, failure.status, latched, &failure.error),
                     BootInstant::now(),
@@ -84,7 +86,7 @@ impl Metrics {
                     || "when the secret changes".to_owned(),
                     |d| format!("in {:.1} s", d.as_secs_f64()),
                 );
-                tracing::warn!(credential, token, outcome, status = failure.status, error = %failure.error, latched, next, times, "token request failed{}", repeats::words(times));
+                tracing::warn!(credential, token, outcome, status = failure.status, error = %failure.error, latched, next, times, "token request failed{}", repeats::repeat_suffix(times));
             }
             // Counted and logged where it happened; this is told again and again.
             KeeperEvent::NoMemory => tracing::debug!(
@@ -99,6 +101,6 @@ impl Metrics {
     }
 }
 
-fn ms(d: Duration) -> u64 {
+fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }

@@ -17,12 +17,12 @@ const MOST: usize = 256;
 
 /// What was told lately. Holds digests only, no text.
 #[derive(Default)]
-pub struct Repeats {
+pub struct RepeatFilter {
     hasher: RandomState,
-    told: Mutex<HashMap<u64, Told>>,
+    told: Mutex<HashMap<u64, Occurrences>>,
 }
 
-struct Told {
+struct Occurrences {
     /// Digest of what it happened to.
     whose: u64,
     at: BootInstant,
@@ -30,10 +30,15 @@ struct Told {
     since: u64,
 }
 
-impl Repeats {
+impl RepeatFilter {
     /// `None`: this very failure of `whose` was told lately. Otherwise how often it came without
     /// being told, this time included.
-    pub fn again(&self, whose: impl Hash, failure: impl Hash, now: BootInstant) -> Option<u64> {
+    pub fn note_failure(
+        &self,
+        whose: impl Hash,
+        failure: impl Hash,
+        now: BootInstant,
+    ) -> Option<u64> {
         let whose = self.hasher.hash_one(whose);
         let key = self.hasher.hash_one((whose, self.hasher.hash_one(failure)));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,7 +60,7 @@ impl Repeats {
         }
         told.insert(
             key,
-            Told {
+            Occurrences {
                 whose,
                 at: now,
                 since: 0,
@@ -65,7 +70,7 @@ impl Repeats {
     }
 
     /// It is over: the next failure is news. How many were not told.
-    pub fn over(&self, whose: impl Hash) -> u64 {
+    pub fn note_success(&self, whose: impl Hash) -> u64 {
         let whose = self.hasher.hash_one(whose);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let mut untold = 0;
@@ -82,7 +87,7 @@ impl Repeats {
 
 /// As the end of a line: nothing for a first time.
 #[must_use]
-pub fn words(times: u64) -> String {
+pub fn repeat_suffix(times: u64) -> String {
     if times > 1 {
         format!(" (same failure, {times} times)")
     } else {
@@ -100,42 +105,42 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_at_once_and_its_repeats_once_a_minute() {
-        let repeats = Repeats::default();
-        assert_eq!(repeats.again("acme", "down", at(0)), Some(1));
+        let repeats = RepeatFilter::default();
+        assert_eq!(repeats.note_failure("acme", "down", at(0)), Some(1));
         let told: Vec<_> = (1..=60)
-            .filter_map(|s| Some((s, repeats.again("acme", "down", at(s))?)))
+            .filter_map(|s| Some((s, repeats.note_failure("acme", "down", at(s))?)))
             .collect();
         assert_eq!(told, [(60, 60)]);
-        assert_eq!(repeats.again("acme", "down", at(61)), None);
+        assert_eq!(repeats.note_failure("acme", "down", at(61)), None);
         assert_eq!(
-            repeats.again("acme", "refused", at(61)),
+            repeats.note_failure("acme", "refused", at(61)),
             Some(1),
             "another failure is news"
         );
         assert_eq!(
-            repeats.again("other", "down", at(61)),
+            repeats.note_failure("other", "down", at(61)),
             Some(1),
             "so is that of another"
         );
-        assert_eq!(words(14), " (same failure, 14 times)");
-        assert_eq!(words(1), "");
+        assert_eq!(repeat_suffix(14), " (same failure, 14 times)");
+        assert_eq!(repeat_suffix(1), "");
     }
 
     #[test]
     fn after_a_success_the_next_failure_is_news() {
-        let repeats = Repeats::default();
+        let repeats = RepeatFilter::default();
         for _ in 0..3 {
-            repeats.again("acme", "down", at(0));
+            repeats.note_failure("acme", "down", at(0));
         }
-        assert_eq!(repeats.over("acme"), 2);
-        assert_eq!(repeats.again("acme", "down", at(1)), Some(1));
+        assert_eq!(repeats.note_success("acme"), 2);
+        assert_eq!(repeats.note_failure("acme", "down", at(1)), Some(1));
     }
 
     #[test]
     fn however_many_kinds_of_failure_there_are_few_are_remembered() {
-        let repeats = Repeats::default();
+        let repeats = RepeatFilter::default();
         for n in 0..10 * MOST as u64 {
-            assert_eq!(repeats.again("acme", n, at(n)), Some(1));
+            assert_eq!(repeats.note_failure("acme", n, at(n)), Some(1));
         }
         assert_eq!(repeats.told.lock().unwrap().len(), MOST);
     }

@@ -31,17 +31,17 @@ pub struct Traffic {
 
 /// The last statuses of every upstream. Names come from configuration, so there are few.
 #[derive(Default)]
-pub(super) struct Recent(RwLock<HashMap<String, Arc<Ring>>>);
+pub(super) struct RecentStatuses(RwLock<HashMap<String, Arc<StatusRing>>>);
 
 #[derive(Default)]
-struct Ring {
+struct StatusRing {
     /// Counts all that were noted; the next place is this, modulo the length.
     count: AtomicUsize,
     codes: [AtomicU16; LAST],
 }
 
-impl Recent {
-    pub(super) fn know(&self, upstream: &str) {
+impl RecentStatuses {
+    pub(super) fn register(&self, upstream: &str) {
         self.0
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -49,7 +49,7 @@ impl Recent {
             .or_default();
     }
 
-    pub(super) fn note(&self, upstream: &str, status: u16) {
+    pub(super) fn record(&self, upstream: &str, status: u16) {
         if let Some(ring) = self
             .0
             .read()
@@ -89,8 +89,8 @@ impl Metrics {
     pub fn traffic(&self, upstream: &str) -> Traffic {
         let m = &self.0;
         Traffic {
-            answers: by_code(&m.requests, upstream),
-            refusals: by_code(&m.refusals, upstream),
+            answers: counts_by_code(&m.requests, upstream),
+            refusals: counts_by_code(&m.refusals, upstream),
             in_flight: u64::try_from(m.in_flight.with_label_values(&[upstream]).get()).unwrap_or(0),
             last: m.recent.last(upstream),
         }
@@ -98,7 +98,7 @@ impl Metrics {
 }
 
 /// The series of one upstream, by their label `code`.
-fn by_code(counters: &IntCounterVec, upstream: &str) -> BTreeMap<String, u64> {
+fn counts_by_code(counters: &IntCounterVec, upstream: &str) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     for family in counters.collect() {
         for series in family.get_metric() {
@@ -131,23 +131,23 @@ mod tests {
     #[test]
     fn codes_are_counted_by_upstream_and_the_newest_comes_first() {
         let metrics = Metrics::new().unwrap();
-        metrics.know_upstream("a");
-        metrics.know_upstream("b");
+        metrics.register_upstream("a");
+        metrics.register_upstream("b");
         assert_eq!(metrics.traffic("a"), Traffic::default());
         for status in [200, 200, 503, 299] {
             metrics.request_begin("a");
             metrics.request_end("a", status, 0.1);
         }
         metrics.request_begin("a");
-        let of = |upstream| crate::telemetry::Refused {
+        let of = |upstream| crate::telemetry::RefusalEvent {
             upstream,
             code: "token_timeout",
             detail: "",
             ours: true,
             trace_id: None,
         };
-        metrics.refused(&of("a"));
-        metrics.refused(&of("b"));
+        metrics.request_refused(&of("a"));
+        metrics.request_refused(&of("b"));
         let seen = metrics.traffic("a");
         assert_eq!(
             seen.answers,
