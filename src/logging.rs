@@ -6,7 +6,7 @@
 //! their own. Where it is full they are dropped and counted, and the next line that is written says
 //! how many are missing.
 
-mod seldom;
+mod once_per_minute;
 mod text;
 
 use std::{
@@ -32,7 +32,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-pub use seldom::Seldom;
+pub use once_per_minute::OncePerMinute;
 
 /// Lines that may wait for a slow reader, and their bytes.
 const QUEUE: usize = 8192;
@@ -45,32 +45,32 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// How many lines were lost because nobody read them in time. Only grows.
 #[must_use]
-pub fn lost() -> u64 {
+pub fn lost_lines() -> u64 {
     LOST.load(Relaxed)
 }
 
 /// Changes the level of a running program. When the last clone is dropped, what was logged before
 /// is written out; that waits 1 s at most.
 #[derive(Clone)]
-pub struct Volume {
+pub struct LogLevelHandle {
     handle: reload::Handle<Targets, tracing_subscriber::Registry>,
-    _flush: Arc<Flush>,
+    _flush: Arc<FlushOnDrop>,
 }
 
-impl Volume {
+impl LogLevelHandle {
     /// From now on lines of `level` and above are written.
     pub fn set(&self, level: Level) {
         // Fails only where the subscriber is gone: then nothing is logged anyway.
-        let _ = self.handle.reload(targets(level));
+        let _ = self.handle.reload(level_filter(level));
     }
 }
 
 /// Installs the process's subscriber: lines of `level` and above go to stderr, as text or, with
 /// `json`, as one object a line. `None`: there is one already, or no thread could be started.
 #[must_use]
-pub fn start(json: bool, level: Level) -> Option<Volume> {
-    let (filter, handle) = reload::Layer::new(targets(level));
-    let (lines, flush) = queue(io::stderr(), json)?;
+pub fn install_subscriber(json: bool, level: Level) -> Option<LogLevelHandle> {
+    let (filter, handle) = reload::Layer::new(level_filter(level));
+    let (lines, flush) = spawn_writer(io::stderr(), json)?;
     let base = tracing_subscriber::registry().with(filter);
     // What cannot be written is no reason to complain: the complaint would go the same way, and end
     // the task that logs.
@@ -87,14 +87,14 @@ pub fn start(json: bool, level: Level) -> Option<Volume> {
         let colour = io::stderr().is_terminal();
         base.with(
             fmt::layer()
-                .event_format(text::Text)
+                .event_format(text::TextFormat)
                 .with_ansi(colour)
                 .log_internal_errors(false)
                 .with_writer(lines),
         )
         .try_init()
     };
-    done.ok().map(|()| Volume {
+    done.ok().map(|()| LogLevelHandle {
         handle,
         _flush: Arc::new(flush),
     })
@@ -103,7 +103,7 @@ pub fn start(json: bool, level: Level) -> Option<Volume> {
 /// What is let through at `level`: that of our own lines, at most info of all others, the access
 /// log always: it has a switch of its own.
 #[must_use]
-pub fn targets(level: Level) -> Targets {
+pub fn level_filter(level: Level) -> Targets {
     let level = LevelFilter::from_level(level);
     Targets::new()
         .with_default(LevelFilter::INFO.min(level))
@@ -113,7 +113,7 @@ pub fn targets(level: Level) -> Targets {
 
 /// Calls `count` for every panic and logs where it was. Its message stays unsaid: it may hold what
 /// the code was working on.
-pub fn on_panic(count: impl Fn() + Send + Sync + 'static) {
+pub fn install_panic_hook(count: impl Fn() + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |info| {
         count();
         let place = info
@@ -123,7 +123,7 @@ pub fn on_panic(count: impl Fn() + Send + Sync + 'static) {
     }));
 }
 
-enum Item {
+enum QueueItem {
     Line(Vec<u8>),
     /// Everything before it is written once this is dropped.
     Mark(SyncSender<()>),
@@ -131,25 +131,25 @@ enum Item {
 
 /// The way into the queue.
 #[derive(Clone)]
-struct Lines(SyncSender<Item>, Arc<Tally>);
+struct QueueWriter(SyncSender<QueueItem>, Arc<QueueTally>);
 
 /// What the two ends of the queue know of each other.
 #[derive(Default)]
-struct Tally {
+struct QueueTally {
     /// Bytes in the queue.
     waiting: AtomicUsize,
     /// Lines that were lost and not yet told of.
     untold: AtomicU64,
 }
 
-impl Tally {
+impl QueueTally {
     fn lose(&self) {
         self.untold.fetch_add(1, Relaxed);
         LOST.fetch_add(1, Relaxed);
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for QueueWriter {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -157,13 +157,13 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-impl Write for Lines {
+impl Write for QueueWriter {
     /// One call is one line: that is how the layers write.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let Self(queue, tally) = self;
         // Full, or the writer is gone: the line is lost, and nobody waits.
         let room = tally.waiting.fetch_add(line.len(), Relaxed) + line.len() <= BYTES;
-        if !room || queue.try_send(Item::Line(line.to_vec())).is_err() {
+        if !room || queue.try_send(QueueItem::Line(line.to_vec())).is_err() {
             tally.waiting.fetch_sub(line.len(), Relaxed);
             tally.lose();
         }
@@ -176,13 +176,13 @@ impl Write for Lines {
 }
 
 /// Waits, when dropped, until all lines are written, but no longer than [`FLUSH`].
-struct Flush(SyncSender<Item>);
+struct FlushOnDrop(SyncSender<QueueItem>);
 
-impl Drop for Flush {
+impl Drop for FlushOnDrop {
     fn drop(&mut self) {
         const STEP: Duration = Duration::from_millis(10);
         let (mark, written) = sync_channel(0);
-        let mut item = Item::Mark(mark);
+        let mut item = QueueItem::Mark(mark);
         let mut left = FLUSH;
         while let Err(TrySendError::Full(back)) = self.0.try_send(item) {
             let Some(less) = left.checked_sub(STEP) else {
@@ -200,38 +200,45 @@ impl Drop for Flush {
     }
 }
 
-fn queue(out: impl Write + Send + 'static, json: bool) -> Option<(Lines, Flush)> {
+fn spawn_writer(
+    out: impl Write + Send + 'static,
+    json: bool,
+) -> Option<(QueueWriter, FlushOnDrop)> {
     let (lines, queued) = sync_channel(QUEUE);
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(QueueTally::default());
     let shared = tally.clone();
     std::thread::Builder::new()
         .name("log".into())
         .spawn(move || write_out(&queued, &shared, out, json))
         .ok()?;
-    Some((Lines(lines.clone(), tally), Flush(lines)))
+    Some((QueueWriter(lines.clone(), tally), FlushOnDrop(lines)))
 }
 
 /// Writes until every sender is gone. A reader that has left takes nothing away from anyone.
-fn write_out(queued: &Receiver<Item>, tally: &Tally, mut out: impl Write, json: bool) {
+fn write_out(queued: &Receiver<QueueItem>, tally: &QueueTally, mut out: impl Write, json: bool) {
     for item in queued {
         let untold = tally.untold.swap(0, Relaxed);
-        if untold > 0 && out.write_all(notice(untold, json).as_bytes()).is_err() {
+        if untold > 0
+            && out
+                .write_all(lost_lines_notice(untold, json).as_bytes())
+                .is_err()
+        {
             tally.untold.fetch_add(untold, Relaxed);
         }
         match item {
-            Item::Line(line) => {
+            QueueItem::Line(line) => {
                 tally.waiting.fetch_sub(line.len(), Relaxed);
                 if out.write_all(&line).is_err() {
                     tally.lose();
                 }
             }
-            Item::Mark(mark) => drop(mark),
+            QueueItem::Mark(mark) => drop(mark),
         }
     }
 }
 
 /// The line that tells of lines that are missing before it.
-fn notice(lines: u64, json: bool) -> String {
+fn lost_lines_notice(lines: u64, json: bool) -> String {
     let mut time = String::new();
     // Writing to a String does not fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
@@ -256,7 +263,7 @@ mod tests {
 
     #[test]
     fn libraries_that_print_headers_are_held_at_info() {
-        let t = targets(Level::TRACE);
+        let t = level_filter(Level::TRACE);
         assert!(t.would_enable("cupbearer::proxy", &Level::TRACE));
         for name in [
             "pingora_core::protocols::http::v1::client",
@@ -269,8 +276,8 @@ mod tests {
             assert!(!t.would_enable(name, &Level::DEBUG), "{name}");
             assert!(t.would_enable(name, &Level::INFO), "{name}");
         }
-        assert!(!targets(Level::WARN).would_enable("pingora_core", &Level::INFO));
-        assert!(targets(Level::ERROR).would_enable("access", &Level::INFO));
+        assert!(!level_filter(Level::WARN).would_enable("pingora_core", &Level::INFO));
+        assert!(level_filter(Level::ERROR).would_enable("access", &Level::INFO));
     }
 
     /// Stands still until its door is opened, then remembers what it is given.
@@ -292,7 +299,7 @@ mod tests {
     fn read_late(lines: usize, size: usize, json: bool) -> String {
         let (open, door) = sync_channel(0);
         let written = Arc::new(Mutex::new(Vec::new()));
-        let (mut queue, flush) = queue(Reader(door, written.clone()), json).unwrap();
+        let (mut queue, flush) = spawn_writer(Reader(door, written.clone()), json).unwrap();
         let line = format!("{}\n", "x".repeat(size - 1));
         for _ in 0..lines {
             queue.write_all(line.as_bytes()).unwrap();
@@ -306,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_stands_still_costs_lines_that_are_counted_and_no_time() {
-        let before = lost();
+        let before = lost_lines();
         for (lines, size, kept) in [(3 * QUEUE, 2, QUEUE), (4000, 1024, BYTES / 1024)] {
             let text = read_late(lines, size, false);
             let got = text.lines().filter(|line| line.starts_with('x')).count();
@@ -325,9 +332,9 @@ mod tests {
             assert_eq!(told, lines - got, "{text:.300}");
         }
         assert!(
-            lost() - before >= 4000 + 3 * QUEUE as u64 - QUEUE as u64 - 1026,
+            lost_lines() - before >= 4000 + 3 * QUEUE as u64 - QUEUE as u64 - 1026,
             "{}",
-            lost()
+            lost_lines()
         );
         let text = read_late(QUEUE + 10, 2, true);
         let notice = text.lines().find(|line| line.starts_with('{')).unwrap();
@@ -350,13 +357,13 @@ mod tests {
                 Ok(())
             }
         }
-        let before = lost();
-        let (mut lines, flush) = queue(Gone, false).unwrap();
+        let before = lost_lines();
+        let (mut lines, flush) = spawn_writer(Gone, false).unwrap();
         for _ in 0..3 {
             lines.write_all(b"x\n").unwrap();
         }
         drop(lines);
         drop(flush);
-        assert!(lost() - before >= 3);
+        assert!(lost_lines() - before >= 3);
     }
 }

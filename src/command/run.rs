@@ -16,7 +16,7 @@ use crate::{
     config::{self, Config},
     files,
     hardening::Open,
-    logging::{self, Volume},
+    logging::{self, LogLevelHandle},
     reload::Step,
 };
 
@@ -50,7 +50,7 @@ pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<Open>) -> Exit {
 
 /// The configuration and the log. Who wants JSON gets its problems and lints as JSON, too, a line
 /// each.
-fn begin(file: &Path) -> Result<(Config, Option<Volume>), Exit> {
+fn begin(file: &Path) -> Result<(Config, Option<LogLevelHandle>), Exit> {
     let sight = sight();
     let (config, problems) = config::load(file, &sight);
     let json = config.as_ref().map_or_else(
@@ -59,10 +59,10 @@ fn begin(file: &Path) -> Result<(Config, Option<Volume>), Exit> {
     );
     if !json {
         let config = usable(file, config, &problems, true)?;
-        let volume = logging::start(false, config.log.level);
+        let volume = logging::install_subscriber(false, config.log.level);
         return Ok((config, volume));
     }
-    let volume = logging::start(
+    let volume = logging::install_subscriber(
         true,
         config
             .as_ref()
@@ -87,7 +87,7 @@ fn fail(json: bool, why: &dyn std::fmt::Display) {
     }
 }
 
-async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>) -> Exit {
+async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<LogLevelHandle>) -> Exit {
     let signals = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
@@ -110,8 +110,8 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>
         }
     };
     let metrics = app.metrics().clone();
-    metrics.watch_lost_lines(logging::lost);
-    logging::on_panic(move || metrics.panicked());
+    metrics.watch_lost_lines(logging::lost_lines);
+    logging::install_panic_hook(move || metrics.panicked());
     if let Err(e) = announce(&app, ready_file) {
         fail(json, &format_args!("the ready file cannot be written: {e}"));
         return Exit::Failed;
@@ -145,7 +145,7 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<Volume>
 
 /// The service manager hears of every reload, and the log gets the level of the configuration that
 /// runs after it.
-fn watch_reloads(app: &App, manager: Manager, volume: Option<Volume>) {
+fn watch_reloads(app: &App, manager: Manager, volume: Option<LogLevelHandle>) {
     app.reloader().watch(move |step| match step {
         Step::Begins => manager.reloading(),
         Step::Ends(config) => {

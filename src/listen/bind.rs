@@ -18,7 +18,7 @@ use rustix::{
 use tokio::net::{TcpListener, UnixListener};
 
 use super::client::Client;
-use crate::logging::Seldom;
+use crate::logging::OncePerMinute;
 
 /// Connections the kernel may keep for us.
 const BACKLOG: i32 = 4096;
@@ -196,8 +196,8 @@ impl Bound {
                 let (unix, _) = listener.accept().await?;
                 let uid = unix.peer_cred()?.uid();
                 if !peers.lets_in(uid) {
-                    static REFUSED: Seldom = Seldom::new();
-                    if let Some(times) = REFUSED.again() {
+                    static REFUSED: OncePerMinute = OncePerMinute::new();
+                    if let Some(times) = REFUSED.note() {
                         tracing::warn!(
                             uid,
                             times,

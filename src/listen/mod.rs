@@ -27,7 +27,7 @@ use tokio::{
 pub use bind::{Address, BindError, Bound, Peers, SocketFile, bind, bind_for, plain, plain_unix};
 pub use descriptors::Descriptors;
 
-use crate::logging::Seldom;
+use crate::logging::OncePerMinute;
 use client::Client;
 use gather::Gather;
 use seats::Seats;
@@ -257,8 +257,8 @@ async fn set(flag: &mut watch::Receiver<bool>) {
 /// Out of descriptors or memory: wait longer each time. Anything else concerns one connection that
 /// is gone already.
 async fn back_off(e: &io::Error, pause: Duration) -> Duration {
-    static SCARCE: Seldom = Seldom::new();
-    static GONE: Seldom = Seldom::new();
+    static SCARCE: OncePerMinute = OncePerMinute::new();
+    static GONE: OncePerMinute = OncePerMinute::new();
     let scarce = [
         rustix::io::Errno::MFILE,
         rustix::io::Errno::NFILE,
@@ -268,13 +268,13 @@ async fn back_off(e: &io::Error, pause: Duration) -> Duration {
     if e.raw_os_error()
         .is_some_and(|code| scarce.iter().any(|s| s.raw_os_error() == code))
     {
-        if let Some(times) = SCARCE.again() {
+        if let Some(times) = SCARCE.note() {
             tracing::warn!(error = %e, times, "cannot accept connections; told once a minute");
         }
         sleep(pause).await;
         return (pause * 2).min(Duration::from_secs(1));
     }
-    if let Some(times) = GONE.again() {
+    if let Some(times) = GONE.note() {
         tracing::debug!(error = %e, times, "a connection was gone before it was accepted");
     }
     tokio::task::yield_now().await;

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{client::Client, frames::Frames};
-use crate::logging::Seldom;
+use crate::logging::OncePerMinute;
 
 /// Costs are added up over this time.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -75,8 +75,8 @@ impl<S> Watched<S> {
             (self.cost, self.written) = (0, 0);
         }
         if self.cost > BUDGET + self.written / PAYS {
-            static CLOSED: Seldom = Seldom::new();
-            if let Some(times) = CLOSED.again() {
+            static CLOSED: OncePerMinute = OncePerMinute::new();
+            if let Some(times) = CLOSED.note() {
                 tracing::warn!(
                     times,
                     "an HTTP/2 connection is closed: too many resets or control frames; told once a minute"

@@ -20,9 +20,9 @@ use tracing_subscriber::{
 };
 
 /// Lines for people.
-pub(super) struct Text;
+pub(super) struct TextFormat;
 
-impl<S, N> FormatEvent<S, N> for Text
+impl<S, N> FormatEvent<S, N> for TextFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -33,7 +33,7 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut line = Line::default();
+        let mut line = EventLine::default();
         event.record(&mut line);
         let target = line
             .target
@@ -41,7 +41,7 @@ where
             .unwrap_or_else(|| event.metadata().target());
         let level = *event.metadata().level();
         SystemTime.format_time(&mut out)?;
-        match colour(level).filter(|_| out.has_ansi_escapes()) {
+        match colour_code(level).filter(|_| out.has_ansi_escapes()) {
             Some(colour) => write!(out, " \x1b[{colour}m{level:>5}\x1b[0m {target}:")?,
             None => write!(out, " {level:>5} {target}:")?,
         }
@@ -49,7 +49,7 @@ where
             out.write_char(' ')?;
             // Our own messages are sentences of ours; those of libraries may hold anything.
             if target.starts_with("cupbearer") || target == "access" {
-                unbroken(&mut out, &line.message)?;
+                write_one_line(&mut out, &line.message)?;
             } else {
                 write!(out, "{:?}", line.message)?;
             }
@@ -58,7 +58,7 @@ where
     }
 }
 
-fn colour(level: Level) -> Option<u8> {
+fn colour_code(level: Level) -> Option<u8> {
     match level {
         Level::ERROR => Some(31),
         Level::WARN => Some(33),
@@ -68,7 +68,7 @@ fn colour(level: Level) -> Option<u8> {
 }
 
 /// A text without control characters, so that it stays on its line; quotes are left as they are.
-fn unbroken(out: &mut impl Write, text: &str) -> fmt::Result {
+fn write_one_line(out: &mut impl Write, text: &str) -> fmt::Result {
     for c in text.chars() {
         match c {
             '"' | '\'' | '\\' => out.write_char(c)?,
@@ -80,7 +80,7 @@ fn unbroken(out: &mut impl Write, text: &str) -> fmt::Result {
 
 /// What an event says.
 #[derive(Default)]
-struct Line {
+struct EventLine {
     message: String,
     /// Each with a space before it.
     fields: String,
@@ -88,7 +88,7 @@ struct Line {
     target: Option<String>,
 }
 
-impl Line {
+impl EventLine {
     fn add(&mut self, field: &Field, text: &str, quoted: bool) {
         match field.name() {
             "message" => self.message.push_str(text),
@@ -103,7 +103,7 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl Visit for EventLine {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field, value, true);
     }
@@ -161,7 +161,7 @@ mod tests {
         let page = Page::default();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
-            .event_format(Text)
+            .event_format(TextFormat)
             .with_writer(page.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, act);

@@ -18,7 +18,7 @@ use tokio::{
 use super::reply::{Cause, Reply};
 use crate::{
     files::{Moment, PATIENCE, Turn, Watch},
-    logging::Seldom,
+    logging::OncePerMinute,
     secret::{Secret, Secrets, Source},
     token::BootInstant,
 };
@@ -31,8 +31,8 @@ const SLOW: Duration = Duration::from_millis(20);
 /// at once.
 const WAITING: usize = 64;
 const NAME: &str = "client_auth";
-static UNREAD: Seldom = Seldom::new();
-static WRONG: Seldom = Seldom::new();
+static UNREAD: OncePerMinute = OncePerMinute::new();
+static WRONG: OncePerMinute = OncePerMinute::new();
 
 /// The shared secrets as they were last read; the last good value of each stays while its file
 /// cannot be read.
@@ -225,7 +225,7 @@ impl Seen {
         if let Some(secret) = read {
             return Ok(secret);
         }
-        if let Some(times) = UNREAD.again() {
+        if let Some(times) = UNREAD.note() {
             tracing::warn!(
                 times,
                 "proxy.client_auth cannot be read; told once a minute"

@@ -25,7 +25,7 @@ use super::{
     resolve::DnsError,
     trace::TraceId,
 };
-use crate::{logging::Seldom, token::BootInstant};
+use crate::{logging::OncePerMinute, token::BootInstant};
 
 /// The one error upon which a request that was written is written again.
 const REPLAY: ErrorType = ErrorType::Custom("the token was refused and is renewed");
@@ -191,8 +191,8 @@ impl ProxyHttp for Proxy {
         let identity = match self.trust.identity(&upstream.tls).await {
             Ok(identity) => identity,
             Err(why) => {
-                static UNUSABLE: Seldom = Seldom::new();
-                if let Some(times) = UNUSABLE.again() {
+                static UNUSABLE: OncePerMinute = OncePerMinute::new();
+                if let Some(times) = UNUSABLE.note() {
                     tracing::warn!(upstream = %upstream.name, %why, trace_id = ctx.trace_id(), times, "tls files cannot be used; told once a minute");
                 }
                 ctx.refusal = Some(Reply::new(

@@ -13,7 +13,7 @@ use std::{
 use super::{chosen::Speaks, patient::Patient};
 use crate::{
     files::{Moment, PATIENCE, Turn, Watch},
-    logging::Seldom,
+    logging::OncePerMinute,
     tls::Tls,
     token::BootInstant,
     upstream::Upstream,
@@ -28,7 +28,7 @@ use rustls::RootCertStore;
 /// Certificate and key files are looked at again after this; only new connections notice.
 const FRESH: Duration = Duration::from_secs(10);
 const SILENT: &str = "its tls files do not answer, or cannot be parsed";
-static UNUSABLE: Seldom = Seldom::new();
+static UNUSABLE: OncePerMinute = OncePerMinute::new();
 /// HTTP/2 streams on one connection.
 const STREAMS: usize = 100;
 
@@ -100,7 +100,7 @@ impl Trust {
             (Err(why), None) => return Err(why),
             (Err(why), Some(last)) => (why, last),
         };
-        if let Some(times) = UNUSABLE.again() {
+        if let Some(times) = UNUSABLE.note() {
             tracing::warn!(%why, times, "tls files of an upstream cannot be used; going on with what was read before");
         }
         known.keep(&last);

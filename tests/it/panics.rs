@@ -15,8 +15,8 @@ fn panic_on_purpose() {
     if std::env::var_os("PANIC_ON_PURPOSE").is_none() {
         return;
     }
-    let volume = logging::start(false, tracing::Level::TRACE).unwrap();
-    logging::on_panic(|| _ = COUNTED.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+    let volume = logging::install_subscriber(false, tracing::Level::TRACE).unwrap();
+    logging::install_panic_hook(|| _ = COUNTED.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
     let token = TOKEN.to_owned();
     assert!(std::panic::catch_unwind(|| panic!("in the middle of {token} and {SECRET}")).is_err());
     assert_eq!(COUNTED.load(std::sync::atomic::Ordering::Relaxed), 1);

@@ -10,33 +10,33 @@ const EVERY: Duration = Duration::from_secs(60);
 
 /// One kind of line, for the whole process.
 #[derive(Debug, Default)]
-pub struct Seldom(Mutex<Told>);
+pub struct OncePerMinute(Mutex<OncePerMinuteState>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct OncePerMinuteState {
     at: Option<Instant>,
     since: u64,
 }
 
-impl Seldom {
+impl OncePerMinute {
     /// One that was never told.
     #[must_use]
     pub const fn new() -> Self {
-        Self(Mutex::new(Told { at: None, since: 0 }))
+        Self(Mutex::new(OncePerMinuteState { at: None, since: 0 }))
     }
 
     /// It came once more. `None`: it was told less than a minute ago; else how often it came since
     /// then, this time included.
-    pub fn again(&self) -> Option<u64> {
+    pub fn note(&self) -> Option<u64> {
         #[expect(
             clippy::disallowed_methods,
             reason = "how often a line is written, not the life of a token"
         )]
         let now = Instant::now();
-        self.again_at(now)
+        self.note_at(now)
     }
 
-    fn again_at(&self, now: Instant) -> Option<u64> {
+    fn note_at(&self, now: Instant) -> Option<u64> {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         told.since = told.since.saturating_add(1);
         if told
@@ -56,11 +56,11 @@ mod tests {
 
     #[test]
     fn the_first_is_told_and_then_one_a_minute_that_says_how_many() {
-        let seldom = Seldom::new();
+        let once_per_minute = OncePerMinute::new();
         #[expect(clippy::disallowed_methods, reason = "a moment to count from")]
         let start = Instant::now();
         let told: Vec<_> = (0..=150)
-            .filter_map(|s| Some((s, seldom.again_at(start + Duration::from_secs(s))?)))
+            .filter_map(|s| Some((s, once_per_minute.note_at(start + Duration::from_secs(s))?)))
             .collect();
         assert_eq!(told, [(0, 1), (60, 60), (120, 60)]);
     }
