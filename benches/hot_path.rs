@@ -18,7 +18,7 @@ use cupbearer::{
         chosen::{Access, Chosen},
         echo, inject, location,
     },
-    route::Form,
+    route::RequestTarget,
     snapshot::Snapshot,
     telemetry::Metrics,
     token::{BootInstant, MemoryLedger, Store},
@@ -96,7 +96,7 @@ fn hot_path(c: &mut Criterion) {
         snapshot
             .router
             .find(
-                Form::Origin {
+                RequestTarget::Origin {
                     host: "127.0.0.1:14180",
                 },
                 "/acme7/orders/1234?expand=lines",

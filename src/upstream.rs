@@ -11,7 +11,7 @@ pub struct Upstream {
     /// Its name in the configuration, and the label `upstream` of metrics.
     pub name: Arc<str>,
     /// `url`: the only origin that its credential's tokens are sent to.
-    pub target: route::Target,
+    pub target: route::UpstreamUrl,
     /// The name of its credential; `None` is `credential = "none"`: the client's own headers pass.
     pub credential: Option<Arc<str>>,
     /// What may be sent once more after a 401.

@@ -408,7 +408,7 @@ fn alike_targets(config: &Config, problems: &mut Problems) {
     {
         let firsts = rule
             .url
-            .meanings()
+            .forward_keys()
             .map(|meaning| *seen.entry(meaning).or_insert((i, &upstream.name)));
         if let Some((_, first)) = firsts.min().filter(|(first, _)| *first < i) {
             let what = format!(

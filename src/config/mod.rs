@@ -43,7 +43,7 @@ pub struct Config {
     pub credentials: BTreeMap<Arc<str>, Credential>,
     /// In the order of their names; `rules[i]` belongs to `upstreams[i]`.
     pub upstreams: Vec<Upstream>,
-    pub rules: Vec<route::Rule>,
+    pub rules: Vec<route::RouteRule>,
     /// The file it came from, where there was one.
     pub file: Option<PathBuf>,
     /// Configuration and profile files, to be polled.

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     problem::{self, Problems},
-    route::{self, Rule, Target},
+    route::{self, RouteRule, UpstreamUrl},
     tls::Tls,
     upstream::{Replay, Timeouts, Upstream},
 };
@@ -34,7 +34,7 @@ const RESERVED: &str = "/.cupbearer";
 #[derive(Debug, Default)]
 pub struct Upstreams {
     pub upstreams: Vec<Upstream>,
-    pub rules: Vec<Rule>,
+    pub rules: Vec<RouteRule>,
 }
 
 /// What an upstream answers to, whatever else is wrong with it.
@@ -96,7 +96,7 @@ impl Table<'_> {
         credentials: &BTreeSet<String>,
         ours: &[SocketAddr],
         problems: &mut Problems,
-    ) -> (Claim, Option<(Upstream, Rule)>) {
+    ) -> (Claim, Option<(Upstream, RouteRule)>) {
         name(
             &format!("upstreams.{}", shape::quoted(self.name)),
             self.name,
@@ -183,7 +183,7 @@ impl Table<'_> {
                 Some("use https, or leave it out".to_owned()),
             );
         }
-        let rule = Rule {
+        let rule = RouteRule {
             path,
             strip_path: table.strip_path.unwrap_or(true),
             hosts,
@@ -279,7 +279,7 @@ impl Table<'_> {
         allow_plaintext: bool,
         ours: &[SocketAddr],
         problems: &mut Problems,
-    ) -> Option<Target> {
+    ) -> Option<UpstreamUrl> {
         let key = self.key("url");
         let Some(text) = written else {
             problems.problem(
@@ -319,7 +319,7 @@ impl Table<'_> {
         if path.is_empty() {
             return None;
         }
-        if !route::acceptable_path(&path) || path.contains('?') {
+        if !route::is_safe_path(&path) || path.contains('?') {
             let hint = "it starts with \"/\" and has no dot segment, white space, \"?\" or \"#\"; \"\" for no route by path";
             problems.problem(self.key("match.path"), "cannot be a path prefix", hint);
         }
@@ -372,7 +372,7 @@ fn merge(under: &mut Value, over: &Value) {
 
 type Wrong = (String, &'static str);
 
-fn target(text: &str) -> Result<Target, Wrong> {
+fn target(text: &str) -> Result<UpstreamUrl, Wrong> {
     let hint = "for instance \"https://api.example/v2\"";
     let no = |what: &str, hint| Err((what.to_owned(), hint));
     if text
@@ -411,7 +411,7 @@ fn target(text: &str) -> Result<Target, Wrong> {
         .find('/')
         .and_then(|at| authority_and_path.get(at..))
         .unwrap_or("/");
-    if !route::acceptable_path(path) || !route::acceptable_path(url.path()) {
+    if !route::is_safe_path(path) || !route::is_safe_path(url.path()) {
         return no(
             "has a dot segment in its path",
             "write the path it leads to",
@@ -432,7 +432,7 @@ fn target(text: &str) -> Result<Target, Wrong> {
         host.filter(|host| !host.is_empty()),
         url.port_or_known_default(),
     ) {
-        (Some(host), Some(port)) if port != 0 => Ok(Target {
+        (Some(host), Some(port)) if port != 0 => Ok(UpstreamUrl {
             tls,
             host,
             port,

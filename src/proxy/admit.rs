@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config,
-    route::{Form, Hit, Miss, acceptable_path, split_authority},
+    route::{RequestTarget, RouteError, RouteMatch, is_safe_path, split_authority},
     snapshot::Snapshot,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked<'a> {
     /// How the target is named.
-    pub form: Form<'a>,
+    pub form: RequestTarget<'a>,
     /// Path and query as they were sent; `*` for `OPTIONS *`.
     pub path: &'a str,
     /// `OPTIONS *`, or an OPTIONS or TRACE that may not go any further.
@@ -82,7 +82,7 @@ pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
         // HTTP/2 has no absolute-form: a forward proxy is recognised by nothing, so by host or path
         // like the rest.
         return Ok(Asked {
-            form: Form::Origin { host },
+            form: RequestTarget::Origin { host },
             path,
             for_us: stay || path == "*",
         });
@@ -91,7 +91,7 @@ pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
         .map_err(|_| bad("the request target is not UTF-8"))?;
     if target == "*" {
         return Ok(Asked {
-            form: Form::Origin {
+            form: RequestTarget::Origin {
                 host: host.unwrap_or_default(),
             },
             path: "*",
@@ -100,7 +100,7 @@ pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
     }
     if target.starts_with('/') {
         return Ok(Asked {
-            form: Form::Origin {
+            form: RequestTarget::Origin {
                 host: host.unwrap_or_default(),
             },
             path: target,
@@ -112,7 +112,7 @@ pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
         .ok_or_else(|| bad("the request target cannot be read"))?;
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     Ok(Asked {
-        form: Form::Absolute { scheme, authority },
+        form: RequestTarget::Absolute { scheme, authority },
         path,
         for_us: stay,
     })
@@ -158,7 +158,7 @@ pub fn browser(
             }
         }
     }
-    let Form::Origin { host } = asked.form else {
+    let RequestTarget::Origin { host } = asked.form else {
         return Ok(());
     };
     if unix || host.is_empty() || ours(host, &proxy.hosts) || matched(host, &snapshot.config) {
@@ -215,8 +215,8 @@ fn is_at_home(from: &str, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
     let tls = scheme.eq_ignore_ascii_case("https");
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let own = match asked.form {
-        Form::Origin { host } => host,
-        Form::Absolute { authority, .. } => authority,
+        RequestTarget::Origin { host } => host,
+        RequestTarget::Absolute { authority, .. } => authority,
     };
     if !tls && !scheme.eq_ignore_ascii_case("http") {
         return false;
@@ -326,17 +326,19 @@ pub fn circle(headers: &HeaderMap, via: Option<&str>) -> Result<(), Reply> {
 /// # Errors
 /// 404 `no_route`, 403 `forbidden_destination`, or 400 `bad_request` for a path that may be sent
 /// nowhere.
-pub fn route(snapshot: &Snapshot, asked: &Asked<'_>) -> Result<Hit, Reply> {
+pub fn route(snapshot: &Snapshot, asked: &Asked<'_>) -> Result<RouteMatch, Reply> {
     snapshot
         .router
         .find(asked.form, asked.path)
         .map_err(|miss| match miss {
-            Miss::NoRoute => Reply::new(Cause::NoRoute, "no upstream matches this host or path"),
-            Miss::Forbidden => Reply::new(
+            RouteError::NoRoute => {
+                Reply::new(Cause::NoRoute, "no upstream matches this host or path")
+            }
+            RouteError::Forbidden => Reply::new(
                 Cause::ForbiddenDestination,
                 "no upstream has this host, port and base path",
             ),
-            Miss::BadPath => bad_path(),
+            RouteError::BadPath => bad_path(),
         })
 }
 
@@ -347,7 +349,7 @@ pub fn route(snapshot: &Snapshot, asked: &Asked<'_>) -> Result<Hit, Reply> {
 pub fn path(asked: &Asked<'_>) -> Result<(), Reply> {
     let path = asked.path.split('?').next().unwrap_or_default();
     // `*`, or the empty path of an absolute URL.
-    if matches!(path, "*" | "") || acceptable_path(path) {
+    if matches!(path, "*" | "") || is_safe_path(path) {
         Ok(())
     } else {
         Err(bad_path())
@@ -361,7 +363,7 @@ fn bad_path() -> Reply {
 /// The answer to CONNECT while nothing is intercepted. Decided without any look-up of the name.
 #[must_use]
 pub fn connect(snapshot: &Snapshot, authority: &str) -> Reply {
-    let Some(upstream) = snapshot.router.connect(authority) else {
+    let Some(upstream) = snapshot.router.find_connect(authority) else {
         return Reply::new(
             Cause::ForbiddenDestination,
             "CONNECT to a host that is no configured upstream",
@@ -415,7 +417,7 @@ mod tests {
         assert_eq!(
             asked(&r).unwrap(),
             Asked {
-                form: Form::Origin { host: "h" },
+                form: RequestTarget::Origin { host: "h" },
                 path: "/a%2Fb?x",
                 for_us: false
             }
@@ -424,7 +426,7 @@ mod tests {
         assert_eq!(
             asked(&r).unwrap(),
             Asked {
-                form: Form::Absolute {
+                form: RequestTarget::Absolute {
                     scheme: "http",
                     authority: "a.test:1"
                 },
@@ -436,7 +438,10 @@ mod tests {
         r.set_version(Version::HTTP_2);
         assert!(asked(&r).is_err());
         r.set_uri("http://a.test/p".parse().unwrap());
-        assert_eq!(asked(&r).unwrap().form, Form::Origin { host: "a.test" });
+        assert_eq!(
+            asked(&r).unwrap().form,
+            RequestTarget::Origin { host: "a.test" }
+        );
         assert!(
             asked(&request("OPTIONS", "*", &[("host", "h")]))
                 .unwrap()

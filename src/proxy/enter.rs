@@ -12,13 +12,13 @@ use super::{
     reply::{Cause, Reply},
     vend,
 };
-use crate::route::{Form, Hit};
+use crate::route::{RequestTarget, RouteMatch};
 
 /// What the checks found.
 enum Next {
     Options,
     Vend(String),
-    Forward(Hit),
+    Forward(RouteMatch),
 }
 
 impl Proxy {
@@ -50,7 +50,9 @@ impl Proxy {
         let next = {
             let request = session.req_header();
             let asked = admit::asked(request)?;
-            if let (&Method::CONNECT, Form::Origin { host }) = (&request.method, asked.form) {
+            if let (&Method::CONNECT, RequestTarget::Origin { host }) =
+                (&request.method, asked.form)
+            {
                 return Err(admit::connect(&snapshot, host).into());
             }
             admit::browser(&request.headers, &asked, &snapshot, unix)?;
@@ -61,7 +63,7 @@ impl Proxy {
                     admit::path(&asked)?;
                     Next::Options
                 }
-                Form::Origin { host }
+                RequestTarget::Origin { host }
                     if vend::is_ours(asked.path) && !snapshot.router.has_host(host) =>
                 {
                     admit::path(&asked)?;
@@ -86,7 +88,12 @@ impl Proxy {
         Ok(true)
     }
 
-    async fn choose(&self, session: &mut Session, ctx: &mut Ctx, hit: Hit) -> Result<(), Stop> {
+    async fn choose(
+        &self,
+        session: &mut Session,
+        ctx: &mut Ctx,
+        hit: RouteMatch,
+    ) -> Result<(), Stop> {
         let lost = || Reply::new(Cause::Internal, "see the log");
         let served = ctx
             .snapshot

@@ -12,7 +12,7 @@ use super::chosen::{Access, Chosen};
 use crate::{
     credential::{Placed, Presented, Value},
     redact::HiddenWord,
-    route::Target,
+    route::UpstreamUrl,
 };
 
 /// Unreserved characters stay (RFC 3986 2.3).
@@ -82,7 +82,7 @@ pub fn apply(
 
 /// Host of a target as it stands in a Host field; the scheme's own port is left out.
 #[must_use]
-pub fn authority(target: &Target) -> String {
+pub fn authority(target: &UpstreamUrl) -> String {
     let host = if target.host.contains(':') {
         format!("[{}]", target.host)
     } else {
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn the_host_field_names_a_port_only_where_it_is_not_the_schemes_own() {
         let t = |tls, host: &str, port| {
-            authority(&Target {
+            authority(&UpstreamUrl {
                 tls,
                 host: host.into(),
                 port,

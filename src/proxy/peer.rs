@@ -276,7 +276,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        route::Target,
+        route::UpstreamUrl,
         upstream::{Replay, Timeouts},
     };
 
@@ -284,7 +284,7 @@ mod tests {
         let second = Duration::from_secs(1);
         Upstream {
             name: "a".into(),
-            target: Target {
+            target: UpstreamUrl {
                 tls: true,
                 host: "api.test".into(),
                 port: 443,

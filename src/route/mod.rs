@@ -7,11 +7,11 @@ mod path;
 use std::{collections::HashMap, sync::Arc};
 
 pub use authority::{name as host_name, split as split_authority};
-pub use path::acceptable as acceptable_path;
+pub use path::is_safe as is_safe_path;
 
 /// Where one upstream answers.
 #[derive(Debug, Clone)]
-pub struct Rule {
+pub struct RouteRule {
     /// `match.path`: a prefix of whole segments, `"/acme"`; `"/"` is every path; `None`: not by
     /// path.
     pub path: Option<String>,
@@ -22,12 +22,12 @@ pub struct Rule {
     /// `match.forward`: the `url` itself is matched for absolute-form requests (and CONNECT).
     pub forward: bool,
     /// Where the requests go.
-    pub url: Target,
+    pub url: UpstreamUrl,
 }
 
 /// Origin and base path of an upstream's `url`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Target {
+pub struct UpstreamUrl {
     /// The scheme is `https`.
     pub tls: bool,
     /// Lower case; an IPv6 literal without brackets.
@@ -40,7 +40,7 @@ pub struct Target {
 
 /// How a request names its target (RFC 9112 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form<'a> {
+pub enum RequestTarget<'a> {
     /// Origin-form (`/path`).
     Origin {
         /// The Host field, or HTTP/2's `:authority`, as it was sent.
@@ -57,7 +57,7 @@ pub enum Form<'a> {
 
 /// The upstream that a request is for, and what to ask it for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hit {
+pub struct RouteMatch {
     /// Index of the rule in the list that [`Router::new`] was given.
     pub upstream: usize,
     /// Path and query to send, base path in front.
@@ -69,7 +69,7 @@ pub struct Hit {
 
 /// Why nothing was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Miss {
+pub enum RouteError {
     /// Origin-form: no upstream has this host, and none a path that this one begins with.
     NoRoute,
     /// Absolute-form: no upstream's `url` has this host and port with a base path that this path
@@ -83,7 +83,7 @@ pub enum Miss {
 /// All rules, ready for look-up.
 #[derive(Debug, Default)]
 pub struct Router {
-    rules: Vec<Rule>,
+    rules: Vec<RouteRule>,
     /// `match.hosts` to rule.
     hosts: HashMap<String, usize>,
     /// `match.path` to rule and what is taken off; `""` is every path.
@@ -99,7 +99,7 @@ impl Router {
     /// Takes the rules of all upstreams. Each host and path stands in one of them at most: what is
     /// ambiguous was refused with the configuration; here the later one would win.
     #[must_use]
-    pub fn new(rules: Vec<Rule>) -> Self {
+    pub fn new(rules: Vec<RouteRule>) -> Self {
         let mut router = Self::default();
         for (i, rule) in rules.iter().enumerate() {
             for host in &rule.hosts {
@@ -134,17 +134,21 @@ impl Router {
     /// the client sent, undecoded; what is matched is what is sent on.
     ///
     /// # Errors
-    /// [`Miss`], with the reason: no rule fits, or the path may be sent nowhere.
-    pub fn find(&self, form: Form<'_>, path_and_query: &str) -> Result<Hit, Miss> {
+    /// [`RouteError`], with the reason: no rule fits, or the path may be sent nowhere.
+    pub fn find(
+        &self,
+        form: RequestTarget<'_>,
+        path_and_query: &str,
+    ) -> Result<RouteMatch, RouteError> {
         let (path, query) =
             path_and_query.split_at(path_and_query.find('?').unwrap_or(path_and_query.len()));
         if query.bytes().any(|b| matches!(b, b'#' | 0x7f | 0..=b' ')) {
-            return Err(Miss::BadPath);
+            return Err(RouteError::BadPath);
         }
         match form {
-            Form::Origin { host } => self.reverse(host, path, query),
+            RequestTarget::Origin { host } => self.find_reverse(host, path, query),
             // An empty path is the same as "/" (RFC 9112, 3.2.2).
-            Form::Absolute { scheme, authority } => self.absolute(
+            RequestTarget::Absolute { scheme, authority } => self.find_forward(
                 scheme,
                 authority,
                 if path.is_empty() { "/" } else { path },
@@ -155,32 +159,32 @@ impl Router {
 
     /// CONNECT: the first rule whose `url` has this host and port (443 where none is named).
     #[must_use]
-    pub fn connect(&self, authority: &str) -> Option<usize> {
+    pub fn find_connect(&self, authority: &str) -> Option<usize> {
         self.same_origin("https", authority).next().map(|(i, _)| i)
     }
 
     /// Whether this Host is in some `match.hosts`.
     #[must_use]
     pub fn has_host(&self, host: &str) -> bool {
-        self.by_host(host).is_some()
+        self.find_host(host).is_some()
     }
 
-    fn by_host(&self, host: &str) -> Option<usize> {
+    fn find_host(&self, host: &str) -> Option<usize> {
         split_authority(host)
             .and_then(|(host, _)| self.hosts.get(&*host))
             .copied()
     }
 
-    fn reverse(&self, host: &str, path: &str, query: &str) -> Result<Hit, Miss> {
-        if !acceptable_path(path) {
-            return Err(Miss::BadPath);
+    fn find_reverse(&self, host: &str, path: &str, query: &str) -> Result<RouteMatch, RouteError> {
+        if !is_safe_path(path) {
+            return Err(RouteError::BadPath);
         }
-        if let Some(upstream) = self.by_host(host) {
-            return self.hit(upstream, path, query, None);
+        if let Some(upstream) = self.find_host(host) {
+            return self.build_match(upstream, path, query, None);
         }
-        let (upstream, prefix) = self.by_path(path).ok_or(Miss::NoRoute)?;
+        let (upstream, prefix) = self.find_path_prefix(path).ok_or(RouteError::NoRoute)?;
         // What is taken off is a prefix of `path`, or empty.
-        self.hit(
+        self.build_match(
             *upstream,
             path.strip_prefix(&**prefix).unwrap_or(path),
             query,
@@ -189,7 +193,7 @@ impl Router {
     }
 
     /// The longest prefix of whole segments that some rule has.
-    fn by_path(&self, path: &str) -> Option<&(usize, Arc<str>)> {
+    fn find_path_prefix(&self, path: &str) -> Option<&(usize, Arc<str>)> {
         let bytes = path.as_bytes();
         (0..=self.longest.min(bytes.len()))
             .rev()
@@ -197,28 +201,28 @@ impl Router {
             .find_map(|end| self.paths.get(path.get(..end)?))
     }
 
-    fn absolute(
+    fn find_forward(
         &self,
         scheme: &str,
         authority: &str,
         path: &str,
         query: &str,
-    ) -> Result<Hit, Miss> {
+    ) -> Result<RouteMatch, RouteError> {
         let mut here = self.same_origin(scheme, authority).peekable();
         // Who asks for a foreign host is told so, whatever the path.
-        here.peek().ok_or(Miss::Forbidden)?;
-        if !acceptable_path(path) {
-            return Err(Miss::BadPath);
+        here.peek().ok_or(RouteError::Forbidden)?;
+        if !is_safe_path(path) {
+            return Err(RouteError::BadPath);
         }
         let mut fits = here.filter(|(_, rule)| lies_within(path, &rule.url.base));
-        let (upstream, rule) = fits.next().ok_or(Miss::Forbidden)?;
+        let (upstream, rule) = fits.next().ok_or(RouteError::Forbidden)?;
         if fits
             .next()
             .is_some_and(|(_, other)| other.url.base == rule.url.base)
         {
-            return Err(Miss::Forbidden);
+            return Err(RouteError::Forbidden);
         }
-        Ok(Hit {
+        Ok(RouteMatch {
             upstream,
             path: [path, query].concat(),
             stripped: None,
@@ -228,7 +232,11 @@ impl Router {
     /// Rules whose `url` has this host and port, longest base path first. `http` and `https` count
     /// as one where neither names another port than its default; otherwise the port decides,
     /// whatever the scheme.
-    fn same_origin(&self, scheme: &str, authority: &str) -> impl Iterator<Item = (usize, &Rule)> {
+    fn same_origin(
+        &self,
+        scheme: &str,
+        authority: &str,
+    ) -> impl Iterator<Item = (usize, &RouteRule)> {
         let tls = scheme.eq_ignore_ascii_case("https");
         let asked = if tls || scheme.eq_ignore_ascii_case("http") {
             split_authority(authority)
@@ -250,20 +258,25 @@ impl Router {
             })
     }
 
-    fn hit(
+    fn build_match(
         &self,
         upstream: usize,
         path: &str,
         query: &str,
         stripped: Option<Arc<str>>,
-    ) -> Result<Hit, Miss> {
-        let base = &self.rules.get(upstream).ok_or(Miss::NoRoute)?.url.base;
+    ) -> Result<RouteMatch, RouteError> {
+        let base = &self
+            .rules
+            .get(upstream)
+            .ok_or(RouteError::NoRoute)?
+            .url
+            .base;
         let slash = if base.is_empty() && path.is_empty() {
             "/"
         } else {
             ""
         };
-        Ok(Hit {
+        Ok(RouteMatch {
             upstream,
             path: [base, slash, path, query].concat(),
             stripped,
@@ -280,10 +293,10 @@ fn lies_within(path: &str, base: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-impl Target {
+impl UpstreamUrl {
     /// What absolute-form requests could mean it by: host, base path and port, where `None` is the
     /// usual port of either scheme. Two targets that share one of them cannot be told apart.
-    pub fn meanings(&self) -> impl Iterator<Item = (&str, &str, Option<u16>)> {
+    pub fn forward_keys(&self) -> impl Iterator<Item = (&str, &str, Option<u16>)> {
         let usual = (self.port == default_port(self.tls)).then_some(None);
         [Some(Some(self.port)), usual]
             .into_iter()

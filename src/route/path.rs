@@ -10,7 +10,7 @@ const SHORT: usize = 512;
 /// parameter (`..;x`: servlet containers go up there), once the path is percent-decoded as often as
 /// it changes and split at `/` and `\`; `...` is an ordinary segment (RFC 3986, 3.3 and 5.2.4).
 #[must_use]
-pub fn acceptable(path: &str) -> bool {
+pub fn is_safe(path: &str) -> bool {
     let bytes = path.as_bytes();
     if bytes.first() != Some(&b'/') {
         return false;
@@ -131,7 +131,7 @@ mod tests {
             "/a/.%2F",
             "/orders//../pay",
         ] {
-            assert!(!acceptable(bad), "{bad}");
+            assert!(!is_safe(bad), "{bad}");
         }
     }
 
@@ -164,7 +164,7 @@ mod tests {
             "/.well-known/x",
             "/a/%2e%2e%2e/",
         ] {
-            assert!(acceptable(good), "{good}");
+            assert!(is_safe(good), "{good}");
         }
     }
 
@@ -173,15 +173,15 @@ mod tests {
         for bad in [
             "", "a", "*", "%2fa", "\\a", "/a b", "/a\r\nb", "/a\0", "/a#b", "/a\x7f",
         ] {
-            assert!(!acceptable(bad), "{bad:?}");
+            assert!(!is_safe(bad), "{bad:?}");
         }
     }
 
     #[test]
     fn long_paths_are_decoded_as_well_and_in_good_time() {
         let nested = format!("/%{}2e%2e/x", "25".repeat(8000));
-        assert!(!acceptable(&nested));
-        assert!(acceptable(&format!("/{}", "%2561".repeat(3000))));
+        assert!(!is_safe(&nested));
+        assert!(is_safe(&format!("/{}", "%2561".repeat(3000))));
     }
 
     proptest! {
@@ -196,12 +196,12 @@ mod tests {
             let mut room = vec![0; path.len()];
             let end = decode_fully(path.as_bytes(), &mut room);
             prop_assert_eq!(&room[..end], &slow[..]);
-            prop_assert_eq!(acceptable(&path), !has_dot_segment(&slow));
+            prop_assert_eq!(is_safe(&path), !has_dot_segment(&slow));
         }
 
         #[test]
         fn any_text_gives_an_answer(path in "\\PC*") {
-            let _ = acceptable(&path);
+            let _ = is_safe(&path);
         }
     }
 }

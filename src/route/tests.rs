@@ -4,13 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn rule(path: &str, hosts: &[&str], (tls, host, port, base): (bool, &str, u16, &str)) -> Rule {
-    Rule {
+fn rule(path: &str, hosts: &[&str], (tls, host, port, base): (bool, &str, u16, &str)) -> RouteRule {
+    RouteRule {
         path: (!path.is_empty()).then(|| path.to_owned()),
         strip_path: true,
         hosts: hosts.iter().map(|&h| h.to_owned()).collect(),
         forward: true,
-        url: Target {
+        url: UpstreamUrl {
             tls,
             host: host.to_owned(),
             port,
@@ -42,10 +42,10 @@ fn router() -> Router {
     ])
 }
 
-fn by_path(path: &str) -> Result<(usize, String, Option<Arc<str>>), Miss> {
+fn find_path_prefix(path: &str) -> Result<(usize, String, Option<Arc<str>>), RouteError> {
     router()
         .find(
-            Form::Origin {
+            RequestTarget::Origin {
                 host: "127.0.0.1:14180",
             },
             path,
@@ -53,9 +53,9 @@ fn by_path(path: &str) -> Result<(usize, String, Option<Arc<str>>), Miss> {
         .map(|hit| (hit.upstream, hit.path, hit.stripped))
 }
 
-fn forward(scheme: &str, authority: &str, path: &str) -> Result<(usize, String), Miss> {
+fn forward(scheme: &str, authority: &str, path: &str) -> Result<(usize, String), RouteError> {
     router()
-        .find(Form::Absolute { scheme, authority }, path)
+        .find(RequestTarget::Absolute { scheme, authority }, path)
         .map(|hit| (hit.upstream, hit.path))
 }
 
@@ -63,27 +63,33 @@ fn forward(scheme: &str, authority: &str, path: &str) -> Result<(usize, String),
 fn the_prefix_is_taken_off_and_the_base_path_put_in_front() {
     let strip = Some(Arc::from("/acme"));
     assert_eq!(
-        by_path("/acme/x?y=1"),
+        find_path_prefix("/acme/x?y=1"),
         Ok((0, "/v2/x?y=1".into(), strip.clone()))
     );
-    assert_eq!(by_path("/acme"), Ok((0, "/v2".into(), strip.clone())));
-    assert_eq!(by_path("/acme/"), Ok((0, "/v2/".into(), strip.clone())));
-    assert_eq!(by_path("/acme?q"), Ok((0, "/v2?q".into(), strip)));
     assert_eq!(
-        by_path("/pay?q=/../x"),
+        find_path_prefix("/acme"),
+        Ok((0, "/v2".into(), strip.clone()))
+    );
+    assert_eq!(
+        find_path_prefix("/acme/"),
+        Ok((0, "/v2/".into(), strip.clone()))
+    );
+    assert_eq!(find_path_prefix("/acme?q"), Ok((0, "/v2?q".into(), strip)));
+    assert_eq!(
+        find_path_prefix("/pay?q=/../x"),
         Ok((2, "/?q=/../x".into(), Some("/pay".into())))
     );
     assert_eq!(
-        by_path("/keep/a"),
+        find_path_prefix("/keep/a"),
         Ok((3, "/k/keep/a".into(), Some("".into())))
     );
 }
 
 #[test]
 fn the_longest_prefix_of_whole_segments_wins() {
-    assert_eq!(by_path("/acme/inner/x").map(|hit| hit.0), Ok(1));
+    assert_eq!(find_path_prefix("/acme/inner/x").map(|hit| hit.0), Ok(1));
     assert_eq!(
-        by_path("/acme/innermost").map(|hit| (hit.0, hit.1)),
+        find_path_prefix("/acme/innermost").map(|hit| (hit.0, hit.1)),
         Ok((0, "/v2/innermost".into()))
     );
     for foreign in [
@@ -95,7 +101,11 @@ fn the_longest_prefix_of_whole_segments_wins() {
         "//acme/x",
         "/acme\\x",
     ] {
-        assert_eq!(by_path(foreign), Err(Miss::NoRoute), "{foreign}");
+        assert_eq!(
+            find_path_prefix(foreign),
+            Err(RouteError::NoRoute),
+            "{foreign}"
+        );
     }
 }
 
@@ -107,7 +117,7 @@ fn a_slash_takes_every_path_that_nobody_else_has() {
     ]);
     let find = |path| {
         router
-            .find(Form::Origin { host: "h" }, path)
+            .find(RequestTarget::Origin { host: "h" }, path)
             .map(|hit| (hit.upstream, hit.path, hit.stripped))
     };
     assert_eq!(find("/y/z"), Ok((0, "/b/y/z".into(), Some("".into()))));
@@ -123,7 +133,9 @@ fn a_configured_host_decides_before_the_path_and_nothing_is_taken_off() {
         "pay.example.",
         "[::1]:14180",
     ] {
-        let hit = router().find(Form::Origin { host }, "/acme/x").unwrap();
+        let hit = router()
+            .find(RequestTarget::Origin { host }, "/acme/x")
+            .unwrap();
         assert_eq!(
             (hit.upstream, hit.path.as_str(), hit.stripped),
             (2, "/acme/x", None),
@@ -132,7 +144,7 @@ fn a_configured_host_decides_before_the_path_and_nothing_is_taken_off() {
     }
     let hit = router()
         .find(
-            Form::Origin {
+            RequestTarget::Origin {
                 host: "acme.localhost",
             },
             "/x",
@@ -142,7 +154,7 @@ fn a_configured_host_decides_before_the_path_and_nothing_is_taken_off() {
     for other in ["evil.example", "", "pay.example@evil", "a,b"] {
         assert_eq!(
             router()
-                .find(Form::Origin { host: other }, "/acme/x")
+                .find(RequestTarget::Origin { host: other }, "/acme/x")
                 .unwrap()
                 .upstream,
             0,
@@ -188,7 +200,7 @@ fn an_absolute_request_must_name_an_upstreams_origin_and_lie_in_its_base_path() 
     ] {
         assert_eq!(
             forward(scheme, authority, path),
-            Err(Miss::Forbidden),
+            Err(RouteError::Forbidden),
             "{scheme} {authority} {path}"
         );
     }
@@ -202,15 +214,15 @@ fn what_two_upstreams_match_equally_is_reachable_by_neither() {
     );
     assert!(
         a.url
-            .meanings()
-            .any(|meaning| b.url.meanings().any(|other| other == meaning))
+            .forward_keys()
+            .any(|meaning| b.url.forward_keys().any(|other| other == meaning))
     );
     let longer = rule("/c", &[], (true, "x", 443, "/v/w"));
     let router = Router::new(vec![a, b, longer]);
     let find = |path| {
         router
             .find(
-                Form::Absolute {
+                RequestTarget::Absolute {
                     scheme: "http",
                     authority: "x",
                 },
@@ -218,7 +230,7 @@ fn what_two_upstreams_match_equally_is_reachable_by_neither() {
             )
             .map(|hit| hit.upstream)
     };
-    assert_eq!(find("/v/x"), Err(Miss::Forbidden));
+    assert_eq!(find("/v/x"), Err(RouteError::Forbidden));
     assert_eq!(find("/v/w/x"), Ok(2));
 }
 
@@ -229,22 +241,22 @@ fn an_upstream_that_does_not_forward_is_not_found_by_its_url() {
     let router = Router::new(vec![quiet]);
     assert_eq!(
         router.find(
-            Form::Absolute {
+            RequestTarget::Absolute {
                 scheme: "http",
                 authority: "x"
             },
             "/"
         ),
-        Err(Miss::Forbidden)
+        Err(RouteError::Forbidden)
     );
-    assert_eq!(router.connect("x:443"), None);
+    assert_eq!(router.find_connect("x:443"), None);
 }
 
 #[test]
-fn connect_takes_443_for_granted() {
-    assert_eq!(router().connect("api.acme.example"), Some(1));
-    assert_eq!(router().connect("keep.example:8443"), Some(3));
-    assert_eq!(router().connect("keep.example:22"), None);
+fn find_connect_takes_443_for_granted() {
+    assert_eq!(router().find_connect("api.acme.example"), Some(1));
+    assert_eq!(router().find_connect("keep.example:8443"), Some(3));
+    assert_eq!(router().find_connect("keep.example:22"), None);
 }
 
 #[test]
@@ -259,20 +271,20 @@ fn a_path_that_could_leave_its_folder_is_bad_in_every_form() {
         "/acme/x?a#b",
         "/acme?a b",
     ] {
-        assert_eq!(by_path(bad), Err(Miss::BadPath), "{bad}");
+        assert_eq!(find_path_prefix(bad), Err(RouteError::BadPath), "{bad}");
     }
     assert_eq!(
         forward("http", "api.acme.example", "/v2/%2e%2e/x"),
-        Err(Miss::BadPath)
+        Err(RouteError::BadPath)
     );
     assert_eq!(
         router().find(
-            Form::Origin {
+            RequestTarget::Origin {
                 host: "pay.example"
             },
             "/%2e%2e/x"
         ),
-        Err(Miss::BadPath)
+        Err(RouteError::BadPath)
     );
 }
 
@@ -295,7 +307,7 @@ fn bytes_that_are_sent_are_the_bytes_that_came() {
         "/'()*,:@&=$!",
     ] {
         assert_eq!(
-            by_path(&format!("/acme{rest}")).map(|hit| hit.1),
+            find_path_prefix(&format!("/acme{rest}")).map(|hit| hit.1),
             Ok(format!("/v2{rest}")),
             "{rest}"
         );
@@ -308,11 +320,11 @@ proptest! {
         host in "(acme\\.localhost|x|\\PC{0,6})", path in "(/acme|/acme/inner|/pay|/keep|)[/.%25e\\\\aci?;]{0,20}"
     ) {
         let router = router();
-        if let Ok(hit) = router.find(Form::Origin { host: &host }, &path) {
+        if let Ok(hit) = router.find(RequestTarget::Origin { host: &host }, &path) {
             let rule = &router.rules[hit.upstream];
             prop_assert!(hit.path.starts_with(&rule.url.base));
             let sent = hit.path.split('?').next().unwrap();
-            prop_assert!(acceptable_path(sent), "{}", sent);
+            prop_assert!(is_safe_path(sent), "{}", sent);
             prop_assert!(lies_within(sent, &rule.url.base));
             if let Some(prefix) = hit.stripped.filter(|p| !p.is_empty()) {
                 prop_assert!(lies_within(path.split('?').next().unwrap(), &prefix));
@@ -324,8 +336,8 @@ proptest! {
     #[test]
     fn any_request_gives_an_answer(scheme in "https?|\\PC{0,5}", host in "\\PC{0,20}", path in "\\PC{0,40}") {
         let router = router();
-        let _ = router.find(Form::Origin { host: &host }, &path);
-        let _ = router.find(Form::Absolute { scheme: &scheme, authority: &host }, &path);
-        let _ = router.connect(&host);
+        let _ = router.find(RequestTarget::Origin { host: &host }, &path);
+        let _ = router.find(RequestTarget::Absolute { scheme: &scheme, authority: &host }, &path);
+        let _ = router.find_connect(&host);
     }
 }

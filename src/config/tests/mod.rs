@@ -129,7 +129,7 @@ fn an_upstream_answers_by_its_name_unless_it_is_told_otherwise() {
     );
     assert_eq!(
         rule.url,
-        route::Target {
+        route::UpstreamUrl {
             tls: true,
             host: "api.example".into(),
             port: 443,

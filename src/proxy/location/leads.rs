@@ -10,7 +10,7 @@ use std::{
 use url::{Host, Url};
 
 use super::{merged, scheme, without_dots};
-use crate::route::{Form, Router, split_authority};
+use crate::route::{RequestTarget, Router, split_authority};
 
 /// Below this path tokens are vended, whatever the upstreams are.
 const VENDING: &str = "/.cupbearer/";
@@ -29,7 +29,7 @@ pub struct Door<'a> {
     /// Addresses of ours that are not loopback.
     pub addresses: Vec<IpAddr>,
     /// The client's own words.
-    pub form: Form<'a>,
+    pub form: RequestTarget<'a>,
     pub path: &'a str,
 }
 
@@ -74,17 +74,17 @@ impl Door<'_> {
                 }
                 let hit = self
                     .router
-                    .find(Form::Origin { host: &authority }, &reading.path);
+                    .find(RequestTarget::Origin { host: &authority }, &reading.path);
                 found.extend(hit.ok().map(|hit| Lead::Upstream(hit.upstream)));
             }
             // Who sends everything through us comes back with that, too.
-            if let Form::Absolute { .. } = self.form {
+            if let RequestTarget::Absolute { .. } = self.form {
                 let authority = reading
                     .port
                     .map_or(authority.clone(), |port| format!("{authority}:{port}"));
                 let scheme = if reading.tls { "https" } else { "http" };
                 let hit = self.router.find(
-                    Form::Absolute {
+                    RequestTarget::Absolute {
                         scheme,
                         authority: &authority,
                     },
@@ -99,8 +99,8 @@ impl Door<'_> {
     /// Scheme and authority that the client used.
     fn own(&self) -> (bool, &str) {
         match self.form {
-            Form::Origin { host } => (false, host),
-            Form::Absolute { scheme, authority } => {
+            RequestTarget::Origin { host } => (false, host),
+            RequestTarget::Absolute { scheme, authority } => {
                 (scheme.eq_ignore_ascii_case("https"), authority)
             }
         }
@@ -185,7 +185,7 @@ impl Door<'_> {
 
     fn is_ours(&self, host: &Host, port: Option<u16>, tls: bool) -> bool {
         // By which the client found us; in absolute form it is the vendor's.
-        let own = if let Form::Origin { host } = self.form {
+        let own = if let RequestTarget::Origin { host } = self.form {
             split_authority(host)
         } else {
             None

@@ -16,7 +16,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use super::{admit, chosen::Chosen, inject::authority};
 use crate::{
     config::Listen,
-    route::{Form, Target, split_authority},
+    route::{RequestTarget, UpstreamUrl, split_authority},
     snapshot::Snapshot,
 };
 use leads::{Door, Lead};
@@ -103,7 +103,10 @@ pub fn rewrite(response: &mut ResponseHeader, chosen: &Chosen, snapshot: &Snapsh
     let several = all.next().is_some();
     let told: Cow<'_, str> = percent_encode(raw.as_bytes().trim_ascii(), FOREIGN).into();
     let here = |path: &str| {
-        let hit = snapshot.router.find(Form::Origin { host: "" }, path).ok();
+        let hit = snapshot
+            .router
+            .find(RequestTarget::Origin { host: "" }, path)
+            .ok();
         let served = hit.and_then(|hit| snapshot.upstreams.get(hit.upstream));
         served.is_some_and(|served| served.upstream.name == chosen.upstream.name)
     };
@@ -120,7 +123,7 @@ pub fn rewrite(response: &mut ResponseHeader, chosen: &Chosen, snapshot: &Snapsh
 }
 
 struct Place<'a> {
-    target: &'a Target,
+    target: &'a UpstreamUrl,
     /// Our path for the base path.
     prefix: &'a str,
     /// What references are relative to, as the vendor knows it.
@@ -195,7 +198,7 @@ fn scheme(reference: &str) -> (Option<&str>, &str) {
 }
 
 /// Path of `rest` (`host:port/path`), if it is the target's origin.
-fn within<'a>(rest: &'a str, scheme: Option<&str>, target: &Target) -> Option<&'a str> {
+fn within<'a>(rest: &'a str, scheme: Option<&str>, target: &UpstreamUrl) -> Option<&'a str> {
     let tls = match scheme {
         None => target.tls,
         Some(s) if s.eq_ignore_ascii_case("https") => true,

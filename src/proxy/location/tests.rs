@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn target(base: &str) -> Target {
-    Target {
+fn target(base: &str) -> UpstreamUrl {
+    UpstreamUrl {
         tls: true,
         host: "api.test".into(),
         port: 443,
@@ -16,7 +16,7 @@ fn of(told: &str) -> Option<String> {
     let target = target("/v2");
     let here = |path: &str| {
         let path = path.split('?').next().unwrap();
-        crate::route::acceptable_path(path)
+        crate::route::is_safe_path(path)
             && (path == "/acme" || path.starts_with("/acme/"))
             && path != "/acme/st"
             && !path.starts_with("/acme/st/")
@@ -140,18 +140,18 @@ mod ways {
         fields,
         leads::{Door, Lead},
     };
-    use crate::route::{Form, Router, Rule, Target};
+    use crate::route::{RequestTarget, RouteRule, Router, UpstreamUrl};
 
     const ACME: Lead = Lead::Upstream(0);
     const PAY: Lead = Lead::Upstream(1);
 
     fn router() -> Router {
-        let rule = |name: &str, base: &str| Rule {
+        let rule = |name: &str, base: &str| RouteRule {
             path: Some(format!("/{name}")),
             strip_path: true,
             hosts: vec![format!("{name}.localhost"), format!("{name}.corp")],
             forward: true,
-            url: Target {
+            url: UpstreamUrl {
                 tls: true,
                 host: format!("api.{name}.test"),
                 port: 443,
@@ -161,7 +161,7 @@ mod ways {
         Router::new(vec![rule("acme", "/v2"), rule("pay", "")])
     }
 
-    fn leads_from(form: Form<'_>, path: &str, reference: &str) -> BTreeSet<Lead> {
+    fn leads_from(form: RequestTarget<'_>, path: &str, reference: &str) -> BTreeSet<Lead> {
         let router = router();
         let hosts = ["proxy.corp".to_owned()];
         Door {
@@ -179,7 +179,7 @@ mod ways {
 
     fn leads(reference: &str) -> BTreeSet<Lead> {
         leads_from(
-            Form::Origin {
+            RequestTarget::Origin {
                 host: "127.0.0.1:14180",
             },
             "/acme/a/b",
@@ -297,7 +297,8 @@ mod ways {
 
     #[test]
     fn who_comes_by_a_name_or_as_a_forward_proxy_is_known_there_too() {
-        let named = |reference| leads_from(Form::Origin { host: "acme.corp" }, "/x", reference);
+        let named =
+            |reference| leads_from(RequestTarget::Origin { host: "acme.corp" }, "/x", reference);
         assert!(named("http://pay.corp/y").contains(&PAY));
         assert!(
             named("https://pay.corp/y").contains(&PAY),
@@ -309,7 +310,7 @@ mod ways {
             !named("/pay/y").contains(&PAY),
             "on that name the path is the vendor's own"
         );
-        let form = Form::Absolute {
+        let form = RequestTarget::Absolute {
             scheme: "http",
             authority: "api.acme.test",
         };
@@ -435,7 +436,7 @@ mod ways {
                 && to.port_or_known_default() == Some(14180)
                 && matches!(to.host_str(), Some("127.0.0.1" | "localhost" | "localhost." | "[::1]"))
                 && (to.path() == "/pay" || to.path().starts_with("/pay/"))
-                && crate::route::acceptable_path(to.path())
+                && crate::route::is_safe_path(to.path())
             {
                 prop_assert!(leads(&reference).contains(&PAY), "{to}");
             }

@@ -13,7 +13,7 @@ use cupbearer::{
     config::{Admin, Config, Limits, Listen, Log, Proxy, Ready},
     listen::{self, Address, Handle},
     proxy,
-    route::{Router, Rule, Target},
+    route::{Router, RouteRule, UpstreamUrl},
     snapshot::{Served, Snapshot},
     telemetry::Metrics,
     tls::Tls,
@@ -125,8 +125,8 @@ pub fn limits() -> Limits {
     }
 }
 
-pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, Rule) {
-    let target = Target {
+pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, RouteRule) {
+    let target = UpstreamUrl {
         tls: false,
         host: address.ip().to_string(),
         port: address.port(),
@@ -150,7 +150,7 @@ pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, Rule) {
         pool_requests: 1024,
         tls: Tls::default(),
     };
-    let rule = Rule {
+    let rule = RouteRule {
         path: Some(format!("/{name}")),
         strip_path: true,
         hosts: vec![format!("{name}.localhost")],
@@ -160,7 +160,7 @@ pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, Rule) {
     (upstream, rule)
 }
 
-pub fn snapshot(upstreams: Vec<(Upstream, Rule)>, change: impl FnOnce(&mut Config)) -> Snapshot {
+pub fn snapshot(upstreams: Vec<(Upstream, RouteRule)>, change: impl FnOnce(&mut Config)) -> Snapshot {
     let (upstreams, rules): (Vec<_>, Vec<_>) = upstreams.into_iter().unzip();
     let mut config = Config {
         proxy: Proxy {
@@ -232,7 +232,7 @@ pub fn port_on(address: Address, snapshot: Snapshot) -> Port {
     }
 }
 
-pub fn port(upstreams: Vec<(Upstream, Rule)>, change: impl FnOnce(&mut Config)) -> Port {
+pub fn port(upstreams: Vec<(Upstream, RouteRule)>, change: impl FnOnce(&mut Config)) -> Port {
     port_on(
         Address::Tcp("127.0.0.1:0".parse().unwrap()),
         snapshot(upstreams, change),
