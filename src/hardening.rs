@@ -12,12 +12,12 @@ pub const ALLOW_DUMPS: &str = "CUPBEARER_ALLOW_DUMPS";
 
 /// What could not be turned off.
 #[derive(Debug)]
-pub struct Open {
+pub struct HardeningFailure {
     what: &'static str,
     error: io::Error,
 }
 
-impl fmt::Display for Open {
+impl fmt::Display for HardeningFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} could not be turned off: {}", self.what, self.error)
     }
@@ -28,7 +28,7 @@ impl fmt::Display for Open {
 /// the value of [`ALLOW_DUMPS`]; with `1` nothing is changed. Gives what could not be turned off;
 /// an empty list is a success.
 #[must_use]
-pub fn harden(allowed: Option<&str>) -> Vec<Open> {
+pub fn harden(allowed: Option<&str>) -> Vec<HardeningFailure> {
     if allowed == Some("1") {
         return Vec::new();
     }
@@ -42,13 +42,13 @@ pub fn harden(allowed: Option<&str>) -> Vec<Open> {
             maximum: Some(0),
         },
     ) {
-        open.push(Open {
+        open.push(HardeningFailure {
             what: "core files",
             error: e.into(),
         });
     }
     if let Err(e) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        open.push(Open {
+        open.push(HardeningFailure {
             what: "reading this process's memory",
             error: e.into(),
         });

@@ -21,7 +21,7 @@ pub struct Snapshot {
     pub config: Config,
     pub router: Router,
     /// Parallel to `config.rules`.
-    pub upstreams: Vec<Served>,
+    pub upstreams: Vec<ServedUpstream>,
     pub credentials: BTreeMap<Arc<str>, Arc<Credential>>,
     /// Counts up with every applied configuration, from 1.
     pub generation: u64,
@@ -29,7 +29,7 @@ pub struct Snapshot {
 
 /// An upstream with the credential it is served with.
 #[derive(Clone)]
-pub struct Served {
+pub struct ServedUpstream {
     pub upstream: Arc<Upstream>,
     /// `None`: the client's own headers pass.
     pub credential: Option<Arc<Credential>>,
@@ -92,7 +92,7 @@ impl Snapshot {
             .iter()
             .map(|u| {
                 world.metrics.register_upstream(&u.name);
-                Served {
+                ServedUpstream {
                     upstream: Arc::new(u.clone()),
                     credential: u
                         .credential
@@ -101,7 +101,9 @@ impl Snapshot {
                 }
             })
             .collect();
-        world.metrics.set_certificate_expiries(&certificates(&config));
+        world
+            .metrics
+            .set_certificate_expiries(&certificate_expiries(&config));
         let router = Router::new(config.rules.clone());
         Ok(Self {
             config,
@@ -121,7 +123,7 @@ impl Snapshot {
 
 /// When the certificates of our own files expire, by the key that names the file. One that cannot
 /// be read is reported where it is used.
-fn certificates(config: &Config) -> Vec<(String, i64)> {
+fn certificate_expiries(config: &Config) -> Vec<(String, i64)> {
     let mut all: Vec<(String, Tls)> = config
         .upstreams
         .iter()

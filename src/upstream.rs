@@ -15,7 +15,7 @@ pub struct Upstream {
     /// The name of its credential; `None` is `credential = "none"`: the client's own headers pass.
     pub credential: Option<Arc<str>>,
     /// What may be sent once more after a 401.
-    pub replay: Replay,
+    pub replay: ReplayPolicy,
     /// A Location within `url` is turned into our path, where the request came by path.
     pub rewrite_location: bool,
     /// Upstreams with another credential to which its answers may lead.
@@ -23,7 +23,7 @@ pub struct Upstream {
     /// `http2 = "auto"`: ALPN may choose HTTP/2.
     pub http2: bool,
     /// How long one request waits for what.
-    pub timeouts: Timeouts,
+    pub timeouts: UpstreamTimeouts,
     /// `pool.idle`: an unused connection is closed after this.
     pub pool_idle: Duration,
     /// `pool.connections`: unused connections that are kept.
@@ -36,7 +36,7 @@ pub struct Upstream {
 
 /// `replay`: what may be sent again after a 401.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Replay {
+pub enum ReplayPolicy {
     /// Every method: a 401 says that nothing was carried out (RFC 9110 15.5.2).
     Any,
     /// The idempotent methods alone (RFC 9110 9.2.2).
@@ -47,7 +47,7 @@ pub enum Replay {
 
 /// `timeouts`: how long one request waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
+pub struct UpstreamTimeouts {
     /// For a place at the upstream, and for a connection, its TLS handshake included.
     pub connect: Duration,
     /// For the vendor's next bytes, the first ones included.

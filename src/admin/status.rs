@@ -12,7 +12,7 @@ use crate::{
     credential::{Credential, TokenState, fingerprint},
     problem::{Problem, Severity},
     reload::Outcome,
-    snapshot::Served,
+    snapshot::ServedUpstream,
     token::{Activity, BootInstant, FailureClass},
 };
 
@@ -247,7 +247,7 @@ impl ProblemState {
     }
 }
 
-fn upstream(served: &Served, admin: &Admin) -> UpstreamState {
+fn upstream(served: &ServedUpstream, admin: &Admin) -> UpstreamState {
     let u = &served.upstream;
     let traffic = admin.metrics.traffic(&u.name);
     let scheme = if u.target.tls { "https" } else { "http" };

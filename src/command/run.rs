@@ -15,13 +15,13 @@ use crate::{
     app::{App, Options, StartError},
     config::{self, Config},
     files,
-    hardening::Open,
+    hardening::HardeningFailure,
     logging::{self, LogLevelHandle},
     reload::Step,
 };
 
 /// `cupbearer run`. `open` is what could not be hardened of this process.
-pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<Open>) -> Exit {
+pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<HardeningFailure>) -> Exit {
     let (config, volume) = match begin(file) {
         Ok(begun) => begun,
         Err(exit) => return exit,

@@ -20,7 +20,7 @@ use crate::{
     problem::{self, Problems},
     route::{self, RouteRule, UpstreamUrl},
     tls::Tls,
-    upstream::{Replay, Timeouts, Upstream},
+    upstream::{ReplayPolicy, Upstream, UpstreamTimeouts},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -195,14 +195,14 @@ impl Table<'_> {
             target,
             credential,
             replay: match table.replay {
-                None | Some(file::Replay::Any) => Replay::Any,
-                Some(file::Replay::Idempotent) => Replay::Idempotent,
-                Some(file::Replay::Never) => Replay::Never,
+                None | Some(file::Replay::Any) => ReplayPolicy::Any,
+                Some(file::Replay::Idempotent) => ReplayPolicy::Idempotent,
+                Some(file::Replay::Never) => ReplayPolicy::Never,
             },
             rewrite_location: table.rewrite_location.unwrap_or(true),
             redirects_to,
             http2: table.http2 != Some(file::Http2::Never),
-            timeouts: Timeouts {
+            timeouts: UpstreamTimeouts {
                 connect,
                 read,
                 token,

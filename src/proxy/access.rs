@@ -18,7 +18,7 @@ use crate::{
     listen,
     profile::model::{At, StatusMatch, Then},
     token::{BootInstant, UnavailableReason},
-    upstream::{Replay, Upstream},
+    upstream::{ReplayPolicy, Upstream},
 };
 
 /// Bytes of a request body that pingora keeps to send them once more.
@@ -220,9 +220,9 @@ pub fn verdict(response: &ResponseHeader, credential: &Credential) -> Verdict {
 /// `skipped_body` (more than 64 KiB of body).
 pub fn may_replay(session: &Session, upstream: &Upstream) -> Result<(), &'static str> {
     let allowed = match upstream.replay {
-        Replay::Any => true,
-        Replay::Idempotent => session.req_header().method.is_idempotent(),
-        Replay::Never => false,
+        ReplayPolicy::Any => true,
+        ReplayPolicy::Idempotent => session.req_header().method.is_idempotent(),
+        ReplayPolicy::Never => false,
     };
     if !allowed {
         return Err("skipped_policy");

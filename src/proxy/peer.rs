@@ -277,7 +277,7 @@ mod tests {
     use super::*;
     use crate::{
         route::UpstreamUrl,
-        upstream::{Replay, Timeouts},
+        upstream::{ReplayPolicy, UpstreamTimeouts},
     };
 
     fn upstream(tls: Tls) -> Upstream {
@@ -291,11 +291,11 @@ mod tests {
                 base: String::new(),
             },
             credential: None,
-            replay: Replay::Any,
+            replay: ReplayPolicy::Any,
             rewrite_location: true,
             redirects_to: Vec::new(),
             http2: true,
-            timeouts: Timeouts {
+            timeouts: UpstreamTimeouts {
                 connect: second,
                 read: second,
                 token: second,

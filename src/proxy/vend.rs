@@ -17,7 +17,7 @@ use crate::{
     credential::{Credential, Vended},
     snapshot::Snapshot,
     token::BootInstant,
-    upstream::Timeouts,
+    upstream::UpstreamTimeouts,
 };
 
 const HERE: &str = "/.cupbearer/";
@@ -136,7 +136,7 @@ fn patience(snapshot: &Snapshot, credential: &Arc<Credential>) -> std::time::Dur
     });
     serves
         .map(|s| s.upstream.timeouts)
-        .map(|Timeouts { token, .. }| token)
+        .map(|UpstreamTimeouts { token, .. }| token)
         .max()
         .unwrap_or(PATIENCE)
 }

@@ -155,7 +155,7 @@ fn upstream_defaults_lie_below_each_upstream_table_by_table() {
         (upstream.timeouts.connect, upstream.timeouts.read),
         (Duration::from_secs(1), Duration::from_secs(9))
     );
-    assert_eq!(upstream.replay, crate::upstream::Replay::Never);
+    assert_eq!(upstream.replay, crate::upstream::ReplayPolicy::Never);
 }
 
 #[test]

@@ -13,11 +13,11 @@ use cupbearer::{
     config::{Admin, Config, Limits, Listen, Log, Proxy, Ready},
     listen::{self, Address, Handle},
     proxy,
-    route::{Router, RouteRule, UpstreamUrl},
-    snapshot::{Served, Snapshot},
+    route::{RouteRule, Router, UpstreamUrl},
+    snapshot::{ServedUpstream, Snapshot},
     telemetry::Metrics,
     tls::Tls,
-    upstream::{Replay, Timeouts, Upstream},
+    upstream::{ReplayPolicy, Upstream, UpstreamTimeouts},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -136,11 +136,11 @@ pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, RouteRule) {
         name: name.into(),
         target: target.clone(),
         credential: None,
-        replay: Replay::Any,
+        replay: ReplayPolicy::Any,
         rewrite_location: true,
         redirects_to: Vec::new(),
         http2: true,
-        timeouts: Timeouts {
+        timeouts: UpstreamTimeouts {
             connect: SECOND,
             read: SECOND,
             token: SECOND,
@@ -160,7 +160,10 @@ pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, RouteRule) {
     (upstream, rule)
 }
 
-pub fn snapshot(upstreams: Vec<(Upstream, RouteRule)>, change: impl FnOnce(&mut Config)) -> Snapshot {
+pub fn snapshot(
+    upstreams: Vec<(Upstream, RouteRule)>,
+    change: impl FnOnce(&mut Config),
+) -> Snapshot {
     let (upstreams, rules): (Vec<_>, Vec<_>) = upstreams.into_iter().unzip();
     let mut config = Config {
         proxy: Proxy {
@@ -201,7 +204,7 @@ pub fn snapshot(upstreams: Vec<(Upstream, RouteRule)>, change: impl FnOnce(&mut 
     change(&mut config);
     let upstreams = upstreams
         .into_iter()
-        .map(|u| Served {
+        .map(|u| ServedUpstream {
             upstream: Arc::new(u),
             credential: None,
         })
