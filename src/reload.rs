@@ -1,8 +1,8 @@
 //! From new bytes to a new snapshot: polls contents of configuration and secret files, and reloads
 //! all or nothing.
 
-mod at_start;
-mod reading;
+mod config_reading;
+mod start_settings;
 
 use std::{
     path::PathBuf,
@@ -14,8 +14,8 @@ use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, stream};
 
 use self::{
-    at_start::AtStart,
-    reading::{Reading, marks, read, watched},
+    config_reading::{ConfigReading, read_config, read_marks, watched_files},
+    start_settings::StartSettings,
 };
 use crate::{
     config::{Config, Sight},
@@ -38,7 +38,7 @@ const AT_A_TIME: usize = 8;
 
 /// How the last reload ended.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum ReloadOutcome {
     /// A new configuration runs; these keys differ from what the program started with and need a
     /// restart.
     Applied { restart: Vec<&'static str> },
@@ -50,16 +50,16 @@ pub enum Outcome {
 
 /// A reload as its watcher sees it; see [`Reloader::watch`].
 #[derive(Debug, Clone, Copy)]
-pub enum Step<'a> {
+pub enum ReloadStep<'a> {
     Begins,
     /// With the configuration that runs from now on, whatever the outcome.
     Ends(&'a Config),
 }
 
-type Watcher = Box<dyn Fn(Step<'_>) + Send + Sync>;
+type ReloadObserver = Box<dyn Fn(ReloadStep<'_>) + Send + Sync>;
 
 /// What runs, as its files were.
-struct Running {
+struct RunningFiles {
     settling: Settling,
     /// Digest of the contents that the running configuration was read from.
     contents: [u8; 32],
@@ -68,8 +68,8 @@ struct Running {
 }
 
 /// What became of one try to reload.
-enum Tried {
-    Ended(Outcome),
+enum ReloadAttempt {
+    Ended(ReloadOutcome),
     /// Somebody may still be writing; `rest`: how long from now, if nothing more is written.
     Unsettled {
         rest: Duration,
@@ -86,10 +86,10 @@ struct Inner {
     metrics: Metrics,
     sight: Sight,
     /// Held through a reload, so that there is one at a time; not while a writer is waited for.
-    running: tokio::sync::Mutex<Running>,
-    started: AtStart,
-    last: Mutex<Option<(Outcome, BootInstant)>>,
-    watcher: OnceLock<Watcher>,
+    running: tokio::sync::Mutex<RunningFiles>,
+    started: StartSettings,
+    last: Mutex<Option<(ReloadOutcome, BootInstant)>>,
+    observer: OnceLock<ReloadObserver>,
 }
 
 impl Reloader {
@@ -97,12 +97,12 @@ impl Reloader {
     #[must_use]
     pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, world: World, sight: Sight) -> Self {
         let config = &snapshot.load_full().config;
-        let mut running = Running {
+        let mut running = RunningFiles {
             settling: Settling::default(),
             contents: [0; 32],
             told: false,
         };
-        if let Some(marks) = marks(&watched(config)) {
+        if let Some(marks) = read_marks(&watched_files(config)) {
             // A file that was changed since it was read is read again by the first poll.
             let unchanged = config.file.as_ref().is_none_or(|file| {
                 marks
@@ -116,7 +116,10 @@ impl Reloader {
             };
             let _ = running.settling.judge(&marks, Moment::now());
         }
-        let (running, started) = (tokio::sync::Mutex::new(running), AtStart::of(config));
+        let (running, started) = (
+            tokio::sync::Mutex::new(running),
+            StartSettings::from_config(config),
+        );
         let metrics = world.metrics.clone();
         Self(Arc::new(Inner {
             snapshot,
@@ -126,25 +129,25 @@ impl Reloader {
             running,
             started,
             last: Mutex::default(),
-            watcher: OnceLock::new(),
+            observer: OnceLock::new(),
         }))
     }
 
-    /// Calls `watcher` at the begin and the end of every reload that is counted. There is one;
+    /// Calls `observer` at the begin and the end of every reload that is counted. There is one;
     /// later ones are ignored.
-    pub fn watch(&self, watcher: impl Fn(Step<'_>) + Send + Sync + 'static) {
-        let _ = self.0.watcher.set(Box::new(watcher));
+    pub fn observe(&self, observer: impl Fn(ReloadStep<'_>) + Send + Sync + 'static) {
+        let _ = self.0.observer.set(Box::new(observer));
     }
 
-    fn tell(&self, step: Step<'_>) {
-        if let Some(watcher) = self.0.watcher.get() {
-            watcher(step);
+    fn notify_observer(&self, step: ReloadStep<'_>) {
+        if let Some(observer) = self.0.observer.get() {
+            observer(step);
         }
     }
 
     /// The last reload's outcome and when it was.
     #[must_use]
-    pub fn last(&self) -> Option<(Outcome, BootInstant)> {
+    pub fn last(&self) -> Option<(ReloadOutcome, BootInstant)> {
         self.0
             .last
             .lock()
@@ -158,54 +161,54 @@ impl Reloader {
     pub fn needs_restart(&self) -> Vec<&'static str> {
         self.0
             .started
-            .differs(&AtStart::of(&self.0.snapshot.load().config))
+            .changed_keys(&StartSettings::from_config(&self.0.snapshot.load().config))
     }
 
     /// Reads everything again, secrets included, and runs on it if it is right. A file that is
     /// being written is waited for, until it has been quiet for two seconds, 4 s at most.
-    pub async fn reload(&self) -> Outcome {
+    pub async fn reload(&self) -> ReloadOutcome {
         let until = BootInstant::now().after(PATIENCE);
-        self.tell(Step::Begins);
+        self.notify_observer(ReloadStep::Begins);
         let outcome = loop {
             let mut running = self.0.running.lock().await;
             let rest = match self.try_reload(&mut running).await {
-                Tried::Ended(outcome) => break self.report(outcome),
-                Tried::Unsettled { rest } => rest,
+                ReloadAttempt::Ended(outcome) => break self.report(outcome),
+                ReloadAttempt::Unsettled { rest } => rest,
             };
             if BootInstant::now() >= until {
-                break self.report(Outcome::Refused(vec![being_written(
+                break self.report(ReloadOutcome::Refused(vec![being_written(
                     self.0.snapshot.load().config.file.clone(),
                 )]));
             }
             drop(running);
-            tokio::time::sleep(soon(rest)).await;
+            tokio::time::sleep(next_look(rest)).await;
         };
-        self.tell(Step::Ends(&self.0.snapshot.load().config));
+        self.notify_observer(ReloadStep::Ends(&self.0.snapshot.load().config));
         self.look_at_secrets(Look::Now).await;
         outcome
     }
 
     /// The same for the poller, who comes again: what is being written is not waited for, and what
     /// is refused for the reasons of the last time is not told again.
-    async fn try_again(&self) -> Tried {
+    async fn try_polled_reload(&self) -> ReloadAttempt {
         let mut running = self.0.running.lock().await;
         let tried = self.try_reload(&mut running).await;
-        if let Tried::Ended(outcome) = &tried
-            && !(matches!(outcome, Outcome::Refused(_))
+        if let ReloadAttempt::Ended(outcome) = &tried
+            && !(matches!(outcome, ReloadOutcome::Refused(_))
                 && self.last().is_some_and(|(last, _)| last == *outcome))
         {
             // Only now it is known that there is something to tell.
-            self.tell(Step::Begins);
+            self.notify_observer(ReloadStep::Begins);
             self.report(outcome.clone());
-            self.tell(Step::Ends(&self.0.snapshot.load().config));
+            self.notify_observer(ReloadStep::Ends(&self.0.snapshot.load().config));
         }
         tried
     }
 
     /// Counts, logs and remembers it.
-    fn report(&self, outcome: Outcome) -> Outcome {
+    fn report(&self, outcome: ReloadOutcome) -> ReloadOutcome {
         let word = match &outcome {
-            Outcome::Applied { restart } => {
+            ReloadOutcome::Applied { restart } => {
                 tracing::info!(
                     generation = self.0.snapshot.load().generation,
                     "configuration reloaded"
@@ -218,8 +221,8 @@ impl Reloader {
                 }
                 "applied"
             }
-            Outcome::Unchanged => "unchanged",
-            Outcome::Refused(problems) => {
+            ReloadOutcome::Unchanged => "unchanged",
+            ReloadOutcome::Refused(problems) => {
                 for problem in problems {
                     problem.log("configuration refused, the old one goes on: ");
                 }
@@ -232,23 +235,24 @@ impl Reloader {
         outcome
     }
 
-    async fn try_reload(&self, running: &mut Running) -> Tried {
+    async fn try_reload(&self, running: &mut RunningFiles) -> ReloadAttempt {
         let old = self.0.snapshot.load_full();
         let Some(file) = old.config.file.clone() else {
-            return Tried::Ended(Outcome::Unchanged);
+            return ReloadAttempt::Ended(ReloadOutcome::Unchanged);
         };
-        let (sight, known) = (self.0.sight.clone(), watched(&old.config));
-        let Ok(reading) = tokio::task::spawn_blocking(move || read(&file, known, &sight)).await
+        let (sight, known) = (self.0.sight.clone(), watched_files(&old.config));
+        let Ok(reading) =
+            tokio::task::spawn_blocking(move || read_config(&file, known, &sight)).await
         else {
-            return cut_off();
+            return runtime_ended();
         };
-        let Some(Reading {
+        let Some(ConfigReading {
             config,
             problems,
             marks: found,
         }) = reading
         else {
-            return Tried::Unsettled { rest: AGAIN };
+            return ReloadAttempt::Unsettled { rest: AGAIN };
         };
         if let Judgement::Wait { rest, lasted } = running.settling.judge(&found, Moment::now()) {
             if lasted >= RESTLESS && !std::mem::replace(&mut running.told, true) {
@@ -256,47 +260,50 @@ impl Reloader {
                     "configuration files are written without a rest of two seconds; the old ones go on"
                 );
             }
-            return Tried::Unsettled { rest };
+            return ReloadAttempt::Unsettled { rest };
         }
         running.told = false;
         let (Some(config), false) = (config, problems.fatal()) else {
-            return Tried::Ended(Outcome::Refused(problems.into_list()));
+            return ReloadAttempt::Ended(ReloadOutcome::Refused(problems.into_list()));
         };
         let contents = files::contents(&found);
         if contents == running.contents {
-            return Tried::Ended(Outcome::Unchanged);
+            return ReloadAttempt::Ended(ReloadOutcome::Unchanged);
         }
         if config.upstreams.is_empty() && !old.config.upstreams.is_empty() {
-            return Tried::Ended(Outcome::Refused(vec![no_upstreams(config.file)]));
+            return ReloadAttempt::Ended(ReloadOutcome::Refused(vec![no_upstreams(config.file)]));
         }
-        let (world, generation, named) =
-            (self.0.world.clone(), old.generation + 1, watched(&config));
+        let (world, generation, named) = (
+            self.0.world.clone(),
+            old.generation + 1,
+            watched_files(&config),
+        );
         // It reads certificates: what lies there must still be what was found right.
         let build = move || {
             (
                 Snapshot::build(config, &world, generation),
-                marks(&named).as_ref() == Some(&found),
+                read_marks(&named).as_ref() == Some(&found),
             )
         };
         let Ok((built, same)) = tokio::task::spawn_blocking(build).await else {
-            return cut_off();
+            return runtime_ended();
         };
         if !same {
-            return Tried::Unsettled {
+            return ReloadAttempt::Unsettled {
                 rest: Duration::ZERO,
             };
         }
-        Tried::Ended(match built {
+        ReloadAttempt::Ended(match built {
             Ok(new) => {
                 let new = Arc::new(new);
                 self.0.snapshot.store(new.clone());
                 new.adopt();
                 running.contents = contents;
-                Outcome::Applied {
+                ReloadOutcome::Applied {
                     restart: self.needs_restart(),
                 }
             }
-            Err(problems) => Outcome::Refused(problems.into_list()),
+            Err(problems) => ReloadOutcome::Refused(problems.into_list()),
         })
     }
 
@@ -313,28 +320,28 @@ impl Reloader {
         loop {
             match unsettled.take() {
                 // Without polling, too: somebody asked for this reload.
-                Some(rest) => tokio::time::sleep(soon(rest)).await,
+                Some(rest) => tokio::time::sleep(next_look(rest)).await,
                 None if !self.interval_over().await => continue,
                 None => {}
             }
-            if !self.differs().await {
+            if !self.files_differ().await {
                 continue;
             }
-            match self.try_again().await {
-                Tried::Unsettled { rest } => unsettled = Some(rest),
-                Tried::Ended(_) => self.look_at_secrets(Look::Now).await,
+            match self.try_polled_reload().await {
+                ReloadAttempt::Unsettled { rest } => unsettled = Some(rest),
+                ReloadAttempt::Ended(_) => self.look_at_secrets(Look::Now).await,
             }
         }
     }
 
     /// Whether there is something else than what runs. After a refusal everything is read each
     /// time: what was missing may be a file that the running configuration does not name.
-    async fn differs(&self) -> bool {
-        if matches!(self.last(), Some((Outcome::Refused(_), _))) {
+    async fn files_differ(&self) -> bool {
+        if matches!(self.last(), Some((ReloadOutcome::Refused(_), _))) {
             return true;
         }
-        let named = watched(&self.0.snapshot.load().config);
-        let Ok(found) = tokio::task::spawn_blocking(move || marks(&named)).await else {
+        let named = watched_files(&self.0.snapshot.load().config);
+        let Ok(found) = tokio::task::spawn_blocking(move || read_marks(&named)).await else {
             return false;
         };
         let mut running = self.0.running.lock().await;
@@ -384,13 +391,13 @@ impl Reloader {
     }
 }
 
-fn soon(rest: Duration) -> Duration {
+fn next_look(rest: Duration) -> Duration {
     rest.clamp(Duration::from_millis(1), AGAIN)
 }
 
 /// The runtime is going down.
-fn cut_off() -> Tried {
-    Tried::Ended(Outcome::Refused(vec![]))
+fn runtime_ended() -> ReloadAttempt {
+    ReloadAttempt::Ended(ReloadOutcome::Refused(vec![]))
 }
 
 fn being_written(file: Option<PathBuf>) -> Problem {

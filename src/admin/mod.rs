@@ -45,7 +45,7 @@ use seats::Seats;
 use unread::Unread;
 
 use crate::{
-    reload::{Outcome, Reloader},
+    reload::{ReloadOutcome, Reloader},
     snapshot::Snapshot,
     telemetry::Metrics,
     token::BootInstant,
@@ -197,11 +197,11 @@ async fn reload(State(admin): State<Admin>) -> Response {
     admin.metrics.asked_by_hand("", "reload");
     let outcome = admin.reloader.reload().await;
     let (status, problems) = match &outcome {
-        Outcome::Refused(problems) => (
+        ReloadOutcome::Refused(problems) => (
             StatusCode::UNPROCESSABLE_ENTITY,
             problems.iter().map(ProblemState::of).collect(),
         ),
-        Outcome::Applied { .. } | Outcome::Unchanged => (StatusCode::OK, Vec::new()),
+        ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged => (StatusCode::OK, Vec::new()),
     };
     let (generation, restart) = (
         admin.snapshot.load().generation,

@@ -11,7 +11,7 @@ use crate::{
     config::Ready,
     credential::{Credential, TokenState, fingerprint},
     problem::{Problem, Severity},
-    reload::Outcome,
+    reload::ReloadOutcome,
     snapshot::ServedUpstream,
     token::{Activity, BootInstant, FailureClass},
 };
@@ -192,10 +192,10 @@ impl StatusPage {
                     outcome: word(&outcome),
                     at: rfc3339(at.wall()),
                     problems: match &outcome {
-                        Outcome::Refused(problems) => {
+                        ReloadOutcome::Refused(problems) => {
                             problems.iter().map(ProblemState::of).collect()
                         }
-                        Outcome::Applied { .. } | Outcome::Unchanged => Vec::new(),
+                        ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged => Vec::new(),
                     },
                     restart: admin.reloader.needs_restart(),
                 }),
@@ -215,11 +215,11 @@ impl StatusPage {
 }
 
 /// An outcome's name.
-pub fn word(outcome: &Outcome) -> &'static str {
+pub fn word(outcome: &ReloadOutcome) -> &'static str {
     match outcome {
-        Outcome::Applied { .. } => "applied",
-        Outcome::Unchanged => "unchanged",
-        Outcome::Refused(_) => "refused",
+        ReloadOutcome::Applied { .. } => "applied",
+        ReloadOutcome::Unchanged => "unchanged",
+        ReloadOutcome::Refused(_) => "refused",
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     files,
     hardening::HardeningFailure,
     logging::{self, LogLevelHandle},
-    reload::Step,
+    reload::ReloadStep,
 };
 
 /// `cupbearer run`. `open` is what could not be hardened of this process.
@@ -146,9 +146,9 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<LogLeve
 /// The service manager hears of every reload, and the log gets the level of the configuration that
 /// runs after it.
 fn watch_reloads(app: &App, manager: Manager, volume: Option<LogLevelHandle>) {
-    app.reloader().watch(move |step| match step {
-        Step::Begins => manager.reloading(),
-        Step::Ends(config) => {
+    app.reloader().observe(move |step| match step {
+        ReloadStep::Begins => manager.reloading(),
+        ReloadStep::Ends(config) => {
             if let Some(volume) = &volume {
                 volume.set(config.log.level);
             }

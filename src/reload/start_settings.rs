@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use crate::config::{Admin, Config, Listen, Log, Proxy};
 
 /// What is read once, at start.
-pub(super) struct AtStart {
+pub(super) struct StartSettings {
     listen: Vec<Listen>,
     peers: Vec<u32>,
     workers: usize,
@@ -17,8 +17,8 @@ pub(super) struct AtStart {
     json: bool,
 }
 
-impl AtStart {
-    pub(super) fn of(config: &Config) -> Self {
+impl StartSettings {
+    pub(super) fn from_config(config: &Config) -> Self {
         // Each field, in or out by decision. Out is what every request or every keeper takes from
         // the snapshot that runs.
         let Config {
@@ -70,7 +70,7 @@ impl AtStart {
     }
 
     /// The keys in which the two differ.
-    pub(super) fn differs(&self, other: &Self) -> Vec<&'static str> {
+    pub(super) fn changed_keys(&self, other: &Self) -> Vec<&'static str> {
         let changed = [
             ("proxy.listen", self.listen != other.listen),
             ("proxy.peer_uids", self.peers != other.peers),

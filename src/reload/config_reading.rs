@@ -14,7 +14,7 @@ const LIMIT: usize = 16 * 1024 * 1024;
 const TRIES: usize = 5;
 
 /// What was read, and what lay where while it was.
-pub(super) struct Reading {
+pub(super) struct ConfigReading {
     pub config: Option<Config>,
     pub problems: Problems,
     pub marks: Marks,
@@ -23,7 +23,11 @@ pub(super) struct Reading {
 /// Loads `file` with all it names; `None`: the files change faster than they can be read. `known`
 /// are the files that what runs was read from. What lies there is the same before and after, so
 /// that the marks are those of the very bytes the configuration was made of.
-pub(super) fn read(file: &Path, known: Vec<PathBuf>, sight: &Sight) -> Option<Reading> {
+pub(super) fn read_config(
+    file: &Path,
+    known: Vec<PathBuf>,
+    sight: &Sight,
+) -> Option<ConfigReading> {
     let mut named = known;
     for _ in 0..TRIES {
         let before = files::read(&named, LIMIT).ok()?;
@@ -40,10 +44,10 @@ pub(super) fn read(file: &Path, known: Vec<PathBuf>, sight: &Sight) -> Option<Re
             }
             _ => config::load(file, sight),
         };
-        let needed = config.as_ref().map_or_else(|| named.clone(), watched);
-        let marks = marks(&needed)?;
+        let needed = config.as_ref().map_or_else(|| named.clone(), watched_files);
+        let marks = read_marks(&needed)?;
         if marks == before.marks() {
-            return Some(Reading {
+            return Some(ConfigReading {
                 config,
                 problems,
                 marks,
@@ -55,12 +59,12 @@ pub(super) fn read(file: &Path, known: Vec<PathBuf>, sight: &Sight) -> Option<Re
 }
 
 /// What lies at these paths now; `None`: it changes faster than it can be read.
-pub(super) fn marks(files: &[PathBuf]) -> Option<Marks> {
+pub(super) fn read_marks(files: &[PathBuf]) -> Option<Marks> {
     Some(files::read(files, LIMIT).ok()?.marks())
 }
 
 /// Every file whose bytes shape the snapshot.
-pub(super) fn watched(config: &Config) -> Vec<PathBuf> {
+pub(super) fn watched_files(config: &Config) -> Vec<PathBuf> {
     let tokens = config
         .credentials
         .values()
