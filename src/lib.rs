@@ -2,7 +2,7 @@
 //! never see.
 //!
 //! This page is the map of the house. What is promised outside (command line, configuration, HTTP,
-//! metrics) is in the README, in `cupbearer --help` and in `config.example.toml`.
+//! metrics) is on a page of its own: [`promises`].
 //!
 //! # The shape in six sentences
 //! 1. **One task keeps one token** ([`token::Keeper`]): it is the only caller of [`token::Fetch`]
@@ -98,6 +98,9 @@
 //! * Parsers are total: arbitrary bytes give a value or an error, never a panic.
 
 #![forbid(unsafe_code)]
+
+#[doc = include_str!("promises.md")]
+pub mod promises {}
 
 pub mod files;
 pub mod problem;

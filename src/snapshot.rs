@@ -16,7 +16,9 @@ use crate::{
     upstream::Upstream,
 };
 
-/// Loaded exactly once per request.
+/// A request loads it once, when its head has been read, and keeps it to its end. Before that, what
+/// ends a connection without a request (the bounds of a head, CONNECT) is judged by the one that
+/// runs then.
 pub struct Snapshot {
     pub config: Config,
     pub router: Router,
@@ -36,11 +38,11 @@ pub struct ServedUpstream {
 }
 
 impl Snapshot {
-    /// Starts (or finds) the keepers of every credential. Nothing of what runs is changed; see
-    /// [`Snapshot::adopt`].
+    /// Starts (or finds) the keepers of every credential, and makes the metrics name its upstreams
+    /// and certificates. Keepers that run already are left as they are: see [`Snapshot::adopt`].
     ///
     /// # Errors
-    /// Certificates and keys of `tls` tables that cannot be used.
+    /// Certificates and keys of tokens' `tls` tables that cannot be used; then nothing is started.
     pub fn build(config: Config, world: &World, generation: u64) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let mut clients: HashMap<Tls, TokenClient> = HashMap::new();

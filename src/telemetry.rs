@@ -1,5 +1,5 @@
-//! Metrics (CONTRACT 6). The only file that knows prometheus; one event, one method: it counts, and
-//! where it is worth a line it logs.
+//! Metrics (CONTRACT 6). The only room that knows prometheus (`app` names its error); one event, one
+//! method: it counts, and where it is worth a line it logs.
 
 use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},

@@ -1,5 +1,5 @@
 """A real Prometheus scrapes a real cupbearer whose issuer refuses one credential: the alert must fire, and only that one's.
-Then every query of the dashboard runs on the same Prometheus, and the scrape is held against the contract's list.
+Then every query of the dashboard runs on the same Prometheus, and the scrape is held against the promised list.
 
     alerts.py BINARY        takes about a minute; needs prometheus (Debian)
 """
@@ -158,7 +158,7 @@ def main():
             verdict.check(status == 0, "every query of the dashboard returns series", said)
             (folder / "scrape").write_text(get(f"http://127.0.0.1:{admin}/metrics")[1])
             status, said = run(sys.executable, str(ROOT / "tests" / "deploy" / "metrics.py"), "--scrape", str(folder / "scrape"))
-            verdict.check(status == 0, "the scrape is the contract's list", said)
+            verdict.check(status == 0, "the scrape is what is promised", said)
             status, said = run(need("promtool"), "check", "metrics", stdin=(folder / "scrape").read_text())
             verdict.check(status == 0 and not said.strip(), "promtool check metrics has nothing to say", said)
         finally:

@@ -1,4 +1,4 @@
-"""The metrics of the contract (section 6), and what follows from it: which names a query may use.
+"""The metrics that src/promises.md names, and what follows from it: which names a query may use.
 
     metrics.py --scrape FILE     compares a scrape of a running cupbearer (FILE, or - for stdin): each metric there, with these labels
 """
@@ -8,40 +8,22 @@ import pathlib
 import re
 import sys
 
-from common import Verdict
+from common import ROOT, Verdict
 
 PREFIX = "cupbearer_"
-HISTOGRAMS = {"request_duration_seconds": ["upstream"], "token_request_duration_seconds": ["credential", "token"], "token_wait_seconds": ["credential"]}
-OTHERS = {
-    "requests_total": ["upstream", "code"],
-    "requests_in_flight": ["upstream"],
-    "refusals_total": ["upstream", "code"],
-    "replays_total": ["upstream", "outcome"],
-    "token_rejections_total": ["upstream"],
-    "redirects_removed_total": ["upstream"],
-    "upstream_connects_total": ["upstream", "outcome"],
-    "token_requests_total": ["credential", "token", "outcome"],
-    "token_expiry_timestamp_seconds": ["credential", "token"],
-    "token_refresh_timestamp_seconds": ["credential", "token"],
-    "token_last_success_timestamp_seconds": ["credential", "token"],
-    "token_sendable": ["credential", "token"],
-    "token_resting": ["credential", "token"],
-    "token_unchanged_total": ["credential", "token"],
-    "token_lifetime_implausible_total": ["credential", "token"],
-    "token_waiters": ["credential"],
-    "credential_latched": ["credential"],
-    "credential_rejections": ["credential"],
-    "credential_info": ["credential", "profile"],
-    "secret_read_errors_total": ["credential"],
-    "secret_changes_total": ["credential"],
-    "config_reloads_total": ["outcome"],
-    "config_last_reload_success_timestamp_seconds": [],
-    "certificate_expiry_timestamp_seconds": ["use"],
-    "state_write_errors_total": [],
-    "panics_total": [],
-    "log_lines_dropped_total": [],
-    "build_info": ["version"],
-}
+
+
+def promised():
+    """Name of each metric on the page of promises -> its labels."""
+    section = (ROOT / "src" / "promises.md").read_text().split("\n## Metrics\n")[1].split("\n## ")[0]
+    rows = "\n".join(line.split("|")[2] for line in section.splitlines() if line.startswith("| "))
+    found = re.findall(r"`([a-z_]+)(?:\{([a-z,]+)\})?`", rows)
+    return {name: labels.split(",") if labels else [] for name, labels in found}
+
+
+PROMISED = promised()
+HISTOGRAMS = {name: labels for name, labels in PROMISED.items() if name.endswith(("_duration_seconds", "_wait_seconds"))}
+OTHERS = {name: labels for name, labels in PROMISED.items() if name not in HISTOGRAMS}
 # Series that exist only from first use, or only where a certificate is configured.
 LATER = {"requests_total", "refusals_total", "certificate_expiry_timestamp_seconds"}
 # What the client library adds for the process itself.
@@ -72,7 +54,7 @@ def compare(text):
         if name.startswith(PREFIX) and (name in seen or name.removeprefix(PREFIX) not in LATER):
             verdict.check(seen.get(name) == labels, f"{name} has labels {sorted(labels)}", seen.get(name))
     for name in sorted(seen):
-        verdict.check(name in known or name.startswith("process_"), f"{name} is in the contract")
+        verdict.check(name in known or name.startswith("process_"), f"{name} is promised")
     verdict.end()
 
 

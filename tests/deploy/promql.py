@@ -22,7 +22,7 @@ def walk(node):
 
 
 def problems(query, recorded=()):
-    """What is wrong with a query: syntax, a series that is not in the contract, a label it does not have. Empty if nothing is."""
+    """What is wrong with a query: syntax, a series that is not promised, a label it does not have. Empty if nothing is."""
     try:
         tree = p.parse(query)
     except ValueError as e:
@@ -35,7 +35,7 @@ def problems(query, recorded=()):
                 at_hand |= recorded[name]
                 continue
             if name not in known:
-                wrong.append(f"{name} is not in the contract")
+                wrong.append(f"{name} is not promised")
                 continue
             at_hand |= known[name]
             for matcher in node.matchers.matchers:

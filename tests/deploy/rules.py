@@ -52,7 +52,7 @@ def alerts_can_be_missed():
             about = [t | {"alert_rule_test": c} for t in tests["tests"] if (c := [c for c in t.get("alert_rule_test", []) if c["alertname"] == name])]
             pathlib.Path(scratch, "rules.test.yaml").write_text(yaml.safe_dump(tests | {"tests": about}))
             verdict.check(not promtool("test", "rules", "rules.test.yaml", cwd=scratch)[0], f"the tests notice when {name} never fires")
-    verdict.check(problems("cupbearer_nonsense_total"), "a series that is not in the contract is refused")
+    verdict.check(problems("cupbearer_nonsense_total"), "a series that is not promised is refused")
     verdict.check(problems('cupbearer_requests_total{credential="x"}'), "a label that the series does not have is refused")
     verdict.check(problems("sum by (vendor) (cupbearer_requests_total)"), "grouping by a label that nothing has is refused")
 

@@ -145,6 +145,18 @@ fn table() -> BTreeSet<Row> {
     found
 }
 
+#[test]
+fn the_promises_name_every_refusal_with_its_status_and_no_other() {
+    let page = include_str!("../../src/promises.md");
+    let row = regex::Regex::new(r"(?m)^\| `([a-z_]+)` \| (\d{3}) \|").unwrap();
+    let told: BTreeSet<(String, u16)> = row
+        .captures_iter(page)
+        .map(|c| (c[1].to_owned(), c[2].parse().unwrap()))
+        .collect();
+    let ours = table().into_iter().map(|(code, status, _)| (code, status));
+    assert_eq!(told, ours.collect());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn r32_r33_every_refusal_that_can_occur_is_whole_and_says_what_the_contract_says() {
     let mut seen = Seen::default();

@@ -1,4 +1,5 @@
-//! What documents say of the tree is true of it: the table of tests, and what make can do.
+//! What documents say of the tree is true of it: the table of tests, what make can do, and the
+//! parts of the page of promises that comments name.
 
 use std::{collections::BTreeSet, fs, process::Command};
 
@@ -32,6 +33,85 @@ fn make_help_says_a_word_of_every_target() {
             "{target}"
         );
     }
+}
+
+/// Files that people read, and that name others.
+const PAPERS: &[&str] = &[
+    "README.md",
+    ".github/CONTRIBUTING.md",
+    ".github/SECURITY.md",
+    "tests/README.md",
+    "deploy/README.md",
+    "deploy/prometheus/README.md",
+    "deploy/kubernetes/README.md",
+    "src/promises.md",
+    "src/lib.rs",
+];
+
+#[test]
+fn every_file_that_a_document_names_is_there() {
+    let mut missing = Vec::new();
+    for paper in PAPERS {
+        let text = fs::read_to_string(root().join(paper)).unwrap();
+        let named = text.split('`').skip(1).step_by(2).filter(|word| {
+            ["src/", "tests/", "benches/", "deploy/", ".ci/", ".github/"]
+                .iter()
+                .any(|folder| word.starts_with(folder))
+                && !word.contains(char::is_whitespace)
+                && !word.contains("NAME")
+        });
+        missing.extend(
+            named
+                .map(|word| word.split('#').next().unwrap_or_default())
+                .filter(|path| !root().join(path).exists())
+                .map(|path| format!("{paper}: {path}")),
+        );
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// The anchor that rustdoc gives a heading.
+fn anchor(heading: &str) -> String {
+    heading
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
+/// What follows `promises.md#`, `promises#` or, on the page itself, `(#`.
+fn cited<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
+    text.match_indices(before).map(move |(at, _)| {
+        let rest = &text[at + before.len()..];
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
+#[test]
+fn every_part_of_the_promises_that_is_named_somewhere_is_there() {
+    let page = fs::read_to_string(root().join("src/promises.md")).unwrap();
+    let parts: BTreeSet<String> = page
+        .lines()
+        .filter_map(|l| l.strip_prefix("## "))
+        .map(anchor)
+        .collect();
+    let mut missing: Vec<String> = cited(&page, "](#")
+        .filter(|part| !parts.contains(*part))
+        .map(|part| format!("src/promises.md: {part}"))
+        .collect();
+    for file in ["src", "tests", "benches"].into_iter().flat_map(rust_files) {
+        let text = fs::read_to_string(&file).unwrap();
+        for before in ["promises.md#", "promises#"] {
+            missing.extend(
+                cited(&text, before)
+                    .filter(|part| !part.is_empty() && !parts.contains(*part))
+                    .map(|part| format!("{}: {part}", file.display())),
+            );
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
 
 /// How many rows `tests/README.md` has under each letter.
