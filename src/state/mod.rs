@@ -18,7 +18,7 @@
 //! locked by others: the outcome is unknown.
 //!
 //! Where the folder cannot be read or written, what is latched until the secret changes, or by a
-//! budget of its account ([`crate::token::Limits::need_memory`]), gets no attempt; everything else
+//! budget of its account ([`crate::token::LockoutPolicy::need_memory`]), gets no attempt; everything else
 //! counts in memory, on from what was last read. A record that is removed, or set back to an older
 //! one, under a running process counts on from what that process knew; a success that another
 //! process wrote clears it all the same, and a person's unlatch stays. An attempt that was written
