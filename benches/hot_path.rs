@@ -11,6 +11,7 @@ use std::{fmt::Write, path::Path, sync::Arc, time::Duration};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use cupbearer::{
+    clock::BootInstant,
     config::{self, Sight},
     credential::{Partition, World},
     proxy::{
@@ -21,7 +22,7 @@ use cupbearer::{
     route::RequestTarget,
     snapshot::Snapshot,
     telemetry::Metrics,
-    token::{BootInstant, MemoryLedger, Store},
+    token::{MemoryLedger, Store},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::{

@@ -15,6 +15,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     admin::{Admin, Socket},
+    clock::BootInstant,
     config::{self, Config, Listen, Sight},
     credential::World,
     listen::{self, Address, SocketFile},
@@ -24,7 +25,7 @@ use crate::{
     snapshot::Snapshot,
     state::Disk,
     telemetry::Metrics,
-    token::{BootInstant, Ledger, MemoryLedger, Store},
+    token::{Ledger, MemoryLedger, Store},
 };
 
 /// What the caller of [`App::start`] may choose.

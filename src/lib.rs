@@ -10,7 +10,7 @@
 //!    flight, cancel safety and "a failed refresh changes nothing" follow from that.
 //! 2. **Reading a token is an atomic load and a comparison** ([`credential::Credential::ready`]);
 //!    no lock and no await while a request waits.
-//! 3. **Time is an argument**: schedule and guard are pure, the clock is read in [`token::clock`]
+//! 3. **Time is an argument**: schedule and guard are pure, the clock is read in [`clock`]
 //!    alone.
 //! 4. **One snapshot, loaded once per request** ([`snapshot::Snapshot`]); a reload builds a whole
 //!    new one beside it and swaps one pointer.
@@ -22,27 +22,28 @@
 //! # Map, leaves first
 //! | room | what lives there | may touch |
 //! |---|---|---|
-//! | [`files`] | one consistent read of several, when a change counts, how ours are written | token |
+//! | [`clock`] | moments that go on through a suspend; the one place that reads the clock | – |
+//! | [`files`] | one consistent read of several, when a change counts, how ours are written | clock |
 //! | [`problem`] | a mistake in the configuration, with key, file and hint | – |
 //! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | – |
 //! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files |
-//! | [`token`] | the engine: clock, schedule, guard, slot, keeper, store | – |
-//! | [`state`] | the guard's memory on disk: outlives the process, shared by several | token |
+//! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock |
+//! | [`state`] | the guard's memory on disk: outlives the process, shared by several | clock, token |
 //! | [`tls`] | the `tls` table of one leg | files |
 //! | [`route`] | which upstream a request is for | – |
 //! | [`upstream`] | a vendor API as configuration says | route, tls |
-//! | [`telemetry`] | metrics (the only room that knows prometheus) | token |
+//! | [`telemetry`] | metrics (the only room that knows prometheus) | clock, token |
 //! | [`logging`] | the log subscriber | – |
 //! | [`hardening`] | core files and foreign eyes kept off this process | – |
-//! | [`profile`] | the profile language: merge, model, templates, catalogue | secret, problem, token, tls |
-//! | [`oauth`] | one token call: request, assertion, response, rules, client | token, secret, profile, tls, telemetry |
-//! | [`credential`] | the tokens of one credential, presented together | files, token, oauth, profile, redact, secret, telemetry |
+//! | [`profile`] | the profile language: merge, model, templates, catalogue | clock, secret, problem, token, tls |
+//! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry |
+//! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry |
 //! | [`config`] | what may be written, and what the program runs on | files, profile, route, upstream, secret, problem, tls, token |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, problem |
-//! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, problem, telemetry, token |
+//! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, problem, telemetry, clock |
 //! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging |
-//! | [`proxy`] | a request's way through pingora | files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging |
-//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | snapshot, credential, config, files, problem, secret, token, telemetry, reload |
+//! | [`proxy`] | a request's way through pingora | clock, files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging |
+//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, problem, secret, token, telemetry, reload |
 //! | [`app`], [`command`] | wiring, and the command line | all |
 //!
 //! # Journeys
@@ -102,6 +103,7 @@
 #[doc = include_str!("promises.md")]
 pub mod promises {}
 
+pub mod clock;
 pub mod files;
 pub mod problem;
 pub mod redact;

@@ -18,13 +18,13 @@ use self::{
     start_settings::StartSettings,
 };
 use crate::{
+    clock::BootInstant,
     config::{Config, Sight},
     credential::{Look, World},
     files::{self, Judgement, Moment, Settling},
     problem::{Problem, Severity},
     snapshot::Snapshot,
     telemetry::Metrics,
-    token::BootInstant,
 };
 
 /// What is being written is looked at this often until it is whole.

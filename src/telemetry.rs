@@ -11,7 +11,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 mod events;
 mod repeats;

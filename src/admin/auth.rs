@@ -18,10 +18,10 @@ use tokio::{sync::Semaphore, time::sleep};
 
 use super::{Admin, page, serve::Peer, text};
 use crate::{
+    clock::BootInstant,
     config,
     files::{Moment, PATIENCE, Turn, Watch},
     secret::{Secret, Secrets, Source},
-    token::BootInstant,
 };
 
 /// Wrong tokens are answered one after the other, each after this: 50 a second however many guess.

@@ -13,9 +13,10 @@ use serde::Serialize;
 
 use super::{Admin, auth::Trusted, json_bytes, respond, status::rfc3339, text};
 use crate::{
+    clock::BootInstant,
     credential::{ByHand, Credential},
     snapshot::Snapshot,
-    token::{BootInstant, NextAttempt},
+    token::NextAttempt,
 };
 
 /// What becomes of what was asked for.

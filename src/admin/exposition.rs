@@ -2,8 +2,9 @@
 
 use super::Admin;
 use crate::{
+    clock::BootInstant,
     telemetry::{CredentialGauges, TokenGauges},
-    token::{Activity, BootInstant},
+    token::Activity,
 };
 
 impl Admin {

@@ -45,10 +45,10 @@ use seats::Seats;
 use unread::Unread;
 
 use crate::{
+    clock::BootInstant,
     reload::{ReloadOutcome, Reloader},
     snapshot::Snapshot,
     telemetry::Metrics,
-    token::BootInstant,
 };
 
 /// What the admin port knows of the program.

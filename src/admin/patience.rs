@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::seats::Seat;
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// A request's head is whole so long after its first byte; the first head of a connection so long
 /// after it was made.

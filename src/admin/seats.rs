@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// Open connections of one port. Each may hold a head of 16 KiB and about as much besides.
 pub const MOST: usize = 256;

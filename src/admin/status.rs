@@ -8,12 +8,13 @@ use serde::Serialize;
 
 use super::{Admin, advice, health};
 use crate::{
+    clock::BootInstant,
     config::Ready,
     credential::{Credential, TokenState, fingerprint},
     problem::{Problem, Severity},
     reload::ReloadOutcome,
     snapshot::ServedUpstream,
-    token::{Activity, BootInstant, FailureClass},
+    token::{Activity, FailureClass},
 };
 
 /// The answer of `/api/status`.

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::seats::{SOON, Seats};
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// KiB of unread answers, renderings of metrics aside. A larger answer takes all of it.
 const ROOM: u32 = 4096;

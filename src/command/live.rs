@@ -18,13 +18,14 @@ use super::{
     remembered::{self, Forced, Record},
 };
 use crate::{
+    clock::BootInstant,
     config::{self, Config, Sight},
     credential::{Credential, TokenState, World},
     oauth::TokenClient,
     problem::known,
     telemetry::Metrics,
     tls::Tls,
-    token::{Activity, BootInstant, FailureClass, RefreshMode, Rotation, Store},
+    token::{Activity, FailureClass, RefreshMode, Rotation, Store},
 };
 
 /// Beyond the timeouts of the calls themselves: a turn at the guard, a slow disk.

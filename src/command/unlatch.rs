@@ -5,10 +5,7 @@ use std::path::Path;
 
 use super::{Exit, complain, say, sight, usable};
 use crate::{
-    config,
-    credential::unlatch_at_rest,
-    state::Disk,
-    token::{BootInstant, NextAttempt},
+    clock::BootInstant, config, credential::unlatch_at_rest, state::Disk, token::NextAttempt,
 };
 
 /// `cupbearer unlatch`. Writes to the state folder as its owner, without the admin port; a program

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Credential, Partition, Presented};
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// What to do with a vendor's 401.
 #[derive(Debug)]

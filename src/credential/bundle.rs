@@ -6,8 +6,9 @@ use arc_swap::ArcSwapOption;
 
 use super::Presented;
 use crate::{
+    clock::BootInstant,
     profile::Profile,
-    token::{BootInstant, Keeper, KeeperPolicy},
+    token::{Keeper, KeeperPolicy},
 };
 
 /// One token set.

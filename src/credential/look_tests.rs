@@ -6,11 +6,12 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    clock::BootInstant,
     credential::World,
     profile::{Profile, model::Inject},
     secret::{Secrets, Source},
     telemetry::Metrics,
-    token::{BootInstant, Hold, LockoutPolicy, MemoryLedger, Store},
+    token::{Hold, LockoutPolicy, MemoryLedger, Store},
 };
 
 /// A credential without tokens whose one secret is this file.

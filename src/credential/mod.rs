@@ -30,10 +30,11 @@ pub use world::World;
 
 use self::{bundle::Bundle, world::Shared};
 use crate::{
+    clock::BootInstant,
     oauth::{CallHistory, TokenCall, TokenClient},
     profile::{self, Profile},
     secret::Secrets,
-    token::{BootInstant, Keeper, KeeperName, KeeperPolicy},
+    token::{Keeper, KeeperName, KeeperPolicy},
 };
 
 /// A credential at work.

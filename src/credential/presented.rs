@@ -7,10 +7,11 @@ use http::{HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use crate::{
+    clock::BootInstant,
     profile::{Profile, Scope, Template},
     redact::{HiddenWord, Redactor},
     secret::Values,
-    token::{BootInstant, Token},
+    token::Token,
 };
 
 /// Names that only we may set on a request with this credential: whatever the client sent under

@@ -3,7 +3,10 @@
 use std::{sync::PoisonError, time::Duration};
 
 use super::Credential;
-use crate::token::{BootInstant, RefreshPlan, Window};
+use crate::{
+    clock::BootInstant,
+    token::{RefreshPlan, Window},
+};
 
 /// What becomes of a refresh that was asked for (CONTRACT 2.3, "Asked by hand").
 #[derive(Debug, Clone, PartialEq, Eq)]

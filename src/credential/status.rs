@@ -38,7 +38,7 @@ impl Credential {
     /// partitioned, static).
     #[must_use]
     pub fn able(&self) -> bool {
-        let now = crate::token::BootInstant::now();
+        let now = crate::clock::BootInstant::now();
         self.tokens().iter().all(|t| {
             t.partition.is_some()
                 || matches!(t.status.activity, Activity::Resting)

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Credential, Partition, Refusal};
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// A token handed out (RFC 6749 section 5.1).
 pub struct Vended {

@@ -13,7 +13,7 @@ use super::{
     read::read,
     settle::{GRACE, Judgement, Moment, Settling},
 };
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// No file of this kind is larger, in bytes.
 const LIMIT: usize = 16 * 1024 * 1024;
@@ -103,7 +103,7 @@ mod tests {
     use std::{fs, sync::mpsc};
 
     use super::*;
-    use crate::token::BootInstant;
+    use crate::clock::BootInstant;
 
     #[tokio::test(start_paused = true)]
     async fn a_look_that_hangs_is_left_behind_and_nobody_queues_behind_it() {

@@ -23,12 +23,13 @@ use super::{
     scrubber::Scrubber,
 };
 use crate::{
+    clock::BootInstant,
     profile::{Profile, Scope, TokenSpec, model::ClientAuth},
     secret::{Secret, Values, Watcher},
     telemetry::Metrics,
     token::{
-        BootInstant, BoxFuture, Failure, FailureClass, Fetch, GuardKey, Issued, KeeperEvent,
-        KeeperName, PreparedCall, Token,
+        BoxFuture, Failure, FailureClass, Fetch, GuardKey, Issued, KeeperEvent, KeeperName,
+        PreparedCall, Token,
     },
 };
 

@@ -21,8 +21,9 @@ use super::{
     transport_error,
 };
 use crate::{
+    clock::BootInstant,
     tls::{Tls, TlsMaterial},
-    token::{BootInstant, Failure, FailureClass},
+    token::{Failure, FailureClass},
 };
 
 /// Largest answer that is read, after its content codings are undone.

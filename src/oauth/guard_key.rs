@@ -9,12 +9,13 @@ use zeroize::Zeroizing;
 
 use super::request;
 use crate::{
+    clock::BootInstant,
     profile::{
         Profile, Scope, TokenSpec,
         model::{ClientAuth, Param},
     },
     secret::{Secret, Values},
-    token::{BootInstant, GuardKey},
+    token::GuardKey,
 };
 
 /// What refusals of this token's requests count against, for all partitions together, before any

@@ -14,8 +14,9 @@ use super::{
     scrubber::Scrubber,
 };
 use crate::{
+    clock::BootInstant,
     profile::model::{AtFormat, Pick, Response, Rule},
-    token::{BootInstant, Failure, FailureClass, Issued},
+    token::{Failure, FailureClass, Issued},
 };
 
 /// Longest token, in bytes.

@@ -14,10 +14,11 @@ use super::{
     reply::{Cause, Reply},
 };
 use crate::{
+    clock::BootInstant,
     credential::{After401, Credential, Partition, Presented, Reason, Refusal},
     listen,
     profile::model::{At, StatusMatch, Then},
-    token::{BootInstant, UnavailableReason},
+    token::UnavailableReason,
     upstream::{ReplayPolicy, Upstream},
 };
 

@@ -17,10 +17,10 @@ use tokio::{
 
 use super::reply::{Cause, Reply};
 use crate::{
+    clock::BootInstant,
     files::{Moment, PATIENCE, Turn, Watch},
     logging::OncePerMinute,
     secret::{Secret, Secrets, Source},
-    token::BootInstant,
 };
 
 /// A secret file is read again after this.

@@ -3,11 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
+    clock::BootInstant,
     credential::{Credential, Partition, Presented},
     redact::HiddenWord,
     snapshot::Snapshot,
     telemetry::Metrics,
-    token::BootInstant,
     upstream::Upstream,
 };
 

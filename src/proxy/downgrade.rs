@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// How long HTTP/1.1 is kept to; doubled each time it happens again within [`LAST`].
 const FIRST: Duration = Duration::from_secs(1);

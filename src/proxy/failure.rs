@@ -13,7 +13,7 @@ use super::{
     chosen::Ctx,
     reply::{Cause, Reply},
 };
-use crate::{listen, tls::CertificateFlaw, token::BootInstant};
+use crate::{clock::BootInstant, listen, tls::CertificateFlaw};
 
 /// Connection attempts, for the metric.
 #[must_use]

@@ -25,7 +25,7 @@ use super::{
     resolve::DnsError,
     trace::TraceId,
 };
-use crate::{logging::OncePerMinute, token::BootInstant};
+use crate::{clock::BootInstant, logging::OncePerMinute};
 
 /// The one error upon which a request that was written is written again.
 const REPLAY: ErrorType = ErrorType::Custom("the token was refused and is renewed");

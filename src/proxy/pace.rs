@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// Bytes a second, on average; a modem of 1993 is faster.
 const RATE: u64 = 240;

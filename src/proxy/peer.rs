@@ -12,10 +12,10 @@ use std::{
 
 use super::{chosen::Speaks, patient::Patient};
 use crate::{
+    clock::BootInstant,
     files::{Moment, PATIENCE, Turn, Watch},
     logging::OncePerMinute,
     tls::Tls,
-    token::BootInstant,
     upstream::Upstream,
 };
 use pingora_core::{

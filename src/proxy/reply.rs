@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use pingora_http::ResponseHeader;
 use serde_json::{Map, Value};
 
-use crate::{telemetry::RefusalEvent, token::BootInstant};
+use crate::{clock::BootInstant, telemetry::RefusalEvent};
 
 /// What gRPC wants escaped in `grpc-message`: all but visible ASCII, and the percent sign.
 const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// Used without a question for this long.
 const FRESH: Duration = Duration::from_secs(5);

@@ -14,9 +14,9 @@ use super::{
     reply::{Cause, Reply},
 };
 use crate::{
+    clock::BootInstant,
     credential::{Credential, Vended},
     snapshot::Snapshot,
-    token::BootInstant,
     upstream::UpstreamTimeouts,
 };
 

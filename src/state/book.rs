@@ -18,9 +18,12 @@ use super::{
     pair::{Last, Pair, whose},
     trouble::{Losses, Trouble},
 };
-use crate::token::{
-    AttemptOutcome, AttemptRequest, BootInstant, BootStamp, GuardKey, GuardStatus, LockoutPolicy,
-    guard::{AccountRecord, CountPair, GuardDecision, KeyCounts, SecretRecord, value_name},
+use crate::{
+    clock::{BootInstant, BootStamp},
+    token::{
+        AttemptOutcome, AttemptRequest, GuardKey, GuardStatus, LockoutPolicy,
+        guard::{AccountRecord, CountPair, GuardDecision, KeyCounts, SecretRecord, value_name},
+    },
 };
 
 /// Old records are looked for so often.

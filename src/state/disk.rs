@@ -14,10 +14,13 @@ use super::{
     folder::Folder,
     trouble::{Report, Trouble},
 };
-use crate::token::{
-    AttemptOutcome, AttemptRequest, BootInstant, BootStamp, BoxFuture, GuardKey, GuardStatus,
-    Ledger, LockoutPolicy, MemoryLedger, Reservation, Spend,
-    guard::{GuardDecision, KeyCounts, TurnQueue},
+use crate::{
+    clock::{BootInstant, BootStamp},
+    token::{
+        AttemptOutcome, AttemptRequest, BoxFuture, GuardKey, GuardStatus, Ledger, LockoutPolicy,
+        MemoryLedger, Reservation, Spend,
+        guard::{GuardDecision, KeyCounts, TurnQueue},
+    },
 };
 
 /// How often the folder is looked at for what other processes did there.

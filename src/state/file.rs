@@ -7,9 +7,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::fingerprint::hex;
-use crate::token::{
-    BootInstant, BootStamp,
-    guard::{AccountRecord, Budget, SecretRecord},
+use crate::{
+    clock::{BootInstant, BootStamp},
+    token::guard::{AccountRecord, Budget, SecretRecord},
 };
 
 /// The schema of all files here. A file with another number is not guessed at.

@@ -13,9 +13,12 @@ use super::{
     folder::Locked,
     trouble::{Losses, Trouble},
 };
-use crate::token::{
-    BootStamp, GuardKey,
-    guard::{AccountRecord, CountPair, KeyLabels, SecretRecord},
+use crate::{
+    clock::BootStamp,
+    token::{
+        GuardKey,
+        guard::{AccountRecord, CountPair, KeyLabels, SecretRecord},
+    },
 };
 
 /// Secrets rotate: more records are not remembered, and those in which nothing is counted go first.

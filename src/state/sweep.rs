@@ -10,9 +10,12 @@ use super::{
     pair::Shelf,
     trouble::Trouble,
 };
-use crate::token::{
-    AttemptRequest, BootInstant, BootStamp, LockoutPolicy,
-    guard::{AccountRecord, Budget, SecretRecord},
+use crate::{
+    clock::{BootInstant, BootStamp},
+    token::{
+        AttemptRequest, LockoutPolicy,
+        guard::{AccountRecord, Budget, SecretRecord},
+    },
 };
 
 const PURSE: &str = "budget-";

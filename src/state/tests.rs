@@ -16,10 +16,13 @@ use super::{
     Disk,
     file::{Counts, Entry, decode, encode},
 };
-use crate::token::{
-    AttemptOutcome, AttemptRequest, BootInstant, BootStamp, GuardKey, Hold, Ledger, LockoutPolicy,
-    Rate, Reservation, Spend,
-    guard::{AccountRecord, SecretRecord},
+use crate::{
+    clock::{BootInstant, BootStamp},
+    token::{
+        AttemptOutcome, AttemptRequest, GuardKey, Hold, Ledger, LockoutPolicy, Rate, Reservation,
+        Spend,
+        guard::{AccountRecord, SecretRecord},
+    },
 };
 
 const FOREVER: Hold = Hold::UntilSecretChanges;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{Metrics, repeats};
-use crate::token::{BootInstant, FailureClass, KeeperEvent, KeeperName};
+use crate::{
+    clock::BootInstant,
+    token::{FailureClass, KeeperEvent, KeeperName},
+};
 
 impl Metrics {
     /// Everything a keeper tells of its work.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// A failure that goes on is told again after this.
 const EVERY: Duration = Duration::from_secs(60);

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Dura
 
 use zeroize::Zeroizing;
 
-use super::{clock::BootInstant, guard::GuardKey, slot::Token};
+use super::{guard::GuardKey, slot::Token};
+use crate::clock::BootInstant;
 
 /// A boxed future that may be sent between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

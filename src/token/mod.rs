@@ -1,8 +1,7 @@
-//! The token engine: one task keeps one token. Imports nothing of ours; knows no HTTP, no files, no
-//! pingora.
+//! The token engine: one task keeps one token. Imports nothing of ours but the clock; knows no HTTP,
+//! no files, no pingora.
 
 mod busy;
-pub mod clock;
 pub mod fetch;
 pub mod guard;
 pub mod keeper;
@@ -14,7 +13,6 @@ pub mod slot;
 pub mod store;
 mod window;
 
-pub use clock::{BootInstant, BootStamp};
 pub use fetch::{BoxFuture, Failure, FailureClass, Fetch, Issued, KeeperEvent, PreparedCall};
 pub use guard::{
     AttemptOutcome, AttemptRequest, GuardKey, GuardStatus, Hold, Ledger, LockoutPolicy,

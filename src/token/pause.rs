@@ -1,6 +1,6 @@
 //! What keeps a keeper from its next attempt, and what opens that.
 
-use super::clock::BootInstant;
+use crate::clock::BootInstant;
 
 /// Why no attempt is made before a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,8 @@
 
 use std::time::Duration;
 
-use super::{clock::BootInstant, keeper::doubled, window::Window};
+use super::{keeper::doubled, window::Window};
+use crate::clock::BootInstant;
 
 const PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_mins(15);

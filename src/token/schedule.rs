@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::clock::BootInstant;
+use crate::clock::BootInstant;
 
 /// What a profile says of a token's life (`tokens.NAME.lifetime`).
 #[derive(Debug, Clone, PartialEq)]

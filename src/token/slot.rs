@@ -17,7 +17,6 @@ use tokio::sync::{Notify, watch};
 pub(super) use super::pause::{Pause, PauseReason};
 use super::{
     busy::BusyFlags,
-    clock::BootInstant,
     fetch::{Failure, Issued},
     guard::GuardKey,
     keeper::{KeeperName, KeeperPolicy},
@@ -25,6 +24,7 @@ use super::{
     renewal::Renewals,
     schedule::Lifetime,
 };
+use crate::clock::BootInstant;
 
 /// An operator's refreshes do not follow a call more closely.
 const BY_HAND_GAP: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::clock::BootInstant;
+use crate::clock::BootInstant;
 
 /// A sliding window over the last times that something happened. Unlike a bucket that refills
 /// evenly it lets no stretch of `per` see more than `most`, wherever that stretch begins.

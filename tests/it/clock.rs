@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use cupbearer::token::clock::simulate_suspend;
+use cupbearer::clock::simulate_suspend;
 use jsonwebtoken::Algorithm;
 use rustix::process::Signal;
 use serde_json::{Value, json};

@@ -11,8 +11,8 @@ use self::vendor::{LIFE, SECRET, Vendor};
 use super::{Exit, complain, say};
 use crate::{
     app::{App, Options},
+    clock::BootInstant,
     config::{self, Sight},
-    token::BootInstant,
 };
 
 /// `cupbearer demo [--once]`.

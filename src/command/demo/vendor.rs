@@ -21,7 +21,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// What issuer and API know in common.
 #[derive(Clone, Default)]

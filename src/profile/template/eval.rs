@@ -10,7 +10,7 @@ use super::{
     Scope,
     syntax::{Comparison, Expr, Operator, Part, Step},
 };
-use crate::{profile::filters, secret::Secret, token::BootInstant};
+use crate::{clock::BootInstant, profile::filters, secret::Secret};
 
 /// Bytes of a text, and of what a template renders to.
 pub(in crate::profile) const LONGEST: usize = 64 * 1024;

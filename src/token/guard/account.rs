@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttemptRequest, BootInstant, GuardDecision, GuardStatus, LockoutPolicy,
+    AttemptRequest, GuardDecision, GuardStatus, LockoutPolicy,
     count::UNKNOWN,
     leave::{Leave, doubled},
     record::{SHARER_GONE, SHARER_NOTED},
 };
+use crate::clock::BootInstant;
 
 /// More refused values are not told apart: the pause between changes has reached its hour long
 /// before.

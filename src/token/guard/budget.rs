@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootInstant, Rate};
+use super::Rate;
+use crate::clock::BootInstant;
 
 /// The buckets of one credential, one for each rate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

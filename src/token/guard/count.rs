@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootInstant, GuardDecision, Hold, leave::Leave};
+use super::{GuardDecision, Hold, leave::Leave};
+use crate::clock::BootInstant;
 
 /// After a refusal or an unknown outcome, the next attempt comes no sooner.
 pub(super) const PAUSE: Duration = Duration::from_secs(30);

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootInstant, count::PAUSE};
+use super::count::PAUSE;
+use crate::clock::BootInstant;
 
 /// The longest pause before an attempt that something refused made wait.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);

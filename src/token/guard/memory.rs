@@ -12,7 +12,7 @@ use super::{
     AccountRecord, AttemptOutcome, AttemptRequest, Budget, CountPair, GuardDecision, GuardKey,
     GuardStatus, KeyLabels, Ledger, LockoutPolicy, Reservation, SecretRecord, Spend, TurnQueue,
 };
-use crate::token::{clock::BootInstant, fetch::BoxFuture};
+use crate::{clock::BootInstant, token::fetch::BoxFuture};
 
 /// So many records and accounts are kept before those that remember nothing are looked for.
 const ROOM: usize = 1024;

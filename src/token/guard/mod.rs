@@ -25,7 +25,8 @@ pub use self::{
     queue::{QueueTicket, TurnQueue},
     record::{GuardDecision, SecretRecord},
 };
-use super::{clock::BootInstant, fetch::BoxFuture};
+use super::fetch::BoxFuture;
+use crate::clock::BootInstant;
 
 /// What refusals are counted against: the token URL and the secret values sent to it. Never the
 /// secret itself.

@@ -2,9 +2,10 @@
 //! together. Pure.
 
 use super::{
-    AccountRecord, AttemptOutcome, AttemptRequest, AttemptedSecret, BootInstant, GuardDecision,
-    GuardStatus, LockoutPolicy, SecretRecord,
+    AccountRecord, AttemptOutcome, AttemptRequest, AttemptedSecret, GuardDecision, GuardStatus,
+    LockoutPolicy, SecretRecord,
 };
+use crate::clock::BootInstant;
 
 /// What is counted for one key. The account is the first to be asked and the first to be written
 /// down: a crash in between may count an attempt for the account that was never made, and never

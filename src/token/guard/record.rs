@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttemptOutcome, AttemptRequest, BootInstant, Count, GuardStatus, Hold, LockoutPolicy,
-    count::Rules,
+    AttemptOutcome, AttemptRequest, Count, GuardStatus, Hold, LockoutPolicy, count::Rules,
 };
+use crate::clock::BootInstant;
 
 /// The guard's answer, before anything is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

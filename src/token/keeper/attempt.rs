@@ -12,12 +12,14 @@ use std::{
 use futures_util::FutureExt as _;
 
 use super::task::Task;
-use crate::token::{
+use crate::{
     clock::BootInstant,
-    fetch::{BoxFuture, Failure, FailureClass, Issued, KeeperEvent},
-    guard::{AttemptOutcome, AttemptRequest, GuardKey, Reservation, Spend},
-    schedule::SAME_AGAIN,
-    slot::{Activity, Pause, PauseReason, Token},
+    token::{
+        fetch::{BoxFuture, Failure, FailureClass, Issued, KeeperEvent},
+        guard::{AttemptOutcome, AttemptRequest, GuardKey, Reservation, Spend},
+        schedule::SAME_AGAIN,
+        slot::{Activity, Pause, PauseReason, Token},
+    },
 };
 
 /// A refused secret is not tried again sooner, unless a parent was to blame.

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use crate::token::{
+use crate::{
     clock::BootInstant,
-    fetch::{Failure, FailureClass},
-    guard::GuardKey,
-    slot::{Pause, PauseReason},
+    token::{
+        fetch::{Failure, FailureClass},
+        guard::GuardKey,
+        slot::{Pause, PauseReason},
+    },
 };
 
 const FIRST_RETRY: Duration = Duration::from_millis(500);

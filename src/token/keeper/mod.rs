@@ -19,12 +19,12 @@ use std::{
 };
 
 use super::{
-    clock::BootInstant,
     fetch::{Failure, Fetch},
     guard::{GuardKey, Ledger, LockoutPolicy, NextAttempt},
     schedule::Lifetime,
     slot::{KeeperStatus, Pause, Slot, Token},
 };
+use crate::clock::BootInstant;
 
 pub(super) use self::backoff::doubled;
 

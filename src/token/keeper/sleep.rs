@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::task::Task;
-use crate::token::{
+use crate::{
     clock::BootInstant,
-    fetch::BoxFuture,
-    guard::{GuardKey, GuardStatus},
-    slot::{Pause, PauseReason},
+    token::{
+        fetch::BoxFuture,
+        guard::{GuardKey, GuardStatus},
+        slot::{Pause, PauseReason},
+    },
 };
 
 /// At the front of those who wait for a turn, asked again after this even if nobody says that one

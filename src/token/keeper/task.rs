@@ -18,12 +18,14 @@ use super::{
     backoff::Backoff,
     waiters::{NAP, nap},
 };
-use crate::token::{
+use crate::{
     clock::BootInstant,
-    fetch::{Fetch, KeeperEvent},
-    guard::{Ledger, QueueTicket},
-    schedule::RefreshMode,
-    slot::{Activity, KeeperState, Pause, PauseReason, Slot, Token, Waiter},
+    token::{
+        fetch::{Fetch, KeeperEvent},
+        guard::{Ledger, QueueTicket},
+        schedule::RefreshMode,
+        slot::{Activity, KeeperState, Pause, PauseReason, Slot, Token, Waiter},
+    },
 };
 
 /// Two calls never start closer together, unless an API's refusal, an operator or a child asks.

@@ -5,10 +5,12 @@ use std::{sync::Arc, sync::atomic::Ordering::Acquire, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
 use super::{Keeper, Unavailable, UnavailableReason};
-use crate::token::{
+use crate::{
     clock::BootInstant,
-    fetch::FailureClass,
-    slot::{Activity, KeeperState, PauseReason, Token, Waiter},
+    token::{
+        fetch::FailureClass,
+        slot::{Activity, KeeperState, PauseReason, Token, Waiter},
+    },
 };
 
 /// No one sleeps longer without looking at the clock that goes on during suspend.

@@ -1,7 +1,7 @@
 //! Failed attempts: what they change (nothing), and the time between them.
 
 use super::*;
-use crate::token::clock::simulate_suspend;
+use crate::clock::simulate_suspend;
 
 /// Without a secret the guard counts nothing: what is measured is the keeper's own waiting.
 fn uncounted(reply: Reply) -> Arc<Script> {

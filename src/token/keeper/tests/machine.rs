@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use self::steps::{Ends, Step, steps};
 use super::*;
-use crate::token::{clock::simulate_suspend, guard::Rate};
+use crate::{clock::simulate_suspend, token::guard::Rate};
 
 const STEPS: usize = 400;
 const MS: Duration = Duration::from_millis(1);

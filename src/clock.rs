@@ -82,7 +82,7 @@ impl BootInstant {
     }
 
     /// Milliseconds since boot: the form that fits an atomic.
-    pub(super) fn millis(self) -> u64 {
+    pub(crate) fn millis(self) -> u64 {
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
     }
 }
