@@ -48,7 +48,7 @@ pub enum ReloadOutcome {
     Refused(Vec<Problem>),
 }
 
-/// A reload as its watcher sees it; see [`Reloader::watch`].
+/// A reload as its watcher sees it; see [`Reloader::observe`].
 #[derive(Debug, Clone, Copy)]
 pub enum ReloadStep<'a> {
     Begins,

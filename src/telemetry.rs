@@ -182,7 +182,7 @@ fn unix_now() -> f64 {
 
 impl Metrics {
     /// A registry of its own with every series this program has. Those whose labels are all known
-    /// have to be made visible with [`Metrics::know_upstream`] and [`Metrics::know_credential`].
+    /// have to be made visible with [`Metrics::register_upstream`] and [`Metrics::register_credential`].
     ///
     /// # Errors
     /// None in practice: only a name registered twice or not well-formed, which a test would have

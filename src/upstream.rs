@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{route, tls::Tls};
 
 /// One `[upstreams.NAME]`, with what `[upstream_defaults]` adds. Where it is reached by callers
-/// stands in its [`route::Rule`].
+/// stands in its [`route::RouteRule`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     /// Its name in the configuration, and the label `upstream` of metrics.

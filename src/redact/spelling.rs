@@ -28,7 +28,7 @@ impl Spelling {
         Self::Base64Url(2),
     ];
 
-    /// The first bytes of what [`Self::whole`] gives, 8 or as many as there are.
+    /// The first bytes of what [`Self::write_word`] gives, 8 or as many as there are.
     pub fn anchor(self, word: &[u8], alone: bool) -> Option<Vec<u8>> {
         // 8 characters of base64 are of 8 bytes at most, those in front left out.
         let mut first = if self == Self::Plain {
@@ -66,7 +66,7 @@ impl Spelling {
         Some(text)
     }
 
-    /// Whether a character before, and one behind, [`Self::whole`] holds some bits of the word.
+    /// Whether a character before, and one behind, [`Self::write_word`] holds some bits of the word.
     pub fn shares_edges(self, length: usize) -> (bool, bool) {
         match self {
             Self::Plain => (false, false),

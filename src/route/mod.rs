@@ -75,7 +75,7 @@ pub enum RouteError {
     /// Absolute-form: no upstream's `url` has this host and port with a base path that this path
     /// lies in, or two fit equally.
     Forbidden,
-    /// The path is none that [`acceptable_path`] lets through (a dot segment, however encoded, no
+    /// The path is none that [`is_safe_path`] lets through (a dot segment, however encoded, no
     /// leading slash …), or the query holds white space, a control character or `#`.
     BadPath,
 }
