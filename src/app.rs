@@ -56,18 +56,26 @@ pub struct App {
 /// Why the program could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// A port of `proxy.listen` cannot be bound.
     #[error("cannot listen on {} (proxy.listen): {}", .0.address, .0.error)]
     Bind(#[from] listen::BindError),
+    /// Another port cannot be bound.
     #[error("cannot listen on {address} ({key}): {error}")]
     Port {
+        /// The key that names it.
         key: &'static str,
+        /// The address that it names.
         address: Address,
+        /// What the system says.
         error: std::io::Error,
     },
+    /// Files that the configuration names cannot be used.
     #[error("{}", .0.list().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Config(Problems),
+    /// A mistake of ours in the names of metrics.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The system gives no random numbers to salt fingerprints with.
     #[error("no random numbers: {0}")]
     Random(String),
 }
@@ -76,7 +84,8 @@ impl App {
     /// Binds every port, then starts to serve. Keepers begin to fetch at once.
     ///
     /// # Errors
-    /// [`StartError`]; nothing is left half-started.
+    /// [`StartError`]: a port cannot be bound, or a file that the configuration names cannot be used.
+    /// Nothing is left half-started then.
     pub async fn start(config: Config, options: Options) -> Result<Self, StartError> {
         let addresses: Vec<Address> = config
             .proxy
@@ -173,18 +182,22 @@ impl App {
     pub fn admin(&self) -> &Address {
         &self.admin
     }
+    /// Where the read-only port really listens, if there is one.
     #[must_use]
     pub fn metrics_port(&self) -> Option<SocketAddr> {
         self.metrics_port
     }
+    /// Reloads what runs.
     #[must_use]
     pub fn reloader(&self) -> &Reloader {
         &self.reloader
     }
+    /// What runs now.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
+    /// What is counted.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics

@@ -41,7 +41,10 @@ const AT_A_TIME: usize = 8;
 pub enum ReloadOutcome {
     /// A new configuration runs; these keys differ from what the program started with and need a
     /// restart.
-    Applied { restart: Vec<&'static str> },
+    Applied {
+        /// Key paths such as `proxy.listen`.
+        restart: Vec<&'static str>,
+    },
     /// What was read is what runs.
     Unchanged,
     /// The old one goes on running.
@@ -51,6 +54,7 @@ pub enum ReloadOutcome {
 /// A reload as its watcher sees it; see [`Reloader::observe`].
 #[derive(Debug, Clone, Copy)]
 pub enum ReloadStep<'a> {
+    /// Files are about to be read; what runs is what ran before.
     Begins,
     /// With the configuration that runs from now on, whatever the outcome.
     Ends(&'a Config),

@@ -20,10 +20,13 @@ use crate::{
 /// ends a connection without a request (the bounds of a head, CONNECT) is judged by the one that
 /// runs then.
 pub struct Snapshot {
+    /// What it was built from.
     pub config: Config,
+    /// Which upstream a request is for: an index into `upstreams`.
     pub router: Router,
     /// Parallel to `config.rules`.
     pub upstreams: Vec<ServedUpstream>,
+    /// By name, unused ones included.
     pub credentials: BTreeMap<Arc<str>, Arc<Credential>>,
     /// Counts up with every applied configuration, from 1.
     pub generation: u64,
@@ -32,6 +35,7 @@ pub struct Snapshot {
 /// An upstream with the credential it is served with.
 #[derive(Clone)]
 pub struct ServedUpstream {
+    /// As the configuration says.
     pub upstream: Arc<Upstream>,
     /// `None`: the client's own headers pass.
     pub credential: Option<Arc<Credential>>,

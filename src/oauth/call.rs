@@ -35,7 +35,9 @@ use crate::{
 
 /// How one token of one credential (and partition) is fetched.
 pub struct TokenCall {
+    /// Whose token it is, for logs and metrics.
     pub name: KeeperName,
+    /// What to send, and how to read the answer.
     pub profile: Arc<Profile>,
     /// Index into `profile.tokens`.
     pub index: usize,
@@ -45,7 +47,9 @@ pub struct TokenCall {
     pub partition: Vec<(Arc<str>, String)>,
     /// What it trusts may change under a running keeper, too.
     pub client: Arc<arc_swap::ArcSwap<TokenClient>>,
+    /// Where attempts are counted and logged.
     pub metrics: Metrics,
+    /// What earlier calls have taught.
     pub history: CallHistory,
 }
 

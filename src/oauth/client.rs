@@ -96,7 +96,8 @@ impl TokenClient {
     /// head is a failure.
     ///
     /// # Errors
-    /// [`Failure`] of class `retry`.
+    /// [`Failure`] of class `retry`: no connection, no TLS, no answer within `timeout`. An answer
+    /// that breaks off behind its head is an answer.
     pub async fn send(
         &self,
         request: TokenRequest,

@@ -80,7 +80,7 @@ pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
 /// `limit`: bytes that may come out of each step.
 ///
 /// # Errors
-/// [`DecodeError`].
+/// [`DecodeError`]: damaged, cut off, or larger than what is read of an answer.
 pub fn decode(
     body: Zeroizing<Vec<u8>>,
     codings: &[Coding],

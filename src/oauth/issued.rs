@@ -35,6 +35,7 @@ const OLD: f64 = 300.0;
 /// When the request was sent.
 #[derive(Debug, Clone, Copy)]
 pub struct SendTime {
+    /// By the clock that lives are counted on.
     pub sent: BootInstant,
     /// The wall clock at that moment, since the Unix epoch.
     pub wall: Duration,
@@ -44,7 +45,9 @@ pub struct SendTime {
 /// so that nothing repeats it.
 ///
 /// # Errors
-/// The [`Failure`] by class, scrubbed.
+/// The [`Failure`] that it is, scrubbed: a refusal or fault of the endpoint by its class; class
+/// `retry` where it is not JSON; class `config` where there is no token that may be sent, or one that
+/// needs a proof.
 pub fn read_issued(
     response: &TokenResponse,
     token: &str,

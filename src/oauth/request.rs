@@ -27,22 +27,27 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 
 /// A token request, ready to be sent.
 pub struct TokenRequest {
+    /// POST, unless the profile says otherwise.
     pub method: Method,
+    /// With the parameters in its query where the profile wants them there: it may hold secrets.
     pub url: Url,
     /// What the profile and the client authentication put there is marked sensitive.
     pub headers: HeaderMap,
+    /// The form, JSON or raw text; `None`: no content.
     pub body: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// Why a request cannot be made. Nothing was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestError {
+    /// In words, without values.
     pub why: String,
     /// It may heal by itself: the clock is set sooner or later.
     pub retryable: bool,
 }
 
 impl RequestError {
+    /// One that only another configuration or secret mends.
     #[must_use]
     pub fn new(why: impl Into<String>) -> Self {
         Self {
@@ -50,6 +55,7 @@ impl RequestError {
             retryable: false,
         }
     }
+    /// One for a clock that has not been set yet.
     #[must_use]
     pub fn unset_clock(why: &str) -> Self {
         Self {
@@ -79,7 +85,8 @@ impl RequestError {
 /// Builds the request. `scope` holds the signed assertion where the profile has one.
 ///
 /// # Errors
-/// [`RequestError`], in words without values.
+/// [`RequestError`], in words without values: a template that does not render, a key that signs
+/// nothing, a parameter that its format cannot hold, or a clock that is not set.
 pub fn build_request(
     spec: &TokenSpec,
     url: Url,
@@ -183,7 +190,8 @@ pub fn build_request(
 /// without user info and fragment.
 ///
 /// # Errors
-/// [`RequestError`].
+/// [`RequestError`]: the template does not render, or what it gives may not be sent to (no URL, no
+/// https where that is a must).
 pub fn render_token_url(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Option<Url>, RequestError> {
     let Some(template) = &spec.url else {
         return Ok(None);
@@ -237,7 +245,7 @@ pub fn render_template(
 /// A parameter as JSON; nested values keep their types.
 ///
 /// # Errors
-/// [`RequestError`].
+/// [`RequestError`]: a template in it does not render; the error says nothing of values.
 pub fn render_param(param: &Param, scope: &Scope<'_>) -> Result<Value, RequestError> {
     Ok(match param {
         Param::Text(template) => Value::String(render_template(template, scope)?.to_string()),

@@ -15,21 +15,30 @@ pub enum ResponseBody {
     Whole(Zeroizing<Vec<u8>>),
     /// More than 64 KiB after decompression; none of it is kept.
     TooLarge,
-    /// It broke off, in words.
-    Broken { why: String, timed_out: bool },
+    /// It broke off.
+    Broken {
+        /// In words, without a URL.
+        why: String,
+        /// The call's time was over; else the connection was.
+        timed_out: bool,
+    },
     /// It is in a content coding that is not known here, in words.
     Coded(String),
 }
 
 /// An answer of a token endpoint.
 pub struct TokenResponse {
+    /// 100 to 999, as it came.
     pub status: u16,
+    /// As they came, content codings included.
     pub headers: HeaderMap,
+    /// As far as it was read.
     pub body: ResponseBody,
     json: OnceLock<Option<Value>>,
 }
 
 impl TokenResponse {
+    /// An answer whose body has been read as far as it goes.
     #[must_use]
     pub fn new(status: u16, headers: HeaderMap, body: ResponseBody) -> Self {
         Self {
