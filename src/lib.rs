@@ -5,17 +5,18 @@
 //! metrics) is on a page of its own: [`promises`].
 //!
 //! # The shape in six sentences
-//! 1. **One task keeps one token** ([`token::Keeper`]): it is the only caller of [`token::Fetch`]
-//!    and the only writer of its slot; everyone else reads the slot or raises a flag. Single
-//!    flight, cancel safety and "a failed refresh changes nothing" follow from that.
-//! 2. **Reading a token is an atomic load and a comparison** ([`credential::Credential::ready`]);
-//!    no lock and no await while a request waits.
-//! 3. **Time is an argument**: schedule and guard are pure, the clock is read in [`clock`]
-//!    alone.
-//! 4. **One snapshot, loaded once per request** ([`snapshot::Snapshot`]); a reload builds a whole
-//!    new one beside it and swaps one pointer.
+//! 1. **One task keeps one token** ([`token::Keeper`]): it alone calls [`token::Fetch`], and it alone
+//!    puts a token into its slot. Everyone else reads the slot, raises a flag in it, or says there
+//!    what an API answered. Single flight, cancel safety and "a failed refresh changes nothing"
+//!    follow from that.
+//! 2. **Reading a token is a few atomic loads and comparisons** ([`credential::Credential::ready`]):
+//!    one for what was rendered last, one for each of its tokens; no lock and no await.
+//! 3. **Time is an argument**: schedule and guard are pure. Whatever decides over a token reads the
+//!    clock in [`clock`] alone; the linter names the few others, and why each may.
+//! 4. **One snapshot, loaded once when a request's head has been read** ([`snapshot::Snapshot`]); a
+//!    reload builds a whole new one beside it and swaps one pointer.
 //! 5. **A vendor is data**: profiles are TOML ([`profile::catalogue`]), in the language a user
-//!    writes. No vendor's name stands in Rust code.
+//!    writes. No vendor's name stands in Rust code, but for the list of these files and the demo.
 //! 6. **pingora is a library here, not the main**: our own accept loop hands connections to it
 //!    ([`listen`], [`proxy`]).
 //!
@@ -46,6 +47,115 @@
 //! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, problem, secret, token, telemetry, reload |
 //! | [`app`], [`command`] | wiring, and the command line | all |
 //!
+//! # Where is it decided?
+//! The behaviour, and the file to open. Its tests lie beside it, or `tests/README.md` names them.
+//!
+//! | requests | file |
+//! |---|---|
+//! | sockets: which addresses, IPv6, who may use a Unix socket | `src/listen/bind.rs` |
+//! | three quarters of the open files for clients | `src/listen/descriptors.rs` |
+//! | accepting, seats, linger and drain of connections | `src/listen/mod.rs` |
+//! | HTTP/1 or HTTP/2; deadline of a head; idle | `src/listen/connection.rs` |
+//! | 8 MiB for the unfinished heads of all connections | `src/listen/unfinished.rs` |
+//! | chunked request bodies to the letter | `src/listen/chunks.rs` |
+//! | floods of HTTP/2 frames | `src/listen/watched.rs` |
+//! | a client that leaves is noticed | `src/listen/client.rs` |
+//! | one reading of an HTTP/1 head, or a refusal | `src/proxy/head.rs` |
+//! | the order of the checks | `src/proxy/enter.rs` |
+//! | what web pages may not do; TRACE; Via; CONNECT's answer | `src/proxy/admit.rs` |
+//! | `client_auth` of callers | `src/proxy/auth.rs` |
+//! | which upstream, by host, path or absolute form | `src/route/mod.rs` |
+//! | paths that are safe to send | `src/route/path.rs` |
+//! | one spelling of hosts | `src/route/authority.rs` |
+//! | places at an upstream: `pool.requests`, half of what is left | `src/proxy/places.rs` |
+//! | a token for a request: waited for, renewed after a 401 | `src/proxy/access.rs` |
+//! | is this 401 about the token? what a challenge says | `src/proxy/challenge.rs` |
+//! | 240 bytes a second of body | `src/proxy/pace.rs` |
+//! | what is removed from a request, and put on it | `src/proxy/inject.rs` |
+//! | names to addresses | `src/proxy/resolve.rs` |
+//! | connections: timeouts, TLS, what they may be used again for | `src/proxy/peer.rs` |
+//! | HTTP/1.1 for a while, where an upstream's HTTP/2 broke | `src/proxy/downgrade.rs` |
+//! | a body is written once, whole | `src/proxy/outgoing.rs` |
+//! | when a request is sent once more | `src/proxy/filter.rs` |
+//! | answers: hop-by-hop fields, framing, interim answers, gRPC | `src/proxy/answer.rs` |
+//! | what a vendor repeats of ours is `***` | `src/proxy/echo.rs` |
+//! | in which spellings that is found | `src/redact/mod.rs` |
+//! | Location and the like: rewritten, or taken out | `src/proxy/location/mod.rs` |
+//! | refusals: code, status, title, problem document | `src/proxy/reply.rs` |
+//! | which refusal follows from a failed connection or answer | `src/proxy/failure.rs` |
+//! | `POST /.cupbearer/token/NAME` | `src/proxy/vend.rs` |
+//!
+//! | tokens | file |
+//! |---|---|
+//! | when a token is renewed, and until when it is sent | `src/token/schedule.rs` |
+//! | the loop of a keeper: due, asked for, resting | `src/token/keeper/task.rs` |
+//! | one attempt, from secrets to the published token | `src/token/keeper/attempt.rs` |
+//! | how long after a failure | `src/token/keeper/backoff.rs` |
+//! | who waits, how long, and what they hear | `src/token/keeper/waiters.rs` |
+//! | which 401s cause a refresh; who may send meanwhile | `src/token/renewal.rs` |
+//! | the current token: one load and one comparison | `src/token/slot.rs` |
+//! | unchanged credentials find their keepers after a reload | `src/token/store.rs` |
+//! | suspend and wall clock | `src/clock.rs` |
+//! | refusals of a secret: pause, latch, hold | `src/token/guard/count.rs` |
+//! | `account_rejections`, and the pace of changed secrets | `src/token/guard/account.rs` |
+//! | `guard.rate` | `src/token/guard/budget.rs` |
+//! | an unlatch is one attempt | `src/token/guard/leave.rs` |
+//! | partitions and sharers of a secret's count | `src/token/guard/record.rs` |
+//! | what a token request looks like; client authentication | `src/oauth/request.rs` |
+//! | signed assertions | `src/oauth/assertion.rs` |
+//! | connecting to token endpoints, timeouts, no redirects | `src/oauth/client.rs` |
+//! | classes of answers, Retry-After | `src/oauth/classify.rs` |
+//! | the token and its life out of an answer | `src/oauth/issued.rs` |
+//! | what of a vendor's words may be shown | `src/oauth/scrubber.rs` |
+//! | what a token set puts on a request | `src/credential/presented.rs` |
+//! | refreshes by hand: 6 a minute, 30 an hour | `src/credential/refresh.rs` |
+//! | secrets that changed: rendered anew, keepers woken | `src/credential/look.rs` |
+//!
+//! | configuration | file |
+//! |---|---|
+//! | which keys there are | `src/config/file.rs` |
+//! | which keys a profile has | `src/profile/table.rs` |
+//! | defaults and ranges; every problem at once | `src/config/parse.rs` |
+//! | the environment over the file | `src/config/source.rs` |
+//! | `[upstreams]`, defaults, own listeners refused | `src/config/upstream.rs` |
+//! | lints | `src/config/lint.rs` |
+//! | `extends`, `drop`, overrides | `src/profile/layers.rs` |
+//! | templates: syntax | `src/profile/template/syntax.rs` |
+//! | templates: filters | `src/profile/filters.rs` |
+//! | templates: tried at load | `src/profile/trial.rs` |
+//! | built-in vendors | `src/profile/catalogue.rs` |
+//! | where secrets come from; white space | `src/secret/mod.rs` |
+//! | which values are believed | `src/secret/watch.rs` |
+//! | when a changed file counts | `src/files/settle.rs` |
+//! | one consistent read of several files | `src/files/read.rs` |
+//! | reloads, polled and by hand | `src/reload.rs` |
+//! | what only a restart brings into effect | `src/reload/start_settings.rs` |
+//! | trust, client certificates, `ca_file` | `src/tls.rs` |
+//! | what is wrong with a certificate, in words | `src/tls/flaw.rs` |
+//!
+//! | operating | file |
+//! |---|---|
+//! | `/readyz` | `src/admin/health.rs` |
+//! | `/api/status` | `src/admin/status.rs` |
+//! | who may ask the admin port: Host, Origin | `src/admin/guardrail.rs` |
+//! | who may ask the admin port: `auth`, `uids` | `src/admin/auth.rs` |
+//! | seats and patience of the admin port | `src/admin/seats.rs` |
+//! | the status page | `src/admin/page/render.rs` |
+//! | metrics: names, help, labels | `src/telemetry.rs` |
+//! | repeated lines once a minute | `src/telemetry/repeats.rs` |
+//! | log levels, lost lines | `src/logging.rs` |
+//! | how a line of text looks | `src/logging/text.rs` |
+//! | the guard's files: written, torn, another release's | `src/state/file.rs` |
+//! | the guard's folder: owner, lock, full disk | `src/state/folder.rs` |
+//! | names of secrets in that folder | `src/state/fingerprint.rs` |
+//! | SIGTERM, SIGHUP, the ready line and file | `src/command/run.rs` |
+//! | systemd | `src/command/notify.rs` |
+//! | order of start and stop | `src/app.rs` |
+//! | core files and debuggers | `src/hardening.rs` |
+//! | exit status, arguments | `src/command/mod.rs` |
+//! | `check --live` | `src/command/live.rs` |
+//! | what a failed answer means for the configuration | `src/command/explain.rs` |
+//!
 //! # Journeys
 //! **A request, token warm.** [`listen`] reads the head within its deadline → pingora → `proxy`:
 //! the snapshot is loaded once, [`route::Router`] finds the upstream,
@@ -65,7 +175,7 @@
 //! `[state]` both are on disk before the next step; an attempt whose process was killed in between
 //! counts as one with an unknown outcome.
 //!
-//! **A 401.** The challenge is judged → every presented generation is marked refused, parents
+//! **A 401.** The profile's rules judge it, else its challenge → every presented generation is marked refused, parents
 //! first; whether that causes a refresh is decided there and then, and where it does the generation
 //! is sent to nobody until that has ended → one refresh for all → one replay with what is presented
 //! now, or the vendor's 401 goes on unchanged. Where the request is not sent again nobody waits.
@@ -78,7 +188,7 @@
 //! once → open requests finish within the drain → running token calls are awaited → exit 0.
 //!
 //! # A panic
-//! It is caught where its work began: a request's task ends with its connection, a token call
+//! It is caught where its work began: a request's task ends, and its client's connection with it, a token call
 //! counts as one that failed (`keeper/attempt.rs`; its permit, dropped, is an attempt with an
 //! unknown outcome), and `panics_total` counts it with its place in the log, never its message. The
 //! process goes on, because its other credentials and open requests are sound: no lock is held
