@@ -281,7 +281,7 @@ fn judge(secret: &Secret, presented: Option<&[u8]>) -> Result<(), Denied> {
 }
 
 fn tell() {
-    if let Some(times) = WRONG.again() {
+    if let Some(times) = WRONG.note() {
         tracing::warn!(
             times,
             "the data port was shown a wrong proxy.client_auth; told once a minute"

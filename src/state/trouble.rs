@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::token::BootInstant;
+use crate::clock::BootInstant;
 
 /// Lost records are told so often at most.
 const AGAIN: Duration = Duration::from_mins(1);
