@@ -188,17 +188,17 @@
 //! once → open requests finish within the drain → running token calls are awaited → exit 0.
 //!
 //! # A panic
-//! It is caught where its work began: a request's task ends, and its client's connection with it, a token call
-//! counts as one that failed (`keeper/attempt.rs`; its permit, dropped, is an attempt with an
-//! unknown outcome), and `panics_total` counts it with its place in the log, never its message. The
-//! process goes on, because its other credentials and open requests are sound: no lock is held
+//! It is caught where its work began: a request's task ends, and its client's connection with it; a
+//! token call counts as one that failed (`src/token/keeper/attempt.rs`; its permit, dropped, is an
+//! attempt with an unknown outcome). `panics_total` counts it, with its place in the log, never its
+//! message. The process goes on, because its other credentials and open requests are sound: no lock is held
 //! across a panic that could leave half of something behind (slots are written whole, poisoned
 //! locks are taken as they are), and a process that ended would forget guard counters without
 //! `[state]` and make every vendor see a token call at once.
 //!
 //! # Invariants (each has a test that names it)
 //! * An expired token is never sent; one that is known to be refused is sent to nobody while its
-//!   refresh runs (`keeper/tests/barred.rs`). A token never leaves for another origin. A
+//!   refresh runs (`src/token/keeper/tests/barred.rs`). A token never leaves for another origin. A
 //!   credential's header from the client never reaches a vendor.
 //! * No secret and no token in any log line at any level, metric, status answer or error body.
 //! * N concurrent requests for one cold token make one call. A refused secret is tried at most
