@@ -14,8 +14,9 @@ use crate::{
 /// The answer of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
+    /// 200.
     Ready,
-    /// Which credential is waited for, and why.
+    /// 503: which credential is waited for, and why.
     NotYet(String),
 }
 
@@ -100,8 +101,9 @@ fn settled(credential: &Credential) -> Verdict {
     }
 }
 
-/// The same, but a refused secret, a senseless answer, or a guard that cannot remember and so
-/// allows no call holds it until a success. Whatever comes after that takes nothing away.
+/// Every token fetched at start has had its first outcome, and none that stands against it: a
+/// refused secret, a senseless answer, or a guard that cannot remember and so allows no call hold it
+/// until a success. Whatever comes after that takes nothing away.
 fn accepted(credential: &Credential) -> Verdict {
     let refused = |t: &TokenState| t.partition.is_none() && t.status.unaccepted;
     // A child that waits for a refused parent is not counted as settled by a mistake: the parent is

@@ -54,19 +54,27 @@ use crate::{
 /// What the admin port knows of the program.
 #[derive(Clone)]
 pub struct Admin {
+    /// What runs now.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What is counted.
     pub metrics: Metrics,
+    /// Who reloads the configuration.
     pub reloader: Reloader,
     /// Where the data port listens.
     pub proxy: Vec<String>,
     /// Set from SIGTERM on: `/readyz` says 503.
     pub leaving: Arc<AtomicBool>,
+    /// When the program started.
     pub started: BootInstant,
     /// Salts token fingerprints, so that they say nothing across restarts.
     pub salt: [u8; 16],
+    /// The memory that answers hold which nobody has read yet.
     pub unread: Arc<Unread>,
+    /// Those who showed a wrong token.
     pub doubts: Arc<Doubts>,
+    /// The tokens of `[admin] auth`.
     pub tokens: Arc<BelievedTokens>,
+    /// What of readiness was reached once.
     pub reached: Arc<Reached>,
 }
 

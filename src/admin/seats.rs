@@ -17,7 +17,7 @@ use crate::clock::BootInstant;
 pub const MOST: usize = 256;
 /// Nobody has to make room who was heard of within this time, or whose answer lies unread for less.
 pub const FRESH: Duration = Duration::from_millis(100);
-/// The same for who waits for an answer, or has sent half a body.
+/// Nor who waits for an answer, or has sent half a body, and was heard of within this time.
 pub const BUSY: Duration = Duration::from_secs(1);
 /// Who needs room looks so often for somebody who has to make it.
 pub const SOON: Duration = Duration::from_millis(20);

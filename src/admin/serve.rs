@@ -34,7 +34,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// A socket that accepts.
 pub enum Socket {
+    /// An address.
     Tcp(TcpListener),
+    /// A path.
     Unix(UnixListener),
 }
 

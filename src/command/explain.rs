@@ -15,8 +15,11 @@ use crate::{
 
 /// A token that could not be had.
 pub struct Case<'a> {
+    /// The credential as it is configured.
     pub configured: &'a config::Credential,
+    /// The token's name in the profile.
     pub token: &'a str,
+    /// What became of the attempt.
     pub failure: &'a Failure,
     /// Refusals that the guard counts now.
     pub rejections: u32,

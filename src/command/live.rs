@@ -46,17 +46,20 @@ pub struct Wish {
 /// What came of one token, or why a whole credential was left out. Never a token or a secret.
 #[derive(Debug, Default, Serialize)]
 pub struct Found {
+    /// Its name in the configuration.
     pub credential: Arc<str>,
     /// Not there where the credential was left out as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Arc<str>>,
+    /// What came of it.
     pub outcome: Outcome,
-    /// How long the token call took.
+    /// How long the token call took, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
-    /// How long the token lives, in seconds, and when it would be renewed.
+    /// How long the token lives, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub life: Option<u64>,
+    /// How long after the request it would be renewed, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refresh_after: Option<u64>,
     /// The vendor's status, where it answered with a refusal.
@@ -68,16 +71,24 @@ pub struct Found {
     pub hints: Vec<String>,
 }
 
+/// What came of one try; the words stand in the JSON report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
+    /// A token was had.
     Ok,
+    /// Nothing was tried, and `what` says why.
     #[default]
     Skipped,
+    /// The network or the endpoint failed.
     Retry,
+    /// The endpoint says how long to wait.
     Throttled,
+    /// The vendor refuses the secret.
     Rejected,
+    /// The answer makes no sense, or a parameter is wrong.
     Config,
+    /// A secret cannot be read.
     Unreadable,
 }
 
@@ -104,7 +115,8 @@ impl From<FailureClass> for Outcome {
 /// Tries what `wish` names, one credential after the other.
 ///
 /// # Errors
-/// What keeps it from trying at all, in words.
+/// What keeps it from trying at all, in words: an unknown credential, or a system that gives us no
+/// event queue.
 pub fn live(config: &Config, sight: &Sight, wish: &Wish) -> Result<Vec<Found>, String> {
     if let Some(name) = wish
         .credential

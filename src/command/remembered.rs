@@ -23,9 +23,13 @@ use crate::{
 pub enum Record {
     /// Where the running program counts, too.
     State,
-    /// In this folder of this user's own: the next check knows of it. `why`: what is wrong with
-    /// `[state]`, where there is one.
-    Own { dir: PathBuf, why: Option<String> },
+    /// In a folder of this user's own: the next check knows of it.
+    Own {
+        /// That folder.
+        dir: PathBuf,
+        /// What is wrong with `[state]`, where there is one.
+        why: Option<String>,
+    },
     /// In this process only, and why.
     Nowhere(String),
 }

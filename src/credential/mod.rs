@@ -208,16 +208,19 @@ impl Credential {
         }
     }
 
+    /// Its name in the configuration.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
+    /// What it runs on.
     #[must_use]
     pub fn profile(&self) -> &Arc<Profile> {
         &self.profile
     }
 
+    /// The names of what it puts on requests.
     #[must_use]
     pub fn placed(&self) -> &Placed {
         &self.placed
@@ -226,7 +229,7 @@ impl Credential {
     /// Which token set the request is for.
     ///
     /// # Errors
-    /// [`PartitionInvalid`].
+    /// [`PartitionInvalid`]: a header that selects is missing, repeated, or does not fit its pattern.
     pub fn partition(&self, headers: &http::HeaderMap) -> Result<Partition, PartitionInvalid> {
         let mut values = Vec::with_capacity(self.profile.partition.len());
         for p in &self.profile.partition {
@@ -300,7 +303,8 @@ impl Credential {
     /// What to place; waits for tokens until `until`.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`]: there is no token in time, none is to be expected, too many wait, or what the
+    /// tokens are to become cannot be rendered.
     pub async fn present(
         &self,
         partition: &Partition,
@@ -360,6 +364,7 @@ impl Credential {
         self.shared.secrets.generation()
     }
 
+    /// Requests that wait for one of its tokens now.
     #[must_use]
     pub fn waiters(&self) -> usize {
         self.shared.waiters()

@@ -21,7 +21,9 @@ pub struct Placed {
     /// Injected headers and those that select a partition; their twins with `_` for `-` are to be
     /// removed as well.
     pub headers: Vec<HeaderName>,
+    /// Injected query parameters.
     pub query: Vec<String>,
+    /// Injected cookies.
     pub cookies: Vec<String>,
     /// Some template names `secrets.…`.
     pub uses_secrets: bool,
@@ -32,6 +34,7 @@ pub struct Placed {
 pub enum Value {
     /// Marked sensitive.
     Ready(HeaderValue),
+    /// It names `now` or `uuid()`.
     PerRequest(Template),
 }
 
@@ -43,9 +46,13 @@ pub struct Presented {
     pub epoch: u64,
     /// The earliest of its tokens' ends: not to be sent from here on.
     pub send_until: BootInstant,
+    /// Header fields that replace the client's.
     pub headers: Vec<(HeaderName, Value)>,
+    /// Header fields that are added where the client sends none of that name.
     pub headers_if_absent: Vec<(HeaderName, Value)>,
+    /// Query parameters that replace the client's, not yet percent-encoded.
     pub query: Vec<(String, Value)>,
+    /// Cookies that replace the client's.
     pub cookies: Vec<(String, Value)>,
     /// What must not come back in the head of an answer: tokens, their variables, secrets that are
     /// not public, and what was made of them.

@@ -7,16 +7,20 @@ use crate::token::{Failure, FailureClass, Unavailable, UnavailableReason};
 /// Why a request gets no token.
 #[derive(Debug, Clone)]
 pub struct Refusal {
+    /// What kind it is.
     pub reason: Reason,
     /// The token at fault.
     pub token: Option<Arc<str>>,
+    /// When it is worth asking again, where that is known.
     pub retry_after: Option<Duration>,
+    /// The last failed attempt, scrubbed.
     pub failure: Option<Arc<Failure>>,
 }
 
 /// The kinds of [`Refusal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
+    /// There is none, and none came in time.
     NoToken(UnavailableReason),
     /// More than `max_waiters` wait.
     Overloaded,

@@ -8,8 +8,11 @@ use crate::token::{Activity, KeeperStatus};
 /// One token of a credential; of a partitioned one every running token set has its own.
 #[derive(Debug, Clone)]
 pub struct TokenState {
+    /// Its name in the profile.
     pub token: Arc<str>,
+    /// The values that select its token set, where the profile has a partition.
     pub partition: Option<Arc<str>>,
+    /// What its keeper is doing.
     pub status: KeeperStatus,
 }
 

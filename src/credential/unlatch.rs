@@ -49,7 +49,7 @@ impl Credential {
     }
 }
 
-/// The same for the credential called `name` of a program that need not be running: writes to its
+/// Unlatches the credential called `name` of a program that need not be running: writes to its
 /// `ledger` alone, and a running one sees it there.
 ///
 /// # Errors

@@ -7,6 +7,7 @@ use crate::clock::BootInstant;
 
 /// A token handed out (RFC 6749 section 5.1).
 pub struct Vended {
+    /// The token itself.
     pub access_token: Arc<zeroize::Zeroizing<String>>,
     /// What really remains.
     pub expires_in: Duration,
@@ -20,7 +21,7 @@ impl Credential {
     /// first (within the pauses for refusals). An older or an unknown one costs nothing.
     ///
     /// # Errors
-    /// [`Refusal`].
+    /// [`Refusal`]: there is no token in time, or the profile has none.
     pub async fn vend(
         &self,
         partition: &Partition,

@@ -25,8 +25,11 @@ type Running = HashMap<(Arc<str>, [u8; 32]), Weak<Shared>>;
 /// What credentials of all snapshots have in common.
 #[derive(Clone)]
 pub struct World {
+    /// Running keepers.
     pub store: Arc<Store>,
+    /// Where attempts are written down.
     pub ledger: Arc<dyn Ledger>,
+    /// Where is counted what becomes of them.
     pub metrics: Metrics,
     /// Running credentials by name and digest, so that a reload finds the state of the one it
     /// replaces.
@@ -36,6 +39,7 @@ pub struct World {
 }
 
 impl World {
+    /// One in which nothing runs yet.
     #[must_use]
     pub fn new(store: Arc<Store>, ledger: Arc<dyn Ledger>, metrics: Metrics) -> Self {
         Self {
