@@ -13,7 +13,7 @@ impl Told {
                 Spend::Go(permit) => {
                     self.disk
                         .settle(permit, AttemptOutcome::Rejected, &strict())
-                        .await
+                        .await;
                 }
                 Spend::Latched(None) => return secret - first,
                 other => panic!("{secret}: {other:?}"),

@@ -102,7 +102,7 @@ async fn above_the_cap_a_newcomer_is_refused_where_a_request_runs_on_each_connec
         arrived.send(socket).await.unwrap();
     });
     let other = port(vec![upstream("acme", address)], |c| {
-        c.proxy.limits.connections = 1
+        c.proxy.limits.connections = 1;
     });
     let mut busy = TcpStream::connect(other.address).await.unwrap();
     busy.write_all(format!("GET /acme/x HTTP/1.1\r\nHost: {}\r\n\r\n", other.address).as_bytes())
