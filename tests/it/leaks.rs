@@ -544,7 +544,7 @@ async fn a_wrong_configuration_is_reported_without_the_secrets_in_it() {
         format!("{head}secrets = '{SECRET}'\n"),
         format!("{head}secrets = {{ client_id = \"id\", client_secrte = '{SECRET}' }}\n"),
         format!("{head}client_secret = '{SECRET}'\nsecrets = {{ client_id = \"id\" }}\n"),
-        format!("[proxy]\nclient_auth = ['{SECRET}']\n"),
+        format!("[proxy]\nclient_auth = [['{SECRET}']]\n"),
         format!("[proxy]\nclient_auth = {{ secret = '{SECRET}' }}\n"),
         format!(
             "{}[credentials.a.tokens.access]\nurl = \"https://id:{SECRET_CORE}@t.example/\"\n",

@@ -463,16 +463,20 @@ async fn p5_out_of_descriptors_it_refuses_and_then_goes_on() {
         ..Setup::default()
     })
     .await;
-    // So few that one client is all there is room for.
+    // So few that one client is all there is room for, as long as its request is under way.
+    let gate = Gate::shut();
+    vendor.script(Reply::new(200, "late").behind(&gate));
     let mut held = vec![RawClient::connect(daemon.proxy).await];
     let ask = b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\n\r\n";
     held[0].write(ask).await;
-    assert_eq!(held[0].answer("GET").await.unwrap().status, 200);
+    vendor.wait(1).await;
     let above = RawClient::ask(daemon.proxy, ask).await;
     assert_eq!(
         (above.status, above.json()["code"].as_str()),
         (503, Some("overloaded"))
     );
+    gate.open();
+    assert_eq!(held[0].answer("GET").await.unwrap().status, 200);
     for _ in 0..80 {
         held.push(RawClient::connect(daemon.proxy).await);
     }

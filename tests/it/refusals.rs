@@ -539,7 +539,7 @@ async fn silent(seen: &mut Seen) {
 /// Too many, or too late.
 async fn capacity(seen: &mut Seen) {
     let vendor = Vendor::start(&Tokens::default(), vec![]).await;
-    let text = PORTS.replace("[admin]", "[proxy.limits]\nconnections = 10\n[admin]");
+    let text = PORTS.replace("[admin]", "[proxy.limits]\nconnections = 2\n[admin]");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     std::fs::write(&file, format!("{text}{}", open("acme", &vendor.url()))).unwrap();
@@ -549,6 +549,38 @@ async fn capacity(seen: &mut Seen) {
     )
     .await
     .unwrap();
+    let addr: SocketAddr = app.proxy()[0].parse().unwrap();
+    let gate = Gate::shut();
+    let mut open = Vec::new();
+    for n in 1..=2 {
+        vendor.script(Reply::new(200, "late").behind(&gate));
+        let mut client = RawClient::connect(addr).await;
+        client
+            .write(b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            .await;
+        vendor.wait(n).await;
+        open.push(client);
+    }
+    seen.named(
+        &ask(addr, "GET /acme/x", "").await,
+        ("overloaded", 503, "connection_limit_reached"),
+        [None; 3],
+    );
+    gate.open();
+    for client in &mut open {
+        assert_eq!(client.answer("GET").await.unwrap().text(), "late");
+    }
+    assert!(app.stop().await);
+
+    let text = format!(
+        "{PORTS}{}",
+        crate::support::sidecar::open("acme", &vendor.url())
+    );
+    std::fs::write(&file, text).unwrap();
+    let (config, _) = config::load(&file, &Sight::default());
+    let app = App::start(config.unwrap(), Options::default())
+        .await
+        .unwrap();
     let addr: SocketAddr = app.proxy()[0].parse().unwrap();
     let gate = Gate::shut();
     vendor.script(Reply::new(200, "late").behind(&gate));
@@ -561,12 +593,7 @@ async fn capacity(seen: &mut Seen) {
     let mut open = RawClient::connect(addr).await;
     open.write(b"GET /acme/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .await;
-    vendor.wait(1).await;
-    seen.named(
-        &ask(addr, "GET /acme/x", "").await,
-        ("overloaded", 503, "connection_limit_reached"),
-        [None; 3],
-    );
+    vendor.wait(3).await;
     let stopping = tokio::spawn(app.stop());
     // Refused connections tell that the drain has begun.
     until("the drain begins", async || {
@@ -588,5 +615,5 @@ async fn capacity(seen: &mut Seen) {
         "what was begun is finished"
     );
     assert!(stopping.await.unwrap());
-    assert_eq!(vendor.counts().requests, 1);
+    assert_eq!(vendor.counts().requests, 3);
 }
