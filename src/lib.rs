@@ -25,26 +25,26 @@
 //! |---|---|---|
 //! | [`clock`] | moments that go on through a suspend; the one place that reads the clock | – |
 //! | [`files`] | one consistent read of several, when a change counts, how ours are written | clock |
-//! | [`problem`] | a mistake in the configuration, with key, file and hint | – |
+//! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | – |
 //! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | – |
 //! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files |
 //! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock |
 //! | [`state`] | the guard's memory on disk: outlives the process, shared by several | clock, token |
 //! | [`tls`] | the `tls` table of one leg | files |
 //! | [`route`] | which upstream a request is for | – |
-//! | [`upstream`] | a vendor API as configuration says | route, tls |
+//! | [`upstream`] | a vendor API as configuration says | document, route, tls |
 //! | [`telemetry`] | metrics (the only room that knows prometheus) | clock, token |
 //! | [`logging`] | the log subscriber | – |
 //! | [`hardening`] | core files and foreign eyes kept off this process | – |
-//! | [`profile`] | the profile language: merge, model, templates, catalogue | clock, secret, problem, token, tls |
+//! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls |
 //! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry |
 //! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry |
-//! | [`config`] | what may be written, and what the program runs on | files, profile, route, upstream, secret, problem, tls, token |
-//! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, problem |
-//! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, problem, telemetry, clock |
+//! | [`config`] | what may be written, and what the program runs on | files, profile, route, upstream, secret, document, tls, token |
+//! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, document |
+//! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, document, telemetry, clock |
 //! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging |
 //! | [`proxy`] | a request's way through pingora | clock, files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging |
-//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, problem, secret, token, telemetry, reload |
+//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, document, secret, token, telemetry, reload |
 //! | [`app`], [`command`] | wiring, and the command line | all |
 //!
 //! # Where is it decided?
@@ -214,8 +214,8 @@
 pub mod promises {}
 
 pub mod clock;
+pub mod document;
 pub mod files;
-pub mod problem;
 pub mod redact;
 pub mod secret;
 pub mod token;

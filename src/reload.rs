@@ -21,8 +21,8 @@ use crate::{
     clock::BootInstant,
     config::{Config, Sight},
     credential::{Look, World},
+    document::{Problem, Severity},
     files::{self, Judgement, Moment, Settling},
-    problem::{Problem, Severity},
     snapshot::Snapshot,
     telemetry::Metrics,
 };

@@ -9,8 +9,8 @@ use std::{
 use crate::{
     config::Config,
     credential::{Credential, World},
+    document::Problems,
     oauth::TokenClient,
-    problem::Problems,
     route::Router,
     tls::{self, Tls},
     upstream::Upstream,

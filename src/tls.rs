@@ -18,6 +18,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 pub use flaw::CertificateFlaw;
 use verifier::ServerVerifier;
@@ -35,7 +37,9 @@ const KEY: &str =
 
 /// `tls = { … }` of a token or an upstream. Paths are absolute or relative to the working directory
 /// by now.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct Tls {
     /// PEM certificates to trust besides the platform's.
     pub ca_file: Option<PathBuf>,
@@ -113,6 +117,20 @@ impl std::fmt::Debug for ClientIdentity {
 }
 
 impl Tls {
+    /// With relative paths from `folder`.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        let files = [
+            &mut self.ca_file,
+            &mut self.client_cert_file,
+            &mut self.client_key_file,
+        ];
+        for file in files.into_iter().flatten() {
+            *file = folder.join(&*file);
+        }
+        self
+    }
+
     /// Reads the files. The platform's certificates are those of `SSL_CERT_FILE` and `SSL_CERT_DIR`
     /// where these are set.
     ///

@@ -11,7 +11,7 @@ use crate::{
     clock::BootInstant,
     config::Ready,
     credential::{Credential, TokenState, fingerprint},
-    problem::{Problem, Severity},
+    document::{Problem, Severity},
     reload::ReloadOutcome,
     snapshot::ServedUpstream,
     token::{Activity, FailureClass},

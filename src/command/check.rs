@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{self, Sight},
-    problem::{Problem, Problems, Severity},
+    document::{Problem, Problems, Severity},
     state,
 };
 

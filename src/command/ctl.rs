@@ -10,7 +10,7 @@ use super::{Action, Exit, Probe, complain, find_admin, say};
 use crate::{
     admin::auth,
     config::{Admin, Listen},
-    problem::{Problem, Severity, known},
+    document::{Problem, Severity, known},
     secret::Secret,
 };
 

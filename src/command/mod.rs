@@ -22,8 +22,8 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
     config::{self, Config, Sight},
+    document::{Problems, Severity},
     hardening::{self, ALLOW_DUMPS},
-    problem::{Problems, Severity},
 };
 
 /// What a command ends with.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Exit, complain, say};
 use crate::{
-    problem::known,
+    document::known,
     profile::catalogue::{self, Description, Needed, Setting},
 };
 

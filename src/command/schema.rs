@@ -1,11 +1,11 @@
 //! `cupbearer schema`: the JSON Schema of the configuration, for editors.
 
-use crate::config::shape;
+use crate::config;
 
 /// The schema as text.
 #[must_use]
 pub fn schema() -> String {
-    format!("{:#}\n", shape::schema())
+    format!("{:#}\n", config::schema())
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
         Err(exit) => return exit,
     };
     let Some(credential) = config.credentials.get(name) else {
-        let near = crate::problem::nearest(name, config.credentials.keys().map(|name| &**name));
+        let near = crate::document::nearest(name, config.credentials.keys().map(|name| &**name));
         let near = near
             .map(|near| format!(": did you mean {near:?}?"))
             .unwrap_or_default();

@@ -1,29 +1,25 @@
 //! `[admin]`: where the admin port is, and who may change something there.
 
 use super::{
-    Admin, Listen, Ready, file, lint, listen,
-    parse::{World, hosts},
+    Admin, Listen,
+    file::AdminTable,
+    listen,
+    parse::{ParseContext, hosts},
 };
-use crate::problem::Problems;
+use crate::document::Problems;
 
 /// The table as the program runs on it. It is of use only where no fatal problem was noted.
-pub fn parse(admin: file::Admin, world: World<'_>, problems: &mut Problems) -> Admin {
-    let standard = Listen::Tcp(listen::STANDARD_ADMIN);
-    let listen = admin
-        .listen
-        .map_or(Some(standard.clone()), |text| {
-            listen::parse("admin.listen", &text, world, problems)
-        })
-        .unwrap_or(standard);
+pub fn parse(table: AdminTable, context: ParseContext<'_>, problems: &mut Problems) -> Admin {
+    let listen = listen::parse("admin.listen", &table.listen, context, problems)
+        .unwrap_or(Listen::Tcp(listen::STANDARD_ADMIN));
     if let Listen::Tcp(address) = &listen
         && !address.ip().is_loopback()
     {
         let hint = "it can refresh and unlatch: keep it on 127.0.0.1 or [::1], or write \"unix:PATH\"; for scrapers and kubelet there is [metrics]";
         problems.problem("admin.listen", format!("{address} is not loopback"), hint);
     }
-    let uids = admin.uids.unwrap_or_default();
-    listen::uids("admin.uids", &uids, problems);
-    if !uids.is_empty() && matches!(listen, Listen::Tcp(_)) {
+    listen::uids("admin.uids", &table.uids, problems);
+    if !table.uids.is_empty() && matches!(listen, Listen::Tcp(_)) {
         let hint = "only the peer of a Unix socket has a user: set admin.listen = \"unix:PATH\", or admin.auth for a port";
         problems.problem(
             "admin.uids",
@@ -31,40 +27,12 @@ pub fn parse(admin: file::Admin, world: World<'_>, problems: &mut Problems) -> A
             hint,
         );
     }
-    let written = admin.auth.map(|auth| auth.0);
-    if written.as_ref().is_some_and(Vec::is_empty) {
-        problems.problem(
-            "admin.auth",
-            "no token would do",
-            "leave the key out, or write { file = \"PATH\" }",
-        );
-    }
-    let single = written.as_ref().is_some_and(|all| all.len() == 1);
-    let auth = written
-        .into_iter()
-        .flatten()
-        .enumerate()
-        .filter_map(|(i, secret)| {
-            let key = if single {
-                "admin.auth".to_owned()
-            } else {
-                format!("admin.auth[{i}]")
-            };
-            lint::inline(&key, &secret, world, problems);
-            lint::secret_file(&key, &secret, world, problems);
-            world.source(&key, &secret, problems)
-        });
-    let auth = auth.collect();
+    let auth = context.secrets("admin.auth", table.auth, "no token would do", problems);
     Admin {
         listen,
-        auth,
-        uids,
-        ready: match admin.ready {
-            None | Some(file::Ready::Started) => Ready::Started,
-            Some(file::Ready::Accepted) => Ready::Accepted,
-            Some(file::Ready::Any) => Ready::Any,
-            Some(file::Ready::All) => Ready::All,
-        },
-        hosts: hosts("admin.hosts", admin.hosts.unwrap_or_default(), problems),
+        auth: auth.into_iter().map(|(_, source)| source).collect(),
+        uids: table.uids,
+        ready: table.ready,
+        hosts: hosts("admin.hosts", table.hosts, problems),
     }
 }

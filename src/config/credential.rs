@@ -12,125 +12,130 @@ use serde_json::{Map, Value};
 
 use super::{
     Credential, lint,
-    parse::{World, name},
-    shape,
-    value::{FORMS, SecretRef},
+    parse::{ParseContext, name},
 };
 use crate::{
-    problem::Problems,
-    profile::{
-        Profile, TokenSpec,
-        merge::{self, Base, Given},
-        table::CredentialTable,
-    },
+    document::{Key, Problems, ScalarText, SecretRef},
+    profile::{self, CredentialTable, Given, Profile, ProfileRef, TokenSpec},
     secret::Secrets,
 };
 
 /// `[credentials.NAME]`. All other keys are the profile's, and override it.
-#[derive(JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(default)]
 #[schemars(deny_unknown_fields)]
-#[allow(
-    dead_code,
-    reason = "only its shape is used: the profile's keys are read by `profile::merge`"
-)]
-pub struct Written {
+pub struct CredentialEntry {
     /// Name of a built-in profile, or a file of your own. Default: oauth2.
-    profile: Option<WrittenProfile>,
+    profile: ProfileRef,
     /// What the profile leaves open.
-    settings: Option<BTreeMap<String, Setting>>,
+    settings: BTreeMap<String, ScalarText>,
     /// Where the secrets come from, by name.
-    secrets: Option<WrittenSecrets>,
-    #[schemars(flatten)]
-    profile_keys: CredentialTable,
+    secrets: SecretsTable,
+    #[serde(flatten)]
+    #[schemars(with = "CredentialTable")]
+    overrides: Map<String, Value>,
 }
 
-#[derive(JsonSchema)]
-#[schemars(untagged)]
-#[allow(dead_code, reason = "only its shape is used")]
-enum WrittenProfile {
-    Name(String),
-    File(ProfileFile),
+impl Default for CredentialEntry {
+    fn default() -> Self {
+        Self {
+            profile: ProfileRef::Builtin("oauth2".to_owned()),
+            settings: BTreeMap::new(),
+            secrets: SecretsTable::default(),
+            overrides: Map::new(),
+        }
+    }
 }
 
-#[derive(JsonSchema)]
-#[schemars(deny_unknown_fields)]
-#[allow(dead_code, reason = "only its shape is used")]
-struct ProfileFile {
-    /// A TOML file in the profile language.
-    file: String,
-}
-
-#[derive(JsonSchema)]
-#[schemars(untagged)]
-#[allow(dead_code, reason = "only its shape is used")]
-enum Setting {
-    Text(String),
-    Number(f64),
-    Switch(bool),
-}
-
-#[derive(JsonSchema)]
-#[schemars(extend("additionalProperties" = { "$ref": "#/$defs/Secret" }))]
-#[allow(dead_code, reason = "only its shape is used")]
-struct WrittenSecrets {
+/// `secrets`
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct SecretsTable {
     /// A folder with one file per secret name.
     dir: Option<String>,
+    #[serde(flatten)]
+    refs: BTreeMap<String, SecretRef>,
 }
 
 /// Reads one credential. Profile files are added to `files`, to be polled.
 pub fn parse(
     given: &str,
-    mut table: Map<String, Value>,
-    world: World<'_>,
+    entry: CredentialEntry,
+    context: ParseContext<'_>,
     files: &mut BTreeSet<PathBuf>,
     problems: &mut Problems,
 ) -> Option<Credential> {
-    let at = format!("credentials.{}", shape::quoted(given));
-    name(&at, given, problems);
+    let credentials = Key::written("credentials");
+    let key = credentials.key(given);
+    name(&key, given, problems);
     if given == "none" {
         problems.problem(
-            at.clone(),
+            key,
             "\"none\" means no credential and cannot be the name of one",
             "choose another name",
         );
     }
-    let base = base(&at, table.remove("profile"), problems);
-    let settings = settings(&at, table.remove("settings"), problems);
-    let written = secrets(&at, table.remove("secrets"), problems);
-    let base = base?;
-    files.extend(merge::files(&base, world.folder, world.profiles));
-    let names: Vec<String> = written.refs.keys().chain(&written.wrong).cloned().collect();
-    let names = if written.dir.is_some() {
-        None
-    } else {
-        Some(&names[..])
+    let at = key.to_string();
+    if context.taken.has(&at, "profile") {
+        return None;
+    }
+    // What is there, though wrong, was told: nobody needs to be told that it is missing.
+    let wrong = |table: &str| {
+        context
+            .taken
+            .names(&key.key(table).to_string())
+            .iter()
+            .cloned()
     };
+    let written = entry
+        .settings
+        .into_iter()
+        .map(|(name, text)| (name, text.0));
+    let settings: BTreeMap<String, String> = wrong("settings")
+        .map(|name| (name, String::new()))
+        .chain(written)
+        .collect();
+    let (dir, refs) = (entry.secrets.dir, entry.secrets.refs);
+    let dir = dir.map(|dir| context.path(&dir));
+    files.extend(profile::files(
+        &entry.profile,
+        context.folder,
+        context.profiles,
+    ));
+    let names: Vec<String> = refs.keys().cloned().chain(wrong("secrets")).collect();
     let filled = Given {
         settings: &settings,
-        secrets: names,
-        blind: world.sight.no_secrets,
-        files: world.profiles,
+        secrets: dir.is_none().then_some(&names[..]),
+        blind: context.sight.no_secrets,
+        files: context.profiles,
     };
-    let profile = merge::build(&base, &table, filled, &at, world.folder, problems);
+    let profile = profile::build(
+        &entry.profile,
+        &entry.overrides,
+        filled,
+        &at,
+        context.folder,
+        problems,
+    );
     let mut sources = BTreeMap::new();
-    for (secret, reference) in &written.refs {
-        let key = format!("{at}.secrets.{}", shape::quoted(secret));
+    for (secret, reference) in &refs {
+        let table = key.key("secrets");
+        let key = table.key(secret).to_string();
         let public = profile
             .as_ref()
             .and_then(|profile| profile.secrets.get(secret))
             .is_some_and(|spec| spec.public);
         if profile.is_some() && !public {
-            lint::inline(&key, reference, world, problems);
+            lint::inline(&key, reference, context, problems);
         }
-        lint::secret_file(&key, reference, world, problems);
-        if let Some(source) = world.source(&key, reference, problems) {
+        lint::secret_file(&key, reference, context, problems);
+        if let Some(source) = context.source(&key, reference, problems) {
             sources.insert(secret.clone(), source);
         }
     }
     let profile = profile?;
-    let dir = written.dir.map(|dir| world.path(&dir));
     if let Some(dir) = &dir {
-        lint::secret_dir(&at, dir, &profile, &sources, world, problems);
+        lint::secret_dir(&at, dir, &profile, &sources, context, problems);
     }
     let secrets = Secrets {
         sources,
@@ -146,117 +151,11 @@ pub fn parse(
     let values = values(&secrets);
     Some(Credential {
         name: given.into(),
-        digest: digest(given, &profile, &written.refs, secrets.dir.as_deref()),
+        digest: digest(given, &profile, &refs, secrets.dir.as_deref()),
         profile: profile.into(),
         secrets,
         values,
     })
-}
-
-fn base(at: &str, written: Option<Value>, problems: &mut Problems) -> Option<Base> {
-    let file = |table: &Map<String, Value>| match table.get("file") {
-        Some(Value::String(file)) if table.len() == 1 && !file.is_empty() => {
-            Some(Base::File(file.into()))
-        }
-        _ => None,
-    };
-    let base = match written {
-        None => Some(Base::Builtin("oauth2".to_owned())),
-        Some(Value::String(name)) => Some(Base::Builtin(name)),
-        Some(Value::Object(table)) => file(&table),
-        Some(_) => None,
-    };
-    if base.is_none() {
-        let what = "must be the name of a built-in profile, or { file = \"PATH\" }";
-        problems.problem(
-            format!("{at}.profile"),
-            what,
-            "`cupbearer profiles` lists the built-in ones",
-        );
-    }
-    base
-}
-
-fn settings(at: &str, written: Option<Value>, problems: &mut Problems) -> BTreeMap<String, String> {
-    let table = match written {
-        None => return BTreeMap::new(),
-        Some(Value::Object(table)) => table,
-        Some(other) => {
-            problems.problem(
-                format!("{at}.settings"),
-                format!("must be a table, not {}", shape::kind_of(&other)),
-                "for instance { token_url = \"https://auth.example/token\", scope = \"read\" }",
-            );
-            return BTreeMap::new();
-        }
-    };
-    let mut settings = BTreeMap::new();
-    for (name, value) in table {
-        let text = match value {
-            Value::String(text) => text,
-            Value::Bool(_) | Value::Number(_) => value.to_string(),
-            _ => {
-                let key = format!("{at}.settings.{}", shape::quoted(&name));
-                problems.problem(
-                    key,
-                    format!(
-                        "must be text, a number, true or false, not {}",
-                        shape::kind_of(&value)
-                    ),
-                    "`cupbearer profiles NAME` shows what each setting of a profile is for",
-                );
-                // It is there, though wrong: nobody needs to be told that it is missing.
-                String::new()
-            }
-        };
-        settings.insert(name, text);
-    }
-    settings
-}
-
-#[derive(Default)]
-struct References {
-    refs: BTreeMap<String, SecretRef>,
-    /// Names with a reference that cannot be understood. They are given, though wrong: nobody needs to be told that they are missing.
-    wrong: Vec<String>,
-    dir: Option<String>,
-}
-
-fn secrets(at: &str, written: Option<Value>, problems: &mut Problems) -> References {
-    let mut found = References::default();
-    let table = match written {
-        None => return found,
-        Some(Value::Object(table)) => table,
-        Some(_) => {
-            let hint = "for instance { client_id = \"…\", client_secret = { file = \"…\" } } or { dir = \"…\" }";
-            problems.problem(format!("{at}.secrets"), "must be a table", hint);
-            return found;
-        }
-    };
-    for (name, value) in table {
-        let key = format!("{at}.secrets.{}", shape::quoted(&name));
-        if name == "dir" {
-            match value {
-                Value::String(dir) if !dir.is_empty() => found.dir = Some(dir),
-                _ => problems.problem(
-                    key,
-                    "must be the path of a folder with one file per secret",
-                    "for instance dir = \"/run/secrets/acme\"",
-                ),
-            }
-            continue;
-        }
-        match SecretRef::deserialize(&value) {
-            Ok(reference) => {
-                found.refs.insert(name, reference);
-            }
-            Err(error) => {
-                problems.problem(key, error.to_string(), FORMS);
-                found.wrong.push(name);
-            }
-        }
-    }
-    found
 }
 
 /// SHA-256 over what shapes token requests, the credential's name included: two that look alike may

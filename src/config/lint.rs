@@ -13,14 +13,9 @@ use std::{
 
 use url::{Host, Url};
 
-use super::{
-    Config, Credential, Listen, listen,
-    parse::{World, why},
-    read, shape,
-    value::SecretRef,
-};
+use super::{Config, Credential, Listen, listen, parse::ParseContext};
 use crate::{
-    problem::{Problem, Problems, Severity, shown},
+    document::{Problem, Problems, SecretRef, Severity, UNKNOWN, quoted, shown_path, why_unread},
     profile::Profile,
     secret::{Secrets, Source},
     token::RefreshMode,
@@ -47,7 +42,7 @@ pub fn find(config: &Config, problems: &mut Problems) {
     ];
     // An unknown key takes nothing away; where it stands for one that is missed, that is a mistake
     // of its own.
-    let counts = |p: &&Problem| p.severity == Severity::Problem && p.what != read::UNKNOWN;
+    let counts = |p: &&Problem| p.severity == Severity::Problem && p.what != UNKNOWN;
     let wrong: Vec<String> = problems
         .list()
         .iter()
@@ -70,8 +65,8 @@ fn table_of(key: &str) -> String {
 
 /// A secret in clear in the file. Profiles say which ones are public; one that an environment
 /// variable gives is where the advice would put it.
-pub fn inline(key: &str, secret: &SecretRef, world: World<'_>, problems: &mut Problems) {
-    if matches!(secret.place(), SecretRef::Inline(_)) && !world.outside(key) {
+pub fn inline(key: &str, secret: &SecretRef, context: ParseContext<'_>, problems: &mut Problems) {
+    if matches!(secret.place(), SecretRef::Inline(_)) && !context.overrides.set(key) {
         let hint =
             "whoever reads the configuration has it: use { file = \"…\" } or { env = \"…\" }";
         problems.lint(
@@ -83,15 +78,20 @@ pub fn inline(key: &str, secret: &SecretRef, world: World<'_>, problems: &mut Pr
 }
 
 /// A secret's file that is not there, or that everybody on this host may read.
-pub fn secret_file(key: &str, secret: &SecretRef, world: World<'_>, problems: &mut Problems) {
+pub fn secret_file(
+    key: &str,
+    secret: &SecretRef,
+    context: ParseContext<'_>,
+    problems: &mut Problems,
+) {
     if let SecretRef::File(file) | SecretRef::Json(file, _) = secret.place()
-        && !world.sight.no_secrets
+        && !context.sight.no_secrets
     {
         // Whoever mixes up `file` and the value has written a secret there: only what is surely a
         // path is repeated.
         let sure =
             file.starts_with('/') && file.len() <= 200 && !file.contains(char::is_whitespace);
-        look_at(key, &world.path(file), sure, problems);
+        look_at(key, &context.path(file), sure, problems);
     }
 }
 
@@ -101,17 +101,17 @@ pub fn secret_dir(
     dir: &Path,
     profile: &Profile,
     sources: &BTreeMap<String, Source>,
-    world: World<'_>,
+    context: ParseContext<'_>,
     problems: &mut Problems,
 ) {
-    if world.sight.no_secrets {
+    if context.sight.no_secrets {
         return;
     }
     let key = format!("{at}.secrets.dir");
     if !dir.is_dir() {
         problems.lint(
             key,
-            format!("{} is not there, or not a folder", shown(dir)),
+            format!("{} is not there, or not a folder", shown_path(dir)),
             Some(UNREADABLE.to_owned()),
         );
         return;
@@ -132,9 +132,9 @@ pub fn secret_dir(
 const SHORT: usize = 16;
 
 /// A shared secret that whoever reaches the port can guess. What cannot be read now is not judged.
-pub fn short(key: &str, source: &Source, world: World<'_>, problems: &mut Problems) {
+pub fn short(key: &str, source: &Source, context: ParseContext<'_>, problems: &mut Problems) {
     // Looked at before it is opened: opening a pipe would wait for its writer.
-    if world.sight.no_secrets || source.file().is_some_and(|file| !file.is_file()) {
+    if context.sight.no_secrets || source.file().is_some_and(|file| !file.is_file()) {
         return;
     }
     let sources = BTreeMap::from([(key.to_owned(), source.clone())]);
@@ -171,13 +171,13 @@ fn look_at(key: &str, file: &Path, sure: bool, problems: &mut Problems) {
     match found {
         Err(error) => {
             let told = if sure || file.exists() {
-                shown(file)
+                shown_path(file)
             } else {
                 "the file that is named here".to_owned()
             };
             problems.lint(
                 key,
-                format!("{told} cannot be read: {}", why(&error)),
+                format!("{told} cannot be read: {}", why_unread(&error)),
                 Some(UNREADABLE.to_owned()),
             );
         }
@@ -206,11 +206,11 @@ fn private_keys(config: &Config, problems: &mut Problems) {
     let upstreams = config
         .upstreams
         .iter()
-        .map(|u| (format!("upstreams.{}", shape::quoted(&u.name)), &u.tls));
+        .map(|u| (format!("upstreams.{}", quoted(&u.name)), &u.tls));
     let tokens = config.credentials.values().flat_map(|credential| {
         credential.profile.tokens.iter().map(|token| {
             (
-                format!("{}.tokens.{}", at(credential), shape::quoted(&token.name)),
+                format!("{}.tokens.{}", at(credential), quoted(&token.name)),
                 &token.tls,
             )
         })
@@ -303,7 +303,7 @@ fn environments(config: &Config, problems: &mut Problems) {
                 at(credential)
             );
             problems.lint(
-                format!("upstreams.{}.url", shape::quoted(&upstream.name)),
+                format!("upstreams.{}.url", quoted(&upstream.name)),
                 what,
                 Some("use hosts of one environment for both".to_owned()),
             );
@@ -348,7 +348,7 @@ fn refresh_margins(config: &Config, problems: &mut Problems) {
                 let key = format!(
                     "{}.tokens.{}.lifetime.refresh_before",
                     at(credential),
-                    shape::quoted(&token.name)
+                    quoted(&token.name)
                 );
                 let (before, life) = (
                     humantime::format_duration(before),
@@ -382,7 +382,7 @@ fn partitions_ahead(config: &Config, problems: &mut Problems) {
             let key = format!(
                 "{}.tokens.{}.lifetime.refresh",
                 at(credential),
-                shape::quoted(&token.name)
+                quoted(&token.name)
             );
             let what = "partitions are lazy: nothing is fetched at start, and with \"ahead\" every value that was ever used is renewed until it rests";
             problems.lint(
@@ -417,7 +417,7 @@ fn alike_targets(config: &Config, problems: &mut Problems) {
             let hint =
                 "set match.forward = false in one of them, or give them different base paths";
             problems.lint(
-                format!("upstreams.{}.url", shape::quoted(&upstream.name)),
+                format!("upstreams.{}.url", quoted(&upstream.name)),
                 what,
                 Some(hint.to_owned()),
             );
@@ -460,7 +460,7 @@ fn shadowed_hosts(config: &Config, problems: &mut Problems) {
             } else {
                 continue;
             };
-            let key = format!("upstreams.{}.match.hosts", shape::quoted(&upstream.name));
+            let key = format!("upstreams.{}.match.hosts", quoted(&upstream.name));
             problems.lint(
                 key,
                 format!("{host} leads to this upstream whatever the path, so {why}"),
@@ -473,7 +473,7 @@ fn shadowed_hosts(config: &Config, problems: &mut Problems) {
 fn unreachable(config: &Config, problems: &mut Problems) {
     for (upstream, rule) in config.upstreams.iter().zip(&config.rules) {
         if rule.path.is_none() && rule.hosts.is_empty() && !rule.forward {
-            let key = format!("upstreams.{}.match", shape::quoted(&upstream.name));
+            let key = format!("upstreams.{}.match", quoted(&upstream.name));
             problems.lint(
                 key,
                 "nothing leads to this upstream",
@@ -484,5 +484,5 @@ fn unreachable(config: &Config, problems: &mut Problems) {
 }
 
 fn at(credential: &Credential) -> String {
-    format!("credentials.{}", shape::quoted(&credential.name))
+    format!("credentials.{}", quoted(&credential.name))
 }

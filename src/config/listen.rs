@@ -2,14 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Listen, parse::World};
-use crate::problem::Problems;
+use super::{Listen, parse::ParseContext};
+use crate::document::Problems;
 
 /// Where the admin port is if nothing else is said.
 pub const STANDARD_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 14190);
 
 /// `IP:PORT` or `unix:PATH`.
-pub fn parse(key: &str, text: &str, world: World<'_>, problems: &mut Problems) -> Option<Listen> {
+pub fn parse(
+    key: &str,
+    text: &str,
+    context: ParseContext<'_>,
+    problems: &mut Problems,
+) -> Option<Listen> {
     match text.strip_prefix("unix:") {
         Some("") => {
             problems.problem(
@@ -19,7 +24,7 @@ pub fn parse(key: &str, text: &str, world: World<'_>, problems: &mut Problems) -
             );
             None
         }
-        Some(path) => Some(Listen::Unix(world.path(path))),
+        Some(path) => Some(Listen::Unix(context.path(path))),
         None => socket(key, text, problems).map(Listen::Tcp),
     }
 }
@@ -47,8 +52,16 @@ pub fn socket(key: &str, text: &str, problems: &mut Problems) -> Option<SocketAd
 }
 
 /// An address without which its table makes no sense.
-pub fn required(key: &str, text: Option<&str>, problems: &mut Problems) -> Option<SocketAddr> {
-    if text.is_none() {
+pub fn required(
+    key: &str,
+    text: Option<&str>,
+    context: ParseContext<'_>,
+    problems: &mut Problems,
+) -> Option<SocketAddr> {
+    let wrong = key
+        .rsplit_once('.')
+        .is_some_and(|(table, name)| context.taken.has(table, name));
+    if text.is_none() && !wrong {
         problems.problem(
             key,
             "is required",

@@ -1,37 +1,28 @@
-//! `File` to `Config`: collects every problem.
+//! [`File`] to [`Config`]: collects every problem.
 
 use std::{
-    collections::BTreeSet,
-    fmt::Display,
-    ops::RangeInclusive,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use serde_json::Value;
 
 use super::{
-    Config, Limits, Listen, Log, Proxy, Sight, admin, credential,
-    file::{self, File},
-    listen, read, shape,
-    source::Overrides,
+    Config, Listen, Log, Proxy, Sight, admin, credential,
+    file::{Browser, File, Level, LogFormat, LogTable, ProxyTable, StateTable},
+    lint, listen,
     upstream::{self, Upstreams},
-    value::{Lasting, SecretRef},
 };
 use crate::{
-    problem::Problems,
+    document::{Key, Overrides, Part, Problems, SecretRef, SecretRefs, UNKNOWN, read},
     profile::ProfileFiles,
     route,
     secret::{Secret, Source, trim},
 };
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_hours(1);
-const DAY: Duration = Duration::from_hours(24);
-
 /// What parsing needs besides the file.
 #[derive(Debug, Clone, Copy)]
-pub struct World<'a> {
+pub struct ParseContext<'a> {
     /// Relative paths start here.
     pub folder: &'a Path,
     pub sight: &'a Sight,
@@ -39,23 +30,66 @@ pub struct World<'a> {
     pub overrides: &'a Overrides,
     /// Where profile files are read.
     pub profiles: &'a ProfileFiles,
+    /// What was written, and wrong.
+    pub taken: &'a Taken,
 }
 
-/// Reads the whole tree. The configuration is complete only where no fatal problem was noted.
-pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Config {
-    let File {
-        proxy,
-        admin,
-        metrics,
-        log,
-        state,
-        reload,
-        intercept,
-        credentials,
-        upstreams,
-        ..
-    } = read::read(&mut tree, problems);
-    if intercept.is_some() {
+/// Keys by their table whose values were wrong: they were told and are gone, so that nobody needs
+/// to be told that they are missing.
+#[derive(Debug, Default)]
+pub struct Taken(HashMap<String, Vec<String>>);
+
+impl Taken {
+    /// The names in `table`.
+    #[must_use]
+    pub fn names(&self, table: &str) -> &[String] {
+        self.0.get(table).map_or(&[], Vec::as_slice)
+    }
+    /// Whether `name` is one of them.
+    #[must_use]
+    pub fn has(&self, table: &str, name: &str) -> bool {
+        self.names(table).iter().any(|taken| taken == name)
+    }
+}
+
+/// Reads the whole tree, whatever is wrong with it.
+pub fn read_file(tree: Value, problems: &mut Problems) -> (File, Taken) {
+    let mut taken = Taken::default();
+    let file = read(tree, |at, mut what, mut hint| {
+        if what == UNKNOWN && is_profile_key(at) {
+            "belongs into a profile, not into a credential".clone_into(&mut what);
+            "write a profile file: profile = { file = \"…\" }".clone_into(&mut hint);
+        }
+        if what != UNKNOWN
+            && let Some((table, name)) = at.split_name()
+        {
+            taken
+                .0
+                .entry(table.into())
+                .or_default()
+                .push(name.to_owned());
+        }
+        problems.problem(at, what, hint);
+    });
+    (file, taken)
+}
+
+/// Whether `at` is a key of a credential that only profiles have.
+fn is_profile_key(at: &Key<'_>) -> bool {
+    matches!(
+        at.parts()[..],
+        [
+            _,
+            Part::Name("credentials"),
+            Part::Name(_),
+            Part::Name("extends" | "doc" | "source")
+        ]
+    )
+}
+
+/// What the program runs on. It is complete only where no fatal problem was noted.
+pub fn parse(file: File, context: ParseContext<'_>, problems: &mut Problems) -> Config {
+    if file.intercept.is_some() {
         let hint = "leave [intercept] out; clients that know HTTPS_PROXY only can be pointed at an upstream's reverse URL instead";
         problems.problem(
             "intercept",
@@ -63,50 +97,43 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
             hint,
         );
     }
-    let proxy = parse_proxy(proxy.unwrap_or_default(), world, problems);
-    let admin = admin::parse(admin.unwrap_or_default(), world, problems);
-    let metrics = metrics.and_then(|metrics| {
-        listen::required("metrics.listen", metrics.listen.as_deref(), problems)
+    let proxy = parse_proxy(file.proxy, context, problems);
+    let admin = admin::parse(file.admin, context, problems);
+    let metrics = file.metrics.and_then(|metrics| {
+        listen::required(
+            "metrics.listen",
+            metrics.listen.as_deref(),
+            context,
+            problems,
+        )
     });
     listen::duplicates(&proxy.listen, &admin.listen, metrics, problems);
     let mut files = BTreeSet::new();
-    let known: BTreeSet<String> = credentials
-        .iter()
-        .flatten()
-        .map(|(name, _)| name.clone())
-        .collect();
-    let credentials = credentials
+    let known: BTreeSet<String> = file.credentials.keys().cloned().collect();
+    let credentials = file
+        .credentials
         .into_iter()
-        .flatten()
-        .filter_map(|(name, table)| credential::parse(&name, table, world, &mut files, problems))
+        .filter_map(|(name, entry)| credential::parse(&name, entry, context, &mut files, problems))
         .map(|credential| (credential.name.clone(), credential))
         .collect();
     let ours = listen::addresses(&proxy.listen, &admin.listen, metrics);
-    let names: Vec<String> = upstreams
-        .iter()
-        .flatten()
-        .map(|(name, _)| name.clone())
-        .collect();
-    let Upstreams { upstreams, rules } =
-        upstream::parse(&names, &tree, &known, &ours, world, problems);
+    let Upstreams { upstreams, rules } = upstream::parse(
+        &file.upstreams,
+        file.upstream_defaults,
+        &known,
+        &ours,
+        context,
+        problems,
+    );
     Config {
         proxy,
         admin,
         metrics,
-        log: parse_log(&log.unwrap_or_default()),
-        state: state.and_then(|state| parse_state(state, world, problems)),
-        reload: match reload.and_then(|reload| reload.interval) {
-            Some(interval) => interval.0.map(|every| {
-                within(
-                    "reload.interval",
-                    Some(every),
-                    every,
-                    SECOND / 100..=DAY,
-                    problems,
-                )
-            }),
-            None => Some(5 * SECOND),
-        },
+        log: parse_log(&file.log),
+        state: file
+            .state
+            .and_then(|state| parse_state(state, context, problems)),
+        reload: file.reload.interval.0,
         credentials,
         upstreams,
         rules,
@@ -116,69 +143,31 @@ pub fn parse(mut tree: Value, world: World<'_>, problems: &mut Problems) -> Conf
     }
 }
 
-/// One wrong entry is a problem: an empty list never means that nobody has to show anything.
-fn client_auth(
-    written: Option<Vec<SecretRef>>,
-    world: World<'_>,
-    problems: &mut Problems,
-) -> Vec<Source> {
-    if written.as_ref().is_some_and(Vec::is_empty) {
-        problems.problem(
-            "proxy.client_auth",
-            "no secret would do",
-            "leave the key out, or write { file = \"PATH\" }",
-        );
-    }
-    let single = written.as_ref().is_some_and(|all| all.len() == 1);
-    let sources = written
-        .into_iter()
-        .flatten()
-        .enumerate()
-        .filter_map(|(i, secret)| {
-            let key = if single {
-                "proxy.client_auth".to_owned()
-            } else {
-                format!("proxy.client_auth[{i}]")
-            };
-            super::lint::inline(&key, &secret, world, problems);
-            super::lint::secret_file(&key, &secret, world, problems);
-            let source = world.source(&key, &secret, problems)?;
-            super::lint::short(&key, &source, world, problems);
-            Some(source)
-        });
-    sources.collect()
-}
-
-fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) -> Proxy {
-    let written = proxy
-        .listen
-        .unwrap_or_else(|| vec!["127.0.0.1:14180".to_owned(), "[::1]:14180".to_owned()]);
-    // Where one was wrong, that was told.
-    if written.is_empty()
-        && !problems
-            .list()
-            .iter()
-            .any(|problem| problem.key.starts_with("proxy.listen"))
-    {
+fn parse_proxy(table: ProxyTable, context: ParseContext<'_>, problems: &mut Problems) -> Proxy {
+    if table.listen.is_empty() && !context.taken.has("proxy", "listen") {
         problems.problem(
             "proxy.listen",
             "no address to listen on",
             "leave the key out for 127.0.0.1:14180 and [::1]:14180",
         );
     }
-    let listen: Vec<Listen> = written
+    let listen: Vec<Listen> = table
+        .listen
         .iter()
         .enumerate()
-        .filter_map(|(i, text)| listen::parse(&format!("proxy.listen[{i}]"), text, world, problems))
+        .filter_map(|(i, text)| {
+            listen::parse(&format!("proxy.listen[{i}]"), text, context, problems)
+        })
         .collect();
-    let allow_remote = proxy.allow_remote.unwrap_or(false);
-    let written_auth = proxy.client_auth.is_some();
-    let client_auth = client_auth(proxy.client_auth.map(|auth| auth.0), world, problems);
-    let authenticated = written_auth || proxy.allow_unauthenticated.unwrap_or(false);
-    listen::remote(&listen, allow_remote, authenticated, problems);
-    let peer_uids = proxy.peer_uids.unwrap_or_default();
-    listen::uids("proxy.peer_uids", &peer_uids, problems);
-    if !peer_uids.is_empty() && !listen.iter().any(|l| matches!(l, Listen::Unix(_))) {
+    let authenticated = table.client_auth.is_some() || table.allow_unauthenticated;
+    let nothing = "no secret would do";
+    let client_auth = context.secrets("proxy.client_auth", table.client_auth, nothing, problems);
+    for (key, source) in &client_auth {
+        lint::short(key, source, context, problems);
+    }
+    listen::remote(&listen, table.allow_remote, authenticated, problems);
+    listen::uids("proxy.peer_uids", &table.peer_uids, problems);
+    if !table.peer_uids.is_empty() && !listen.iter().any(|l| matches!(l, Listen::Unix(_))) {
         let hint = "only the peer of a Unix socket has a user: add \"unix:/run/cupbearer.sock\" to proxy.listen, or leave it out";
         problems.lint(
             "proxy.peer_uids",
@@ -186,130 +175,98 @@ fn parse_proxy(proxy: file::Proxy, world: World<'_>, problems: &mut Problems) ->
             Some(hint.to_owned()),
         );
     }
-    let limits = proxy.limits.unwrap_or_default();
-    let number = |key: &str, value: Option<usize>, default, range, problems: &mut Problems| {
-        within(
-            &format!("proxy.limits.{key}"),
-            value,
-            default,
-            range,
-            problems,
-        )
-    };
+    let pseudonym = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b);
+    if !table.via.bytes().all(pseudonym) {
+        problems.problem(
+            "proxy.via",
+            "cannot be a pseudonym",
+            "letters, digits, `-` and `.` (RFC 9110, 7.6.3)",
+        );
+    }
     Proxy {
         listen,
-        allow_remote,
-        peer_uids,
-        client_auth,
-        workers: within("proxy.workers", proxy.workers, 0, 0..=1024, problems),
-        linger: lasting(
-            "proxy.linger",
-            proxy.linger,
-            Duration::ZERO,
-            Duration::ZERO..=DAY,
-            problems,
-        ),
-        drain: lasting(
-            "proxy.drain",
-            proxy.drain,
-            25 * SECOND,
-            Duration::ZERO..=DAY,
-            problems,
-        ),
-        via: proxy.via.filter(|via| !via.is_empty()).inspect(|via| {
-            if !via
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:".contains(&b))
-            {
-                problems.problem(
-                    "proxy.via",
-                    "cannot be a pseudonym",
-                    "letters, digits, `-` and `.` (RFC 9110, 7.6.3)",
-                );
-            }
-        }),
-        hosts: hosts("proxy.hosts", proxy.hosts.unwrap_or_default(), problems),
-        browser_deny: proxy.browser != Some(file::Browser::Allow),
-        access_log: proxy.access_log.unwrap_or(false),
-        limits: Limits {
-            connections: number(
-                "connections",
-                limits.connections,
-                10_000,
-                1..=1_000_000,
-                problems,
-            ),
-            header_bytes: number(
-                "header_bytes",
-                limits.header_bytes,
-                65_536,
-                1024..=1_048_575,
-                problems,
-            ),
-            headers: number("headers", limits.headers, 256, 1..=256, problems),
-            uri_bytes: number(
-                "uri_bytes",
-                limits.uri_bytes,
-                16_384,
-                256..=1_048_575,
-                problems,
-            ),
-            header_timeout: lasting(
-                "proxy.limits.header_timeout",
-                limits.header_timeout,
-                10 * SECOND,
-                SECOND / 1000..=HOUR,
-                problems,
-            ),
-            idle: lasting(
-                "proxy.limits.idle",
-                limits.idle,
-                600 * SECOND,
-                SECOND / 1000..=30 * DAY,
-                problems,
-            ),
-        },
+        allow_remote: table.allow_remote,
+        peer_uids: table.peer_uids,
+        client_auth: client_auth.into_iter().map(|(_, source)| source).collect(),
+        workers: table.workers,
+        linger: table.linger,
+        drain: table.drain,
+        via: Some(table.via).filter(|via| !via.is_empty()),
+        hosts: hosts("proxy.hosts", table.hosts, problems),
+        browser_deny: table.browser == Browser::Deny,
+        access_log: table.access_log,
+        limits: table.limits,
     }
 }
 
-fn parse_state(state: file::State, world: World<'_>, problems: &mut Problems) -> Option<PathBuf> {
+fn parse_state(
+    state: StateTable,
+    context: ParseContext<'_>,
+    problems: &mut Problems,
+) -> Option<PathBuf> {
     let dir = state.dir.filter(|dir| !dir.is_empty());
-    if dir.is_none() {
+    if dir.is_none() && !context.taken.has("state", "dir") {
         problems.problem(
             "state.dir",
             "is required in [state]",
             "a folder of its own, such as \"/var/lib/cupbearer\"",
         );
     }
-    dir.map(|dir| world.path(&dir))
+    dir.map(|dir| context.path(&dir))
 }
 
-fn parse_log(log: &file::Log) -> Log {
+fn parse_log(log: &LogTable) -> Log {
     Log {
-        json: log.format == Some(file::LogFormat::Json),
+        json: log.format == LogFormat::Json,
         level: match log.level {
-            Some(file::Level::Error) => tracing::Level::ERROR,
-            Some(file::Level::Warn) => tracing::Level::WARN,
-            None | Some(file::Level::Info) => tracing::Level::INFO,
-            Some(file::Level::Debug) => tracing::Level::DEBUG,
-            Some(file::Level::Trace) => tracing::Level::TRACE,
+            Level::Error => tracing::Level::ERROR,
+            Level::Warn => tracing::Level::WARN,
+            Level::Info => tracing::Level::INFO,
+            Level::Debug => tracing::Level::DEBUG,
+            Level::Trace => tracing::Level::TRACE,
         },
     }
 }
 
-impl World<'_> {
+impl ParseContext<'_> {
     /// `text` as a path; relative ones start from the configuration's folder.
     #[must_use]
     pub fn path(&self, text: &str) -> PathBuf {
         self.folder.join(text)
     }
 
-    /// Whether the value of `key` stands in the environment, not in the file.
-    #[must_use]
-    pub fn outside(&self, key: &str) -> bool {
-        self.overrides
-            .iter()
-            .any(|(steps, _)| shape::dotted(steps) == key)
+    /// Where secrets come from of which any one will do, each with its key. An empty list is a
+    /// problem, `nothing` says which: it never means that nobody has to show anything.
+    pub fn secrets(
+        &self,
+        key: &str,
+        written: Option<SecretRefs>,
+        nothing: &str,
+        problems: &mut Problems,
+    ) -> Vec<(String, Source)> {
+        let Some(SecretRefs(written)) = written else {
+            return Vec::new();
+        };
+        if written.is_empty() {
+            problems.problem(
+                key,
+                nothing,
+                "leave the key out, or write { file = \"PATH\" }",
+            );
+        }
+        let single = written.len() == 1;
+        let sources = written.iter().enumerate().filter_map(|(i, secret)| {
+            let key = if single {
+                key.to_owned()
+            } else {
+                format!("{key}[{i}]")
+            };
+            lint::inline(&key, secret, *self, problems);
+            lint::secret_file(&key, secret, *self, problems);
+            let source = self.source(&key, secret, problems)?;
+            Some((key, source))
+        });
+        sources.collect()
     }
 
     /// Where a secret comes from. An environment variable is read now; a file when it is used.
@@ -374,67 +331,6 @@ fn variable(name: &str) -> &str {
     if sure { name } else { "that is named here" }
 }
 
-/// Why a file cannot be read, without the number of the error.
-#[must_use]
-pub fn why(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        kind => kind.to_string(),
-    }
-}
-
-/// `value` or its default; a value outside `range` is a problem.
-pub fn within<T: PartialOrd + Written>(
-    key: &str,
-    value: Option<T>,
-    default: T,
-    range: RangeInclusive<T>,
-    problems: &mut Problems,
-) -> T {
-    let Some(value) = value else { return default };
-    if !range.contains(&value) {
-        problems.problem(
-            key,
-            format!(
-                "{} is out of range: {} to {}",
-                value.shown(),
-                range.start().shown(),
-                range.end().shown()
-            ),
-            "leave it out for the default",
-        );
-    }
-    value
-}
-
-/// The same for durations.
-pub fn lasting(
-    key: &str,
-    value: Option<Lasting>,
-    default: Duration,
-    range: RangeInclusive<Duration>,
-    problems: &mut Problems,
-) -> Duration {
-    within(key, value.map(|value| value.0), default, range, problems)
-}
-
-/// How a value is written in a configuration.
-pub trait Written {
-    fn shown(&self) -> impl Display;
-}
-
-impl Written for usize {
-    fn shown(&self) -> impl Display {
-        *self
-    }
-}
-
-impl Written for Duration {
-    fn shown(&self) -> impl Display {
-        humantime::format_duration(*self)
-    }
-}
-
 /// Host names in the spelling that is compared.
 pub fn hosts(key: &str, written: Vec<String>, problems: &mut Problems) -> Vec<String> {
     let mut hosts = Vec::new();
@@ -463,31 +359,26 @@ fn host(text: &str) -> Option<String> {
 }
 
 /// Whether `name` may name a credential or an upstream.
-pub fn name(key: &str, name: &str, problems: &mut Problems) {
-    if name.is_empty()
-        || !name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-'))
-    {
-        let hint: String = name
-            .to_lowercase()
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || c == '_' {
-                    c
-                } else {
-                    '-'
-                }
-            })
-            .collect();
-        let hint = format!(
-            "for instance `{}`",
-            if hint.is_empty() { "acme" } else { &hint }
-        );
-        problems.problem(
-            key,
-            format!("{name:?} cannot be a name: lower-case letters, digits, `_` and `-` only"),
-            hint,
-        );
+pub fn name(key: &Key<'_>, name: &str, problems: &mut Problems) {
+    let right = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+    if !name.is_empty() && name.bytes().all(right) {
+        return;
     }
+    let hint: String = name
+        .to_lowercase()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let hint = if hint.is_empty() { "acme" } else { &hint };
+    problems.problem(
+        key,
+        format!("{name:?} cannot be a name: lower-case letters, digits, `_` and `-` only"),
+        format!("for instance `{hint}`"),
+    );
 }

@@ -2,30 +2,25 @@
 //! are told to be for it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{Ipv6Addr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::{
-    file, listen,
-    parse::{World, hosts, lasting, name, within},
-    shape,
+    file::{Http2, UpstreamTable},
+    listen,
+    parse::{ParseContext, hosts as hosts_of, name},
 };
 use crate::{
-    problem::{self, Problems},
+    document::{Key, Problems, known, quoted},
     route::{self, RouteRule, UpstreamUrl},
     tls::Tls,
-    upstream::{ReplayPolicy, Upstream, UpstreamTimeouts},
+    upstream::Upstream,
 };
-
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_mins(1);
-const DAY: Duration = Duration::from_hours(24);
 
 /// Below this path we answer ourselves (vending).
 const RESERVED: &str = "/.cupbearer";
@@ -45,41 +40,36 @@ struct Claim {
 }
 
 /// One upstream's table, with its name and what it is looked at with.
-struct Table<'a> {
+struct Entry<'a> {
     name: &'a str,
     own: &'a Value,
     defaults: &'a Value,
-    /// The names of all upstreams.
-    all: &'a [String],
-    world: World<'a>,
+    /// All upstreams by their names.
+    all: &'a BTreeMap<String, Map<String, Value>>,
+    context: ParseContext<'a>,
 }
 
-/// Reads all upstreams of `tree`, which `read` has found to be of the right shape.
+/// Reads all upstreams, whose tables were found to be of the right shape.
 pub fn parse(
-    names: &[String],
-    tree: &Value,
+    tables: &BTreeMap<String, Map<String, Value>>,
+    defaults: Map<String, Value>,
     credentials: &BTreeSet<String>,
     ours: &[SocketAddr],
-    world: World<'_>,
+    context: ParseContext<'_>,
     problems: &mut Problems,
 ) -> Upstreams {
     let mut found = Upstreams::default();
     let mut claims = Vec::new();
-    let nothing = Value::Object(Map::new());
-    let defaults = tree.get("upstream_defaults").unwrap_or(&nothing);
-    for upstream in names {
-        let own = tree
-            .get("upstreams")
-            .and_then(|all| all.get(upstream))
-            .unwrap_or(&nothing);
-        let table = Table {
-            name: upstream,
-            own,
-            defaults,
-            all: names,
-            world,
+    let defaults = Value::Object(defaults);
+    for (name, own) in tables {
+        let entry = Entry {
+            name,
+            own: &Value::Object(own.clone()),
+            defaults: &defaults,
+            all: tables,
+            context,
         };
-        let (claim, parsed) = table.parse(credentials, ours, problems);
+        let (claim, parsed) = entry.parse(credentials, ours, problems);
         claims.push(claim);
         if let Some((upstream, rule)) = parsed {
             found.upstreams.push(upstream);
@@ -90,84 +80,29 @@ pub fn parse(
     found
 }
 
-impl Table<'_> {
+impl Entry<'_> {
     fn parse(
         &self,
         credentials: &BTreeSet<String>,
         ours: &[SocketAddr],
         problems: &mut Problems,
     ) -> (Claim, Option<(Upstream, RouteRule)>) {
-        name(
-            &format!("upstreams.{}", shape::quoted(self.name)),
-            self.name,
-            problems,
-        );
+        let upstreams = Key::written("upstreams");
+        name(&upstreams.key(self.name), self.name, problems);
         let mut table = self.defaults.clone();
-        merge(&mut table, self.own);
+        lay_over(&mut table, self.own);
         // Every part of it was read before; what was wrong has been noted and is gone.
-        let table: file::Upstream = serde_json::from_value(table).unwrap_or_default();
+        let table: UpstreamTable = serde_json::from_value(table).unwrap_or_default();
         let credential = self.credential(table.credential, credentials, problems);
-        let target = self.target(
-            table.url.as_deref(),
-            table.allow_plaintext.unwrap_or(false),
-            ours,
-            problems,
-        );
-        let timeouts = table.timeouts.unwrap_or_default();
-        let pool = table.pool.unwrap_or_default();
-        let matches = table.matches.unwrap_or_default();
-        let path = self.path(matches.path, problems);
-        let hosts = hosts(
-            &self.key("match.hosts"),
-            matches
-                .hosts
-                .unwrap_or_else(|| vec![format!("{}.localhost", self.name)]),
-            problems,
-        );
-        let redirects_to = self.redirects_to(table.redirects_to.unwrap_or_default(), problems);
-        let tls = self.tls(table.tls.unwrap_or_default(), problems);
-        let connect = lasting(
-            &self.key("timeouts.connect"),
-            timeouts.connect,
-            5 * SECOND,
-            SECOND / 1000..=10 * MINUTE,
-            problems,
-        );
-        let read = lasting(
-            &self.key("timeouts.read"),
-            timeouts.read,
-            MINUTE,
-            SECOND / 1000..=30 * DAY,
-            problems,
-        );
-        let token = lasting(
-            &self.key("timeouts.token"),
-            timeouts.token,
-            15 * SECOND,
-            Duration::ZERO..=DAY,
-            problems,
-        );
-        let pool_idle = lasting(
-            &self.key("pool.idle"),
-            pool.idle,
-            30 * SECOND,
-            Duration::ZERO..=DAY,
-            problems,
-        );
-        let pool_connections = within(
-            &self.key("pool.connections"),
-            pool.connections,
-            64,
-            0..=100_000,
-            problems,
-        );
-        let pool_requests = within(
-            &self.key("pool.requests"),
-            pool.requests,
-            1024,
-            1..=1_000_000,
-            problems,
-        );
+        let target = self.target(table.url.as_deref(), table.allow_plaintext, ours, problems);
+        let path = self.path(table.matches.path, problems);
+        let hosts = table
+            .matches
+            .hosts
+            .unwrap_or_else(|| vec![format!("{}.localhost", self.name)]);
+        let hosts = hosts_of(&self.key("match.hosts"), hosts, problems);
+        let redirects_to = self.redirects_to(table.redirects_to, problems);
+        let tls = self.tls(table.tls, problems);
         let claim = Claim {
             name: self.name.to_owned(),
             path: path.clone(),
@@ -185,31 +120,21 @@ impl Table<'_> {
         }
         let rule = RouteRule {
             path,
-            strip_path: table.strip_path.unwrap_or(true),
+            strip_path: table.strip_path,
             hosts,
-            forward: matches.forward.unwrap_or(true),
+            forward: table.matches.forward,
             url: target.clone(),
         };
         let upstream = Upstream {
             name: self.name.into(),
             target,
             credential,
-            replay: match table.replay {
-                None | Some(file::Replay::Any) => ReplayPolicy::Any,
-                Some(file::Replay::Idempotent) => ReplayPolicy::Idempotent,
-                Some(file::Replay::Never) => ReplayPolicy::Never,
-            },
-            rewrite_location: table.rewrite_location.unwrap_or(true),
+            replay: table.replay,
+            rewrite_location: table.rewrite_location,
             redirects_to,
-            http2: table.http2 != Some(file::Http2::Never),
-            timeouts: UpstreamTimeouts {
-                connect,
-                read,
-                token,
-            },
-            pool_idle,
-            pool_connections,
-            pool_requests,
+            http2: table.http2 == Http2::Auto,
+            timeouts: table.timeouts,
+            pool: table.pool,
             tls,
         };
         (claim, Some((upstream, rule)))
@@ -221,8 +146,16 @@ impl Table<'_> {
         if self.own.pointer(&pointer).is_none() && self.defaults.pointer(&pointer).is_some() {
             format!("upstream_defaults.{path}")
         } else {
-            format!("upstreams.{}.{path}", shape::quoted(self.name))
+            format!("upstreams.{}.{path}", quoted(self.name))
         }
+    }
+
+    /// Whether `name` was written, here or in the defaults, and was wrong.
+    fn is_taken(&self, name: &str) -> bool {
+        let own = format!("upstreams.{}", quoted(self.name));
+        ["upstream_defaults", &own]
+            .iter()
+            .any(|table| self.context.taken.has(table, name))
     }
 
     /// The outer `None` is a mistake, the inner one is `"none"`.
@@ -233,22 +166,23 @@ impl Table<'_> {
     fn credential(
         &self,
         written: Option<String>,
-        known: &BTreeSet<String>,
+        credentials: &BTreeSet<String>,
         problems: &mut Problems,
     ) -> Option<Option<Arc<str>>> {
         let key = self.key("credential");
         match written {
             Some(none) if none == "none" => Some(None),
-            Some(name) if known.contains(&name) => Some(Some(name.into())),
+            Some(name) if credentials.contains(&name) => Some(Some(name.into())),
             Some(name) => {
-                let all = known.iter().map(String::as_str).chain(["none"]);
+                let all = credentials.iter().map(String::as_str).chain(["none"]);
                 problems.problem(
                     key,
                     "there is no credential of that name",
-                    problem::known(&name, all),
+                    known(&name, all),
                 );
                 None
             }
+            None if self.is_taken("credential") => None,
             None => {
                 let hint = "the name of a table under [credentials], or \"none\" to let the client's own headers pass";
                 problems.problem(key, "is required", hint);
@@ -261,9 +195,9 @@ impl Table<'_> {
         for (n, name) in written
             .iter()
             .enumerate()
-            .filter(|(_, name)| !self.all.contains(name))
+            .filter(|(_, name)| !self.all.contains_key(*name))
         {
-            let hint = problem::known(name, self.all.iter().map(String::as_str));
+            let hint = known(name, self.all.keys().map(String::as_str));
             problems.problem(
                 format!("{}[{n}]", self.key("redirects_to")),
                 "there is no upstream of that name",
@@ -282,6 +216,9 @@ impl Table<'_> {
     ) -> Option<UpstreamUrl> {
         let key = self.key("url");
         let Some(text) = written else {
+            if self.is_taken("url") {
+                return None;
+            }
             problems.problem(
                 key,
                 "is required",
@@ -338,16 +275,9 @@ impl Table<'_> {
         })
     }
 
-    fn tls(&self, tls: file::Tls, problems: &mut Problems) -> Tls {
-        let file = |text: Option<String>| text.map(|text| self.world.path(&text));
-        let found = Tls {
-            ca_file: file(tls.ca_file),
-            ca_only: tls.ca_only.unwrap_or(false),
-            client_cert_file: file(tls.client_cert_file),
-            client_key_file: file(tls.client_key_file),
-            server_name: tls.server_name,
-        };
-        for fault in found.problems(self.world.sight.no_secrets) {
+    fn tls(&self, tls: Tls, problems: &mut Problems) -> Tls {
+        let found = tls.in_folder(self.context.folder);
+        for fault in found.problems(self.context.sight.no_secrets) {
             problems.problem(
                 self.key(&format!("tls.{}", fault.key)),
                 fault.what,
@@ -359,11 +289,11 @@ impl Table<'_> {
 }
 
 /// `over` laid upon `under`, table by table.
-fn merge(under: &mut Value, over: &Value) {
+fn lay_over(under: &mut Value, over: &Value) {
     match (under, over) {
         (Value::Object(under), Value::Object(over)) => {
             for (key, value) in over {
-                merge(under.entry(key).or_insert(Value::Null), value);
+                lay_over(under.entry(key).or_insert(Value::Null), value);
             }
         }
         (under, over) => *under = over.clone(),
@@ -447,7 +377,7 @@ fn ambiguous(claims: &[Claim], problems: &mut Problems) {
     let (mut paths, mut all_hosts): (HashMap<&str, &str>, HashMap<&str, &str>) =
         (HashMap::new(), HashMap::new());
     for Claim { name, path, hosts } in claims {
-        let key = |end: &str| format!("upstreams.{}.match.{end}", shape::quoted(name));
+        let key = |end: &str| format!("upstreams.{}.match.{end}", quoted(name));
         if let Some(path) = path
             && let Some(first) = paths.insert(path, name)
         {

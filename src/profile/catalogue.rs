@@ -3,9 +3,11 @@
 use std::{collections::BTreeMap, path::Path, sync::LazyLock};
 
 use super::{
-    layers::{self, ProfileFiles, Table},
-    merge::{self, Base},
+    assembly,
+    file::ProfileRef,
+    layers::{ProfileFiles, Table},
 };
+use crate::document::parse_toml;
 
 /// Name and TOML source of every built-in profile, sorted by name.
 #[must_use]
@@ -45,7 +47,7 @@ pub(super) fn table(name: &str) -> Option<&'static Table> {
     static TABLES: LazyLock<BTreeMap<&str, Table>> = LazyLock::new(|| {
         all()
             .iter()
-            .filter_map(|(name, text)| Some((*name, layers::parse(text).ok()?)))
+            .filter_map(|(name, text)| Some((*name, parse_toml(text).ok()?)))
             .collect()
     });
     TABLES.get(name)
@@ -95,23 +97,23 @@ pub fn describe(name: &str) -> Option<&'static Description> {
 
 fn read(name: &str) -> Option<Description> {
     let (name, toml) = all().iter().find(|(known, _)| *known == name)?;
-    let head = merge::head(
-        &Base::Builtin((*name).to_owned()),
+    let head = assembly::head(
+        &ProfileRef::Builtin((*name).to_owned()),
         Path::new(""),
         &ProfileFiles::default(),
     )?;
     let settings = head.settings.into_iter().map(|(name, setting)| Setting {
         name,
         help: setting.help.unwrap_or_default(),
-        default: setting.default,
-        required: setting.required.unwrap_or(false),
+        default: setting.default.map(|default| default.0),
+        required: setting.required,
         pattern: setting.pattern,
     });
     let secrets = head.secrets.into_iter().map(|(name, secret)| Needed {
         name,
         help: secret.help.unwrap_or_default(),
-        optional: secret.optional.unwrap_or(false),
-        public: secret.public.unwrap_or(false),
+        optional: secret.optional,
+        public: secret.public,
     });
     Some(Description {
         name,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::{
-    problem::Problems,
+    document::Problems,
     profile::model::{ClientAuth, Format, Param, Profile, Then, TokenSpec},
     token::Hold,
 };
@@ -43,11 +43,11 @@ fn load_with(name: &str, settings: &BTreeMap<String, String>) -> Profile {
             json!({"headers": {"X-Api-Key": "{{ secrets.api_key }}"}}),
         );
     }
-    let base = Base::Builtin(name.into());
-    let profile = merge::build(
+    let base = ProfileRef::Builtin(name.into());
+    let profile = assembly::build(
         &base,
         &overrides,
-        merge::Given {
+        assembly::Given {
             settings,
             secrets: None,
             blind: false,

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{model::TokenSpec, names::Build, table::CredentialTable, token};
+use super::{builder::ProfileBuilder, file::CredentialTable, model::TokenSpec, token};
+use crate::document::Key;
 
 /// Reads all tokens, finds who is made with whom, and sorts. Among equals the order is that of
 /// their names. A circle is noted.
-pub(super) fn tokens(b: &mut Build<'_>, body: &CredentialTable) -> Vec<TokenSpec> {
+pub(super) fn tokens(b: &mut ProfileBuilder<'_>, body: &CredentialTable) -> Vec<TokenSpec> {
     let partitioned = !body.partition.is_empty();
     let mut open: BTreeMap<String, (TokenSpec, Vec<String>)> = BTreeMap::new();
     for (name, table) in &body.tokens {
@@ -61,7 +62,7 @@ pub(super) fn tokens(b: &mut Build<'_>, body: &CredentialTable) -> Vec<TokenSpec
 }
 
 /// Tokens that are named in the request that was read last, or whose variables are.
-fn parents(b: &Build<'_>, own: &str) -> Vec<String> {
+fn parents(b: &ProfileBuilder<'_>, own: &str) -> Vec<String> {
     let mut parents: Vec<String> = Vec::new();
     for name in &b.seen {
         let token = match name.split_once('.') {
@@ -88,7 +89,7 @@ fn parents(b: &Build<'_>, own: &str) -> Vec<String> {
 }
 
 /// What is left waits for itself: names one circle.
-fn circle(b: &mut Build<'_>, open: &BTreeMap<String, (TokenSpec, Vec<String>)>) {
+fn circle(b: &mut ProfileBuilder<'_>, open: &BTreeMap<String, (TokenSpec, Vec<String>)>) {
     let mut way: Vec<String> = Vec::new();
     let mut at = open.keys().next().cloned();
     while let Some(name) = at {
@@ -101,7 +102,7 @@ fn circle(b: &mut Build<'_>, open: &BTreeMap<String, (TokenSpec, Vec<String>)>) 
                 .collect::<Vec<_>>()
                 .join(" → ");
             b.note(
-                &["tokens", &name],
+                &Key::written("tokens").key(&name),
                 format!("the tokens are made with each other in a circle: {names}"),
                 "one of them must be had without the others: take {{ tokens.… }} or {{ vars.… }} out of its request",
             );

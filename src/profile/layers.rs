@@ -8,15 +8,17 @@ use std::{
     sync::Arc,
 };
 
+use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
 use super::{
     catalogue,
-    merge::Base,
-    read::lists_of_one,
-    table::{CredentialTable, HeadTable},
+    file::{ProfileRef, ProfileTable},
 };
-use crate::problem::{Problem, Problems, Severity, known, shown};
+use crate::document::{
+    Key, Part, Problem, Problems, Severity, clean, known, parse_toml, shown_path, why_unread,
+    write_parts,
+};
 
 pub(super) type Table = Map<String, Value>;
 
@@ -36,6 +38,15 @@ pub(super) enum Origin {
     Builtin(String),
 }
 
+impl Origin {
+    fn of(profile: &ProfileRef, folder: &Path) -> Self {
+        match profile {
+            ProfileRef::Builtin(name) => Self::Builtin(name.clone()),
+            ProfileRef::File { file } => Self::File(folder.join(file)),
+        }
+    }
+}
+
 /// Top first: the credential, its profile, what that extends, and so on.
 pub(super) struct Layers {
     pub all: Vec<Layer>,
@@ -48,17 +59,19 @@ const DEPTH: usize = 16;
 /// Profile files as they were found, each read once while one configuration is loaded: credentials
 /// that share one see the same.
 #[derive(Debug, Default)]
-pub struct ProfileFiles(RefCell<BTreeMap<PathBuf, Arc<Result<Table, Problem>>>>);
+pub struct ProfileFiles(RefCell<BTreeMap<PathBuf, Arc<Found>>>);
+
+/// A profile file's table without what was wrong in it, or why it cannot be read.
+type Found = Result<(Table, Vec<Problem>), Problem>;
 
 impl ProfileFiles {
-    fn table(&self, path: &Path) -> Result<Table, Problem> {
+    fn find(&self, path: &Path) -> Arc<Found> {
         let known = self.0.borrow().get(path).cloned();
-        let found = known.unwrap_or_else(|| {
+        known.unwrap_or_else(|| {
             let read = Arc::new(read_file(path));
             self.0.borrow_mut().insert(path.to_owned(), read.clone());
             read
-        });
-        (*found).clone()
+        })
     }
 }
 
@@ -66,7 +79,7 @@ impl Layers {
     /// Follows `extends`. Problems with finding or reading a profile are noted; then there is
     /// nothing to go on with.
     pub fn load(
-        base: &Base,
+        base: &ProfileRef,
         overrides: &Table,
         at: &str,
         relative_to: &Path,
@@ -82,39 +95,19 @@ impl Layers {
             }],
             at: at.to_owned(),
         };
-        for key in ["extends", "doc", "source", "settings", "secrets", "profile"] {
-            if layers
-                .all
-                .iter_mut()
-                .any(|layer| layer.table.remove(key).is_some())
-            {
-                layers.note(
-                    problems,
-                    &[key],
-                    "belongs into a profile, not into a credential",
-                    "write a profile file: profile = { file = \"…\" }",
-                );
-            }
-        }
-        let mut next = Some(match base {
-            Base::Builtin(name) => Origin::Builtin(name.clone()),
-            Base::File(path) => Origin::File(relative_to.join(path)),
-        });
+        let mut next = Some(Origin::of(base, relative_to));
         while let Some(origin) = next.take() {
-            if layers.all.iter().any(|layer| layer.origin == origin) || layers.all.len() > DEPTH {
-                let (key, file) = layers.origin_key();
-                let what = "the profiles extend each other in a circle".to_owned();
-                let hint = Some("let one of them extend another profile, or none".to_owned());
-                problems.add(Problem {
-                    severity: Severity::Problem,
-                    key,
-                    file,
-                    what,
-                    hint,
-                });
-                return None;
-            }
-            let table = match Self::fetch(&origin, files) {
+            let circle = layers.all.iter().any(|layer| layer.origin == origin);
+            let table = if circle || layers.all.len() > DEPTH {
+                Err(problem(
+                    "the profiles extend each other in a circle".to_owned(),
+                    "let one of them extend another profile, or none".to_owned(),
+                    None,
+                ))
+            } else {
+                Self::fetch(&origin, files, problems)
+            };
+            let table = match table {
                 Ok(table) => table,
                 Err(mut problem) => {
                     let (key, file) = layers.origin_key();
@@ -140,7 +133,7 @@ impl Layers {
         } else {
             "extends"
         };
-        self.key_in(self.all.len().saturating_sub(1), &[key])
+        self.key_in(self.all.len().saturating_sub(1), &[Part::Name(key)])
     }
 
     /// What the last layer extends. `None`: it says something that cannot be understood.
@@ -149,35 +142,28 @@ impl Layers {
         reason = "no parent is not the same as a broken one"
     )]
     fn parent(&self, origin: &Origin, problems: &mut Problems) -> Option<Option<Origin>> {
-        let Some(extends) = self
-            .all
-            .last()
-            .and_then(|layer| layer.table.get("extends").cloned())
-        else {
+        let Some(extends) = self.all.last().and_then(|layer| layer.table.get("extends")) else {
             return Some(None);
         };
         let folder = match origin {
-            Origin::File(path) => path.parent().map(Path::to_path_buf).unwrap_or_default(),
-            _ => PathBuf::new(),
+            Origin::File(path) => path.parent().unwrap_or(Path::new("")),
+            Origin::Builtin(_) | Origin::Credential => Path::new(""),
         };
-        match (&extends, extends.get("file")) {
-            (Value::String(name), _) => Some(Some(Origin::Builtin(name.clone()))),
-            (Value::Object(table), Some(Value::String(file))) if table.len() == 1 => {
-                Some(Some(Origin::File(folder.join(file))))
-            }
-            _ => {
-                self.note(
-                    problems,
-                    &["extends"],
-                    "must be a built-in profile's name or { file = \"PATH\" }",
-                    "`cupbearer profiles` lists the built-in ones",
-                );
+        match ProfileRef::deserialize(extends) {
+            Ok(parent) => Some(Some(Origin::of(&parent, folder))),
+            Err(_) => {
+                let key = Key::written("extends");
+                self.note(problems, &key, ProfileRef::WRONG, ProfileRef::HINT);
                 None
             }
         }
     }
 
-    fn fetch(origin: &Origin, files: &ProfileFiles) -> Result<Table, Problem> {
+    fn fetch(
+        origin: &Origin,
+        files: &ProfileFiles,
+        problems: &mut Problems,
+    ) -> Result<Table, Problem> {
         match origin {
             Origin::Credential => Ok(Table::new()),
             Origin::Builtin(name) => catalogue::table(name).cloned().ok_or_else(|| {
@@ -188,7 +174,15 @@ impl Layers {
                     None,
                 )
             }),
-            Origin::File(path) => files.table(path),
+            Origin::File(path) => match &*files.find(path) {
+                Ok((table, found)) => {
+                    for problem in found {
+                        problems.add(problem.clone());
+                    }
+                    Ok(table.clone())
+                }
+                Err(problem) => Err(problem.clone()),
+            },
         }
     }
 
@@ -197,19 +191,17 @@ impl Layers {
     pub fn merged(&self, problems: &mut Problems) -> Table {
         let mut merged = self.ground();
         for (index, layer) in self.all.iter().enumerate().rev() {
-            let mut missed = Vec::new();
-            lay(&mut merged, &layer.table, &mut Vec::new(), &mut missed);
-            for (path, what, hint) in missed {
-                let path: Vec<&str> = path.iter().map(String::as_str).collect();
-                let (key, file) = self.key_in(index, &path);
+            let mut note = |at: &Key<'_>, what: &str, hint: String| {
+                let (key, file) = self.key_in(index, &steps(at));
                 problems.add(Problem {
                     severity: Severity::Problem,
                     key,
                     file,
-                    what,
+                    what: what.to_owned(),
                     hint: Some(hint),
                 });
-            }
+            };
+            lay(&mut merged, &layer.table, &Key::ROOT, &mut note);
         }
         merged
     }
@@ -241,11 +233,11 @@ impl Layers {
     pub fn note(
         &self,
         problems: &mut Problems,
-        path: &[&str],
+        at: &Key<'_>,
         what: impl Into<String>,
         hint: impl Into<String>,
     ) {
-        let (key, file) = self.place(path);
+        let (key, file) = self.place(at);
         problems.add(Problem {
             severity: Severity::Problem,
             key,
@@ -255,52 +247,35 @@ impl Layers {
         });
     }
 
-    /// Keys that may stand beside `key` where it was written, besides those that credentials and
-    /// profiles share.
-    pub fn beside(&self, key: &str) -> &'static [&'static str] {
-        let owner = self.all.get(self.owner(&mut [key.to_owned()]));
-        match owner.map(|layer| &layer.origin) {
-            None | Some(Origin::Credential) => &["profile", "settings", "secrets"],
-            Some(Origin::File(_) | Origin::Builtin(_)) => {
-                &["extends", "doc", "source", "settings", "secrets"]
-            }
-        }
+    /// Whether what stands at `at` was written in a profile file of the user's.
+    pub fn in_a_file(&self, at: &Key<'_>) -> bool {
+        self.place(at).1.is_some()
     }
 
-    /// Whether what stands at `path` was written in a profile file of the user's.
-    pub fn in_a_file(&self, path: &[&str]) -> bool {
-        self.place(path).1.is_some()
+    /// Key and file of the layer that says most of `at`.
+    pub fn place(&self, at: &Key<'_>) -> (String, Option<PathBuf>) {
+        let mut steps = steps(at);
+        let index = self.owner(&mut steps);
+        self.key_in(index, &steps)
     }
 
-    /// Key and file of the layer that says most of `path`.
-    fn place(&self, path: &[&str]) -> (String, Option<PathBuf>) {
-        let mut path: Vec<String> = path.iter().map(|s| (*s).to_owned()).collect();
-        let index = self.owner(&mut path);
-        let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        self.key_in(index, &path)
-    }
-
-    /// The layer that says most of `path`, the upper one where two say as much. Indices into
+    /// The layer that says most of `steps`, the upper one where two say as much. Positions in
     /// `errors` become that layer's own.
-    fn owner(&self, path: &mut [String]) -> usize {
-        if let [first, index, ..] = path
-            && first == "errors"
-            && let Ok(mut n) = index.parse::<usize>()
-        {
+    fn owner(&self, steps: &mut [Part<'_>]) -> usize {
+        if let [Part::Name("errors"), Part::Index(index), ..] = steps {
             for (layer, each) in self.all.iter().enumerate() {
                 let own = each
                     .table
                     .get("errors")
                     .and_then(Value::as_array)
                     .map_or(0, Vec::len);
-                if n < own {
-                    *index = n.to_string();
+                if *index < own {
                     return layer;
                 }
-                n -= own;
+                *index -= own;
             }
         }
-        let depths = self.all.iter().map(|layer| depth(&layer.table, path));
+        let depths = self.all.iter().map(|layer| depth(&layer.table, steps));
         let mut best = (0, 0);
         for (index, depth) in depths.enumerate() {
             if depth > best.1 {
@@ -310,12 +285,24 @@ impl Layers {
         best.0
     }
 
-    fn key_in(&self, layer: usize, path: &[&str]) -> (String, Option<PathBuf>) {
+    fn key_in(&self, layer: usize, steps: &[Part<'_>]) -> (String, Option<PathBuf>) {
         match self.all.get(layer).map(|layer| &layer.origin) {
-            Some(Origin::File(file)) => (dotted("", path), Some(file.clone())),
-            _ => (dotted(&self.at, path), None),
+            Some(Origin::File(file)) => (write_parts("", steps), Some(file.clone())),
+            _ => (write_parts(&self.at, steps), None),
         }
     }
+}
+
+/// The steps from a profile's root to `at`.
+fn steps<'k>(at: &Key<'k>) -> Vec<Part<'k>> {
+    at.parts()
+        .into_iter()
+        .filter_map(|part| match part {
+            Part::Written("") => None,
+            Part::Written(name) => Some(Part::Name(name)),
+            part => Some(part),
+        })
+        .collect()
 }
 
 /// The files a profile is made of, for polling; those that can be found.
@@ -327,45 +314,23 @@ pub(super) fn files(layers: &Layers) -> Vec<PathBuf> {
     files.collect()
 }
 
-fn depth(table: &Table, path: &[String]) -> usize {
-    let Some((first, rest)) = path.split_first() else {
+fn depth(table: &Table, steps: &[Part<'_>]) -> usize {
+    let Some((Part::Name(first), rest)) = steps.split_first() else {
         return 0;
     };
-    match table.get(first).or_else(|| {
+    let any_case = || {
         table
             .iter()
             .find(|(key, _)| key.eq_ignore_ascii_case(first))
-            .map(|(_, value)| value)
-    }) {
+    };
+    match table
+        .get(*first)
+        .or_else(|| any_case().map(|(_, value)| value))
+    {
         Some(Value::Object(inner)) => 1 + depth(inner, rest),
         Some(_) => 1,
         None => 0,
     }
-}
-
-/// A key path as TOML would write it; an index is bracketed.
-pub(super) fn dotted(at: &str, path: &[&str]) -> String {
-    let mut out = at.to_owned();
-    for part in path {
-        let bare = !part.is_empty()
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        if bare && part.bytes().all(|b| b.is_ascii_digit()) && !out.is_empty() {
-            out.extend(["[", part, "]"]);
-            continue;
-        }
-        if !out.is_empty() {
-            out.push('.');
-        }
-        let quoted = if bare {
-            (*part).to_owned()
-        } else {
-            format!("{part:?}")
-        };
-        out.push_str(&quoted);
-    }
-    out
 }
 
 fn problem(what: String, hint: String, file: Option<PathBuf>) -> Problem {
@@ -378,46 +343,41 @@ fn problem(what: String, hint: String, file: Option<PathBuf>) -> Problem {
     }
 }
 
-fn read_file(path: &Path) -> Result<Table, Problem> {
-    let toml =
-        "text stands in quotes, a table is [name] or { key = value }, and each key may stand once";
-    let place = "relative paths start from the folder of the file they are written in";
+/// A profile file is at most this long, in bytes.
+const LONGEST: u64 = 1024 * 1024;
+
+fn read_file(path: &Path) -> Found {
     let unread = |what| {
         problem(
-            format!("profile file {}: {what}", shown(path)),
-            place.to_owned(),
+            format!("profile file {}: {what}", shown_path(path)),
+            "relative paths start from the folder of the file they are written in".to_owned(),
             None,
         )
     };
     let text = text_of(path).map_err(unread)?;
-    let mut table =
-        parse(&text).map_err(|what| problem(what, toml.to_owned(), Some(path.to_owned())))?;
+    let mut table = parse_toml(&text)
+        .map_err(|(what, hint)| problem(what, hint.to_owned(), Some(path.to_owned())))?;
     resolve_paths(&mut table, path.parent().unwrap_or(Path::new("")));
-    let mut whole = Value::Object(table);
-    lists_of_one::<CredentialTable>(&mut whole);
-    lists_of_one::<HeadTable>(&mut whole);
-    Ok(if let Value::Object(table) = whole {
-        table
-    } else {
-        Table::new()
-    })
+    let mut tree = Value::Object(table);
+    let mut found = Vec::new();
+    clean::<ProfileTable>(&mut tree, |at, what, hint| {
+        found.push(Problem {
+            key: at.to_string(),
+            ..problem(what, hint, Some(path.to_owned()))
+        });
+    });
+    let Value::Object(table) = tree else {
+        return Ok((Table::new(), found));
+    };
+    Ok((table, found))
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
-    let meta = std::fs::metadata(path).map_err(|e| e.to_string())?;
-    if !meta.is_file() || meta.len() > 1024 * 1024 {
+    let meta = std::fs::metadata(path).map_err(|error| why_unread(&error))?;
+    if !meta.is_file() || meta.len() > LONGEST {
         return Err("it is not a regular file of at most 1 MiB".into());
     }
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
-}
-
-/// TOML to a JSON table. The message names the line, without quoting it.
-pub(super) fn parse(text: &str) -> Result<Table, String> {
-    toml::from_str(text).map_err(|error| {
-        let before = error.span().and_then(|span| text.get(..span.start));
-        let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
-        format!("{}{}", line.unwrap_or_default(), error.message())
-    })
+    std::fs::read_to_string(path).map_err(|error| why_unread(&error))
 }
 
 /// `tokens.*.tls` names files relative to the file it stands in.
@@ -435,37 +395,28 @@ fn resolve_paths(table: &mut Table, folder: &Path) {
     }
 }
 
-type Missed = Vec<(Vec<String>, String, String)>;
-
-fn is_headers(path: &[String]) -> bool {
-    path.last()
-        .is_some_and(|key| matches!(key.as_str(), "headers" | "headers_if_absent"))
+fn is_headers(name: &str) -> bool {
+    matches!(name, "headers" | "headers_if_absent")
 }
 
+/// Told of what cannot be laid over what is below.
+type Note<'n> = dyn FnMut(&Key<'_>, &str, String) + 'n;
+
 /// Lays one table over another.
-fn lay(onto: &mut Table, over: &Table, path: &mut Vec<String>, missed: &mut Missed) {
-    let any_case = is_headers(path);
+fn lay(onto: &mut Table, over: &Table, at: &Key<'_>, note: &mut Note<'_>) {
+    let any_case = at.name().is_some_and(is_headers);
     let drops = over
         .get("drop")
         .and_then(Value::as_array)
         .filter(|list| list.iter().all(Value::is_string));
-    for (index, key) in drops
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .enumerate()
-    {
+    let names = drops.into_iter().flatten().filter_map(Value::as_str);
+    for (index, key) in names.enumerate() {
         if !remove(onto, key, any_case) {
-            let place = path
-                .iter()
-                .cloned()
-                .chain(["drop".to_owned(), index.to_string()])
-                .collect();
-            missed.push((
-                place,
-                "there is nothing of that name to drop".to_owned(),
+            note(
+                &at.key("drop").index(index),
+                "there is nothing of that name to drop",
                 known(key, onto.keys().map(String::as_str)),
-            ));
+            );
         }
     }
     // Header names as they stand below, by their spelling in small letters.
@@ -479,39 +430,34 @@ fn lay(onto: &mut Table, over: &Table, path: &mut Vec<String>, missed: &mut Miss
         if key == "drop" && drops.is_some() {
             continue;
         }
+        let at = at.key(key);
         if any_case && !seen.insert(key.to_ascii_lowercase()) {
-            let place = path.iter().cloned().chain([key.clone()]).collect();
-            missed.push((
-                place,
-                "is written twice: header names know no case".into(),
-                "keep one of them".into(),
-            ));
+            note(
+                &at,
+                "is written twice: header names know no case",
+                "keep one of them".to_owned(),
+            );
         }
         let old = if any_case {
             below.insert(key.to_ascii_lowercase(), key.clone())
         } else {
             Some(key.clone())
         };
-        let old = old.and_then(|old| onto.remove(&old));
-        path.push(key.clone());
-        let new = match (old, value) {
+        let new = match (old.and_then(|old| onto.remove(&old)), value) {
             (Some(Value::Object(mut below)), Value::Object(above)) => {
-                lay(&mut below, above, path, missed);
+                lay(&mut below, above, &at, note);
                 Value::Object(below)
             }
-            (Some(Value::Array(below)), Value::Array(above))
-                if path.len() == 1 && key == "errors" =>
-            {
+            (Some(Value::Array(below)), Value::Array(above)) if at.to_string() == "errors" => {
                 Value::Array(above.iter().cloned().chain(below).collect())
             }
             (_, Value::Object(above)) => {
                 let mut fresh = Table::new();
-                lay(&mut fresh, above, path, missed);
+                lay(&mut fresh, above, &at, note);
                 Value::Object(fresh)
             }
             (_, value) => value.clone(),
         };
-        path.pop();
         onto.insert(key.clone(), new);
     }
 }
@@ -530,7 +476,7 @@ fn remove(table: &mut Table, key: &str, any_case: bool) -> bool {
     }
     key.match_indices('.').any(|(dot, _)| {
         let (first, rest) = (&key[..dot], &key[dot + 1..]); // a dot is one byte
-        let inside_headers = is_headers(&[first.to_owned()]);
+        let inside_headers = is_headers(first);
         table
             .get_mut(first)
             .and_then(Value::as_object_mut)

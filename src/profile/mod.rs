@@ -1,26 +1,31 @@
-//! The profile language (CONTRACT 2.1): a vendor is data. `catalogue` holds the built-in ones,
-//! `layers` lays a chain of `extends` and a user's overrides over each other, `merge` makes the
-//! model of it, `template` renders its strings, `trial` renders each once at load.
+//! The profile language: a vendor is data. `catalogue` holds the built-in ones, `layers` lays a
+//! chain of `extends` and a user's overrides over each other, `assembly` makes the model of it with
+//! one file for each table, `template` renders its strings, `dry_run` renders each once at load.
 
-mod answer;
+mod assembly;
+mod assertion;
+mod builder;
 pub mod catalogue;
+mod dry_run;
+mod errors;
+pub mod file;
 mod filters;
 mod graph;
+mod guard;
+mod inject;
 mod layers;
-pub mod merge;
+mod lifetime;
 pub mod model;
 mod names;
-mod present;
-mod read;
-pub mod table;
+mod partition;
+mod response;
 pub mod template;
+mod text;
 mod token;
-mod trial;
-mod values;
 
+pub use assembly::{Given, build, files};
+pub use file::{CredentialTable, ProfileRef};
 pub use layers::ProfileFiles;
-pub use merge::Base;
 pub use model::{Profile, TokenSpec};
-pub use read::lists_of_one;
 pub use template::{RenderError, Scope, Template};
-pub use token::judge_url;
+pub use text::judge_url;

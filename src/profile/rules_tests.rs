@@ -34,18 +34,7 @@ fn a_rule_with_an_empty_list_is_refused() {
 }
 
 #[test]
-fn an_unknown_key_of_a_credential_or_a_profile_is_told_every_key_that_may_stand_there() {
-    for (typed, meant) in [
-        ("profil", "profile"),
-        ("setings", "settings"),
-        ("secret", "secrets"),
-        ("token", "tokens"),
-    ] {
-        oauth2(json!({typed: "x"})).says(
-            &format!("credentials.x.{typed}"),
-            &format!("did you mean {meant:?}?"),
-        );
-    }
+fn an_unknown_key_of_a_profile_is_told_every_key_that_may_stand_there() {
     let token = "[tokens.a]\nurl = \"https://x.example\"\nclient_auth = \"none\"\n";
     for (typed, meant) in [
         ("extend", "extends"),
@@ -58,7 +47,7 @@ fn an_unknown_key_of_a_credential_or_a_profile_is_told_every_key_that_may_stand_
 
 #[test]
 fn where_a_setting_is_wrong_the_setting_is_blamed_and_nothing_else() {
-    let base = Base::Builtin("oauth2".into());
+    let base = ProfileRef::Builtin("oauth2".into());
     let given = ["client_id", "client_secret"];
     for (name, value, words) in [
         ("client_auth", "foo", "must be one of body, basic"),
@@ -116,7 +105,7 @@ fn every_mistake_comes_with_what_to_do() {
     )
     .says("credentials.x.zzz", "known here");
     on(
-        &Base::Builtin("static".into()),
+        &ProfileRef::Builtin("static".into()),
         json!({}),
         &json!({"zzz": "1"}),
         Some(&[]),

@@ -32,7 +32,7 @@ pub struct Asked<'a> {
 /// # Errors
 /// 414 `uri_too_long`, 431 `headers_too_large`, or 400 `bad_request` for a length that is not one
 /// number, given once.
-pub fn limits(request: &RequestHeader, limits: config::Limits) -> Result<(), Reply> {
+pub fn limits(request: &RequestHeader, limits: config::RequestLimits) -> Result<(), Reply> {
     if request.version != Version::HTTP_2 {
         return Ok(());
     }

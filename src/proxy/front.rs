@@ -22,7 +22,7 @@ use super::{
     resolve::Resolver,
 };
 use crate::{
-    config::Limits,
+    config::RequestLimits,
     listen::{Answer, Descriptors, Handler, Limits as Caps, Seen},
     snapshot::Snapshot,
     telemetry::Metrics,
@@ -60,7 +60,7 @@ pub fn front_with(
     let idle: usize = now
         .upstreams
         .iter()
-        .map(|s| s.upstream.pool_connections)
+        .map(|s| s.upstream.pool.connections)
         .sum();
     let conf = ServerConf {
         max_retries: TRIES,
@@ -74,10 +74,10 @@ pub fn front_with(
         .upstreams
         .iter()
         .map(|served| &served.upstream)
-        .filter(|u| u.pool_requests > places.most_of_one())
+        .filter(|u| u.pool.requests > places.most_of_one())
     {
         let (upstream, configured, most) =
-            (&upstream.name, upstream.pool_requests, places.most_of_one());
+            (&upstream.name, upstream.pool.requests, places.most_of_one());
         tracing::warn!(%upstream, "pool.requests = {configured}, but half of what the limit of open files (ulimit -n) leaves for vendors is {most}");
     }
     let proxy = Proxy {
@@ -107,7 +107,7 @@ pub fn front_with(
 }
 
 /// Bounded, for a connection from anyone (CVE-2026-105297).
-fn h2(limits: Limits) -> H2Options {
+fn h2(limits: RequestLimits) -> H2Options {
     let mut options = default_h2_options();
     let bytes = limits
         .header_bytes

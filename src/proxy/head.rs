@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use httparse::{Error as Parse, Header, Request, Status};
 
 use super::reply::{Cause, Reply};
-use crate::config::Limits;
+use crate::config::RequestLimits;
 
 /// pingora reads no more.
 const MOST_HEADERS: usize = 256;
@@ -30,7 +30,7 @@ pub enum Sound<'a> {
 /// # Errors
 /// 400 `bad_request` where there is none or more than one, 414 `uri_too_long`, 431
 /// `headers_too_large`.
-pub fn judge(head: &[u8], limits: Limits) -> Result<Sound<'_>, Reply> {
+pub fn judge(head: &[u8], limits: RequestLimits) -> Result<Sound<'_>, Reply> {
     let line = head.iter().position(|b| *b == b'\r').unwrap_or(head.len());
     let target = head
         .get(..line)
@@ -77,7 +77,7 @@ pub fn judge(head: &[u8], limits: Limits) -> Result<Sound<'_>, Reply> {
 
 /// A head that never ended within the limits.
 #[must_use]
-pub fn too_large_unread(head: &[u8], limits: Limits) -> Reply {
+pub fn too_large_unread(head: &[u8], limits: RequestLimits) -> Reply {
     let line = head.iter().position(|b| *b == b'\r').unwrap_or(head.len());
     if line > limits.uri_bytes {
         too_long(limits)
@@ -181,7 +181,7 @@ pub(super) fn bad(why: &str) -> Reply {
     Reply::new(Cause::BadRequest, why)
 }
 
-pub(super) fn too_long(limits: Limits) -> Reply {
+pub(super) fn too_long(limits: RequestLimits) -> Reply {
     Reply::new(
         Cause::UriTooLong,
         format!(
@@ -191,7 +191,7 @@ pub(super) fn too_long(limits: Limits) -> Reply {
     )
 }
 
-pub(super) fn too_large(limits: Limits) -> Reply {
+pub(super) fn too_large(limits: RequestLimits) -> Reply {
     let (bytes, count) = (limits.header_bytes, limits.headers.min(MOST_HEADERS));
     Reply::new(
         Cause::HeadersTooLarge,
@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: RequestLimits = RequestLimits {
         connections: 1,
         header_bytes: 200,
         headers: 5,
@@ -311,7 +311,7 @@ mod tests {
             "headers_too_large"
         );
         let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X:\r\n".repeat(300));
-        let roomy = Limits {
+        let roomy = RequestLimits {
             header_bytes: 10_000,
             headers: 1000,
             ..LIMITS

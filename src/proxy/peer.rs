@@ -204,9 +204,7 @@ pub fn peer(
         redirects_to: _,
         http2,
         timeouts,
-        pool_idle,
-        pool_connections: _,
-        pool_requests: _,
+        pool,
         tls:
             Tls {
                 ca_file: _,
@@ -257,7 +255,7 @@ pub fn peer(
     options.total_connection_timeout = Some(timeouts.connect);
     options.read_timeout = Some(timeouts.read);
     options.write_timeout = Some(timeouts.read);
-    options.idle_timeout = Some(*pool_idle);
+    options.idle_timeout = Some(pool.idle);
     options.max_h2_streams = STREAMS;
     // Also finds out that the other side of a long, silent stream is gone.
     let (idle, interval) = (Duration::from_mins(1), Duration::from_secs(15));
@@ -277,7 +275,7 @@ mod tests {
     use super::*;
     use crate::{
         route::UpstreamUrl,
-        upstream::{ReplayPolicy, UpstreamTimeouts},
+        upstream::{ReplayPolicy, UpstreamPool, UpstreamTimeouts},
     };
 
     fn upstream(tls: Tls) -> Upstream {
@@ -300,9 +298,11 @@ mod tests {
                 read: second,
                 token: second,
             },
-            pool_idle: second,
-            pool_connections: 1,
-            pool_requests: 1,
+            pool: UpstreamPool {
+                idle: second,
+                connections: 1,
+                requests: 1,
+            },
             tls,
         }
     }

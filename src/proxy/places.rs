@@ -90,7 +90,7 @@ impl Places {
     pub async fn take(&self, upstream: &Upstream) -> Option<Place> {
         let own = self.of(
             &upstream.name,
-            upstream.pool_requests.min(self.most_of_one()),
+            upstream.pool.requests.min(self.most_of_one()),
         );
         let both = async {
             let own = own.acquire_owned().await.ok()?;

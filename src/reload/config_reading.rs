@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     config::{self, Config, Sight},
+    document::Problems,
     files::{self, Marks},
-    problem::Problems,
 };
 
 /// No configuration, profile or certificate is larger, in bytes.

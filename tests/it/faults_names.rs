@@ -75,7 +75,7 @@ fn port(names: &Arc<Names>) -> Port {
     let (mut acme, rule) = upstream("acme", SocketAddr::from(([127, 0, 0, 1], 1)));
     acme.target.host = "api.acme.test".into();
     // Connections are not kept, so that each request shows where names lead.
-    acme.pool_idle = Duration::from_millis(1);
+    acme.pool.idle = Duration::from_millis(1);
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(vec![(acme, rule)], |_| ())));
     let metrics = Metrics::new().unwrap();
     let sockets = listen::bind(&[Address::Tcp("127.0.0.1:0".parse().unwrap())]).unwrap();

@@ -4,8 +4,8 @@ use std::os::unix::{fs::PermissionsExt, process::ExitStatusExt};
 
 use cupbearer::{
     config::{self, Sight},
+    document::Severity,
     hardening::{ALLOW_DUMPS, harden, hardened},
-    problem::Severity,
 };
 use rustix::process::Signal;
 use tokio::{

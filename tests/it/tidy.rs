@@ -13,18 +13,18 @@ use std::{
 const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("files", &["clock"]),
-    ("problem", &[]),
+    ("document", &[]),
     ("redact", &[]),
     ("secret", &["files"]),
     ("token", &["clock"]),
     ("state", &["clock", "token"]),
     ("tls", &["files"]),
     ("route", &[]),
-    ("upstream", &["route", "tls"]),
+    ("upstream", &["document", "route", "tls"]),
     ("telemetry", &["clock", "token"]),
     ("logging", &[]),
     ("hardening", &[]),
-    ("profile", &["clock", "secret", "problem", "token", "tls"]),
+    ("profile", &["clock", "secret", "document", "token", "tls"]),
     (
         "oauth",
         &["clock", "token", "secret", "profile", "tls", "telemetry"],
@@ -45,7 +45,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     (
         "config",
         &[
-            "files", "profile", "route", "upstream", "secret", "problem", "tls", "token",
+            "files", "profile", "route", "upstream", "secret", "document", "tls", "token",
         ],
     ),
     (
@@ -57,7 +57,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "route",
             "upstream",
             "tls",
-            "problem",
+            "document",
         ],
     ),
     (
@@ -67,7 +67,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "credential",
             "files",
             "snapshot",
-            "problem",
+            "document",
             "telemetry",
             "clock",
         ],
@@ -101,7 +101,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "credential",
             "config",
             "files",
-            "problem",
+            "document",
             "secret",
             "token",
             "telemetry",
@@ -113,7 +113,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
 /// Libraries that are known in one room only.
 const ONE_ROOM: &[(&str, &[&str])] = &[
     ("prometheus::", &["telemetry", "app"]),
-    ("figment::", &["config", "profile"]),
+    ("figment::", &["document"]),
     ("reqwest::", &["oauth", "command"]),
     ("pingora_", &["proxy", "listen", "logging"]),
     ("minijinja::", &["profile"]),

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::at;
 use crate::{
-    config::{Config, Credential, Ready, shape},
-    problem::Problems,
+    config::{Config, Credential, Ready},
+    document::{Problems, quoted},
     profile::{
         Scope, Template, TokenSpec,
         catalogue::{self, Description},
@@ -26,7 +26,7 @@ pub fn two_ways(config: &Config, problems: &mut Problems) {
                 ClientAuth::Basic | ClientAuth::BasicRaw => "as HTTP Basic",
                 ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => "by an assertion",
             };
-            let table = format!("{}.tokens.{}", at(credential), shape::quoted(&token.name));
+            let table = format!("{}.tokens.{}", at(credential), quoted(&token.name));
             let what = format!("the client shows who it is {way} (client_auth) and here once more");
             let hint = "drop it here, or set client_auth = \"none\": a client must not use two ways at once (RFC 6749, 2.3)";
             let authorization = |(name, value): &&(http::HeaderName, Template)| {
@@ -85,7 +85,7 @@ pub fn foreign_scope(config: &Config, problems: &mut Problems) {
                 let key = format!(
                     "{}.tokens.{}.params.scope",
                     at(credential),
-                    shape::quoted(&token.name)
+                    quoted(&token.name)
                 );
                 let what = format!(
                     "the vendor of profile {} documents no scope, and many refuse what they do not know",

@@ -73,9 +73,9 @@ fn leaves(value: &Value, at: &str, found: &mut Vec<String>) {
 /// The example with every key in force.
 fn example() -> Value {
     let text = example::uncommented();
-    source::tree(&text, &BTreeMap::new(), &mut Problems::default())
+    read_layers::<File>(&text, &BTreeMap::new(), &mut Problems::default())
         .unwrap()
-        .0
+        .value
 }
 
 /// Paths that are shown, as they lead to files that are not secret, and that are needed to find

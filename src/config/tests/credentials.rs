@@ -79,6 +79,29 @@ fn an_unknown_profile_is_told_its_nearest_neighbour() {
 }
 
 #[test]
+fn an_unknown_key_of_a_credential_is_told_every_key_that_may_stand_there() {
+    for (typed, meant) in [
+        ("profil", "profile"),
+        ("setings", "settings"),
+        ("secret", "secrets"),
+        ("token", "tokens"),
+    ] {
+        let found = wrong(
+            &format!("{}{typed} = \"x\"\n", plain()),
+            &format!("credentials.acme.{typed}"),
+        );
+        assert_eq!(found.hint, Some(format!("did you mean {meant:?}?")));
+    }
+    for key in ["extends", "doc", "source"] {
+        let found = wrong(
+            &format!("{}{key} = \"oauth2\"\n", plain()),
+            &format!("credentials.acme.{key}"),
+        );
+        assert!(found.what.contains("belongs into a profile"), "{found}");
+    }
+}
+
+#[test]
 fn mistakes_inside_a_credential_are_found_together() {
     let text = acme(
         "settings = { token_url = [1] }\nsecrets = { client_id = 4711, client_secret = { env = \"S\", file = \"x\" } }\n",

@@ -92,7 +92,7 @@ fn every_key_of_the_schema_occurs_in_the_example() {
         }
     }
     let mut all = BTreeSet::new();
-    keys(shape::schema(), &mut all);
+    keys(schema(), &mut all);
     assert!(all.len() > 50, "{all:?}");
     let word = |text: &str, key: &str| {
         text.match_indices(key).any(|(at, _)| {

@@ -71,6 +71,14 @@ fn four_times_as_many_credentials_take_four_times_as_long() {
 }
 
 #[test]
+fn every_mistake_is_told_however_many_there_are() {
+    let text = many(3000, |i| {
+        format!("[upstreams.u{i}]\nurl = 1\ncredential = \"none\"\nurll = 2\npool.requests = 0\n")
+    });
+    assert_eq!(mistakes(&text).len(), 3 * 3000);
+}
+
+#[test]
 fn a_profile_of_many_parts_takes_no_square_of_their_number() {
     let folder = tempfile::tempdir().unwrap();
     let linear = |what: &str, n: usize, part: &dyn Fn(usize) -> String| {

@@ -120,11 +120,8 @@ fn what_is_wrong_in_a_list_of_one_is_told_in_its_place() {
 #[test]
 fn the_schema_says_so() {
     let takes = |steps: &[&str], kind: &str| {
-        let steps: Vec<_> = steps
-            .iter()
-            .map(|key| shape::Step::Key((*key).to_owned()))
-            .collect();
-        shape::at(&steps).takes(kind)
+        let node = SchemaNode::of::<File>().at(steps.iter().copied());
+        node.takes(kind)
     };
     for steps in [
         &["proxy", "listen"][..],

@@ -1,7 +1,7 @@
 //! Expressions out of their tokens, by descent: what binds looser is asked first.
 
 use super::syntax::{Comparison, DEPTH, Expr, FILTERS, Operator, Step, TOO_DEEP, Token};
-use crate::problem::nearest;
+use crate::document::nearest;
 
 /// Words that are no names.
 const WORDS: [&str; 7] = ["and", "else", "if", "in", "is", "not", "or"];

@@ -10,14 +10,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use cupbearer::{
-    config::{Admin, Config, Limits, Listen, Log, Proxy, Ready},
+    config::{Admin, Config, Listen, Log, Proxy, Ready, RequestLimits},
     listen::{self, Address, Handle},
     proxy,
     route::{RouteRule, Router, UpstreamUrl},
     snapshot::{ServedUpstream, Snapshot},
     telemetry::Metrics,
     tls::Tls,
-    upstream::{ReplayPolicy, Upstream, UpstreamTimeouts},
+    upstream::{ReplayPolicy, Upstream, UpstreamPool, UpstreamTimeouts},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -114,8 +114,8 @@ pub struct Port {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
 }
 
-pub fn limits() -> Limits {
-    Limits {
+pub fn limits() -> RequestLimits {
+    RequestLimits {
         connections: 100,
         header_bytes: 65536,
         headers: 256,
@@ -145,9 +145,11 @@ pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, RouteRule) {
             read: SECOND,
             token: SECOND,
         },
-        pool_idle: SECOND,
-        pool_connections: 8,
-        pool_requests: 1024,
+        pool: UpstreamPool {
+            idle: SECOND,
+            connections: 8,
+            requests: 1024,
+        },
         tls: Tls::default(),
     };
     let rule = RouteRule {

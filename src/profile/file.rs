@@ -1,21 +1,82 @@
 //! What may be written in a profile or a credential: the shape for serde and the JSON Schema. Doc
 //! comments are the schema's descriptions.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::Deserialize;
 use serde_json::Value;
+
+use crate::{
+    document::{DurationText, OneOrMore, ScalarText},
+    tls::Tls,
+};
+
+/// Which profile a credential or another profile starts from: a built-in one by its name, or a
+/// file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged, deny_unknown_fields)]
+#[schemars(extend("x-wrong" = ProfileRef::WRONG, "x-hint" = ProfileRef::HINT))]
+pub enum ProfileRef {
+    Builtin(String),
+    File {
+        /// A TOML file in the profile language; a relative path starts from the file it is written
+        /// in.
+        file: PathBuf,
+    },
+}
+
+impl ProfileRef {
+    /// What is said of anything else.
+    pub const WRONG: &str = "must be a built-in profile's name, or { file = \"PATH\" }";
+    pub const HINT: &str = "`cupbearer profiles` lists the built-in ones";
+
+    /// With a relative path from `folder`.
+    #[must_use]
+    pub fn in_folder(self, folder: &Path) -> Self {
+        match self {
+            Self::File { file } => Self::File {
+                file: folder.join(file),
+            },
+            Self::Builtin(name) => Self::Builtin(name),
+        }
+    }
+}
+
+/// What may be written in a profile.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub struct ProfileTable {
+    #[serde(flatten)]
+    pub head: HeadTable,
+    #[serde(flatten)]
+    pub body: CredentialTable,
+}
+
+/// Every table of a profile may name keys to remove from what it lies over.
+fn allow_drop(schema: &mut Schema) {
+    let drop = json_schema!({
+        "description": "Keys to remove from the inherited table, e.g. `[\"inject.headers.Authorization\"]`.",
+        "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }]
+    });
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.insert("drop".to_owned(), drop.into());
+    }
+}
 
 /// What a profile has besides a credential's keys: where it comes from, and what its user must fill
 /// in.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct HeadTable {
     /// The profile this one starts from: a built-in name, or `{ file = "PATH" }`. Tables merge
     /// deeply.
-    #[schemars(with = "Option<Extends>")]
-    pub extends: Option<Value>,
+    pub extends: Option<ProfileRef>,
     /// What the profile is for, in one or two sentences.
     pub doc: Option<String>,
     /// The public document it follows.
@@ -26,62 +87,38 @@ pub struct HeadTable {
     pub secrets: BTreeMap<String, SecretTable>,
 }
 
-/// A list, or what would be its only item.
-#[derive(JsonSchema)]
-#[schemars(untagged)]
-#[allow(
-    dead_code,
-    reason = "only its schema is used: single values become lists before anything is read"
-)]
-pub enum OneOrMore<T> {
-    One(T),
-    Several(Vec<T>),
-}
-
-/// A built-in profile's name, or a file.
-#[derive(JsonSchema)]
-#[serde(untagged)]
-#[allow(dead_code, reason = "only its schema is used")]
-enum Extends {
-    Name(String),
-    File { file: String },
-}
-
 /// One setting of a profile.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct SettingTable {
     /// What to write here, for `cupbearer profiles NAME` and for hints.
     pub help: Option<String>,
     /// The value where the credential gives none ("").
-    pub default: Option<String>,
+    pub default: Option<ScalarText>,
     /// There must be a value.
-    pub required: Option<bool>,
+    pub required: bool,
     /// A regular expression the whole value must match.
     pub pattern: Option<String>,
-    /// Keys to remove from the inherited table, e.g. `["default"]`.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
 }
 
 /// One secret of a profile.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct SecretTable {
     /// What it is and where to get it.
     pub help: Option<String>,
     /// It may be absent.
-    pub optional: Option<bool>,
+    pub optional: bool,
     /// It may stand in the configuration without a lint (`client_id`).
-    pub public: Option<bool>,
-    /// Keys to remove from the inherited table.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
+    pub public: bool,
 }
 
 /// What a credential may override in its profile (besides `profile`, `settings` and `secrets`).
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct CredentialTable {
     /// How to get each token. A token may use `{{ tokens.OTHER }}`.
     pub tokens: BTreeMap<String, TokenTable>,
@@ -96,22 +133,19 @@ pub struct CredentialTable {
     /// How often the token endpoint may be asked.
     pub guard: GuardTable,
     /// Hand the token out at `/.cupbearer/token/NAME` (false).
-    pub vend: Option<bool>,
-    /// Keys to remove from the profile, e.g. `["inject.headers.Authorization"]`. Every table may
-    /// have its own `drop`.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
+    pub vend: bool,
 }
 
 /// One token: what is sent, what the answer says, how long it lives. Strings are templates.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct TokenTable {
     /// The token endpoint (https, or loopback, or `allow_plaintext`). Not needed with `format =
     /// "none"`.
     pub url: Option<String>,
     /// Secrets may travel over plain http to a host that is not loopback (false).
-    pub allow_plaintext: Option<bool>,
+    pub allow_plaintext: bool,
     /// HTTP method (POST).
     #[schemars(extend("examples" = ["POST", "GET", "PUT"]))]
     pub method: Option<String>,
@@ -125,14 +159,13 @@ pub struct TokenTable {
     pub grant_type: Option<String>,
     /// Further parameters: text, lists, and with `format = "json"` anything. One that renders empty
     /// is not sent.
-    #[schemars(with = "BTreeMap<String, Value>")]
     pub params: BTreeMap<String, Value>,
     /// Headers of the token request.
     pub headers: BTreeMap<String, String>,
     /// The raw body, in place of parameters.
     pub body: Option<String>,
     /// Longest time one token call may take (10s).
-    pub timeout: Option<Span>,
+    pub timeout: Option<DurationText>,
     /// Trust and identity of the token call.
     pub tls: TlsTable,
     /// A fresh JWT for every attempt: `{{ assertion }}`, or what the JWT kinds of `client_auth`
@@ -142,33 +175,21 @@ pub struct TokenTable {
     pub response: ResponseTable,
     /// How long tokens live and when they are renewed.
     pub lifetime: LifetimeTable,
-    /// Keys to remove from the inherited table.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
 }
 
 /// A TLS leg. Relative paths start from the file they stand in.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct TlsTable {
-    /// PEM certificates to trust besides the platform's.
-    pub ca_file: Option<String>,
-    /// Trust only `ca_file` (false).
-    pub ca_only: Option<bool>,
-    /// Name to ask for and verify instead of the URL's host.
-    pub server_name: Option<String>,
-    /// PEM certificate chain of the client.
-    pub client_cert_file: Option<String>,
-    /// PEM private key of the client.
-    pub client_key_file: Option<String>,
-    /// Keys to remove from the inherited table.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
+    #[serde(flatten)]
+    pub tls: Tls,
 }
 
 /// A JWT signed by us (RFC 7519, RFC 7523).
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct AssertionTable {
     /// Signature algorithm (RS256; HS256 for `client_secret_jwt`).
     #[schemars(extend("examples" = ["RS256", "PS256", "ES256", "EdDSA", "HS256"]))]
@@ -180,18 +201,15 @@ pub struct AssertionTable {
     pub header: BTreeMap<String, String>,
     /// Claims that differ from the usual ones (for client authentication: iss, sub, aud, iat, exp,
     /// jti); one that renders empty is left out.
-    #[schemars(with = "BTreeMap<String, Value>")]
     pub claims: BTreeMap<String, Value>,
     /// How long it is valid (60s).
-    pub lifetime: Option<Span>,
-    /// Keys to remove from the inherited table.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
+    pub lifetime: Option<DurationText>,
 }
 
 /// Where things stand in the answer: a JSON pointer, `header:NAME`, `cookie:NAME` or `body`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct ResponseTable {
     /// The token (`/access_token`).
     pub token: Option<String>,
@@ -212,9 +230,6 @@ pub struct ResponseTable {
     pub jwt_exp: Option<String>,
     /// Further values, for templates as `vars.NAME`. One namespace per credential.
     pub vars: BTreeMap<String, String>,
-    /// Keys to remove from the inherited table.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
 }
 
 /// "auto", or a strftime format with the zone it is meant in.
@@ -231,37 +246,36 @@ enum AtFormatTable {
 
 /// How long tokens live and when they are renewed.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct LifetimeTable {
     /// Taken where the answer says nothing usable (5m).
-    pub default: Option<Span>,
+    pub default: Option<DurationText>,
     /// Never trust a token longer than this (off).
-    pub cap: Option<Span>,
+    pub cap: Option<DurationText>,
     /// A token unused for this long is dead (off).
-    pub idle: Option<Span>,
+    pub idle: Option<DurationText>,
     /// ahead: fetched at start and renewed before it is due; lazy: when a request needs it (ahead;
     /// lazy with partitions).
     #[schemars(extend("examples" = ["ahead", "lazy"]))]
     pub refresh: Option<String>,
     /// Renew this long before the end (auto).
-    pub refresh_before: Option<Span>,
+    pub refresh_before: Option<DurationText>,
     /// overlap: old and new tokens are both valid; replaces: a new one kills the old one (overlap).
     #[schemars(extend("examples" = ["overlap", "replaces"]))]
     pub rotation: Option<String>,
     /// With `replaces`: how long the old token is still taken (0s).
-    pub grace: Option<Span>,
+    pub grace: Option<DurationText>,
     /// Unused this long, renewing stops until the next use (1h).
-    pub rest_after: Option<Span>,
+    pub rest_after: Option<DurationText>,
     /// For vending: hand out no token with less than this left (0s).
-    pub min_remaining: Option<Span>,
-    /// Keys to remove from the inherited table.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
+    pub min_remaining: Option<DurationText>,
 }
 
 /// What is put on a request.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct InjectTable {
     /// Headers, whatever the client sent (`Authorization = "Bearer {{ token }}"`).
     pub headers: BTreeMap<String, String>,
@@ -271,14 +285,12 @@ pub struct InjectTable {
     pub query: BTreeMap<String, String>,
     /// Cookies.
     pub cookies: BTreeMap<String, String>,
-    /// Keys to remove from the inherited table.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
 }
 
 /// One token set per value of a request header.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct PartitionTable {
     /// The header that chooses; it is not passed on. Required.
     pub header: Option<String>,
@@ -286,14 +298,12 @@ pub struct PartitionTable {
     pub pattern: Option<String>,
     /// How many token sets are kept; the least recently used goes first (1000).
     pub max: Option<u64>,
-    /// Keys to remove from the inherited table.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
 }
 
 /// What an answer means.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct ErrorTable {
     /// Whose answers: token (the token endpoint's) or api (the upstream's). Required.
     #[schemars(extend("examples" = ["token", "api"]))]
@@ -319,10 +329,7 @@ pub struct ErrorTable {
     #[schemars(extend("examples" = ["ok", "retry", "throttled", "rejected", "config", "stale_token", "pass"]))]
     pub then: Option<String>,
     /// How long to wait before the next attempt.
-    pub hold: Option<Span>,
-    /// Not used: a rule is a whole.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
+    pub hold: Option<DurationText>,
 }
 
 /// A status, or several.
@@ -346,7 +353,8 @@ enum StatusItem {
 
 /// How often the token endpoint may be asked.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, transform = allow_drop)]
 pub struct GuardTable {
     /// Token calls at most, each a bucket that refills evenly: "120/m", "1000/d", "10/10m" (one:
     /// "120/m").
@@ -358,14 +366,11 @@ pub struct GuardTable {
     pub max_rejections: Option<u64>,
     /// How long it stays latched: a duration that doubles up to 1h, or `until_secret_changes` (1m).
     /// A secret that was accepted within 24h is held for 5m at first, where this says more.
-    pub hold: Option<Span>,
+    pub hold: Option<DurationText>,
     /// Refused attempts in a row over all secrets of an account (token origin and client ID), after
     /// which only an unlatch opens: for vendors that lock the account. Needs `[state]` (off).
     #[schemars(with = "Option<OffOrCount>")]
     pub account_rejections: Option<Value>,
-    /// Keys to remove from the inherited table.
-    #[schemars(with = "OneOrMore<String>")]
-    pub drop: Vec<String>,
 }
 
 /// A number from 1, or "off".
@@ -375,26 +380,4 @@ pub struct GuardTable {
 enum OffOrCount {
     Count(u32),
     Off(String),
-}
-
-/// A duration as it is written: `"250ms"`, `"30s"`, `"5m"`, `"1h"`, `"2d"`, or a word where one
-/// makes sense.
-#[derive(Debug, Clone, JsonSchema)]
-#[schemars(extend("examples" = ["250ms", "30s", "5m", "1h", "2d"]))]
-pub struct Span(pub String);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = Span;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a duration such as \"30s\"")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-                Ok(Span(text.to_owned()))
-            }
-        }
-        from.deserialize_str(Visitor)
-    }
 }

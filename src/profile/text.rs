@@ -3,15 +3,17 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use http::{HeaderName, HeaderValue};
 use regex::{Regex, RegexBuilder};
+use url::{Host, Url};
 
 use super::model::{Pick, StatusMatch};
-use crate::token::Rate;
+use crate::{document::parse_duration, token::Rate};
 
 /// What is wrong with a text, and what would be right.
 pub type Wrong = (&'static str, &'static str);
@@ -20,32 +22,12 @@ pub type Wrong = (&'static str, &'static str);
 /// count with.
 pub const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// One number and one unit: ms, s, m, h or d; at most [`NEVER`].
+/// A duration of at most [`NEVER`].
 ///
 /// # Errors
 /// What would be right.
 pub fn duration(text: &str) -> Result<Duration, Wrong> {
-    let wrong = (
-        "must be a duration: a whole number and a unit",
-        "such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"",
-    );
-    let text = text.trim();
-    let known = ["ms", "s", "m", "h", "d"];
-    if !text
-        .split(|c: char| c.is_ascii_digit() || c.is_whitespace())
-        .all(|unit| unit.is_empty() || known.contains(&unit))
-    {
-        return Err(wrong);
-    }
-    let duration = humantime::parse_duration(text).map_err(|_| wrong)?;
-    if duration > NEVER {
-        Err((
-            "is longer than a hundred years",
-            "name a shorter time; \"off\" stands for none where that makes sense",
-        ))
-    } else {
-        Ok(duration)
-    }
+    parse_duration(text, NEVER)
 }
 
 /// "120/m": so many calls per unit or duration.
@@ -229,6 +211,44 @@ pub fn whole(pattern: &str) -> Result<Regex, Wrong> {
     Ok(made)
 }
 
+/// A token URL is https (or http to loopback, or with `allow_plaintext`), with a host, without user
+/// name, password and fragment.
+///
+/// # Errors
+/// What is wrong and what to do, without the URL itself.
+pub fn judge_url(text: &str, allow_plaintext: bool) -> Result<Url, (String, &'static str)> {
+    let url = Url::parse(text).map_err(|e| (format!("is no URL ({e})"), "https://HOST/PATH"))?;
+    let loopback = url.host().is_some_and(|host| match host {
+        Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+        Host::Ipv4(ip) => IpAddr::V4(ip).is_loopback(),
+        Host::Ipv6(ip) => IpAddr::V6(ip).is_loopback(),
+    });
+    match url.scheme() {
+        "https" => {}
+        "http" if loopback || allow_plaintext => {}
+        "http" => {
+            return Err((
+                "would send secrets over plain http".into(),
+                "use https, or set allow_plaintext = true",
+            ));
+        }
+        _ => return Err(("must be an https URL".into(), "https://HOST/PATH")),
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err((
+            "must not hold a user name or password".into(),
+            "use secrets and client_auth = \"basic\"",
+        ));
+    }
+    if url.fragment().is_some() {
+        return Err((
+            "must not have a fragment (#…)".into(),
+            "leave # and what follows it out",
+        ));
+    }
+    Ok(url)
+}
+
 /// Names that templates can speak of.
 pub fn identifier(name: &str) -> bool {
     !name.is_empty()
@@ -242,35 +262,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn durations_take_five_units_and_nothing_else() {
-        for (text, ms) in [
-            ("250ms", 250),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-            ("2d", 172_800_000),
-            ("0s", 0),
-            ("1h 30m", 5_400_000),
-        ] {
-            assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
-        }
-        for text in [
-            "",
-            "5",
-            "-1s",
-            "1w",
-            "5min",
-            "off",
-            "1.5s",
-            "101y",
-            "99999999999999999999d",
-            "40000d",
-        ] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn rates_are_a_number_per_unit_or_duration() {

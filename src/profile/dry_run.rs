@@ -3,19 +3,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::Duration,
 };
 
 use super::{
+    builder::ProfileBuilder,
     filters::PLACEHOLDER,
-    names::Build,
     template::{Scope, Template, eval::Fault},
 };
-use crate::secret::{Secret, Values};
+use crate::{
+    document::{Problem, Severity},
+    secret::{Secret, Values},
+};
 
-/// A template that waits for its trial, and where it stands.
+/// A template that waits for its dry run, and where it stands.
 pub(super) struct Waiting {
-    pub path: Vec<String>,
+    /// Its key, and the file it was written in.
+    pub place: (String, Option<PathBuf>),
     pub template: Template,
 }
 
@@ -25,16 +30,22 @@ const SHORTEST: &str = "p";
 const MOMENT: Duration = Duration::from_secs(1_700_000_000);
 
 /// Tries all of them, once it is known which secrets there are.
-pub(super) fn all(b: &mut Build<'_>) {
-    for Waiting { path, template } in std::mem::take(&mut b.waiting) {
+pub(super) fn all(b: &mut ProfileBuilder<'_>) {
+    for Waiting { place, template } in std::mem::take(&mut b.waiting) {
         if let Err((what, hint)) = one(b, &template) {
-            let path: Vec<&str> = path.iter().map(String::as_str).collect();
-            b.note(&path, what, hint);
+            let (key, file) = place;
+            b.problems.add(Problem {
+                severity: Severity::Problem,
+                key,
+                file,
+                what,
+                hint: Some(hint),
+            });
         }
     }
 }
 
-fn one(b: &Build<'_>, template: &Template) -> Result<(), (String, String)> {
+fn one(b: &ProfileBuilder<'_>, template: &Template) -> Result<(), (String, String)> {
     // Settings are what they will be, so nothing needs to be forgiven where they are all there is.
     let set = |name: &String| {
         b.settings.get(name).is_some_and(|value| !value.is_empty())
@@ -94,13 +105,13 @@ fn one(b: &Build<'_>, template: &Template) -> Result<(), (String, String)> {
 }
 
 /// A secret that must be there and is not has been noted.
-fn there(b: &Build<'_>, name: &str) -> bool {
+fn there(b: &ProfileBuilder<'_>, name: &str) -> bool {
     b.secrets.get(name).is_some_and(|spec| !spec.optional)
         || b.given.as_ref().is_none_or(|given| given.contains(name))
 }
 
 fn render(
-    b: &Build<'_>,
+    b: &ProfileBuilder<'_>,
     template: &Template,
     secrets: &BTreeSet<&str>,
     exact: bool,

@@ -8,10 +8,10 @@ use serde_json::json;
 use super::*;
 use crate::profile::model::{AtFormat, ClientAuth, Param, Then};
 
+#[path = "dry_run_tests.rs"]
+mod dry_runs;
 #[path = "rules_tests.rs"]
 mod rules;
-#[path = "trial_tests.rs"]
-mod trials;
 
 struct Try {
     profile: Option<Profile>,
@@ -45,7 +45,7 @@ fn pairs(value: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn on(base: &Base, overrides: Value, settings: &Value, secrets: Option<&[&str]>) -> Try {
+fn on(base: &ProfileRef, overrides: Value, settings: &Value, secrets: Option<&[&str]>) -> Try {
     let mut problems = Problems::default();
     let Value::Object(overrides) = overrides else {
         panic!("a table")
@@ -88,7 +88,7 @@ fn on(base: &Base, overrides: Value, settings: &Value, secrets: Option<&[&str]>)
 /// The plain profile with overrides.
 fn oauth2(overrides: Value) -> Try {
     on(
-        &Base::Builtin("oauth2".into()),
+        &ProfileRef::Builtin("oauth2".into()),
         overrides,
         &json!({"token_url": "https://a.example/t"}),
         None,
@@ -111,7 +111,12 @@ fn own(text: &str) -> Try {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("vendor.toml");
     fs::write(&path, text).unwrap();
-    on(&Base::File(path), json!({}), &json!({}), None)
+    on(
+        &ProfileRef::File { file: path },
+        json!({}),
+        &json!({}),
+        None,
+    )
 }
 
 #[test]
@@ -132,10 +137,10 @@ fn every_mistake_is_told_in_one_go_at_its_own_key() {
     for (key, words) in [
         (
             "tokens.access.lifetime.cap",
-            "must be a duration such as \"30s\", but is a number",
+            "must be a duration such as \"30s\", not a number",
         ),
         ("tokens.access.lifetime.capp", "did you mean \"cap\"?"),
-        ("tokens.access.lifetime.idle", "must be a duration"),
+        ("tokens.access.lifetime.idle", "is not a duration"),
         ("tokens.access.lifetime.refresh", "did you mean \"ahead\"?"),
         ("tokens.access.params.client_id", "sent twice"),
         ("tokens.access.params.resource", "fragment"),
@@ -148,10 +153,7 @@ fn every_mistake_is_told_in_one_go_at_its_own_key() {
         ("tokens.access.formatt", "did you mean \"format\"?"),
         ("tokens.access.method", "must be one of POST"),
         ("tokens.access.timeout", "longer than nothing"),
-        (
-            "tokens.access.body",
-            "must be text in quotes, but is a number",
-        ),
+        ("tokens.access.body", "must be text in quotes, not a number"),
         ("inject.headers.X-C", "unknown setting: nobody"),
         ("inject.headers.X-D", "is not a template"),
         ("inject.cookies.\"a b\"", "no cookie name"),
@@ -163,7 +165,7 @@ fn every_mistake_is_told_in_one_go_at_its_own_key() {
         ("errors[1].path", "is missing"),
         ("guard.rate[0]", "number per unit"),
         ("guard.max_rejections", "from 1"),
-        ("guard.hold", "must be a duration"),
+        ("guard.hold", "is not a duration"),
         ("vendd", "did you mean \"vend\"?"),
     ] {
         tried.says(&format!("credentials.x.{key}"), words);
@@ -238,7 +240,7 @@ fn header_names_know_no_case_when_tables_are_merged() {
 
 #[test]
 fn a_users_error_rules_come_first_and_keep_their_own_numbers() {
-    let base = Base::Builtin("mypos".into());
+    let base = ProfileRef::Builtin("mypos".into());
     let settings = json!({"partner_id": "p", "application_id": "a"});
     let profile = on(
         &base,
@@ -272,14 +274,16 @@ fn a_mistake_in_a_profile_file_is_told_with_the_file_and_its_own_key() {
     }));
     own("a = [").says("credentials.x.profile", "line 1");
     let missing = on(
-        &Base::File("nowhere.toml".into()),
+        &ProfileRef::File {
+            file: "nowhere.toml".into(),
+        },
         json!({}),
         &json!({}),
         None,
     );
     missing.says("credentials.x.profile", "/etc/cup/nowhere.toml");
     on(
-        &Base::Builtin("keycloack".into()),
+        &ProfileRef::Builtin("keycloack".into()),
         json!({}),
         &json!({}),
         None,
@@ -298,7 +302,9 @@ fn profiles_that_extend_each_other_in_a_circle_are_refused() {
         .unwrap();
     }
     let tried = on(
-        &Base::File(folder.path().join("a.toml")),
+        &ProfileRef::File {
+            file: folder.path().join("a.toml"),
+        },
         json!({}),
         &json!({}),
         None,
@@ -307,7 +313,7 @@ fn profiles_that_extend_each_other_in_a_circle_are_refused() {
     own("extends = 5").says("extends", "built-in profile's name");
     assert_eq!(
         files(
-            &Base::Builtin("oauth2".into()),
+            &ProfileRef::Builtin("oauth2".into()),
             Path::new("/"),
             &ProfileFiles::default()
         )
@@ -370,14 +376,19 @@ fn token_urls_are_https_or_loopback_or_allowed() {
     ] {
         access(json!({"url": url})).says("credentials.x.tokens.access.url", words);
     }
-    let missing = on(&Base::Builtin("oauth2".into()), json!({}), &json!({}), None);
+    let missing = on(
+        &ProfileRef::Builtin("oauth2".into()),
+        json!({}),
+        &json!({}),
+        None,
+    );
     assert_eq!(missing.found.len(), 1);
     missing.says("credentials.x.settings.token_url", "is missing");
 }
 
 #[test]
 fn settings_are_checked_against_the_profile() {
-    let base = Base::Builtin("worldline".into());
+    let base = ProfileRef::Builtin("worldline".into());
     let tried = on(
         &base,
         json!({}),
@@ -393,7 +404,7 @@ fn settings_are_checked_against_the_profile() {
 #[test]
 fn secrets_are_checked_against_what_the_profile_uses() {
     let settings = json!({"token_url": "https://a.example/t"});
-    let base = Base::Builtin("oauth2".into());
+    let base = ProfileRef::Builtin("oauth2".into());
     let tried = on(
         &base,
         json!({}),
@@ -411,7 +422,7 @@ fn secrets_are_checked_against_what_the_profile_uses() {
     on(&base, json!({}), &jwt, Some(&["client_id"]))
         .says("credentials.x.secrets", "secret private_key is missing");
     let key = json!({"inject": {"headers": {"X-K": "{{ secrets.key }}"}}});
-    let fixed = Base::Builtin("static".into());
+    let fixed = ProfileRef::Builtin("static".into());
     on(&fixed, key.clone(), &json!({}), Some(&["key", "other"])).right();
     on(&fixed, key, &json!({}), Some(&["kye"]))
         .says("credentials.x.inject.headers.X-K", "did you mean \"kye\"?");
@@ -508,7 +519,9 @@ fn files_name_the_profile_and_those_it_extends() {
     .unwrap();
     fs::write(folder.path().join("b.toml"), "extends = \"optoro\"").unwrap();
     let named = files(
-        &Base::File("a.toml".into()),
+        &ProfileRef::File {
+            file: "a.toml".into(),
+        },
         folder.path(),
         &ProfileFiles::default(),
     );
@@ -519,7 +532,9 @@ fn files_name_the_profile_and_those_it_extends() {
     // A file that is not there is still one to look for.
     assert_eq!(
         files(
-            &Base::File("c.toml".into()),
+            &ProfileRef::File {
+                file: "c.toml".into()
+            },
             folder.path(),
             &ProfileFiles::default()
         ),
@@ -578,7 +593,7 @@ fn anything() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn any_overrides_build_or_say_why(tokens in anything(), rest in anything(), name in "(oauth2|mypos|static|worldline_jwt|lean_customer)") {
-        let base = Base::Builtin(name);
+        let base = ProfileRef::Builtin(name);
         let _ = on(&base, json!({"tokens": {"access": tokens}}), &json!({"token_url": "https://a.example"}), Some(&[]));
         if rest.is_object() {
             let _ = on(&base, rest.clone(), &json!({}), None);

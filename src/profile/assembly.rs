@@ -9,24 +9,16 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    answer, graph,
+    builder::ProfileBuilder,
+    dry_run, errors,
+    file::{CredentialTable, HeadTable, ProfileRef, ProfileTable, SettingTable},
+    graph, guard, inject,
     layers::{self, Layers, ProfileFiles},
     model::{Profile, SecretSpec},
-    names::{Build, RESERVED},
-    present,
-    read::{self, read},
-    table::{CredentialTable, HeadTable, SettingTable},
-    trial, values,
+    names::RESERVED,
+    partition, text,
 };
-use crate::problem::{Problems, known};
-
-/// Which profile a credential starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Base {
-    Builtin(String),
-    /// Absolute, or relative to the configuration's folder.
-    File(PathBuf),
-}
+use crate::document::{Key, Problems, known, read};
 
 /// What a credential says besides its overrides.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +36,7 @@ pub struct Given<'a> {
 /// `settings` and `secrets`. Problems are noted under `at` (`credentials.acme`). `relative_to` is
 /// the folder relative paths start from.
 pub fn build(
-    base: &Base,
+    base: &ProfileRef,
     overrides: &Map<String, Value>,
     given: Given<'_>,
     at: &str,
@@ -54,7 +46,7 @@ pub fn build(
     let mut found = Problems::default();
     let layers = Layers::load(base, overrides, at, relative_to, given.files, &mut found);
     let profile = layers.and_then(|layers| {
-        let (head, body) = tables(&layers, &mut found);
+        let ProfileTable { head, body } = table(&layers, &mut found);
         Some(assemble(
             &layers,
             name_of(base),
@@ -71,9 +63,9 @@ pub fn build(
 
 /// The files a credential's profile is made of, for polling: the profile file and those it extends.
 #[must_use]
-pub fn files(base: &Base, relative_to: &Path, files: &ProfileFiles) -> Vec<PathBuf> {
+pub fn files(base: &ProfileRef, relative_to: &Path, files: &ProfileFiles) -> Vec<PathBuf> {
     // What is built in extends nothing else.
-    let Base::File(path) = base else {
+    let ProfileRef::File { file } = base else {
         return Vec::new();
     };
     let layers = Layers::load(
@@ -85,23 +77,27 @@ pub fn files(base: &Base, relative_to: &Path, files: &ProfileFiles) -> Vec<PathB
         &mut Problems::default(),
     );
     layers.map_or_else(
-        || vec![relative_to.join(path)],
+        || vec![relative_to.join(file)],
         |layers| layers::files(&layers),
     )
 }
 
 /// Settings and secrets of a profile with their help, `extends` followed, for `cupbearer profiles
 /// NAME`.
-pub(super) fn head(base: &Base, relative_to: &Path, files: &ProfileFiles) -> Option<HeadTable> {
+pub(super) fn head(
+    base: &ProfileRef,
+    relative_to: &Path,
+    files: &ProfileFiles,
+) -> Option<HeadTable> {
     let mut problems = Problems::default();
     let layers = Layers::load(base, &Map::new(), "", relative_to, files, &mut problems)?;
-    Some(tables(&layers, &mut problems).0)
+    Some(table(&layers, &mut problems).head)
 }
 
-fn name_of(base: &Base) -> Arc<str> {
+fn name_of(base: &ProfileRef) -> Arc<str> {
     match base {
-        Base::Builtin(name) => name.as_str().into(),
-        Base::File(path) => path
+        ProfileRef::Builtin(name) => name.as_str().into(),
+        ProfileRef::File { file } => file
             .file_stem()
             .map(|stem| stem.to_string_lossy())
             .unwrap_or_default()
@@ -110,41 +106,12 @@ fn name_of(base: &Base) -> Arc<str> {
     }
 }
 
-/// The merged tables, read; what does not fit is noted where it was written.
-fn tables(layers: &Layers, problems: &mut Problems) -> (HeadTable, CredentialTable) {
-    let mut body = layers.merged(problems);
-    let mut head = Map::new();
-    for key in ["extends", "doc", "source", "settings", "secrets"] {
-        head.extend(body.remove(key).map(|value| (key.to_owned(), value)));
-    }
-    scalars_to_text(&mut head);
-    let (head, strange) = read::<HeadTable>(Value::Object(head));
-    let (body, more) = read::<CredentialTable>(Value::Object(body));
-    for misfit in strange.into_iter().chain(more) {
-        let path: Vec<&str> = misfit.path.iter().map(String::as_str).collect();
-        let hint = match path[..] {
-            [key] if misfit.what == read::UNKNOWN => {
-                read::hint_at_top::<CredentialTable>(key, layers.beside(key))
-            }
-            _ => misfit.hint,
-        };
-        layers.note(problems, &path, misfit.what, hint);
-    }
-    (head, body)
-}
-
-/// `default = 5` and `default = true` are what `"5"` and `"true"` are.
-fn scalars_to_text(head: &mut Map<String, Value>) {
-    let settings = head.get_mut("settings").and_then(Value::as_object_mut);
-    for default in settings
-        .into_iter()
-        .flat_map(Map::values_mut)
-        .filter_map(|setting| setting.get_mut("default"))
-    {
-        if matches!(default, Value::Number(_) | Value::Bool(_)) {
-            *default = Value::String(default.to_string());
-        }
-    }
+/// The merged table, read; what does not fit is noted where it was written.
+fn table(layers: &Layers, problems: &mut Problems) -> ProfileTable {
+    let merged = layers.merged(problems);
+    read(Value::Object(merged), |at, what, hint| {
+        layers.note(problems, at, what, hint);
+    })
 }
 
 fn assemble(
@@ -155,7 +122,7 @@ fn assemble(
     given: Given<'_>,
     problems: &mut Problems,
 ) -> Profile {
-    let mut b = Build {
+    let mut b = ProfileBuilder {
         layers,
         problems,
         settings: BTreeMap::new(),
@@ -174,13 +141,13 @@ fn assemble(
     declare(&mut b, head, body);
     settings(&mut b, &head.settings, given.settings);
     let tokens = graph::tokens(&mut b, body);
-    let partition = present::partitions(&mut b, &body.partition);
-    let inject = present::inject(&mut b, &body.inject);
-    let errors = answer::errors(&mut b, &body.errors);
-    let (limits, max_waiters) = answer::guard(&mut b, &body.guard);
+    let partition = partition::partitions(&mut b, &body.partition);
+    let inject = inject::inject(&mut b, &body.inject);
+    let errors = errors::errors(&mut b, &body.errors);
+    let (limits, max_waiters) = guard::guard(&mut b, &body.guard);
     whole(&mut b, body);
     secrets(&mut b);
-    trial::all(&mut b);
+    dry_run::all(&mut b);
     Profile {
         name,
         settings: b.settings,
@@ -191,17 +158,17 @@ fn assemble(
         errors,
         limits,
         max_waiters,
-        vend: body.vend.unwrap_or(false),
+        vend: body.vend,
     }
 }
 
 /// Names first: templates may use them in any order.
-fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
+fn declare(b: &mut ProfileBuilder<'_>, head: &HeadTable, body: &CredentialTable) {
     for (name, secret) in head.secrets.iter().filter(|(name, _)| *name != "*") {
         let spec = SecretSpec {
             help: secret.help.clone().unwrap_or_default(),
-            optional: secret.optional.unwrap_or(false),
-            public: secret.public.unwrap_or(false),
+            optional: secret.optional,
+            public: secret.public,
         };
         b.secrets.insert(name.clone(), spec);
     }
@@ -211,8 +178,12 @@ fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
                 let what = format!(
                     "is a variable of token {other} too, and there is one namespace per credential"
                 );
+                let tokens = Key::written("tokens");
+                let token = tokens.key(token);
+                let response = token.key("response");
+                let vars = response.key("vars");
                 b.note(
-                    &["tokens", token, "response", "vars", name],
+                    &vars.key(name),
                     what,
                     "choose another name in one of the two",
                 );
@@ -225,12 +196,8 @@ fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
         ("settings", head.settings.keys().cloned().collect()),
     ];
     for (group, names) in names {
-        for name in names.iter().filter(|name| !values::identifier(name)) {
-            b.note(
-                &[group, name],
-                "is no name a template can use (letters, digits, _)",
-                name.replace(['-', '.', ' '], "_"),
-            );
+        for name in &names {
+            b.check_name(&Key::written(group).key(name), name);
         }
     }
     for name in head
@@ -239,7 +206,7 @@ fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
         .filter(|name| RESERVED.contains(&name.as_str()))
     {
         b.note(
-            &["settings", name],
+            &Key::written("settings").key(name),
             "is a name that templates use for something else",
             format!("call it my_{name}, for instance"),
         );
@@ -248,19 +215,18 @@ fn declare(b: &mut Build<'_>, head: &HeadTable, body: &CredentialTable) {
 
 /// The user's values over the defaults, each as the profile wants it.
 fn settings(
-    b: &mut Build<'_>,
+    b: &mut ProfileBuilder<'_>,
     specs: &BTreeMap<String, SettingTable>,
     user: &BTreeMap<String, String>,
 ) {
     for name in user.keys().filter(|name| !specs.contains_key(*name)) {
-        let at = b.layers.at.clone();
         let hint = if specs.is_empty() {
             "the profile has no settings".into()
         } else {
             known(name, specs.keys().map(String::as_str))
         };
-        b.problems.problem(
-            layers::dotted(&at, &["settings", name]),
+        b.note_in_credential(
+            &Key::written("settings").key(name),
             "is not a setting of the profile",
             hint,
         );
@@ -268,30 +234,29 @@ fn settings(
     for (name, spec) in specs {
         let value = user
             .get(name)
-            .or(spec.default.as_ref())
+            .or(spec.default.as_ref().map(|default| &default.0))
             .cloned()
             .unwrap_or_default();
-        let key = layers::dotted(&b.layers.at, &["settings", name]);
+        let settings = Key::written("settings");
+        let key = settings.key(name);
         let help = spec
             .help
             .clone()
             .filter(|help| !help.is_empty())
             .unwrap_or_else(|| format!("settings = {{ {name} = \"…\" }}"));
         if value.is_empty() {
-            if spec.required.unwrap_or(false) {
-                b.problems.problem(key, "is missing", help);
+            if spec.required {
+                b.note_in_credential(&key, "is missing", help);
             }
         } else if let Some(pattern) = &spec.pattern {
-            match values::whole(pattern) {
+            match text::whole(pattern) {
                 Ok(regex) if regex.is_match(&value) => {}
-                Ok(_) => b
-                    .problems
-                    .problem(key, format!("does not match {pattern}"), help),
-                Err((what, hint)) => b.note(&["settings", name, "pattern"], what, hint),
+                Ok(_) => b.note_in_credential(&key, format!("does not match {pattern}"), help),
+                Err((what, hint)) => b.note(&key.key("pattern"), what, hint),
             }
         } else if value.chars().any(char::is_control) {
-            b.problems.problem(
-                key,
+            b.note_in_credential(
+                &key,
                 "contains a control character",
                 "take it out; a line break at the end of a text is one",
             );
@@ -301,7 +266,7 @@ fn settings(
 }
 
 /// What concerns the profile as a whole.
-fn whole(b: &mut Build<'_>, body: &CredentialTable) {
+fn whole(b: &mut ProfileBuilder<'_>, body: &CredentialTable) {
     let inject = &body.inject;
     let nothing = inject.headers.is_empty()
         && inject.headers_if_absent.is_empty()
@@ -309,14 +274,14 @@ fn whole(b: &mut Build<'_>, body: &CredentialTable) {
         && inject.cookies.is_empty();
     if nothing && body.tokens.is_empty() {
         b.note(
-            &["inject"],
+            &Key::written("inject"),
             "is empty, and there is no token: nothing would be put on a request",
             "inject.headers = { X-Api-Key = \"{{ secrets.api_key }}\" }",
         );
     }
-    if body.vend == Some(true) && body.tokens.is_empty() {
+    if body.vend && body.tokens.is_empty() {
         b.note(
-            &["vend"],
+            &Key::written("vend"),
             "needs a token to hand out",
             "leave it out, or say under tokens how to get one",
         );
@@ -336,7 +301,7 @@ fn whole(b: &mut Build<'_>, body: &CredentialTable) {
             .clone();
         if twin != name {
             b.note(
-                &["partition", &name, "header"],
+                &Key::written("partition").key(&name).key("header"),
                 format!("is the header of partition {twin} too"),
                 "give each partition a header of its own",
             );
@@ -346,14 +311,14 @@ fn whole(b: &mut Build<'_>, body: &CredentialTable) {
 
 /// Compares what the credential gives with what the profile uses. A declared secret that nothing
 /// uses (`client_secret` where `client_auth` is "none") need not be there.
-fn secrets(b: &mut Build<'_>) {
-    let at = b.layers.at.clone();
+fn secrets(b: &mut ProfileBuilder<'_>) {
+    let table = Key::written("secrets");
     for name in b.given.clone().into_iter().flatten() {
-        let key = layers::dotted(&at, &["secrets", &name]);
+        let key = table.key(&name);
         if b.any_secret && !b.secrets.contains_key(&name) {
-            if !values::identifier(&name) {
-                b.problems.problem(
-                    key,
+            if !text::identifier(&name) {
+                b.note_in_credential(
+                    &key,
                     "is no name a template can use (letters, digits, _)",
                     name.replace(['-', '.', ' '], "_"),
                 );
@@ -366,8 +331,7 @@ fn secrets(b: &mut Build<'_>) {
             } else {
                 known(&name, b.secrets.keys().map(String::as_str))
             };
-            b.problems
-                .problem(key, "is not a secret of the profile", hint);
+            b.note_in_credential(&key, "is not a secret of the profile", hint);
         }
     }
     if b.any_secret {
@@ -384,13 +348,13 @@ fn secrets(b: &mut Build<'_>) {
         spec.optional |= !b.used.contains(name);
         let absent = b.given.as_ref().is_some_and(|given| !given.contains(name));
         if absent && !spec.optional {
-            let key = layers::dotted(&at, &["secrets"]);
             let help = if spec.help.is_empty() {
                 "{ file = \"…\" } or { env = \"…\" }"
             } else {
                 &spec.help
             };
             let help = format!("{name}: {help}");
+            let key = table.below(&b.layers.at);
             b.problems
                 .problem(key, format!("secret {name} is missing"), help);
         }
@@ -398,5 +362,5 @@ fn secrets(b: &mut Build<'_>) {
 }
 
 #[cfg(test)]
-#[path = "merge_tests.rs"]
+#[path = "assembly_tests.rs"]
 mod tests;

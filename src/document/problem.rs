@@ -155,7 +155,7 @@ pub fn one_of<'a>(given: &str, words: impl IntoIterator<Item = &'a str>) -> Stri
 /// A path as it may be shown. What can be none is not repeated: people put keys where the path of a
 /// key belongs.
 #[must_use]
-pub fn shown(path: &Path) -> String {
+pub fn shown_path(path: &Path) -> String {
     let text = path.to_string_lossy();
     let strange =
         text.contains("-----BEGIN") || text.contains(char::is_control) || text.len() > 1024;
@@ -163,6 +163,15 @@ pub fn shown(path: &Path) -> String {
         "what is named here".to_owned()
     } else {
         text.into_owned()
+    }
+}
+
+/// Why a file cannot be read, without the number of the error.
+#[must_use]
+pub fn why_unread(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        kind => kind.to_string(),
     }
 }
 

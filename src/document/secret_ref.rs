@@ -1,100 +1,12 @@
-//! Kinds of values a configuration is written with: durations, `"off"`, and references to secrets.
+//! Where a secret comes from, as it is written.
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, SeqAccess, Visitor},
 };
-
-/// Nothing lasts longer: deadlines stay computable.
-const LONGEST: Duration = Duration::from_hours(400 * 24);
-
-/// A duration, such as `"250ms"`, `"30s"`, `"1h30m"`; at most 400 days.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lasting(pub Duration);
-
-/// A duration, or `"off"` (`None`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OrOff(pub Option<Duration>);
-
-/// # Errors
-/// In words, for what is not a whole number with one of the units ms, s, m, h, d (or several such),
-/// or is longer than 400 days.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || {
-        "is not a duration: write a whole number and a unit, such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"".to_owned()
-    };
-    let units = text
-        .split(|c: char| !c.is_ascii_alphabetic())
-        .filter(|unit| !unit.is_empty());
-    let known = units.clone().count() > 0
-        && units
-            .clone()
-            .all(|unit| matches!(unit, "ms" | "s" | "m" | "h" | "d"));
-    let whole = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b' ');
-    let value = humantime::parse_duration(text)
-        .ok()
-        .filter(|_| known && whole)
-        .ok_or_else(wrong)?;
-    if value > LONGEST {
-        Err("is too long: 400 days are the most".to_owned())
-    } else {
-        Ok(value)
-    }
-}
-
-struct DurationText;
-
-impl Visitor<'_> for DurationText {
-    type Value = String;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration in quotes, such as \"30s\"")
-    }
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
-        Ok(text.to_owned())
-    }
-}
-
-impl<'de> Deserialize<'de> for Lasting {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = deserializer.deserialize_str(DurationText)?;
-        duration(&text).map(Self).map_err(de::Error::custom)
-    }
-}
-
-impl<'de> Deserialize<'de> for OrOff {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = deserializer.deserialize_str(DurationText)?;
-        if text == "off" {
-            Ok(Self(None))
-        } else {
-            duration(&text)
-                .map(Some)
-                .map(Self)
-                .map_err(de::Error::custom)
-        }
-    }
-}
-
-impl JsonSchema for Lasting {
-    fn schema_name() -> Cow<'static, str> {
-        "Duration".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d) ?)+$", "description": "A duration: \"250ms\", \"30s\", \"5m\", \"1h\", \"2d\"." })
-    }
-}
-
-impl JsonSchema for OrOff {
-    fn schema_name() -> Cow<'static, str> {
-        "DurationOrOff".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(off|([0-9]+(ms|s|m|h|d) ?)+)$", "description": "A duration, or \"off\"." })
-    }
-}
 
 /// Where a secret stands. `Debug` shows stars for an inline value.
 #[derive(Clone, PartialEq, Eq)]
@@ -132,12 +44,12 @@ impl fmt::Debug for SecretRef {
 }
 
 /// How a secret is written, as a hint.
-pub const FORMS: &str = "a secret is \"text\", { env = \"NAME\" }, { file = \"PATH\" } or { file = \"PATH\", json_key = \"/pointer\" }, tables also with keep_space = true";
+pub const SECRET_FORMS: &str = "a secret is \"text\", { env = \"NAME\" }, { file = \"PATH\" } or { file = \"PATH\", json_key = \"/pointer\" }, tables also with keep_space = true";
 
-struct SecretForm;
+struct SecretRefVisitor;
 
 /// Never names the value it was given: it may be a secret.
-impl<'de> Visitor<'de> for SecretForm {
+impl<'de> Visitor<'de> for SecretRefVisitor {
     type Value = SecretRef;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a secret")
@@ -207,30 +119,30 @@ impl<'de> Visitor<'de> for SecretForm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretRefs(pub Vec<SecretRef>);
 
-struct SecretForms;
+struct SecretRefsVisitor;
 
-impl<'de> Visitor<'de> for SecretForms {
+impl<'de> Visitor<'de> for SecretRefsVisitor {
     type Value = SecretRefs;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        SecretForm.expecting(f)
+        SecretRefVisitor.expecting(f)
     }
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretRefs, E> {
-        SecretForm.visit_bool(true).map(one)
+        SecretRefVisitor.visit_bool(true).map(one)
     }
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretRefs, E> {
-        SecretForm.visit_i64(0).map(one)
+        SecretRefVisitor.visit_i64(0).map(one)
     }
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretRefs, E> {
-        SecretForm.visit_i64(0).map(one)
+        SecretRefVisitor.visit_i64(0).map(one)
     }
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<SecretRefs, E> {
-        SecretForm.visit_i64(0).map(one)
+        SecretRefVisitor.visit_i64(0).map(one)
     }
     fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretRefs, E> {
-        SecretForm.visit_str(text).map(one)
+        SecretRefVisitor.visit_str(text).map(one)
     }
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SecretRefs, A::Error> {
-        SecretForm.visit_map(map).map(one)
+        SecretRefVisitor.visit_map(map).map(one)
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<SecretRefs, A::Error> {
         let mut all = Vec::new();
@@ -247,7 +159,7 @@ fn one(secret: SecretRef) -> SecretRefs {
 
 impl<'de> Deserialize<'de> for SecretRefs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SecretForms)
+        deserializer.deserialize_any(SecretRefsVisitor)
     }
 }
 
@@ -257,13 +169,13 @@ impl JsonSchema for SecretRefs {
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let secret = generator.subschema_for::<SecretRef>();
-        json_schema!({ "description": "A secret, or several of which any one will do.", "anyOf": [secret, { "type": "array", "items": secret, "minItems": 1 }] })
+        json_schema!({ "x-value": "secrets", "description": "A secret, or several of which any one will do.", "anyOf": [secret, { "type": "array", "items": secret, "minItems": 1 }] })
     }
 }
 
 impl<'de> Deserialize<'de> for SecretRef {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SecretForm)
+        deserializer.deserialize_any(SecretRefVisitor)
     }
 }
 
@@ -273,6 +185,7 @@ impl JsonSchema for SecretRef {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
+            "x-value": "secret",
             "description": "A secret: written here, in an environment variable, in a file, or in a JSON file. White space around it is dropped, but with keep_space.",
             "oneOf": [
                 { "type": "string" },
@@ -295,42 +208,7 @@ impl JsonSchema for SecretRef {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    #[test]
-    fn durations_have_five_units_and_nothing_else() {
-        for (text, ms) in [
-            ("250ms", 250),
-            ("30s", 30_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-            ("2d", 172_800_000),
-            ("1h30m", 5_400_000),
-            ("0s", 0),
-        ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for bad in [
-            "",
-            "5",
-            "0",
-            "5 minutes",
-            "1M",
-            "1y",
-            "1.5s",
-            "-1s",
-            "s",
-            "5us",
-            "5sec",
-            "99999999999999999999s",
-            "401d",
-            "1s\n\n2",
-        ] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_wrong_secret_reference_is_refused_without_its_value() {
@@ -386,13 +264,6 @@ mod tests {
             r#"{"file":"f","keep_space":null}"#,
         ] {
             assert!(read(bad).is_err(), "{bad}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_gives_an_answer(text in "\\PC*") {
-            let _ = duration(&text);
         }
     }
 }

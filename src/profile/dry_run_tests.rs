@@ -89,7 +89,7 @@ fn settings_are_what_they_will_be_so_nothing_is_forgiven_them() {
 
 #[test]
 fn an_optional_secret_that_is_not_given_must_be_asked_for() {
-    let base = Base::Builtin("oauth2".into());
+    let base = ProfileRef::Builtin("oauth2".into());
     let settings = json!({"token_url": "https://a.example/t"});
     let with = |names: &[&str], text: &str| {
         on(
@@ -134,7 +134,7 @@ fn an_optional_secret_that_is_not_given_must_be_asked_for() {
 #[test]
 fn one_mistake_in_a_template_is_told_once() {
     let missing = on(
-        &Base::Builtin("oauth2".into()),
+        &ProfileRef::Builtin("oauth2".into()),
         json!({}),
         &json!({"token_url": "https://a.example/t"}),
         Some(&["client_id"]),
