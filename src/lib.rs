@@ -25,7 +25,7 @@
 //! |---|---|---|
 //! | [`clock`] | moments that go on through a suspend; the one place that reads the clock | – |
 //! | [`files`] | one consistent read of several, when a change counts, how ours are written | clock |
-//! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | – |
+//! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | files |
 //! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | – |
 //! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files |
 //! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock |
@@ -39,7 +39,7 @@
 //! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls |
 //! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry |
 //! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry |
-//! | [`config`] | what may be written, and what the program runs on | files, profile, route, upstream, secret, document, tls, token |
+//! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, document, tls, token |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, document |
 //! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, document, telemetry, clock |
 //! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging |

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, stream};
 
 use self::{
-    config_reading::{ConfigReading, read_config, read_marks, watched_files},
+    config_reading::{ConfigReading, is_read_from, read_config, read_marks, watched_files},
     start_settings::StartSettings,
 };
 use crate::{
@@ -108,12 +108,7 @@ impl Reloader {
         };
         if let Some(marks) = read_marks(&watched_files(config)) {
             // A file that was changed since it was read is read again by the first poll.
-            let unchanged = config.file.as_ref().is_none_or(|file| {
-                marks
-                    .get(file)
-                    .is_some_and(|mark| *mark.content() == config.text)
-            });
-            running.contents = if unchanged {
+            running.contents = if is_read_from(config, &marks) {
                 files::contents(&marks)
             } else {
                 [0; 32]
@@ -246,7 +241,7 @@ impl Reloader {
         };
         let (sight, known) = (self.0.sight.clone(), watched_files(&old.config));
         let Ok(reading) =
-            tokio::task::spawn_blocking(move || read_config(&file, known, &sight)).await
+            tokio::task::spawn_blocking(move || read_config(&file, &known, &sight)).await
         else {
             return runtime_ended();
         };

@@ -1,9 +1,6 @@
 //! `[credentials.NAME]`: a profile with its settings, and where its secrets come from.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use aws_lc_rs::digest;
 use schemars::JsonSchema;
@@ -57,12 +54,11 @@ struct SecretsTable {
     refs: BTreeMap<String, SecretRef>,
 }
 
-/// Reads one credential. Profile files are added to `files`, to be polled.
+/// Reads one credential.
 pub fn parse(
     given: &str,
     entry: CredentialEntry,
     context: ParseContext<'_>,
-    files: &mut BTreeSet<PathBuf>,
     problems: &mut Problems,
 ) -> Option<Credential> {
     let credentials = Key::written("credentials");
@@ -97,11 +93,6 @@ pub fn parse(
         .collect();
     let (dir, refs) = (entry.secrets.dir, entry.secrets.refs);
     let dir = dir.map(|dir| context.path(&dir));
-    files.extend(profile::files(
-        &entry.profile,
-        context.folder,
-        context.profiles,
-    ));
     let names: Vec<String> = refs.keys().cloned().chain(wrong("secrets")).collect();
     let filled = Given {
         settings: &settings,

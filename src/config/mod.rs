@@ -23,8 +23,7 @@ pub use self::{
     model::{Admin, Config, Credential, Listen, Log, Proxy},
 };
 use crate::{
-    document::{Overrides, Problems, read_layers, schema_of, sound_part, why_unread},
-    files,
+    document::{Overrides, Problems, SourceText, read_layers, schema_of, sound_part},
     profile::ProfileFiles,
 };
 
@@ -57,29 +56,29 @@ pub fn schema() -> &'static Value {
 /// is fatal.
 #[must_use]
 pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
-    let fail = |what: &str, hint: &str| {
-        let mut problems = Problems::default();
-        problems.problem("", what, hint);
-        (None, Overrides::default().place(problems, Some(file)))
-    };
-    let bytes = match std::fs::read(file) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            return fail(
-                &format!("cannot be read: {}", why_unread(&error)),
-                "name another file with --config FILE or CUPBEARER_CONFIG",
-            );
+    load_read(file, SourceText::read(file), sight)
+}
+
+/// The same from what was read of `file` before.
+#[must_use]
+pub fn load_read(
+    file: &Path,
+    source: Result<SourceText, (String, &str)>,
+    sight: &Sight,
+) -> (Option<Config>, Problems) {
+    let source = match source {
+        Ok(source) => source,
+        Err((what, hint)) => {
+            let mut problems = Problems::default();
+            problems.problem("", what, hint);
+            return (None, Overrides::default().place(problems, Some(file)));
         }
     };
-    let Ok(text) = std::str::from_utf8(&bytes) else {
-        return fail("is not UTF-8", "save the file as UTF-8 text");
-    };
     let folder = file.parent().unwrap_or(Path::new(""));
-    let (config, problems) = build(text, folder, Some(file), sight);
+    let (config, problems) = build(&source.text, folder, Some(file), sight);
     let config = config.map(|mut config| {
         config.file = Some(file.to_path_buf());
-        config.files.insert(0, file.to_path_buf());
-        config.text = files::hash(&bytes);
+        config.files.insert(file.to_path_buf(), source.digest);
         config
     });
     (config, problems)

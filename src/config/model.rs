@@ -26,10 +26,9 @@ pub struct Config {
     pub rules: Vec<route::RouteRule>,
     /// The file it came from, where there was one.
     pub file: Option<PathBuf>,
-    /// Configuration and profile files, to be polled.
-    pub files: Vec<PathBuf>,
-    /// SHA-256 of the bytes of `file` that this was read from: it may hold others by now.
-    pub text: [u8; 32],
+    /// Configuration and profile files, to be polled, with SHA-256 of the bytes that this was read
+    /// from: they may hold others by now.
+    pub files: BTreeMap<PathBuf, [u8; 32]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

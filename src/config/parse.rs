@@ -108,12 +108,11 @@ pub fn parse(file: File, context: ParseContext<'_>, problems: &mut Problems) -> 
         )
     });
     listen::duplicates(&proxy.listen, &admin.listen, metrics, problems);
-    let mut files = BTreeSet::new();
     let known: BTreeSet<String> = file.credentials.keys().cloned().collect();
     let credentials = file
         .credentials
         .into_iter()
-        .filter_map(|(name, entry)| credential::parse(&name, entry, context, &mut files, problems))
+        .filter_map(|(name, entry)| credential::parse(&name, entry, context, problems))
         .map(|credential| (credential.name.clone(), credential))
         .collect();
     let ours = listen::addresses(&proxy.listen, &admin.listen, metrics);
@@ -138,8 +137,7 @@ pub fn parse(file: File, context: ParseContext<'_>, problems: &mut Problems) -> 
         upstreams,
         rules,
         file: None,
-        files: files.into_iter().collect(),
-        text: [0; 32],
+        files: context.profiles.digests(),
     }
 }
 

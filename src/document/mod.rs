@@ -9,6 +9,7 @@ mod read;
 mod scalar;
 mod schema;
 mod secret_ref;
+mod source;
 
 pub use duration::{DurationOrOff, DurationSchema, DurationText, parse_duration};
 pub use key::{Key, Part, quoted, write_parts};
@@ -18,3 +19,4 @@ pub use read::{UNKNOWN, clean, kind_of, read};
 pub use scalar::ScalarText;
 pub use schema::{OneOrMore, SchemaNode, schema_of};
 pub use secret_ref::{SECRET_FORMS, SecretRef, SecretRefs};
+pub use source::SourceText;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -13,7 +13,7 @@ use super::{
     dry_run, errors,
     file::{CredentialTable, HeadTable, ProfileRef, ProfileTable, SettingTable},
     graph, guard, inject,
-    layers::{self, Layers, ProfileFiles},
+    layers::{Layers, ProfileFiles},
     model::{Profile, SecretSpec},
     names::RESERVED,
     partition, text,
@@ -59,27 +59,6 @@ pub fn build(
     });
     problems.extend(found);
     profile
-}
-
-/// The files a credential's profile is made of, for polling: the profile file and those it extends.
-#[must_use]
-pub fn files(base: &ProfileRef, relative_to: &Path, files: &ProfileFiles) -> Vec<PathBuf> {
-    // What is built in extends nothing else.
-    let ProfileRef::File { file } = base else {
-        return Vec::new();
-    };
-    let layers = Layers::load(
-        base,
-        &Map::new(),
-        "",
-        relative_to,
-        files,
-        &mut Problems::default(),
-    );
-    layers.map_or_else(
-        || vec![relative_to.join(file)],
-        |layers| layers::files(&layers),
-    )
 }
 
 /// Settings and secrets of a profile with their help, `extends` followed, for `cupbearer profiles

@@ -16,8 +16,8 @@ use super::{
     file::{ProfileRef, ProfileTable},
 };
 use crate::document::{
-    Key, Part, Problem, Problems, Severity, clean, known, parse_toml, shown_path, why_unread,
-    write_parts,
+    Key, Part, Problem, Problems, Severity, SourceText, clean, known, parse_toml, shown_path,
+    why_unread, write_parts,
 };
 
 pub(super) type Table = Map<String, Value>;
@@ -61,10 +61,29 @@ const DEPTH: usize = 16;
 #[derive(Debug, Default)]
 pub struct ProfileFiles(RefCell<BTreeMap<PathBuf, Arc<Found>>>);
 
-/// A profile file's table without what was wrong in it, or why it cannot be read.
-type Found = Result<(Table, Vec<Problem>), Problem>;
+/// What was read of a profile file, or why it cannot be.
+type Found = Result<ProfileFile, Problem>;
+
+#[derive(Debug)]
+struct ProfileFile {
+    /// Without what was wrong in it.
+    table: Table,
+    found: Vec<Problem>,
+    /// SHA-256 of its bytes.
+    digest: [u8; 32],
+}
 
 impl ProfileFiles {
+    /// The files that were read, to be polled, with SHA-256 of their bytes.
+    #[must_use]
+    pub fn digests(&self) -> BTreeMap<PathBuf, [u8; 32]> {
+        let files = self.0.borrow();
+        let read = files
+            .iter()
+            .filter_map(|(path, found)| Some((path.clone(), found.as_ref().as_ref().ok()?.digest)));
+        read.collect()
+    }
+
     fn find(&self, path: &Path) -> Arc<Found> {
         let known = self.0.borrow().get(path).cloned();
         known.unwrap_or_else(|| {
@@ -175,11 +194,11 @@ impl Layers {
                 )
             }),
             Origin::File(path) => match &*files.find(path) {
-                Ok((table, found)) => {
-                    for problem in found {
+                Ok(file) => {
+                    for problem in &file.found {
                         problems.add(problem.clone());
                     }
-                    Ok(table.clone())
+                    Ok(file.table.clone())
                 }
                 Err(problem) => Err(problem.clone()),
             },
@@ -305,15 +324,6 @@ fn steps<'k>(at: &Key<'k>) -> Vec<Part<'k>> {
         .collect()
 }
 
-/// The files a profile is made of, for polling; those that can be found.
-pub(super) fn files(layers: &Layers) -> Vec<PathBuf> {
-    let files = layers.all.iter().filter_map(|layer| match &layer.origin {
-        Origin::File(path) => Some(path.clone()),
-        _ => None,
-    });
-    files.collect()
-}
-
 fn depth(table: &Table, steps: &[Part<'_>]) -> usize {
     let Some((Part::Name(first), rest)) = steps.split_first() else {
         return 0;
@@ -354,8 +364,8 @@ fn read_file(path: &Path) -> Found {
             None,
         )
     };
-    let text = text_of(path).map_err(unread)?;
-    let mut table = parse_toml(&text)
+    let source = source_of(path).map_err(unread)?;
+    let mut table = parse_toml(&source.text)
         .map_err(|(what, hint)| problem(what, hint.to_owned(), Some(path.to_owned())))?;
     resolve_paths(&mut table, path.parent().unwrap_or(Path::new("")));
     let mut tree = Value::Object(table);
@@ -366,18 +376,23 @@ fn read_file(path: &Path) -> Found {
             ..problem(what, hint, Some(path.to_owned()))
         });
     });
-    let Value::Object(table) = tree else {
-        return Ok((Table::new(), found));
+    let table = match tree {
+        Value::Object(table) => table,
+        _ => Table::new(),
     };
-    Ok((table, found))
+    Ok(ProfileFile {
+        table,
+        found,
+        digest: source.digest,
+    })
 }
 
-fn text_of(path: &Path) -> Result<String, String> {
+fn source_of(path: &Path) -> Result<SourceText, String> {
     let meta = std::fs::metadata(path).map_err(|error| why_unread(&error))?;
     if !meta.is_file() || meta.len() > LONGEST {
         return Err("it is not a regular file of at most 1 MiB".into());
     }
-    std::fs::read_to_string(path).map_err(|error| why_unread(&error))
+    SourceText::read(path).map_err(|(what, _)| what)
 }
 
 /// `tokens.*.tls` names files relative to the file it stands in.

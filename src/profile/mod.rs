@@ -23,7 +23,7 @@ pub mod template;
 mod text;
 mod token;
 
-pub use assembly::{Given, build, files};
+pub use assembly::{Given, build};
 pub use file::{CredentialTable, ProfileRef};
 pub use layers::ProfileFiles;
 pub use model::{Profile, TokenSpec};

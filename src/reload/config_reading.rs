@@ -1,16 +1,19 @@
 //! One reading of a configuration with all the files that it names.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     config::{self, Config, Sight},
-    document::Problems,
+    document::{Problems, SourceText},
     files::{self, Marks},
 };
 
 /// No configuration, profile or certificate is larger, in bytes.
 const LIMIT: usize = 16 * 1024 * 1024;
-/// How often it is read again where files change, or others are named, meanwhile.
+/// How often it is read again where files change meanwhile.
 const TRIES: usize = 5;
 
 /// What was read, and what lay where while it was.
@@ -21,41 +24,47 @@ pub(super) struct ConfigReading {
 }
 
 /// Loads `file` with all it names; `None`: the files change faster than they can be read. `known`
-/// are the files that what runs was read from. What lies there is the same before and after, so
-/// that the marks are those of the very bytes the configuration was made of.
-pub(super) fn read_config(
-    file: &Path,
-    known: Vec<PathBuf>,
-    sight: &Sight,
-) -> Option<ConfigReading> {
-    let mut named = known;
+/// are the files that what runs was read from. The marks are those of the very bytes that the
+/// configuration was made of, which it has the digests of. Of certificates they say what lies there
+/// now: the snapshot reads these, and they are looked at again when it has.
+pub(super) fn read_config(file: &Path, known: &[PathBuf], sight: &Sight) -> Option<ConfigReading> {
     for _ in 0..TRIES {
-        let before = files::read(&named, LIMIT).ok()?;
-        let (config, problems) = match before.get(file) {
+        let read = files::read(&[file.to_path_buf()], LIMIT).ok()?;
+        let source = match read.get(file) {
             // To read a pipe could take for ever.
-            Some(Err(error)) if error.kind() == std::io::ErrorKind::Other => {
-                let mut problems = Problems::default();
-                problems.problem(
-                    "",
-                    format!("{}: {error}", file.display()),
-                    "a reload reads a regular file of at most 16 MiB",
-                );
-                (None, problems)
-            }
-            _ => config::load(file, sight),
+            Some(Err(error)) if error.kind() == io::ErrorKind::Other => Err((
+                format!("{}: {error}", file.display()),
+                "a reload reads a regular file of at most 16 MiB",
+            )),
+            Some(bytes) => SourceText::from_bytes(bytes.as_deref().map(Vec::as_slice)),
+            None => return None,
         };
-        let needed = config.as_ref().map_or_else(|| named.clone(), watched_files);
-        let marks = read_marks(&needed)?;
-        if marks == before.marks() {
+        let (config, problems) = config::load_read(file, source, sight);
+        let marks = read_marks(
+            &config
+                .as_ref()
+                .map_or_else(|| known.to_vec(), watched_files),
+        )?;
+        if config
+            .as_ref()
+            .is_none_or(|config| is_read_from(config, &marks))
+        {
             return Some(ConfigReading {
                 config,
                 problems,
                 marks,
             });
         }
-        named = needed;
     }
     None
+}
+
+/// Whether the files that `config` was read from hold the same bytes still.
+pub(super) fn is_read_from(config: &Config, marks: &Marks) -> bool {
+    config
+        .files
+        .iter()
+        .all(|(path, digest)| marks.get(path).is_some_and(|mark| mark.content() == digest))
 }
 
 /// What lies at these paths now; `None`: it changes faster than it can be read.
@@ -73,7 +82,7 @@ pub(super) fn watched_files(config: &Config) -> Vec<PathBuf> {
     let tls = tls
         .flat_map(|t| [&t.ca_file, &t.client_cert_file, &t.client_key_file])
         .flatten();
-    let mut files: Vec<PathBuf> = config.files.iter().chain(tls).cloned().collect();
+    let mut files: Vec<PathBuf> = config.files.keys().chain(tls).cloned().collect();
     files.sort();
     files.dedup();
     files

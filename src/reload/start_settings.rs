@@ -33,7 +33,6 @@ impl StartSettings {
             rules: _,
             file: _,
             files: _,
-            text: _,
         } = config;
         let Proxy {
             listen,

@@ -13,7 +13,7 @@ use std::{
 const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("files", &["clock"]),
-    ("document", &[]),
+    ("document", &["files"]),
     ("redact", &[]),
     ("secret", &["files"]),
     ("token", &["clock"]),
@@ -45,7 +45,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     (
         "config",
         &[
-            "files", "profile", "route", "upstream", "secret", "document", "tls", "token",
+            "profile", "route", "upstream", "secret", "document", "tls", "token",
         ],
     ),
     (

@@ -160,17 +160,24 @@ fn a_wrong_secret_reference_is_one_mistake_and_no_advice_about_a_file_nobody_nam
 }
 
 #[test]
-fn a_profile_of_ones_own_is_a_file_and_is_polled() {
+fn a_profile_of_ones_own_is_a_file_and_is_polled_with_those_it_extends() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(
-        folder.path().join("mine.toml"),
-        "extends = \"oauth2\"\ndoc = \"Mine.\"\n",
-    )
-    .unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        (path, crate::files::hash(text.as_bytes()))
+    };
+    let files = BTreeMap::from([
+        write(
+            "mine.toml",
+            "extends = { file = \"base.toml\" }\ndoc = \"Mine.\"\n",
+        ),
+        write("base.toml", "extends = \"oauth2\"\n"),
+    ]);
     let text = acme(&[SETTINGS, SECRETS, "profile = { file = \"mine.toml\" }\n"].concat());
     let (config, problems) = load_text(&text, folder.path(), &sight(&[("S", "x")]));
     let config = config.unwrap_or_else(|| panic!("{:#?}", problems.list()));
-    assert_eq!(config.files, [folder.path().join("mine.toml")]);
+    assert_eq!(config.files, files);
 }
 
 #[test]

@@ -40,7 +40,6 @@ fn the_example_says_the_defaults() {
         rules,
         file: _,
         files: _,
-        text: _,
     } = example;
     assert_eq!(proxy, required.proxy);
     assert_eq!(admin, required.admin);

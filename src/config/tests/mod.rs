@@ -170,7 +170,10 @@ fn every_file_that_was_read_is_named_to_be_polled() {
     let (config, problems) = load(&file, &Sight::default());
     assert_eq!(
         config.map(|config| (config.file, config.files)),
-        Some((Some(file.clone()), vec![file])),
+        Some((
+            Some(file.clone()),
+            BTreeMap::from([(file, crate::files::hash(OPEN.as_bytes()))])
+        )),
         "{:?}",
         problems.list()
     );

@@ -200,8 +200,7 @@ pub fn snapshot(
         upstreams: upstreams.clone(),
         rules: rules.clone(),
         file: None,
-        files: Vec::new(),
-        text: [0; 32],
+        files: BTreeMap::new(),
     };
     change(&mut config);
     let upstreams = upstreams
