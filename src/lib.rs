@@ -54,7 +54,8 @@
 //! |---|---|
 //! | sockets: which addresses, IPv6, who may use a Unix socket | `src/listen/bind.rs` |
 //! | three quarters of the open files for clients | `src/listen/descriptors.rs` |
-//! | accepting, seats, linger and drain of connections | `src/listen/mod.rs` |
+//! | accepting, linger and drain of connections | `src/listen/mod.rs` |
+//! | who makes room where all seats are taken | `src/listen/seats.rs` |
 //! | HTTP/1 or HTTP/2; deadline of a head; idle | `src/listen/connection.rs` |
 //! | 8 MiB for the unfinished heads of all connections | `src/listen/unfinished.rs` |
 //! | chunked request bodies to the letter | `src/listen/chunks.rs` |
@@ -70,7 +71,7 @@
 //! | places at an upstream: `pool.requests`, half of what is left | `src/proxy/places.rs` |
 //! | a token for a request: waited for, renewed after a 401 | `src/proxy/access.rs` |
 //! | is this 401 about the token? what a challenge says | `src/proxy/challenge.rs` |
-//! | 240 bytes a second of body | `src/proxy/pace.rs` |
+//! | 240 bytes a second of body at least | `src/proxy/pace.rs` |
 //! | what is removed from a request, and put on it | `src/proxy/inject.rs` |
 //! | names to addresses | `src/proxy/resolve.rs` |
 //! | connections: timeouts, TLS, what they may be used again for | `src/proxy/peer.rs` |
