@@ -114,16 +114,25 @@
 //!
 //! | configuration | file |
 //! |---|---|
-//! | which keys there are | `src/config/file.rs` |
-//! | which keys a profile has | `src/profile/table.rs` |
-//! | defaults and ranges; every problem at once | `src/config/parse.rs` |
-//! | the environment over the file | `src/config/source.rs` |
+//! | which keys there are, their defaults and bounds | `src/config/file.rs` |
+//! | which keys a profile has | `src/profile/file.rs` |
+//! | every mistake at once, each at its key | `src/document/read.rs` |
+//! | hints: the nearest known key, what would be right | `src/document/schema.rs` |
+//! | the environment over the file | `src/document/layers.rs` |
+//! | durations | `src/document/duration.rs` |
+//! | references to secrets, as they are written | `src/document/secret_ref.rs` |
+//! | what keys mean together | `src/config/parse.rs` |
 //! | `[upstreams]`, defaults, own listeners refused | `src/config/upstream.rs` |
 //! | lints | `src/config/lint.rs` |
 //! | `extends`, `drop`, overrides | `src/profile/layers.rs` |
 //! | templates: syntax | `src/profile/template/syntax.rs` |
 //! | templates: filters | `src/profile/filters.rs` |
-//! | templates: tried at load | `src/profile/trial.rs` |
+//! | templates: what they may name | `src/profile/names.rs` |
+//! | templates: tried at load | `src/profile/dry_run.rs` |
+//! | token requests of a profile, client authentication | `src/profile/token.rs` |
+//! | where a token stands in an answer | `src/profile/response.rs` |
+//! | `errors` rules | `src/profile/errors.rs` |
+//! | chains of tokens | `src/profile/graph.rs` |
 //! | built-in vendors | `src/profile/catalogue.rs` |
 //! | where secrets come from; white space | `src/secret/mod.rs` |
 //! | which values are believed | `src/secret/watch.rs` |
