@@ -15,6 +15,7 @@ pub struct Key<'a> {
 pub enum Part<'a> {
     /// Steps that are written out already; empty: the root.
     Written(&'a str),
+    /// A key of a table.
     Name(&'a str),
     /// A position in a list, from 0.
     Index(usize),

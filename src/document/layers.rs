@@ -27,7 +27,9 @@ const TOML: &str =
 /// What was read from a text and the environment.
 #[derive(Debug)]
 pub struct Tree {
+    /// All of it, the environment laid over the text.
     pub value: Value,
+    /// Which keys the environment set.
     pub overrides: Overrides,
 }
 

@@ -17,6 +17,7 @@ pub enum Severity {
 /// One mistake or piece of advice.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Problem {
+    /// Whether it can run like this.
     pub severity: Severity,
     /// Key path, e.g. `upstreams.acme.url`; empty for the file as a whole.
     pub key: String,
@@ -105,6 +106,7 @@ impl Problems {
     pub fn add(&mut self, problem: Problem) {
         self.found.push(problem);
     }
+    /// Adds all of `more`.
     pub fn extend(&mut self, more: Problems) {
         self.found.extend(more.found);
     }
@@ -113,10 +115,12 @@ impl Problems {
     pub fn fatal(&self) -> bool {
         self.found.iter().any(|p| p.severity == Severity::Problem)
     }
+    /// All of them, in the order in which they were found.
     #[must_use]
     pub fn list(&self) -> &[Problem] {
         &self.found
     }
+    /// All of them, in the order in which they were found.
     #[must_use]
     pub fn into_list(self) -> Vec<Problem> {
         self.found

@@ -11,8 +11,11 @@ use serde::{
 /// Where a secret stands. `Debug` shows stars for an inline value.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SecretRef {
+    /// The value itself.
     Inline(String),
+    /// The name of a variable of our environment.
     Env(String),
+    /// The path of a file, as it is written.
     File(String),
     /// File and JSON pointer (RFC 6901).
     Json(String, String),

@@ -11,6 +11,7 @@ type Wrong = (String, &'static str);
 /// A text that was read once: whoever keeps its digest can tell whether its file holds it still.
 #[derive(Debug)]
 pub struct SourceText {
+    /// The whole text.
     pub text: String,
     /// SHA-256 of the bytes.
     pub digest: [u8; 32],

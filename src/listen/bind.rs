@@ -180,6 +180,7 @@ pub fn plain_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFil
 }
 
 impl Bound {
+    /// Where it really listens.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address

@@ -23,6 +23,7 @@ use crate::document::{Key, Problems, known, read};
 /// What a credential says besides its overrides.
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'a> {
+    /// `settings`, by name.
     pub settings: &'a BTreeMap<String, String>,
     /// Names of the secrets; `None`: a directory, so all may be there.
     pub secrets: Option<&'a [String]>,

@@ -56,30 +56,45 @@ pub(super) fn table(name: &str) -> Option<&'static Table> {
 /// What a user has to know of a profile, what it extends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
+    /// What a credential writes as its `profile`.
     pub name: &'static str,
     /// The file as it is, comments included.
     pub toml: &'static str,
+    /// What it is for, in a sentence.
     pub doc: String,
+    /// Where the vendor says so.
     pub source: String,
+    /// By name.
     pub settings: Vec<Setting>,
+    /// By name.
     pub secrets: Vec<Needed>,
 }
 
+/// A setting of a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
+    /// Its key in `settings`.
     pub name: String,
+    /// What it is, for people.
     pub help: String,
+    /// Taken where nothing is written; `None`: the setting is empty then.
     pub default: Option<String>,
+    /// It has to be written, or has a default.
     pub required: bool,
+    /// A regular expression that its value has to fit, as a whole.
     pub pattern: Option<String>,
 }
 
 /// A secret of a profile; `*` is any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needed {
+    /// Its key in `secrets`.
     pub name: String,
+    /// What it is and where it comes from, for people.
     pub help: String,
+    /// It need not be there.
     pub optional: bool,
+    /// It may stand in the configuration.
     pub public: bool,
 }
 

@@ -32,6 +32,7 @@ pub enum ProfileRef {
 impl ProfileRef {
     /// What is said of anything else.
     pub const WRONG: &str = "must be a built-in profile's name, or { file = \"PATH\" }";
+    /// What to do about it.
     pub const HINT: &str = "`cupbearer profiles` lists the built-in ones";
 
     /// With a relative path from `folder`.

@@ -22,19 +22,26 @@ pub struct Profile {
     pub secrets: BTreeMap<String, SecretSpec>,
     /// Parents before children.
     pub tokens: Vec<TokenSpec>,
+    /// What is put on requests.
     pub inject: Inject,
+    /// What selects a token set; empty: there is one for all requests.
     pub partition: Vec<Partition>,
     /// The user's rules first, then the profile's.
     pub errors: Vec<Rule>,
+    /// How often the token endpoint may be asked, and how refusals are counted.
     pub limits: LockoutPolicy,
     /// At most so many requests wait for a token of this credential.
     pub max_waiters: usize,
+    /// Its token is handed out to callers.
     pub vend: bool,
 }
 
+/// `secrets.NAME`: what a profile says of one of its secrets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SecretSpec {
+    /// What it is and where it comes from, for people.
     pub help: String,
+    /// It need not be there.
     pub optional: bool,
     /// May stand in the configuration without a lint (`client_id`).
     pub public: bool,
@@ -43,24 +50,37 @@ pub struct SecretSpec {
 /// `tokens.NAME`
 #[derive(Debug, Clone)]
 pub struct TokenSpec {
+    /// Its name, and the label `token` of metrics.
     pub name: Arc<str>,
     /// `None` only with [`Format::None`]. Judged at load where it names settings only; one that
     /// names secrets, tokens or variables is known only when it is rendered, so the sender judges
     /// it then, by the rules of [`super::judge_url`] (https, or loopback, or `allow_plaintext`).
     pub url: Option<Template>,
+    /// `http` to a host that is not loopback is let pass.
     pub allow_plaintext: bool,
+    /// POST, unless the profile says otherwise.
     pub method: Method,
+    /// Where parameters go.
     pub format: Format,
+    /// How the client proves who it is.
     pub client_auth: ClientAuth,
     /// `None`: none is sent.
     pub grant_type: Option<Template>,
+    /// Parameters besides those of the grant and of the client; one that renders empty is not sent.
     pub params: BTreeMap<String, Param>,
+    /// Header fields of the token request.
     pub headers: Vec<(HeaderName, Template)>,
+    /// The whole content, in place of parameters.
     pub body: Option<Template>,
+    /// For the whole call, from connecting to the last byte of the answer.
     pub timeout: Duration,
+    /// Trust and identity on the way to the token endpoint.
     pub tls: Tls,
+    /// There where something is signed.
     pub assertion: Option<Assertion>,
+    /// Where the token and its life stand in the answer.
     pub response: Response,
+    /// How long it lives, and when it is renewed.
     pub lifetime: Lifetime,
     /// Indices into [`Profile::tokens`] of the tokens this one is made with.
     pub parents: Vec<usize>,
@@ -70,43 +90,62 @@ pub struct TokenSpec {
 /// tree.
 #[derive(Debug, Clone)]
 pub enum Param {
+    /// A template.
     Text(Template),
+    /// A member of JSON, or `true` and `false` as text.
     Bool(bool),
+    /// A member of JSON, or its digits as text.
     Number(serde_json::Number),
+    /// Several values; a form repeats the name.
     List(Vec<Param>),
+    /// A table, in JSON alone.
     Table(BTreeMap<String, Param>),
 }
 
+/// `format`: where the parameters of a token request go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
+    /// Into the content, as `application/x-www-form-urlencoded` (RFC 6749 4.4.2).
     Form,
+    /// Into the content, as one JSON object.
     Json,
+    /// Into the URL's query.
     Query,
     /// With a `url`: a request without body or parameters. Without: the assertion is itself the
     /// token.
     None,
 }
 
+/// `client_auth`: how the client proves who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAuth {
+    /// `client_id` and `client_secret` as parameters (RFC 6749 2.3.1).
     Body,
+    /// HTTP Basic of both, each form-encoded first (RFC 6749 2.3.1).
     Basic,
+    /// HTTP Basic of both as they are, as many vendors want it.
     BasicRaw,
+    /// An assertion that a private key signs (RFC 7523 2.2).
     PrivateKeyJwt,
+    /// An assertion that the client secret signs (RFC 7523 2.2, OpenID Connect Core 9).
     ClientSecretJwt,
+    /// Nothing is added: the profile's own parameters and header fields do it.
     None,
 }
 
 /// `.assertion`
 #[derive(Debug, Clone)]
 pub struct Assertion {
+    /// The signature's algorithm (RFC 7518 3.1).
     pub alg: jsonwebtoken::Algorithm,
+    /// What it is signed with: a private key in PEM, or the secret of an HMAC.
     pub key: Template,
     /// Members of the JOSE header besides `alg` and `typ`; one that renders empty is left out
     /// (`kid` of an absent certificate).
     pub header: BTreeMap<String, Template>,
     /// Claims that differ from the usual ones; one that renders empty is left out.
     pub claims: BTreeMap<String, Param>,
+    /// From `iat` to `exp`.
     pub lifetime: Duration,
 }
 
@@ -115,7 +154,9 @@ pub struct Assertion {
 pub enum Pick {
     /// A JSON pointer (RFC 6901).
     Pointer(String),
+    /// A field of the head.
     Header(HeaderName),
+    /// A cookie that is set.
     Cookie(String),
     /// The whole body, white space trimmed.
     Body,
@@ -124,17 +165,23 @@ pub enum Pick {
 /// `.response`
 #[derive(Debug, Clone)]
 pub struct Response {
+    /// The token.
     pub token: Pick,
+    /// Its life from now on.
     pub expires_in: Option<Pick>,
     /// One unit of `expires_in`.
     pub expires_unit: Duration,
+    /// The moment of its end.
     pub expires_at: Option<Pick>,
+    /// How that moment is written.
     pub expires_at_format: AtFormat,
     /// Read `exp` and `iat` where the token looks like a JWT.
     pub jwt_exp: bool,
+    /// What else of the answer templates may name, as `vars.NAME`.
     pub vars: BTreeMap<String, Pick>,
 }
 
+/// `expires_at_format`: how a moment is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AtFormat {
     /// Epoch seconds or milliseconds by magnitude, or RFC 3339.
@@ -142,7 +189,9 @@ pub enum AtFormat {
     /// strftime with the zone it is meant in (IANA name or offset); `None` where the format itself
     /// has one.
     Strftime {
+        /// As strftime(3) has it.
         format: String,
+        /// `Asia/Seoul`, `+09:00`.
         zone: Option<String>,
     },
 }
@@ -150,25 +199,33 @@ pub enum AtFormat {
 /// `inject`
 #[derive(Debug, Clone, Default)]
 pub struct Inject {
+    /// Header fields that replace the client's.
     pub headers: Vec<(HeaderName, Template)>,
+    /// Header fields that are added where the client sends none of that name.
     pub headers_if_absent: Vec<(HeaderName, Template)>,
+    /// Query parameters that replace the client's.
     pub query: Vec<(String, Template)>,
+    /// Cookies that replace the client's.
     pub cookies: Vec<(String, Template)>,
 }
 
 /// `partition.NAME`
 #[derive(Debug, Clone)]
 pub struct Partition {
+    /// Templates name its value as `partition.NAME`.
     pub name: Arc<str>,
+    /// The field that holds the value; it goes no further.
     pub header: HeaderName,
-    /// Anchored.
+    /// What a value has to fit, as a whole.
     pub pattern: Regex,
+    /// So many values have token sets at the same time; the one unused for longest makes room.
     pub max: u64,
 }
 
 /// One entry of `errors`.
 #[derive(Debug, Clone)]
 pub struct Rule {
+    /// Whose answers it judges.
     pub at: At,
     /// Only for this token; `None`: for all.
     pub token: Option<Arc<str>>,
@@ -176,20 +233,29 @@ pub struct Rule {
     pub status: Vec<StatusMatch>,
     /// The answer's media type has to be JSON's, or must not be; `None`: any.
     pub json: Option<bool>,
+    /// What of the answer is looked at; where nothing is found there, the rule does not fit.
     pub path: Option<Pick>,
+    /// What that has to be; `None`: anything.
     pub test: Option<Test>,
+    /// What the answer then means.
     pub then: Then,
+    /// How long to wait before the next attempt.
     pub hold: Option<Duration>,
 }
 
+/// `at`: whose answers a rule judges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
+    /// The token endpoint's.
     Token,
+    /// The API's, to requests of callers.
     Api,
 }
 
+/// One entry of a rule's `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusMatch {
+    /// This status.
     Exact(u16),
     /// "5xx" is 5.
     Class(u16),
@@ -198,17 +264,27 @@ pub enum StatusMatch {
 /// Compared as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Test {
+    /// It is one of these.
     In(Vec<String>),
+    /// It is none of these.
     NotIn(Vec<String>),
 }
 
+/// `then`: what an answer means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
+    /// There is a token in it.
     Ok,
+    /// The endpoint failed: try again with backoff.
     Retry,
+    /// The endpoint wants us to wait.
     Throttled,
+    /// The secret was refused.
     Rejected,
+    /// The configuration or the answer is wrong.
     Config,
+    /// At the API: the token was refused.
     StaleToken,
+    /// At the API: it says nothing of the token.
     Pass,
 }

@@ -41,12 +41,17 @@ struct Inner {
 /// What a template may name while it is rendered.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scope<'a> {
+    /// By bare name.
     pub settings: Option<&'a BTreeMap<String, String>>,
+    /// `secrets.NAME`.
     pub secrets: Option<&'a Values>,
     /// `tokens.NAME`; `token` is the last of them.
     pub tokens: &'a [(&'a str, &'a str)],
+    /// `partition.NAME`.
     pub partition: &'a [(&'a str, &'a str)],
+    /// `vars.NAME`.
     pub vars: Option<&'a BTreeMap<String, String>>,
+    /// `assertion`, signed already.
     pub assertion: Option<&'a str>,
     /// Wall clock (since the Unix epoch) for `now`; `None`: read where it is needed.
     pub wall: Option<Duration>,
@@ -59,6 +64,7 @@ pub struct Scope<'a> {
 pub struct RenderError {
     /// What the template names.
     pub names: String,
+    /// In words, without values.
     pub why: String,
 }
 
@@ -123,6 +129,7 @@ impl Template {
         Ok(text)
     }
 
+    /// The template as it is written.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.0.source

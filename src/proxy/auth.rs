@@ -52,6 +52,7 @@ pub struct Doubts {
 /// Why a request is not let in.
 #[derive(Debug)]
 pub struct Denied {
+    /// 407, or 502 where no secret can be read.
     pub reply: Reply,
     /// A secret was shown, and it is another: wait for [`Doubts::pass`] before this is answered.
     pub wrong: bool,

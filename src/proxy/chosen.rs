@@ -70,6 +70,7 @@ pub struct Ctx {
     pub chosen: Option<Chosen>,
     /// Set where a later phase found the reason for an error that pingora only carries.
     pub refusal: Option<Reply>,
+    /// Counts it as one in flight, once its upstream is known.
     pub flight: Option<Flight>,
     /// There where it is being sent once more.
     pub replay: Option<Replay>,
