@@ -9,13 +9,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::{
-    app, state,
-    telemetry::Metrics,
-    token::{
-        AttemptOutcome, AttemptRequest, BoxFuture, GuardKey, GuardStatus, Ledger, LockoutPolicy,
-        MemoryLedger, Reservation, Spend, guard::TurnQueue,
+use {
+    crate::{
+        app, state,
+        telemetry::Metrics,
+        token::{
+            AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardKey, GuardStatus, Ledger,
+            LockoutPolicy, MemoryLedger, Reservation, TurnQueue,
+        },
     },
+    futures_util::future::BoxFuture,
 };
 
 /// Where it is counted.
@@ -131,15 +134,15 @@ impl Ledger for Forced {
         key: &'a GuardKey,
         limits: &'a LockoutPolicy,
         ask: &'a AttemptRequest,
-    ) -> BoxFuture<'a, Spend> {
+    ) -> BoxFuture<'a, GuardDecision<Reservation>> {
         Box::pin(async move {
             match self.record.spend(key, limits, ask).await {
-                spend @ (Spend::Go(_) | Spend::Busy) => return spend,
+                spend @ (Ok(_) | Err(Denial::Busy)) => return spend,
                 _ => self.record.clear(key).await,
             }
             match self.record.spend(key, limits, ask).await {
-                spend @ (Spend::Go(_) | Spend::Busy) => spend,
-                Spend::NoMemory => self.stand_in(key, limits, ask).await,
+                spend @ (Ok(_) | Err(Denial::Busy)) => spend,
+                Err(Denial::NoMemory) => self.stand_in(key, limits, ask).await,
                 spend if self.shared => spend,
                 _ => self.stand_in(key, limits, ask).await,
             }
@@ -187,9 +190,9 @@ impl Forced {
         key: &GuardKey,
         limits: &LockoutPolicy,
         ask: &AttemptRequest,
-    ) -> Spend {
+    ) -> GuardDecision<Reservation> {
         let spend = self.memory.spend(key, limits, ask).await;
-        if let Spend::Go(permit) = &spend {
+        if let Ok(permit) = &spend {
             self.in_memory
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)

@@ -107,7 +107,7 @@ impl Credential {
                         }) == *key
                 };
                 if if first { unread() } else { !used() } {
-                    keeper.note_secret_change();
+                    keeper.note_change();
                 }
             }
         }

@@ -204,7 +204,7 @@ impl Credential {
             // What held them may be mended.
             self.keepers()
                 .iter()
-                .for_each(|keeper| keeper.note_configuration_change());
+                .for_each(|keeper| keeper.note_change());
         }
     }
 

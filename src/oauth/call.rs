@@ -22,15 +22,18 @@ use super::{
     response::TokenResponse,
     scrubber::Scrubber,
 };
-use crate::{
-    clock::BootInstant,
-    profile::{Profile, Scope, TokenSpec, model::ClientAuth},
-    secret::{Secret, Values, Watcher},
-    telemetry::Metrics,
-    token::{
-        BoxFuture, Failure, FailureClass, Fetch, GuardKey, Issued, KeeperEvent, KeeperName,
-        PreparedCall, Token,
+use {
+    crate::{
+        clock::BootInstant,
+        profile::{Profile, Scope, TokenSpec, model::ClientAuth},
+        secret::{Secret, Values, Watcher},
+        telemetry::Metrics,
+        token::{
+            Failure, FailureClass, Fetch, GuardKey, Issued, KeeperEvent, KeeperName, PreparedCall,
+            Token,
+        },
     },
+    futures_util::future::BoxFuture,
 };
 
 /// How one token of one credential (and partition) is fetched.

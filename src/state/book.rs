@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::{BootInstant, BootStamp},
     token::{
-        AttemptOutcome, AttemptRequest, GuardKey, GuardStatus, LockoutPolicy,
+        AttemptOutcome, AttemptRequest, Denial, GuardKey, GuardStatus, LockoutPolicy,
         guard::{AccountRecord, CountPair, GuardDecision, KeyCounts, SecretRecord, value_name},
     },
 };
@@ -88,7 +88,7 @@ impl Book {
         self.folder.changed()
     }
 
-    /// Asks, and where the answer is `Go`, has written the attempt `id` down as spent.
+    /// Asks, and where it may be made, has written the attempt `id` down as spent.
     pub fn spend(
         &self,
         key: &GuardKey,
@@ -112,18 +112,18 @@ impl Book {
                 )?;
             }
             let answer = pair.tally().decide(whose(names), limits, ask, stamp.boot);
-            if answer != GuardDecision::Go {
+            if answer != Ok(()) {
                 return Ok(answer);
             }
             // The budget first: a kill in between loses one of many, not one of two.
             if let Err(later) = self.take(locked, limits, ask, stamp)? {
-                return Ok(GuardDecision::OverBudget(later));
+                return Ok(Err(Denial::OverBudget(later)));
             }
             pair.tally().spend(whose(names), id, stamp.boot);
             pair.account.owners.insert(id, opened.owner.clone());
             pair.secret.owners.insert(id, opened.owner.clone());
             allowed = true;
-            Ok(GuardDecision::Go)
+            Ok(Ok(()))
         });
         if answer.is_err() && allowed {
             // It may stand in the record all the same, and nobody will send it.

@@ -14,13 +14,15 @@ use super::{
     folder::Folder,
     trouble::{Report, Trouble},
 };
-use crate::{
-    clock::{BootInstant, BootStamp},
-    token::{
-        AttemptOutcome, AttemptRequest, BoxFuture, GuardKey, GuardStatus, Ledger, LockoutPolicy,
-        MemoryLedger, Reservation, Spend,
-        guard::{GuardDecision, KeyCounts, TurnQueue},
+use {
+    crate::{
+        clock::{BootInstant, BootStamp},
+        token::{
+            AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardKey, GuardStatus, Ledger,
+            LockoutPolicy, MemoryLedger, Reservation, TurnQueue, guard::KeyCounts,
+        },
     },
+    futures_util::future::BoxFuture,
 };
 
 /// How often the folder is looked at for what other processes did there.
@@ -115,7 +117,7 @@ impl Ledger for Disk {
         key: &'a GuardKey,
         limits: &'a LockoutPolicy,
         ask: &'a AttemptRequest,
-    ) -> BoxFuture<'a, Spend> {
+    ) -> BoxFuture<'a, GuardDecision<Reservation>> {
         Box::pin(async move {
             // What was counted in memory while the disk could not be used holds on.
             if let Some(until) = self
@@ -124,7 +126,7 @@ impl Ledger for Disk {
                 .status(None, key)
                 .and_then(|counted| counted.latched)
             {
-                return Spend::Latched(until);
+                return Err(Denial::Latched(until));
             }
             let (key_, limits_, ask_, stamp) =
                 (key.clone(), limits.clone(), ask.clone(), BootStamp::now());
@@ -248,23 +250,18 @@ impl Inner {
         limits: &LockoutPolicy,
         ask: &AttemptRequest,
         stamp: &BootStamp,
-    ) -> Result<Spend, Trouble> {
+    ) -> Result<GuardDecision<Reservation>, Trouble> {
         // Before it is read: who waits then hears of all that comes after.
         self.look();
         let id = rand::random::<u64>() | ON_DISK;
-        Ok(match self.book.spend(key, limits, ask, id, stamp)? {
-            GuardDecision::Go => {
-                self.report.works();
-                let inner = Arc::clone(self);
-                Spend::Go(Reservation::new(key.clone(), id, move |key, id| {
-                    inner.lost(key, id);
-                }))
-            }
-            GuardDecision::Busy => Spend::Busy,
-            GuardDecision::Later(t) => Spend::Later(t),
-            GuardDecision::OverBudget(t) => Spend::OverBudget(t),
-            GuardDecision::Latched(t) => Spend::Latched(t),
-        })
+        let decision = self.book.spend(key, limits, ask, id, stamp)?;
+        Ok(decision.map(|()| {
+            self.report.works();
+            let inner = Arc::clone(self);
+            Reservation::new(key.clone(), id, move |key, id| {
+                inner.lost(key, id);
+            })
+        }))
     }
 
     /// Looks when the folder changed last. Blocks.
@@ -278,7 +275,7 @@ impl Inner {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A permit was dropped. Does not block.
+    /// A reservation was dropped. Does not block.
     fn lost(self: Arc<Self>, key: &GuardKey, id: u64) {
         self.book.ended(
             key,

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     clock::{BootInstant, BootStamp},
     token::{
-        AttemptOutcome, AttemptRequest, GuardKey, Hold, Ledger, LockoutPolicy, Rate, Reservation,
-        Spend,
+        AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardKey, Hold, Ledger,
+        LockoutPolicy, Rate, Reservation,
         guard::{AccountRecord, SecretRecord},
     },
 };
@@ -82,14 +82,14 @@ fn ledger(dir: &TempDir) -> Told {
 }
 
 impl Told {
-    async fn ask(&self, secret: u8, hold: Hold) -> Spend {
+    async fn ask(&self, secret: u8, hold: Hold) -> GuardDecision<Reservation> {
         self.disk
             .spend(&key(secret), &limits(hold), &ask("a"))
             .await
     }
     async fn go(&self, secret: u8) -> Reservation {
         match self.ask(secret, FOREVER).await {
-            Spend::Go(permit) => permit,
+            Ok(permit) => permit,
             other => panic!("{other:?}"),
         }
     }
@@ -161,7 +161,10 @@ async fn a_latch_outlives_the_process_and_a_changed_secret_opens_it_at_once() {
     first.attempt(1, AttemptOutcome::Rejected).await;
     kill(first, vec![]);
     let second = ledger(&dir);
-    assert!(matches!(second.ask(1, FOREVER).await, Spend::Latched(None)));
+    assert!(matches!(
+        second.ask(1, FOREVER).await,
+        Err(Denial::Latched(None))
+    ));
     assert_eq!(
         second.disk.counted(&key(1)).await.unwrap().latched,
         Some(None)
@@ -169,7 +172,7 @@ async fn a_latch_outlives_the_process_and_a_changed_secret_opens_it_at_once() {
     second.attempt(2, AttemptOutcome::Success).await;
     second.disk.clear(&key(1)).await;
     assert!(
-        matches!(second.ask(1, FOREVER).await, Spend::Later(_)),
+        matches!(second.ask(1, FOREVER).await, Err(Denial::Later(_))),
         "one attempt, 30 s after the last refusal"
     );
     kill(second, vec![]);
@@ -192,11 +195,11 @@ async fn an_attempt_of_a_living_process_is_under_way_and_of_a_dead_one_it_counts
     let dir = folder();
     let (one, other) = (ledger(&dir), ledger(&dir));
     let permits = vec![one.go(1).await, one.go(1).await];
-    assert!(matches!(other.ask(1, FOREVER).await, Spend::Busy));
+    assert!(matches!(other.ask(1, FOREVER).await, Err(Denial::Busy)));
     assert_eq!(other.rejections().await, 0);
     kill(one, permits);
     assert!(
-        matches!(other.ask(1, FOREVER).await, Spend::Latched(None)),
+        matches!(other.ask(1, FOREVER).await, Err(Denial::Latched(None))),
         "two unknown outcomes"
     );
     assert_eq!(other.rejections().await, 2);
@@ -204,7 +207,7 @@ async fn an_attempt_of_a_living_process_is_under_way_and_of_a_dead_one_it_counts
     assert!(
         matches!(
             other.disk.spend(&key(1), &lenient, &ask("b")).await,
-            Spend::Latched(None)
+            Err(Denial::Latched(None))
         ),
         "the strictest of those who share it decides"
     );
@@ -228,14 +231,14 @@ async fn who_waits_for_a_turn_hears_of_what_another_process_settled() {
     let (one, other) = (ledger(&dir), ledger(&dir));
     let (first, second) = (one.go(1).await, one.go(1).await);
     let freed = other.disk.freed();
-    assert!(matches!(other.ask(1, FOREVER).await, Spend::Busy));
+    assert!(matches!(other.ask(1, FOREVER).await, Err(Denial::Busy)));
     one.disk
         .settle(first, AttemptOutcome::Success, &limits(FOREVER))
         .await;
     tokio::time::timeout(Duration::from_secs(10), freed)
         .await
         .unwrap();
-    assert!(matches!(other.ask(1, FOREVER).await, Spend::Go(_)));
+    assert!(other.ask(1, FOREVER).await.is_ok());
     drop(second);
 }
 
@@ -251,7 +254,7 @@ async fn the_budget_is_shared_and_outlives_the_process() {
     };
     for _ in 0..2 {
         let one = ledger(&dir);
-        let Spend::Go(permit) = one.disk.spend(&key(1), &limits, &ask("a")).await else {
+        let Ok(permit) = one.disk.spend(&key(1), &limits, &ask("a")).await else {
             panic!()
         };
         one.disk
@@ -261,13 +264,10 @@ async fn the_budget_is_shared_and_outlives_the_process() {
     let last = ledger(&dir);
     assert!(matches!(
         last.disk.spend(&key(1), &limits, &ask("a")).await,
-        Spend::OverBudget(_)
+        Err(Denial::OverBudget(_))
     ));
     assert!(
-        matches!(
-            last.disk.spend(&key(1), &limits, &ask("b")).await,
-            Spend::Go(_)
-        ),
+        last.disk.spend(&key(1), &limits, &ask("b")).await.is_ok(),
         "it is the credential's own"
     );
     for file in fs::read_dir(dir.path().join("state"))
@@ -287,7 +287,7 @@ async fn the_budget_is_shared_and_outlives_the_process() {
     assert!(
         matches!(
             last.disk.spend(&key(2), &limits, &ask("b")).await,
-            Spend::OverBudget(_)
+            Err(Denial::OverBudget(_))
         ),
         "a damaged budget starts empty"
     );
@@ -299,7 +299,7 @@ async fn moments_are_carried_over_a_reboot_by_the_wall_clock() {
     let hold = Hold::For(Duration::from_hours(1));
     let one = ledger(&dir);
     for _ in 0..2 {
-        let Spend::Go(permit) = one.ask(1, hold).await else {
+        let Ok(permit) = one.ask(1, hold).await else {
             panic!()
         };
         one.disk
@@ -319,7 +319,7 @@ async fn moments_are_carried_over_a_reboot_by_the_wall_clock() {
         wall: wall.saturating_sub(Duration::from_mins(50)),
     };
     fs::write(&file, encode(&entry).unwrap()).unwrap();
-    let Spend::Latched(Some(until)) = ledger(&dir).ask(1, hold).await else {
+    let Err(Denial::Latched(Some(until))) = ledger(&dir).ask(1, hold).await else {
         panic!()
     };
     let left = BootInstant::now().until(until);
@@ -341,7 +341,7 @@ async fn nothing_in_the_folder_is_for_others_or_tells_a_secret() {
         partition: Some(PARTITION.into()),
         ..key(1)
     };
-    let Spend::Go(permit) = one.disk.spend(&key, &limits(FOREVER), &ask("a")).await else {
+    let Ok(permit) = one.disk.spend(&key, &limits(FOREVER), &ask("a")).await else {
         panic!()
     };
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -387,9 +387,9 @@ async fn a_lost_salt_is_found_again_in_the_records_and_where_there_are_none_said
     fs::remove_file(&salt).unwrap();
     fs::write(record(&dir), "damage").unwrap();
     let two = ledger(&dir);
-    assert!(matches!(two.ask(1, FOREVER).await, Spend::NoMemory));
+    assert!(matches!(two.ask(1, FOREVER).await, Err(Denial::NoMemory)));
     two.disk.clear(&key(1)).await;
-    assert!(matches!(two.ask(1, FOREVER).await, Spend::Go(_)));
+    assert!(two.ask(1, FOREVER).await.is_ok());
 }
 
 #[tokio::test]
@@ -398,9 +398,9 @@ async fn a_folder_that_is_emptied_under_a_running_program_is_not_believed() {
     let one = ledger(&dir);
     one.attempt(1, AttemptOutcome::Rejected).await;
     fs::remove_dir_all(dir.path().join("state")).unwrap();
-    assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
+    assert!(matches!(one.ask(1, FOREVER).await, Err(Denial::NoMemory)));
     fs::create_dir(dir.path().join("state")).unwrap();
-    assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
+    assert!(matches!(one.ask(1, FOREVER).await, Err(Denial::NoMemory)));
     one.disk.clear(&key(1)).await;
     one.attempt(1, AttemptOutcome::Success).await;
 }
@@ -416,13 +416,13 @@ async fn an_outcome_that_cannot_be_written_is_kept_for_later_and_counted_meanwhi
         .settle(permit, AttemptOutcome::Rejected, &limits(FOREVER))
         .await;
     assert!(one.errors.load(Ordering::Relaxed) > 0);
-    assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
+    assert!(matches!(one.ask(1, FOREVER).await, Err(Denial::NoMemory)));
     fs::rename(&aside, &state).unwrap();
     assert_eq!(one.rejections().await, 1);
     one.attempt(1, AttemptOutcome::Rejected).await;
     assert!(matches!(
         ledger(&dir).ask(1, FOREVER).await,
-        Spend::Latched(None)
+        Err(Denial::Latched(None))
     ));
 }
 
@@ -431,9 +431,9 @@ async fn without_the_folder_a_short_hold_is_counted_in_memory() {
     let dir = folder();
     fs::write(dir.path().join("state"), "a file").unwrap();
     let (one, hold) = (ledger(&dir), Hold::For(Duration::from_mins(1)));
-    assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
+    assert!(matches!(one.ask(1, FOREVER).await, Err(Denial::NoMemory)));
     for _ in 0..2 {
-        let Spend::Go(permit) = one.ask(1, hold).await else {
+        let Ok(permit) = one.ask(1, hold).await else {
             panic!()
         };
         one.disk
@@ -442,7 +442,7 @@ async fn without_the_folder_a_short_hold_is_counted_in_memory() {
     }
     fs::remove_file(dir.path().join("state")).unwrap();
     assert!(
-        matches!(one.ask(1, hold).await, Spend::Latched(Some(_))),
+        matches!(one.ask(1, hold).await, Err(Denial::Latched(Some(_)))),
         "also when the folder is there again"
     );
 }
@@ -461,7 +461,7 @@ proptest! {
         let stamp = BootStamp::now();
         let mut entry: Entry = Entry::new("x", "y".into(), &stamp);
         for id in 1..4 {
-            entry.record.decide(Some("p"), &limits(Hold::For(Duration::from_secs(9))), &ask("a"), stamp.boot);
+            let _ = entry.record.decide(Some("p"), &limits(Hold::For(Duration::from_secs(9))), &ask("a"), stamp.boot);
             entry.record.spend(Some("p"), id, stamp.boot);
             entry.owners.insert(id, "0".into());
         }
@@ -479,7 +479,7 @@ proptest! {
         let absurd = format!("{}{figure}{}", &text[..i], &text[i + 1..]);
         if let Ok(mut read) = serde_json::from_str::<Entry>(&absurd) {
             read.bring_up(&BootStamp { boot_id: "another".into(), ..stamp.clone() }, |_| false);
-            read.record.decide(Some("p"), &limits(FOREVER), &ask("b"), stamp.boot);
+            let _ = read.record.decide(Some("p"), &limits(FOREVER), &ask("b"), stamp.boot);
             read.record.settle(Some("p"), 2, AttemptOutcome::Success, stamp.boot);
             let _ = (read.is_stale(&stamp, &stamp), read.record.status(Some("p"), stamp.boot));
         }

@@ -1,11 +1,21 @@
 //! The token engine: one task keeps one token. Imports nothing of ours but the clock; knows no HTTP,
 //! no files, no pingora.
+//!
+//! Data first ([`model`]), then what configuration says of it ([`policy`], [`schedule`]), the pure
+//! judgements ([`guard`]), the seams ([`fetch`], [`ledger`]), the slot, the keeper, and the store
+//! that finds keepers again.
 
 mod busy;
+mod doubling;
 pub mod fetch;
 pub mod guard;
 pub mod keeper;
+pub mod ledger;
+mod memory;
+pub mod model;
 mod pause;
+pub mod policy;
+mod queue;
 mod refusals;
 mod renewal;
 pub mod schedule;
@@ -13,13 +23,17 @@ pub mod slot;
 pub mod store;
 mod window;
 
-pub use fetch::{BoxFuture, Failure, FailureClass, Fetch, Issued, KeeperEvent, PreparedCall};
-pub use guard::{
-    AttemptOutcome, AttemptRequest, GuardKey, GuardStatus, Hold, Ledger, LockoutPolicy,
-    MemoryLedger, NextAttempt, Rate, Reservation, Spend,
+pub use self::{
+    fetch::{Fetch, KeeperEvent, PreparedCall},
+    guard::{AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardStatus, NextAttempt},
+    keeper::{Keeper, RefreshPlan, Unavailable, UnavailableReason},
+    ledger::{Ledger, Reservation},
+    memory::MemoryLedger,
+    model::{Failure, FailureClass, GuardKey, Issued, KeeperName, Token},
+    policy::{Hold, KeeperPolicy, LockoutPolicy, Rate},
+    queue::{QueueTicket, TurnQueue},
+    schedule::{Lifetime, RefreshMode, Rotation},
+    slot::{Activity, KeeperStatus, Waiter},
+    store::Store,
+    window::Window,
 };
-pub use keeper::{Keeper, KeeperName, KeeperPolicy, RefreshPlan, Unavailable, UnavailableReason};
-pub use schedule::{Lifetime, RefreshMode, Rotation};
-pub use slot::{Activity, KeeperStatus, Token};
-pub use store::Store;
-pub use window::Window;

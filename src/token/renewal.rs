@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::{keeper::doubled, window::Window};
+use super::{doubling::doubled, window::Window};
 use crate::clock::BootInstant;
 
 const PAUSE: Duration = Duration::from_secs(10);

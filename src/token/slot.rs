@@ -14,12 +14,11 @@ use std::{
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
 
-pub(super) use super::pause::{Pause, PauseReason};
 use super::{
     busy::BusyFlags,
-    fetch::{Failure, Issued},
-    guard::GuardKey,
-    keeper::{KeeperName, KeeperPolicy},
+    model::{Failure, GuardKey, KeeperName, Token},
+    pause::Pause,
+    policy::KeeperPolicy,
     refusals::{Refusals, RefusedBy},
     renewal::Renewals,
     schedule::Lifetime,
@@ -30,29 +29,6 @@ use crate::clock::BootInstant;
 const BY_HAND_GAP: Duration = Duration::from_secs(1);
 /// No moment.
 const NEVER: u64 = u64::MAX;
-
-/// A token in the slot of its keeper.
-pub struct Token {
-    /// Generation: counts up from 1 within its keeper.
-    pub number: u64,
-    pub issued: Issued,
-    /// Numbers of the parents it was made with, in the order of the profile.
-    pub parents: Vec<u64>,
-    /// Dead from here on.
-    pub expires: BootInstant,
-    /// Sent only until here (CONTRACT 2.3).
-    pub send_until: BootInstant,
-    /// The next planned fetch.
-    pub refresh_at: BootInstant,
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token")
-            .field("number", &self.number)
-            .finish_non_exhaustive()
-    }
-}
 
 /// What a keeper is doing.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,8 +136,7 @@ pub(super) struct Slot {
     /// The last call brought the token that was there already.
     pub unchanged: AtomicBool,
     policy: Mutex<(u64, KeeperPolicy)>,
-    /// What the guard counted the last attempt against.
-    pub last_key: Mutex<Option<GuardKey>>,
+    last_key: Mutex<Option<GuardKey>>,
 }
 
 impl Slot {
@@ -243,12 +218,20 @@ impl Slot {
 
     /// Does an unlatch open this pause? Where the last attempt carried no secret the guard counts nothing, and the pause alone keeps attempts apart.
     pub fn opens_unlatched(&self, pause: Pause) -> bool {
-        pause.kind.opens_unlatched()
-            && self
-                .last_key
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_some()
+        pause.kind.opens_unlatched() && self.last_key().is_some()
+    }
+
+    /// What the guard counted the last attempt against; `None`: there was none, or it carried no
+    /// secret.
+    pub fn last_key(&self) -> Option<GuardKey> {
+        self.last_key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub fn set_last_key(&self, key: Option<GuardKey>) {
+        *self.last_key.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 
     /// When the token was last used; in milliseconds since boot.
@@ -416,7 +399,7 @@ impl Slot {
 }
 
 /// One who waits. Leaving cancels nothing.
-pub(super) struct Waiter(Arc<Slot>);
+pub struct Waiter(Arc<Slot>);
 
 impl Drop for Waiter {
     fn drop(&mut self) {

@@ -110,6 +110,47 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// The files of a room, lower ones first: each may import those before it. Names stand without
+/// `.rs`, a `mod.rs` as its folder, that of the room itself as the room.
+const ORDER_IN_ROOM: &[(&str, &[&str])] = &[(
+    "token",
+    &[
+        "doubling",
+        "window",
+        "model",
+        "schedule",
+        "policy",
+        "busy",
+        "pause",
+        "refusals",
+        "renewal",
+        "guard/decision",
+        "guard/leave",
+        "guard/count",
+        "guard/budget",
+        "guard/record",
+        "guard/account",
+        "guard/pair",
+        "guard/counts",
+        "guard",
+        "queue",
+        "ledger",
+        "memory",
+        "fetch",
+        "slot",
+        "keeper/backoff",
+        "keeper/handle",
+        "keeper/waiters",
+        "keeper/task",
+        "keeper/attempt",
+        "keeper/sleep",
+        "keeper/step",
+        "keeper",
+        "store",
+        "token",
+    ],
+)];
+
 /// Libraries that are known in one room only.
 const ONE_ROOM: &[(&str, &[&str])] = &[
     ("prometheus::", &["telemetry", "app"]),
@@ -242,6 +283,143 @@ fn every_room_imports_only_what_the_table_allows() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The module of a room's file, as a path below the crate: `token::guard::count`, `token`.
+fn module(file: &Path) -> Vec<String> {
+    let relative = file.strip_prefix(root().join("src")).unwrap();
+    let mut parts: Vec<String> = relative
+        .with_extension("")
+        .iter()
+        .map(|part| part.to_str().unwrap().to_owned())
+        .collect();
+    if parts.last().is_some_and(|last| last == "mod") {
+        parts.pop();
+    }
+    parts
+}
+
+/// What a file in `module` names of the crate, as paths below the crate: each leaf of a `use`, and
+/// each path in the code that begins with `crate`, `super` or `self`.
+fn named(code: &str, module: &[String]) -> Vec<Vec<String>> {
+    /// Reads the path (or tree of paths) at the beginning of `text`; gives what comes after it.
+    fn read<'t>(text: &'t str, path: &[String], found: &mut Vec<Vec<String>>) -> &'t str {
+        let mut text = text.trim_start();
+        if let Some(list) = text.strip_prefix('{') {
+            text = list;
+            loop {
+                text = text.trim_start().trim_start_matches(',').trim_start();
+                if let Some(rest) = text.strip_prefix('}') {
+                    return rest;
+                }
+                let before = text.len();
+                text = read(text, path, found);
+                text = text
+                    .split_once([',', '}'])
+                    .map_or("", |(to, _)| &text[to.len()..]);
+                assert!(text.len() < before, "a list that does not end");
+            }
+        }
+        let end = text
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(text.len());
+        let mut path = path.to_vec();
+        path.extend((end > 0).then(|| text[..end].to_owned()));
+        match text[end..].strip_prefix("::") {
+            Some(rest) => read(rest, &path, found),
+            None => {
+                found.push(path);
+                &text[end..]
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for root in ["crate::", "super::", "self::"] {
+        for (at, _) in code.match_indices(root) {
+            let before = &code[..at];
+            // What may be seen from where (`pub(in …)`) is no import.
+            let begins = !before.ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c))
+                && !before.ends_with("(in ");
+            if begins {
+                read(&code[at..], &[], &mut found);
+            }
+        }
+    }
+    for path in &mut found {
+        let mut from = match path.first().map(String::as_str) {
+            Some("crate") => Vec::new(),
+            _ => module.to_vec(),
+        };
+        while let Some(first) = path.first() {
+            match first.as_str() {
+                "super" => drop(from.pop()),
+                "crate" | "self" => {}
+                _ => break,
+            }
+            path.remove(0);
+        }
+        from.append(path);
+        *path = from;
+    }
+    found
+}
+
+#[test]
+fn a_file_imports_only_files_of_its_room_that_stand_before_it() {
+    let mut wrong = Vec::new();
+    for (room_name, order) in ORDER_IN_ROOM {
+        let short = |module: &[String]| match module {
+            [room] => room.clone(),
+            [_, below @ ..] => below.join("/"),
+            [] => String::new(),
+        };
+        let files: Vec<(PathBuf, Vec<String>)> = rust_files("src")
+            .into_iter()
+            .filter(|file| room(file) == *room_name && !is_test(file))
+            .map(|file| (module(&file), file))
+            .map(|(module, file)| (file, module))
+            .collect();
+        let listed: BTreeSet<String> = order.iter().map(|&name| name.to_owned()).collect();
+        let there: BTreeSet<String> = files.iter().map(|(_, module)| short(module)).collect();
+        assert_eq!(listed, there, "the files of {room_name}");
+        let place = |module: &[String]| order.iter().position(|name| *name == short(module));
+        for (file, module) in &files {
+            for path in named(&code(file), module) {
+                if path.first().is_none_or(|first| first != room_name) {
+                    continue;
+                }
+                // The longest beginning that is a file; what remains are its items.
+                let target = (1..=path.len()).rev().find_map(|n| place(&path[..n]));
+                if path != *module && target != place(module) && target > place(module) {
+                    wrong.push(format!("{} imports {}", file.display(), path.join("::")));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_a_file_names_is_found_in_lists_and_in_code() {
+    let module = ["token", "guard", "count"].map(str::to_owned);
+    let code = "use super::{decision::{Denial, GuardDecision}, leave::Leave};\n\
+        use crate::{clock::BootInstant, token::doubling::doubled};\n\
+        fn f() -> super::super::model::Token { self::g(crate::token::slot::h()) }";
+    let mut found: Vec<String> = named(code, &module).iter().map(|p| p.join("::")).collect();
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "clock::BootInstant",
+            "token::doubling::doubled",
+            "token::guard::count::g",
+            "token::guard::decision::Denial",
+            "token::guard::decision::GuardDecision",
+            "token::guard::leave::Leave",
+            "token::model::Token",
+            "token::slot::h",
+        ]
+    );
 }
 
 #[test]

@@ -24,14 +24,14 @@ pub(super) fn strict() -> LockoutPolicy {
 }
 
 impl Told {
-    pub(super) async fn strictly(&self, secret: u8) -> Spend {
+    pub(super) async fn strictly(&self, secret: u8) -> GuardDecision<Reservation> {
         self.disk
             .spend(&key(secret), &strict(), &ask("strict"))
             .await
     }
     pub(super) async fn goes(&self, secret: u8) -> Reservation {
         match self.strictly(secret).await {
-            Spend::Go(permit) => permit,
+            Ok(permit) => permit,
             other => panic!("{secret}: {other:?}"),
         }
     }
@@ -62,15 +62,18 @@ async fn a_stream_of_wrong_secrets_makes_two_attempts_over_restarts_and_processe
     for secret in 1..20 {
         let (one, other) = (ledger(&dir), ledger(&dir));
         match one.strictly(secret).await {
-            Spend::Go(permit) if secret <= 2 => {
+            Ok(permit) if secret <= 2 => {
                 one.disk
                     .settle(permit, AttemptOutcome::Rejected, &strict())
                     .await;
             }
-            Spend::Latched(None) if secret > 2 => {}
+            Err(Denial::Latched(None)) if secret > 2 => {}
             answer => panic!("{secret}: {answer:?}"),
         }
-        assert!(matches!(other.strictly(secret).await, Spend::Latched(_)));
+        assert!(matches!(
+            other.strictly(secret).await,
+            Err(Denial::Latched(_))
+        ));
         let counted = other.disk.counted(&key(secret)).await.unwrap();
         assert_eq!(
             (counted.rejections, counted.latched.is_some()),
@@ -81,7 +84,7 @@ async fn a_stream_of_wrong_secrets_makes_two_attempts_over_restarts_and_processe
     age(&dir, Duration::from_hours(1000));
     assert!(matches!(
         ledger(&dir).strictly(99).await,
-        Spend::Latched(None)
+        Err(Denial::Latched(None))
     ));
 }
 
@@ -93,7 +96,7 @@ async fn two_processes_with_a_hundred_secrets_at_once_send_no_more_than_two() {
     for secret in 0..100u8 {
         let told = processes[usize::from(secret % 2)].clone();
         crowd.spawn(async move {
-            let Spend::Go(permit) = told.strictly(secret).await else {
+            let Ok(permit) = told.strictly(secret).await else {
                 return 0;
             };
             tokio::task::yield_now().await;
@@ -128,7 +131,7 @@ async fn a_kill_between_the_two_files_forgets_no_refusal() {
         "once, and not once more as an unknown outcome"
     );
     two.refused(2).await;
-    assert!(matches!(two.strictly(3).await, Spend::Latched(None)));
+    assert!(matches!(two.strictly(3).await, Err(Denial::Latched(None))));
     // The same with the attempt: written down for the account, and never made.
     let dir = folder();
     let one = ledger(&dir);
@@ -142,7 +145,7 @@ async fn a_kill_between_the_two_files_forgets_no_refusal() {
         "an unknown outcome at worst"
     );
     two.refused(2).await;
-    assert!(matches!(two.strictly(3).await, Spend::Latched(None)));
+    assert!(matches!(two.strictly(3).await, Err(Denial::Latched(None))));
 }
 
 #[tokio::test]
@@ -153,7 +156,7 @@ async fn a_crash_loop_with_a_wrong_secret_leaves_two_attempts_and_then_one_each_
         let permit = one.goes(1).await;
         kill(one, vec![permit]);
     }
-    let Spend::Latched(Some(until)) = ledger(&dir).strictly(1).await else {
+    let Err(Denial::Latched(Some(until))) = ledger(&dir).strictly(1).await else {
         panic!("it is not held")
     };
     let left = BootInstant::now().until(until);
@@ -162,20 +165,23 @@ async fn a_crash_loop_with_a_wrong_secret_leaves_two_attempts_and_then_one_each_
         "{left:?}"
     );
     assert!(
-        matches!(ledger(&dir).strictly(2).await, Spend::Latched(Some(_))),
+        matches!(
+            ledger(&dir).strictly(2).await,
+            Err(Denial::Latched(Some(_)))
+        ),
         "another secret is another attempt"
     );
     age(&dir, Duration::from_mins(15));
     let one = ledger(&dir);
     let permit = one.goes(1).await;
-    assert!(matches!(one.strictly(1).await, Spend::Busy));
+    assert!(matches!(one.strictly(1).await, Err(Denial::Busy)));
     one.disk
         .settle(permit, AttemptOutcome::Rejected, &strict())
         .await;
     age(&dir, Duration::from_hours(100));
     assert!(matches!(
         ledger(&dir).strictly(1).await,
-        Spend::Latched(None)
+        Err(Denial::Latched(None))
     ));
 }
 
@@ -186,7 +192,10 @@ async fn an_unlatch_without_a_running_program_is_one_attempt_and_is_seen_by_one_
     running.refused(1).await;
     running.refused(2).await;
     let freed = running.disk.freed();
-    assert!(matches!(running.strictly(3).await, Spend::Latched(None)));
+    assert!(matches!(
+        running.strictly(3).await,
+        Err(Denial::Latched(None))
+    ));
     let hand = Disk::on_behalf(dir.path().join("state"), || {});
     for _ in 0..9 {
         hand.clear(&key(3)).await;
@@ -202,10 +211,13 @@ async fn an_unlatch_without_a_running_program_is_one_attempt_and_is_seen_by_one_
                 .is_some_and(|t| BootInstant::now().until(t) > Duration::from_secs(25)),
         "{counted:?}"
     );
-    assert!(matches!(running.strictly(3).await, Spend::Later(_)));
+    assert!(matches!(running.strictly(3).await, Err(Denial::Later(_))));
     age(&dir, Duration::from_secs(31));
     running.refused(3).await;
-    assert!(matches!(running.strictly(4).await, Spend::Latched(None)));
+    assert!(matches!(
+        running.strictly(4).await,
+        Err(Denial::Latched(None))
+    ));
     let nowhere = Disk::on_behalf(dir.path().join("nowhere"), || {});
     nowhere.clear(&key(3)).await;
     assert!(
@@ -244,7 +256,7 @@ async fn of_the_release_before(outcomes: &[(&str, u8, AttemptOutcome)]) -> TempD
     let dir = folder();
     let one = ledger(&dir);
     for (credential, secret, verdict) in outcomes {
-        let Spend::Go(permit) = one
+        let Ok(permit) = one
             .disk
             .spend(&key(*secret), &limits(FOREVER), &ask(credential))
             .await
@@ -265,14 +277,14 @@ async fn an_upgrade_together_with_a_changed_secret_begins_with_what_the_others_o
     let dir = of_the_release_before(&[("strict", 1, Rejected), ("strict", 1, Rejected)]).await;
     assert!(matches!(
         ledger(&dir).strictly(2).await,
-        Spend::Latched(None)
+        Err(Denial::Latched(None))
     ));
     let dir = of_the_release_before(&[("strict", 1, Rejected)]).await;
     let two = ledger(&dir);
     two.refused(2).await;
     for secret in [3, 1, 2] {
         assert!(
-            matches!(two.strictly(secret).await, Spend::Latched(None)),
+            matches!(two.strictly(secret).await, Err(Denial::Latched(None))),
             "{secret}"
         );
     }
@@ -295,11 +307,11 @@ async fn an_upgrade_does_not_begin_with_what_is_over_or_was_another_credential_s
     let two = ledger(&dir);
     let permit = two.goes(2).await;
     assert!(
-        matches!(two.strictly(1).await, Spend::Latched(_)),
+        matches!(two.strictly(1).await, Err(Denial::Latched(_))),
         "the value itself"
     );
     two.disk.settle(permit, Success, &strict()).await;
-    assert!(matches!(two.strictly(1).await, Spend::Latched(_)));
+    assert!(matches!(two.strictly(1).await, Err(Denial::Latched(_))));
     two.goes(2).await;
     let dir = of_the_release_before(&[("other", 1, Rejected), ("other", 1, Rejected)]).await;
     ledger(&dir).refused(2).await;
@@ -318,7 +330,7 @@ async fn a_record_of_the_release_before_does_not_undo_a_later_success() {
         .settle(permit, AttemptOutcome::Success, &strict())
         .await;
     assert!(
-        matches!(two.strictly(1).await, Spend::Latched(_)),
+        matches!(two.strictly(1).await, Err(Denial::Latched(_))),
         "the value itself"
     );
     two.goes(2).await;
@@ -335,7 +347,7 @@ async fn a_flood_of_wrong_secrets_does_not_make_an_attempt_under_way_forgotten()
             account: [n; 32],
             ..key(2)
         };
-        let Spend::Go(wrong) = one.disk.spend(&key, &limits(FOREVER), &ask("a")).await else {
+        let Ok(wrong) = one.disk.spend(&key, &limits(FOREVER), &ask("a")).await else {
             panic!("{n}")
         };
         one.disk
@@ -355,7 +367,7 @@ async fn records_of_the_release_before_are_read_and_what_they_counted_is_taken_o
         let dir = folder();
         let one = ledger(&dir);
         for _ in 0..refused {
-            let Spend::Go(permit) = one
+            let Ok(permit) = one
                 .disk
                 .spend(&key(1), &limits(FOREVER), &ask("strict"))
                 .await
@@ -369,13 +381,13 @@ async fn records_of_the_release_before_are_read_and_what_they_counted_is_taken_o
         kill(one, vec![]);
         as_before_accounts(&dir);
         let two = ledger(&dir);
-        let told = format!("{:?}", two.strictly(1).await);
+        let told = format!("{:?}", two.strictly(1).await.unwrap_err());
         assert!(told.starts_with(answer), "{told}");
         assert_eq!(two.disk.counted(&key(1)).await.unwrap().rejections, refused);
         if refused == 1 {
             two.refused(2).await;
             assert!(
-                matches!(two.strictly(3).await, Spend::Latched(None)),
+                matches!(two.strictly(3).await, Err(Denial::Latched(None))),
                 "one before and one after the new release"
             );
         }
@@ -396,20 +408,23 @@ async fn a_damaged_account_stops_its_calls_and_an_unlatch_lets_one_through() {
             text.replacen("rejected", "rejectet", 1)
         };
         fs::write(&file, &text).unwrap();
-        assert!(matches!(one.strictly(2).await, Spend::NoMemory), "{newer}");
+        assert!(
+            matches!(one.strictly(2).await, Err(Denial::NoMemory)),
+            "{newer}"
+        );
         assert!(
             matches!(
                 one.disk
                     .spend(&key(2), &limits(FOREVER), &ask("other"))
                     .await,
-                Spend::NoMemory
+                Err(Denial::NoMemory)
             ),
             "nor who shares it"
         );
         one.disk.clear(&key(2)).await;
         one.refused(2).await;
         assert!(
-            matches!(one.strictly(3).await, Spend::Latched(None)),
+            matches!(one.strictly(3).await, Err(Denial::Latched(None))),
             "one attempt"
         );
         let aside: Vec<_> = files(&dir, "account-")
@@ -436,12 +451,12 @@ async fn without_the_folder_nobody_who_shares_a_strict_account_makes_a_call() {
     let dir = folder();
     fs::write(dir.path().join("state"), "a file").unwrap();
     let one = ledger(&dir);
-    assert!(matches!(one.strictly(1).await, Spend::NoMemory));
+    assert!(matches!(one.strictly(1).await, Err(Denial::NoMemory)));
     let hour = Hold::For(Duration::from_hours(1));
     assert!(
         matches!(
             one.disk.spend(&key(2), &limits(hour), &ask("a")).await,
-            Spend::NoMemory
+            Err(Denial::NoMemory)
         ),
         "its budget is the strict one's too"
     );
@@ -449,10 +464,12 @@ async fn without_the_folder_nobody_who_shares_a_strict_account_makes_a_call() {
         account: [7; 32],
         ..key(2)
     };
-    assert!(matches!(
-        one.disk.spend(&elsewhere, &limits(hour), &ask("a")).await,
-        Spend::Go(_)
-    ));
+    assert!(
+        one.disk
+            .spend(&elsewhere, &limits(hour), &ask("a"))
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
@@ -467,7 +484,7 @@ async fn ten_thousand_secrets_leave_a_bounded_number_of_files_and_none_of_a_refu
         ..key(0)
     };
     for n in 0..400 {
-        let Spend::Go(permit) = one
+        let Ok(permit) = one
             .disk
             .spend(&secret(n), &limits(FOREVER), &ask("a"))
             .await

@@ -10,7 +10,7 @@ async fn an_attempt_that_could_not_be_brought_to_the_disk_was_never_made() {
     one.attempt(1, AttemptOutcome::Success).await;
     one.disk.sicken(true);
     for _ in 0..3 {
-        assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
+        assert!(matches!(one.ask(1, FOREVER).await, Err(Denial::NoMemory)));
     }
     one.disk.sicken(false);
     let permits = vec![one.go(1).await, one.go(1).await];
@@ -20,7 +20,7 @@ async fn an_attempt_that_could_not_be_brought_to_the_disk_was_never_made() {
             .await;
     }
     one.disk.sicken(true);
-    assert!(matches!(one.ask(1, FOREVER).await, Spend::NoMemory));
+    assert!(matches!(one.ask(1, FOREVER).await, Err(Denial::NoMemory)));
     kill(one, vec![]);
     let two = ledger(&dir);
     assert_eq!(two.rejections().await, 0, "after a restart");
@@ -82,7 +82,7 @@ const HOUR: Hold = Hold::For(Duration::from_hours(1));
 impl Told {
     /// With a hold of an hour.
     async fn tries(&self, key: &GuardKey, verdict: AttemptOutcome) {
-        let Spend::Go(permit) = self.disk.spend(key, &limits(HOUR), &ask("a")).await else {
+        let Ok(permit) = self.disk.spend(key, &limits(HOUR), &ask("a")).await else {
             panic!("{verdict:?}")
         };
         self.disk.settle(permit, verdict, &limits(HOUR)).await;
@@ -90,7 +90,7 @@ impl Told {
     async fn is_latched(&self, key: &GuardKey) -> bool {
         let latched = matches!(
             self.disk.spend(key, &limits(HOUR), &ask("a")).await,
-            Spend::Latched(Some(_))
+            Err(Denial::Latched(Some(_)))
         );
         assert_eq!(
             latched,
@@ -111,7 +111,7 @@ async fn without_the_folder_what_was_last_read_there_is_counted_on_from() {
     one.tries(&key(1), AttemptOutcome::Rejected).await;
     one.tries(&key(2), AttemptOutcome::Rejected).await;
     one.tries(&key(3), AttemptOutcome::Rejected).await;
-    let Spend::Go(under_way) = one.ask(3, HOUR).await else {
+    let Ok(under_way) = one.ask(3, HOUR).await else {
         panic!()
     };
     let away = Away::from(&dir);
@@ -119,7 +119,7 @@ async fn without_the_folder_what_was_last_read_there_is_counted_on_from() {
     one.tries(&key(2), AttemptOutcome::Rejected).await;
     assert!(one.is_latched(&key(2)).await, "once there, once in memory");
     assert!(
-        matches!(one.ask(3, HOUR).await, Spend::Busy),
+        matches!(one.ask(3, HOUR).await, Err(Denial::Busy)),
         "the last one is under way"
     );
     one.disk
@@ -174,7 +174,7 @@ async fn without_the_folder_one_whom_only_a_new_secret_unlatches_binds_all_who_s
                 .spend(&key(1), &limits(FOREVER), &ask("strict"))
                 .await
         };
-        if known && let Spend::Go(permit) = strict().await {
+        if known && let Ok(permit) = strict().await {
             one.disk
                 .settle(permit, AttemptOutcome::GivenBack, &limits(FOREVER))
                 .await;
@@ -183,14 +183,17 @@ async fn without_the_folder_one_whom_only_a_new_secret_unlatches_binds_all_who_s
         }
         let _away = Away::from(&dir);
         if !known {
-            assert!(matches!(strict().await, Spend::NoMemory));
+            assert!(matches!(strict().await, Err(Denial::NoMemory)));
             assert!(
                 one.disk.counted(&key(2)).await.is_none(),
                 "nothing is known"
             );
         }
-        assert!(matches!(one.ask(1, HOUR).await, Spend::NoMemory), "{known}");
-        assert!(matches!(one.ask(2, HOUR).await, Spend::Go(_)));
+        assert!(
+            matches!(one.ask(1, HOUR).await, Err(Denial::NoMemory)),
+            "{known}"
+        );
+        assert!(one.ask(2, HOUR).await.is_ok());
     }
 }
 
@@ -222,7 +225,7 @@ async fn who_waits_for_a_turn_asks_the_disk_on_no_thread_of_the_runtime() {
     let (one, other) = (ledger(&dir), ledger(&dir));
     let (first, _second) = (one.go(1).await, one.go(1).await);
     let freed = other.disk.freed();
-    assert!(matches!(other.ask(1, FOREVER).await, Spend::Busy));
+    assert!(matches!(other.ask(1, FOREVER).await, Err(Denial::Busy)));
     one.disk
         .settle(first, AttemptOutcome::Success, &limits(FOREVER))
         .await;

@@ -10,12 +10,12 @@ impl Told {
     async fn refused_until_held(&self, first: u8) -> u8 {
         for secret in first..first + 20 {
             match self.strictly(secret).await {
-                Spend::Go(permit) => {
+                Ok(permit) => {
                     self.disk
                         .settle(permit, AttemptOutcome::Rejected, &strict())
                         .await;
                 }
-                Spend::Latched(None) => return secret - first,
+                Err(Denial::Latched(None)) => return secret - first,
                 other => panic!("{secret}: {other:?}"),
             }
         }
@@ -29,7 +29,7 @@ async fn a_count_whose_file_is_removed_under_a_running_process_goes_on() {
     let one = ledger(&dir);
     for secret in 1..10 {
         let expected = u8::from(secret <= 2);
-        if let Spend::Go(permit) = one.strictly(secret).await {
+        if let Ok(permit) = one.strictly(secret).await {
             assert_eq!(expected, 1, "{secret}");
             // Also while an attempt is under way.
             fs::remove_file(only(&dir, "account-")).unwrap();
@@ -47,9 +47,9 @@ async fn a_count_whose_file_is_removed_under_a_running_process_goes_on() {
         );
         assert!(!account.exists(), "to look at it writes nothing");
     }
-    assert!(matches!(one.strictly(99).await, Spend::Latched(None)));
+    assert!(matches!(one.strictly(99).await, Err(Denial::Latched(None))));
     assert!(
-        matches!(ledger(&dir).strictly(98).await, Spend::Latched(None)),
+        matches!(ledger(&dir).strictly(98).await, Err(Denial::Latched(None))),
         "it stands in the folder again"
     );
 }
@@ -70,7 +70,7 @@ async fn a_secret_whose_file_is_removed_under_a_running_process_stays_refused() 
             fs::remove_file(file).unwrap();
         }
         assert!(
-            matches!(one.ask(1, FOREVER).await, Spend::Latched(None)),
+            matches!(one.ask(1, FOREVER).await, Err(Denial::Latched(None))),
             "{kinds:?}"
         );
     }
@@ -93,7 +93,10 @@ async fn an_older_copy_that_is_put_back_under_a_running_process_takes_nothing_aw
             .settle(permit, AttemptOutcome::Rejected, &strict())
             .await;
         fs::write(&file, &older).unwrap();
-        assert!(matches!(one.strictly(1).await, Spend::Latched(_)), "{kind}");
+        assert!(
+            matches!(one.strictly(1).await, Err(Denial::Latched(_))),
+            "{kind}"
+        );
         assert_eq!(
             one.disk.counted(&key(1)).await.unwrap().rejections,
             1,
@@ -128,7 +131,7 @@ async fn what_another_process_cleared_or_a_person_unlatched_is_no_loss() {
         .clear(&key(9))
         .await;
     assert!(
-        matches!(one.strictly(9).await, Spend::Later(_)),
+        matches!(one.strictly(9).await, Err(Denial::Later(_))),
         "and so is an unlatch"
     );
 }
@@ -153,13 +156,13 @@ async fn who_removes_the_records_and_unlatches_gets_one_attempt() {
             one.disk.clear(&key(9)).await;
         }
         assert!(
-            matches!(one.strictly(9).await, Spend::Later(_)),
+            matches!(one.strictly(9).await, Err(Denial::Later(_))),
             "{by_hand}: 30 s after the last refusal"
         );
         age(&dir, Duration::from_secs(31));
         one.refused(9).await;
         assert!(
-            matches!(one.strictly(10).await, Spend::Latched(None)),
+            matches!(one.strictly(10).await, Err(Denial::Latched(None))),
             "{by_hand}"
         );
     }
@@ -174,7 +177,7 @@ async fn an_attempt_of_another_process_is_an_unknown_outcome_where_its_record_wa
     fs::remove_file(only(&dir, "account-")).unwrap();
     one.refused(2).await;
     assert!(
-        matches!(one.strictly(3).await, Spend::Latched(None)),
+        matches!(one.strictly(3).await, Err(Denial::Latched(None))),
         "it may have been refused"
     );
     other
@@ -200,9 +203,7 @@ async fn a_budget_whose_file_is_removed_or_set_back_is_not_full_again() {
         ..limits(FOREVER)
     };
     let spend = || async { one.disk.spend(&key(1), &limits, &ask("b")).await };
-    let Spend::Go(permit) = spend().await else {
-        panic!()
-    };
+    let Ok(permit) = spend().await else { panic!() };
     one.disk
         .settle(permit, AttemptOutcome::Success, &limits)
         .await;
@@ -211,14 +212,12 @@ async fn a_budget_whose_file_is_removed_or_set_back_is_not_full_again() {
         fs::read(only(&dir, "budget-")).unwrap(),
     );
     fs::remove_file(&file).unwrap();
-    let Spend::Go(permit) = spend().await else {
-        panic!()
-    };
+    let Ok(permit) = spend().await else { panic!() };
     one.disk
         .settle(permit, AttemptOutcome::Success, &limits)
         .await;
     fs::write(&file, &older).unwrap();
-    assert!(matches!(spend().await, Spend::OverBudget(_)));
+    assert!(matches!(spend().await, Err(Denial::OverBudget(_))));
     fs::remove_file(&file).unwrap();
-    assert!(matches!(spend().await, Spend::OverBudget(_)));
+    assert!(matches!(spend().await, Err(Denial::OverBudget(_))));
 }

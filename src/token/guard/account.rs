@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttemptRequest, GuardDecision, GuardStatus, LockoutPolicy,
     count::UNKNOWN,
-    leave::{Leave, doubled},
+    decision::{AttemptRequest, Denial, GuardDecision, GuardStatus},
+    leave::{Leave, spacing},
     record::{SHARER_GONE, SHARER_NOTED},
 };
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, token::policy::LockoutPolicy};
 
 /// More refused values are not told apart: the pause between changes has reached its hour long
 /// before.
@@ -81,7 +81,7 @@ pub struct AttemptedSecret<'a> {
 }
 
 impl AccountRecord {
-    /// May an attempt with `value` be made? [`GuardDecision::Go`] is not yet a spent attempt: see
+    /// May an attempt with `value` be made? `Ok` is not yet a spent attempt: see
     /// [`AccountRecord::spend`].
     pub fn decide(
         &mut self,
@@ -134,11 +134,11 @@ impl AccountRecord {
                     Some(opens) if opens <= now => busy_or_go(running),
                     opens => self
                         .by_leave(opens, now)
-                        .unwrap_or(GuardDecision::Latched(opens)),
+                        .unwrap_or(Err(Denial::Latched(opens))),
                 };
             }
             if self.rejected.saturating_add(lost).saturating_add(running) >= max {
-                return GuardDecision::Busy;
+                return Err(Denial::Busy);
             }
         }
         self.pace(value, now)
@@ -147,7 +147,7 @@ impl AccountRecord {
     /// May a changed value be tried already?
     fn pace(&self, value: AttemptedSecret<'_>, now: BootInstant) -> GuardDecision {
         if !self.is_new(value) {
-            return GuardDecision::Go;
+            return Ok(());
         }
         // Others that are being tried for the first time may be refused as well.
         let untried = |t: &&AccountAttempt| {
@@ -163,15 +163,15 @@ impl AccountRecord {
         others.dedup();
         let refused = self.values.len();
         if refused.saturating_add(others.len()) < 2 {
-            return GuardDecision::Go;
+            return Ok(());
         }
         if refused >= 2 {
             let times = u32::try_from(refused - 1).unwrap_or(u32::MAX);
-            let next = self.last.unwrap_or_default().after(doubled(times));
+            let next = self.last.unwrap_or_default().after(spacing(times));
             if next > now {
                 return self
                     .by_leave(Some(next), now)
-                    .unwrap_or(GuardDecision::Later(next));
+                    .unwrap_or(Err(Denial::Later(next)));
             }
         }
         busy_or_go(u32::try_from(others.len()).unwrap_or(u32::MAX))
@@ -185,12 +185,12 @@ impl AccountRecord {
                 .spent
                 .iter()
                 .any(|t| !t.lost && self.leave.is_used_by(t.id))
-                .then_some(GuardDecision::Busy);
+                .then_some(Err(Denial::Busy));
         }
         let from = self.leave.from(self.last).unwrap_or(now);
         let from = next.map_or(from, |next| next.min(from));
         Some(if from > now {
-            GuardDecision::Later(from)
+            Err(Denial::Later(from))
         } else {
             busy_or_go(self.running())
         })
@@ -430,8 +430,8 @@ impl AccountRecord {
     #[must_use]
     pub fn status(&self, value: AttemptedSecret<'_>, now: BootInstant) -> GuardStatus {
         let (latched, later) = match self.decide_for(value, now) {
-            GuardDecision::Latched(until) => (Some(until), None),
-            GuardDecision::Later(next) => (None, Some(next)),
+            Err(Denial::Latched(until)) => (Some(until), None),
+            Err(Denial::Later(next)) => (None, Some(next)),
             _ => (None, None),
         };
         GuardStatus {
@@ -489,9 +489,9 @@ impl AccountRecord {
 
 fn busy_or_go(running: u32) -> GuardDecision {
     if running > 0 {
-        GuardDecision::Busy
+        Err(Denial::Busy)
     } else {
-        GuardDecision::Go
+        Ok(())
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Rate;
 use crate::clock::BootInstant;
+use crate::token::policy::Rate;
 
 /// The buckets of one credential, one for each rate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GuardDecision, Hold, leave::Leave};
-use crate::clock::BootInstant;
+use super::{
+    decision::{Denial, GuardDecision},
+    leave::{Leave, PAUSE},
+};
+use crate::{
+    clock::BootInstant,
+    token::{doubling::doubled, policy::Hold},
+};
 
-/// After a refusal or an unknown outcome, the next attempt comes no sooner.
-pub(super) const PAUSE: Duration = Duration::from_secs(30);
 /// So long an unknown outcome counts, unless the latch ends with the secret only.
 pub(super) const UNKNOWN: Duration = Duration::from_mins(15);
 const LONGEST_HOLD: Duration = Duration::from_hours(1);
@@ -82,10 +86,12 @@ impl Latch {
                 } else {
                     first
                 };
-                let doubled = first
-                    .max(Duration::from_secs(1))
-                    .saturating_mul(1 << self.times.saturating_sub(1).min(16));
-                Some(self.since.after(doubled.min(LONGEST_HOLD.max(first))))
+                let held = doubled(
+                    first.max(Duration::from_secs(1)),
+                    self.times,
+                    LONGEST_HOLD.max(first),
+                );
+                Some(self.since.after(held))
             }
         }
     }
@@ -113,8 +119,8 @@ impl Count {
         }
         if let Some(latch) = self.latch {
             return match latch.until(rules) {
-                Some(until) if until <= now && running > 0 => GuardDecision::Busy,
-                Some(until) if until <= now => GuardDecision::Go,
+                Some(until) if until <= now && running > 0 => Err(Denial::Busy),
+                Some(until) if until <= now => Ok(()),
                 until => self.by_leave(until, now),
             };
         }
@@ -125,13 +131,13 @@ impl Count {
             return self.by_leave(self.first_forgotten(rules.hold), now);
         }
         if counted.saturating_add(running) >= max {
-            return GuardDecision::Busy;
+            return Err(Denial::Busy);
         }
         match self.last.map(|last| last.after(PAUSE)) {
             Some(next) if self.counts_at_all() && next > now && !at_once => {
-                GuardDecision::Later(next)
+                Err(Denial::Later(next))
             }
-            _ => GuardDecision::Go,
+            _ => Ok(()),
         }
     }
 
@@ -144,16 +150,16 @@ impl Count {
                 .iter()
                 .any(|s| !s.lost && self.leave.is_used_by(s.id));
             return if trying {
-                GuardDecision::Busy
+                Err(Denial::Busy)
             } else {
-                GuardDecision::Latched(until)
+                Err(Denial::Latched(until))
             };
         }
         let from = self.leave.from(self.last).unwrap_or(now);
         match until.map_or(from, |until| until.min(from)) {
-            from if from > now => GuardDecision::Later(from),
-            _ if self.running() > 0 => GuardDecision::Busy,
-            _ => GuardDecision::Go,
+            from if from > now => Err(Denial::Later(from)),
+            _ if self.running() > 0 => Err(Denial::Busy),
+            _ => Ok(()),
         }
     }
 
@@ -354,8 +360,8 @@ impl Count {
         now: BootInstant,
     ) -> (Option<Option<BootInstant>>, Option<BootInstant>) {
         match self.clone().decide(rules, false, now) {
-            GuardDecision::Latched(until) => (Some(until), None),
-            GuardDecision::Later(next) => (None, Some(next)),
+            Err(Denial::Latched(until)) => (Some(until), None),
+            Err(Denial::Later(next)) => (None, Some(next)),
             _ => (None, None),
         }
     }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::count::PAUSE;
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, token::doubling::doubled};
 
+/// After a refusal or an unknown outcome, the next attempt comes no sooner.
+pub(super) const PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause before an attempt that something refused made wait.
 const LONGEST_PAUSE: Duration = Duration::from_hours(1);
 
@@ -45,7 +46,7 @@ impl Leave {
     /// The first moment at which the attempt may be made, counted from the `last` refusal.
     #[must_use]
     pub fn from(&self, last: Option<BootInstant>) -> Option<BootInstant> {
-        last.map(|last| last.after(doubled(self.refused.saturating_add(1))))
+        last.map(|last| last.after(spacing(self.refused.saturating_add(1))))
     }
 
     /// The attempt `id` is made with it, if it is given.
@@ -87,9 +88,8 @@ impl Leave {
     }
 }
 
-/// 30 s the first time, doubling to an hour.
-pub(super) fn doubled(times: u32) -> Duration {
-    PAUSE
-        .saturating_mul(1 << times.saturating_sub(1).min(16))
-        .min(LONGEST_PAUSE)
+/// How long after a refusal the next attempt may be made that something holds back: 30 s the first
+/// time, doubling to an hour.
+pub(super) fn spacing(times: u32) -> Duration {
+    doubled(PAUSE, times, LONGEST_PAUSE)
 }

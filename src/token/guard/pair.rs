@@ -2,10 +2,14 @@
 //! together. Pure.
 
 use super::{
-    AccountRecord, AttemptOutcome, AttemptRequest, AttemptedSecret, GuardDecision, GuardStatus,
-    LockoutPolicy, SecretRecord,
+    account::{AccountRecord, AttemptedSecret},
+    decision::{AttemptOutcome, AttemptRequest, GuardDecision, GuardStatus},
+    record::SecretRecord,
 };
-use crate::clock::BootInstant;
+use crate::{
+    clock::BootInstant,
+    token::policy::{Hold, LockoutPolicy},
+};
 
 /// What is counted for one key. The account is the first to be asked and the first to be written
 /// down: a crash in between may count an attempt for the account that was never made, and never
@@ -26,7 +30,7 @@ pub struct KeyLabels<'a> {
 }
 
 impl CountPair<'_> {
-    /// May `request` make an attempt? [`GuardDecision::Go`] is not yet a spent attempt: see [`CountPair::spend`].
+    /// May `request` make an attempt? `Ok` is not yet a spent attempt: see [`CountPair::spend`].
     pub fn decide(
         &mut self,
         labels: KeyLabels<'_>,
@@ -35,13 +39,9 @@ impl CountPair<'_> {
         now: BootInstant,
     ) -> GuardDecision {
         self.note_sharer(labels, limits, request, now);
-        match self
-            .account
-            .decide(value(self.record, labels, now), limits, request, now)
-        {
-            GuardDecision::Go => self.record.decide(labels.partition, limits, request, now),
-            other => other,
-        }
+        self.account
+            .decide(value(self.record, labels, now), limits, request, now)?;
+        self.record.decide(labels.partition, limits, request, now)
     }
 
     /// Writes down who shares account and secret.
@@ -62,7 +62,7 @@ impl CountPair<'_> {
     /// Do those who share account or secret want a guard that outlives its process?
     #[must_use]
     pub fn need_memory(&self) -> bool {
-        self.account.max().is_some() || self.record.hold() == super::Hold::UntilSecretChanges
+        self.account.max().is_some() || self.record.hold() == Hold::UntilSecretChanges
     }
 
     /// Writes the attempt `id` down as spent.

@@ -6,23 +6,13 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttemptOutcome, AttemptRequest, Count, GuardStatus, Hold, LockoutPolicy, count::Rules,
+    count::{Count, Rules},
+    decision::{AttemptOutcome, AttemptRequest, GuardDecision, GuardStatus},
 };
-use crate::clock::BootInstant;
-
-/// The guard's answer, before anything is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuardDecision {
-    Go,
-    /// As many attempts as may still be spent are under way.
-    Busy,
-    /// In a pause after a refusal.
-    Later(BootInstant),
-    /// The budget of calls is used up.
-    OverBudget(BootInstant),
-    /// `None`: until the secret changes.
-    Latched(Option<BootInstant>),
-}
+use crate::{
+    clock::BootInstant,
+    token::policy::{Hold, LockoutPolicy},
+};
 
 /// What one ledger keeps under one (token URL, secret).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +50,7 @@ pub(super) const SHARER_NOTED: Duration = Duration::from_hours(1);
 const MOST_PARTITIONS: usize = 10_000;
 
 impl SecretRecord {
-    /// May `request` make an attempt? `GuardDecision::Go` is not yet a spent attempt: see [`SecretRecord::spend`].
+    /// May `request` make an attempt? `Ok` is not yet a spent attempt: see [`SecretRecord::spend`].
     pub fn decide(
         &mut self,
         partition: Option<&str>,
@@ -70,13 +60,10 @@ impl SecretRecord {
     ) -> GuardDecision {
         self.note_sharer(limits, request, now);
         let rules = self.rules();
-        match self.secret.decide(&rules, request.parent_renewed, now) {
-            GuardDecision::Go => {}
-            other => return other,
-        }
+        self.secret.decide(&rules, request.parent_renewed, now)?;
         match partition.and_then(|p| self.partitions.get_mut(p)) {
             Some(count) => count.decide(&rules, request.parent_renewed, now),
-            None => GuardDecision::Go,
+            None => Ok(()),
         }
     }
 

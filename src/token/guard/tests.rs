@@ -3,6 +3,15 @@
 mod random;
 mod settled_late;
 
+use crate::{
+    clock::BootInstant,
+    token::{
+        ledger::Ledger,
+        memory::MemoryLedger,
+        model::GuardKey,
+        policy::{Hold, LockoutPolicy, Rate},
+    },
+};
 use std::time::Duration;
 
 use super::*;
@@ -71,11 +80,7 @@ impl GuardUnderTest {
             .settle(&key(partition), self.ids, outcome, at(secs));
     }
     fn attempt(&mut self, partition: Option<&str>, outcome: AttemptOutcome, secs: u64) {
-        assert_eq!(
-            self.spend(partition, secs),
-            GuardDecision::Go,
-            "{outcome:?} at {secs}"
-        );
+        assert_eq!(self.spend(partition, secs), Ok(()), "{outcome:?} at {secs}");
         self.settle(partition, outcome, secs);
     }
 }
@@ -85,7 +90,7 @@ trait TapGo {
 }
 impl TapGo for GuardDecision {
     fn tap_go(self, ids: &mut u64) -> Self {
-        *ids += u64::from(self == GuardDecision::Go);
+        *ids += u64::from(self == Ok(()));
         self
     }
 }
@@ -94,19 +99,19 @@ impl TapGo for GuardDecision {
 fn a_refused_secret_is_tried_twice_30_s_apart_and_then_latched_for_a_doubling_hold() {
     let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
     g.attempt(None, AttemptOutcome::Rejected, 0);
-    assert_eq!(g.spend(None, 29), GuardDecision::Later(at(30)));
+    assert_eq!(g.spend(None, 29), Err(Denial::Later(at(30))));
     g.attempt(None, AttemptOutcome::Rejected, 30);
     let mut from = 30;
     for hold in [60, 120, 240, 480, 960, 1920, 3600, 3600] {
         assert_eq!(
             g.spend(None, from + hold - 1),
-            GuardDecision::Latched(Some(at(from + hold)))
+            Err(Denial::Latched(Some(at(from + hold))))
         );
         from += hold;
-        assert_eq!(g.spend(None, from), GuardDecision::Go);
+        assert_eq!(g.spend(None, from), Ok(()));
         assert_eq!(
             g.spend(None, from),
-            GuardDecision::Busy,
+            Err(Denial::Busy),
             "one attempt after each hold"
         );
         g.settle(None, AttemptOutcome::Rejected, from);
@@ -134,19 +139,19 @@ fn an_attempt_that_a_killed_process_made_after_the_hold_closes_the_latch_for_twi
         let mut from = 30;
         for hold in [60, 120, 1000, 1000, 1000] {
             from += hold;
-            assert_eq!(g.spend(partition, from), GuardDecision::Go, "{partition:?}");
+            assert_eq!(g.spend(partition, from), Ok(()), "{partition:?}");
             g.guard.orphan(&key(partition), g.ids, at(from + 5));
             assert!(
-                matches!(g.spend(partition, from + 36), GuardDecision::Latched(Some(until)) if until >= at(from + 120)),
+                matches!(g.spend(partition, from + 36), Err(Denial::Latched(Some(until))) if until >= at(from + 120)),
                 "{partition:?}"
             );
         }
         from += 3600;
-        assert_eq!(g.spend(partition, from), GuardDecision::Go);
+        assert_eq!(g.spend(partition, from), Ok(()));
         g.guard.settle(&key(partition), g.ids, None, at(from + 5));
         assert_eq!(
             g.spend(partition, from + 36),
-            GuardDecision::Latched(Some(at(from + 3605))),
+            Err(Denial::Latched(Some(at(from + 3605)))),
             "{partition:?}"
         );
     }
@@ -157,24 +162,24 @@ fn until_the_secret_changes_means_never_again() {
     let mut g = GuardUnderTest::new(limits(2, Hold::UntilSecretChanges));
     g.attempt(None, AttemptOutcome::Rejected, 0);
     g.attempt(None, AttemptOutcome::Rejected, 30);
-    assert_eq!(g.spend(None, 100_000_000), GuardDecision::Latched(None));
+    assert_eq!(g.spend(None, 100_000_000), Err(Denial::Latched(None)));
     let changed = GuardKey {
         secret: [8; 32],
         ..key(None)
     };
     assert_eq!(
         g.guard.spend(&changed, &g.limits, &g.request, 99, at(31)),
-        GuardDecision::Go,
+        Ok(()),
         "a new secret, at once"
     );
     g.guard.unlatch(&key(None));
     assert_eq!(
         g.spend(None, 31),
-        GuardDecision::Later(at(60)),
+        Err(Denial::Later(at(60))),
         "unlatched by hand: one attempt, 30 s after the last refusal"
     );
     g.attempt(None, AttemptOutcome::Rejected, 60);
-    assert_eq!(g.spend(None, 100_000_000), GuardDecision::Latched(None));
+    assert_eq!(g.spend(None, 100_000_000), Err(Denial::Latched(None)));
 }
 
 #[test]
@@ -198,10 +203,7 @@ fn success_clears_and_what_says_nothing_of_the_secret_is_given_back() {
 
 #[test]
 fn a_refusal_blamed_on_a_clock_spends_nothing_but_where_the_account_has_a_budget() {
-    for (account_rejections, third) in [
-        (None, GuardDecision::Go),
-        (Some(2), GuardDecision::Latched(None)),
-    ] {
+    for (account_rejections, third) in [(None, Ok(())), (Some(2), Err(Denial::Latched(None)))] {
         let mut g = GuardUnderTest::new(LockoutPolicy {
             account_rejections,
             ..limits(1, Hold::For(MINUTE))
@@ -219,17 +221,17 @@ fn unknown_outcomes_pause_a_value_and_latch_the_account_alone_where_it_has_a_bud
         account_rejections: Some(2),
         ..limits(1, Hold::UntilSecretChanges)
     });
-    assert_eq!(g.spend(None, 0), GuardDecision::Go);
+    assert_eq!(g.spend(None, 0), Ok(()));
     g.guard.orphan(&key(None), g.ids, at(5));
     assert_eq!(
         g.spend(None, 5),
-        GuardDecision::Later(at(30)),
+        Err(Denial::Later(at(30))),
         "the value is not latched, though one attempt is all it has"
     );
     g.attempt(None, AttemptOutcome::GivenBack, 30);
-    assert_eq!(g.spend(None, 31), GuardDecision::Go);
+    assert_eq!(g.spend(None, 31), Ok(()));
     g.guard.settle(&key(None), g.ids, None, at(40));
-    assert_eq!(g.spend(None, 100), GuardDecision::Latched(Some(at(940))));
+    assert_eq!(g.spend(None, 100), Err(Denial::Latched(Some(at(940)))));
     g.attempt(None, AttemptOutcome::Success, 940);
     assert_eq!(g.guard.counted(&key(None), at(940)), GuardStatus::default());
 }
@@ -243,7 +245,7 @@ fn a_secret_accepted_within_a_day_is_held_5_minutes_at_first_and_others_as_long_
         g.attempt(None, AttemptOutcome::Rejected, since);
         assert_eq!(
             g.spend(None, since),
-            GuardDecision::Latched(Some(at(since + hold)))
+            Err(Denial::Latched(Some(at(since + hold))))
         );
         g.attempt(None, AttemptOutcome::Rejected, since + hold);
         let again = if since == DAY {
@@ -253,7 +255,7 @@ fn a_secret_accepted_within_a_day_is_held_5_minutes_at_first_and_others_as_long_
         };
         assert_eq!(
             g.spend(None, since + hold),
-            GuardDecision::Latched(Some(at(since + hold + again))),
+            Err(Denial::Latched(Some(at(since + hold + again)))),
             "{since}"
         );
     }
@@ -262,7 +264,7 @@ fn a_secret_accepted_within_a_day_is_held_5_minutes_at_first_and_others_as_long_
     g.attempt(None, AttemptOutcome::Rejected, 1);
     assert_eq!(
         g.spend(None, 1),
-        GuardDecision::Latched(Some(at(61))),
+        Err(Denial::Latched(Some(at(61)))),
         "what is shorter stays so"
     );
 }
@@ -288,12 +290,12 @@ fn ten_thousand_secrets_and_clients_leave_a_bounded_memory() {
     for n in 0..40_000 {
         let (same_client, other_client) = of(n);
         let id = u64::from(n);
-        if guard.spend(&same_client, &limits, &request("a"), 2 * id, at(id)) == GuardDecision::Go {
+        if guard.spend(&same_client, &limits, &request("a"), 2 * id, at(id)) == Ok(()) {
             guard.settle(&same_client, 2 * id, AttemptOutcome::GivenBack, at(id));
         }
         assert_eq!(
             guard.spend(&other_client, &limits, &request("a"), 2 * id + 1, at(id)),
-            GuardDecision::Go
+            Ok(())
         );
         guard.settle(&other_client, 2 * id + 1, AttemptOutcome::Rejected, at(id));
     }
@@ -304,29 +306,29 @@ fn ten_thousand_secrets_and_clients_leave_a_bounded_memory() {
     );
     assert!(matches!(
         guard.spend(&of(39_999).1, &limits, &request("a"), 99_999, at(40_000)),
-        GuardDecision::Latched(_)
+        Err(Denial::Latched(_))
     ));
 }
 
 #[test]
 fn an_unknown_outcome_counts_for_15_minutes() {
     let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
-    assert_eq!(g.spend(None, 0), GuardDecision::Go);
+    assert_eq!(g.spend(None, 0), Ok(()));
     g.guard.settle(&key(None), 1, None, at(5));
-    assert_eq!(g.spend(None, 10), GuardDecision::Later(at(35)));
+    assert_eq!(g.spend(None, 10), Err(Denial::Later(at(35))));
     g.attempt(None, AttemptOutcome::Rejected, 35);
-    assert_eq!(g.spend(None, 100), GuardDecision::Latched(Some(at(900))));
-    assert_eq!(g.spend(None, 900), GuardDecision::Go);
+    assert_eq!(g.spend(None, 100), Err(Denial::Latched(Some(at(900)))));
+    assert_eq!(g.spend(None, 900), Ok(()));
 }
 
 #[test]
 fn an_unknown_outcome_counts_for_ever_where_only_the_secret_opens_the_latch() {
     let mut g = GuardUnderTest::new(limits(2, Hold::UntilSecretChanges));
-    assert_eq!(g.spend(None, 0), GuardDecision::Go);
+    assert_eq!(g.spend(None, 0), Ok(()));
     g.guard.settle(&key(None), 1, None, at(0));
-    assert_eq!(g.spend(None, 10_000), GuardDecision::Go);
+    assert_eq!(g.spend(None, 10_000), Ok(()));
     g.guard.settle(&key(None), 2, None, at(10_000));
-    assert_eq!(g.spend(None, 100_000_000), GuardDecision::Latched(None));
+    assert_eq!(g.spend(None, 100_000_000), Err(Denial::Latched(None)));
 }
 
 #[test]
@@ -334,14 +336,14 @@ fn no_more_attempts_run_at_once_than_may_still_be_spent() {
     let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
     assert_eq!(
         [g.spend(None, 0), g.spend(None, 0), g.spend(None, 0)],
-        [GuardDecision::Go, GuardDecision::Go, GuardDecision::Busy]
+        [Ok(()), Ok(()), Err(Denial::Busy)]
     );
     g.guard
         .settle(&key(None), 1, AttemptOutcome::Rejected, at(1));
-    assert_eq!(g.spend(None, 40), GuardDecision::Busy);
+    assert_eq!(g.spend(None, 40), Err(Denial::Busy));
     g.guard
         .settle(&key(None), 2, AttemptOutcome::GivenBack, at(40));
-    assert_eq!(g.spend(None, 40), GuardDecision::Go);
+    assert_eq!(g.spend(None, 40), Ok(()));
 }
 
 #[test]
@@ -350,7 +352,7 @@ fn a_renewed_parent_spares_the_30_s_but_is_counted() {
     g.attempt(None, AttemptOutcome::Rejected, 0);
     g.request.parent_renewed = true;
     g.attempt(None, AttemptOutcome::Rejected, 1);
-    assert_eq!(g.spend(None, 2), GuardDecision::Latched(None));
+    assert_eq!(g.spend(None, 2), Err(Denial::Latched(None)));
 }
 
 #[test]
@@ -359,13 +361,13 @@ fn a_partition_is_held_alone_once_the_secret_has_succeeded() {
     g.attempt(Some("x"), AttemptOutcome::Success, 0);
     g.attempt(Some("y"), AttemptOutcome::RejectedPartition, 1);
     g.attempt(Some("y"), AttemptOutcome::RejectedPartition, 31);
-    assert_eq!(g.spend(Some("y"), 32), GuardDecision::Latched(Some(at(91))));
+    assert_eq!(g.spend(Some("y"), 32), Err(Denial::Latched(Some(at(91)))));
     g.attempt(Some("x"), AttemptOutcome::GivenBack, 32);
     assert_eq!(g.guard.counted(&key(Some("x")), at(32)).rejections, 0);
     g.attempt(Some("x"), AttemptOutcome::Rejected, 33);
     assert_eq!(
         g.spend(Some("z"), 34),
-        GuardDecision::Later(at(63)),
+        Err(Denial::Later(at(63))),
         "invalid_client counts against the secret"
     );
 }
@@ -375,7 +377,7 @@ fn before_the_first_success_every_refusal_counts_against_the_secret() {
     let mut g = GuardUnderTest::new(limits(2, Hold::For(MINUTE)));
     g.attempt(Some("x"), AttemptOutcome::RejectedPartition, 0);
     g.attempt(Some("y"), AttemptOutcome::RejectedPartition, 30);
-    assert_eq!(g.spend(Some("z"), 31), GuardDecision::Latched(Some(at(90))));
+    assert_eq!(g.spend(Some("z"), 31), Err(Denial::Latched(Some(at(90)))));
 }
 
 #[test]
@@ -388,17 +390,17 @@ fn of_those_who_share_a_key_the_strictest_limits_hold() {
     for (id, secs) in [(1, 0), (2, 30), (3, 60)] {
         assert_eq!(
             guard.spend(&key(None), &lenient, &request("lenient"), id, at(secs)),
-            GuardDecision::Go
+            Ok(())
         );
         guard.settle(&key(None), id, AttemptOutcome::Rejected, at(secs));
     }
     assert_eq!(
         guard.spend(&key(None), &strict, &request("strict"), 4, at(100)),
-        GuardDecision::Latched(None)
+        Err(Denial::Latched(None))
     );
     assert_eq!(
         guard.spend(&key(None), &lenient, &request("lenient"), 5, at(5000)),
-        GuardDecision::Latched(None),
+        Err(Denial::Latched(None)),
         "it binds the others too"
     );
 }
@@ -412,11 +414,11 @@ fn the_budget_is_the_credential_s_and_a_call_given_back_has_used_it() {
     let mut g = GuardUnderTest::new(limits.clone());
     g.attempt(None, AttemptOutcome::GivenBack, 0);
     g.attempt(None, AttemptOutcome::GivenBack, 0);
-    assert_eq!(g.spend(None, 0), GuardDecision::OverBudget(at(30)));
+    assert_eq!(g.spend(None, 0), Err(Denial::OverBudget(at(30))));
     assert_eq!(
         g.guard
             .spend(&key(None), &limits, &request("other"), 77, at(0)),
-        GuardDecision::Go
+        Ok(())
     );
 }
 
@@ -424,10 +426,7 @@ fn the_budget_is_the_credential_s_and_a_call_given_back_has_used_it() {
 fn a_record_survives_being_written_down() {
     let mut record = SecretRecord::default();
     let (limits, request) = (limits(2, Hold::UntilSecretChanges), request("a"));
-    assert_eq!(
-        record.decide(None, &limits, &request, at(0)),
-        GuardDecision::Go
-    );
+    assert_eq!(record.decide(None, &limits, &request, at(0)), Ok(()));
     record.spend(None, 1, at(0));
     let mut read: SecretRecord =
         serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
@@ -435,13 +434,13 @@ fn a_record_survives_being_written_down() {
     read.orphan(|_| false, at(10));
     assert_eq!(
         read.decide(None, &limits, &request, at(20)),
-        GuardDecision::Later(at(30)),
+        Err(Denial::Later(at(30))),
         "the owner is gone: an unknown outcome"
     );
     read.carry(|t| t.before(Duration::from_secs(5)));
     assert_eq!(
         read.decide(None, &limits, &request, at(20)),
-        GuardDecision::Later(at(25))
+        Err(Denial::Later(at(25)))
     );
 }
 
@@ -449,19 +448,19 @@ fn a_record_survives_being_written_down() {
 async fn a_permit_that_is_dropped_is_an_unknown_outcome_and_wakes_the_others() {
     let ledger = MemoryLedger::default();
     let limits = limits(1, Hold::For(MINUTE));
-    let Spend::Go(reservation) = ledger.spend(&key(None), &limits, &request("a")).await else {
+    let Ok(reservation) = ledger.spend(&key(None), &limits, &request("a")).await else {
         panic!("not given")
     };
     let freed = ledger.freed();
     assert!(matches!(
         ledger.spend(&key(None), &limits, &request("a")).await,
-        Spend::Busy
+        Err(Denial::Busy)
     ));
     drop(reservation);
     freed.await;
     assert!(matches!(
         ledger.spend(&key(None), &limits, &request("a")).await,
-        Spend::Latched(Some(_))
+        Err(Denial::Latched(Some(_)))
     ));
     assert_eq!(ledger.counted(&key(None)).await.unwrap().rejections, 1);
 }

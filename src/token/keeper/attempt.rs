@@ -2,28 +2,29 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, PoisonError,
-        atomic::Ordering::{Acquire, Release},
-    },
+    sync::{Arc, atomic::Ordering::Release},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
 
-use super::task::Task;
-use crate::{
-    clock::BootInstant,
-    token::{
-        fetch::{BoxFuture, Failure, FailureClass, Issued, KeeperEvent},
-        guard::{AttemptOutcome, AttemptRequest, GuardKey, Reservation, Spend},
-        schedule::SAME_AGAIN,
-        slot::{Activity, Pause, PauseReason, Token},
+use super::{backoff::AFTER_REFUSAL, task::Task};
+use {
+    crate::{
+        clock::BootInstant,
+        token::{
+            fetch::KeeperEvent,
+            guard::{AttemptOutcome, AttemptRequest, Denial},
+            ledger::Reservation,
+            model::{Failure, FailureClass, GuardKey, Issued, Token},
+            pause::{Pause, PauseReason},
+            schedule::SAME_AGAIN,
+            slot::Activity,
+        },
     },
+    futures_util::future::BoxFuture,
 };
 
-/// A refused secret is not tried again sooner, unless a parent was to blame.
-pub(super) const AFTER_REFUSAL: Duration = Duration::from_secs(30);
 /// The guard may be asked again after this at the earliest.
 const LEAST: Duration = Duration::from_millis(100);
 const NO_MEMORY: Duration = Duration::from_secs(5);
@@ -99,7 +100,7 @@ impl Task {
             }
         };
         let key = prepared.key().cloned();
-        self.set_last_key(key.clone());
+        self.slot.set_last_key(key.clone());
         let reservation = match &key {
             None => None,
             Some(key) => match self.reserve(key).await {
@@ -162,12 +163,12 @@ impl Task {
         let answer = self.ledger.spend(key, &self.policy.limits, &request).await;
         let now = BootInstant::now();
         let pause = match answer {
-            Spend::Go(reservation) => {
+            Ok(reservation) => {
                 // The next one may ask while we call.
                 self.ticket = None;
                 return Ok(reservation);
             }
-            Spend::Busy => {
+            Err(Denial::Busy) => {
                 if !self
                     .ticket
                     .as_ref()
@@ -177,25 +178,25 @@ impl Task {
                 }
                 return Err(AttemptEnd::Busy(freed));
             }
-            Spend::Later(t) => {
+            Err(Denial::Later(t)) => {
                 self.read_guard_status(key).await;
                 Pause {
                     until: Some(t.max(now.after(LEAST))),
                     kind: PauseReason::Rejected,
                 }
             }
-            Spend::OverBudget(t) => Pause {
+            Err(Denial::OverBudget(t)) => Pause {
                 until: Some(t.max(now.after(LEAST))),
                 kind: PauseReason::Budget,
             },
-            Spend::Latched(until) => {
+            Err(Denial::Latched(until)) => {
                 self.read_guard_status(key).await;
                 Pause {
                     until: until.map(|t| t.max(now.after(LEAST))),
                     kind: PauseReason::Latched,
                 }
             }
-            Spend::NoMemory => {
+            Err(Denial::NoMemory) => {
                 self.report(KeeperEvent::NoMemory);
                 Pause {
                     until: Some(now.after(NO_MEMORY)),
@@ -278,7 +279,7 @@ impl Task {
         }
         self.slot.unchanged.store(same.is_some(), Release);
         self.slot.token.store(Some(Arc::clone(&token)));
-        self.backoff.succeeded(self.last_key());
+        self.backoff.succeeded(self.slot.last_key());
         self.pause = (same.is_some() || fleeting).then(|| Pause {
             until: Some(now.after(SAME_AGAIN)),
             kind: PauseReason::Budget,
@@ -344,7 +345,7 @@ impl Task {
     /// Notes a failure and says how long to pause.
     pub async fn note_failure(&mut self, failure: Failure, started: BootInstant) {
         let now = BootInstant::now();
-        let key = self.last_key();
+        let key = self.slot.last_key();
         let mut pause = self
             .backoff
             .after(&failure, key.as_ref(), now, rand::random());
@@ -390,43 +391,6 @@ impl Task {
             next,
             latched: pause.kind == PauseReason::Latched,
         });
-    }
-
-    /// The lifetime was changed under a running token.
-    pub fn plan_anew(&mut self, now: BootInstant) {
-        let Some(old) = self.slot.token.load_full() else {
-            return;
-        };
-        let (sent, life) = (old.issued.sent, old.issued.life);
-        let plan = if self.slot.unchanged.load(Acquire) {
-            self.policy.lifetime.plan_same(sent, life, now)
-        } else {
-            self.policy.lifetime.plan(sent, life, rand::random())
-        };
-        self.slot.token.store(Some(Arc::new(Token {
-            number: old.number,
-            issued: old.issued.clone(),
-            parents: old.parents.clone(),
-            expires: plan.expires,
-            send_until: plan.send_until,
-            refresh_at: plan.refresh_at,
-        })));
-    }
-
-    pub fn last_key(&self) -> Option<GuardKey> {
-        self.slot
-            .last_key
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set_last_key(&self, key: Option<GuardKey>) {
-        *self
-            .slot
-            .last_key
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = key;
     }
 }
 

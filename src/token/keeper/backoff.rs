@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::{
     clock::BootInstant,
     token::{
-        fetch::{Failure, FailureClass},
-        guard::GuardKey,
-        slot::{Pause, PauseReason},
+        doubling::doubled,
+        model::{Failure, FailureClass, GuardKey},
+        pause::{Pause, PauseReason},
     },
 };
 
@@ -20,7 +20,8 @@ const LONGEST_WAIT: Duration = Duration::from_hours(1);
 const FIRST_HELD: Duration = Duration::from_mins(1);
 const LONGEST_HELD: Duration = Duration::from_mins(15);
 const UNREADABLE: Duration = Duration::from_secs(5);
-const REFUSED: Duration = Duration::from_secs(30);
+/// A refused secret is not tried again sooner, unless a parent was to blame.
+pub(super) const AFTER_REFUSAL: Duration = Duration::from_secs(30);
 const TOO_MANY_REQUESTS: u16 = 429;
 
 /// Failures in a row, by what they double.
@@ -88,7 +89,7 @@ impl Backoff {
             FailureClass::Rejected => {
                 self.refused = self.refused.saturating_add(1);
                 (
-                    doubled(REFUSED, self.refused, LONGEST_WAIT),
+                    doubled(AFTER_REFUSAL, self.refused, LONGEST_WAIT),
                     PauseReason::Rejected,
                 )
             }
@@ -109,13 +110,6 @@ impl Backoff {
         };
         doubled(FIRST_RETRY, self.retries, LONGEST_RETRY).mul_f64(random)
     }
-}
-
-/// `first` the first time, then doubling, at most `most`.
-pub(in crate::token) fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
-    first
-        .saturating_mul(1 << times.saturating_sub(1).min(20))
-        .min(most)
 }
 
 #[cfg(test)]

@@ -5,13 +5,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::task::Task;
-use crate::{
-    clock::BootInstant,
-    token::{
-        fetch::BoxFuture,
-        guard::{GuardKey, GuardStatus},
-        slot::{Pause, PauseReason},
+use {
+    crate::{
+        clock::BootInstant,
+        token::pause::{Pause, PauseReason},
     },
+    futures_util::future::BoxFuture,
 };
 
 /// At the front of those who wait for a turn, asked again after this even if nobody says that one
@@ -69,7 +68,7 @@ impl Task {
 
     /// Another keeper of the same secret may have opened the latch.
     async fn recheck_latch(&mut self) {
-        let key = self.last_key();
+        let key = self.slot.last_key();
         if let Some(key) = key {
             // Where it cannot be read it may well be closed: the pause's own time decides.
             if self
@@ -84,14 +83,5 @@ impl Task {
                 });
             }
         }
-    }
-
-    /// What the guard counts now, as far as that can be read; shows it.
-    pub async fn read_guard_status(&mut self, key: &GuardKey) -> Option<GuardStatus> {
-        let counted = self.ledger.counted(key).await;
-        if let Some(counted) = counted {
-            self.state.rejections = counted.rejections;
-        }
-        counted
     }
 }

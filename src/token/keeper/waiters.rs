@@ -4,12 +4,13 @@ use std::{sync::Arc, sync::atomic::Ordering::Acquire, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
-use super::{Keeper, Unavailable, UnavailableReason};
+use super::handle::Keeper;
 use crate::{
     clock::BootInstant,
     token::{
-        fetch::FailureClass,
-        slot::{Activity, KeeperState, PauseReason, Token, Waiter},
+        model::{Failure, FailureClass, Token},
+        pause::PauseReason,
+        slot::{Activity, KeeperState, Waiter},
     },
 };
 
@@ -22,9 +23,29 @@ pub(super) fn nap() -> Duration {
     NAP.mul_f64(0.5 + rand::random::<f64>() / 2.0)
 }
 
-/// One who waits for a token ([`Keeper::add_waiter`]).
-pub struct Queued {
-    _joined: Waiter,
+/// Why there is no token for a request.
+#[derive(Debug, Clone)]
+pub struct Unavailable {
+    pub reason: UnavailableReason,
+    /// When it is worth asking again.
+    pub retry_after: Option<Duration>,
+    pub failure: Option<Arc<Failure>>,
+    /// The token at fault (a parent's name where a chain waits for it).
+    pub token: Arc<str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnavailableReason {
+    /// A call is running and the caller's patience is over.
+    Hanging,
+    /// Endpoint down, throttled, or out of budget.
+    Down,
+    /// The vendor refuses our secret (latched or not).
+    Rejected,
+    /// Held: the answer makes no sense.
+    Misconfigured,
+    /// A secret cannot be read.
+    Unreadable,
 }
 
 impl Keeper {
@@ -94,15 +115,13 @@ impl Keeper {
     /// wait cause a call, so whoever is going to wait for what a refusal causes is counted before
     /// it is told.
     #[must_use]
-    pub fn add_waiter(&self) -> Queued {
-        Queued {
-            _joined: self.slot.add_waiter(),
-        }
+    pub fn add_waiter(&self) -> Waiter {
+        self.slot.add_waiter()
     }
 
     /// Waits until the keeper is done with the refusal of `number`; a newer token, if one came.
     pub async fn wait_after_refusal(&self, number: u64, until: BootInstant) -> Option<Arc<Token>> {
-        let _queued = self.add_waiter();
+        let _waiter = self.add_waiter();
         let seen = self.slot.refusals.count();
         let mut state = self.slot.state.subscribe();
         loop {
@@ -169,7 +188,7 @@ impl Keeper {
         token: impl Fn(&Self) -> Option<Arc<Token>>,
     ) -> Result<Arc<Token>, Unavailable> {
         self.slot.note_demand(BootInstant::now());
-        let _joined = self.slot.add_waiter();
+        let _waiter = self.add_waiter();
         let mut state = self.slot.state.subscribe();
         loop {
             state.borrow_and_update();

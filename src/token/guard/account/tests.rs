@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::token::Hold;
+use crate::token::policy::Hold;
 
 const MINUTES_15: u64 = 15 * 60;
 const HOUR: u64 = 3600;
@@ -60,11 +60,7 @@ impl AccountUnderTest {
         )
     }
     fn goes(&mut self, name: &str, secs: u64) -> u64 {
-        assert_eq!(
-            self.asks(new(name), secs),
-            GuardDecision::Go,
-            "{name} at {secs}"
-        );
+        assert_eq!(self.asks(new(name), secs), Ok(()), "{name} at {secs}");
         self.ids += 1;
         self.account.spend(new(name), self.ids, at(secs));
         self.ids
@@ -96,7 +92,7 @@ fn a_stream_of_new_wrong_secrets_is_tried_at_once_twice_then_after_30_s_doubling
         for name in ["another", "and another"] {
             assert_eq!(
                 t.asks(new(name), last + pause - 1),
-                GuardDecision::Later(at(last + pause)),
+                Err(Denial::Later(at(last + pause))),
                 "the {n}th"
             );
         }
@@ -116,11 +112,7 @@ fn a_secret_that_was_tried_already_is_no_change_and_one_that_is_proven_does_not_
     for name in ["v0", "v1"] {
         t.refused(name, 0);
     }
-    assert_eq!(
-        t.asks(new("v1"), 1),
-        GuardDecision::Go,
-        "its own count decides"
-    );
+    assert_eq!(t.asks(new("v1"), 1), Ok(()), "its own count decides");
     assert_eq!(
         t.asks(
             AttemptedSecret {
@@ -129,15 +121,15 @@ fn a_secret_that_was_tried_already_is_no_change_and_one_that_is_proven_does_not_
             },
             1
         ),
-        GuardDecision::Go
+        Ok(())
     );
-    assert_eq!(t.asks(new("v2"), 1), GuardDecision::Later(at(30)));
+    assert_eq!(t.asks(new("v2"), 1), Err(Denial::Later(at(30))));
     for secs in 30..90 {
         t.killed("v0", secs);
     }
     assert_eq!(
         t.asks(new("v2"), 119),
-        GuardDecision::Go,
+        Ok(()),
         "one secret refused sixty times is one change: 30 s after the last of them"
     );
 }
@@ -146,25 +138,25 @@ fn a_secret_that_was_tried_already_is_no_change_and_one_that_is_proven_does_not_
 fn changed_secrets_that_are_tried_at_the_same_time_are_counted_as_if_they_were_refused() {
     let mut t = AccountUnderTest::new(None);
     let (one, two) = (t.goes("v0", 0), t.goes("v1", 0));
-    assert_eq!(t.asks(new("v2"), 0), GuardDecision::Busy);
+    assert_eq!(t.asks(new("v2"), 0), Err(Denial::Busy));
     assert_eq!(
         t.asks(new("v1"), 0),
-        GuardDecision::Go,
+        Ok(()),
         "a second attempt of the same one is its own count's"
     );
     t.account.given_back(two);
     let three = t.goes("v2", 0);
     t.account.rejected(one, at(1));
-    assert_eq!(t.asks(new("v3"), 1), GuardDecision::Busy);
+    assert_eq!(t.asks(new("v3"), 1), Err(Denial::Busy));
     let again = t.goes("v0", 1);
     assert_eq!(
         t.asks(new("v4"), 1),
-        GuardDecision::Busy,
+        Err(Denial::Busy),
         "the second attempt of v0 is no third secret"
     );
     t.account.given_back(again);
     t.account.rejected(three, at(2));
-    assert_eq!(t.asks(new("v3"), 2), GuardDecision::Later(at(32)));
+    assert_eq!(t.asks(new("v3"), 2), Err(Denial::Later(at(32))));
 }
 
 #[test]
@@ -173,10 +165,10 @@ fn after_two_refusals_in_a_row_over_all_values_only_a_person_opens() {
     t.refused("v0", 0);
     t.refused("v1", 0);
     for name in ["v0", "v1", "v2"] {
-        assert_eq!(t.asks(new(name), 1_000_000), GuardDecision::Latched(None));
+        assert_eq!(t.asks(new(name), 1_000_000), Err(Denial::Latched(None)));
         assert_eq!(
             t.asks(AttemptedSecret { name, proven: true }, 1_000_000),
-            GuardDecision::Latched(None)
+            Err(Denial::Latched(None))
         );
     }
     let shown = t.account.status(new("v2"), at(5));
@@ -193,7 +185,7 @@ fn a_success_in_between_ends_the_row_and_what_was_given_back_was_never_in_it() {
     }
     t.succeeds("v1", 10);
     t.refused("v0", 11);
-    assert_eq!(t.asks(new("v2"), 11), GuardDecision::Go);
+    assert_eq!(t.asks(new("v2"), 11), Ok(()));
 }
 
 #[test]
@@ -209,7 +201,7 @@ fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after
         }
         assert_eq!(
             t.asks(new("v1"), last + pause - 1),
-            GuardDecision::Later(at(last + pause))
+            Err(Denial::Later(at(last + pause)))
         );
         assert_eq!(
             t.account.status(new("v1"), at(last)).later,
@@ -220,13 +212,13 @@ fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after
         let id = t.goes("v1", last);
         assert_eq!(
             t.asks(new("v2"), last),
-            GuardDecision::Busy,
+            Err(Denial::Busy),
             "one and no more"
         );
         t.account.rejected(id, at(last));
         assert_eq!(
             t.asks(new("v2"), last + 10 * HOUR),
-            GuardDecision::Latched(None)
+            Err(Denial::Latched(None))
         );
     }
     t.account.unlatch();
@@ -236,7 +228,7 @@ fn an_unlatch_is_one_attempt_30_s_after_the_last_refusal_and_twice_as_long_after
     t.account.unlatch();
     assert_eq!(
         t.asks(new("v1"), last + HOUR),
-        GuardDecision::Later(at(last + HOUR + 30)),
+        Err(Denial::Later(at(last + HOUR + 30))),
         "a success ends the doubling"
     );
 }
@@ -250,9 +242,9 @@ fn leave_that_an_attempt_gave_back_is_still_there_and_one_of_unknown_outcome_has
     let id = t.goes("v1", 30);
     t.account.given_back(id);
     t.killed("v1", 31);
-    assert_eq!(t.asks(new("v1"), 10 * HOUR), GuardDecision::Latched(None));
+    assert_eq!(t.asks(new("v1"), 10 * HOUR), Err(Denial::Latched(None)));
     t.account.unlatch();
-    assert_eq!(t.asks(new("v1"), 90), GuardDecision::Later(at(91)));
+    assert_eq!(t.asks(new("v1"), 90), Err(Denial::Later(at(91))));
 }
 
 #[test]
@@ -263,17 +255,17 @@ fn a_budget_that_only_unknown_outcomes_fill_opens_after_15_minutes_for_one_attem
     for secs in [60 + MINUTES_15, 60 + 2 * MINUTES_15, 60 + 3 * MINUTES_15] {
         assert_eq!(
             t.asks(new("v0"), secs - 1),
-            GuardDecision::Latched(Some(at(secs)))
+            Err(Denial::Latched(Some(at(secs))))
         );
         t.killed("v0", secs);
     }
     let last = 60 + 4 * MINUTES_15;
     let id = t.goes("v0", last);
-    assert_eq!(t.asks(new("v0"), last), GuardDecision::Busy);
+    assert_eq!(t.asks(new("v0"), last), Err(Denial::Busy));
     t.account.rejected(id, at(last));
     assert_eq!(
         t.asks(new("v0"), 100 * HOUR),
-        GuardDecision::Latched(None),
+        Err(Denial::Latched(None)),
         "now somebody was refused"
     );
     t.account.unlatch();
@@ -287,7 +279,7 @@ fn unknown_outcomes_fill_the_budget_together_with_a_refusal_and_then_it_needs_a_
     t.refused("v1", 60);
     assert_eq!(
         t.asks(new("v2"), 60 + MINUTES_15),
-        GuardDecision::Latched(None)
+        Err(Denial::Latched(None))
     );
 }
 
@@ -295,9 +287,9 @@ fn unknown_outcomes_fill_the_budget_together_with_a_refusal_and_then_it_needs_a_
 fn no_more_attempts_are_under_way_than_the_budget_has_left() {
     let mut t = AccountUnderTest::new(Some(2));
     let (one, _) = (t.goes("v0", 0), t.goes("v0", 0));
-    assert_eq!(t.asks(new("v0"), 0), GuardDecision::Busy);
+    assert_eq!(t.asks(new("v0"), 0), Err(Denial::Busy));
     t.account.rejected(one, at(0));
-    assert_eq!(t.asks(new("v0"), 40), GuardDecision::Busy);
+    assert_eq!(t.asks(new("v0"), 40), Err(Denial::Busy));
 }
 
 #[test]
@@ -307,29 +299,23 @@ fn all_credentials_of_an_account_are_held_to_the_smallest_budget_of_any() {
     t.refused("v0", 40);
     assert_eq!(
         t.asks_as("strict", Some(2), new("v1"), 40),
-        GuardDecision::Latched(None)
+        Err(Denial::Latched(None))
     );
     assert_eq!(
         t.asks(new("v0"), 40 * HOUR),
-        GuardDecision::Latched(None),
+        Err(Denial::Latched(None)),
         "a day later too: something is counted"
     );
     t.account.unlatch();
     t.succeeds("v0", 41 * HOUR);
-    assert_eq!(t.asks(new("v0"), 66 * HOUR), GuardDecision::Go);
+    assert_eq!(t.asks(new("v0"), 66 * HOUR), Ok(()));
     assert_eq!(
         t.account.max(),
         None,
         "who has not asked for a day binds nobody"
     );
-    assert_eq!(
-        t.asks_as("strict", Some(2), new("v0"), 67 * HOUR),
-        GuardDecision::Go
-    );
-    assert_eq!(
-        t.asks_as("strict", None, new("v0"), 67 * HOUR),
-        GuardDecision::Go
-    );
+    assert_eq!(t.asks_as("strict", Some(2), new("v0"), 67 * HOUR), Ok(()));
+    assert_eq!(t.asks_as("strict", None, new("v0"), 67 * HOUR), Ok(()));
     assert_eq!(
         t.account.max(),
         None,
@@ -394,7 +380,7 @@ fn what_an_older_release_counted_for_a_secret_is_added_once_unless_something_suc
     t.account.take_over("v1", 1, Some(at(5)));
     assert_eq!(
         t.asks(new("v2"), 100 * HOUR),
-        GuardDecision::Latched(None),
+        Err(Denial::Latched(None)),
         "and another"
     );
     t.account.unlatch();
@@ -402,7 +388,7 @@ fn what_an_older_release_counted_for_a_secret_is_added_once_unless_something_suc
     t.account.take_over("v3", 2, Some(at(99 * HOUR)));
     assert!(t.account.is_blank());
     t.account.take_over("v4", 2, Some(at(101 * HOUR)));
-    assert_eq!(t.asks(new("v2"), 102 * HOUR), GuardDecision::Latched(None));
+    assert_eq!(t.asks(new("v2"), 102 * HOUR), Err(Denial::Latched(None)));
 }
 
 #[test]

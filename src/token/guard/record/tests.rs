@@ -1,6 +1,7 @@
 //! The record by itself: what it forgets first, and what happens to it where processes and boots
 //! end.
 
+use crate::token::guard::Denial;
 use std::time::Duration;
 
 use super::*;
@@ -14,7 +15,7 @@ fn at(secs: u64) -> BootInstant {
 /// A record that has been asked by one who allows two refusals and holds for a minute.
 fn asked(max: u32) -> SecretRecord {
     let mut record = SecretRecord::default();
-    assert_eq!(decide(&mut record, max, 0), GuardDecision::Go);
+    assert_eq!(decide(&mut record, max, 0), Ok(()));
     record
 }
 
@@ -80,7 +81,7 @@ fn attempts_of_a_process_that_is_gone_are_unknown_outcomes_and_those_of_others_r
     assert_eq!(record.status(None, at(6)).rejections, 1);
     assert_eq!(
         decide(&mut record, 3, 6),
-        GuardDecision::Later(at(30)),
+        Err(Denial::Later(at(30))),
         "the pause counts from when it was sent"
     );
     record.settle(None, 1, AttemptOutcome::Success, at(7));
@@ -100,8 +101,8 @@ fn a_pause_ends_with_what_it_was_for() {
     record.spend(None, 1, at(0));
     // Its outcome is lost only when it has almost been forgotten.
     record.lose(None, 1, at(899));
-    assert_eq!(decide(&mut record, 2, 899), GuardDecision::Later(at(929)));
-    assert_eq!(decide(&mut record, 2, 901), GuardDecision::Go);
+    assert_eq!(decide(&mut record, 2, 899), Err(Denial::Later(at(929))));
+    assert_eq!(decide(&mut record, 2, 901), Ok(()));
 }
 
 #[test]
@@ -113,14 +114,14 @@ fn after_a_reboot_every_moment_is_as_far_away_as_before() {
     }
     assert_eq!(
         decide(&mut record, 2, 40),
-        GuardDecision::Latched(Some(at(90)))
+        Err(Denial::Latched(Some(at(90))))
     );
     record.carry(|then| then.before(Duration::from_secs(20)));
     assert_eq!(
         decide(&mut record, 2, 40),
-        GuardDecision::Latched(Some(at(70)))
+        Err(Denial::Latched(Some(at(70))))
     );
-    assert_eq!(decide(&mut record, 2, 70), GuardDecision::Go);
+    assert_eq!(decide(&mut record, 2, 70), Ok(()));
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn who_has_not_asked_for_a_day_binds_the_others_no_more_unless_something_is_coun
             hold: Hold::For(MINUTE),
             account_rejections: None,
         };
-        record.decide(
+        let _ = record.decide(
             None,
             &strict,
             &AttemptRequest {
@@ -147,7 +148,7 @@ fn who_has_not_asked_for_a_day_binds_the_others_no_more_unless_something_is_coun
             record.spend(None, 1, at(0));
             record.settle(None, 1, AttemptOutcome::Rejected, at(0));
         }
-        decide(&mut record, 2, secs);
+        let _ = decide(&mut record, 2, secs);
         record.strictest().0
     };
     assert_eq!(
@@ -217,7 +218,7 @@ fn unlatching_one_partition_lets_it_through_and_no_other() {
         )
     };
     for (id, partition) in [(1, "x"), (2, "y")] {
-        assert_eq!(asks(&mut record, partition, 1), GuardDecision::Go);
+        assert_eq!(asks(&mut record, partition, 1), Ok(()));
         record.spend(Some(partition), id, at(1));
         record.settle(
             Some(partition),
@@ -229,12 +230,12 @@ fn unlatching_one_partition_lets_it_through_and_no_other() {
     record.unlatch(Some("x"));
     assert_eq!(
         ["x", "y"].map(|p| asks(&mut record, p, 40)),
-        [GuardDecision::Go, GuardDecision::Latched(None)]
+        [Ok(()), Err(Denial::Latched(None))]
     );
     record.unlatch(None);
     assert_eq!(
         ["x", "y"].map(|p| asks(&mut record, p, 40)),
-        [GuardDecision::Go, GuardDecision::Go]
+        [Ok(()), Ok(())]
     );
     for (id, partition) in [(3, "x"), (4, "y")] {
         record.spend(Some(partition), id, at(40));
@@ -254,16 +255,16 @@ fn what_is_written_down_again_is_what_counts_and_not_that_somebody_asked() {
     assert!(!changed(|_| {}));
     assert!(
         !changed(|r| {
-            decide(r, 3, 3599);
+            let _ = decide(r, 3, 3599);
         }),
         "it asked within the hour"
     );
     assert!(changed(|r| {
-        decide(r, 3, 3600);
+        let _ = decide(r, 3, 3600);
     }));
     assert!(
         changed(|r| {
-            decide(r, 2, 1);
+            let _ = decide(r, 2, 1);
         }),
         "another limit"
     );
@@ -280,7 +281,7 @@ fn what_is_written_down_again_is_what_counts_and_not_that_somebody_asked() {
             hold: Hold::For(MINUTE),
             account_rejections: None,
         };
-        r.decide(
+        let _ = r.decide(
             None,
             &limits,
             &AttemptRequest {

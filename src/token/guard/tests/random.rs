@@ -1,6 +1,13 @@
 //! The guard as a state machine against a vendor that counts: one secret by itself, then an account
 //! whose secret changes.
 
+use crate::{
+    clock::BootInstant,
+    token::{
+        model::GuardKey,
+        policy::{Hold, LockoutPolicy},
+    },
+};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -92,7 +99,7 @@ proptest! {
         for secret in 0..2u8 {
             for (limits, name) in [(&mine, "a"), (&others, "b")] {
                 let key = GuardKey { secret: [secret; 32], ..key(None) };
-                prop_assert_eq!(guard.spend(&key, limits, &request(name), 0, now), GuardDecision::Go);
+                prop_assert_eq!(guard.spend(&key, limits, &request(name), 0, now), Ok(()));
                 guard.settle(&key, 0, AttemptOutcome::GivenBack, now);
             }
         }
@@ -105,7 +112,7 @@ proptest! {
                     let (limits, name) = if credential { (&mine, "a") } else { (&others, "b") };
                     let request = AttemptRequest { credential: Arc::from(name), parent_renewed: renewed };
                     match guard.spend(&key, limits, &request, id + 1, now) {
-                        GuardDecision::Go => {
+                        Ok(()) => {
                             id += 1;
                             open.push((id, key, now));
                             let seen = seen.entry(secret).or_default();
@@ -122,9 +129,10 @@ proptest! {
                                 prop_assert!(last.after(Duration::from_secs(30)) <= now, "within the pause");
                             }
                         }
-                        GuardDecision::Later(t) | GuardDecision::OverBudget(t) | GuardDecision::Latched(Some(t)) => prop_assert!(t > now),
-                        GuardDecision::Latched(None) => prop_assert!(forever),
-                        GuardDecision::Busy => prop_assert!(!open.is_empty()),
+                        Err(Denial::Later(t) | Denial::OverBudget(t) | Denial::Latched(Some(t))) => prop_assert!(t > now),
+                        Err(Denial::Latched(None)) => prop_assert!(forever),
+                        Err(Denial::Busy) => prop_assert!(!open.is_empty()),
+                        Err(Denial::NoMemory) => prop_assert!(false),
                     }
                 }
                 Step::Settle { which, outcome } => {
@@ -344,7 +352,7 @@ proptest! {
         // From the start it is known who shares the account.
         for secret in 0..6 {
             for (limits, name) in [(&strict_one, "strict"), (&other, "other")] {
-                prop_assert_eq!(guard.spend(&of(secret), limits, &request(name), 0, now), GuardDecision::Go);
+                prop_assert_eq!(guard.spend(&of(secret), limits, &request(name), 0, now), Ok(()));
                 guard.settle(&of(secret), 0, AttemptOutcome::GivenBack, now);
             }
         }
@@ -369,7 +377,7 @@ proptest! {
                     }
                     let budget = budget.filter(|_| bound);
                     match guard.spend(&of(secret), limits, &request(name), id + 1, now) {
-                        GuardDecision::Go => {
+                        Ok(()) => {
                             id += 1;
                             let leave = vendor.may(secret, budget, now).map_err(TestCaseError::fail)?;
                             vendor.sends(id, SentAttempt { secret, at: now, moment: 0, leave, outcome });
@@ -377,10 +385,10 @@ proptest! {
                             let known = now < at(0).after(Duration::from_hours(24));
                             prop_assert!(!known || (shown.latched, shown.later) == (None, None), "what is shown is what is done: {shown:?}");
                         }
-                        GuardDecision::Latched(None) => prop_assert!(forever || budget.is_some_and(|b| vendor.counted() >= b)),
-                        GuardDecision::Later(t) | GuardDecision::Latched(Some(t)) => prop_assert!(t > now),
-                        GuardDecision::Busy => prop_assert!(!vendor.open.is_empty()),
-                        GuardDecision::OverBudget(_) => prop_assert!(false),
+                        Err(Denial::Latched(None)) => prop_assert!(forever || budget.is_some_and(|b| vendor.counted() >= b)),
+                        Err(Denial::Later(t) | Denial::Latched(Some(t))) => prop_assert!(t > now),
+                        Err(Denial::Busy) => prop_assert!(!vendor.open.is_empty()),
+                        Err(Denial::OverBudget(_) | Denial::NoMemory) => prop_assert!(false),
                     }
                 }
                 OfAccount::Settle { which } => {

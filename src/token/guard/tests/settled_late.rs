@@ -2,6 +2,10 @@
 //! and however many counts a person's leave was written into.
 
 use super::*;
+use crate::token::{
+    model::GuardKey,
+    policy::{Hold, LockoutPolicy},
+};
 
 /// One attempt a value, two refusals an account.
 fn strict() -> LockoutPolicy {
@@ -35,7 +39,7 @@ impl Client {
     fn sends(&mut self, secret: u8, secs: u64) -> u64 {
         assert_eq!(
             self.asks(&strict(), secret, secs),
-            GuardDecision::Go,
+            Ok(()),
             "{secret} at {secs}"
         );
         self.ids
@@ -64,7 +68,7 @@ fn leave_for_a_secret_that_was_refused_is_one_attempt_of_its_account_too() {
     for (secret, secs) in [(2, 31), (2, 61), (1, 31 + 7200)] {
         assert_eq!(
             c.asks(&strict(), secret, secs),
-            GuardDecision::Latched(None),
+            Err(Denial::Latched(None)),
             "{secret} at {secs}"
         );
     }
@@ -78,7 +82,7 @@ fn a_success_leaves_what_was_refused_since_it_was_sent() {
     c.hears(1, good, AttemptOutcome::Success, 2);
     assert_eq!(c.guard.counted(&of(3), at(3)).rejections, 1);
     c.refused(3, 3);
-    assert_eq!(c.asks(&strict(), 4, 40), GuardDecision::Latched(None));
+    assert_eq!(c.asks(&strict(), 4, 40), Err(Denial::Latched(None)));
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn a_success_leaves_an_outcome_that_was_lost_since_it_was_sent() {
         c.refused(3, 40);
         assert_eq!(
             c.asks(&strict(), 4, 80),
-            GuardDecision::Latched(None),
+            Err(Denial::Latched(None)),
             "{first} first"
         );
     }
@@ -110,7 +114,7 @@ fn of_two_successes_each_clears_what_was_counted_before_it_was_sent_and_nothing_
         ..strict()
     };
     let sends = |c: &mut Client, secret, secs| {
-        assert_eq!(c.asks(&wide, secret, secs), GuardDecision::Go);
+        assert_eq!(c.asks(&wide, secret, secs), Ok(()));
         c.ids
     };
     // Both know of the first refusal, neither of the second.
@@ -135,19 +139,19 @@ fn a_success_of_the_same_secret_leaves_what_was_refused_since_it_was_sent() {
     for lost in [false, true] {
         let mut c = Client::default();
         let ids = [0, 0].map(|secs| {
-            assert_eq!(c.asks(&twice, 1, secs), GuardDecision::Go);
+            assert_eq!(c.asks(&twice, 1, secs), Ok(()));
             c.ids
         });
         c.hears(1, ids[1], (!lost).then_some(AttemptOutcome::Rejected), 1);
         c.hears(1, ids[0], AttemptOutcome::Success, 2);
         assert_eq!(c.guard.counted(&of(1), at(2)).rejections, 1, "{lost}");
-        assert_eq!(c.asks(&twice, 1, 2), GuardDecision::Later(at(31)));
-        assert_eq!(c.asks(&twice, 1, 31), GuardDecision::Go);
+        assert_eq!(c.asks(&twice, 1, 2), Err(Denial::Later(at(31))));
+        assert_eq!(c.asks(&twice, 1, 31), Ok(()));
         let id = c.ids;
         c.hears(1, id, AttemptOutcome::Rejected, 31);
         assert_eq!(
             c.asks(&twice, 1, 1000),
-            GuardDecision::Latched(None),
+            Err(Denial::Latched(None)),
             "the vendor has seen two"
         );
     }
@@ -168,13 +172,13 @@ fn a_flood_of_secrets_does_not_make_an_attempt_under_way_forgotten() {
     let limits = limits(1, Hold::UntilSecretChanges);
     assert_eq!(
         guard.spend(&of(7), &limits, &request("a"), 1, at(0)),
-        GuardDecision::Go
+        Ok(())
     );
     for n in 0..40_000u32 {
         let id = u64::from(n) + 2;
         assert_eq!(
             guard.spend(&wrong(n), &limits, &request("a"), id, at(1)),
-            GuardDecision::Go
+            Ok(())
         );
         guard.settle(&wrong(n), id, AttemptOutcome::Rejected, at(1));
     }
@@ -186,6 +190,6 @@ fn a_flood_of_secrets_does_not_make_an_attempt_under_way_forgotten() {
     guard.settle(&of(7), 1, AttemptOutcome::Rejected, at(2));
     assert_eq!(
         guard.spend(&of(7), &limits, &request("a"), 99_999, at(1000)),
-        GuardDecision::Latched(None)
+        Err(Denial::Latched(None))
     );
 }

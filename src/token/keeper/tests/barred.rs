@@ -1,5 +1,9 @@
 //! A token that is known to be refused is sent to nobody while its refresh runs.
 
+use crate::{
+    clock::BootInstant,
+    token::{policy::KeeperPolicy, schedule::Lifetime},
+};
 use futures_util::future::join_all;
 
 use super::*;
@@ -276,7 +280,7 @@ async fn a_reload_and_a_changed_secret_in_between_change_nothing_of_it() {
         },
         ..policy()
     });
-    keeper.note_secret_change();
+    keeper.note_change();
     assert!(keeper.get(BootInstant::now()).is_none());
     pass(3 * SEC).await;
     assert!(

@@ -1,6 +1,13 @@
 //! Refreshes that an operator asks for: when they are made, and that none is forgotten.
 
 use super::*;
+use crate::{
+    clock::BootInstant,
+    token::{
+        model::Failure,
+        policy::{KeeperPolicy, LockoutPolicy},
+    },
+};
 
 fn at(refreshed: RefreshPlan) -> BootInstant {
     match refreshed {
@@ -117,7 +124,7 @@ async fn a_latch_without_an_end_is_said_and_the_wish_outlives_it() {
     assert_eq!(script.count(), 1);
     script.answer(|_, _| Reply::Token(3600 * SEC));
     *script.key.lock().unwrap() = Some(key(2));
-    keeper.note_secret_change();
+    keeper.note_change();
     pass(MINUTE).await;
     assert_eq!(script.count(), 2, "one call is all of it");
 }

@@ -1,8 +1,14 @@
 //! Tokens made with other tokens: order, blame, and what the child's waiters see.
 
 use super::*;
-use crate::token::guard::{
-    AttemptOutcome, AttemptRequest, GuardStatus, Reservation, Spend, TurnQueue,
+use crate::{
+    clock::BootInstant,
+    token::{
+        guard::{AttemptOutcome, AttemptRequest, GuardDecision, GuardStatus},
+        ledger::{Ledger, Reservation},
+        policy::{KeeperPolicy, LockoutPolicy},
+        queue::TurnQueue,
+    },
 };
 
 struct Chain {
@@ -299,7 +305,7 @@ impl Ledger for Slow {
         key: &'a GuardKey,
         limits: &'a LockoutPolicy,
         request: &'a AttemptRequest,
-    ) -> BoxFuture<'a, Spend> {
+    ) -> BoxFuture<'a, GuardDecision<Reservation>> {
         Box::pin(async move {
             sleep(self.1).await;
             self.0.spend(key, limits, request).await

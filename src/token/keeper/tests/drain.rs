@@ -1,7 +1,10 @@
 //! How keepers end: without handles, at shutdown, and how the store finds them.
 
 use super::*;
-use crate::token::store::Store;
+use crate::{
+    clock::BootInstant,
+    token::{ledger::Ledger, store::Store},
+};
 
 #[tokio::test(start_paused = true)]
 async fn dropped_in_the_middle_of_a_call_it_finishes_settles_and_ends() {

@@ -1,7 +1,10 @@
 //! Failed attempts: what they change (nothing), and the time between them.
 
 use super::*;
-use crate::clock::simulate_suspend;
+use crate::{
+    clock::{BootInstant, simulate_suspend},
+    token::{model::Failure, policy::KeeperPolicy, schedule::Lifetime},
+};
 
 /// Without a secret the guard counts nothing: what is measured is the keeper's own waiting.
 fn uncounted(reply: Reply) -> Arc<Script> {
@@ -118,7 +121,7 @@ async fn what_makes_no_sense_is_held_a_minute_doubling_and_tried_at_once_after_a
     for change in [0, 1] {
         let calls = script.count();
         if change == 0 {
-            keeper.note_secret_change();
+            keeper.note_change();
         } else {
             keeper.change_policy(KeeperPolicy {
                 lifetime: Lifetime {
@@ -145,7 +148,7 @@ async fn an_unreadable_secret_is_looked_at_every_few_seconds_and_costs_no_call()
         UnavailableReason::Unreadable
     );
     *script.unreadable.lock().unwrap() = false;
-    keeper.note_secret_change();
+    keeper.note_change();
     assert!(keeper.wait(within(SEC)).await.is_ok());
     assert_eq!(script.count(), 1);
 }

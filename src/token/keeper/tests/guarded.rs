@@ -5,8 +5,15 @@ use std::sync::atomic::AtomicBool;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::token::guard::{
-    AttemptOutcome, AttemptRequest, GuardStatus, Rate, Reservation, Spend, TurnQueue,
+use crate::{
+    clock::BootInstant,
+    token::{
+        guard::{AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardStatus},
+        ledger::{Ledger, Reservation},
+        model::Failure,
+        policy::{KeeperPolicy, LockoutPolicy, Rate},
+        queue::TurnQueue,
+    },
 };
 
 fn until_changed() -> KeeperPolicy {
@@ -51,7 +58,7 @@ async fn a_refused_secret_is_tried_twice_and_then_latched() {
         (UnavailableReason::Rejected, None)
     );
     keeper.refresh(BootInstant::now());
-    keeper.note_secret_change();
+    keeper.note_change();
     pass(MINUTE).await;
     assert_eq!(script.count(), 2, "the same secret again is no change");
 }
@@ -80,7 +87,7 @@ async fn a_changed_secret_opens_the_latch_at_once() {
     assert_eq!(script.count(), 2);
     *script.key.lock().unwrap() = Some(key(2));
     script.answer(|_, _| Reply::Token(300 * SEC));
-    keeper.note_secret_change();
+    keeper.note_change();
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
     assert_eq!(keeper.status().rejections, 0);
 }
@@ -225,7 +232,7 @@ async fn the_pause_after_a_first_refusal_ends_with_a_changed_secret() {
     keeper.wait_settled().await;
     *script.key.lock().unwrap() = Some(key(2));
     script.answer(|_, _| Reply::Token(300 * SEC));
-    keeper.note_secret_change();
+    keeper.note_change();
     assert_eq!(keeper.wait(within(SEC)).await.unwrap().number, 1);
     assert!(script.gaps()[0] < 1.0);
 }
@@ -239,8 +246,8 @@ async fn without_memory_no_call_leaves_and_the_reason_is_told() {
             _: &'a GuardKey,
             _: &'a LockoutPolicy,
             _: &'a AttemptRequest,
-        ) -> BoxFuture<'a, Spend> {
-            Box::pin(std::future::ready(Spend::NoMemory))
+        ) -> BoxFuture<'a, GuardDecision<Reservation>> {
+            Box::pin(std::future::ready(Err(Denial::NoMemory)))
         }
         fn settle<'a>(
             &'a self,
@@ -295,11 +302,11 @@ async fn a_latch_that_cannot_be_looked_at_stays_closed_until_its_hold_ends() {
             key: &'a GuardKey,
             limits: &'a LockoutPolicy,
             request: &'a AttemptRequest,
-        ) -> BoxFuture<'a, Spend> {
+        ) -> BoxFuture<'a, GuardDecision<Reservation>> {
             let mute = self.1.load(SeqCst);
             // As one that begins to count anew.
             if mute {
-                Box::pin(std::future::ready(Spend::Go(Reservation::new(
+                Box::pin(std::future::ready(Ok(Reservation::new(
                     key.clone(),
                     9,
                     |_, _| {},

@@ -1,7 +1,13 @@
 //! Renewing, resting, idling: what the lifetime table asks for.
 
 use super::*;
-use crate::token::schedule::Rotation;
+use crate::{
+    clock::BootInstant,
+    token::{
+        policy::KeeperPolicy,
+        schedule::{Lifetime, Rotation},
+    },
+};
 
 fn with(lifetime: Lifetime) -> KeeperPolicy {
     KeeperPolicy {

@@ -19,7 +19,16 @@ use tokio::task::JoinHandle;
 
 use self::steps::{Ends, Step, steps};
 use super::*;
-use crate::{clock::simulate_suspend, token::guard::Rate};
+use crate::{
+    clock::{BootInstant, simulate_suspend},
+    token::{
+        fetch::Fetch,
+        ledger::Ledger,
+        model::Failure,
+        policy::{KeeperPolicy, LockoutPolicy, Rate},
+        schedule::Lifetime,
+    },
+};
 
 const STEPS: usize = 400;
 const MS: Duration = Duration::from_millis(1);
@@ -384,7 +393,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
             }
             Step::Unlatch(k) => {
                 told(k, false);
-                if let Some(key) = keepers[k].slot.last_key.lock().unwrap().clone() {
+                if let Some(key) = keepers[k].slot.last_key() {
                     let mut tries = bystander.tries.lock().unwrap();
                     let tries = tries.entry(key.secret).or_default();
                     *tries = Tries {
@@ -399,7 +408,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
                 for k in (0..KEEPERS).filter(|k| (*k == CHILD) == child) {
                     told(k, false);
                     bystander.seen.lock().unwrap()[k].key = secret(secrets);
-                    keepers[k].note_secret_change();
+                    keepers[k].note_change();
                 }
             }
             Step::Retune(k, which) => {
@@ -407,7 +416,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
                 keepers[k].change_policy(policy_of(which));
                 // A rumour as well, for what the secret has been all the time.
                 if which == 0 {
-                    keepers[k].note_secret_change();
+                    keepers[k].note_change();
                 }
             }
             Step::Arrive(k, ms, fresh) => {
@@ -477,7 +486,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
         let mut seen = bystander.seen.lock().unwrap();
         (seen[k].ends, seen[k].takes, seen[k].unreadable, seen[k].key) =
             (Ends::Token(3600), SEC, false, secret(secrets));
-        keepers[k].note_secret_change();
+        keepers[k].note_change();
     }
     for keeper in &keepers {
         keeper

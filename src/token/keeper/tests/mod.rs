@@ -27,11 +27,20 @@ use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::token::{
-    fetch::{BoxFuture, FailureClass, Issued, KeeperEvent, PreparedCall},
-    guard::{GuardKey, Hold, MemoryLedger},
-    schedule::{RefreshMode, default_lifetime},
-    slot::{Activity, Token},
+use {
+    crate::{
+        clock::BootInstant,
+        token::{
+            fetch::{Fetch, KeeperEvent, PreparedCall},
+            ledger::Ledger,
+            memory::MemoryLedger,
+            model::{Failure, FailureClass, GuardKey, Issued, KeeperName, Token},
+            policy::{Hold, KeeperPolicy, LockoutPolicy},
+            schedule::{Lifetime, RefreshMode, default_lifetime},
+            slot::Activity,
+        },
+    },
+    futures_util::future::BoxFuture,
 };
 
 pub(super) const SEC: Duration = Duration::from_secs(1);
@@ -63,11 +72,11 @@ pub(super) fn failure(class: FailureClass) -> Failure {
     }
 }
 
-type GuardDecision = dyn FnMut(usize, &[Arc<Token>]) -> Reply + Send;
+type ReplyFn = dyn FnMut(usize, &[Arc<Token>]) -> Reply + Send;
 
 /// A token endpoint, its calls on record.
 pub(super) struct Script {
-    answer: Mutex<Box<GuardDecision>>,
+    answer: Mutex<Box<ReplyFn>>,
     pub took: Mutex<Duration>,
     pub key: Mutex<Option<GuardKey>>,
     pub unreadable: Mutex<bool>,

@@ -1,5 +1,6 @@
 //! An API's 401: one refresh, then a pause that doubles.
 
+use crate::{clock::BootInstant, token::model::Failure};
 use futures_util::future::join_all;
 
 use super::*;
@@ -250,7 +251,7 @@ async fn who_comes_just_after_a_refresh_that_changes_nothing_is_refused_at_once(
     let by_hand: fn(&Keeper) = |keeper| {
         keeper.refresh(BootInstant::now());
     };
-    let by_change: fn(&Keeper) = Keeper::note_secret_change;
+    let by_change: fn(&Keeper) = Keeper::note_change;
     for (class, why, tell) in [
         (FailureClass::Rejected, UnavailableReason::Rejected, by_hand),
         (FailureClass::Throttled, UnavailableReason::Down, by_hand),

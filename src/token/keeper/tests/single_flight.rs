@@ -1,5 +1,6 @@
 //! One call for all, and it belongs to nobody.
 
+use crate::clock::BootInstant;
 use futures_util::future::join_all;
 
 use super::*;

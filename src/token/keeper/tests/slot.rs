@@ -3,9 +3,15 @@
 use arc_swap::ArcSwapOption;
 
 use super::*;
-use crate::token::{
-    slot::{KeeperState, Pause, PauseReason, Slot},
-    store::Store,
+use crate::{
+    clock::BootInstant,
+    token::{
+        pause::{Pause, PauseReason},
+        policy::KeeperPolicy,
+        schedule::Lifetime,
+        slot::{KeeperState, Slot},
+        store::Store,
+    },
 };
 
 /// A slot with a token obtained now that lives for a hundred seconds, and is sent for ninety.

@@ -1,6 +1,7 @@
 //! Many keepers of one secret, of which no more may call at once than attempts may be spent: each
 //! in turn, and none by being woken for nothing.
 
+use crate::{clock::BootInstant, token::ledger::Ledger};
 use futures_util::future::join_all;
 
 use super::*;

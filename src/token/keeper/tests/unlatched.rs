@@ -1,6 +1,10 @@
 //! What a person's unlatch opens, and what it leaves to the clock and to `refresh`.
 
 use super::*;
+use crate::{
+    clock::BootInstant,
+    token::{guard::NextAttempt, ledger::Ledger, model::Failure},
+};
 
 /// How often a keeper called and looked at its secrets while somebody unlatched it five times a
 /// second for two minutes, and how many of these 600 were told a moment to come.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::KEEPERS;
-use crate::token::fetch::FailureClass;
+use crate::token::model::FailureClass;
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {

@@ -8,14 +8,11 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::GuardKey;
-use crate::token::fetch::BoxFuture;
+use super::model::{GuardKey, SecretId};
+use futures_util::future::BoxFuture;
 
 /// So many ask at a time: while one prepares, the next one may.
 const AT_THE_FRONT: usize = 2;
-
-/// A token URL and a secret.
-type SecretId = (String, [u8; 32]);
 
 /// One line for each token URL and secret. Only those at its front ask again; who has got his turn,
 /// or gives up, lets the next one come there. It decides who asks, never who may: that is the
@@ -37,7 +34,7 @@ impl TurnQueue {
     /// The last place. It counts from the first poll of [`QueueTicket::reach_front`].
     #[must_use]
     pub fn join(&self, key: &GuardKey) -> QueueTicket {
-        let line = (key.url.clone(), key.secret);
+        let line = key.secret_id();
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let front = lines.get(&line).and_then(Weak::upgrade).unwrap_or_else(|| {
             lines.retain(|_, line| line.strong_count() > 0);

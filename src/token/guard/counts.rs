@@ -1,18 +1,21 @@
-//! The guard of one process: records by key, budgets by credential, and the ledger that keeps them
-//! in memory.
+//! What one process counts: records by key, and budgets by credential. Pure.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
-
-use tokio::sync::Notify;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    AccountRecord, AttemptOutcome, AttemptRequest, Budget, CountPair, GuardDecision, GuardKey,
-    GuardStatus, KeyLabels, Ledger, LockoutPolicy, Reservation, SecretRecord, Spend, TurnQueue,
+    account::AccountRecord,
+    budget::Budget,
+    decision::{AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardStatus},
+    pair::{CountPair, KeyLabels},
+    record::SecretRecord,
 };
-use crate::{clock::BootInstant, token::fetch::BoxFuture};
+use crate::{
+    clock::BootInstant,
+    token::{
+        model::{GuardKey, SecretId},
+        policy::LockoutPolicy,
+    },
+};
 
 /// So many records and accounts are kept before those that remember nothing are looked for.
 const ROOM: usize = 1024;
@@ -30,14 +33,11 @@ pub struct Guard {
     full: usize,
 }
 
-/// A token URL and a secret.
-type SecretId = (String, [u8; 32]);
-
 /// What a ledger elsewhere had counted for a key.
 pub type KeyCounts = (AccountRecord, SecretRecord);
 
 impl Guard {
-    /// Asks and, where the answer is `Go`, writes the attempt `id` down as spent.
+    /// Asks and, where it may be made, writes the attempt `id` down as spent.
     pub fn spend(
         &mut self,
         key: &GuardKey,
@@ -48,7 +48,7 @@ impl Guard {
     ) -> GuardDecision {
         let name = value_name(key);
         // Taken out and put back, not copied: thousands of partitions may stand in it.
-        let known = self.records.remove(&(key.url.clone(), key.secret));
+        let known = self.records.remove(&key.secret_id());
         let was_known = known.is_some();
         let (mut account, mut record) = (
             self.accounts.remove(&key.account).unwrap_or_default(),
@@ -58,20 +58,19 @@ impl Guard {
             account: &mut account,
             record: &mut record,
         };
-        let mut answer = counts.decide(labels(key, &name), limits, request, now);
-        if answer == GuardDecision::Go {
-            match take_call(&mut self.budgets, limits, request, now) {
-                Ok(()) => counts.spend(labels(key, &name), id, now),
-                Err(later) => answer = GuardDecision::OverBudget(later),
-            }
+        let decision = counts
+            .decide(labels(key, &name), limits, request, now)
+            .and_then(|()| take_call(&mut self.budgets, limits, request, now));
+        if decision.is_ok() {
+            counts.spend(labels(key, &name), id, now);
         }
         self.store_counts(key, account, record, was_known, now);
-        answer
+        decision
     }
 
     /// The same in place of a ledger that cannot be used now and had counted what is `known`.
-    /// `None`: one who shares account or secret does not trust a guard that forgets with its
-    /// process.
+    /// [`Denial::NoMemory`]: one who shares account or secret does not trust a guard that forgets
+    /// with its process.
     pub fn stand_in(
         &mut self,
         known: Option<KeyCounts>,
@@ -80,7 +79,7 @@ impl Guard {
         request: &AttemptRequest,
         id: u64,
         now: BootInstant,
-    ) -> Option<GuardDecision> {
+    ) -> GuardDecision {
         let name = value_name(key);
         let (mut account, mut record) = self.copies(key);
         CountPair {
@@ -94,21 +93,17 @@ impl Guard {
             account: &mut account,
             record: &mut record,
         };
-        let answer = counts.decide(labels(key, &name), limits, request, now);
+        let decision = counts.decide(labels(key, &name), limits, request, now);
         if counts.need_memory() {
-            return None;
+            return Err(Denial::NoMemory);
         }
-        if answer != GuardDecision::Go {
-            return Some(answer);
-        }
-        if let Err(later) = take_call(&mut self.budgets, limits, request, now) {
-            return Some(GuardDecision::OverBudget(later));
-        }
+        decision?;
+        take_call(&mut self.budgets, limits, request, now)?;
         counts.spend(labels(key, &name), id, now);
         // Only now: what nothing came of is not to hold on where the other ledger can be used
         // again.
         self.store_counts(key, account, record, true, now);
-        Some(answer)
+        Ok(())
     }
 
     /// Writes down how the attempt ended; `None`: its outcome will never be known.
@@ -140,7 +135,7 @@ impl Guard {
     pub fn counted(&self, key: &GuardKey, now: BootInstant) -> GuardStatus {
         let (account, record) = (
             self.accounts.get(&key.account),
-            self.records.get(&(key.url.clone(), key.secret)),
+            self.records.get(&key.secret_id()),
         );
         let (no_account, no_record) = (AccountRecord::default(), SecretRecord::default());
         CountPair::status(
@@ -149,6 +144,27 @@ impl Guard {
             labels(key, &value_name(key)),
             now,
         )
+    }
+
+    /// What is counted here, or in what is `known`; `None`: neither has anything of it.
+    #[must_use]
+    pub fn status_with(
+        &self,
+        known: Option<KeyCounts>,
+        key: &GuardKey,
+        now: BootInstant,
+    ) -> Option<GuardStatus> {
+        if known.is_none() && !self.records.contains_key(&key.secret_id()) {
+            return None;
+        }
+        let (mut account, mut record) = self.copies(key);
+        merge(&mut account, &mut record, known);
+        Some(CountPair::status(
+            &account,
+            &record,
+            labels(key, &value_name(key)),
+            now,
+        ))
     }
 
     /// How many records and accounts there are.
@@ -167,7 +183,7 @@ impl Guard {
     }
 
     fn counts(&mut self, key: &GuardKey) -> Option<CountPair<'_>> {
-        let record = self.records.get_mut(&(key.url.clone(), key.secret))?;
+        let record = self.records.get_mut(&key.secret_id())?;
         Some(CountPair {
             account: self.accounts.entry(key.account).or_default(),
             record,
@@ -175,7 +191,7 @@ impl Guard {
     }
 
     fn copies(&self, key: &GuardKey) -> KeyCounts {
-        let record = self.records.get(&(key.url.clone(), key.secret)).cloned();
+        let record = self.records.get(&key.secret_id()).cloned();
         (
             self.accounts.get(&key.account).cloned().unwrap_or_default(),
             record.unwrap_or_default(),
@@ -193,7 +209,7 @@ impl Guard {
     ) {
         self.accounts.insert(key.account, account);
         if was_known || !record.is_blank() {
-            self.records.insert((key.url.clone(), key.secret), record);
+            self.records.insert(key.secret_id(), record);
         }
         if self.records.len().max(self.accounts.len()) > self.full.max(ROOM) {
             self.records.retain(|_, record| !record.is_forgettable(now));
@@ -263,148 +279,11 @@ fn take_call(
     limits: &LockoutPolicy,
     request: &AttemptRequest,
     now: BootInstant,
-) -> Result<(), BootInstant> {
+) -> GuardDecision {
     let budget = budgets.entry(Arc::clone(&request.credential)).or_default();
-    budget.ready(&limits.rate, now)?;
+    budget
+        .ready(&limits.rate, now)
+        .map_err(Denial::OverBudget)?;
     budget.take();
     Ok(())
-}
-
-/// A ledger that lives as long as the process.
-#[derive(Debug, Default)]
-pub struct MemoryLedger {
-    inner: Arc<MemoryState>,
-}
-
-#[derive(Debug, Default)]
-struct MemoryState {
-    state: Mutex<(u64, Guard)>,
-    freed: Arc<Notify>,
-    line: TurnQueue,
-}
-
-impl MemoryState {
-    /// Never held across an await.
-    fn lock(&self) -> MutexGuard<'_, (u64, Guard)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl MemoryLedger {
-    /// Asks in place of a ledger that cannot be used now: see [`Guard::stand_in`].
-    pub fn stand_in(
-        &self,
-        known: Option<KeyCounts>,
-        key: &GuardKey,
-        limits: &LockoutPolicy,
-        request: &AttemptRequest,
-    ) -> Spend {
-        self.asked(key, |guard, id| {
-            guard.stand_in(known, key, limits, request, id, BootInstant::now())
-        })
-    }
-
-    /// How an attempt ended that the other ledger had allowed.
-    pub fn ended(&self, key: &GuardKey, id: u64, outcome: Option<AttemptOutcome>) {
-        self.inner
-            .lock()
-            .1
-            .settle(key, id, outcome, BootInstant::now());
-    }
-
-    /// What is counted here, or in what is `known`; `None`: neither has anything of it.
-    #[must_use]
-    pub fn status(&self, known: Option<KeyCounts>, key: &GuardKey) -> Option<GuardStatus> {
-        let (now, mut lock) = (BootInstant::now(), self.inner.lock());
-        if known.is_none() && lock.1.counts(key).is_none() {
-            return None;
-        }
-        let (mut account, mut record) = lock.1.copies(key);
-        merge(&mut account, &mut record, known);
-        Some(CountPair::status(
-            &account,
-            &record,
-            labels(key, &value_name(key)),
-            now,
-        ))
-    }
-
-    fn asked(
-        &self,
-        key: &GuardKey,
-        request: impl FnOnce(&mut Guard, u64) -> Option<GuardDecision>,
-    ) -> Spend {
-        let mut lock = self.inner.lock();
-        let (last, guard) = &mut *lock;
-        let id = last.wrapping_add(1);
-        match request(guard, id) {
-            Some(GuardDecision::Go) => {
-                *last = id;
-                let inner = Arc::clone(&self.inner);
-                Spend::Go(Reservation::new(key.clone(), id, move |key, id| {
-                    inner.lock().1.settle(key, id, None, BootInstant::now());
-                    inner.freed.notify_waiters();
-                }))
-            }
-            Some(GuardDecision::Busy) => Spend::Busy,
-            Some(GuardDecision::Later(t)) => Spend::Later(t),
-            Some(GuardDecision::OverBudget(t)) => Spend::OverBudget(t),
-            Some(GuardDecision::Latched(t)) => Spend::Latched(t),
-            None => Spend::NoMemory,
-        }
-    }
-}
-
-impl Ledger for MemoryLedger {
-    fn spend<'a>(
-        &'a self,
-        key: &'a GuardKey,
-        limits: &'a LockoutPolicy,
-        request: &'a AttemptRequest,
-    ) -> BoxFuture<'a, Spend> {
-        Box::pin(async move {
-            self.asked(key, |guard, id| {
-                Some(guard.spend(key, limits, request, id, BootInstant::now()))
-            })
-        })
-    }
-
-    fn settle<'a>(
-        &'a self,
-        mut reservation: Reservation,
-        outcome: AttemptOutcome,
-        _: &'a LockoutPolicy,
-    ) -> BoxFuture<'a, ()> {
-        reservation.redeem();
-        self.inner.lock().1.settle(
-            &reservation.key,
-            reservation.id,
-            outcome,
-            BootInstant::now(),
-        );
-        self.inner.freed.notify_waiters();
-        Box::pin(std::future::ready(()))
-    }
-
-    fn clear<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, ()> {
-        self.inner.lock().1.unlatch(key);
-        self.inner.freed.notify_waiters();
-        Box::pin(std::future::ready(()))
-    }
-
-    fn counted<'a>(&'a self, key: &'a GuardKey) -> BoxFuture<'a, Option<GuardStatus>> {
-        Box::pin(std::future::ready(Some(
-            self.inner.lock().1.counted(key, BootInstant::now()),
-        )))
-    }
-
-    fn freed(&self) -> BoxFuture<'static, ()> {
-        // Made here and not at the first poll: it must hear of what is settled between now and
-        // then.
-        Box::pin(Arc::clone(&self.inner.freed).notified_owned())
-    }
-
-    fn line(&self) -> &TurnQueue {
-        &self.inner.line
-    }
 }

@@ -1,0 +1,126 @@
+//! The engine's data: a token and whose it is, what a failed attempt says, and what refusals are
+//! counted against.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use zeroize::Zeroizing;
+
+use crate::clock::BootInstant;
+
+/// What a keeper is known by, for logs and states; labels come from configuration only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct KeeperName {
+    pub credential: Arc<str>,
+    pub token: Arc<str>,
+    pub partition: Option<Arc<str>>,
+}
+
+/// A token in the slot of its keeper.
+pub struct Token {
+    /// Generation: counts up from 1 within its keeper.
+    pub number: u64,
+    pub issued: Issued,
+    /// Numbers of the parents it was made with, in the order of the profile.
+    pub parents: Vec<u64>,
+    /// Dead from here on.
+    pub expires: BootInstant,
+    /// Sent only until here (CONTRACT 2.3).
+    pub send_until: BootInstant,
+    /// The next planned fetch.
+    pub refresh_at: BootInstant,
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token as the vendor gave it.
+#[derive(Clone)]
+pub struct Issued {
+    /// 1 to 16 KiB of visible ASCII.
+    pub value: Arc<Zeroizing<String>>,
+    /// When the request was sent; the life counts from here.
+    pub sent: BootInstant,
+    /// The smallest plausible of what the answer says; `None`: nothing usable was said.
+    pub life: Option<Duration>,
+    /// The answer named a lifetime that was ignored.
+    pub implausible: bool,
+    /// `response.vars`.
+    pub vars: BTreeMap<String, String>,
+}
+
+/// Classes of failed attempts (CONTRACT 2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FailureClass {
+    /// Try again with backoff.
+    Retry,
+    /// The vendor said how long to wait.
+    Throttled,
+    /// The vendor refuses our secret.
+    Rejected,
+    /// The answer makes no sense or a parameter is wrong.
+    Config,
+    /// A secret could not be read; nothing was sent.
+    Unreadable,
+}
+
+/// A failed attempt, scrubbed of secrets, ready to be shown.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub class: FailureClass,
+    /// The vendor's status, where there was an answer.
+    pub status: Option<u16>,
+    /// One line in plain words: `error` and at most 200 characters of `error_description`, or what
+    /// broke.
+    pub error: String,
+    /// How long the vendor (or a rule's `hold`) wants us to wait.
+    pub wait: Option<Duration>,
+    /// The refusal speaks of the client (`invalid_client`, bare 401), not of one partition. With
+    /// [`FailureClass::Config`]: it was a refusal, which is blamed on a clock; an account's budget counts
+    /// it all the same.
+    pub client_refused: bool,
+    /// The call hung until its timeout.
+    pub timed_out: bool,
+}
+
+impl Failure {
+    /// One that the vendor did not speak of: no answer, no wish how long to wait.
+    #[must_use]
+    pub fn own(class: FailureClass, error: &str) -> Self {
+        Self {
+            class,
+            status: None,
+            error: error.to_owned(),
+            wait: None,
+            client_refused: false,
+            timed_out: false,
+        }
+    }
+}
+
+/// What refusals are counted against: the token URL and the secret values sent to it. Never the
+/// secret itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GuardKey {
+    pub url: String,
+    /// SHA-256 over the secret values.
+    pub secret: [u8; 32],
+    /// The partition, where only it may be at fault.
+    pub partition: Option<String>,
+    /// SHA-256 over the origin of the token URL and the client id: what a vendor locks, whatever
+    /// the secret.
+    pub account: [u8; 32],
+}
+
+/// A token URL and a secret: what counts of all partitions together.
+pub(super) type SecretId = (String, [u8; 32]);
+
+impl GuardKey {
+    pub(super) fn secret_id(&self) -> SecretId {
+        (self.url.clone(), self.secret)
+    }
+}
