@@ -12,7 +12,7 @@ use std::{fmt::Write, path::Path, sync::Arc, time::Duration};
 use criterion::{Criterion, criterion_group, criterion_main};
 use cupbearer::{
     clock::BootInstant,
-    config::{self, Sight},
+    config::{self, LoadOptions},
     credential::{Partition, World},
     proxy::{
         answer,
@@ -78,7 +78,7 @@ fn hot_path(c: &mut Criterion) {
         .unwrap();
     let _inside = runtime.enter();
     let text = twenty_upstreams(runtime.block_on(issuer()));
-    let (config, problems) = config::load_text(&text, Path::new("."), &Sight::default());
+    let (config, problems) = config::load_text(&text, Path::new("."), &LoadOptions::default());
     let config = config.unwrap_or_else(|| panic!("{:?}", problems.list()));
     let world = World::new(
         Arc::new(Store::default()),

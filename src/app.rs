@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     admin::{Admin, Socket},
     clock::BootInstant,
-    config::{self, Config, Listen, Sight},
+    config::{self, Config, ListenAddress, LoadOptions},
     credential::World,
     document::Problems,
     listen::{self, Address, SocketFile},
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Default)]
 pub struct Options {
     /// What a reload sees of the environment.
-    pub sight: Sight,
+    pub load_options: LoadOptions,
 }
 
 /// A running program. Dropped without [`App::stop`] it stops at once.
@@ -92,8 +92,8 @@ impl App {
             .listen
             .iter()
             .map(|l| match l {
-                Listen::Tcp(a) => Address::Tcp(*a),
-                Listen::Unix(p) => Address::Unix(p.clone()),
+                ListenAddress::Tcp(a) => Address::Tcp(*a),
+                ListenAddress::Unix(p) => Address::Unix(p.clone()),
             })
             .collect();
         let sockets = listen::bind_for(&addresses, &listen::Peers::new(&config.proxy.peer_uids))?;
@@ -116,7 +116,7 @@ impl App {
         let snapshot = Snapshot::build(config, &world, 1).map_err(StartError::Config)?;
         snapshot.adopt();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
-        let reloader = Reloader::new(snapshot.clone(), world, options.sight);
+        let reloader = Reloader::new(snapshot.clone(), world, options.load_options);
 
         let leaving = Arc::new(AtomicBool::new(false));
         let metrics_port = metrics_listener
@@ -255,15 +255,15 @@ pub async fn ledger(dir: Option<&Path>, metrics: &Metrics) -> Arc<dyn Ledger> {
 /// The admin port's socket, its address, and its file where it has one: for our own user and root
 /// alone, unless `uids` names others, whom the kernel then vouches for.
 fn admin_socket(
-    config: &config::Admin,
+    config: &config::AdminConfig,
 ) -> Result<(Socket, Address, Option<SocketFile>), StartError> {
     match &config.listen {
-        Listen::Tcp(address) => {
+        ListenAddress::Tcp(address) => {
             let listener = port("admin.listen", *address)?;
             let address = Address::Tcp(local("admin.listen", &listener)?);
             Ok((Socket::Tcp(listener), address, None))
         }
-        Listen::Unix(path) => {
+        ListenAddress::Unix(path) => {
             let address = Address::Unix(path.clone());
             let mode = if config.uids.is_empty() { 0o600 } else { 0o666 };
             match listen::plain_unix(path, mode) {

@@ -19,7 +19,7 @@ use self::{
 };
 use crate::{
     clock::BootInstant,
-    config::{Config, Sight},
+    config::{Config, LoadOptions},
     credential::{Look, World},
     document::{Problem, Severity},
     files::{self, Judgement, Moment, Settling},
@@ -88,7 +88,7 @@ struct Inner {
     snapshot: Arc<ArcSwap<Snapshot>>,
     world: World,
     metrics: Metrics,
-    sight: Sight,
+    options: LoadOptions,
     /// Held through a reload, so that there is one at a time; not while a writer is waited for.
     running: tokio::sync::Mutex<RunningFiles>,
     started: StartSettings,
@@ -99,7 +99,7 @@ struct Inner {
 impl Reloader {
     /// For the snapshot that runs now.
     #[must_use]
-    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, world: World, sight: Sight) -> Self {
+    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, world: World, options: LoadOptions) -> Self {
         let config = &snapshot.load_full().config;
         let mut running = RunningFiles {
             settling: Settling::default(),
@@ -124,7 +124,7 @@ impl Reloader {
             snapshot,
             world,
             metrics,
-            sight,
+            options,
             running,
             started,
             last: Mutex::default(),
@@ -239,9 +239,9 @@ impl Reloader {
         let Some(file) = old.config.file.clone() else {
             return ReloadAttempt::Ended(ReloadOutcome::Unchanged);
         };
-        let (sight, known) = (self.0.sight.clone(), watched_files(&old.config));
+        let (options, known) = (self.0.options.clone(), watched_files(&old.config));
         let Ok(reading) =
-            tokio::task::spawn_blocking(move || read_config(&file, &known, &sight)).await
+            tokio::task::spawn_blocking(move || read_config(&file, &known, &options)).await
         else {
             return runtime_ended();
         };

@@ -180,7 +180,7 @@ enum Refused {
 }
 
 async fn judge(
-    config: &config::Admin,
+    config: &config::AdminConfig,
     tokens: &BelievedTokens,
     peer: Peer,
     headers: &HeaderMap,
@@ -295,20 +295,20 @@ mod tests {
     use super::*;
 
     async fn judge(
-        config: &config::Admin,
+        config: &config::AdminConfig,
         peer: Peer,
         headers: &HeaderMap,
     ) -> Result<bool, Refused> {
         super::judge(config, &BelievedTokens::default(), peer, headers).await
     }
 
-    fn config(auth: &[&str], uids: &[u32]) -> config::Admin {
+    fn config(auth: &[&str], uids: &[u32]) -> config::AdminConfig {
         let auth = auth
             .iter()
             .map(|secret| Source::Value(Secret::new((*secret).to_owned())))
             .collect();
-        let listen = config::Listen::Unix("/admin.sock".into());
-        config::Admin {
+        let listen = config::ListenAddress::Unix("/admin.sock".into());
+        config::AdminConfig {
             listen,
             auth,
             uids: uids.to_vec(),
@@ -420,7 +420,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "first-token").unwrap();
-        let config = config::Admin {
+        let config = config::AdminConfig {
             auth: vec![Source::File(path)],
             ..config(&[], &[])
         };
@@ -459,7 +459,7 @@ mod tests {
         let path = folder.path().join("token");
         std::fs::write(&path, "first-token").unwrap();
         let source = Source::File(path.clone());
-        let config = config::Admin {
+        let config = config::AdminConfig {
             auth: vec![source],
             ..config(&[], &[])
         };

@@ -12,7 +12,7 @@ use super::{
     live::{self, Wish},
 };
 use crate::{
-    config::{self, Sight},
+    config::{self, LoadOptions},
     document::{Problem, Problems, Severity},
     state,
 };
@@ -25,17 +25,17 @@ use crate::{
 /// Only those of `out`.
 pub fn check(
     file: &Path,
-    sight: &Sight,
+    options: &LoadOptions,
     strict: bool,
     wish: Option<&Wish>,
     format: Format,
     out: &mut dyn Write,
 ) -> io::Result<Exit> {
-    let (config, mut problems) = config::load(file, sight);
+    let (config, mut problems) = config::load(file, options);
     if let Some(trouble) = config
         .as_ref()
         .and_then(|config| state::unusable(config.state.as_deref()?))
-        .filter(|_| !sight.no_secrets)
+        .filter(|_| !options.no_secrets)
     {
         let hint = "run this check as the user that cupbearer runs as; where that folder is a volume's own, name a folder in it";
         problems.add(Problem {
@@ -52,7 +52,7 @@ pub fn check(
     }
     let had = match (wish, config) {
         (Some(wish), Some(config)) if !problems.fatal() => {
-            match live::check(file, &config, (sight, wish), &all(), format, out)? {
+            match live::check(file, &config, (options, wish), &all(), format, out)? {
                 Some(had) => had,
                 None => return Ok(Exit::Failed),
             }
@@ -131,7 +131,15 @@ mod tests {
         let file = folder.path().join("c.toml");
         std::fs::write(&file, text).unwrap();
         let mut out = Vec::new();
-        let exit = check(&file, &Sight::default(), strict, None, format, &mut out).unwrap();
+        let exit = check(
+            &file,
+            &LoadOptions::default(),
+            strict,
+            None,
+            format,
+            &mut out,
+        )
+        .unwrap();
         (exit, String::from_utf8(out).unwrap())
     }
 
@@ -199,9 +207,9 @@ mod tests {
             run(&text("not-there-yet"), true, Format::Text).0,
             Exit::Done
         );
-        let elsewhere = Sight {
+        let elsewhere = LoadOptions {
             no_secrets: true,
-            ..Sight::default()
+            ..LoadOptions::default()
         };
         let file = folder.path().join("c.toml");
         std::fs::write(&file, text("open")).unwrap();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Action, Exit, Probe, complain, find_admin, say};
 use crate::{
     admin::auth,
-    config::{Admin, Listen},
+    config::{AdminConfig, ListenAddress},
     document::{Problem, Severity, known},
     secret::Secret,
 };
@@ -182,7 +182,7 @@ fn page(admin: &Door) -> Result<Value, Exit> {
 pub fn probe(what: Probe, name: Option<&str>, file: &Path) -> Exit {
     let admin = match find_admin(file) {
         // Health is told to everybody.
-        Ok(Admin { listen, .. }) => Door {
+        Ok(AdminConfig { listen, .. }) => Door {
             listen,
             token: None,
             patience: PROBE_PATIENCE,
@@ -211,7 +211,7 @@ fn refused(status: StatusCode, body: &str) -> Exit {
 
 /// Where the running program is asked, and what lets in there.
 struct Door {
-    listen: Listen,
+    listen: ListenAddress,
     token: Option<Secret>,
     patience: Duration,
 }
@@ -219,8 +219,8 @@ struct Door {
 impl Door {
     /// With the token of `[admin] auth`, the first that can be read. Where none can, a Unix socket
     /// may still know us by our user.
-    fn for_operators(admin: Admin) -> Result<Self, Exit> {
-        let Admin {
+    fn for_operators(admin: AdminConfig) -> Result<Self, Exit> {
+        let AdminConfig {
             listen,
             auth: sources,
             ..
@@ -230,7 +230,7 @@ impl Door {
             .iter()
             .find_map(|token| token.as_ref().err().cloned());
         let token = tokens.into_iter().find_map(Result::ok);
-        if let (Listen::Tcp(_), None, Some(why)) = (&listen, &token, why) {
+        if let (ListenAddress::Tcp(_), None, Some(why)) = (&listen, &token, why) {
             complain(format_args!(
                 "cupbearer: admin.auth {why}, and without it the admin port lets nobody in"
             ));
@@ -245,17 +245,17 @@ impl Door {
 }
 
 /// An address as it is written.
-pub fn shown(listen: &Listen) -> String {
+pub fn shown(listen: &ListenAddress) -> String {
     match listen {
-        Listen::Tcp(address) => reachable(*address).to_string(),
-        Listen::Unix(path) => format!("unix:{}", path.display()),
+        ListenAddress::Tcp(address) => reachable(*address).to_string(),
+        ListenAddress::Unix(path) => format!("unix:{}", path.display()),
     }
 }
 
 /// One request to the admin port the configuration names.
 fn ask(door: &Door, method: Method, path: &str) -> Result<(StatusCode, String), Exit> {
     let address = shown(&door.listen);
-    if matches!(door.listen, Listen::Tcp(listen) if listen.port() == 0) {
+    if matches!(door.listen, ListenAddress::Tcp(listen) if listen.port() == 0) {
         complain(format_args!(
             "cupbearer: [admin] listen has port 0, so its real port is not known here"
         ));
@@ -264,8 +264,8 @@ fn ask(door: &Door, method: Method, path: &str) -> Result<(StatusCode, String), 
     let asked = async {
         let client = reqwest::Client::builder().no_proxy().timeout(door.patience);
         let (client, host) = match &door.listen {
-            Listen::Tcp(_) => (client, address.as_str()),
-            Listen::Unix(socket) => (client.unix_socket(socket.as_path()), "localhost"),
+            ListenAddress::Tcp(_) => (client, address.as_str()),
+            ListenAddress::Unix(socket) => (client.unix_socket(socket.as_path()), "localhost"),
         };
         let mut request = client
             .build()?

@@ -16,7 +16,7 @@ use crate::{
 /// A token that could not be had.
 pub struct Case<'a> {
     /// The credential as it is configured.
-    pub configured: &'a config::Credential,
+    pub configured: &'a config::CredentialConfig,
     /// The token's name in the profile.
     pub token: &'a str,
     /// What became of the attempt.
@@ -42,7 +42,7 @@ pub fn word(class: FailureClass) -> &'static str {
 /// What is worth knowing of a token that was had.
 #[must_use]
 pub fn issued(
-    configured: &config::Credential,
+    configured: &config::CredentialConfig,
     token: &str,
     issued: &Issued,
     life: Duration,

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::BootInstant,
-    config::{self, Config, Sight},
+    config::{self, Config, LoadOptions},
     credential::{Credential, TokenState, World},
     document::known,
     oauth::TokenClient,
@@ -117,7 +117,7 @@ impl From<FailureClass> for Outcome {
 /// # Errors
 /// What keeps it from trying at all, in words: an unknown credential, or a system that gives us no
 /// event queue.
-pub fn live(config: &Config, sight: &Sight, wish: &Wish) -> Result<Vec<Found>, String> {
+pub fn live(config: &Config, options: &LoadOptions, wish: &Wish) -> Result<Vec<Found>, String> {
     if let Some(name) = wish
         .credential
         .as_ref()
@@ -136,7 +136,7 @@ pub fn live(config: &Config, sight: &Sight, wish: &Wish) -> Result<Vec<Found>, S
         let metrics = Metrics::new().map_err(|e| e.to_string())?;
         let store = Arc::new(Store::default());
         let (record, ledger) =
-            remembered::open(config.state.as_deref(), &sight.env, &metrics).await;
+            remembered::open(config.state.as_deref(), &options.env, &metrics).await;
         let ledger = if wish.force {
             Arc::new(Forced::new(ledger, record == Record::State))
         } else {
@@ -165,7 +165,7 @@ pub fn live(config: &Config, sight: &Sight, wish: &Wish) -> Result<Vec<Found>, S
 }
 
 /// Why a credential is not tried.
-fn left_out(credential: &config::Credential, record: &Record, force: bool) -> Option<String> {
+fn left_out(credential: &config::CredentialConfig, record: &Record, force: bool) -> Option<String> {
     let profile = &credential.profile;
     if profile.tokens.is_empty() {
         return Some("nothing to get: it has no tokens, only what is placed as it is".to_owned());
@@ -194,7 +194,11 @@ fn left_out(credential: &config::Credential, record: &Record, force: bool) -> Op
     ))
 }
 
-async fn tried(configured: &config::Credential, record: &Record, world: &World) -> Vec<Found> {
+async fn tried(
+    configured: &config::CredentialConfig,
+    record: &Record,
+    world: &World,
+) -> Vec<Found> {
     let mut profile = (*configured.profile).clone();
     // Fetched at once, also what would wait for a first request.
     profile
@@ -253,7 +257,7 @@ async fn tried(configured: &config::Credential, record: &Record, world: &World) 
 }
 
 fn report(
-    configured: &config::Credential,
+    configured: &config::CredentialConfig,
     state: &TokenState,
     record: &Record,
     world: &World,
@@ -353,12 +357,12 @@ pub fn text(found: &[Found], out: &mut dyn Write) -> io::Result<()> {
 pub fn check(
     file: &Path,
     config: &Config,
-    (sight, wish): (&Sight, &Wish),
+    (options, wish): (&LoadOptions, &Wish),
     problems: &[serde_json::Value],
     format: Format,
     out: &mut dyn Write,
 ) -> io::Result<Option<bool>> {
-    let found = match live(config, sight, wish) {
+    let found = match live(config, options, wish) {
         Ok(found) => found,
         Err(why) => {
             super::complain(format_args!("cupbearer: {}: {why}", file.display()));

@@ -21,7 +21,7 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    config::{self, Config, Sight},
+    config::{self, Config, LoadOptions},
     document::{Problems, Severity},
     hardening::{self, ALLOW_DUMPS},
 };
@@ -209,13 +209,13 @@ impl ConfigArg {
 
 /// The real environment.
 #[must_use]
-pub fn sight() -> Sight {
+pub fn load_options() -> LoadOptions {
     // A variable that is not UTF-8 is none of ours.
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Sight {
+    LoadOptions {
         env: env.collect(),
-        ..Sight::default()
+        ..LoadOptions::default()
     }
 }
 
@@ -225,13 +225,13 @@ pub fn sight() -> Sight {
 ///
 /// # Errors
 /// [`Exit::Config`], where not even the address is known.
-pub fn find_admin(file: &Path) -> Result<config::Admin, Exit> {
-    let sight = sight();
-    let (config, problems) = config::load(file, &sight);
+pub fn find_admin(file: &Path) -> Result<config::AdminConfig, Exit> {
+    let options = load_options();
+    let (config, problems) = config::load(file, &options);
     if let Some(config) = config.filter(|_| !problems.fatal()) {
         return Ok(config.admin);
     }
-    match config::admin(file, &sight) {
+    match config::admin(file, &options) {
         Some(admin) => {
             let (file, address) = (file.display(), ctl::shown(&admin.listen));
             complain(format_args!(
@@ -304,14 +304,14 @@ pub fn dispatch(args: Args) -> Exit {
             force,
             format,
         } => {
-            let sight = Sight {
+            let options = LoadOptions {
                 no_secrets,
-                ..sight()
+                ..load_options()
             };
             let wish = live.then_some(live::Wish { credential, force });
             check::check(
                 &config.file(),
-                &sight,
+                &options,
                 strict,
                 wish.as_ref(),
                 format,

@@ -7,9 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::Level;
 
 use super::{
-    Exit, complain,
+    Exit, complain, load_options,
     notify::{self, Manager},
-    sight, usable,
+    usable,
 };
 use crate::{
     app::{App, Options, StartError},
@@ -51,10 +51,10 @@ pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<HardeningFailure>) 
 /// The configuration and the log. Who wants JSON gets its problems and lints as JSON, too, a line
 /// each.
 fn begin(file: &Path) -> Result<(Config, Option<LogLevelHandle>), Exit> {
-    let sight = sight();
-    let (config, problems) = config::load(file, &sight);
+    let options = load_options();
+    let (config, problems) = config::load(file, &options);
     let json = config.as_ref().map_or_else(
-        || config::wants_json(file, &sight),
+        || config::wants_json(file, &options),
         |config| config.log.json,
     );
     if !json {
@@ -98,7 +98,14 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<LogLeve
         return Exit::Failed;
     };
     let json = config.log.json;
-    let app = match App::start(config, Options { sight: sight() }).await {
+    let app = match App::start(
+        config,
+        Options {
+            load_options: load_options(),
+        },
+    )
+    .await
+    {
         Ok(app) => app,
         Err(e) => {
             fail(json, &e);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Exit, complain, say, sight, usable};
+use super::{Exit, complain, load_options, say, usable};
 use crate::{
     clock::BootInstant, config, credential::unlatch_at_rest, state::Disk, token::NextAttempt,
 };
@@ -11,7 +11,7 @@ use crate::{
 /// `cupbearer unlatch`. Writes to the state folder as its owner, without the admin port; a program
 /// that runs sees it there.
 pub fn unlatch(name: &str, file: &Path) -> Exit {
-    let (config, problems) = config::load(file, &sight());
+    let (config, problems) = config::load(file, &load_options());
     let config = match usable(file, config, &problems, false) {
         Ok(config) => config,
         Err(exit) => return exit,

@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Credential, lint,
+    CredentialConfig, lint,
     parse::{ParseContext, name},
 };
 use crate::{
-    document::{Key, Problems, ScalarText, SecretRef},
+    document::{KeyPath, Problems, ScalarText, SecretRef},
     profile::{self, CredentialTable, Given, Profile, ProfileRef, TokenSpec},
     secret::Secrets,
 };
@@ -60,8 +60,8 @@ pub fn parse(
     entry: CredentialEntry,
     context: ParseContext<'_>,
     problems: &mut Problems,
-) -> Option<Credential> {
-    let credentials = Key::written("credentials");
+) -> Option<CredentialConfig> {
+    let credentials = KeyPath::written("credentials");
     let key = credentials.key(given);
     name(&key, given, problems);
     if given == "none" {
@@ -97,7 +97,7 @@ pub fn parse(
     let filled = Given {
         settings: &settings,
         secrets: dir.is_none().then_some(&names[..]),
-        blind: context.sight.no_secrets,
+        blind: context.options.no_secrets,
         files: context.profiles,
     };
     let profile = profile::build(
@@ -140,7 +140,7 @@ pub fn parse(
         names: profile.secrets.keys().cloned().collect(),
     };
     let values = values(&secrets);
-    Some(Credential {
+    Some(CredentialConfig {
         name: given.into(),
         digest: digest(given, &profile, &refs, secrets.dir.as_deref()),
         profile: profile.into(),

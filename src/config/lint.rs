@@ -13,7 +13,7 @@ use std::{
 
 use url::{Host, Url};
 
-use super::{Config, Credential, Listen, listen, parse::ParseContext};
+use super::{Config, CredentialConfig, ListenAddress, listen, parse::ParseContext};
 use crate::{
     document::{Problem, Problems, SecretRef, Severity, UNKNOWN, quoted, shown_path, why_unread},
     profile::Profile,
@@ -85,7 +85,7 @@ pub fn secret_file(
     problems: &mut Problems,
 ) {
     if let SecretRef::File(file) | SecretRef::Json(file, _) = secret.place()
-        && !context.sight.no_secrets
+        && !context.options.no_secrets
     {
         // Whoever mixes up `file` and the value has written a secret there: only what is surely a
         // path is repeated.
@@ -104,7 +104,7 @@ pub fn secret_dir(
     context: ParseContext<'_>,
     problems: &mut Problems,
 ) {
-    if context.sight.no_secrets {
+    if context.options.no_secrets {
         return;
     }
     let key = format!("{at}.secrets.dir");
@@ -134,7 +134,7 @@ const SHORT: usize = 16;
 /// A shared secret that whoever reaches the port can guess. What cannot be read now is not judged.
 pub fn short(key: &str, source: &Source, context: ParseContext<'_>, problems: &mut Problems) {
     // Looked at before it is opened: opening a pipe would wait for its writer.
-    if context.sight.no_secrets || source.file().is_some_and(|file| !file.is_file()) {
+    if context.options.no_secrets || source.file().is_some_and(|file| !file.is_file()) {
         return;
     }
     let sources = BTreeMap::from([(key.to_owned(), source.clone())]);
@@ -432,7 +432,7 @@ fn shadowed_hosts(config: &Config, problems: &mut Problems) {
             .proxy
             .listen
             .iter()
-            .any(|listen| matches!(listen, Listen::Tcp(address) if address.ip() == ip))
+            .any(|listen| matches!(listen, ListenAddress::Tcp(address) if address.ip() == ip))
     };
     // How callers reach us without a name of their own for an upstream.
     let usual = |host: &str| {
@@ -483,6 +483,6 @@ fn unreachable(config: &Config, problems: &mut Problems) {
     }
 }
 
-fn at(credential: &Credential) -> String {
+fn at(credential: &CredentialConfig) -> String {
     format!("credentials.{}", quoted(&credential.name))
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{Listen, parse::ParseContext};
+use super::{ListenAddress, parse::ParseContext};
 use crate::document::Problems;
 
 /// Where the admin port is if nothing else is said.
@@ -14,7 +14,7 @@ pub fn parse(
     text: &str,
     context: ParseContext<'_>,
     problems: &mut Problems,
-) -> Option<Listen> {
+) -> Option<ListenAddress> {
     match text.strip_prefix("unix:") {
         Some("") => {
             problems.problem(
@@ -24,8 +24,8 @@ pub fn parse(
             );
             None
         }
-        Some(path) => Some(Listen::Unix(context.path(path))),
-        None => socket(key, text, problems).map(Listen::Tcp),
+        Some(path) => Some(ListenAddress::Unix(context.path(path))),
+        None => socket(key, text, problems).map(ListenAddress::Tcp),
     }
 }
 
@@ -73,9 +73,14 @@ pub fn required(
 
 /// Who reaches the data port can spend the tokens: other hosts must be let in by name of a key, and
 /// show who they are.
-pub fn remote(listen: &[Listen], allowed: bool, authenticated: bool, problems: &mut Problems) {
+pub fn remote(
+    listen: &[ListenAddress],
+    allowed: bool,
+    authenticated: bool,
+    problems: &mut Problems,
+) {
     for (i, address) in listen.iter().enumerate() {
-        let Listen::Tcp(address) = address else {
+        let ListenAddress::Tcp(address) = address else {
             continue;
         };
         let key = format!("proxy.listen[{i}]");
@@ -101,10 +106,14 @@ pub fn remote(listen: &[Listen], allowed: bool, authenticated: bool, problems: &
 
 /// Every TCP address of ours.
 #[must_use]
-pub fn addresses(proxy: &[Listen], admin: &Listen, metrics: Option<SocketAddr>) -> Vec<SocketAddr> {
+pub fn addresses(
+    proxy: &[ListenAddress],
+    admin: &ListenAddress,
+    metrics: Option<SocketAddr>,
+) -> Vec<SocketAddr> {
     let all = proxy.iter().chain([admin]);
     all.filter_map(|listen| {
-        if let Listen::Tcp(address) = listen {
+        if let ListenAddress::Tcp(address) = listen {
             Some(*address)
         } else {
             None
@@ -139,8 +148,8 @@ pub fn uids(key: &str, uids: &[u32], problems: &mut Problems) {
 
 /// Two listeners cannot have one address.
 pub fn duplicates(
-    proxy: &[Listen],
-    admin: &Listen,
+    proxy: &[ListenAddress],
+    admin: &ListenAddress,
     metrics: Option<SocketAddr>,
     problems: &mut Problems,
 ) {
@@ -150,7 +159,7 @@ pub fn duplicates(
         .map(|(i, listen)| (format!("proxy.listen[{i}]"), listen.clone()));
     let others = [
         ("admin.listen".to_owned(), Some(admin.clone())),
-        ("metrics.listen".to_owned(), metrics.map(Listen::Tcp)),
+        ("metrics.listen".to_owned(), metrics.map(ListenAddress::Tcp)),
     ];
     let others = others
         .into_iter()
@@ -167,9 +176,9 @@ pub fn duplicates(
     }
 }
 
-fn collide(a: &Listen, b: &Listen) -> bool {
+fn collide(a: &ListenAddress, b: &ListenAddress) -> bool {
     match (a, b) {
-        (Listen::Tcp(a), Listen::Tcp(b)) => {
+        (ListenAddress::Tcp(a), ListenAddress::Tcp(b)) => {
             let one_covers =
                 a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified());
             a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || one_covers)

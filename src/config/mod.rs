@@ -20,7 +20,7 @@ use self::{
 };
 pub use self::{
     file::{Ready, RequestLimits},
-    model::{Admin, Config, Credential, Listen, Log, Proxy},
+    model::{AdminConfig, Config, CredentialConfig, ListenAddress, LogConfig, ProxyConfig},
 };
 use crate::{
     document::{Overrides, Problems, SourceText, read_layers, schema_of, sound_part},
@@ -29,7 +29,7 @@ use crate::{
 
 /// How to look at the world while loading; tests hand in their own.
 #[derive(Clone, Default)]
-pub struct Sight {
+pub struct LoadOptions {
     /// `CUPBEARER_…__…` overrides and `{ env = … }` secrets are taken from here.
     pub env: BTreeMap<String, String>,
     /// `check --no-secrets`: secrets need not be there.
@@ -37,9 +37,9 @@ pub struct Sight {
 }
 
 /// Names only: variables may hold secrets.
-impl std::fmt::Debug for Sight {
+impl std::fmt::Debug for LoadOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sight")
+        f.debug_struct("LoadOptions")
             .field("env", &self.env.keys())
             .field("no_secrets", &self.no_secrets)
             .finish()
@@ -55,8 +55,8 @@ pub fn schema() -> &'static Value {
 /// Loads `file`. Every problem and lint is in the list; the configuration is there if none of them
 /// is fatal.
 #[must_use]
-pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
-    load_read(file, SourceText::read(file), sight)
+pub fn load(file: &Path, options: &LoadOptions) -> (Option<Config>, Problems) {
+    load_read(file, SourceText::read(file), options)
 }
 
 /// The same from what was read of `file` before.
@@ -64,7 +64,7 @@ pub fn load(file: &Path, sight: &Sight) -> (Option<Config>, Problems) {
 pub fn load_read(
     file: &Path,
     source: Result<SourceText, (String, &str)>,
-    sight: &Sight,
+    options: &LoadOptions,
 ) -> (Option<Config>, Problems) {
     let source = match source {
         Ok(source) => source,
@@ -75,7 +75,7 @@ pub fn load_read(
         }
     };
     let folder = file.parent().unwrap_or(Path::new(""));
-    let (config, problems) = build(&source.text, folder, Some(file), sight);
+    let (config, problems) = build(&source.text, folder, Some(file), options);
     let config = config.map(|mut config| {
         config.file = Some(file.to_path_buf());
         config.files.insert(file.to_path_buf(), source.digest);
@@ -88,14 +88,14 @@ pub fn load_read(
 /// `file`: a mistake on disk must not keep anyone from asking it. Of a text that is no TOML, what
 /// stands before the mistake counts. `None`: there is no such file, or that very table is wrong.
 #[must_use]
-pub fn admin(file: &Path, sight: &Sight) -> Option<Admin> {
-    let table = written(file, sight)?.get_mut("admin").map(Value::take);
+pub fn admin(file: &Path, options: &LoadOptions) -> Option<AdminConfig> {
+    let table = written(file, options)?.get_mut("admin").map(Value::take);
     let tree = json!({ "admin": table.unwrap_or_else(|| json!({})) });
     let mut problems = Problems::default();
     let (read, taken) = read_file(tree, &mut problems);
     let context = ParseContext {
         folder: file.parent().unwrap_or(Path::new("")),
-        sight,
+        options,
         overrides: &Overrides::default(),
         profiles: &ProfileFiles::default(),
         taken: &taken,
@@ -107,40 +107,40 @@ pub fn admin(file: &Path, sight: &Sight) -> Option<Admin> {
 /// Whether `[log] format` wants JSON, whatever else is wrong with `file`: a mistake is told in the
 /// form that its reader understands.
 #[must_use]
-pub fn wants_json(file: &Path, sight: &Sight) -> bool {
-    written(file, sight).is_some_and(|tree| {
+pub fn wants_json(file: &Path, options: &LoadOptions) -> bool {
+    written(file, options).is_some_and(|tree| {
         tree.pointer("/log/format")
             .is_some_and(|format| format == "json")
     })
 }
 
-fn written(file: &Path, sight: &Sight) -> Option<Value> {
+fn written(file: &Path, options: &LoadOptions) -> Option<Value> {
     let text = String::from_utf8_lossy(&std::fs::read(file).ok()?).into_owned();
-    let tree = |text: &str| read_layers::<File>(text, &sight.env, &mut Problems::default());
+    let tree = |text: &str| read_layers::<File>(text, &options.env, &mut Problems::default());
     let tree = tree(&text).or_else(|| tree(sound_part(&text)));
     tree.map(|tree| tree.value)
 }
 
 /// The same from a text, for tests and the demo; relative paths start from `folder`.
 #[must_use]
-pub fn load_text(text: &str, folder: &Path, sight: &Sight) -> (Option<Config>, Problems) {
-    build(text, folder, None, sight)
+pub fn load_text(text: &str, folder: &Path, options: &LoadOptions) -> (Option<Config>, Problems) {
+    build(text, folder, None, options)
 }
 
 fn build(
     text: &str,
     folder: &Path,
     file: Option<&Path>,
-    sight: &Sight,
+    options: &LoadOptions,
 ) -> (Option<Config>, Problems) {
     let mut problems = Problems::default();
-    let Some(tree) = read_layers::<File>(text, &sight.env, &mut problems) else {
+    let Some(tree) = read_layers::<File>(text, &options.env, &mut problems) else {
         return (None, Overrides::default().place(problems, file));
     };
     let (written, taken) = read_file(tree.value, &mut problems);
     let context = ParseContext {
         folder,
-        sight,
+        options,
         overrides: &tree.overrides,
         profiles: &ProfileFiles::default(),
         taken: &taken,

@@ -14,19 +14,19 @@ use crate::{
 #[derive(Debug)]
 pub struct Config {
     /// The data port.
-    pub proxy: Proxy,
+    pub proxy: ProxyConfig,
     /// The admin port.
-    pub admin: Admin,
+    pub admin: AdminConfig,
     /// The read-only port for metrics and health, if there is one.
     pub metrics: Option<SocketAddr>,
     /// What is logged.
-    pub log: Log,
+    pub log: LogConfig,
     /// The folder of the guard's memory; `None`: it ends with the process.
     pub state: Option<PathBuf>,
     /// How often files are looked at; `None`: "off".
     pub reload: Option<Duration>,
     /// By name, unused ones included.
-    pub credentials: BTreeMap<Arc<str>, Credential>,
+    pub credentials: BTreeMap<Arc<str>, CredentialConfig>,
     /// In the order of their names; `rules[i]` belongs to `upstreams[i]`.
     pub upstreams: Vec<Upstream>,
     /// Where callers reach each upstream.
@@ -40,7 +40,7 @@ pub struct Config {
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Listen {
+pub enum ListenAddress {
     /// An address and port; port 0 is any free one.
     Tcp(SocketAddr),
     /// The path of a Unix socket.
@@ -49,9 +49,9 @@ pub enum Listen {
 
 /// `[proxy]`
 #[derive(Debug, Clone, PartialEq)]
-pub struct Proxy {
+pub struct ProxyConfig {
     /// At least one.
-    pub listen: Vec<Listen>,
+    pub listen: Vec<ListenAddress>,
     /// A non-loopback address was allowed.
     pub allow_remote: bool,
     /// Users that may connect to a Unix socket; empty: only who may open its file, which has mode
@@ -79,9 +79,9 @@ pub struct Proxy {
 
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminConfig {
     /// Loopback or a Unix socket.
-    pub listen: Listen,
+    pub listen: ListenAddress,
     /// What must be sent as a Bearer token, any one of them; none: nothing need be.
     pub auth: Vec<Source>,
     /// Over a Unix socket: users who need no token; none: our own and root.
@@ -94,7 +94,7 @@ pub struct Admin {
 
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
+pub struct LogConfig {
     /// One object a line; else text for people.
     pub json: bool,
     /// Of our own lines; libraries are held at info.
@@ -103,7 +103,7 @@ pub struct Log {
 
 /// One credential: a profile with its settings, and where its secrets come from.
 #[derive(Debug, Clone)]
-pub struct Credential {
+pub struct CredentialConfig {
     /// Its name, and the label `credential` of metrics.
     pub name: Arc<str>,
     /// What it runs on, its settings filled in.

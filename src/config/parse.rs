@@ -8,13 +8,13 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Config, Listen, Log, Proxy, Sight, admin, credential,
+    Config, ListenAddress, LoadOptions, LogConfig, ProxyConfig, admin, credential,
     file::{Browser, File, Level, LogFormat, LogTable, ProxyTable, StateTable},
     lint, listen,
     upstream::{self, Upstreams},
 };
 use crate::{
-    document::{Key, Overrides, Part, Problems, SecretRef, SecretRefs, UNKNOWN, read},
+    document::{KeyPart, KeyPath, Overrides, Problems, SecretRef, SecretRefs, UNKNOWN, read},
     profile::ProfileFiles,
     route,
     secret::{Secret, Source, trim},
@@ -25,21 +25,21 @@ use crate::{
 pub struct ParseContext<'a> {
     /// Relative paths start here.
     pub folder: &'a Path,
-    pub sight: &'a Sight,
+    pub options: &'a LoadOptions,
     /// What the environment sets.
     pub overrides: &'a Overrides,
     /// Where profile files are read.
     pub profiles: &'a ProfileFiles,
     /// What was written, and wrong.
-    pub taken: &'a Taken,
+    pub taken: &'a WrongKeys,
 }
 
 /// Keys by their table whose values were wrong: they were told and are gone, so that nobody needs
 /// to be told that they are missing.
 #[derive(Debug, Default)]
-pub struct Taken(HashMap<String, Vec<String>>);
+pub struct WrongKeys(HashMap<String, Vec<String>>);
 
-impl Taken {
+impl WrongKeys {
     /// The names in `table`.
     #[must_use]
     pub fn names(&self, table: &str) -> &[String] {
@@ -53,8 +53,8 @@ impl Taken {
 }
 
 /// Reads the whole tree, whatever is wrong with it.
-pub fn read_file(tree: Value, problems: &mut Problems) -> (File, Taken) {
-    let mut taken = Taken::default();
+pub fn read_file(tree: Value, problems: &mut Problems) -> (File, WrongKeys) {
+    let mut taken = WrongKeys::default();
     let file = read(tree, |at, mut what, mut hint| {
         if what == UNKNOWN && is_profile_key(at) {
             "belongs into a profile, not into a credential".clone_into(&mut what);
@@ -75,14 +75,14 @@ pub fn read_file(tree: Value, problems: &mut Problems) -> (File, Taken) {
 }
 
 /// Whether `at` is a key of a credential that only profiles have.
-fn is_profile_key(at: &Key<'_>) -> bool {
+fn is_profile_key(at: &KeyPath<'_>) -> bool {
     matches!(
         at.parts()[..],
         [
             _,
-            Part::Name("credentials"),
-            Part::Name(_),
-            Part::Name("extends" | "doc" | "source")
+            KeyPart::Name("credentials"),
+            KeyPart::Name(_),
+            KeyPart::Name("extends" | "doc" | "source")
         ]
     )
 }
@@ -141,7 +141,11 @@ pub fn parse(file: File, context: ParseContext<'_>, problems: &mut Problems) -> 
     }
 }
 
-fn parse_proxy(table: ProxyTable, context: ParseContext<'_>, problems: &mut Problems) -> Proxy {
+fn parse_proxy(
+    table: ProxyTable,
+    context: ParseContext<'_>,
+    problems: &mut Problems,
+) -> ProxyConfig {
     if table.listen.is_empty() && !context.taken.has("proxy", "listen") {
         problems.problem(
             "proxy.listen",
@@ -149,7 +153,7 @@ fn parse_proxy(table: ProxyTable, context: ParseContext<'_>, problems: &mut Prob
             "leave the key out for 127.0.0.1:14180 and [::1]:14180",
         );
     }
-    let listen: Vec<Listen> = table
+    let listen: Vec<ListenAddress> = table
         .listen
         .iter()
         .enumerate()
@@ -165,7 +169,7 @@ fn parse_proxy(table: ProxyTable, context: ParseContext<'_>, problems: &mut Prob
     }
     listen::remote(&listen, table.allow_remote, authenticated, problems);
     listen::uids("proxy.peer_uids", &table.peer_uids, problems);
-    if !table.peer_uids.is_empty() && !listen.iter().any(|l| matches!(l, Listen::Unix(_))) {
+    if !table.peer_uids.is_empty() && !listen.iter().any(|l| matches!(l, ListenAddress::Unix(_))) {
         let hint = "only the peer of a Unix socket has a user: add \"unix:/run/cupbearer.sock\" to proxy.listen, or leave it out";
         problems.lint(
             "proxy.peer_uids",
@@ -181,7 +185,7 @@ fn parse_proxy(table: ProxyTable, context: ParseContext<'_>, problems: &mut Prob
             "letters, digits, `-` and `.` (RFC 9110, 7.6.3)",
         );
     }
-    Proxy {
+    ProxyConfig {
         listen,
         allow_remote: table.allow_remote,
         peer_uids: table.peer_uids,
@@ -213,8 +217,8 @@ fn parse_state(
     dir.map(|dir| context.path(&dir))
 }
 
-fn parse_log(log: &LogTable) -> Log {
-    Log {
+fn parse_log(log: &LogTable) -> LogConfig {
+    LogConfig {
         json: log.format == LogFormat::Json,
         level: match log.level {
             Level::Error => tracing::Level::ERROR,
@@ -274,7 +278,8 @@ impl ParseContext<'_> {
                 // Of a variable all is kept; whether there is more than white space is for its
                 // value to say.
                 if let SecretRef::Env(name) = &**place
-                    && let Some(value) = self.sight.env.get(name).filter(|value| !value.is_empty())
+                    && let Some(value) =
+                        self.options.env.get(name).filter(|value| !value.is_empty())
                 {
                     return Some(Source::Kept(Box::new(Source::Value(Secret::new(
                         value.clone(),
@@ -294,11 +299,11 @@ impl ParseContext<'_> {
             SecretRef::Inline(value) => Some(Source::Value(Secret::new(trim(value).to_owned()))),
             SecretRef::File(path) => Some(Source::File(self.path(path))),
             SecretRef::Json(path, pointer) => Some(Source::Json(self.path(path), pointer.clone())),
-            SecretRef::Env(name) => match self.sight.env.get(name) {
+            SecretRef::Env(name) => match self.options.env.get(name) {
                 Some(value) if !trim(value).is_empty() => {
                     Some(Source::Value(Secret::new(trim(value).to_owned())))
                 }
-                _ if self.sight.no_secrets => Some(Source::Value(Secret::new(String::new()))),
+                _ if self.options.no_secrets => Some(Source::Value(Secret::new(String::new()))),
                 found => {
                     let state = if found.is_some() { "empty" } else { "not set" };
                     problems.problem(
@@ -357,7 +362,7 @@ fn host(text: &str) -> Option<String> {
 }
 
 /// Whether `name` may name a credential or an upstream.
-pub fn name(key: &Key<'_>, name: &str, problems: &mut Problems) {
+pub fn name(key: &KeyPath<'_>, name: &str, problems: &mut Problems) {
     let right = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
     if !name.is_empty() && name.bytes().all(right) {
         return;

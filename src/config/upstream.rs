@@ -16,7 +16,7 @@ use super::{
     parse::{ParseContext, hosts as hosts_of, name},
 };
 use crate::{
-    document::{Key, Problems, known, quoted},
+    document::{KeyPath, Problems, known, quoted},
     route::{self, RouteRule, UpstreamUrl},
     tls::Tls,
     upstream::Upstream,
@@ -87,7 +87,7 @@ impl Entry<'_> {
         ours: &[SocketAddr],
         problems: &mut Problems,
     ) -> (Claim, Option<(Upstream, RouteRule)>) {
-        let upstreams = Key::written("upstreams");
+        let upstreams = KeyPath::written("upstreams");
         name(&upstreams.key(self.name), self.name, problems);
         let mut table = self.defaults.clone();
         lay_over(&mut table, self.own);
@@ -277,7 +277,7 @@ impl Entry<'_> {
 
     fn tls(&self, tls: Tls, problems: &mut Problems) -> Tls {
         let found = tls.in_folder(self.context.folder);
-        for fault in found.problems(self.context.sight.no_secrets) {
+        for fault in found.problems(self.context.options.no_secrets) {
             problems.problem(
                 self.key(&format!("tls.{}", fault.key)),
                 fault.what,

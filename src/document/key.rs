@@ -5,14 +5,14 @@ use std::fmt;
 /// A place in a document, such as `upstreams."a b".match.hosts[0]`. Made on the way down, step by
 /// step, and written out only where there is something to say.
 #[derive(Debug, Clone, Copy)]
-pub struct Key<'a> {
-    above: Option<&'a Key<'a>>,
-    part: Part<'a>,
+pub struct KeyPath<'a> {
+    above: Option<&'a KeyPath<'a>>,
+    part: KeyPart<'a>,
 }
 
 /// The last step to a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part<'a> {
+pub enum KeyPart<'a> {
     /// Steps that are written out already; empty: the root.
     Written(&'a str),
     /// A key of a table.
@@ -21,16 +21,16 @@ pub enum Part<'a> {
     Index(usize),
 }
 
-impl<'a> Key<'a> {
+impl<'a> KeyPath<'a> {
     /// The document itself.
-    pub const ROOT: Key<'static> = Key::written("");
+    pub const ROOT: KeyPath<'static> = KeyPath::written("");
 
     /// A place whose key is written out already.
     #[must_use]
     pub const fn written(dotted: &'a str) -> Self {
         Self {
             above: None,
-            part: Part::Written(dotted),
+            part: KeyPart::Written(dotted),
         }
     }
     /// The value of `name` in the table here.
@@ -38,7 +38,7 @@ impl<'a> Key<'a> {
     pub const fn key(&'a self, name: &'a str) -> Self {
         Self {
             above: Some(self),
-            part: Part::Name(name),
+            part: KeyPart::Name(name),
         }
     }
     /// An item of the list here.
@@ -46,30 +46,30 @@ impl<'a> Key<'a> {
     pub const fn index(&'a self, index: usize) -> Self {
         Self {
             above: Some(self),
-            part: Part::Index(index),
+            part: KeyPart::Index(index),
         }
     }
     /// The table that this stands in, and its name there; of an item of a list, those of the list.
     #[must_use]
-    pub fn split_name(&self) -> Option<(Key<'a>, &'a str)> {
+    pub fn split_name(&self) -> Option<(KeyPath<'a>, &'a str)> {
         let above = *self.above?;
         match self.part {
-            Part::Name(name) => Some((above, name)),
-            Part::Index(_) | Part::Written(_) => above.split_name(),
+            KeyPart::Name(name) => Some((above, name)),
+            KeyPart::Index(_) | KeyPart::Written(_) => above.split_name(),
         }
     }
     /// The name of what stands here, in its table.
     #[must_use]
     pub fn name(&self) -> Option<&'a str> {
         match self.part {
-            Part::Name(name) => Some(name),
-            Part::Index(_) | Part::Written(_) => None,
+            KeyPart::Name(name) => Some(name),
+            KeyPart::Index(_) | KeyPart::Written(_) => None,
         }
     }
     /// The steps from the root.
     #[must_use]
-    pub fn parts(&self) -> Vec<Part<'a>> {
-        let mut parts = self.above.map(Key::parts).unwrap_or_default();
+    pub fn parts(&self) -> Vec<KeyPart<'a>> {
+        let mut parts = self.above.map(KeyPath::parts).unwrap_or_default();
         parts.push(self.part);
         parts
     }
@@ -82,18 +82,18 @@ impl<'a> Key<'a> {
 
 /// Steps below a root that is written out already.
 #[must_use]
-pub fn write_parts(root: &str, parts: &[Part<'_>]) -> String {
+pub fn write_parts(root: &str, parts: &[KeyPart<'_>]) -> String {
     let mut text = root.to_owned();
     for part in parts {
         match part {
-            Part::Index(index) => text.extend(["[", &index.to_string(), "]"]),
-            Part::Written("") => {}
-            Part::Written(name) | Part::Name(name) => {
+            KeyPart::Index(index) => text.extend(["[", &index.to_string(), "]"]),
+            KeyPart::Written("") => {}
+            KeyPart::Written(name) | KeyPart::Name(name) => {
                 if !text.is_empty() {
                     text.push('.');
                 }
                 match part {
-                    Part::Name(_) => text.push_str(&quoted(name)),
+                    KeyPart::Name(_) => text.push_str(&quoted(name)),
                     _ => text.push_str(name),
                 }
             }
@@ -102,20 +102,20 @@ pub fn write_parts(root: &str, parts: &[Part<'_>]) -> String {
     text
 }
 
-impl fmt::Display for Key<'_> {
+impl fmt::Display for KeyPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.below(""))
     }
 }
 
-impl From<Key<'_>> for String {
-    fn from(key: Key<'_>) -> Self {
+impl From<KeyPath<'_>> for String {
+    fn from(key: KeyPath<'_>) -> Self {
         key.below("")
     }
 }
 
-impl From<&Key<'_>> for String {
-    fn from(key: &Key<'_>) -> Self {
+impl From<&KeyPath<'_>> for String {
+    fn from(key: &KeyPath<'_>) -> Self {
         key.below("")
     }
 }
@@ -140,11 +140,11 @@ mod tests {
 
     #[test]
     fn a_key_is_written_as_toml_writes_it() {
-        let root = Key::written("credentials.acme");
+        let root = KeyPath::written("credentials.acme");
         let (list, table) = (root.key("errors"), root.key("a b"));
         assert_eq!(list.index(0).to_string(), "credentials.acme.errors[0]");
         assert_eq!(table.key("").to_string(), "credentials.acme.\"a b\".\"\"");
-        let top = Key::ROOT.key("errors");
+        let top = KeyPath::ROOT.key("errors");
         assert_eq!(
             top.index(1).below("credentials.b"),
             "credentials.b.errors[1]"

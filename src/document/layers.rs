@@ -12,7 +12,7 @@ use figment::{
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
-use super::{Key, Problems, SchemaNode, known};
+use super::{KeyPath, Problems, SchemaNode, known};
 
 /// Mistakes that are stepped back over.
 const TURNS: usize = 64;
@@ -247,7 +247,7 @@ fn read_environment(
 
 fn dotted(names: &[String]) -> String {
     names.iter().fold(String::new(), |above, name| {
-        Key::written(&above).key(name).to_string()
+        KeyPath::written(&above).key(name).to_string()
     })
 }
 

@@ -12,7 +12,7 @@ mod secret_ref;
 mod source;
 
 pub use duration::{DurationOrOff, DurationSchema, DurationText, parse_duration};
-pub use key::{Key, Part, quoted, write_parts};
+pub use key::{KeyPart, KeyPath, quoted, write_parts};
 pub use layers::{Overrides, Tree, parse_toml, read_layers, sound_part};
 pub use problem::{Problem, Problems, Severity, known, nearest, one_of, shown_path, why_unread};
 pub use read::{UNKNOWN, clean, kind_of, read};

@@ -6,7 +6,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    DurationOrOff, Key, SchemaNode, SecretRef, SecretRefs, duration, known, one_of, parse_duration,
+    DurationOrOff, KeyPath, SchemaNode, SecretRef, SecretRefs, duration, known, one_of,
+    parse_duration,
 };
 
 /// Words for a key that nobody reads.
@@ -16,13 +17,13 @@ pub const UNKNOWN: &str = "is not a known key";
 /// is wrong (never the value, which may be a secret), and what to do.
 pub fn read<T: DeserializeOwned + Default + JsonSchema>(
     mut tree: Value,
-    mut note: impl FnMut(&Key<'_>, String, String),
+    mut note: impl FnMut(&KeyPath<'_>, String, String),
 ) -> T {
     clean::<T>(&mut tree, &mut note);
     serde_path_to_error::deserialize(tree).unwrap_or_else(|error| {
         // The schema says less than the type does: whatever that was is told by its place alone.
         let at = error.path().to_string();
-        let key = Key::written(if at == "." { "" } else { &at });
+        let key = KeyPath::written(if at == "." { "" } else { &at });
         let hint = "compare with config.example.toml";
         note(&key, "cannot be read".to_owned(), hint.to_owned());
         T::default()
@@ -31,17 +32,17 @@ pub fn read<T: DeserializeOwned + Default + JsonSchema>(
 
 /// Takes out of `tree` what cannot be read into a `T`, and notes it. Where a list is expected, a
 /// single value becomes a list of one.
-pub fn clean<T: JsonSchema>(tree: &mut Value, mut note: impl FnMut(&Key<'_>, String, String)) {
+pub fn clean<T: JsonSchema>(tree: &mut Value, mut note: impl FnMut(&KeyPath<'_>, String, String)) {
     let node = SchemaNode::of::<T>();
-    if !check(tree, &node, &Key::ROOT, &mut note) {
+    if !check(tree, &node, &KeyPath::ROOT, &mut note) {
         *tree = Value::Object(serde_json::Map::new());
     }
 }
 
-type Note<'n> = dyn FnMut(&Key<'_>, String, String) + 'n;
+type Note<'n> = dyn FnMut(&KeyPath<'_>, String, String) + 'n;
 
 /// Whether `value` may stay.
-fn check(value: &mut Value, node: &SchemaNode, at: &Key<'_>, note: &mut Note<'_>) -> bool {
+fn check(value: &mut Value, node: &SchemaNode, at: &KeyPath<'_>, note: &mut Note<'_>) -> bool {
     if node.is_free() || (value.is_null() && node.takes("null")) {
         return true;
     }
@@ -57,7 +58,12 @@ fn check(value: &mut Value, node: &SchemaNode, at: &Key<'_>, note: &mut Note<'_>
     right
 }
 
-fn check_parts(value: &mut Value, node: &SchemaNode, at: &Key<'_>, note: &mut Note<'_>) -> bool {
+fn check_parts(
+    value: &mut Value,
+    node: &SchemaNode,
+    at: &KeyPath<'_>,
+    note: &mut Note<'_>,
+) -> bool {
     let whole = node.value();
     // What may be a text or a table is a secret, which is read as one or several by itself.
     if node.takes("array") && whole.is_none() && !value.is_array() && !value.is_null() {
@@ -145,7 +151,7 @@ fn check_whole(
     whole: &str,
     value: &mut Value,
     node: &SchemaNode,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     note: &mut Note<'_>,
 ) -> Result<(), String> {
     let read = match whole {

@@ -18,7 +18,7 @@ use super::{
     names::RESERVED,
     partition, text,
 };
-use crate::document::{Key, Problems, known, read};
+use crate::document::{KeyPath, Problems, known, read};
 
 /// What a credential says besides its overrides.
 #[derive(Debug, Clone, Copy)]
@@ -158,7 +158,7 @@ fn declare(b: &mut ProfileBuilder<'_>, head: &HeadTable, body: &CredentialTable)
                 let what = format!(
                     "is a variable of token {other} too, and there is one namespace per credential"
                 );
-                let tokens = Key::written("tokens");
+                let tokens = KeyPath::written("tokens");
                 let token = tokens.key(token);
                 let response = token.key("response");
                 let vars = response.key("vars");
@@ -177,7 +177,7 @@ fn declare(b: &mut ProfileBuilder<'_>, head: &HeadTable, body: &CredentialTable)
     ];
     for (group, names) in names {
         for name in &names {
-            b.check_name(&Key::written(group).key(name), name);
+            b.check_name(&KeyPath::written(group).key(name), name);
         }
     }
     for name in head
@@ -186,7 +186,7 @@ fn declare(b: &mut ProfileBuilder<'_>, head: &HeadTable, body: &CredentialTable)
         .filter(|name| RESERVED.contains(&name.as_str()))
     {
         b.note(
-            &Key::written("settings").key(name),
+            &KeyPath::written("settings").key(name),
             "is a name that templates use for something else",
             format!("call it my_{name}, for instance"),
         );
@@ -206,7 +206,7 @@ fn settings(
             known(name, specs.keys().map(String::as_str))
         };
         b.note_in_credential(
-            &Key::written("settings").key(name),
+            &KeyPath::written("settings").key(name),
             "is not a setting of the profile",
             hint,
         );
@@ -217,7 +217,7 @@ fn settings(
             .or(spec.default.as_ref().map(|default| &default.0))
             .cloned()
             .unwrap_or_default();
-        let settings = Key::written("settings");
+        let settings = KeyPath::written("settings");
         let key = settings.key(name);
         let help = spec
             .help
@@ -254,14 +254,14 @@ fn whole(b: &mut ProfileBuilder<'_>, body: &CredentialTable) {
         && inject.cookies.is_empty();
     if nothing && body.tokens.is_empty() {
         b.note(
-            &Key::written("inject"),
+            &KeyPath::written("inject"),
             "is empty, and there is no token: nothing would be put on a request",
             "inject.headers = { X-Api-Key = \"{{ secrets.api_key }}\" }",
         );
     }
     if body.vend && body.tokens.is_empty() {
         b.note(
-            &Key::written("vend"),
+            &KeyPath::written("vend"),
             "needs a token to hand out",
             "leave it out, or say under tokens how to get one",
         );
@@ -281,7 +281,7 @@ fn whole(b: &mut ProfileBuilder<'_>, body: &CredentialTable) {
             .clone();
         if twin != name {
             b.note(
-                &Key::written("partition").key(&name).key("header"),
+                &KeyPath::written("partition").key(&name).key("header"),
                 format!("is the header of partition {twin} too"),
                 "give each partition a header of its own",
             );
@@ -292,7 +292,7 @@ fn whole(b: &mut ProfileBuilder<'_>, body: &CredentialTable) {
 /// Compares what the credential gives with what the profile uses. A declared secret that nothing
 /// uses (`client_secret` where `client_auth` is "none") need not be there.
 fn secrets(b: &mut ProfileBuilder<'_>) {
-    let table = Key::written("secrets");
+    let table = KeyPath::written("secrets");
     for name in b.given.clone().into_iter().flatten() {
         let key = table.key(&name);
         if b.any_secret && !b.secrets.contains_key(&name) {

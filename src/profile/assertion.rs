@@ -11,7 +11,7 @@ use super::{
     names::TemplateSite,
     token::params,
 };
-use crate::document::{Key, one_of};
+use crate::document::{KeyPath, one_of};
 
 const ALGORITHMS: [&str; 12] = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256",
@@ -21,7 +21,7 @@ const ALGORITHMS: [&str; 12] = [
 /// Reads what signs a token's requests, or is the token itself; `None` where nothing is signed.
 pub(super) fn assertion(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     table: Option<&AssertionTable>,
     client_auth: ClientAuth,
     named: bool,
@@ -112,7 +112,7 @@ pub(super) fn assertion(
 
 fn algorithm(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     source: Option<&str>,
     default: Algorithm,
 ) -> Algorithm {

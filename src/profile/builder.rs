@@ -13,7 +13,7 @@ use super::{
     template::{RenderError, Scope, Template},
     text::{self, Wrong},
 };
-use crate::document::{DurationText, Key, Problems, known, one_of};
+use crate::document::{DurationText, KeyPath, Problems, known, one_of};
 
 const EXPRESSION: &str = "an expression stands between {{ and }}, such as {{ secrets.client_id }} or {{ now | date(\"%Y\") }}";
 
@@ -45,14 +45,14 @@ pub(super) struct ProfileBuilder<'a> {
 }
 
 impl ProfileBuilder<'_> {
-    pub fn note(&mut self, at: &Key<'_>, what: impl Into<String>, hint: impl Into<String>) {
+    pub fn note(&mut self, at: &KeyPath<'_>, what: impl Into<String>, hint: impl Into<String>) {
         self.layers.note(self.problems, at, what, hint);
     }
 
     /// Notes a problem with what the credential itself says, or does not say.
     pub fn note_in_credential(
         &mut self,
-        at: &Key<'_>,
+        at: &KeyPath<'_>,
         what: impl Into<String>,
         hint: impl Into<String>,
     ) {
@@ -60,7 +60,7 @@ impl ProfileBuilder<'_> {
     }
 
     /// Takes the value, or notes why there is none.
-    pub fn or_note<T>(&mut self, at: &Key<'_>, result: Result<T, Wrong>) -> Option<T> {
+    pub fn or_note<T>(&mut self, at: &KeyPath<'_>, result: Result<T, Wrong>) -> Option<T> {
         result
             .map_err(|(what, hint)| self.note(at, what, hint))
             .ok()
@@ -69,7 +69,7 @@ impl ProfileBuilder<'_> {
     /// The same for a text that may be wrong only because a setting is.
     pub fn or_blame<T>(
         &mut self,
-        at: &Key<'_>,
+        at: &KeyPath<'_>,
         source: &str,
         result: Result<T, Wrong>,
     ) -> Option<T> {
@@ -82,7 +82,7 @@ impl ProfileBuilder<'_> {
     /// nothing else, the setting is at fault.
     pub fn blame(
         &mut self,
-        at: &Key<'_>,
+        at: &KeyPath<'_>,
         source: &str,
         what: impl Into<String>,
         hint: impl Into<String>,
@@ -98,7 +98,7 @@ impl ProfileBuilder<'_> {
         else {
             return self.note(at, what, hint);
         };
-        let settings = Key::written("settings");
+        let settings = KeyPath::written("settings");
         let setting = settings.key(&name);
         let default = setting.key("default");
         if !self.chosen.contains(&name) && self.layers.in_a_file(&default) {
@@ -108,7 +108,7 @@ impl ProfileBuilder<'_> {
     }
 
     /// A template, its names checked. With a mistake in it: noted, and the text stands for it.
-    pub fn template(&mut self, at: &Key<'_>, source: &str, site: TemplateSite<'_>) -> Template {
+    pub fn template(&mut self, at: &KeyPath<'_>, source: &str, site: TemplateSite<'_>) -> Template {
         let template = match Template::parse(source) {
             Ok(template) => template,
             Err(what) => {
@@ -134,7 +134,7 @@ impl ProfileBuilder<'_> {
     }
 
     /// A text that is needed at load, so only settings may stand in it.
-    pub fn fixed(&mut self, at: &Key<'_>, source: &str) -> Option<String> {
+    pub fn fixed(&mut self, at: &KeyPath<'_>, source: &str) -> Option<String> {
         let template = Template::parse(source)
             .map_err(|what| self.note(at, format!("is not a template: {what}"), EXPRESSION))
             .ok()?;
@@ -185,7 +185,7 @@ impl ProfileBuilder<'_> {
     /// One of several words.
     pub fn one_of<T: Copy>(
         &mut self,
-        at: &Key<'_>,
+        at: &KeyPath<'_>,
         text: Option<&str>,
         default: T,
         words: &[(&str, T)],
@@ -196,7 +196,7 @@ impl ProfileBuilder<'_> {
     /// The same, for those who must know that the word was wrong.
     pub fn choice<T: Copy>(
         &mut self,
-        at: &Key<'_>,
+        at: &KeyPath<'_>,
         source: Option<&str>,
         default: T,
         words: &[(&str, T)],
@@ -223,7 +223,7 @@ impl ProfileBuilder<'_> {
     }
 
     /// A name of the credential's own that templates can speak of.
-    pub fn check_name(&mut self, at: &Key<'_>, name: &str) {
+    pub fn check_name(&mut self, at: &KeyPath<'_>, name: &str) {
         if !text::identifier(name) {
             self.note(
                 at,
@@ -234,7 +234,7 @@ impl ProfileBuilder<'_> {
     }
 
     /// A duration, where it is one.
-    pub fn duration(&mut self, at: &Key<'_>, written: &DurationText) -> Option<Duration> {
+    pub fn duration(&mut self, at: &KeyPath<'_>, written: &DurationText) -> Option<Duration> {
         let text = self.fixed(at, &written.0)?;
         self.or_blame(at, &written.0, text::duration(&text))
     }
@@ -242,7 +242,7 @@ impl ProfileBuilder<'_> {
     /// A duration above zero.
     pub fn positive(
         &mut self,
-        at: &Key<'_>,
+        at: &KeyPath<'_>,
         written: Option<&DurationText>,
         default: Duration,
     ) -> Duration {
@@ -264,7 +264,7 @@ impl ProfileBuilder<'_> {
 
     /// A secret that something other than a template needs, so that it must be there even where it
     /// is optional.
-    pub fn need_secret(&mut self, at: &Key<'_>, name: &str, why: &str) {
+    pub fn need_secret(&mut self, at: &KeyPath<'_>, name: &str, why: &str) {
         if !self.any_secret && !self.secrets.contains_key(name) {
             let hint = "declare it in the profile, or choose another client_auth".to_owned();
             self.note(
@@ -282,7 +282,7 @@ impl ProfileBuilder<'_> {
         // Where it is not optional, its absence is noted once, with the others.
         if absent && self.any_secret && !self.secrets.contains_key(name) {
             self.note(
-                &Key::written("secrets"),
+                &KeyPath::written("secrets"),
                 format!("secret {name} is missing: {why} needs it"),
                 format!("give it: secrets = {{ {name} = {{ file = \"…\" }} }}"),
             );

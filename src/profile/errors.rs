@@ -8,18 +8,18 @@ use super::{
     model::{At, Rule, Test, Then},
     text,
 };
-use crate::document::{Key, known};
+use crate::document::{KeyPath, known};
 
 /// `errors`, in their order.
 pub(super) fn errors(b: &mut ProfileBuilder<'_>, tables: &[ErrorTable]) -> Vec<Rule> {
     tables
         .iter()
         .enumerate()
-        .map(|(i, table)| rule(b, &Key::written("errors").index(i), table))
+        .map(|(i, table)| rule(b, &KeyPath::written("errors").index(i), table))
         .collect()
 }
 
-fn rule(b: &mut ProfileBuilder<'_>, at: &Key<'_>, table: &ErrorTable) -> Rule {
+fn rule(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, table: &ErrorTable) -> Rule {
     let key = |name| at.key(name);
     for (name, value) in [("at", &table.at), ("then", &table.then)] {
         if value.is_none() {
@@ -188,7 +188,7 @@ fn rule(b: &mut ProfileBuilder<'_>, at: &Key<'_>, table: &ErrorTable) -> Rule {
 }
 
 /// Compared as text, so numbers and booleans become what they would be in JSON.
-fn texts(b: &mut ProfileBuilder<'_>, at: &Key<'_>, list: &[Value]) -> Vec<String> {
+fn texts(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, list: &[Value]) -> Vec<String> {
     let items = list
         .iter()
         .enumerate()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{builder::ProfileBuilder, file::CredentialTable, model::TokenSpec, token};
-use crate::document::Key;
+use crate::document::KeyPath;
 
 /// Reads all tokens, finds who is made with whom, and sorts. Among equals the order is that of
 /// their names. A circle is noted.
@@ -102,7 +102,7 @@ fn circle(b: &mut ProfileBuilder<'_>, open: &BTreeMap<String, (TokenSpec, Vec<St
                 .collect::<Vec<_>>()
                 .join(" → ");
             b.note(
-                &Key::written("tokens").key(&name),
+                &KeyPath::written("tokens").key(&name),
                 format!("the tokens are made with each other in a circle: {names}"),
                 "one of them must be had without the others: take {{ tokens.… }} or {{ vars.… }} out of its request",
             );

@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use super::{builder::ProfileBuilder, file::GuardTable, text};
 use crate::{
-    document::Key,
+    document::KeyPath,
     token::{Hold, LockoutPolicy, Rate},
 };
 
 /// `guard`: the limits, and how many may wait.
 pub(super) fn guard(b: &mut ProfileBuilder<'_>, table: &GuardTable) -> (LockoutPolicy, usize) {
-    let at = Key::written("guard");
+    let at = KeyPath::written("guard");
     let rate = match &table.rate {
         None => vec![Rate {
             n: 120,

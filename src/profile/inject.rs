@@ -11,11 +11,11 @@ use super::{
     text::{self, Wrong},
     token::headers,
 };
-use crate::document::Key;
+use crate::document::KeyPath;
 
 /// `inject`
 pub(super) fn inject(b: &mut ProfileBuilder<'_>, table: &InjectTable) -> Inject {
-    let (at, site) = (Key::written("inject"), TemplateSite::Inject);
+    let (at, site) = (KeyPath::written("inject"), TemplateSite::Inject);
     let always = headers(b, &at.key("headers"), &table.headers, site);
     let if_absent = headers(
         b,
@@ -51,7 +51,7 @@ pub(super) fn inject(b: &mut ProfileBuilder<'_>, table: &InjectTable) -> Inject 
 
 fn texts(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     table: &BTreeMap<String, String>,
     check: fn(&str) -> Result<(), Wrong>,
 ) -> Vec<(String, Template)> {

@@ -16,8 +16,8 @@ use super::{
     file::{ProfileRef, ProfileTable},
 };
 use crate::document::{
-    Key, Part, Problem, Problems, Severity, SourceText, clean, known, parse_toml, shown_path,
-    why_unread, write_parts,
+    KeyPart, KeyPath, Problem, Problems, Severity, SourceText, clean, known, parse_toml,
+    shown_path, why_unread, write_parts,
 };
 
 pub(super) type Table = Map<String, Value>;
@@ -152,7 +152,7 @@ impl Layers {
         } else {
             "extends"
         };
-        self.key_in(self.all.len().saturating_sub(1), &[Part::Name(key)])
+        self.key_in(self.all.len().saturating_sub(1), &[KeyPart::Name(key)])
     }
 
     /// What the last layer extends. `None`: it says something that cannot be understood.
@@ -171,7 +171,7 @@ impl Layers {
         match ProfileRef::deserialize(extends) {
             Ok(parent) => Some(Some(Origin::of(&parent, folder))),
             Err(_) => {
-                let key = Key::written("extends");
+                let key = KeyPath::written("extends");
                 self.note(problems, &key, ProfileRef::WRONG, ProfileRef::HINT);
                 None
             }
@@ -210,7 +210,7 @@ impl Layers {
     pub fn merged(&self, problems: &mut Problems) -> Table {
         let mut merged = self.ground();
         for (index, layer) in self.all.iter().enumerate().rev() {
-            let mut note = |at: &Key<'_>, what: &str, hint: String| {
+            let mut note = |at: &KeyPath<'_>, what: &str, hint: String| {
                 let (key, file) = self.key_in(index, &steps(at));
                 problems.add(Problem {
                     severity: Severity::Problem,
@@ -220,7 +220,7 @@ impl Layers {
                     hint: Some(hint),
                 });
             };
-            lay(&mut merged, &layer.table, &Key::ROOT, &mut note);
+            lay(&mut merged, &layer.table, &KeyPath::ROOT, &mut note);
         }
         merged
     }
@@ -252,7 +252,7 @@ impl Layers {
     pub fn note(
         &self,
         problems: &mut Problems,
-        at: &Key<'_>,
+        at: &KeyPath<'_>,
         what: impl Into<String>,
         hint: impl Into<String>,
     ) {
@@ -267,12 +267,12 @@ impl Layers {
     }
 
     /// Whether what stands at `at` was written in a profile file of the user's.
-    pub fn in_a_file(&self, at: &Key<'_>) -> bool {
+    pub fn in_a_file(&self, at: &KeyPath<'_>) -> bool {
         self.place(at).1.is_some()
     }
 
     /// Key and file of the layer that says most of `at`.
-    pub fn place(&self, at: &Key<'_>) -> (String, Option<PathBuf>) {
+    pub fn place(&self, at: &KeyPath<'_>) -> (String, Option<PathBuf>) {
         let mut steps = steps(at);
         let index = self.owner(&mut steps);
         self.key_in(index, &steps)
@@ -280,8 +280,8 @@ impl Layers {
 
     /// The layer that says most of `steps`, the upper one where two say as much. Positions in
     /// `errors` become that layer's own.
-    fn owner(&self, steps: &mut [Part<'_>]) -> usize {
-        if let [Part::Name("errors"), Part::Index(index), ..] = steps {
+    fn owner(&self, steps: &mut [KeyPart<'_>]) -> usize {
+        if let [KeyPart::Name("errors"), KeyPart::Index(index), ..] = steps {
             for (layer, each) in self.all.iter().enumerate() {
                 let own = each
                     .table
@@ -304,7 +304,7 @@ impl Layers {
         best.0
     }
 
-    fn key_in(&self, layer: usize, steps: &[Part<'_>]) -> (String, Option<PathBuf>) {
+    fn key_in(&self, layer: usize, steps: &[KeyPart<'_>]) -> (String, Option<PathBuf>) {
         match self.all.get(layer).map(|layer| &layer.origin) {
             Some(Origin::File(file)) => (write_parts("", steps), Some(file.clone())),
             _ => (write_parts(&self.at, steps), None),
@@ -313,19 +313,19 @@ impl Layers {
 }
 
 /// The steps from a profile's root to `at`.
-fn steps<'k>(at: &Key<'k>) -> Vec<Part<'k>> {
+fn steps<'k>(at: &KeyPath<'k>) -> Vec<KeyPart<'k>> {
     at.parts()
         .into_iter()
         .filter_map(|part| match part {
-            Part::Written("") => None,
-            Part::Written(name) => Some(Part::Name(name)),
+            KeyPart::Written("") => None,
+            KeyPart::Written(name) => Some(KeyPart::Name(name)),
             part => Some(part),
         })
         .collect()
 }
 
-fn depth(table: &Table, steps: &[Part<'_>]) -> usize {
-    let Some((Part::Name(first), rest)) = steps.split_first() else {
+fn depth(table: &Table, steps: &[KeyPart<'_>]) -> usize {
+    let Some((KeyPart::Name(first), rest)) = steps.split_first() else {
         return 0;
     };
     let any_case = || {
@@ -415,10 +415,10 @@ fn is_headers(name: &str) -> bool {
 }
 
 /// Told of what cannot be laid over what is below.
-type Note<'n> = dyn FnMut(&Key<'_>, &str, String) + 'n;
+type Note<'n> = dyn FnMut(&KeyPath<'_>, &str, String) + 'n;
 
 /// Lays one table over another.
-fn lay(onto: &mut Table, over: &Table, at: &Key<'_>, note: &mut Note<'_>) {
+fn lay(onto: &mut Table, over: &Table, at: &KeyPath<'_>, note: &mut Note<'_>) {
     let any_case = at.name().is_some_and(is_headers);
     let drops = over
         .get("drop")

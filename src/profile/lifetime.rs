@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::{builder::ProfileBuilder, file::LifetimeTable, text::NEVER};
 use crate::{
-    document::{DurationText, Key},
+    document::{DurationText, KeyPath},
     token::{Lifetime, RefreshMode, Rotation, schedule::LONGEST},
 };
 
 /// `.lifetime`
 pub(super) fn lifetime(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     table: &LifetimeTable,
     partitioned: bool,
 ) -> Lifetime {

@@ -8,7 +8,7 @@ use super::{
     model::Partition,
     text::{self, Wrong},
 };
-use crate::document::Key;
+use crate::document::KeyPath;
 
 /// `partition.NAME`
 pub(super) fn partitions(
@@ -22,7 +22,7 @@ pub(super) fn partitions(
 }
 
 fn partition(b: &mut ProfileBuilder<'_>, name: &str, table: &PartitionTable) -> Option<Partition> {
-    let partition = Key::written("partition");
+    let partition = KeyPath::written("partition");
     let at = partition.key(name);
     b.check_name(&at, name);
     let header = required(
@@ -57,7 +57,7 @@ fn partition(b: &mut ProfileBuilder<'_>, name: &str, table: &PartitionTable) -> 
 
 fn required<T>(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     written: Option<&str>,
     read: fn(&str) -> Result<T, Wrong>,
     hint: &str,

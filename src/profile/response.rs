@@ -11,12 +11,12 @@ use super::{
     model::{AtFormat, Pick, Response},
     text,
 };
-use crate::document::Key;
+use crate::document::KeyPath;
 
 /// `.response`
 pub(super) fn response(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     table: &ResponseTable,
 ) -> Response {
     let mut pick = |key: &str, source: Option<&str>, default: Option<&str>| {
@@ -81,7 +81,7 @@ pub(super) fn response(
 /// Bytes of a strftime format: each of its letters may ask for 255 columns.
 const FORMAT: usize = 256;
 
-fn at_format(b: &mut ProfileBuilder<'_>, at: &Key<'_>, value: Option<&Value>) -> AtFormat {
+fn at_format(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, value: Option<&Value>) -> AtFormat {
     let wrong = "must be \"auto\" or { format = \"%Y-%m-%d %H:%M:%S\", zone = \"Asia/Seoul\" }";
     let text = |key: &str| {
         value

@@ -17,7 +17,7 @@ use super::{
     text::{self, judge_url},
 };
 use crate::{
-    document::{Key, one_of},
+    document::{KeyPath, one_of},
     tls::Tls,
 };
 
@@ -45,7 +45,7 @@ pub(super) fn token(
     partitioned: bool,
 ) -> TokenSpec {
     b.seen.clear();
-    let tokens = Key::written("tokens");
+    let tokens = KeyPath::written("tokens");
     let at = tokens.key(name);
     let site = TemplateSite::Request(name);
     let format = b.one_of(
@@ -140,7 +140,7 @@ pub(super) fn token(
     }
 }
 
-fn method(b: &mut ProfileBuilder<'_>, at: &Key<'_>, source: Option<&str>) -> Method {
+fn method(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, source: Option<&str>) -> Method {
     let Some((source, text)) = source.and_then(|source| Some((source, b.fixed(at, source)?)))
     else {
         return Method::POST;
@@ -164,7 +164,12 @@ fn method(b: &mut ProfileBuilder<'_>, at: &Key<'_>, source: Option<&str>) -> Met
 
 /// Judged as rendered with the settings. A URL that names anything else is known only at run time:
 /// the sender judges it by the same rules.
-fn check_url(b: &mut ProfileBuilder<'_>, at: &Key<'_>, template: &Template, allow_plaintext: bool) {
+fn check_url(
+    b: &mut ProfileBuilder<'_>,
+    at: &KeyPath<'_>,
+    template: &Template,
+    allow_plaintext: bool,
+) {
     let unset = template
         .names()
         .iter()
@@ -180,7 +185,7 @@ fn check_url(b: &mut ProfileBuilder<'_>, at: &Key<'_>, template: &Template, allo
 /// `format = "none"` and raw bodies take no parameters.
 fn check_bare(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     table: &TokenTable,
     client_auth: ClientAuth,
 ) {
@@ -228,7 +233,7 @@ fn check_bare(
 
 fn check_params(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     table: &TokenTable,
     client_auth: ClientAuth,
     format: Format,
@@ -296,7 +301,7 @@ fn nested(value: &Value) -> bool {
 
 pub(super) fn params(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     table: &BTreeMap<String, Value>,
     site: TemplateSite<'_>,
 ) -> BTreeMap<String, Param> {
@@ -306,7 +311,12 @@ pub(super) fn params(
         .collect()
 }
 
-fn param(b: &mut ProfileBuilder<'_>, at: &Key<'_>, value: &Value, site: TemplateSite<'_>) -> Param {
+fn param(
+    b: &mut ProfileBuilder<'_>,
+    at: &KeyPath<'_>,
+    value: &Value,
+    site: TemplateSite<'_>,
+) -> Param {
     match value {
         Value::String(text) => Param::Text(b.template(at, text, site)),
         Value::Bool(yes) => Param::Bool(*yes),
@@ -332,7 +342,7 @@ fn param(b: &mut ProfileBuilder<'_>, at: &Key<'_>, value: &Value, site: Template
 /// A table of headers, checked as far as settings go.
 pub(super) fn headers(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     table: &BTreeMap<String, String>,
     site: TemplateSite<'_>,
 ) -> Vec<(HeaderName, Template)> {
@@ -349,7 +359,7 @@ pub(super) fn headers(
     out
 }
 
-fn tls(b: &mut ProfileBuilder<'_>, at: &Key<'_>, tls: &Tls) -> Tls {
+fn tls(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, tls: &Tls) -> Tls {
     for fault in tls.problems(b.blind) {
         b.note(&at.key(fault.key), fault.what, fault.hint);
     }
@@ -360,7 +370,7 @@ fn tls(b: &mut ProfileBuilder<'_>, at: &Key<'_>, tls: &Tls) -> Tls {
 /// 2.2).
 fn need_secrets(
     b: &mut ProfileBuilder<'_>,
-    at: &Key<'_>,
+    at: &KeyPath<'_>,
     client_auth: ClientAuth,
     assertion: Option<&Assertion>,
 ) {

@@ -371,7 +371,7 @@ pub fn connect(snapshot: &Snapshot, authority: &str) -> Reply {
     };
     let rule = snapshot.config.rules.get(upstream);
     let port = snapshot.config.proxy.listen.iter().find_map(|l| match l {
-        config::Listen::Tcp(a) if a.port() != 0 => Some(format!("http://{a}")),
+        config::ListenAddress::Tcp(a) if a.port() != 0 => Some(format!("http://{a}")),
         _ => None,
     });
     let base = port.unwrap_or_else(|| "the proxy's own address".to_owned());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    config::{self, Config, Sight},
+    config::{self, Config, LoadOptions},
     document::{Problems, SourceText},
     files::{self, Marks},
 };
@@ -27,7 +27,11 @@ pub(super) struct ConfigReading {
 /// are the files that what runs was read from. The marks are those of the very bytes that the
 /// configuration was made of, which it has the digests of. Of certificates they say what lies there
 /// now: the snapshot reads these, and they are looked at again when it has.
-pub(super) fn read_config(file: &Path, known: &[PathBuf], sight: &Sight) -> Option<ConfigReading> {
+pub(super) fn read_config(
+    file: &Path,
+    known: &[PathBuf],
+    options: &LoadOptions,
+) -> Option<ConfigReading> {
     for _ in 0..TRIES {
         let read = files::read(&[file.to_path_buf()], LIMIT).ok()?;
         let source = match read.get(file) {
@@ -39,7 +43,7 @@ pub(super) fn read_config(file: &Path, known: &[PathBuf], sight: &Sight) -> Opti
             Some(bytes) => SourceText::from_bytes(bytes.as_deref().map(Vec::as_slice)),
             None => return None,
         };
-        let (config, problems) = config::load_read(file, source, sight);
+        let (config, problems) = config::load_read(file, source, options);
         let marks = read_marks(
             &config
                 .as_ref()

@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use crate::config::{Admin, Config, Listen, Log, Proxy};
+use crate::config::{AdminConfig, Config, ListenAddress, LogConfig, ProxyConfig};
 
 /// What is read once, at start.
 pub(super) struct StartSettings {
-    listen: Vec<Listen>,
+    listen: Vec<ListenAddress>,
     peers: Vec<u32>,
     workers: usize,
-    admin: Listen,
+    admin: ListenAddress,
     /// The mode of the socket's file depends on whether there are any.
     admin_uids: bool,
     metrics: Option<SocketAddr>,
@@ -34,7 +34,7 @@ impl StartSettings {
             file: _,
             files: _,
         } = config;
-        let Proxy {
+        let ProxyConfig {
             listen,
             allow_remote: _, // Only a permission for `listen`.
             peer_uids,
@@ -48,14 +48,14 @@ impl StartSettings {
             access_log: _,
             limits: _,
         } = proxy;
-        let Admin {
+        let AdminConfig {
             listen: admin,
             uids,
             auth: _,
             ready: _,
             hosts: _,
         } = admin;
-        let Log { json, level: _ } = log;
+        let LogConfig { json, level: _ } = log;
         Self {
             listen: listen.clone(),
             peers: peer_uids.clone(),

@@ -435,7 +435,8 @@ async fn a7_partition_values_and_settings_cannot_break_a_line_or_a_parameter() {
             ),
         )
         .unwrap();
-        let (config, _) = cupbearer::config::load(&file, &cupbearer::config::Sight::default());
+        let (config, _) =
+            cupbearer::config::load(&file, &cupbearer::config::LoadOptions::default());
         let Some(config) = config else { continue };
         let Ok(app) = cupbearer::app::App::start(config, cupbearer::app::Options::default()).await
         else {
@@ -585,7 +586,8 @@ async fn a15_a_loop_through_ourselves_is_a_configuration_error_or_ends_after_one
             text.replace("http://127.0.0.1", &format!("http://{url}")),
         )
         .unwrap();
-        let (_, problems) = cupbearer::config::load(&file, &cupbearer::config::Sight::default());
+        let (_, problems) =
+            cupbearer::config::load(&file, &cupbearer::config::LoadOptions::default());
         assert!(
             format!("{:?}", problems.list()).contains("upstreams.a.url"),
             "{url}: {:?}",

@@ -3,7 +3,7 @@
 use std::os::unix::{fs::PermissionsExt, process::ExitStatusExt};
 
 use cupbearer::{
-    config::{self, Sight},
+    config::{self, LoadOptions},
     document::Severity,
     hardening::{ALLOW_DUMPS, harden, hardened},
 };
@@ -276,7 +276,7 @@ fn s11_h8_a_secret_or_a_key_that_everybody_may_read_is_a_lint_and_nothing_is_ref
         for name in ["secret", "key"] {
             std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        let (config, problems) = config::load(&path("c.toml"), &Sight::default());
+        let (config, problems) = config::load(&path("c.toml"), &LoadOptions::default());
         assert!(config.is_some(), "{:#?}", problems.list());
         assert!(problems.list().iter().all(|p| p.severity == Severity::Lint));
         let mut keys: Vec<String> = problems.list().iter().map(|p| p.key.clone()).collect();

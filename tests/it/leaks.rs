@@ -5,7 +5,7 @@ use std::{fmt::Debug, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cupbearer::{
-    config::{self, Sight},
+    config::{self, LoadOptions},
     secret::Secret,
 };
 use serde_json::{Value, json};
@@ -602,17 +602,17 @@ fn h2_the_debug_form_of_what_holds_secrets_shows_none() {
         "[proxy]\nclient_auth = '{SECRET}'\n{}",
         stanza("a", "https://t.example/", "https://v.example", "", "")
     );
-    let sight = Sight {
+    let options = LoadOptions {
         env: [("X".to_owned(), SECRET.to_owned())].into(),
-        ..Sight::default()
+        ..LoadOptions::default()
     };
-    let (config, problems) = config::load_text(&text, std::path::Path::new("."), &sight);
+    let (config, problems) = config::load_text(&text, std::path::Path::new("."), &options);
     let config = config.unwrap_or_else(|| panic!("{problems:?}"));
     let values = config.credentials["a"].secrets.read().unwrap();
     let all: [&dyn Debug; 5] = [
         &config,
         &problems,
-        &sight,
+        &options,
         &values,
         &Secret::new(SECRET.into()),
     ];

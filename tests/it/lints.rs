@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use cupbearer::config::{self, Sight};
+use cupbearer::config::{self, LoadOptions};
 
 /// Keys of all lints, in order.
 #[track_caller]
@@ -13,7 +13,7 @@ fn keys(text: &str) -> Vec<String> {
     let (config, problems) = config::load_text(
         text,
         Path::new("/nowhere"),
-        &Sight {
+        &LoadOptions {
             env: env.into(),
             no_secrets: false,
         },

@@ -293,7 +293,7 @@ fn a_name_in_redirects_to_that_is_no_upstream_is_an_error_with_the_nearest_one()
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     std::fs::write(&file, text).unwrap();
-    let (_, problems) = cupbearer::config::load(&file, &cupbearer::config::Sight::default());
+    let (_, problems) = cupbearer::config::load(&file, &cupbearer::config::LoadOptions::default());
     let told = format!("{:?}", problems.list());
     assert!(
         told.contains("upstreams.acme.redirects_to[0]") && told.contains("pay"),

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 
 use cupbearer::{
     app::{App, Options},
-    config::{self, Sight},
+    config::{self, LoadOptions},
 };
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -544,7 +544,7 @@ async fn capacity(seen: &mut Seen) {
     let file = folder.path().join("c.toml");
     std::fs::write(&file, format!("{text}{}", open("acme", &vendor.url()))).unwrap();
     let app = App::start(
-        config::load(&file, &Sight::default()).0.unwrap(),
+        config::load(&file, &LoadOptions::default()).0.unwrap(),
         Options::default(),
     )
     .await
@@ -577,7 +577,7 @@ async fn capacity(seen: &mut Seen) {
         crate::support::sidecar::open("acme", &vendor.url())
     );
     std::fs::write(&file, text).unwrap();
-    let (config, _) = config::load(&file, &Sight::default());
+    let (config, _) = config::load(&file, &LoadOptions::default());
     let app = App::start(config.unwrap(), Options::default())
         .await
         .unwrap();

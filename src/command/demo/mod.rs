@@ -12,7 +12,7 @@ use super::{Exit, complain, say};
 use crate::{
     app::{App, Options},
     clock::BootInstant,
-    config::{self, Sight},
+    config::{self, LoadOptions},
 };
 
 /// `cupbearer demo [--once]`.
@@ -149,7 +149,7 @@ async fn tour(once: bool) -> Result<usize, String> {
     let (config, problems) = config::load_text(
         &config_text(address),
         std::path::Path::new("."),
-        &Sight::default(),
+        &LoadOptions::default(),
     );
     let config = config.ok_or_else(|| {
         problems

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::at;
 use crate::{
-    config::{Config, Credential, Ready},
+    config::{Config, CredentialConfig, Ready},
     document::{Problems, quoted},
     profile::{
         Scope, Template, TokenSpec,
@@ -124,7 +124,7 @@ pub fn same_client(config: &Config, problems: &mut Problems) {
     // By client and token URL: the first credential, and the first whose new token ends the one
     // before.
     let mut seen: HashMap<(String, String), (usize, Option<usize>)> = HashMap::new();
-    let all: Vec<&Credential> = config.credentials.values().collect();
+    let all: Vec<&CredentialConfig> = config.credentials.values().collect();
     for (i, credential) in all.iter().enumerate() {
         let Some(id) = client(credential) else {
             continue;
@@ -162,7 +162,7 @@ pub fn same_client(config: &Config, problems: &mut Problems) {
 
 /// Where its client identifier comes from, as far as that is known without reading files: one text
 /// for each such place.
-fn client(credential: &Credential) -> Option<String> {
+fn client(credential: &CredentialConfig) -> Option<String> {
     let secrets = &credential.secrets;
     let listed = secrets.sources.get("client_id").cloned();
     match listed
@@ -184,7 +184,7 @@ fn client(credential: &Credential) -> Option<String> {
 }
 
 /// Its token URLs, as far as settings decide them.
-fn endpoints(credential: &Credential) -> Vec<String> {
+fn endpoints(credential: &CredentialConfig) -> Vec<String> {
     let scope = Scope {
         settings: Some(&credential.profile.settings),
         ..Scope::default()

@@ -122,7 +122,7 @@ fn nothing_that_could_be_a_secret_is_repeated_whatever_is_wrong_with_it() {
                     unreachable!()
                 };
                 let (_, problems) =
-                    load_text(&file(&tree), Path::new("/nowhere"), &Sight::default());
+                    load_text(&file(&tree), Path::new("/nowhere"), &LoadOptions::default());
                 told += problems.list().len();
                 let path = is_path(pointer) && !dress.contains("BEGIN");
                 let shown = problems.list().iter().find(|problem| {
@@ -218,7 +218,8 @@ fn a_slip_of_one_character_never_ends_in_a_panic_and_always_in_a_key_and_a_hint(
             _ => _ = slipped.remove(at),
         }
         let slipped: String = slipped.into_iter().collect();
-        let (config, problems) = load_text(&slipped, Path::new("/nowhere"), &Sight::default());
+        let (config, problems) =
+            load_text(&slipped, Path::new("/nowhere"), &LoadOptions::default());
         assert_eq!(config.is_none(), problems.fatal());
         for problem in problems.list() {
             let placed = !problem.key.is_empty() || problem.what.contains("line ");

@@ -17,7 +17,7 @@ fn plain() -> String {
     acme(&[SETTINGS, SECRETS].concat())
 }
 
-fn credential(text: &str) -> Credential {
+fn credential(text: &str) -> CredentialConfig {
     good_with(text, &[("S", "hunter2")])
         .credentials
         .remove("acme")
@@ -36,7 +36,7 @@ fn wrong(text: &str, key: &str) -> Problem {
 
 #[track_caller]
 fn advice(text: &str) -> Vec<String> {
-    let (config, problems) = load_text(text, Path::new("/nowhere"), &sight(&[("S", "hunter2")]));
+    let (config, problems) = load_text(text, Path::new("/nowhere"), &options(&[("S", "hunter2")]));
     assert!(config.is_some(), "{:#?}", problems.list());
     problems
         .into_list()
@@ -143,7 +143,7 @@ fn a_wrong_secret_reference_is_one_mistake_and_no_advice_about_a_file_nobody_nam
         let (_, problems) = load_text(
             &plain().replace("{ env = \"S\" }", wrong),
             Path::new("/nowhere"),
-            &sight(&[]),
+            &options(&[]),
         );
         let keys: Vec<&str> = problems
             .list()
@@ -175,7 +175,7 @@ fn a_profile_of_ones_own_is_a_file_and_is_polled_with_those_it_extends() {
         write("base.toml", "extends = \"oauth2\"\n"),
     ]);
     let text = acme(&[SETTINGS, SECRETS, "profile = { file = \"mine.toml\" }\n"].concat());
-    let (config, problems) = load_text(&text, folder.path(), &sight(&[("S", "x")]));
+    let (config, problems) = load_text(&text, folder.path(), &options(&[("S", "x")]));
     let config = config.unwrap_or_else(|| panic!("{:#?}", problems.list()));
     assert_eq!(config.files, files);
 }
@@ -254,9 +254,9 @@ fn a_secret_file_should_be_there_and_be_private() {
         ))),
         ["credentials.acme.secrets.dir"]
     );
-    let blind = Sight {
+    let blind = LoadOptions {
         no_secrets: true,
-        ..Sight::default()
+        ..LoadOptions::default()
     };
     assert!(
         load_text(&text, Path::new("/nowhere"), &blind)
@@ -288,9 +288,9 @@ fn a_client_auth_that_can_be_guessed_is_a_lint() {
         assert_eq!(told.len(), expected, "{secret:?}");
     }
     std::fs::write(&file, "short").unwrap();
-    let blind = Sight {
+    let blind = LoadOptions {
         no_secrets: true,
-        ..Sight::default()
+        ..LoadOptions::default()
     };
     assert!(
         load_text(&text, Path::new("/nowhere"), &blind)

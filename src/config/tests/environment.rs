@@ -75,7 +75,7 @@ fn other_values_are_read_as_toml() {
     assert!(config.proxy.access_log);
     assert_eq!(
         config.proxy.listen,
-        [Listen::Tcp("127.0.0.1:1".parse().unwrap())]
+        [ListenAddress::Tcp("127.0.0.1:1".parse().unwrap())]
     );
     assert_eq!(config.admin.hosts, ["a.example", "b.example"]);
 }

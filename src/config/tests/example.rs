@@ -16,9 +16,9 @@ fn load_blind(text: &str) -> Config {
     let (config, problems) = load_text(
         text,
         Path::new("/nowhere"),
-        &Sight {
+        &LoadOptions {
             no_secrets: true,
-            ..Sight::default()
+            ..LoadOptions::default()
         },
     );
     assert!(problems.list().is_empty(), "{:#?}", problems.list());

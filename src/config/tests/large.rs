@@ -19,7 +19,7 @@ fn linear(what: &str, n: usize, text: impl Fn(usize) -> String) {
         let text = text(n);
         let best = (0..2).map(|_| {
             let begun = cpu();
-            let _ = load_text(&text, Path::new("/nowhere"), &Sight::default());
+            let _ = load_text(&text, Path::new("/nowhere"), &LoadOptions::default());
             cpu().saturating_sub(begun)
         });
         best.min().unwrap()
@@ -145,7 +145,8 @@ fn texts_that_are_absurd_are_refused_in_time_and_end_nothing() {
         let thread = std::thread::Builder::new().stack_size(2 * 1024 * 1024);
         let load = move || {
             let begun = cpu();
-            let (config, problems) = load_text(&text, Path::new("/nowhere"), &Sight::default());
+            let (config, problems) =
+                load_text(&text, Path::new("/nowhere"), &LoadOptions::default());
             (
                 config.is_none(),
                 problems.list().len(),

@@ -12,7 +12,10 @@ fn a_single_value_is_a_list_of_one_everywhere() {
          guard.rate = \"5/m\"\ninject.drop = \"headers.Authorization\"\ninject.headers.X-Key = \"{{ token }}\"\n\
          errors = { at = \"token\", status = 400, path = \"/error\", in = \"locked\", then = \"rejected\" }\n",
     );
-    assert_eq!(config.proxy.listen, [Listen::Unix("/run/c.sock".into())]);
+    assert_eq!(
+        config.proxy.listen,
+        [ListenAddress::Unix("/run/c.sock".into())]
+    );
     assert_eq!(
         (&config.proxy.peer_uids[..], &config.proxy.hosts[..]),
         (&[1000][..], &["side.example".to_owned()][..])
@@ -80,7 +83,7 @@ fn so_it_is_in_the_environment() {
     );
     assert_eq!(
         config.proxy.listen,
-        [Listen::Tcp("127.0.0.1:0".parse().unwrap())]
+        [ListenAddress::Tcp("127.0.0.1:0".parse().unwrap())]
     );
     let secret = good_with("", &[("CUPBEARER_PROXY__CLIENT_AUTH", "a,b")])
         .proxy

@@ -139,9 +139,9 @@ fn an_unset_variable_is_called_by_its_name() {
         "proxy.client_auth",
     );
     assert!(found.what.contains("PROXY_PASS is not set"), "{found}");
-    let blind = Sight {
+    let blind = LoadOptions {
         no_secrets: true,
-        ..Sight::default()
+        ..LoadOptions::default()
     };
     assert!(
         !load_text(
@@ -551,7 +551,7 @@ fn a_credential_that_is_not_there_is_told_its_nearest_neighbour() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_a_mistake() {
-    let (config, problems) = load(Path::new("/nowhere/c.toml"), &Sight::default());
+    let (config, problems) = load(Path::new("/nowhere/c.toml"), &LoadOptions::default());
     assert!(
         config.is_none()
             && problems.list()[0].file.as_deref() == Some(Path::new("/nowhere/c.toml"))

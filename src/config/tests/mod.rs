@@ -20,8 +20,8 @@ use crate::{
     secret::Source,
 };
 
-fn sight(env: &[(&str, &str)]) -> Sight {
-    Sight {
+fn options(env: &[(&str, &str)]) -> LoadOptions {
+    LoadOptions {
         env: env
             .iter()
             .map(|&(k, v)| (k.to_owned(), v.to_owned()))
@@ -36,12 +36,12 @@ fn good(text: &str) -> Config {
 }
 
 fn good_with(text: &str, env: &[(&str, &str)]) -> Config {
-    let (config, problems) = load_text(text, Path::new("/nowhere"), &sight(env));
+    let (config, problems) = load_text(text, Path::new("/nowhere"), &options(env));
     config.unwrap_or_else(|| panic!("{:#?}", problems.list()))
 }
 
 fn all(text: &str, env: &[(&str, &str)], severity: Severity) -> Vec<Problem> {
-    let (config, problems) = load_text(text, Path::new("/nowhere"), &sight(env));
+    let (config, problems) = load_text(text, Path::new("/nowhere"), &options(env));
     assert_eq!(config.is_none(), problems.fatal());
     let mute: Vec<_> = problems
         .list()
@@ -84,7 +84,7 @@ const OPEN: &str = "[upstreams.a]\nurl = \"https://api.example/v2\"\ncredential 
 #[test]
 fn an_empty_text_is_the_defaults() {
     let config = good("");
-    let tcp = |text: &str| Listen::Tcp(text.parse().unwrap());
+    let tcp = |text: &str| ListenAddress::Tcp(text.parse().unwrap());
     assert_eq!(
         config.proxy.listen,
         [tcp("127.0.0.1:14180"), tcp("[::1]:14180")]
@@ -93,10 +93,10 @@ fn an_empty_text_is_the_defaults() {
         (config.proxy.linger, config.proxy.drain),
         (Duration::ZERO, Duration::from_secs(25))
     );
-    let listen = Listen::Tcp("127.0.0.1:14190".parse().unwrap());
+    let listen = ListenAddress::Tcp("127.0.0.1:14190".parse().unwrap());
     assert_eq!(
         config.admin,
-        Admin {
+        AdminConfig {
             listen,
             auth: vec![],
             uids: vec![],
@@ -106,7 +106,7 @@ fn an_empty_text_is_the_defaults() {
     );
     assert_eq!(
         config.log,
-        Log {
+        LogConfig {
             json: false,
             level: tracing::Level::INFO
         }
@@ -167,7 +167,7 @@ fn every_file_that_was_read_is_named_to_be_polled() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     std::fs::write(&file, OPEN).unwrap();
-    let (config, problems) = load(&file, &Sight::default());
+    let (config, problems) = load(&file, &LoadOptions::default());
     assert_eq!(
         config.map(|config| (config.file, config.files)),
         Some((
@@ -187,7 +187,7 @@ fn relative_paths_start_from_the_configuration() {
     assert_eq!(config.state.as_deref(), Some(Path::new("/nowhere/s")));
     assert_eq!(
         config.proxy.listen,
-        [Listen::Unix("/nowhere/run/c.sock".into())]
+        [ListenAddress::Unix("/nowhere/run/c.sock".into())]
     );
     assert_eq!(
         config.proxy.client_auth,

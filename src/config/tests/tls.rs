@@ -20,11 +20,11 @@ fn token(lines: &str) -> String {
 
 /// Keys of all problems of `text` in `folder`.
 fn keys(text: &str, folder: &Path, no_secrets: bool) -> Vec<String> {
-    let sight = Sight {
+    let options = LoadOptions {
         no_secrets,
-        ..sight(&[("S", "x")])
+        ..options(&[("S", "x")])
     };
-    let problems = load_text(text, folder, &sight).1.into_list();
+    let problems = load_text(text, folder, &options).1.into_list();
     for problem in &problems {
         assert!(problem.hint.is_some(), "{problem}");
     }
@@ -130,7 +130,7 @@ fn a_mistake_in_the_tls_table_of_a_profile_file_is_told_there() {
         "[credentials.a]\n",
         "[credentials.a]\nprofile = { file = \"mine.toml\" }\n",
     );
-    let found = load_text(&text, folder.path(), &sight(&[("S", "x")]))
+    let found = load_text(&text, folder.path(), &options(&[("S", "x")]))
         .1
         .into_list();
     assert_eq!(found.len(), 1, "{found:#?}");

@@ -15,7 +15,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{admit, chosen::Chosen, inject::authority};
 use crate::{
-    config::Listen,
+    config::ListenAddress,
     route::{RequestTarget, UpstreamUrl, split_authority},
     snapshot::Snapshot,
 };
@@ -47,15 +47,15 @@ pub fn keep_in(
     };
     let proxy = &snapshot.config.proxy;
     let listens = proxy.listen.iter().filter_map(|listen| match listen {
-        Listen::Tcp(address) => Some(*address),
-        Listen::Unix(_) => None,
+        ListenAddress::Tcp(address) => Some(*address),
+        ListenAddress::Unix(_) => None,
     });
     let all: Vec<SocketAddr> = listens.chain(here).collect();
     let door = Door {
         router: &snapshot.router,
         hosts: &proxy.hosts,
         any_name: !proxy.browser_deny,
-        admin: if let Listen::Tcp(address) = snapshot.config.admin.listen {
+        admin: if let ListenAddress::Tcp(address) = snapshot.config.admin.listen {
             Some(address)
         } else {
             None

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use cupbearer::{
-    config::{Admin, Config, Listen, Log, Proxy, Ready, RequestLimits},
+    config::{AdminConfig, Config, ListenAddress, LogConfig, ProxyConfig, Ready, RequestLimits},
     listen::{self, Address, Handle},
     proxy,
     route::{RouteRule, Router, UpstreamUrl},
@@ -168,8 +168,8 @@ pub fn snapshot(
 ) -> Snapshot {
     let (upstreams, rules): (Vec<_>, Vec<_>) = upstreams.into_iter().unzip();
     let mut config = Config {
-        proxy: Proxy {
-            listen: vec![Listen::Tcp("127.0.0.1:14180".parse().unwrap())],
+        proxy: ProxyConfig {
+            listen: vec![ListenAddress::Tcp("127.0.0.1:14180".parse().unwrap())],
             allow_remote: false,
             peer_uids: vec![],
             client_auth: vec![],
@@ -182,15 +182,15 @@ pub fn snapshot(
             access_log: true,
             limits: limits(),
         },
-        admin: Admin {
-            listen: Listen::Tcp("127.0.0.1:0".parse().unwrap()),
+        admin: AdminConfig {
+            listen: ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()),
             auth: Vec::new(),
             uids: Vec::new(),
             ready: Ready::Started,
             hosts: Vec::new(),
         },
         metrics: None,
-        log: Log {
+        log: LogConfig {
             json: false,
             level: tracing::Level::INFO,
         },

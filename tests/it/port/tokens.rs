@@ -44,7 +44,8 @@ async fn issuer() -> (Vendor, Arc<AtomicUsize>) {
 }
 
 fn with(text: &str) -> Port {
-    let (config, problems) = config::load_text(text, Path::new("."), &config::Sight::default());
+    let (config, problems) =
+        config::load_text(text, Path::new("."), &config::LoadOptions::default());
     let config = config.unwrap_or_else(|| panic!("{:?}", problems.list()));
     let world = World::new(
         Arc::new(Store::default()),

@@ -10,7 +10,7 @@ use std::{
 
 use cupbearer::{
     app::{App, Options},
-    config::{self, Sight},
+    config::{self, LoadOptions},
 };
 use serde_json::Value;
 use tokio::{
@@ -43,7 +43,7 @@ impl Sidecar {
         }
         let file = folder.path().join("cupbearer.toml");
         std::fs::write(&file, text).unwrap();
-        let (config, problems) = config::load(&file, &Sight::default());
+        let (config, problems) = config::load(&file, &LoadOptions::default());
         let config = config.unwrap_or_else(|| panic!("{:#?}", problems.list()));
         let app = App::start(config, Options::default()).await.unwrap();
         Self {
