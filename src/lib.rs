@@ -36,6 +36,7 @@
 //! | [`telemetry`] | metrics (the only room that knows prometheus) | clock, token |
 //! | [`logging`] | the log subscriber | – |
 //! | [`hardening`] | core files and foreign eyes kept off this process | – |
+//! | [`systemd`] | what the service manager is told: ready, reloading, stopping, alive | – |
 //! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls |
 //! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry |
 //! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry |
@@ -45,7 +46,7 @@
 //! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging |
 //! | [`proxy`] | a request's way through pingora | clock, files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging |
 //! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, document, secret, token, telemetry, reload |
-//! | [`app`], [`command`] | wiring, and the command line | all |
+//! | [`app`], [`cli`] | wiring, and the command line | all |
 //!
 //! # Where is it decided?
 //! The behaviour, and the file to open. Its tests lie beside it, or `tests/README.md` names them.
@@ -158,13 +159,13 @@
 //! | the guard's files: written, torn, another release's | `src/state/file.rs` |
 //! | the guard's folder: owner, lock, full disk | `src/state/folder.rs` |
 //! | names of secrets in that folder | `src/state/fingerprint.rs` |
-//! | SIGTERM, SIGHUP, the ready line and file | `src/command/run.rs` |
-//! | systemd | `src/command/notify.rs` |
+//! | SIGTERM, SIGHUP, the ready line and file | `src/cli/run.rs` |
+//! | systemd | `src/systemd.rs` |
 //! | order of start and stop | `src/app.rs` |
 //! | core files and debuggers | `src/hardening.rs` |
-//! | exit status, arguments | `src/command/mod.rs` |
-//! | `check --live` | `src/command/live.rs` |
-//! | what a failed answer means for the configuration | `src/command/explain.rs` |
+//! | exit status, arguments | `src/cli/mod.rs` |
+//! | `check --live` | `src/cli/check/live.rs` |
+//! | what a failed answer means for the configuration | `src/cli/check/explain.rs` |
 //!
 //! # Journeys
 //! **A request, token warm.** [`listen`] reads the head within its deadline → pingora → `proxy`:
@@ -238,6 +239,7 @@ pub mod upstream;
 
 pub mod hardening;
 pub mod logging;
+pub mod systemd;
 pub mod telemetry;
 
 pub mod profile;
@@ -258,4 +260,4 @@ pub mod proxy;
 pub mod admin;
 
 pub mod app;
-pub mod command;
+pub mod cli;

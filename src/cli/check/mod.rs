@@ -1,5 +1,9 @@
 //! `cupbearer check`: every problem and lint of a configuration at once.
 
+pub mod explain;
+mod guard_memory;
+pub mod live;
+
 use std::{
     io::{self, Write},
     path::Path,
@@ -7,10 +11,8 @@ use std::{
 
 use serde_json::json;
 
-use super::{
-    Exit, Format,
-    live::{self, Wish},
-};
+use self::live::LiveOptions;
+use super::{Exit, ReportFormat};
 use crate::{
     config::{self, LoadOptions},
     document::{Problem, Problems, Severity},
@@ -18,7 +20,7 @@ use crate::{
 };
 
 /// Checks `file` and reports on `out`: as text for people, or as a JSON array of `{ severity, key,
-/// file, what, hint }`. With a `wish` the tokens of a configuration that is right are got, too; the
+/// file, what, hint }`. With `live` the tokens of a configuration that is right are got, too; the
 /// JSON is then an object of `problems` and `tokens`.
 ///
 /// # Errors
@@ -27,8 +29,8 @@ pub fn check(
     file: &Path,
     options: &LoadOptions,
     strict: bool,
-    wish: Option<&Wish>,
-    format: Format,
+    live: Option<&LiveOptions>,
+    format: ReportFormat,
     out: &mut dyn Write,
 ) -> io::Result<Exit> {
     let (config, mut problems) = config::load(file, options);
@@ -46,23 +48,23 @@ pub fn check(
             hint: Some(hint.to_owned()),
         });
     }
-    let all = || problems.list().iter().map(as_json).collect::<Vec<_>>();
-    if format == Format::Text {
-        text(file, &problems, out)?;
+    let all = || problems.list().iter().map(problem_json).collect::<Vec<_>>();
+    if format == ReportFormat::Text {
+        write_text(file, &problems, out)?;
     }
-    let had = match (wish, config) {
-        (Some(wish), Some(config)) if !problems.fatal() => {
-            match live::check(file, &config, (options, wish), &all(), format, out)? {
+    let had = match (live, config) {
+        (Some(live), Some(config)) if !problems.fatal() => {
+            match live::check_live(file, &config, (options, live), &all(), format, out)? {
                 Some(had) => had,
                 None => return Ok(Exit::Failed),
             }
         }
         _ => {
-            if format == Format::Json {
+            if format == ReportFormat::Json {
                 writeln!(
                     out,
                     "{:#}",
-                    if wish.is_some() {
+                    if live.is_some() {
                         json!({ "problems": all(), "tokens": [] })
                     } else {
                         all().into()
@@ -80,7 +82,7 @@ pub fn check(
     })
 }
 
-fn text(file: &Path, problems: &Problems, out: &mut dyn Write) -> io::Result<()> {
+fn write_text(file: &Path, problems: &Problems, out: &mut dyn Write) -> io::Result<()> {
     for problem in problems.list() {
         writeln!(out, "{problem}")?;
     }
@@ -94,12 +96,12 @@ fn text(file: &Path, problems: &Problems, out: &mut dyn Write) -> io::Result<()>
         out,
         "{}: {}, {}",
         file.display(),
-        count(errors, "error"),
-        count(lints, "lint")
+        count_words(errors, "error"),
+        count_words(lints, "lint")
     )
 }
 
-fn count(n: usize, what: &str) -> String {
+fn count_words(n: usize, what: &str) -> String {
     if n == 1 {
         format!("1 {what}")
     } else {
@@ -107,7 +109,7 @@ fn count(n: usize, what: &str) -> String {
     }
 }
 
-fn as_json(problem: &Problem) -> serde_json::Value {
+fn problem_json(problem: &Problem) -> serde_json::Value {
     let Problem {
         severity,
         key,
@@ -126,7 +128,7 @@ fn as_json(problem: &Problem) -> serde_json::Value {
 mod tests {
     use super::*;
 
-    fn run(text: &str, strict: bool, format: Format) -> (Exit, String) {
+    fn run(text: &str, strict: bool, format: ReportFormat) -> (Exit, String) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("c.toml");
         std::fs::write(&file, text).unwrap();
@@ -145,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_wrong_configuration_is_told_with_key_file_and_hint() {
-        let (exit, out) = run("[proxy]\nlisen = 1\ndrain = 1\n", false, Format::Text);
+        let (exit, out) = run("[proxy]\nlisen = 1\ndrain = 1\n", false, ReportFormat::Text);
         assert_eq!(exit, Exit::Config);
         for part in [
             "error: proxy.lisen: is not a known key",
@@ -160,8 +162,8 @@ mod tests {
     #[test]
     fn lints_fail_only_where_that_was_asked_for() {
         let text = "[proxy]\nclient_auth = \"hunter2\"\n";
-        assert_eq!(run(text, false, Format::Text).0, Exit::Done);
-        let (exit, out) = run(text, true, Format::Text);
+        assert_eq!(run(text, false, ReportFormat::Text).0, Exit::Done);
+        let (exit, out) = run(text, true, ReportFormat::Text);
         assert!(
             exit == Exit::Config
                 && out.contains("lint: proxy.client_auth")
@@ -180,7 +182,7 @@ mod tests {
             .unwrap();
         std::fs::write(folder.path().join("file"), "").unwrap();
         for dir in ["open", "file"] {
-            let (exit, out) = run(&text(dir), true, Format::Text);
+            let (exit, out) = run(&text(dir), true, ReportFormat::Text);
             assert!(
                 exit == Exit::Config
                     && out.contains("lint: state.dir: the guard cannot remember: "),
@@ -195,7 +197,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            run(&text("readable"), true, Format::Text).0,
+            run(&text("readable"), true, ReportFormat::Text).0,
             Exit::Done,
             "`run` closes it to others"
         );
@@ -204,7 +206,7 @@ mod tests {
         );
         assert_eq!(mode & 0o777, 0o755, "a check changes nothing");
         assert_eq!(
-            run(&text("not-there-yet"), true, Format::Text).0,
+            run(&text("not-there-yet"), true, ReportFormat::Text).0,
             Exit::Done
         );
         let elsewhere = LoadOptions {
@@ -214,19 +216,30 @@ mod tests {
         let file = folder.path().join("c.toml");
         std::fs::write(&file, text("open")).unwrap();
         assert_eq!(
-            check(&file, &elsewhere, true, None, Format::Text, &mut Vec::new()).unwrap(),
+            check(
+                &file,
+                &elsewhere,
+                true,
+                None,
+                ReportFormat::Text,
+                &mut Vec::new()
+            )
+            .unwrap(),
             Exit::Done
         );
     }
 
     #[test]
     fn a_machine_gets_an_array() {
-        let (exit, out) = run("[proxy]\nlisen = 1\n", false, Format::Json);
+        let (exit, out) = run("[proxy]\nlisen = 1\n", false, ReportFormat::Json);
         let all: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!(
             (exit, &all[0]["severity"], &all[0]["key"]),
             (Exit::Config, &json!("error"), &json!("proxy.lisen"))
         );
-        assert_eq!(run("", true, Format::Json), (Exit::Done, "[]\n".to_owned()));
+        assert_eq!(
+            run("", true, ReportFormat::Json),
+            (Exit::Done, "[]\n".to_owned())
+        );
     }
 }

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use super::{Action, Exit, Probe, complain, find_admin, say};
+use super::{CtlAction, Exit, ProbeKind, complain, find_admin, say};
 use crate::{
     admin::auth,
     config::{AdminConfig, ListenAddress},
@@ -23,27 +23,30 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `cupbearer ctl`. What credentials there are, the running program knows: the file may have
 /// changed since it was read.
-pub fn ctl(action: Action, name: Option<&str>, file: &Path) -> Exit {
-    let found = match find_admin(file).and_then(Door::for_operators) {
+pub fn ctl(action: CtlAction, name: Option<&str>, file: &Path) -> Exit {
+    let found = match find_admin(file).and_then(AdminTarget::for_operators) {
         Ok(found) => found,
         Err(exit) => return exit,
     };
     let admin = &found;
     let verb = match action {
-        Action::Reload => return reload(admin),
-        Action::Status => None,
-        Action::Refresh => Some("refresh"),
-        Action::Unlatch => Some("unlatch"),
+        CtlAction::Reload => return reload(admin),
+        CtlAction::Status => None,
+        CtlAction::Refresh => Some("refresh"),
+        CtlAction::Unlatch => Some("unlatch"),
     };
-    let mut page = match page(admin) {
+    let mut page = match fetch_status(admin) {
         Ok(page) => page,
         Err(exit) => return exit,
     };
     if let Some(name) = name
         && let Some(all) = page.get_mut("credentials").and_then(Value::as_array_mut)
     {
-        let hint = known(name, all.iter().map(|credential| text(credential, "name")));
-        all.retain(|c| text(c, "name") == name);
+        let hint = known(
+            name,
+            all.iter().map(|credential| json_text(credential, "name")),
+        );
+        all.retain(|c| json_text(c, "name") == name);
         if all.is_empty() {
             complain(format_args!(
                 "cupbearer: the running program has no credential {name:?}: {hint}"
@@ -55,44 +58,47 @@ pub fn ctl(action: Action, name: Option<&str>, file: &Path) -> Exit {
         return say(&format!("{page:#}\n"));
     };
     let mut exit = Exit::Done;
-    for credential in list(&page, "credentials") {
+    for credential in json_list(&page, "credentials") {
         // One that fails keeps nobody else from being asked for.
-        if let Err(failed) = ask_for(admin, credential, verb) {
+        if let Err(failed) = post_action(admin, credential, verb) {
             exit = failed;
         }
     }
     exit
 }
 
-fn ask_for(admin: &Door, credential: &Value, verb: &str) -> Result<(), Exit> {
-    let name = text(credential, "name");
-    let (status, body) = ask(
+fn post_action(admin: &AdminTarget, credential: &Value, verb: &str) -> Result<(), Exit> {
+    let name = json_text(credential, "name");
+    let (status, body) = send_request(
         admin,
         Method::POST,
         &format!("/api/credentials/{name}/{verb}"),
     )?;
     if !status.is_success() {
-        return Err(refused(status, &format!("{name}: {}", body.trim_start())));
+        return Err(report_refusal(
+            status,
+            &format!("{name}: {}", body.trim_start()),
+        ));
     }
     let answer: Value = serde_json::from_str(&body).unwrap_or_default();
-    let later = text(&answer, "at")
+    let later = json_text(&answer, "at")
         .parse::<jiff::Timestamp>()
         .is_ok_and(|at| at > jiff::Timestamp::now() + LATER);
-    say(&match text(&answer, "at") {
+    say(&match json_text(&answer, "at") {
         at if later => format!("{name}: {verb} accepted, for {at}\n"),
         _ => format!("{name}: {verb} accepted\n"),
     });
-    let held = text(&answer, "held");
+    let held = json_text(&answer, "held");
     if !held.is_empty() {
         complain(format_args!(
             "cupbearer: {name}: nothing is done now: {held}"
         ));
     }
-    let latched = list(credential, "tokens")
+    let latched = json_list(credential, "tokens")
         .iter()
-        .find(|t| text(t, "state") == "latched");
+        .find(|t| json_text(t, "state") == "latched");
     if let (Some(token), "refresh") = (latched, verb) {
-        let until = match text(token, "refresh_at") {
+        let until = match json_text(token, "refresh_at") {
             "" => String::new(),
             at => format!(" before {at}"),
         };
@@ -104,28 +110,28 @@ fn ask_for(admin: &Door, credential: &Value, verb: &str) -> Result<(), Exit> {
     Ok(())
 }
 
-fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+fn json_list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value
         .get(key)
         .and_then(Value::as_array)
         .map_or(&[], Vec::as_slice)
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+fn json_text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Every problem of a refused configuration is told as `check` tells it. A wrong one that this
 /// command read itself has been told already.
-fn reload(admin: &Door) -> Exit {
-    let (status, body) = match ask(admin, Method::POST, "/api/reload") {
+fn reload(admin: &AdminTarget) -> Exit {
+    let (status, body) = match send_request(admin, Method::POST, "/api/reload") {
         Ok(answer) => answer,
         Err(exit) => return exit,
     };
     let answer: Value = serde_json::from_str(&body).unwrap_or_default();
     match status {
         StatusCode::OK => {
-            let restart: Vec<_> = list(&answer, "restart")
+            let restart: Vec<_> = json_list(&answer, "restart")
                 .iter()
                 .filter_map(Value::as_str)
                 .collect();
@@ -135,54 +141,54 @@ fn reload(admin: &Door) -> Exit {
                     restart.join(", ")
                 ));
             }
-            say(&format!("reload: {}\n", text(&answer, "outcome")))
+            say(&format!("reload: {}\n", json_text(&answer, "outcome")))
         }
         StatusCode::UNPROCESSABLE_ENTITY => {
-            for problem in list(&answer, "problems") {
-                complain(format_args!("{}", told(problem)));
+            for problem in json_list(&answer, "problems") {
+                complain(format_args!("{}", read_problem(problem)));
             }
             complain(format_args!(
                 "cupbearer: the configuration was refused; the old one goes on"
             ));
             Exit::Config
         }
-        _ => refused(status, &body),
+        _ => report_refusal(status, &body),
     }
 }
 
-fn told(problem: &Value) -> Problem {
-    let some = |key: &str| Some(text(problem, key)).filter(|text| !text.is_empty());
+fn read_problem(problem: &Value) -> Problem {
+    let some = |key: &str| Some(json_text(problem, key)).filter(|text| !text.is_empty());
     Problem {
-        severity: if text(problem, "severity") == "lint" {
+        severity: if json_text(problem, "severity") == "lint" {
             Severity::Lint
         } else {
             Severity::Problem
         },
-        key: text(problem, "key").to_owned(),
+        key: json_text(problem, "key").to_owned(),
         file: some("file").map(Into::into),
-        what: text(problem, "what").to_owned(),
+        what: json_text(problem, "what").to_owned(),
         hint: some("hint").map(str::to_owned),
     }
 }
 
 /// `/api/status`.
-fn page(admin: &Door) -> Result<Value, Exit> {
-    match ask(admin, Method::GET, "/api/status")? {
+fn fetch_status(admin: &AdminTarget) -> Result<Value, Exit> {
+    match send_request(admin, Method::GET, "/api/status")? {
         (status, body) if status.is_success() => serde_json::from_str(&body).map_err(|_| {
             complain(format_args!(
                 "cupbearer: the admin port's answer is not JSON"
             ));
             Exit::Failed
         }),
-        (status, body) => Err(refused(status, &body)),
+        (status, body) => Err(report_refusal(status, &body)),
     }
 }
 
 /// `cupbearer probe`.
-pub fn probe(what: Probe, name: Option<&str>, file: &Path) -> Exit {
+pub fn probe(what: ProbeKind, name: Option<&str>, file: &Path) -> Exit {
     let admin = match find_admin(file) {
         // Health is told to everybody.
-        Ok(AdminConfig { listen, .. }) => Door {
+        Ok(AdminConfig { listen, .. }) => AdminTarget {
             listen,
             token: None,
             patience: PROBE_PATIENCE,
@@ -190,18 +196,18 @@ pub fn probe(what: Probe, name: Option<&str>, file: &Path) -> Exit {
         Err(exit) => return exit,
     };
     let path = match (what, name) {
-        (Probe::Live, _) => "/livez".to_owned(),
-        (Probe::Ready, None) => "/readyz".to_owned(),
-        (Probe::Ready, Some(name)) => format!("/readyz/{name}"),
+        (ProbeKind::Live, _) => "/livez".to_owned(),
+        (ProbeKind::Ready, None) => "/readyz".to_owned(),
+        (ProbeKind::Ready, Some(name)) => format!("/readyz/{name}"),
     };
-    match ask(&admin, Method::GET, &path) {
+    match send_request(&admin, Method::GET, &path) {
         Ok((status, _)) if status.is_success() => Exit::Done,
-        Ok((status, body)) => refused(status, &body),
+        Ok((status, body)) => report_refusal(status, &body),
         Err(exit) => exit,
     }
 }
 
-fn refused(status: StatusCode, body: &str) -> Exit {
+fn report_refusal(status: StatusCode, body: &str) -> Exit {
     complain(format_args!(
         "cupbearer: the admin port says {status}: {}",
         body.trim_end()
@@ -210,13 +216,13 @@ fn refused(status: StatusCode, body: &str) -> Exit {
 }
 
 /// Where the running program is asked, and what lets in there.
-struct Door {
+struct AdminTarget {
     listen: ListenAddress,
     token: Option<Secret>,
     patience: Duration,
 }
 
-impl Door {
+impl AdminTarget {
     /// With the token of `[admin] auth`, the first that can be read. Where none can, a Unix socket
     /// may still know us by our user.
     fn for_operators(admin: AdminConfig) -> Result<Self, Exit> {
@@ -245,25 +251,31 @@ impl Door {
 }
 
 /// An address as it is written.
-pub fn shown(listen: &ListenAddress) -> String {
+pub fn format_listen(listen: &ListenAddress) -> String {
     match listen {
-        ListenAddress::Tcp(address) => reachable(*address).to_string(),
+        ListenAddress::Tcp(address) => connectable_address(*address).to_string(),
         ListenAddress::Unix(path) => format!("unix:{}", path.display()),
     }
 }
 
 /// One request to the admin port the configuration names.
-fn ask(door: &Door, method: Method, path: &str) -> Result<(StatusCode, String), Exit> {
-    let address = shown(&door.listen);
-    if matches!(door.listen, ListenAddress::Tcp(listen) if listen.port() == 0) {
+fn send_request(
+    target: &AdminTarget,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, String), Exit> {
+    let address = format_listen(&target.listen);
+    if matches!(target.listen, ListenAddress::Tcp(listen) if listen.port() == 0) {
         complain(format_args!(
             "cupbearer: [admin] listen has port 0, so its real port is not known here"
         ));
         return Err(Exit::Failed);
     }
     let asked = async {
-        let client = reqwest::Client::builder().no_proxy().timeout(door.patience);
-        let (client, host) = match &door.listen {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(target.patience);
+        let (client, host) = match &target.listen {
             ListenAddress::Tcp(_) => (client, address.as_str()),
             ListenAddress::Unix(socket) => (client.unix_socket(socket.as_path()), "localhost"),
         };
@@ -271,7 +283,7 @@ fn ask(door: &Door, method: Method, path: &str) -> Result<(StatusCode, String), 
             .build()?
             .request(method, format!("http://{host}{path}"))
             .header("content-type", "application/json");
-        if let Some(token) = &door.token {
+        if let Some(token) = &target.token {
             request = request.bearer_auth(token.expose());
         }
         let answer = request.send().await?;
@@ -292,7 +304,7 @@ fn ask(door: &Door, method: Method, path: &str) -> Result<(StatusCode, String), 
 }
 
 /// An address one can connect to: the wildcard means loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+fn connectable_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         ip if !ip.is_unspecified() => ip,
         std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),

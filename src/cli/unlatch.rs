@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Exit, complain, load_options, say, usable};
+use super::{Exit, complain, load_options, require_usable, say};
 use crate::{
     clock::BootInstant, config, credential::unlatch_at_rest, state::Disk, token::NextAttempt,
 };
@@ -12,7 +12,7 @@ use crate::{
 /// that runs sees it there.
 pub fn unlatch(name: &str, file: &Path) -> Exit {
     let (config, problems) = config::load(file, &load_options());
-    let config = match usable(file, config, &problems, false) {
+    let config = match require_usable(file, config, &problems, false) {
         Ok(config) => config,
         Err(exit) => return exit,
     };
@@ -64,7 +64,7 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
         }
         Ok(NextAttempt::At(at)) => say(&format!(
             "{name}: one attempt may be made from {} on\n",
-            moment(at)
+            format_moment(at)
         )),
         Ok(NextAttempt::Latched) => {
             complain(format_args!(
@@ -89,7 +89,7 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
 }
 
 /// To the second, rounded up (RFC 3339).
-fn moment(at: BootInstant) -> String {
+fn format_moment(at: BootInstant) -> String {
     let seconds = i64::try_from(at.wall().as_secs())
         .unwrap_or(i64::MAX)
         .saturating_add(1);

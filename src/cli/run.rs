@@ -6,11 +6,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::Level;
 
-use super::{
-    Exit, complain, load_options,
-    notify::{self, Manager},
-    usable,
-};
+use super::{Exit, complain, load_options, require_usable};
 use crate::{
     app::{App, Options, StartError},
     config::{self, Config},
@@ -18,11 +14,12 @@ use crate::{
     hardening::HardeningFailure,
     logging::{self, LogLevelHandle},
     reload::ReloadStep,
+    systemd::{self, ServiceManager},
 };
 
 /// `cupbearer run`. `open` is what could not be hardened of this process.
 pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<HardeningFailure>) -> Exit {
-    let (config, volume) = match begin(file) {
+    let (config, volume) = match load_and_log(file) {
         Ok(begun) => begun,
         Err(exit) => return exit,
     };
@@ -50,7 +47,7 @@ pub fn run(file: &Path, ready_file: Option<&Path>, open: Vec<HardeningFailure>) 
 
 /// The configuration and the log. Who wants JSON gets its problems and lints as JSON, too, a line
 /// each.
-fn begin(file: &Path) -> Result<(Config, Option<LogLevelHandle>), Exit> {
+fn load_and_log(file: &Path) -> Result<(Config, Option<LogLevelHandle>), Exit> {
     let options = load_options();
     let (config, problems) = config::load(file, &options);
     let json = config.as_ref().map_or_else(
@@ -58,7 +55,7 @@ fn begin(file: &Path) -> Result<(Config, Option<LogLevelHandle>), Exit> {
         |config| config.log.json,
     );
     if !json {
-        let config = usable(file, config, &problems, true)?;
+        let config = require_usable(file, config, &problems, true)?;
         let volume = logging::install_subscriber(false, config.log.level);
         return Ok((config, volume));
     }
@@ -79,7 +76,7 @@ fn begin(file: &Path) -> Result<(Config, Option<LogLevelHandle>), Exit> {
 }
 
 /// What ends the program, in the form of its log.
-fn fail(json: bool, why: &dyn std::fmt::Display) {
+fn report_failure(json: bool, why: &dyn std::fmt::Display) {
     if json {
         tracing::error!("{why}");
     } else {
@@ -108,7 +105,7 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<LogLeve
     {
         Ok(app) => app,
         Err(e) => {
-            fail(json, &e);
+            report_failure(json, &e);
             return if matches!(e, StartError::Config(_)) {
                 Exit::Config
             } else {
@@ -119,14 +116,14 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<LogLeve
     let metrics = app.metrics().clone();
     metrics.watch_lost_lines(logging::lost_lines);
     logging::install_panic_hook(move || metrics.panicked());
-    if let Err(e) = announce(&app, ready_file) {
-        fail(json, &format_args!("the ready file cannot be written: {e}"));
+    if let Err(e) = announce_ready(&app, ready_file) {
+        report_failure(json, &format_args!("the ready file cannot be written: {e}"));
         return Exit::Failed;
     }
     let variable = |name| std::env::var(name).ok();
-    let manager = Manager::at(variable("NOTIFY_SOCKET").as_deref());
+    let manager = ServiceManager::from_socket(variable("NOTIFY_SOCKET").as_deref());
     manager.ready();
-    if let Some(interval) = notify::interval(
+    if let Some(interval) = systemd::watchdog_interval(
         variable("WATCHDOG_USEC").as_deref(),
         variable("WATCHDOG_PID").as_deref(),
     ) {
@@ -152,7 +149,7 @@ async fn serve(config: Config, ready_file: Option<&Path>, volume: Option<LogLeve
 
 /// The service manager hears of every reload, and the log gets the level of the configuration that
 /// runs after it.
-fn watch_reloads(app: &App, manager: Manager, volume: Option<LogLevelHandle>) {
+fn watch_reloads(app: &App, manager: ServiceManager, volume: Option<LogLevelHandle>) {
     app.reloader().observe(move |step| match step {
         ReloadStep::Begins => manager.reloading(),
         ReloadStep::Ends(config) => {
@@ -187,7 +184,7 @@ fn raise_open_files() {
 }
 
 /// The ready line, and the same as a file, which appears whole or not at all.
-fn announce(app: &App, ready_file: Option<&Path>) -> std::io::Result<()> {
+fn announce_ready(app: &App, ready_file: Option<&Path>) -> std::io::Result<()> {
     let proxy = app.proxy();
     complain(format_args!(
         "ready proxy={} admin={}",

@@ -3,11 +3,7 @@
 pub mod check;
 pub mod ctl;
 pub mod demo;
-pub mod explain;
-pub mod live;
-pub mod notify;
 pub mod profiles;
-pub mod remembered;
 pub mod run;
 pub mod schema;
 pub mod unlatch;
@@ -119,8 +115,8 @@ pub enum Command {
         #[arg(long, requires = "live")]
         force: bool,
         /// Form of the report
-        #[arg(long, value_enum, default_value_t = Format::Text)]
-        format: Format,
+        #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+        format: ReportFormat,
     },
     /// List the built-in profiles, or print one as TOML with its settings, secrets and source
     Profiles {
@@ -131,7 +127,7 @@ pub enum Command {
     Ctl {
         /// What to do
         #[arg(value_enum)]
-        action: Action,
+        action: CtlAction,
         /// Credential [default: all of them]
         name: Option<String>,
         #[command(flatten)]
@@ -149,7 +145,7 @@ pub enum Command {
     Probe {
         /// What to ask for
         #[arg(value_enum)]
-        what: Probe,
+        what: ProbeKind,
         /// Only this credential (with `ready`)
         name: Option<String>,
         #[command(flatten)]
@@ -165,7 +161,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum ReportFormat {
     /// A line for each problem, its hint, and a count
     Text,
     /// An array of { severity, key, file, what, hint }; with --live an object { problems, tokens }
@@ -173,7 +169,7 @@ pub enum Format {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Action {
+pub enum CtlAction {
     /// What every token is doing
     Status,
     /// Fetch tokens now (guard respected)
@@ -185,7 +181,7 @@ pub enum Action {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Probe {
+pub enum ProbeKind {
     /// The process answers
     Live,
     /// It is ready for traffic, as `[admin] ready` has it; with NAME: that credential can send
@@ -233,18 +229,18 @@ pub fn find_admin(file: &Path) -> Result<config::AdminConfig, Exit> {
     }
     match config::admin(file, &options) {
         Some(admin) => {
-            let (file, address) = (file.display(), ctl::shown(&admin.listen));
+            let (file, address) = (file.display(), ctl::format_listen(&admin.listen));
             complain(format_args!(
                 "cupbearer: {file} is wrong (`cupbearer check` says how); the program at {address} is asked all the same"
             ));
             Ok(admin)
         }
-        None => usable(file, None, &problems, false).map(|config| config.admin),
+        None => require_usable(file, None, &problems, false).map(|config| config.admin),
     }
 }
 
 /// The configuration, if it can be used; problems are told on stderr, lints where they are wanted.
-fn usable(
+fn require_usable(
     file: &Path,
     config: Option<Config>,
     problems: &Problems,
@@ -308,12 +304,12 @@ pub fn dispatch(args: Args) -> Exit {
                 no_secrets,
                 ..load_options()
             };
-            let wish = live.then_some(live::Wish { credential, force });
+            let live = live.then_some(check::live::LiveOptions { credential, force });
             check::check(
                 &config.file(),
                 &options,
                 strict,
-                wish.as_ref(),
+                live.as_ref(),
                 format,
                 &mut std::io::stdout(),
             )

@@ -11,10 +11,10 @@ use crate::{
 /// `cupbearer profiles [NAME]`.
 pub fn profiles(name: Option<&str>) -> Exit {
     let Some(name) = name else {
-        return say(&list());
+        return say(&list_profiles());
     };
     if let Some(found) = catalogue::describe(name) {
-        return say(&print(found));
+        return say(&print_profile(found));
     }
     let hint = known(name, catalogue::all().iter().map(|(name, _)| *name));
     complain(format_args!(
@@ -24,7 +24,7 @@ pub fn profiles(name: Option<&str>) -> Exit {
 }
 
 /// A line for each: its name, then what it is for.
-fn list() -> String {
+fn list_profiles() -> String {
     let all: Vec<&Description> = catalogue::all()
         .iter()
         .filter_map(|(name, _)| catalogue::describe(name))
@@ -45,20 +45,20 @@ fn list() -> String {
 
 /// The profile as TOML; what a user has to know, inherited parts included, stands in comments
 /// before it.
-fn print(d: &Description) -> String {
+fn print_profile(d: &Description) -> String {
     let mut out = format!("# Profile {}\n# {}\n", d.name, d.doc);
     if !d.source.is_empty() {
         let _ = writeln!(out, "# Source: {}", d.source);
     }
-    section(
+    write_section(
         &mut out,
         "Settings",
-        d.settings.iter().map(|s| (&*s.name, setting(s))),
+        d.settings.iter().map(|s| (&*s.name, describe_setting(s))),
     );
-    section(
+    write_section(
         &mut out,
         "Secrets",
-        d.secrets.iter().map(|s| (&*s.name, secret(s))),
+        d.secrets.iter().map(|s| (&*s.name, describe_secret(s))),
     );
     let _ = writeln!(
         out,
@@ -70,7 +70,7 @@ fn print(d: &Description) -> String {
         .iter()
         .filter(|s| s.required)
         .map(|s| format!("{} = \"…\"", s.name));
-    inline(&mut out, "settings", &required.collect::<Vec<_>>());
+    write_pairs(&mut out, "settings", &required.collect::<Vec<_>>());
     let needed = d.secrets.iter().filter(|s| !s.optional && s.name != "*");
     let needed = needed.map(|s| {
         if s.public {
@@ -79,12 +79,16 @@ fn print(d: &Description) -> String {
             format!("{} = {{ file = \"…\" }}", s.name)
         }
     });
-    inline(&mut out, "secrets", &needed.collect::<Vec<_>>());
+    write_pairs(&mut out, "secrets", &needed.collect::<Vec<_>>());
     let _ = write!(out, "\n{}", d.toml);
     out
 }
 
-fn section<'a>(out: &mut String, title: &str, lines: impl Iterator<Item = (&'a str, String)>) {
+fn write_section<'a>(
+    out: &mut String,
+    title: &str,
+    lines: impl Iterator<Item = (&'a str, String)>,
+) {
     let lines: Vec<_> = lines.collect();
     let wide = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     if wide > 0 {
@@ -95,13 +99,13 @@ fn section<'a>(out: &mut String, title: &str, lines: impl Iterator<Item = (&'a s
     }
 }
 
-fn inline(out: &mut String, key: &str, pairs: &[String]) {
+fn write_pairs(out: &mut String, key: &str, pairs: &[String]) {
     if !pairs.is_empty() {
         let _ = writeln!(out, "#   {key} = {{ {} }}", pairs.join(", "));
     }
 }
 
-fn setting(s: &Setting) -> String {
+fn describe_setting(s: &Setting) -> String {
     let standing = match &s.default {
         _ if s.required => "required".to_owned(),
         Some(default) if !default.is_empty() => format!("default {default}"),
@@ -115,7 +119,7 @@ fn setting(s: &Setting) -> String {
     format!("{} ({standing}{pattern})", s.help)
 }
 
-fn secret(s: &Needed) -> String {
+fn describe_secret(s: &Needed) -> String {
     let standing = if s.optional { "optional" } else { "required" };
     let public = if s.public { ", public" } else { "" };
     format!("{} ({standing}{public})", s.help)
@@ -129,7 +133,7 @@ mod tests {
     fn every_profile_is_printed_as_toml_with_what_it_wants() {
         for (name, source) in catalogue::all() {
             let found = catalogue::describe(name).unwrap();
-            let text = print(found);
+            let text = print_profile(found);
             assert!(
                 text.parse::<toml::Table>().is_ok() && text.ends_with(source),
                 "{text}"

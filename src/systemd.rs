@@ -14,17 +14,17 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// The service manager's socket. Telling never fails: who does not listen misses it.
 #[derive(Clone, Default)]
-pub struct Manager(Option<std::sync::Arc<(UnixDatagram, SocketAddr)>>);
+pub struct ServiceManager(Option<std::sync::Arc<(UnixDatagram, SocketAddr)>>);
 
-impl Manager {
+impl ServiceManager {
     /// The one that `NOTIFY_SOCKET` names: a path, or `@` and a name in the abstract namespace.
     /// Other forms (vsock) are for virtual machines.
     #[must_use]
-    pub fn at(notify_socket: Option<&str>) -> Self {
+    pub fn from_socket(notify_socket: Option<&str>) -> Self {
         let Some(name) = notify_socket.filter(|name| !name.is_empty()) else {
             return Self::default();
         };
-        match open(name) {
+        match open_socket(name) {
             Ok(open) => Self(Some(open.into())),
             Err(error) => {
                 tracing::warn!(%error, "NOTIFY_SOCKET is set, but cannot be used");
@@ -35,19 +35,19 @@ impl Manager {
 
     /// All ports accept.
     pub fn ready(&self) {
-        self.tell("READY=1");
+        self.send_state("READY=1");
     }
 
-    /// A reload begins. [`Manager::ready`] ends it. The time is what `Type=notify-reload` asks for.
+    /// A reload begins. [`ServiceManager::ready`] ends it. The time is what `Type=notify-reload` asks for.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        self.send_state(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
     /// No new requests; open ones are finished.
     pub fn stopping(&self) {
-        self.tell("STOPPING=1");
+        self.send_state("STOPPING=1");
     }
 
     /// Tells for ever, every `interval`, that this runtime still turns.
@@ -56,11 +56,11 @@ impl Manager {
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             turns.tick().await;
-            self.tell("WATCHDOG=1");
+            self.send_state("WATCHDOG=1");
         }
     }
 
-    fn tell(&self, state: &str) {
+    fn send_state(&self, state: &str) {
         if let Some(open) = &self.0 {
             // Full or gone: a manager that does not read is not waited for.
             let _ = open.0.send_to_addr(state.as_bytes(), &open.1);
@@ -68,7 +68,7 @@ impl Manager {
     }
 }
 
-fn open(name: &str) -> io::Result<(UnixDatagram, SocketAddr)> {
+fn open_socket(name: &str) -> io::Result<(UnixDatagram, SocketAddr)> {
     let address = match name.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None if name.starts_with('/') => SocketAddr::from_pathname(name)?,
@@ -82,7 +82,7 @@ fn open(name: &str) -> io::Result<(UnixDatagram, SocketAddr)> {
 /// How often to tell that we live: half of what the manager waits (`WATCHDOG_USEC`). `None`: it
 /// does not wait for this process.
 #[must_use]
-pub fn interval(usec: Option<&str>, pid: Option<&str>) -> Option<Duration> {
+pub fn watchdog_interval(usec: Option<&str>, pid: Option<&str>) -> Option<Duration> {
     if pid.is_some_and(|pid| pid.parse() != Ok(std::process::id())) {
         return None;
     }
@@ -114,7 +114,7 @@ mod tests {
             ),
         ];
         for (name, end) in ends {
-            let manager = Manager::at(Some(&name));
+            let manager = ServiceManager::from_socket(Some(&name));
             manager.reloading();
             let mut bytes = [0; 128];
             let n = end.recv(&mut bytes).unwrap();
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn nobody_is_told_where_nobody_asked() {
         for name in [None, Some(""), Some("vsock:2:1"), Some("relative")] {
-            assert!(Manager::at(name).0.is_none(), "{name:?}");
+            assert!(ServiceManager::from_socket(name).0.is_none(), "{name:?}");
         }
     }
 
@@ -135,11 +135,11 @@ mod tests {
     fn a_watchdog_for_another_process_is_none_of_ours() {
         let me = std::process::id().to_string();
         assert_eq!(
-            interval(Some("2000000"), None),
+            watchdog_interval(Some("2000000"), None),
             Some(Duration::from_secs(1))
         );
         assert_eq!(
-            interval(Some("2000000"), Some(&me)),
+            watchdog_interval(Some("2000000"), Some(&me)),
             Some(Duration::from_secs(1))
         );
         for (usec, pid) in [
@@ -149,7 +149,7 @@ mod tests {
             (Some("2000000"), Some("1")),
             (Some("2000000"), Some("x")),
         ] {
-            assert_eq!(interval(usec, pid), None, "{usec:?} {pid:?}");
+            assert_eq!(watchdog_interval(usec, pid), None, "{usec:?} {pid:?}");
         }
     }
 }

@@ -23,7 +23,7 @@ use {
 
 /// Where it is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
+pub enum GuardMemory {
     /// Where the running program counts, too.
     State,
     /// In a folder of this user's own: the next check knows of it.
@@ -37,7 +37,7 @@ pub enum Record {
     Nowhere(String),
 }
 
-impl Record {
+impl GuardMemory {
     /// Whether the running program's count is respected and kept; otherwise why not, in words.
     ///
     /// # Errors
@@ -52,16 +52,16 @@ impl Record {
 
 /// The first of them that can be used, and its ledger. `state`: the folder of `[state]`; `env`:
 /// where this user's own is looked for.
-pub async fn open(
+pub async fn open_ledger(
     state: Option<&Path>,
     env: &BTreeMap<String, String>,
     metrics: &Metrics,
-) -> (Record, Arc<dyn Ledger>) {
+) -> (GuardMemory, Arc<dyn Ledger>) {
     let mut why = None;
     if let Some(dir) = state {
         let ledger = app::ledger(Some(dir), metrics).await;
-        match unusable(dir) {
-            None => return (Record::State, ledger),
+        match why_unusable(dir) {
+            None => return (GuardMemory::State, ledger),
             Some(trouble) => why = Some(format!("[state]: {trouble}")),
         }
     }
@@ -69,17 +69,20 @@ pub async fn open(
         Ok(dir) => dir,
         Err(trouble) => {
             let why = why.map_or_else(|| trouble.clone(), |why| format!("{why}; {trouble}"));
-            return (Record::Nowhere(why), Arc::new(MemoryLedger::default()));
+            return (GuardMemory::Nowhere(why), Arc::new(MemoryLedger::default()));
         }
     };
     let ledger = app::ledger(Some(&own), metrics).await;
-    match unusable(&own) {
-        None => (Record::Own { dir: own, why }, ledger),
-        Some(trouble) => (Record::Nowhere(trouble), Arc::new(MemoryLedger::default())),
+    match why_unusable(&own) {
+        None => (GuardMemory::Own { dir: own, why }, ledger),
+        Some(trouble) => (
+            GuardMemory::Nowhere(trouble),
+            Arc::new(MemoryLedger::default()),
+        ),
     }
 }
 
-fn unusable(dir: &Path) -> Option<String> {
+fn why_unusable(dir: &Path) -> Option<String> {
     let not_made = || (!dir.is_dir()).then(|| format!("{} cannot be made", dir.display()));
     state::unusable(dir)
         .map(|trouble| trouble.to_string())
@@ -108,7 +111,7 @@ fn own_folder(env: &BTreeMap<String, String>) -> Result<PathBuf, String> {
 /// A ledger for one who was told that no attempt may be made and wants one all the same
 /// (`--force`): where it says no, it is unlatched for one attempt; where it says no to that as well
 /// and is not the running program's, or cannot be used, the attempt is counted in memory alone.
-pub struct Forced {
+pub struct ForcingLedger {
     record: Arc<dyn Ledger>,
     /// The running program's: what it says after an unlatch holds.
     shared: bool,
@@ -116,7 +119,7 @@ pub struct Forced {
     in_memory: Mutex<HashSet<u64>>,
 }
 
-impl Forced {
+impl ForcingLedger {
     #[must_use]
     pub fn new(record: Arc<dyn Ledger>, shared: bool) -> Self {
         Self {
@@ -128,7 +131,7 @@ impl Forced {
     }
 }
 
-impl Ledger for Forced {
+impl Ledger for ForcingLedger {
     fn spend<'a>(
         &'a self,
         key: &'a GuardKey,
@@ -142,9 +145,9 @@ impl Ledger for Forced {
             }
             match self.record.spend(key, limits, ask).await {
                 spend @ (Ok(_) | Err(Denial::Busy)) => spend,
-                Err(Denial::NoMemory) => self.stand_in(key, limits, ask).await,
+                Err(Denial::NoMemory) => self.spend_in_memory(key, limits, ask).await,
                 spend if self.shared => spend,
-                _ => self.stand_in(key, limits, ask).await,
+                _ => self.spend_in_memory(key, limits, ask).await,
             }
         })
     }
@@ -184,8 +187,8 @@ impl Ledger for Forced {
     }
 }
 
-impl Forced {
-    async fn stand_in(
+impl ForcingLedger {
+    async fn spend_in_memory(
         &self,
         key: &GuardKey,
         limits: &LockoutPolicy,
@@ -225,13 +228,13 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let (xdg, home) = (at("xdg"), at("home"));
         let found = async |state: Option<&Path>, pairs: &[(&str, &Path)]| {
-            open(state, &env(pairs), &metrics).await.0
+            open_ledger(state, &env(pairs), &metrics).await.0
         };
-        let own = |dir: PathBuf| Record::Own {
+        let own = |dir: PathBuf| GuardMemory::Own {
             dir: dir.join("cupbearer"),
             why: None,
         };
-        assert_eq!(found(Some(&at("state")), &[]).await, Record::State);
+        assert_eq!(found(Some(&at("state")), &[]).await, GuardMemory::State);
         assert_eq!(
             found(None, &[("XDG_STATE_HOME", &xdg), ("HOME", &home)]).await,
             own(xdg.clone())
@@ -255,14 +258,16 @@ mod tests {
         for bad in ["open", "file"] {
             let found = found(Some(&at(bad)), &[("HOME", &home)]).await;
             assert!(
-                matches!(&found, Record::Own { why: Some(why), .. } if why.starts_with("[state]: ")),
+                matches!(&found, GuardMemory::Own { why: Some(why), .. } if why.starts_with("[state]: ")),
                 "{found:?}"
             );
             assert!(found.may_be_trusted().is_err());
         }
-        assert!(matches!(found(None, &[]).await, Record::Nowhere(why) if why.contains("HOME")));
         assert!(
-            matches!(found(None, &[("XDG_STATE_HOME", &at("file"))]).await, Record::Nowhere(why) if why.contains("cannot be made"))
+            matches!(found(None, &[]).await, GuardMemory::Nowhere(why) if why.contains("HOME"))
+        );
+        assert!(
+            matches!(found(None, &[("XDG_STATE_HOME", &at("file"))]).await, GuardMemory::Nowhere(why) if why.contains("cannot be made"))
         );
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::remembered::Record;
+use super::guard_memory::GuardMemory;
 use crate::{
     config,
     profile::{
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A token that could not be had.
-pub struct Case<'a> {
+pub struct FailedToken<'a> {
     /// The credential as it is configured.
     pub configured: &'a config::CredentialConfig,
     /// The token's name in the profile.
@@ -24,12 +24,12 @@ pub struct Case<'a> {
     /// Refusals that the guard counts now.
     pub rejections: u32,
     /// Where they are counted.
-    pub record: &'a Record,
+    pub record: &'a GuardMemory,
 }
 
 /// The class as a word of the line that is printed.
 #[must_use]
-pub fn word(class: FailureClass) -> &'static str {
+pub fn class_word(class: FailureClass) -> &'static str {
     match class {
         FailureClass::Retry => "no token",
         FailureClass::Throttled => "the vendor asks to wait",
@@ -41,7 +41,7 @@ pub fn word(class: FailureClass) -> &'static str {
 
 /// What is worth knowing of a token that was had.
 #[must_use]
-pub fn issued(
+pub fn explain_issued(
     configured: &config::CredentialConfig,
     token: &str,
     issued: &Issued,
@@ -77,18 +77,18 @@ pub fn issued(
 
 /// What to do, the likeliest first. Empty where the vendor's own words say all there is.
 #[must_use]
-pub fn failed(case: &Case<'_>) -> Vec<String> {
+pub fn explain_failure(case: &FailedToken<'_>) -> Vec<String> {
     let profile = &case.configured.profile;
     let Some(spec) = profile.tokens.iter().find(|t| *t.name == *case.token) else {
         return Vec::new();
     };
     let mut hints = Vec::new();
     if case.failure.error.starts_with("TLS: ") {
-        hints.push(tls(case, &case.failure.error));
+        hints.push(explain_tls(case, &case.failure.error));
     } else if case.failure.status.is_none() {
-        hints.extend(unanswered(case, spec));
+        hints.extend(explain_no_answer(case, spec));
     } else {
-        hints.extend(answered(case, spec));
+        hints.extend(explain_answer(case, spec));
     }
     if case
         .failure
@@ -104,11 +104,11 @@ pub fn failed(case: &Case<'_>) -> Vec<String> {
             case.rejections
         );
         hints.push(match case.record {
-            Record::State => format!("{used}; `cupbearer ctl unlatch {name}` allows one more attempt"),
-            Record::Own { dir, .. } => {
+            GuardMemory::State => format!("{used}; `cupbearer ctl unlatch {name}` allows one more attempt"),
+            GuardMemory::Own { dir, .. } => {
                 format!("{used}, in {}: the next check knows of it, `cupbearer run` does not (set [state] dir)", dir.display())
             }
-            Record::Nowhere(why) => {
+            GuardMemory::Nowhere(why) => {
                 format!("the vendor may count this against the account; neither the next check nor `cupbearer run` knows of it: {why}")
             }
         });
@@ -117,7 +117,7 @@ pub fn failed(case: &Case<'_>) -> Vec<String> {
 }
 
 /// One sentence for each check that a handshake may fail.
-fn tls(case: &Case<'_>, error: &str) -> String {
+fn explain_tls(case: &FailedToken<'_>, error: &str) -> String {
     let at = format!(
         "credentials.{}.tokens.{}.tls",
         case.configured.name, case.token
@@ -165,7 +165,7 @@ fn tls(case: &Case<'_>, error: &str) -> String {
 }
 
 /// No answer came at all.
-fn unanswered(case: &Case<'_>, spec: &TokenSpec) -> Option<String> {
+fn explain_no_answer(case: &FailedToken<'_>, spec: &TokenSpec) -> Option<String> {
     let error = &case.failure.error;
     let url = url_key(case);
     Some(match case.failure.class {
@@ -194,7 +194,7 @@ fn unanswered(case: &Case<'_>, spec: &TokenSpec) -> Option<String> {
 }
 
 /// The vendor answered with a refusal or with what makes no sense.
-fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
+fn explain_answer(case: &FailedToken<'_>, spec: &TokenSpec) -> Vec<String> {
     let Failure {
         class,
         status,
@@ -211,14 +211,14 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
             url_key(case)
         ));
     } else if says("invalid_scope") {
-        hints.push(scope(case, spec));
+        hints.push(explain_scope(case, spec));
     } else if says("unsupported_grant_type") || says("unauthorized_client") {
         hints.push("the vendor must allow this client the grant client_credentials (machine to machine, service account)".to_owned());
     } else if says("invalid_client")
         || status == 401
         || (*class == FailureClass::Rejected && !says("invalid_grant"))
     {
-        hints.extend(client(case, spec));
+        hints.extend(explain_client_refusal(case, spec));
     } else if status == 403 {
         hints.push(
             "a 403 that names no error is often a firewall's, or a list of addresses that may call: ask the vendor whether this host's is on it"
@@ -238,7 +238,7 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
     } else if status == 415 {
         hints.push(format!(
             "the vendor wants the parameters in another form: credentials.{name}.tokens.{token}.format is {}",
-            form(spec.format)
+            format_word(spec.format)
         ));
     } else if (300..400).contains(&status) {
         hints.push(format!(
@@ -270,7 +270,7 @@ fn answered(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
 }
 
 /// The client was refused: a wrong secret, or the right one in the wrong wrapping.
-fn client(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
+fn explain_client_refusal(case: &FailedToken<'_>, spec: &TokenSpec) -> Vec<String> {
     let mut hints = Vec::new();
     let key = auth_key(case);
     let values = case.configured.secrets.read().ok();
@@ -314,7 +314,7 @@ fn client(case: &Case<'_>, spec: &TokenSpec) -> Vec<String> {
     hints
 }
 
-fn scope(case: &Case<'_>, spec: &TokenSpec) -> String {
+fn explain_scope(case: &FailedToken<'_>, spec: &TokenSpec) -> String {
     let name = &case.configured.name;
     let asked = case.configured.profile.settings.get("scope");
     let key = if asked.is_some() {
@@ -334,7 +334,7 @@ fn scope(case: &Case<'_>, spec: &TokenSpec) -> String {
     }
 }
 
-fn form(format: Format) -> &'static str {
+fn format_word(format: Format) -> &'static str {
     match format {
         Format::Form => "\"form\"",
         Format::Json => "\"json\"",
@@ -344,7 +344,7 @@ fn form(format: Format) -> &'static str {
 }
 
 /// The key that decides how the client shows who it is.
-fn auth_key(case: &Case<'_>) -> String {
+fn auth_key(case: &FailedToken<'_>) -> String {
     let name = &case.configured.name;
     if case.configured.profile.settings.contains_key("client_auth") {
         format!("credentials.{name}.settings.client_auth")
@@ -354,7 +354,7 @@ fn auth_key(case: &Case<'_>) -> String {
 }
 
 /// The key that holds the address, with its value where it is a setting: what a person typed.
-fn url_key(case: &Case<'_>) -> String {
+fn url_key(case: &FailedToken<'_>) -> String {
     let Profile {
         settings, tokens, ..
     } = &*case.configured.profile;

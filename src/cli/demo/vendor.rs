@@ -25,10 +25,10 @@ use crate::clock::BootInstant;
 
 /// What issuer and API know in common.
 #[derive(Clone, Default)]
-pub struct Vendor(Arc<Inner>);
+pub struct Vendor(Arc<VendorState>);
 
 #[derive(Default)]
-struct Inner {
+struct VendorState {
     /// Live tokens and when they die.
     tokens: Mutex<HashMap<String, BootInstant>>,
     /// Token calls by client id.
@@ -134,7 +134,7 @@ impl Vendor {
     }
 }
 
-fn answer(live: bool, request: &Request) -> Response {
+fn answer_api(live: bool, request: &Request) -> Response {
     if !live {
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")];
         return (
@@ -147,11 +147,11 @@ fn answer(live: bool, request: &Request) -> Response {
     Json(json!({ "ok": true, "path": request.uri().path() })).into_response()
 }
 
-fn text<'a>(body: &'a Value, key: &str) -> &'a str {
+fn json_text<'a>(body: &'a Value, key: &str) -> &'a str {
     body.get(key).and_then(Value::as_str).unwrap_or("")
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     headers
         .get(header::AUTHORIZATION)?
         .to_str()
@@ -160,8 +160,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 async fn json_token(State(vendor): State<Vendor>, Json(body): Json<Value>) -> Response {
-    let client = text(&body, "client_id");
-    if let Err(answer) = vendor.admit(client, text(&body, "client_secret")) {
+    let client = json_text(&body, "client_id");
+    if let Err(answer) = vendor.admit(client, json_text(&body, "client_secret")) {
         return *answer;
     }
     let token = vendor.issue(client, LIFE);
@@ -187,15 +187,15 @@ async fn session(
     headers: HeaderMap,
     Json(body): Json<Value>,
 ) -> Response {
-    if !vendor.live(bearer(&headers)) {
+    if !vendor.live(bearer_token(&headers)) {
         return (
             StatusCode::UNAUTHORIZED,
             Json(json!({ "title": "partner token missing" })),
         )
             .into_response();
     }
-    let client = text(&body, "client_id");
-    if let Err(answer) = vendor.admit(client, text(&body, "client_secret")) {
+    let client = json_text(&body, "client_id");
+    if let Err(answer) = vendor.admit(client, json_text(&body, "client_secret")) {
         return *answer;
     }
     let session = vendor.issue(client, Duration::from_secs(300));
@@ -203,15 +203,15 @@ async fn session(
 }
 
 async fn orders(State(vendor): State<Vendor>, request: Request) -> Response {
-    let live = vendor.live(bearer(request.headers()));
-    answer(live, &request)
+    let live = vendor.live(bearer_token(request.headers()));
+    answer_api(live, &request)
 }
 
 async fn pay(State(vendor): State<Vendor>, request: Request) -> Response {
     let named = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
-    let live = vendor.live(bearer(request.headers()))
+    let live = vendor.live(bearer_token(request.headers()))
         && vendor.live(named("x-session"))
         && named("x-partner-id").is_some()
         && named("x-application-id").is_some();
-    answer(live, &request)
+    answer_api(live, &request)
 }

@@ -27,7 +27,7 @@ pub fn demo(once: bool) -> Exit {
             return Exit::Failed;
         }
     };
-    match runtime.block_on(tour(once)) {
+    match runtime.block_on(give_tour(once)) {
         Ok(0) => Exit::Done,
         Ok(broken) => {
             complain(format_args!("cupbearer demo: {broken} promise(s) broken"));
@@ -40,16 +40,16 @@ pub fn demo(once: bool) -> Exit {
     }
 }
 
-/// Tells the story and counts broken promises.
-struct Story {
+/// Takes through the tour and counts broken promises.
+struct Tour {
     client: reqwest::Client,
     base: String,
     admin: String,
     broken: usize,
 }
 
-impl Story {
-    async fn call(&self, path: &str) -> Result<(u16, Value), String> {
+impl Tour {
+    async fn get(&self, path: &str) -> Result<(u16, Value), String> {
         let answer = self
             .client
             .get(format!("{}{path}", self.base))
@@ -61,14 +61,14 @@ impl Story {
         Ok((status, serde_json::from_str(&body).unwrap_or(Value::Null)))
     }
     /// How many of `n` calls in a row were answered with 200.
-    async fn calls(&self, path: &str, n: usize) -> Result<usize, String> {
+    async fn count_good(&self, path: &str, n: usize) -> Result<usize, String> {
         let mut good = 0;
         for _ in 0..n {
-            good += usize::from(self.call(path).await?.0 == 200);
+            good += usize::from(self.get(path).await?.0 == 200);
         }
         Ok(good)
     }
-    async fn admin(&self, path: &str) -> Result<String, String> {
+    async fn get_admin(&self, path: &str) -> Result<String, String> {
         let answer = self
             .client
             .get(format!("{}{path}", self.admin))
@@ -79,12 +79,12 @@ impl Story {
     }
     /// The sum of all series of a metric whose labels hold `label`. A request is counted a moment
     /// after its caller has the answer, so a sum of 0 is looked at again for a second.
-    async fn metric(&self, name: &str, label: &str) -> Result<f64, String> {
+    async fn read_metric(&self, name: &str, label: &str) -> Result<f64, String> {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
         let end = BootInstant::now().after(Duration::from_secs(1));
         loop {
             tick.tick().await;
-            let text = self.admin("/metrics").await?;
+            let text = self.get_admin("/metrics").await?;
             let lines = text
                 .lines()
                 .filter(|l| l.starts_with(name) && l.contains(label));
@@ -96,7 +96,7 @@ impl Story {
             }
         }
     }
-    fn promise(&mut self, kept: bool, what: &str, seen: &str) {
+    fn check_promise(&mut self, kept: bool, what: &str, seen: &str) {
         self.broken += usize::from(!kept);
         say(&format!(
             "  [{}] {what}\n       {seen}\n",
@@ -143,7 +143,7 @@ credential = "typo"
 }
 
 /// The whole tour; the number of broken promises.
-async fn tour(once: bool) -> Result<usize, String> {
+async fn give_tour(once: bool) -> Result<usize, String> {
     let vendor = Vendor::default();
     let address = vendor.start().await.map_err(|e| e.to_string())?;
     let (config, problems) = config::load_text(
@@ -169,7 +169,7 @@ async fn tour(once: bool) -> Result<usize, String> {
         .timeout(Duration::from_secs(20))
         .build()
         .map_err(|e| e.to_string())?;
-    let mut story = Story {
+    let mut tour = Tour {
         client,
         base: format!("http://{base}"),
         admin: format!("http://{}", app.admin()),
@@ -183,9 +183,9 @@ async fn tour(once: bool) -> Result<usize, String> {
          \x20 caller     this tour               knows no secret and sends no token\n\n",
         LIFE.as_secs()
     ));
-    freshness(&mut story, &vendor, begun).await?;
-    trouble(&mut story, &vendor).await?;
-    wrong_secret(&mut story, &vendor).await?;
+    show_freshness(&mut tour, &vendor, begun).await?;
+    show_trouble(&mut tour, &vendor).await?;
+    show_wrong_secret(&mut tour, &vendor).await?;
 
     say("\nSome of what Prometheus sees on the admin port:\n");
     let shown = [
@@ -195,7 +195,7 @@ async fn tour(once: bool) -> Result<usize, String> {
         "credential_latched",
         "requests_total",
     ];
-    for line in story.admin("/metrics").await?.lines() {
+    for line in tour.get_admin("/metrics").await?.lines() {
         let worth = shown.iter().any(|n| {
             line.strip_prefix("cupbearer_")
                 .is_some_and(|l| l.starts_with(n))
@@ -204,7 +204,7 @@ async fn tour(once: bool) -> Result<usize, String> {
             say(&format!("  {line}\n"));
         }
     }
-    let broken = story.broken;
+    let broken = tour.broken;
     if !once {
         say(&format!(
             "\nEverything still runs. Try it from another terminal (Ctrl-C ends the demo):\n  \
@@ -228,26 +228,30 @@ async fn tour(once: bool) -> Result<usize, String> {
 }
 
 /// One token for many calls, renewed before it dies.
-async fn freshness(story: &mut Story, vendor: &Vendor, begun: BootInstant) -> Result<(), String> {
+async fn show_freshness(
+    tour: &mut Tour,
+    vendor: &Vendor,
+    begun: BootInstant,
+) -> Result<(), String> {
     say("1. One token for many calls\n");
-    let (status, body) = story.call("/orders/v1/list").await?;
+    let (status, body) = tour.get("/orders/v1/list").await?;
     let calls = vendor.calls("orders");
     let seen = format!(
         "GET /orders/v1/list -> {status}, the vendor saw {}; token calls: {calls}",
         body["path"]
     );
-    story.promise(
+    tour.check_promise(
         status == 200 && calls == 1,
         "the first call works and costs one token call",
         &seen,
     );
 
-    let good = story.calls("/orders/v1/list", 1000).await?;
+    let good = tour.count_good("/orders/v1/list", 1000).await?;
     let (calls, took) = (vendor.calls("orders"), begun.until(BootInstant::now()));
     // On a slow machine a thousand calls take long enough for a renewal: the first is due after 2/5
     // of the life at the earliest.
     let due = took.as_millis() * 5 / (LIFE.as_millis() * 2);
-    story.promise(
+    tour.check_promise(
         good == 1000 && u128::from(calls) <= 1 + due,
         "a thousand calls, still one token call",
         &format!(
@@ -256,12 +260,12 @@ async fn freshness(story: &mut Story, vendor: &Vendor, begun: BootInstant) -> Re
         ),
     );
 
-    let (status, _) = story.call("/pay/v1/terminals").await?;
+    let (status, _) = tour.get("/pay/v1/terminals").await?;
     let (partner, session) = (vendor.calls("partner"), vendor.calls("merchant"));
     let seen = format!(
         "GET /pay/v1/terminals -> {status}; partner token calls: {partner}, session calls: {session}"
     );
-    story.promise(
+    tour.check_promise(
         status == 200 && partner == 1 && session == 1,
         "a vendor with two chained tokens and four headers works the same",
         &seen,
@@ -277,14 +281,14 @@ async fn freshness(story: &mut Story, vendor: &Vendor, begun: BootInstant) -> Re
     while BootInstant::now() < end {
         tick.tick().await;
         all += 1;
-        good += usize::from(story.call("/orders/v1/list").await?.0 == 200);
+        good += usize::from(tour.get("/orders/v1/list").await?.0 == 200);
     }
     let (calls, dead) = (vendor.calls("orders"), vendor.expired_seen());
     let seen = format!(
         "{good} of {all} calls -> 200 over {} s; token calls: {calls}; dead tokens the vendor saw: {dead}",
         LIFE.as_secs() + 1
     );
-    story.promise(
+    tour.check_promise(
         good == all && calls >= 2 && dead == 0,
         "calls over more than a token's life, none fails",
         &seen,
@@ -293,17 +297,17 @@ async fn freshness(story: &mut Story, vendor: &Vendor, begun: BootInstant) -> Re
 }
 
 /// Revocation and an issuer that is down.
-async fn trouble(story: &mut Story, vendor: &Vendor) -> Result<(), String> {
+async fn show_trouble(tour: &mut Tour, vendor: &Vendor) -> Result<(), String> {
     say("\n3. Trouble at the vendor\n");
     vendor.revoke_all();
-    let (status, _) = story.call("/orders/v1/list").await?;
-    let replays = story
-        .metric("cupbearer_replays_total", "outcome=\"ok\"")
+    let (status, _) = tour.get("/orders/v1/list").await?;
+    let replays = tour
+        .read_metric("cupbearer_replays_total", "outcome=\"ok\"")
         .await?;
     let seen = format!(
         "the vendor answered 401; cupbearer got a new token and sent the call again: the caller saw {status}; replays: {replays}"
     );
-    story.promise(
+    tour.check_promise(
         status == 200 && replays >= 1.0,
         "all tokens are revoked, the caller still sees 200",
         &seen,
@@ -317,14 +321,14 @@ async fn trouble(story: &mut Story, vendor: &Vendor) -> Result<(), String> {
     while BootInstant::now() < end {
         tick.tick().await;
         all += 1;
-        good += usize::from(story.call("/orders/v1/list").await?.0 == 200);
+        good += usize::from(tour.get("/orders/v1/list").await?.0 == 200);
     }
     vendor.set_down(false);
-    let failed = story
-        .metric("cupbearer_token_requests_total", "outcome=\"retry\"")
+    let failed = tour
+        .read_metric("cupbearer_token_requests_total", "outcome=\"retry\"")
         .await?;
     let seen = format!("{good} of {all} calls -> 200 over 4 s, while {failed} token calls failed");
-    story.promise(
+    tour.check_promise(
         good == all && failed >= 1.0,
         "the issuer is down, calls go on with the living token",
         &seen,
@@ -333,11 +337,11 @@ async fn trouble(story: &mut Story, vendor: &Vendor) -> Result<(), String> {
 }
 
 /// A wrong secret is not tried again and again.
-async fn wrong_secret(story: &mut Story, vendor: &Vendor) -> Result<(), String> {
+async fn show_wrong_secret(tour: &mut Tour, vendor: &Vendor) -> Result<(), String> {
     say("\n4. A wrong secret (20 calls to an upstream whose client secret is mistyped)\n");
     let mut codes = Vec::new();
     for _ in 0..20 {
-        let (status, body) = story.call("/typo/x").await?;
+        let (status, body) = tour.get("/typo/x").await?;
         codes.push((status, body["code"].as_str().unwrap_or("").to_owned()));
     }
     let refused = codes
@@ -345,13 +349,13 @@ async fn wrong_secret(story: &mut Story, vendor: &Vendor) -> Result<(), String> 
         .filter(|(status, code)| *status == 502 && code == "token_rejected")
         .count();
     let calls = vendor.calls("typo");
-    let latched = story
-        .metric("cupbearer_credential_latched", "credential=\"typo\"")
+    let latched = tour
+        .read_metric("cupbearer_credential_latched", "credential=\"typo\"")
         .await?;
     let seen = format!(
         "{refused} of 20 calls -> 502 token_rejected; attempts at the vendor: {calls}; latched: {latched}"
     );
-    story.promise(
+    tour.check_promise(
         refused == 20 && calls == 1 && latched > 0.5,
         "a refused secret is latched before the vendor locks the account",
         &seen,

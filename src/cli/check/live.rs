@@ -13,9 +13,9 @@ use humantime::format_duration;
 use serde::Serialize;
 
 use super::{
-    Format,
-    explain::{self, Case},
-    remembered::{self, Forced, Record},
+    ReportFormat,
+    explain::{self, FailedToken},
+    guard_memory::{self, ForcingLedger, GuardMemory},
 };
 use crate::{
     clock::BootInstant,
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// What is asked for beside the configuration.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct LiveOptions {
     /// Only this credential.
     pub credential: Option<String>,
     /// Also where a new token ends the life of the one before, where the guard allows no attempt,
@@ -45,14 +45,14 @@ pub struct Wish {
 
 /// What came of one token, or why a whole credential was left out. Never a token or a secret.
 #[derive(Debug, Default, Serialize)]
-pub struct Found {
+pub struct TokenReport {
     /// Its name in the configuration.
     pub credential: Arc<str>,
     /// Not there where the credential was left out as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Arc<str>>,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: TokenOutcome,
     /// How long the token call took, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub took_ms: Option<u64>,
@@ -74,7 +74,7 @@ pub struct Found {
 /// What came of one try; the words stand in the JSON report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum TokenOutcome {
     /// A token was had.
     Ok,
     /// Nothing was tried, and `what` says why.
@@ -92,7 +92,7 @@ pub enum Outcome {
     Unreadable,
 }
 
-impl Outcome {
+impl TokenOutcome {
     /// A token could not be had.
     #[must_use]
     pub fn failed(self) -> bool {
@@ -100,7 +100,7 @@ impl Outcome {
     }
 }
 
-impl From<FailureClass> for Outcome {
+impl From<FailureClass> for TokenOutcome {
     fn from(class: FailureClass) -> Self {
         match class {
             FailureClass::Retry => Self::Retry,
@@ -112,13 +112,17 @@ impl From<FailureClass> for Outcome {
     }
 }
 
-/// Tries what `wish` names, one credential after the other.
+/// Tries what `live` names, one credential after the other.
 ///
 /// # Errors
 /// What keeps it from trying at all, in words: an unknown credential, or a system that gives us no
 /// event queue.
-pub fn live(config: &Config, options: &LoadOptions, wish: &Wish) -> Result<Vec<Found>, String> {
-    if let Some(name) = wish
+pub fn try_tokens(
+    config: &Config,
+    options: &LoadOptions,
+    live: &LiveOptions,
+) -> Result<Vec<TokenReport>, String> {
+    if let Some(name) = live
         .credential
         .as_ref()
         .filter(|name| !config.credentials.contains_key(&***name))
@@ -136,26 +140,26 @@ pub fn live(config: &Config, options: &LoadOptions, wish: &Wish) -> Result<Vec<F
         let metrics = Metrics::new().map_err(|e| e.to_string())?;
         let store = Arc::new(Store::default());
         let (record, ledger) =
-            remembered::open(config.state.as_deref(), &options.env, &metrics).await;
-        let ledger = if wish.force {
-            Arc::new(Forced::new(ledger, record == Record::State))
+            guard_memory::open_ledger(config.state.as_deref(), &options.env, &metrics).await;
+        let ledger = if live.force {
+            Arc::new(ForcingLedger::new(ledger, record == GuardMemory::State))
         } else {
             ledger
         };
         let world = World::new(store.clone(), ledger, metrics);
         let mut found = Vec::new();
         for credential in config.credentials.values().filter(|c| {
-            wish.credential
+            live.credential
                 .as_deref()
                 .is_none_or(|name| *c.name == *name)
         }) {
-            match left_out(credential, &record, wish.force) {
-                Some(why) => found.push(Found {
+            match reason_to_skip(credential, &record, live.force) {
+                Some(why) => found.push(TokenReport {
                     credential: credential.name.clone(),
                     what: why,
-                    ..Found::default()
+                    ..TokenReport::default()
                 }),
-                None => found.extend(tried(credential, &record, &world).await),
+                None => found.extend(try_credential(credential, &record, &world).await),
             }
         }
         // An attempt that is cut off would count as spent.
@@ -165,7 +169,11 @@ pub fn live(config: &Config, options: &LoadOptions, wish: &Wish) -> Result<Vec<F
 }
 
 /// Why a credential is not tried.
-fn left_out(credential: &config::CredentialConfig, record: &Record, force: bool) -> Option<String> {
+fn reason_to_skip(
+    credential: &config::CredentialConfig,
+    record: &GuardMemory,
+    force: bool,
+) -> Option<String> {
     let profile = &credential.profile;
     if profile.tokens.is_empty() {
         return Some("nothing to get: it has no tokens, only what is placed as it is".to_owned());
@@ -194,11 +202,11 @@ fn left_out(credential: &config::CredentialConfig, record: &Record, force: bool)
     ))
 }
 
-async fn tried(
+async fn try_credential(
     configured: &config::CredentialConfig,
-    record: &Record,
+    record: &GuardMemory,
     world: &World,
-) -> Vec<Found> {
+) -> Vec<TokenReport> {
     let mut profile = (*configured.profile).clone();
     // Fetched at once, also what would wait for a first request.
     profile
@@ -206,7 +214,7 @@ async fn tried(
         .iter_mut()
         .for_each(|t| t.lifetime.refresh = RefreshMode::Ahead);
     let profile = Arc::new(profile);
-    let clients: Result<Vec<TokenClient>, Box<Found>> = {
+    let clients: Result<Vec<TokenClient>, Box<TokenReport>> = {
         let mut made: HashMap<Tls, TokenClient> = HashMap::new();
         let mut client = |tls: &Tls| match made.get(tls) {
             Some(client) => Ok(client.clone()),
@@ -215,12 +223,12 @@ async fn tried(
             }
         };
         let unusable = |token: &Arc<str>, what: String| {
-            let found = Found {
+            let found = TokenReport {
                 credential: configured.name.clone(),
                 token: Some(token.clone()),
-                outcome: Outcome::Config,
+                outcome: TokenOutcome::Config,
                 what: format!("tls: {what}"),
-                ..Found::default()
+                ..TokenReport::default()
             };
             Box::new(found)
         };
@@ -252,72 +260,72 @@ async fn tried(
     drop(credential);
     states
         .iter()
-        .map(|state| report(configured, state, record, world))
+        .map(|state| report_token(configured, state, record, world))
         .collect()
 }
 
-fn report(
+fn report_token(
     configured: &config::CredentialConfig,
     state: &TokenState,
-    record: &Record,
+    record: &GuardMemory,
     world: &World,
-) -> Found {
+) -> TokenReport {
     let seconds = world.metrics.token_seconds(&configured.name, &state.token);
     let took = Some(Duration::from_secs_f64(seconds)).filter(|took| !took.is_zero());
-    let found = Found {
+    let found = TokenReport {
         credential: configured.name.clone(),
         token: Some(state.token.clone()),
         took_ms: took.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
-        ..Found::default()
+        ..TokenReport::default()
     };
     if let Some(token) = &state.status.token {
         let (life, refresh) = (
             token.issued.sent.until(token.expires),
             token.issued.sent.until(token.refresh_at),
         );
-        return Found {
-            outcome: Outcome::Ok,
+        return TokenReport {
+            outcome: TokenOutcome::Ok,
             life: Some(life.as_secs()),
             refresh_after: Some(refresh.as_secs()),
             what: format!(
                 "obtained{}, lives {}, renewed after about {}",
-                within(took),
-                whole(life),
-                whole(refresh)
+                after_millis(took),
+                whole_seconds(life),
+                whole_seconds(refresh)
             ),
-            hints: explain::issued(configured, &state.token, &token.issued, life),
+            hints: explain::explain_issued(configured, &state.token, &token.issued, life),
             ..found
         };
     }
     match (&state.status.failure, &state.status.activity) {
         (Some((failure, _)), _) => {
             let answered = failure.status.map(|s| format!(" (status {s})")).unwrap_or_default();
-            Found {
+            TokenReport {
                 outcome: failure.class.into(),
                 status: failure.status,
-                what: format!("{}{answered}{}: {}", explain::word(failure.class), within(took), failure.error),
-                hints: explain::failed(&Case { configured, token: &state.token, failure, rejections: state.status.rejections, record }),
+                what: format!("{}{answered}{}: {}", explain::class_word(failure.class), after_millis(took), failure.error),
+                hints: explain::explain_failure(&FailedToken { configured, token: &state.token, failure, rejections: state.status.rejections, record }),
                 ..found
             }
         }
         (None, Activity::Parent(parent)) => {
-            Found { what: format!("not tried: it is made with the token {parent}, and there is none"), ..found }
+            TokenReport { what: format!("not tried: it is made with the token {parent}, and there is none"), ..found }
         }
-        (None, _) => Found {
-            outcome: Outcome::Retry,
+        (None, _) => TokenReport {
+            outcome: TokenOutcome::Retry,
             what: "not tried in time: the guard's budget (guard.rate) is used up, or another process is at it".to_owned(),
             ..found
         },
     }
 }
 
-fn within(took: Option<Duration>) -> String {
+fn after_millis(took: Option<Duration>) -> String {
     took.map_or_else(String::new, |took| {
         format!(" after {} ms", took.as_millis())
     })
 }
 
-fn whole(d: Duration) -> impl std::fmt::Display {
+fn whole_seconds(d: Duration) -> impl std::fmt::Display {
     format_duration(Duration::from_secs(d.as_secs()))
 }
 
@@ -325,14 +333,14 @@ fn whole(d: Duration) -> impl std::fmt::Display {
 ///
 /// # Errors
 /// Only those of `out`.
-pub fn text(found: &[Found], out: &mut dyn Write) -> io::Result<()> {
+pub fn write_text(found: &[TokenReport], out: &mut dyn Write) -> io::Result<()> {
     for one in found {
         let token = one
             .token
             .as_ref()
             .map(|token| format!(", token {token}"))
             .unwrap_or_default();
-        let skipped = if one.outcome == Outcome::Skipped && one.token.is_none() {
+        let skipped = if one.outcome == TokenOutcome::Skipped && one.token.is_none() {
             "skipped: "
         } else {
             ""
@@ -354,24 +362,24 @@ pub fn text(found: &[Found], out: &mut dyn Write) -> io::Result<()> {
 ///
 /// # Errors
 /// Only those of `out`.
-pub fn check(
+pub fn check_live(
     file: &Path,
     config: &Config,
-    (options, wish): (&LoadOptions, &Wish),
+    (options, live): (&LoadOptions, &LiveOptions),
     problems: &[serde_json::Value],
-    format: Format,
+    format: ReportFormat,
     out: &mut dyn Write,
 ) -> io::Result<Option<bool>> {
-    let found = match live(config, options, wish) {
+    let found = match try_tokens(config, options, live) {
         Ok(found) => found,
         Err(why) => {
-            super::complain(format_args!("cupbearer: {}: {why}", file.display()));
+            crate::cli::complain(format_args!("cupbearer: {}: {why}", file.display()));
             return Ok(None);
         }
     };
     match format {
-        Format::Text => text(&found, out)?,
-        Format::Json => writeln!(
+        ReportFormat::Text => write_text(&found, out)?,
+        ReportFormat::Json => writeln!(
             out,
             "{:#}",
             serde_json::json!({ "problems": problems, "tokens": found })
