@@ -17,18 +17,36 @@ const AGAIN: Duration = Duration::from_mins(1);
 /// whom.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
+    /// A record cannot be read as one.
     #[error("{}: {why}; `cupbearer unlatch` writes it anew, and one attempt is then made", .file.display())]
-    Damaged { file: PathBuf, why: String },
+    Damaged {
+        /// Which one.
+        file: PathBuf,
+        /// In words, without its contents.
+        why: String,
+    },
+    /// The folder is not one that may be used.
     #[error("{}: {why}", .dir.display())]
-    Folder { dir: PathBuf, why: String },
+    Folder {
+        /// Which one.
+        dir: PathBuf,
+        /// Somebody else's, open to others, no folder.
+        why: String,
+    },
+    /// The system refuses: full, read-only, gone.
     #[error("cannot {what} {}: {error}", .path.display())]
     Io {
+        /// What was to be done, as a verb.
         what: &'static str,
+        /// To which file.
         path: PathBuf,
+        /// What the system says.
         error: io::Error,
     },
+    /// Another process stands still while it holds the lock of this folder.
     #[error("{}: another process holds it for too long", .0.display())]
     Locked(PathBuf),
+    /// The thread that does it has ended.
     #[error("the work on the guard's memory was cut off")]
     CutOff,
 }

@@ -8,8 +8,10 @@ use super::model::{Failure, GuardKey, Issued, Token};
 
 /// One token's way of being fetched.
 pub trait Fetch: Send + Sync {
-    /// Reads the secrets once, renders the request; nothing is sent yet. `parents` are the tokens
-    /// this one is made with, in the order of the profile.
+    /// Renders the request with the secrets that are believed now, all of one reading; nothing is
+    /// sent yet. `parents` are the tokens this one is made with, in the order of the profile. A
+    /// failure says why there can be no request: a secret that cannot be read, a template or key
+    /// that cannot be used.
     fn prepare<'a>(
         &'a self,
         parents: &'a [Arc<Token>],
@@ -22,7 +24,8 @@ pub trait Fetch: Send + Sync {
 pub trait PreparedCall: Send {
     /// What the guard counts against; `None` where no secret is sent (then nothing is counted).
     fn key(&self) -> Option<&GuardKey>;
-    /// Sends it. Assertions are signed here. Has its own total timeout.
+    /// Sends it and reads the answer. Assertions are signed here, so that each attempt has its own.
+    /// Has its own total timeout.
     fn send(self: Box<Self>) -> BoxFuture<'static, Result<Issued, Failure>>;
 }
 
@@ -32,17 +35,25 @@ pub trait PreparedCall: Send {
 pub enum KeeperEvent<'a> {
     /// A call ended well.
     Issued {
+        /// The call.
         took: Duration,
+        /// The vendor gave the token again that was held already.
         unchanged: bool,
+        /// The answer named a lifetime that was ignored.
         implausible: bool,
+        /// What is in the slot now.
         token: &'a Token,
     },
-    /// A call, or its preparation, failed. `held`: how long until the next attempt, `None` for
-    /// "until the secret changes".
+    /// A call, or its preparation, failed.
     Failed {
+        /// The call, or its preparation.
         took: Duration,
+        /// Why, scrubbed.
         failure: &'a Failure,
+        /// How long until the next attempt; `None`: not before the secret changes or a person
+        /// unlatches.
         next: Option<Duration>,
+        /// Refusals have used up what there was.
         latched: bool,
     },
     /// The guard's memory cannot be read or written.

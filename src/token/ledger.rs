@@ -13,12 +13,17 @@ use super::{
 
 /// Where attempts are written down.
 pub trait Ledger: Send + Sync {
+    /// Writes an attempt down as spent, if one may be made; with `Ok` it is written
+    /// (and on disk, where the ledger is) before this ends. `limits` are those of who asks; the
+    /// strictest of all who share the key hold.
     fn spend<'a>(
         &'a self,
         key: &'a GuardKey,
         limits: &'a LockoutPolicy,
         request: &'a AttemptRequest,
     ) -> BoxFuture<'a, GuardDecision<Reservation>>;
+    /// Writes down how an attempt ended. Never fails: what cannot be written stays an unknown
+    /// outcome, which counts as a refusal does.
     fn settle<'a>(
         &'a self,
         reservation: Reservation,
@@ -41,7 +46,9 @@ pub trait Ledger: Send + Sync {
 
 /// One attempt that was written down as spent.
 pub struct Reservation {
+    /// What it counts against.
     pub key: GuardKey,
+    /// Tells the attempts of one ledger apart.
     pub id: u64,
     lost: Option<LostHook>,
 }
@@ -80,7 +87,7 @@ impl Drop for Reservation {
 
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permit")
+        f.debug_struct("Reservation")
             .field("id", &self.id)
             .finish_non_exhaustive()
     }

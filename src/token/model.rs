@@ -10,8 +10,12 @@ use crate::clock::BootInstant;
 /// What a keeper is known by, for logs and states; labels come from configuration only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeeperName {
+    /// The credential's name in the configuration.
     pub credential: Arc<str>,
+    /// The token's name in the profile.
     pub token: Arc<str>,
+    /// The values that select its token set, where the profile has a partition: from requests, so
+    /// never a label.
     pub partition: Option<Arc<str>>,
 }
 
@@ -19,6 +23,7 @@ pub struct KeeperName {
 pub struct Token {
     /// Generation: counts up from 1 within its keeper.
     pub number: u64,
+    /// As the vendor gave it.
     pub issued: Issued,
     /// Numbers of the parents it was made with, in the order of the profile.
     pub parents: Vec<u64>,
@@ -106,6 +111,7 @@ impl Failure {
 /// secret itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GuardKey {
+    /// The token URL as the profile renders it, before parameters are put into it.
     pub url: String,
     /// SHA-256 over the secret values.
     pub secret: [u8; 32],

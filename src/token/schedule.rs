@@ -56,8 +56,11 @@ const FIVE_MINUTES: Duration = Duration::from_mins(5);
 /// What the life of one token means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
+    /// Dead from here on.
     pub expires: BootInstant,
+    /// Sent only until here, somewhat earlier.
     pub send_until: BootInstant,
+    /// The next fetch, where all goes well.
     pub refresh_at: BootInstant,
 }
 

@@ -39,9 +39,11 @@ pub enum Activity {
     Due(BootInstant),
     /// Waits for this parent's token.
     Parent(Arc<str>),
-    /// No call until then; `None`: until the secret or the configuration changes. `latched`: the guard's latch.
+    /// No call is made for now.
     Held {
+        /// Until then; `None`: until the secret or the configuration changes, or a person unlatches.
         until: Option<BootInstant>,
+        /// Refusals are why: the guard's latch.
         latched: bool,
     },
     /// Unused, or lazy and not asked yet.
@@ -51,7 +53,9 @@ pub enum Activity {
 /// All there is to show of one keeper.
 #[derive(Debug, Clone)]
 pub struct KeeperStatus {
+    /// What it does now.
     pub activity: Activity,
+    /// The latest token, dead or alive; `None` before the first.
     pub token: Option<Arc<Token>>,
     /// The last failure, until a call succeeds, and the wall-clock time (Unix epoch) at which it came.
     pub failure: Option<(Arc<Failure>, Duration)>,

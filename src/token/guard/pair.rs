@@ -15,7 +15,9 @@ use crate::{
 /// down: a crash in between may count an attempt for the account that was never made, and never
 /// forgets one that was.
 pub struct CountPair<'a> {
+    /// What counts for the account.
     pub account: &'a mut AccountRecord,
+    /// What counts for the secret and its partitions.
     pub record: &'a mut SecretRecord,
 }
 
@@ -26,6 +28,7 @@ pub struct KeyLabels<'a> {
     pub record: &'a str,
     /// The secret, for its account: see [`AttemptedSecret`].
     pub value: &'a str,
+    /// The partition, where only it may be at fault.
     pub partition: Option<&'a str>,
 }
 

@@ -38,6 +38,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// Whose token it keeps.
     #[must_use]
     pub fn name(&self) -> &KeeperName {
         &self.slot.name
@@ -178,6 +179,7 @@ impl Keeper {
         self.slot.change_policy(policy);
     }
 
+    /// All there is to show of it now.
     #[must_use]
     pub fn status(&self) -> KeeperStatus {
         let state = self.slot.state.borrow().clone();

@@ -1,5 +1,5 @@
-//! What a keeper's task knows, and how it shows it. Only this task calls `Fetch` and writes the
-//! slot.
+//! What a keeper's task knows, and how it shows it. Only this task calls `Fetch` and
+//! puts tokens into the slot.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

@@ -26,14 +26,17 @@ pub(super) fn nap() -> Duration {
 /// Why there is no token for a request.
 #[derive(Debug, Clone)]
 pub struct Unavailable {
+    /// What kind it is.
     pub reason: UnavailableReason,
-    /// When it is worth asking again.
+    /// When it is worth asking again, where that is known.
     pub retry_after: Option<Duration>,
+    /// The last failed attempt, scrubbed; none after a call that hung from the start.
     pub failure: Option<Arc<Failure>>,
     /// The token at fault (a parent's name where a chain waits for it).
     pub token: Arc<str>,
 }
 
+/// The kinds of [`Unavailable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnavailableReason {
     /// A call is running and the caller's patience is over.
@@ -53,7 +56,8 @@ impl Keeper {
     /// at once.
     ///
     /// # Errors
-    /// [`Unavailable`], with the reason.
+    /// [`Unavailable`]: no attempt runs or is due before `until`, or none has brought a token by
+    /// then.
     pub async fn wait(&self, until: BootInstant) -> Result<Arc<Token>, Unavailable> {
         match self.get(BootInstant::now()) {
             Some(token) => Ok(token),
@@ -67,7 +71,8 @@ impl Keeper {
     /// As [`Keeper::wait`], for a caller that began to wait at `began`, perhaps for another token.
     ///
     /// # Errors
-    /// [`Unavailable`], with the reason.
+    /// [`Unavailable`]: no attempt runs or is due before `until`, or none has brought a token by
+    /// then. Whether a call hangs is judged by all of the time since `began`.
     pub async fn wait_since(
         &self,
         began: BootInstant,
@@ -89,7 +94,7 @@ impl Keeper {
     /// vendor gave again, until the next planned fetch: otherwise every caller would cost a call.
     ///
     /// # Errors
-    /// [`Unavailable`], with the reason.
+    /// [`Unavailable`]: there is no token that may be sent, and none to be had before `until`.
     pub async fn wait_fresh(&self, until: BootInstant) -> Result<Arc<Token>, Unavailable> {
         let fresh = |k: &Self| {
             let now = BootInstant::now();
