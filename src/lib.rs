@@ -23,29 +23,32 @@
 //! # Map, leaves first
 //! | room | what lives there | may touch |
 //! |---|---|---|
+//! | [`hash`] | digests, and bytes in hexadecimal | – |
+//! | [`lock`] | a lock whose holder may have panicked | – |
+//! | [`net`] | hosts and authorities: one spelling, and which of them are this host | – |
 //! | [`clock`] | moments that go on through a suspend; the one place that reads the clock | – |
-//! | [`files`] | one consistent read of several, when a change counts, how ours are written | clock |
-//! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | files |
-//! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | – |
-//! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files |
+//! | [`files`] | one consistent read of several, when a change counts, how ours are written | clock, hash |
+//! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | hash |
+//! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | hash |
+//! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files, hash |
 //! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock |
 //! | [`state`] | the guard's memory on disk: outlives the process, shared by several | clock, token |
 //! | [`tls`] | the `tls` table of one leg | files |
-//! | [`route`] | which upstream a request is for | – |
+//! | [`route`] | which upstream a request is for | hash, net |
 //! | [`upstream`] | a vendor API as configuration says | document, route, tls |
-//! | [`telemetry`] | metrics (the only room that knows prometheus) | clock, token |
-//! | [`logging`] | the log subscriber | – |
+//! | [`telemetry`] | metrics (the only room that knows prometheus) | clock, token, lock |
+//! | [`logging`] | the log subscriber | lock |
 //! | [`hardening`] | core files and foreign eyes kept off this process | – |
 //! | [`systemd`] | what the service manager is told: ready, reloading, stopping, alive | – |
-//! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls |
-//! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry |
-//! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry |
-//! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, document, tls, token |
+//! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls, hash, net |
+//! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry, hash, lock, net |
+//! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry, hash, lock |
+//! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, document, tls, token, net, hash |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, document |
-//! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, document, telemetry, clock |
-//! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging |
-//! | [`proxy`] | a request's way through pingora | clock, files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging |
-//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, document, secret, token, telemetry, reload |
+//! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, document, telemetry, clock, lock |
+//! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging, lock |
+//! | [`proxy`] | a request's way through pingora | clock, files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging, lock, net |
+//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, document, secret, token, telemetry, reload, lock, net |
 //! | [`app`], [`cli`] | wiring, and the command line | all |
 //!
 //! # Where is it decided?
@@ -68,7 +71,7 @@
 //! | `client_auth` of callers | `src/proxy/auth.rs` |
 //! | which upstream, by host, path or absolute form | `src/route/mod.rs` |
 //! | paths that are safe to send | `src/route/path.rs` |
-//! | one spelling of hosts | `src/route/authority.rs` |
+//! | one spelling of hosts, and which are this one | `src/net.rs` |
 //! | places at an upstream: `pool.requests`, half of what is left | `src/proxy/places.rs` |
 //! | a token for a request: waited for, renewed after a 401 | `src/proxy/access.rs` |
 //! | is this 401 about the token? what a challenge says | `src/proxy/challenge.rs` |
@@ -227,6 +230,9 @@ pub mod promises {}
 pub mod clock;
 pub mod document;
 pub mod files;
+pub mod hash;
+pub mod lock;
+pub mod net;
 pub mod redact;
 pub mod secret;
 pub mod token;

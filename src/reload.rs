@@ -6,7 +6,7 @@ mod start_settings;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -92,7 +92,7 @@ struct Inner {
     /// Held through a reload, so that there is one at a time; not while a writer is waited for.
     running: tokio::sync::Mutex<RunningFiles>,
     started: StartSettings,
-    last: Mutex<Option<(ReloadOutcome, BootInstant)>>,
+    last: Lock<Option<(ReloadOutcome, BootInstant)>>,
     observer: OnceLock<ReloadObserver>,
 }
 
@@ -127,7 +127,7 @@ impl Reloader {
             options,
             running,
             started,
-            last: Mutex::default(),
+            last: Lock::default(),
             observer: OnceLock::new(),
         }))
     }
@@ -147,11 +147,7 @@ impl Reloader {
     /// The last reload's outcome and when it was.
     #[must_use]
     pub fn last(&self) -> Option<(ReloadOutcome, BootInstant)> {
-        self.0
-            .last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.last.lock().clone()
     }
 
     /// Keys that the running configuration has otherwise than the program was started with, and
@@ -229,8 +225,7 @@ impl Reloader {
             }
         };
         self.0.metrics.config_reloaded(word);
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((outcome.clone(), BootInstant::now()));
+        *self.0.last.lock() = Some((outcome.clone(), BootInstant::now()));
         outcome
     }
 

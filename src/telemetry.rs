@@ -2,7 +2,7 @@
 //! method: it counts, and where it is worth a line it logs.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,7 +11,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 mod events;
 mod repeats;
@@ -34,7 +34,7 @@ struct Inner {
     repeats: repeats::RepeatFilter,
     /// Gauges read from states are set and gathered under this lock, so that no scrape sees half of
     /// them.
-    scrape: Mutex<()>,
+    scrape: Lock<()>,
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     in_flight: IntGaugeVec,
@@ -265,7 +265,7 @@ impl Metrics {
             registry: r.0,
             recent: traffic::RecentStatuses::default(),
             repeats: repeats::RepeatFilter::default(),
-            scrape: Mutex::new(()),
+            scrape: Lock::new(()),
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -522,7 +522,7 @@ impl Metrics {
     #[must_use]
     pub fn render(&self, tokens: &[TokenGauges], credentials: &[CredentialGauges]) -> Vec<u8> {
         let m = &self.0;
-        let _whole = m.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        let _whole = m.scrape.lock();
         if let Some(lost) = m.lost_lines.get() {
             m.log_lines_dropped
                 .inc_by(lost().saturating_sub(m.log_lines_dropped.get()));

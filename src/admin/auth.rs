@@ -1,11 +1,7 @@
 //! Who may change something, and see the status where `[admin] auth` is set: who shows its token,
 //! or is a user of `uids` on a Unix socket (CONTRACT 2, 5).
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -21,6 +17,7 @@ use crate::{
     clock::BootInstant,
     config,
     files::{Moment, PATIENCE, Turn, Watch},
+    lock::Lock,
     secret::{Secret, Secrets, Source},
 };
 
@@ -41,14 +38,14 @@ pub struct Trusted(pub bool);
 /// What is remembered of those who showed a wrong token.
 pub struct Doubts {
     turn: Semaphore,
-    told: Mutex<(Option<BootInstant>, u64)>,
+    told: Lock<(Option<BootInstant>, u64)>,
 }
 
 impl Default for Doubts {
     fn default() -> Self {
         Self {
             turn: Semaphore::new(1),
-            told: Mutex::default(),
+            told: Lock::default(),
         }
     }
 }
@@ -57,7 +54,7 @@ impl Doubts {
     /// One more; who is right is not kept waiting by it.
     async fn another(&self) {
         let untold = {
-            let (told, since) = &mut *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let (told, since) = &mut *self.told.lock();
             *since += 1;
             let now = BootInstant::now();
             let tell = told.is_none_or(|told| told.until(now) >= TELL);
@@ -77,12 +74,12 @@ impl Doubts {
 /// The tokens of `[admin] auth` as they are believed: a file that is being written counts when it
 /// has been quiet for two seconds, as everywhere. One that is gone for as long lets nobody in.
 #[derive(Default)]
-pub struct BelievedTokens(Mutex<Vec<Arc<BelievedToken>>>);
+pub struct BelievedTokens(Lock<Vec<Arc<BelievedToken>>>);
 
 struct BelievedToken {
     source: Source,
     watch: Watch,
-    last: Mutex<Option<Secret>>,
+    last: Lock<Option<Secret>>,
 }
 
 impl BelievedTokens {
@@ -99,14 +96,14 @@ impl BelievedTokens {
 
     /// What is known of these sources; what is known of others is forgotten.
     fn of(&self, sources: &[Source]) -> Vec<Arc<BelievedToken>> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         known.retain(|token| sources.contains(&token.source));
         for source in sources {
             if !known.iter().any(|token| token.source == *source) {
                 known.push(Arc::new(BelievedToken {
                     source: source.clone(),
                     watch: Watch::default(),
-                    last: Mutex::default(),
+                    last: Lock::default(),
                 }));
             }
         }
@@ -131,17 +128,14 @@ impl BelievedToken {
     }
 
     fn last(&self) -> Option<Secret> {
-        self.last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.last.lock().clone()
     }
 
     /// For a thread that may block.
     fn look(&self, turn: &mut Turn) {
         let paths: Vec<_> = self.source.file().map(Into::into).into_iter().collect();
         if let Some(now) = turn.settled(&paths, Moment::now(), || secret(&self.source).ok()) {
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            *self.last.lock() = now;
         }
     }
 }

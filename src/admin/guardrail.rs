@@ -10,6 +10,7 @@ use axum::{
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{Admin, text};
+use crate::net::is_localhost;
 
 /// Refuses a Host that is not ours, a foreign Origin, and what changes state without JSON content
 /// type. `bound`: the address, where it is one.
@@ -102,16 +103,11 @@ fn ours(host: &str, bound: Option<SocketAddr>, named: &[String]) -> bool {
     let name = without_port(host)
         .trim_end_matches('.')
         .to_ascii_lowercase();
-    if let Ok(ip) = name
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>()
-    {
-        return ip.is_loopback() || bound.is_some_and(|bound| ip == bound.ip());
+    let literal = name.trim_start_matches('[').trim_end_matches(']');
+    match literal.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || bound.is_some_and(|bound| ip == bound.ip()),
+        Err(_) => is_localhost(&name) || named.iter().any(|n| n.eq_ignore_ascii_case(&name)),
     }
-    name == "localhost"
-        || name.ends_with(".localhost")
-        || named.iter().any(|n| n.eq_ignore_ascii_case(&name))
 }
 
 fn without_port(host: &str) -> &str {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 /// Open connections of one port. Each may hold a head of 16 KiB and about as much besides.
 pub const MOST: usize = 256;
@@ -27,7 +27,7 @@ pub const SOON: Duration = Duration::from_millis(20);
 pub struct Seats {
     most: usize,
     room: Arc<Semaphore>,
-    taken: Mutex<Taken>,
+    taken: Lock<Taken>,
 }
 
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Seats {
         Arc::new(Self {
             most,
             room: Arc::new(Semaphore::new(most)),
-            taken: Mutex::default(),
+            taken: Lock::default(),
         })
     }
 
@@ -138,7 +138,7 @@ impl Seats {
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::seats::{SOON, Seats};
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 /// KiB of unread answers, renderings of metrics aside. A larger answer takes all of it.
 const ROOM: u32 = 4096;
@@ -29,7 +29,7 @@ const TRIES: u32 = 100;
 
 /// What answers hold.
 pub struct Unread {
-    ports: Mutex<Vec<Weak<Seats>>>,
+    ports: Lock<Vec<Weak<Seats>>>,
     room: Arc<Semaphore>,
     /// One large answer is made at a time: what is not yet counted is one.
     turn: Turn<()>,
@@ -40,7 +40,7 @@ pub struct Unread {
 impl Default for Unread {
     fn default() -> Self {
         Self {
-            ports: Mutex::default(),
+            ports: Lock::default(),
             room: Arc::new(Semaphore::new(ROOM as usize)),
             turn: Turn::default(),
             renderings: Arc::new(Semaphore::new(RENDERINGS)),
@@ -64,10 +64,7 @@ impl AsRef<[u8]> for Held {
 impl Unread {
     /// Those who sit here may be told to leave where room is short.
     pub fn watch(&self, seats: &Arc<Seats>) {
-        self.ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(Arc::downgrade(seats));
+        self.ports.lock().push(Arc::downgrade(seats));
     }
 
     /// What `render` makes, once there is room for it. `None`: there is none to be had.
@@ -117,13 +114,7 @@ impl Unread {
     }
 
     fn dismiss_one(&self) {
-        let ports: Vec<_> = self
-            .ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
+        let ports: Vec<_> = self.ports.lock().iter().filter_map(Weak::upgrade).collect();
         let longest = ports
             .iter()
             .filter_map(|seats| Some((seats.longest_unread()?, seats)))

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use aws_lc_rs::digest;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -13,6 +12,7 @@ use super::{
 };
 use crate::{
     document::{KeyPath, Problems, ScalarText, SecretRef},
+    hash::{sha256, sha256_of_parts},
     profile::{self, CredentialTable, Given, Profile, ProfileRef, TokenSpec},
     secret::Secrets,
 };
@@ -218,23 +218,9 @@ fn digest(
 
 /// SHA-256 over the values that are known at load.
 fn values(secrets: &Secrets) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for (name, source) in &secrets.sources {
-        if let Some(secret) = source.value() {
-            for part in [name.as_str(), secret.expose()] {
-                context.update(&part.len().to_be_bytes());
-                context.update(part.as_bytes());
-            }
-        }
-    }
-    fixed(&context.finish())
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    fixed(&digest::digest(&digest::SHA256, bytes))
-}
-
-fn fixed(digest: &digest::Digest) -> [u8; 32] {
-    // SHA-256 has 32 bytes.
-    digest.as_ref().try_into().unwrap_or_default()
+    let known = secrets.sources.iter().filter_map(|(name, source)| {
+        let secret = source.value()?;
+        Some([name.as_bytes(), secret.expose().as_bytes()])
+    });
+    sha256_of_parts(known.flatten())
 }

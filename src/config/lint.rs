@@ -13,9 +13,10 @@ use std::{
 
 use url::{Host, Url};
 
-use super::{Config, CredentialConfig, ListenAddress, listen, parse::ParseContext};
+use super::{Config, CredentialConfig, ListenAddress, parse::ParseContext};
 use crate::{
     document::{Problem, Problems, SecretRef, Severity, UNKNOWN, quoted, shown_path, why_unread},
+    net,
     profile::Profile,
     secret::{Secrets, Source},
     token::RefreshMode,
@@ -287,7 +288,7 @@ fn environments(config: &Config, problems: &mut Problems) {
             else {
                 continue;
             };
-            if listen::is_localhost(&issuer)
+            if net::is_localhost(&issuer)
                 || domain(api) != domain(&issuer)
                 || is_trial(api) == is_trial(&issuer)
             {
@@ -439,7 +440,7 @@ fn shadowed_hosts(config: &Config, problems: &mut Problems) {
         host == "localhost"
             || host
                 .parse()
-                .is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback() || listens(ip))
+                .is_ok_and(|ip: IpAddr| net::is_loopback(ip) || listens(ip))
     };
     for (upstream, rule) in config.upstreams.iter().zip(&config.rules) {
         for host in &rule.hosts {

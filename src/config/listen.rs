@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{ListenAddress, parse::ParseContext};
-use crate::document::Problems;
+use crate::{document::Problems, net};
 
 /// Where the admin port is if nothing else is said.
 pub const STANDARD_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 14190);
@@ -84,7 +84,7 @@ pub fn remote(
             continue;
         };
         let key = format!("proxy.listen[{i}]");
-        if address.ip().to_canonical().is_loopback() {
+        if net::is_loopback(address.ip()) {
         } else if !allowed {
             let hint =
                 "set proxy.allow_remote = true and proxy.client_auth, or listen on 127.0.0.1";
@@ -203,22 +203,7 @@ pub fn is_ours(host: &str, port: u16, ours: &[SocketAddr]) -> Option<SocketAddr>
                         || (asked.is_unspecified() && local(ip))
                         || (ip.is_unspecified() && local(asked))
                 }
-                None => is_localhost(host) && local(ip),
+                None => net::is_localhost(host) && local(ip),
             }
         })
-}
-
-/// Names that mean this host wherever they are looked up (RFC 6761, 6.3).
-#[must_use]
-pub fn is_localhost(host: &str) -> bool {
-    host == "localhost" || host.ends_with(".localhost")
-}
-
-/// Whether plain HTTP to this host stays on this host.
-#[must_use]
-pub fn is_loopback(host: &str) -> bool {
-    is_localhost(host)
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.to_canonical().is_loopback())
 }

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     document::{KeyPart, KeyPath, Overrides, Problems, SecretRef, SecretRefs, UNKNOWN, read},
+    net,
     profile::ProfileFiles,
-    route,
     secret::{Secret, Source, trim},
 };
 
@@ -357,7 +357,7 @@ fn host(text: &str) -> Option<String> {
         .unwrap_or(text);
     match literal.parse::<std::net::Ipv6Addr>() {
         Ok(address) => Some(address.to_string()),
-        Err(_) => route::host_name(text).map(std::borrow::Cow::into_owned),
+        Err(_) => net::normalize_host(text).map(std::borrow::Cow::into_owned),
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     document::{KeyPath, Problems, known, quoted},
+    net,
     route::{self, RouteRule, UpstreamUrl},
     tls::Tls,
     upstream::Upstream,
@@ -233,7 +234,7 @@ impl Entry<'_> {
                 return None;
             }
         };
-        if !target.tls && !allow_plaintext && !listen::is_loopback(&target.host) {
+        if !target.tls && !allow_plaintext && !net::is_loopback_host(&target.host) {
             let hint = "use https, or set allow_plaintext = true if the way there is safe";
             problems.problem(
                 key.clone(),

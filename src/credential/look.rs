@@ -2,7 +2,7 @@
 //! wakes keepers that are held.
 
 use std::{
-    sync::{Arc, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -40,11 +40,7 @@ impl Credential {
     /// keepers try at once. Ends when that is done, or sooner: what hangs, and what is still being
     /// written, is waited for by nobody.
     pub async fn look(self: &Arc<Self>, look: Look) {
-        *self
-            .shared
-            .current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(self);
+        *self.shared.current.lock() = Arc::downgrade(self);
         let secrets = &self.shared.secrets;
         let turn = match look {
             Look::Poll => secrets.turn_now(),
@@ -134,10 +130,7 @@ impl Credential {
 impl Shared {
     /// What runs now, as far as it still does.
     fn current(&self) -> Option<Arc<Credential>> {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .upgrade()
+        self.current.lock().upgrade()
     }
 }
 

@@ -31,6 +31,7 @@ pub use world::World;
 use self::{bundle::Bundle, world::Shared};
 use crate::{
     clock::BootInstant,
+    hash::sha256_of_parts,
     oauth::{CallHistory, TokenCall, TokenClient},
     profile::{self, Profile},
     secret::Secrets,
@@ -176,7 +177,7 @@ impl Credential {
             token,
             partition,
         } = name;
-        hash([
+        sha256_of_parts([
             &self.digest[..],
             credential.as_bytes(),
             token.as_bytes(),
@@ -386,18 +387,6 @@ fn with_partitions(digest: [u8; 32], profile: &Profile) -> [u8; 32] {
                  max: _,
              }| name.as_bytes(),
         );
-        hash([&digest[..]].into_iter().chain(names))
+        sha256_of_parts([&digest[..]].into_iter().chain(names))
     }
-}
-
-/// SHA-256 over `parts`, none of which runs into the next.
-fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-    let mut h = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for part in parts {
-        h.update(&part.len().to_be_bytes());
-        h.update(part);
-    }
-    let mut out = [0; 32];
-    out.copy_from_slice(h.finish().as_ref()); // SHA-256 has 32 bytes.
-    out
 }

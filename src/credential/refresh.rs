@@ -1,6 +1,6 @@
 //! Refreshes that an operator asks for.
 
-use std::{sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use super::Credential;
 use crate::{
@@ -92,12 +92,7 @@ impl Credential {
         let from = match promised {
             _ if trusted || all_held => now,
             Some(promised) => promised,
-            None => self
-                .shared
-                .by_hand
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .reserve(now),
+            None => self.shared.by_hand.lock().reserve(now),
         };
         let at = keepers
             .iter()

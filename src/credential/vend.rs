@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Credential, Partition, Refusal};
-use crate::clock::BootInstant;
+use crate::{
+    clock::BootInstant,
+    hash::{hex, sha256_of_parts},
+};
 
 /// A token handed out (RFC 6749 section 5.1).
 pub struct Vended {
@@ -55,12 +58,7 @@ impl Credential {
 /// 8 hex of a salted hash: tells tokens apart, says nothing of them. The status shows it.
 #[must_use]
 pub fn fingerprint(salt: &[u8], value: &str) -> String {
-    let mut h = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    h.update(salt);
-    h.update(value.as_bytes());
-    h.finish()
-        .as_ref()
-        .iter()
-        .take(4)
-        .fold(String::new(), |hex, b| hex + &format!("{b:02x}"))
+    let mut text = hex(&sha256_of_parts([salt, value.as_bytes()]));
+    text.truncate(8);
+    text
 }

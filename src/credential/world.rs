@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{Credential, Partition, Reason, Refusal, bundle::Bundle, refresh::ByHandLimit};
 use crate::{
+    lock::Lock,
     oauth::TokenClient,
     secret::{Secrets, Watcher},
     telemetry::Metrics,
@@ -33,7 +34,7 @@ pub struct World {
     pub metrics: Metrics,
     /// Running credentials by name and digest, so that a reload finds the state of the one it
     /// replaces.
-    running: Arc<Mutex<Running>>,
+    running: Arc<Lock<Running>>,
     /// Salts fingerprints of tokens, so that they say nothing across restarts.
     pub(super) salt: [u8; 16],
 }
@@ -64,7 +65,7 @@ impl World {
         digest: [u8; 32],
         start: impl FnOnce() -> Shared,
     ) -> Arc<Shared> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock();
         // Forgets those that have ended now and then: at each start it would take the square of
         // their number.
         if running.len() == running.capacity() {
@@ -88,7 +89,7 @@ pub(super) struct Shared {
     /// Somebody looks again until what is being written is whole.
     pub(super) followed: AtomicBool,
     /// The credential of the configuration that runs: its keepers hear of changes.
-    pub(super) current: Mutex<Weak<Credential>>,
+    pub(super) current: Lock<Weak<Credential>>,
     /// The senders of its tokens, in the order of the profile: what they trust may change under
     /// running keepers.
     pub(super) clients: Vec<Arc<ArcSwap<TokenClient>>>,
@@ -96,10 +97,10 @@ pub(super) struct Shared {
     pub(super) many: ArcSwapOption<Many>,
     /// Held while keepers are tuned, so that none is left with an older tuning. Never across an
     /// await.
-    tunings: Mutex<Arc<Vec<KeeperPolicy>>>,
+    tunings: Lock<Arc<Vec<KeeperPolicy>>>,
     waiters: AtomicUsize,
     /// How often operators who have not shown who they are may cause a refresh.
-    pub(super) by_hand: Mutex<ByHandLimit>,
+    pub(super) by_hand: Lock<ByHandLimit>,
 }
 
 impl Shared {
@@ -113,23 +114,20 @@ impl Shared {
             secrets: Arc::new(Watcher::new(secrets)),
             told: AtomicU64::new(0),
             followed: AtomicBool::new(false),
-            current: Mutex::default(),
+            current: Lock::default(),
             clients: clients
                 .iter()
                 .map(|client| Arc::new(ArcSwap::from_pointee(client.clone())))
                 .collect(),
             many: ArcSwapOption::from_pointee(max.map(Many::new)),
-            tunings: Mutex::new(tunings),
+            tunings: Lock::new(tunings),
             waiters: AtomicUsize::new(0),
-            by_hand: Mutex::default(),
+            by_hand: Lock::default(),
         }
     }
 
     pub(super) fn tunings(&self) -> Arc<Vec<KeeperPolicy>> {
-        self.tunings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.tunings.lock().clone()
     }
 
     /// New tunings, for `bundles` and all that are started from now on.
@@ -138,7 +136,7 @@ impl Shared {
         tunings: &Arc<Vec<KeeperPolicy>>,
         bundles: impl FnOnce() -> Vec<Arc<Bundle>>,
     ) {
-        let mut held = self.tunings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.tunings.lock();
         *held = tunings.clone();
         for bundle in bundles() {
             bundle.retune(tunings);
@@ -163,7 +161,7 @@ impl Shared {
                 return bundle;
             }
             // Its keepers may be ones that ran before, and a reload may have come in between.
-            let held = self.tunings.lock().unwrap_or_else(PoisonError::into_inner);
+            let held = self.tunings.lock();
             bundle.retune(&held);
             match self.many.load_full() {
                 Some(current) if !Arc::ptr_eq(&current, &many) => many = current,

@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use super::why_unread;
-use crate::files;
+use crate::hash::sha256;
 
 /// What is wrong with a file, and what to do.
 type Wrong = (String, &'static str);
@@ -38,7 +38,7 @@ impl SourceText {
             .map_err(|_| ("is not UTF-8".to_owned(), "save the file as UTF-8 text"))?;
         Ok(Self {
             text: text.to_owned(),
-            digest: files::hash(bytes),
+            digest: sha256(bytes),
         })
     }
 }

@@ -18,6 +18,6 @@ mod write;
 
 pub use identity::Identity;
 pub use read::{Bytes, Contents, Restless, read};
-pub use settle::{Judgement, Mark, Marks, Moment, QUIET, Settling, contents, hash};
+pub use settle::{Judgement, Mark, Marks, Moment, QUIET, Settling, contents};
 pub use watch::{PATIENCE, Turn, Watch};
 pub use write::replace;

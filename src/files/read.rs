@@ -13,8 +13,10 @@ use zeroize::Zeroizing;
 
 use super::{
     identity::Identity,
-    settle::{Mark, Marks, hash},
+    settle::{Mark, Marks},
 };
+
+use crate::hash::sha256;
 
 /// How often a read that was overtaken by a change is done again. Each further try needs a further
 /// change in between.
@@ -87,9 +89,9 @@ impl Contents {
 impl Content {
     fn mark(&self) -> Mark {
         let content = match &self.bytes {
-            Ok(bytes) => hash(bytes),
+            Ok(bytes) => sha256(bytes),
             // No text that we would find begins like this.
-            Err(error) => hash(format!("\0unreadable: {:?}", error.kind()).as_bytes()),
+            Err(error) => sha256(format!("\0unreadable: {:?}", error.kind()).as_bytes()),
         };
         Mark {
             identity: self.identity.clone(),

@@ -3,9 +3,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use aws_lc_rs::digest::{self, SHA256};
-
 use super::identity::Identity;
+use crate::hash::sha256_of_parts;
 
 /// What is written in place counts when it has stayed the same for so long.
 pub const QUIET: Duration = Duration::from_secs(2);
@@ -181,28 +180,15 @@ fn written(mark: &Mark, at: Moment, looked: Duration) -> Duration {
 /// from "same".
 #[must_use]
 pub fn contents(marks: &Marks) -> [u8; 32] {
-    let mut hash = digest::Context::new(&SHA256);
-    for (path, mark) in marks {
-        hash.update(&path.as_os_str().len().to_be_bytes());
-        hash.update(path.as_os_str().as_encoded_bytes());
-        hash.update(&mark.content);
-    }
-    fixed(&hash.finish())
-}
-
-/// SHA-256 of one content.
-#[must_use]
-pub fn hash(content: &[u8]) -> [u8; 32] {
-    fixed(&digest::digest(&SHA256, content))
-}
-
-fn fixed(digest: &digest::Digest) -> [u8; 32] {
-    // SHA-256 has 32 bytes.
-    digest.as_ref().try_into().unwrap_or_default()
+    sha256_of_parts(
+        marks
+            .iter()
+            .flat_map(|(path, mark)| [path.as_os_str().as_encoded_bytes(), &mark.content]),
+    )
 }
 
 impl Mark {
-    /// SHA-256 of what lies there, as [`hash`] has it, or of why nothing does.
+    /// SHA-256 of what lies there, as [`crate::hash::sha256`] has it, or of why nothing does.
     #[must_use]
     pub fn content(&self) -> &[u8; 32] {
         &self.content

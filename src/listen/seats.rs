@@ -6,7 +6,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -17,9 +17,11 @@ use tokio::{
     sync::Notify,
 };
 
+use crate::lock::Lock;
+
 /// All seats. A connection is silent while no request runs on it and nothing of a head arrives.
 #[derive(Default)]
-pub(super) struct Seats(Mutex<Taken>);
+pub(super) struct Seats(Lock<Taken>);
 
 #[derive(Default)]
 struct Taken {
@@ -57,7 +59,7 @@ impl Seats {
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -3,17 +3,19 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
 };
 
 use tokio::sync::Notify;
+
+use crate::lock::Lock;
 
 /// The heads that have begun and not ended, and what their buffers take together.
 #[derive(Debug)]
 pub(super) struct Unfinished {
     /// Bytes they may take together.
     most: usize,
-    all: Mutex<All>,
+    all: Lock<All>,
     /// Rings whenever bytes were given back.
     freed: Notify,
 }
@@ -54,7 +56,7 @@ impl Unfinished {
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
-            all: Mutex::default(),
+            all: Lock::default(),
             freed: Notify::new(),
         }
     }
@@ -80,7 +82,7 @@ impl Unfinished {
     }
 
     fn all(&self) -> MutexGuard<'_, All> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock()
     }
 
     fn ask(&self, number: u64, bytes: usize) -> Asked {

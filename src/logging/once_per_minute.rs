@@ -1,16 +1,15 @@
 //! Lines that strangers can cause are told once a minute, with how often it came meanwhile.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+
+use crate::lock::Lock;
 
 /// What is left out is counted for this long.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// One kind of line, for the whole process.
 #[derive(Debug, Default)]
-pub struct OncePerMinute(Mutex<OncePerMinuteState>);
+pub struct OncePerMinute(Lock<OncePerMinuteState>);
 
 #[derive(Debug, Default)]
 struct OncePerMinuteState {
@@ -22,7 +21,7 @@ impl OncePerMinute {
     /// One that was never told.
     #[must_use]
     pub const fn new() -> Self {
-        Self(Mutex::new(OncePerMinuteState { at: None, since: 0 }))
+        Self(Lock::new(OncePerMinuteState { at: None, since: 0 }))
     }
 
     /// It came once more. `None`: it was told less than a minute ago; else how often it came since
@@ -37,7 +36,7 @@ impl OncePerMinute {
     }
 
     fn note_at(&self, now: Instant) -> Option<u64> {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.0.lock();
         told.since = told.since.saturating_add(1);
         if told
             .at

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
     time::Duration,
@@ -22,18 +22,18 @@ use super::{
     response::TokenResponse,
     scrubber::Scrubber,
 };
-use {
-    crate::{
-        clock::BootInstant,
-        profile::{Profile, Scope, TokenSpec, model::ClientAuth},
-        secret::{Secret, Values, Watcher},
-        telemetry::Metrics,
-        token::{
-            Failure, FailureClass, Fetch, GuardKey, Issued, KeeperEvent, KeeperName, PreparedCall,
-            Token,
-        },
+use futures_util::future::BoxFuture;
+
+use crate::{
+    clock::BootInstant,
+    lock::Lock,
+    profile::{Profile, Scope, TokenSpec, model::ClientAuth},
+    secret::{Secret, Values, Watcher},
+    telemetry::Metrics,
+    token::{
+        Failure, FailureClass, Fetch, GuardKey, Issued, KeeperEvent, KeeperName, PreparedCall,
+        Token,
     },
-    futures_util::future::BoxFuture,
 };
 
 /// How one token of one credential (and partition) is fetched.
@@ -61,7 +61,7 @@ pub struct TokenCall {
 pub struct CallHistory {
     /// The token got last and the one before it: a vendor that refuses the next may tell them back,
     /// and then they are scrubbed.
-    tokens: Mutex<[Option<Arc<Zeroizing<String>>>; 2]>,
+    tokens: Lock<[Option<Arc<Zeroizing<String>>>; 2]>,
     clock: Arc<VendorClock>,
 }
 
@@ -92,18 +92,14 @@ impl VendorClock {
 
 impl CallHistory {
     fn learn(&self, token: &Arc<Zeroizing<String>>) {
-        let mut held = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.tokens.lock();
         if held[0].as_ref() != Some(token) {
             *held = [Some(token.clone()), held[0].take()];
         }
     }
 
     fn add_to(&self, scrubber: &mut Scrubber) {
-        let held = self
-            .tokens
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let held = self.tokens.lock().clone();
         held.iter().flatten().for_each(|token| scrubber.add(token));
     }
 }

@@ -1,13 +1,7 @@
 //! The only sender of token calls (reqwest).
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Host;
@@ -22,6 +16,8 @@ use super::{
 };
 use crate::{
     clock::BootInstant,
+    hash::sha256_of_parts,
+    lock::Lock,
     tls::{Tls, TlsMaterial},
     token::{Failure, FailureClass},
 };
@@ -55,7 +51,7 @@ enum Inner {
         material: Box<TlsMaterial>,
         name: String,
         plain: reqwest::Client,
-        clients: Mutex<HashMap<String, reqwest::Client>>,
+        clients: Lock<HashMap<String, reqwest::Client>>,
     },
 }
 
@@ -75,7 +71,7 @@ impl TokenClient {
                     material: Box::new(material),
                     name,
                     plain,
-                    clients: Mutex::default(),
+                    clients: Lock::default(),
                 }
             }
         };
@@ -196,7 +192,7 @@ impl TokenClient {
         else {
             return Err("no server_name".into());
         };
-        let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = clients.lock();
         let real = url_host(url);
         if let Some(client) = clients.get(&real) {
             return Ok(client.clone());
@@ -214,13 +210,7 @@ fn roots_digest(material: &TlsMaterial) -> [u8; 32] {
     let mut roots: Vec<&[u8]> = material.roots.iter().map(|root| &**root).collect();
     // The platform's come in the order of a folder.
     roots.sort_unstable();
-    let mut hash = digest::Context::new(&digest::SHA256);
-    for root in roots {
-        hash.update(&(root.len() as u64).to_be_bytes());
-        hash.update(root);
-    }
-    // SHA-256 has 32 bytes.
-    hash.finish().as_ref().try_into().unwrap_or_default()
+    sha256_of_parts(roots)
 }
 
 /// `real`: where the name in the URL is led to.

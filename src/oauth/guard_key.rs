@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use aws_lc_rs::digest;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use super::request;
 use crate::{
     clock::BootInstant,
+    hash::sha256_of_parts,
     profile::{
         Profile, Scope, TokenSpec,
         model::{ClientAuth, Param},
@@ -81,10 +81,10 @@ pub(super) fn attempt_key(
         return None;
     }
     used.sort_unstable();
-    let secret = digest_parts(used.iter().map(|value| value.as_bytes()));
+    let secret = sha256_of_parts(used.iter().map(|value| value.as_bytes()));
     let client = client_identity(profile, spec, &names, scope)
         .unwrap_or_else(|| Zeroizing::new(format!("credential {credential}")));
-    let account = digest_parts([origin(url).as_bytes(), client.as_bytes()]);
+    let account = sha256_of_parts([origin(url).as_bytes(), client.as_bytes()]);
     let mut url = url.clone();
     url.set_query(None);
     let partition = scope
@@ -177,20 +177,6 @@ fn client_identity(
     shown
         .or_else(|| claim("sub").or_else(|| claim("iss")).and_then(found))
         .or_else(|| found(public()))
-}
-
-/// SHA-256 over `parts`, none of which runs into the next.
-fn digest_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-    let mut hash = digest::Context::new(&digest::SHA256);
-    for part in parts {
-        hash.update(&(part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    let mut out = [0; 32];
-    out.iter_mut()
-        .zip(hash.finish().as_ref())
-        .for_each(|(to, from)| *to = *from);
-    out
 }
 
 #[cfg(test)]

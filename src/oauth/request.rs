@@ -9,11 +9,12 @@ use http::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use serde_json::{Map, Value};
-use url::{Host, Url};
+use url::Url;
 use zeroize::Zeroizing;
 
 use super::scrubber::Scrubber;
 use crate::{
+    net,
     profile::{
         Scope, Template, TokenSpec,
         model::{ClientAuth, Format, Param},
@@ -198,15 +199,12 @@ pub fn render_token_url(spec: &TokenSpec, scope: &Scope<'_>) -> Result<Option<Ur
     };
     let text = render_template(template, scope)?;
     let url = Url::parse(&text).map_err(|e| RequestError::new(format!("url: {e}")))?;
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => return Err(RequestError::new("url: no host")),
-    };
+    if url.host().is_none() {
+        return Err(RequestError::new("url: no host"));
+    }
     match url.scheme() {
         "https" => {}
-        "http" if loopback || spec.allow_plaintext => {}
+        "http" if net::is_own_url(&url) || spec.allow_plaintext => {}
         "http" => {
             return Err(RequestError::new(
                 "url: http would show the secret to the network; use https, or allow_plaintext = true",

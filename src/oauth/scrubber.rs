@@ -1,12 +1,12 @@
 //! Takes secrets out of text that others wrote, before anyone may see it. Pure.
 
-use std::fmt::Write as _;
-
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD},
 };
 use zeroize::Zeroizing;
+
+use crate::hash::hex;
 
 /// Longest `error_description` that is shown, in characters.
 const MAX_DESCRIPTION: usize = 200;
@@ -42,11 +42,7 @@ impl Scrubber {
         let percent =
             percent_encoding::utf8_percent_encode(secret, percent_encoding::NON_ALPHANUMERIC)
                 .to_string();
-        let mut hex = String::with_capacity(secret.len() * 2);
-        for byte in secret.bytes() {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
+        let hex = hex(secret.as_bytes());
         let quoted = serde_json::to_string(secret).unwrap_or_default();
         let json = quoted.trim_matches('"').to_owned();
         let mut all = vec![

@@ -22,7 +22,7 @@ use super::template::{
     syntax::Filter,
 };
 
-use crate::tls::pem;
+use crate::{hash::hex, tls::pem};
 
 type Result<T> = std::result::Result<T, Fault>;
 
@@ -253,14 +253,6 @@ fn hash<'a>(algorithm: &'static Algorithm, value: &Val<'_>) -> Result<Val<'a>> {
     Ok(Val::Bytes(Zeroizing::new(
         digest::digest(algorithm, bytes(value)?).as_ref().to_vec(),
     )))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |n: u8| char::from_digit(n.into(), 16).unwrap_or('0'); // `n` is half a byte
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
 }
 
 /// The whole header value of RFC 7617: `Basic` and the encoded pair, as they are (no form encoding

@@ -3,17 +3,16 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use http::{HeaderName, HeaderValue};
 use regex::{Regex, RegexBuilder};
-use url::{Host, Url};
+use url::Url;
 
 use super::model::{Pick, StatusMatch};
-use crate::{document::parse_duration, token::Rate};
+use crate::{document::parse_duration, net, token::Rate};
 
 /// What is wrong with a text, and what would be right.
 pub type Wrong = (&'static str, &'static str);
@@ -218,14 +217,9 @@ pub fn whole(pattern: &str) -> Result<Regex, Wrong> {
 /// What is wrong and what to do, without the URL itself.
 pub fn judge_url(text: &str, allow_plaintext: bool) -> Result<Url, (String, &'static str)> {
     let url = Url::parse(text).map_err(|e| (format!("is no URL ({e})"), "https://HOST/PATH"))?;
-    let loopback = url.host().is_some_and(|host| match host {
-        Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
-        Host::Ipv4(ip) => IpAddr::V4(ip).is_loopback(),
-        Host::Ipv6(ip) => IpAddr::V6(ip).is_loopback(),
-    });
     match url.scheme() {
         "https" => {}
-        "http" if loopback || allow_plaintext => {}
+        "http" if net::is_own_url(&url) || allow_plaintext => {}
         "http" => {
             return Err((
                 "would send secrets over plain http".into(),

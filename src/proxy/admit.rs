@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     config,
-    route::{RequestTarget, RouteError, RouteMatch, is_safe_path, split_authority},
+    net::{default_port, is_localhost, is_own_host, split_authority},
+    route::{RequestTarget, RouteError, RouteMatch, is_safe_path},
     snapshot::Snapshot,
 };
 
@@ -228,19 +229,13 @@ fn is_at_home(from: &str, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
     if let (Some((host, port)), Some((_, own_port))) = (&named, &own)
         && port == own_port
     {
-        let loopback = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let listed = snapshot
             .config
             .proxy
             .hosts
             .iter()
             .any(|name| name.eq_ignore_ascii_case(host));
-        if loopback
-            || **host == *"localhost"
-            || host.ends_with(".localhost")
-            || listed
-            || matched(authority, &snapshot.config)
-        {
+        if is_own_host(host) || listed || matched(authority, &snapshot.config) {
             return true;
         }
     }
@@ -253,7 +248,7 @@ fn is_at_home(from: &str, asked: &Asked<'_>, snapshot: &Snapshot) -> bool {
         let target = &served.upstream.target;
         *host == *target.host
             && tls == target.tls
-            && port.unwrap_or(if tls { 443 } else { 80 }) == target.port
+            && port.unwrap_or(default_port(tls)) == target.port
     })
 }
 
@@ -266,8 +261,7 @@ fn ours(authority: &str, hosts: &[String]) -> bool {
     };
     let address = |ip: IpAddr| !ip.is_unspecified() && ip.to_canonical() == ip;
     host.parse().is_ok_and(address)
-        || host == "localhost"
-        || host.ends_with(".localhost")
+        || is_localhost(&host)
         || hosts.iter().any(|h| h.eq_ignore_ascii_case(&host))
 }
 

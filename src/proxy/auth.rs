@@ -1,10 +1,6 @@
 //! `client_auth`: callers prove that they may use this proxy (RFC 9110 11.7, RFC 7617, RFC 6750).
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -19,6 +15,7 @@ use super::reply::{Cause, Reply};
 use crate::{
     clock::BootInstant,
     files::{Moment, PATIENCE, Turn, Watch},
+    lock::Lock,
     logging::OncePerMinute,
     secret::{Secret, Secrets, Source},
 };
@@ -38,7 +35,7 @@ static WRONG: OncePerMinute = OncePerMinute::new();
 /// cannot be read.
 #[derive(Debug, Default)]
 pub struct Gate {
-    seen: Mutex<Vec<Arc<Seen>>>,
+    seen: Lock<Vec<Arc<Seen>>>,
     doubts: Arc<Doubts>,
 }
 
@@ -64,7 +61,7 @@ struct Seen {
     source: Source,
     watch: Watch,
     /// What was last read or went on being used, and when.
-    last: Mutex<Option<(BootInstant, Arc<Secret>)>>,
+    last: Lock<Option<(BootInstant, Arc<Secret>)>>,
 }
 
 impl Gate {
@@ -126,14 +123,14 @@ impl Gate {
 
     /// What is known of these sources; what is known of others is forgotten.
     fn seen(&self, sources: &[Source]) -> Vec<Arc<Seen>> {
-        let mut known = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.seen.lock();
         known.retain(|seen| sources.contains(&seen.source));
         for source in sources {
             if !known.iter().any(|seen| seen.source == *source) {
                 known.push(Arc::new(Seen {
                     source: source.clone(),
                     watch: Watch::default(),
-                    last: Mutex::default(),
+                    last: Lock::default(),
                 }));
             }
         }
@@ -180,11 +177,7 @@ impl Seen {
     }
 
     fn last(&self) -> Option<Arc<Secret>> {
-        self.last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            .map(|(_, secret)| secret.clone())
+        self.last.lock().as_ref().map(|(_, secret)| secret.clone())
     }
 
     /// Where there is no need to read it again.
@@ -192,7 +185,7 @@ impl Seen {
         if let Source::Value(secret) = &self.source {
             return Some(Arc::new(secret.clone()));
         }
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock();
         last.as_ref()
             .filter(|(at, _)| at.until(BootInstant::now()) < FRESH)
             .map(|(_, secret)| secret.clone())
@@ -200,8 +193,7 @@ impl Seen {
 
     /// This counts for a while.
     fn keep(&self, secret: &Arc<Secret>) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((BootInstant::now(), secret.clone()));
+        *self.last.lock() = Some((BootInstant::now(), secret.clone()));
     }
 
     /// Reads it, for a thread that may block. While somebody writes to it, what was read before is

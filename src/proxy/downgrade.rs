@@ -2,13 +2,9 @@
 //! forget it here, or one bad moment of a vendor that speaks HTTP/2 alone would last until a
 //! restart.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 /// How long HTTP/1.1 is kept to; doubled each time it happens again within [`LAST`].
 const FIRST: Duration = Duration::from_secs(1);
@@ -17,7 +13,7 @@ const LAST: Duration = Duration::from_mins(15);
 /// By the name of the upstream.
 #[derive(Default)]
 pub struct Downgrades {
-    known: Mutex<HashMap<Arc<str>, Seen>>,
+    known: Lock<HashMap<Arc<str>, Seen>>,
 }
 
 #[derive(Clone, Copy)]
@@ -32,7 +28,7 @@ impl Downgrades {
     /// It sent what is no HTTP/2.
     pub fn broke(&self, upstream: &Arc<str>) {
         let now = BootInstant::now();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let seen = known.entry(upstream.clone()).or_insert(Seen {
             era: 0,
             broke: now,
@@ -57,7 +53,7 @@ impl Downgrades {
     /// Part of the key by which pingora knows the upstream; goes up when HTTP/2 is to be tried
     /// again.
     pub fn era(&self, upstream: &str) -> u64 {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let Some(seen) = known.get_mut(upstream) else {
             return 0;
         };

@@ -11,6 +11,7 @@ use pingora_http::RequestHeader;
 use super::chosen::{Access, Chosen};
 use crate::{
     credential::{Placed, Presented, Value},
+    net::default_port,
     redact::HiddenWord,
     route::UpstreamUrl,
 };
@@ -88,7 +89,7 @@ pub fn authority(target: &UpstreamUrl) -> String {
     } else {
         target.host.clone()
     };
-    if target.port == if target.tls { 443 } else { 80 } {
+    if target.port == default_port(target.tls) {
         host
     } else {
         format!("{host}:{}", target.port)

@@ -6,7 +6,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use super::{chosen::Speaks, patient::Patient};
 use crate::{
     clock::BootInstant,
     files::{Moment, PATIENCE, Turn, Watch},
+    lock::Lock,
     logging::OncePerMinute,
     tls::Tls,
     upstream::Upstream,
@@ -36,14 +37,14 @@ const STREAMS: usize = 100;
 /// the same.
 #[derive(Default)]
 pub struct Trust {
-    known: Mutex<HashMap<Tls, Arc<Known>>>,
+    known: Lock<HashMap<Tls, Arc<Known>>>,
 }
 
 /// What is known of the files of one table.
 #[derive(Default)]
 struct Known {
     /// What was last read or went on being used, and when.
-    last: Mutex<Option<(BootInstant, Arc<Identity>)>>,
+    last: Lock<Option<(BootInstant, Arc<Identity>)>>,
     watch: Watch,
 }
 
@@ -67,13 +68,7 @@ impl Trust {
         if tls.ca_file.is_none() && !tls.ca_only && tls.client_cert_file.is_none() {
             return Ok(Arc::default());
         }
-        let known = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(tls.clone())
-            .or_default()
-            .clone();
+        let known = self.known.lock().entry(tls.clone()).or_default().clone();
         if let Some(identity) = known.fresh() {
             return Ok(identity);
         }
@@ -112,14 +107,13 @@ impl Known {
     fn last(&self) -> Option<Arc<Identity>> {
         self.last
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
             .map(|(_, identity)| identity.clone())
     }
 
     /// Where there is no need to look again.
     fn fresh(&self) -> Option<Arc<Identity>> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock();
         last.as_ref()
             .filter(|(at, _)| at.until(BootInstant::now()) < FRESH)
             .map(|(_, identity)| identity.clone())
@@ -127,8 +121,7 @@ impl Known {
 
     /// This counts for a while.
     fn keep(&self, identity: &Arc<Identity>) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((BootInstant::now(), identity.clone()));
+        *self.last.lock() = Some((BootInstant::now(), identity.clone()));
     }
 
     /// Looks at the files, for a thread that may block. What is being written is left alone, unless

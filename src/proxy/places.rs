@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::upstream::Upstream;
+use crate::{lock::Lock, upstream::Upstream};
 
 /// Name and size.
 type Key = (Arc<str>, usize);
@@ -22,7 +22,7 @@ type Key = (Arc<str>, usize);
 /// All requests of this process. Outlives every snapshot.
 pub struct Places {
     /// A reload that changes neither name nor size finds the same.
-    upstreams: Mutex<HashMap<Key, Arc<Semaphore>>>,
+    upstreams: Lock<HashMap<Key, Arc<Semaphore>>>,
     /// One for each connection to a vendor there may be.
     all: Arc<Shares>,
     under_way: Arc<AtomicUsize>,
@@ -31,7 +31,7 @@ pub struct Places {
 /// What all upstreams share.
 struct Shares {
     most: usize,
-    held: Mutex<Held>,
+    held: Lock<Held>,
     freed: Notify,
 }
 
@@ -60,11 +60,11 @@ impl Places {
     pub fn new(most: usize) -> Self {
         let all = Arc::new(Shares {
             most,
-            held: Mutex::default(),
+            held: Lock::default(),
             freed: Notify::new(),
         });
         Self {
-            upstreams: Mutex::default(),
+            upstreams: Lock::default(),
             all,
             under_way: Arc::default(),
         }
@@ -103,10 +103,7 @@ impl Places {
     }
 
     fn of(&self, name: &Arc<str>, size: usize) -> Arc<Semaphore> {
-        let mut all = self
-            .upstreams
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.upstreams.lock();
         let key = (name.clone(), size);
         if let Some(known) = all.get(&key) {
             return known.clone();
@@ -134,7 +131,7 @@ impl Shares {
     }
 
     fn try_take(self: &Arc<Self>, name: &Arc<str>) -> Option<Share> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         let own = held.each.get(name).copied().unwrap_or_default();
         let others = held.all - own;
         if held.all >= self.most || own >= ((self.most - others) / 2).max(1) {
@@ -149,7 +146,7 @@ impl Shares {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.0.held.lock();
         held.all = held.all.saturating_sub(1);
         if let Some(own) = held.each.get_mut(&self.1) {
             *own = own.saturating_sub(1);
@@ -179,7 +176,7 @@ mod tests {
     fn shares(most: usize) -> Arc<Shares> {
         Arc::new(Shares {
             most,
-            held: Mutex::default(),
+            held: Lock::default(),
             freed: Notify::new(),
         })
     }
@@ -198,8 +195,8 @@ mod tests {
         }
         assert_eq!(took, [80, 40, 20, 10, 5, 2]);
         drop(held);
-        assert_eq!(all.held.lock().unwrap().all, 0);
-        assert!(all.held.lock().unwrap().each.is_empty());
+        assert_eq!(all.held.lock().all, 0);
+        assert!(all.held.lock().each.is_empty());
     }
 
     #[test]

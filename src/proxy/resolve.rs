@@ -7,13 +7,13 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::time::timeout;
 
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 /// Used without a question for this long.
 const FRESH: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ pub enum DnsError {
 #[derive(Clone)]
 pub struct Resolver {
     lookup: Arc<dyn Lookup>,
-    names: Arc<Mutex<Names>>,
+    names: Arc<Lock<Names>>,
 }
 
 type Names = HashMap<(String, u16), Arc<Name>>;
@@ -67,7 +67,7 @@ type Found = Result<Arc<[SocketAddr]>, DnsError>;
 struct Name {
     /// Held while a look-up runs.
     flight: tokio::sync::Mutex<()>,
-    known: Mutex<Option<(BootInstant, Found)>>,
+    known: Lock<Option<(BootInstant, Found)>>,
 }
 
 impl Default for Resolver {
@@ -142,7 +142,7 @@ impl Resolver {
     }
 
     fn name(&self, host: &str, port: u16) -> Arc<Name> {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.lock();
         if names.len() >= NAMES {
             names.retain(|_, n| n.known().is_some_and(|(age, _)| age < FRESH + STALE));
         }
@@ -152,14 +152,13 @@ impl Resolver {
 
 impl Name {
     fn known(&self) -> Option<(Duration, Found)> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         known
             .as_ref()
             .map(|(at, found)| (at.until(BootInstant::now()), found.clone()))
     }
     fn learn(&self, found: Found) {
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((BootInstant::now(), found));
+        *self.known.lock() = Some((BootInstant::now(), found));
     }
 }
 

@@ -1,7 +1,7 @@
 //! `POST /.cupbearer/token/NAME`: hands out a token itself, where its profile says so (CONTRACT
 //! 3.4).
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::{Method, header};
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     clock::BootInstant,
     credential::{Credential, Vended},
+    net,
     snapshot::Snapshot,
     upstream::UpstreamTimeouts,
 };
@@ -145,12 +146,7 @@ fn patience(snapshot: &Snapshot, credential: &Arc<Credential>) -> std::time::Dur
 #[must_use]
 pub fn near(caller: Option<&SocketAddr>, ours: Option<&SocketAddr>) -> bool {
     match (caller, ours) {
-        (Some(SocketAddr::Inet(a)), _) => match a.ip() {
-            IpAddr::V4(ip) => ip.is_loopback(),
-            IpAddr::V6(ip) => {
-                ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
-            }
-        },
+        (Some(SocketAddr::Inet(a)), _) => net::is_loopback(a.ip()),
         (_, Some(SocketAddr::Unix(_))) => true,
         _ => false,
     }

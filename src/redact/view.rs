@@ -5,6 +5,8 @@ use std::{borrow::Cow, ops::Range};
 
 use memchr::memchr;
 
+use crate::hash::hex_digit;
+
 /// A reading of a text.
 pub struct DecodedView<'a> {
     text: Cow<'a, [u8]>,
@@ -93,7 +95,7 @@ fn percent_decode(view: &DecodedView<'_>, fully: bool) -> Option<DecodedView<'st
         // go.
         while text.len() >= floor + 2
             && let [.., b'%', high] = *text.as_slice()
-            && let (Some(high), Some(low)) = (hex(high), hex(next))
+            && let (Some(high), Some(low)) = (hex_digit(high), hex_digit(next))
         {
             next = high << 4 | low;
             text.truncate(text.len() - 2);
@@ -152,7 +154,7 @@ fn json_escape(rest: &[u8]) -> Option<(u8, usize)> {
         b'u' => {
             let digits = rest.first_chunk::<4>()?;
             let value = digits.iter().try_fold(0_u16, |value, digit| {
-                Some(value << 4 | u16::from(hex(*digit)?))
+                Some(value << 4 | u16::from(hex_digit(*digit)?))
             })?;
             (u8::try_from(value).unwrap_or(0xFF), 5)
         }
@@ -163,10 +165,4 @@ fn json_escape(rest: &[u8]) -> Option<(u8, usize)> {
 /// RFC 9110 5.6.4.
 fn quoted_pair(rest: &[u8]) -> Option<(u8, usize)> {
     rest.first().map(|byte| (*byte, 1))
-}
-
-fn hex(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
 }

@@ -1,12 +1,12 @@
 //! Which upstream a request is for: by host, by path, or as a forward proxy. Total: any bytes give
 //! an answer.
 
-mod authority;
 mod path;
 
 use std::{collections::HashMap, sync::Arc};
 
-pub use authority::{name as host_name, split as split_authority};
+use crate::net::{default_port, split_authority};
+
 pub use path::is_safe as is_safe_path;
 
 /// Where one upstream answers.
@@ -282,10 +282,6 @@ impl Router {
             stripped,
         })
     }
-}
-
-fn default_port(tls: bool) -> u16 {
-    if tls { 443 } else { 80 }
 }
 
 fn lies_within(path: &str, base: &str) -> bool {

@@ -1,6 +1,8 @@
 //! What may be a path: nothing that a server could read as a way out of the folder it was matched
 //! in.
 
+use crate::hash::hex_digit;
+
 /// Longest path that is decoded without a heap allocation.
 const SHORT: usize = 512;
 
@@ -68,7 +70,7 @@ fn decode_fully(path: &[u8], room: &mut [u8]) -> usize {
             .checked_sub(2)
             .and_then(|i| Some((*room.get(i)?, *room.get(i + 1)?)))
         {
-            let (Some(high), Some(low)) = (hex(high), hex(next)) else {
+            let (Some(high), Some(low)) = (hex_digit(high), hex_digit(next)) else {
                 break;
             };
             next = high << 4 | low;
@@ -80,12 +82,6 @@ fn decode_fully(path: &[u8], room: &mut [u8]) -> usize {
         }
     }
     end
-}
-
-fn hex(b: u8) -> Option<u8> {
-    char::from(b)
-        .to_digit(16)
-        .and_then(|d| u8::try_from(d).ok())
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aws_lc_rs::digest::{Context, SHA256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
+
+use crate::hash::sha256_of_parts;
 
 pub use watch::{Looked, Turn, Watcher};
 
@@ -197,19 +198,11 @@ impl Values {
     /// Lengths go in front, so that no two sets of values run together.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
-        let mut hash = Context::new(&SHA256);
-        for (name, value) in &self.0 {
-            for part in [name.as_bytes(), value.expose().as_bytes()] {
-                hash.update(&(part.len() as u64).to_be_bytes());
-                hash.update(part);
-            }
-        }
-        let mut out = [0; 32];
-        // SHA-256 is 32 bytes; zip cannot panic even if it were not.
-        for (to, from) in out.iter_mut().zip(hash.finish().as_ref()) {
-            *to = *from;
-        }
-        out
+        sha256_of_parts(
+            self.0
+                .iter()
+                .flat_map(|(name, value)| [name.as_bytes(), value.expose().as_bytes()]),
+        )
     }
 }
 

@@ -3,11 +3,10 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hash, RandomState},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 /// A failure that goes on is told again after this.
 const EVERY: Duration = Duration::from_secs(60);
@@ -19,7 +18,7 @@ const MOST: usize = 256;
 #[derive(Default)]
 pub struct RepeatFilter {
     hasher: RandomState,
-    told: Mutex<HashMap<u64, Occurrences>>,
+    told: Lock<HashMap<u64, Occurrences>>,
 }
 
 struct Occurrences {
@@ -41,7 +40,7 @@ impl RepeatFilter {
     ) -> Option<u64> {
         let whose = self.hasher.hash_one(whose);
         let key = self.hasher.hash_one((whose, self.hasher.hash_one(failure)));
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         if let Some(known) = told.get_mut(&key) {
             known.since = known.since.saturating_add(1);
             if known.at.until(now) < EVERY {
@@ -72,7 +71,7 @@ impl RepeatFilter {
     /// It is over: the next failure is news. How many were not told.
     pub fn note_success(&self, whose: impl Hash) -> u64 {
         let whose = self.hasher.hash_one(whose);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         let mut untold = 0;
         told.retain(|_, one| {
             let ours = one.whose == whose;
@@ -142,6 +141,6 @@ mod tests {
         for n in 0..10 * MOST as u64 {
             assert_eq!(repeats.note_failure("acme", n, at(n)), Some(1));
         }
-        assert_eq!(repeats.told.lock().unwrap().len(), MOST);
+        assert_eq!(repeats.told.lock().len(), MOST);
     }
 }

@@ -4,11 +4,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicU16, AtomicUsize, Ordering::Relaxed},
     },
 };
 
+use arc_swap::ArcSwap;
 use prometheus::{IntCounterVec, core::Collector};
 
 use super::Metrics;
@@ -31,7 +32,7 @@ pub struct Traffic {
 
 /// The last statuses of every upstream. Names come from configuration, so there are few.
 #[derive(Default)]
-pub(super) struct RecentStatuses(RwLock<HashMap<String, Arc<StatusRing>>>);
+pub(super) struct RecentStatuses(ArcSwap<HashMap<String, Arc<StatusRing>>>);
 
 #[derive(Default)]
 struct StatusRing {
@@ -42,20 +43,15 @@ struct StatusRing {
 
 impl RecentStatuses {
     pub(super) fn register(&self, upstream: &str) {
-        self.0
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(upstream.to_owned())
-            .or_default();
+        self.0.rcu(|known| {
+            let mut known = HashMap::clone(known);
+            known.entry(upstream.to_owned()).or_default();
+            known
+        });
     }
 
     pub(super) fn record(&self, upstream: &str, status: u16) {
-        if let Some(ring) = self
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(upstream)
-        {
+        if let Some(ring) = self.0.load().get(upstream) {
             let at = ring.count.fetch_add(1, Relaxed);
             if let Some(place) = ring.codes.get(at % LAST) {
                 place.store(status, Relaxed);
@@ -64,13 +60,8 @@ impl RecentStatuses {
     }
 
     fn last(&self, upstream: &str) -> Vec<u16> {
-        let Some(ring) = self
-            .0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(upstream)
-            .cloned()
-        else {
+        let known = self.0.load();
+        let Some(ring) = known.get(upstream) else {
             return Vec::new();
         };
         let count = ring.count.load(Relaxed);

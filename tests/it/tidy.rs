@@ -11,24 +11,40 @@ use std::{
 
 /// Who may import whom; the same table stands in `src/lib.rs`.
 const MAY_TOUCH: &[(&str, &[&str])] = &[
+    ("hash", &[]),
+    ("lock", &[]),
+    ("net", &[]),
     ("clock", &[]),
-    ("files", &["clock"]),
-    ("document", &["files"]),
-    ("redact", &[]),
-    ("secret", &["files"]),
+    ("files", &["clock", "hash"]),
+    ("document", &["hash"]),
+    ("redact", &["hash"]),
+    ("secret", &["files", "hash"]),
     ("token", &["clock"]),
     ("state", &["clock", "token"]),
     ("tls", &["files"]),
-    ("route", &[]),
+    ("route", &["hash", "net"]),
     ("upstream", &["document", "route", "tls"]),
-    ("telemetry", &["clock", "token"]),
-    ("logging", &[]),
+    ("telemetry", &["clock", "token", "lock"]),
+    ("logging", &["lock"]),
     ("hardening", &[]),
     ("systemd", &[]),
-    ("profile", &["clock", "secret", "document", "token", "tls"]),
+    (
+        "profile",
+        &["clock", "secret", "document", "token", "tls", "hash", "net"],
+    ),
     (
         "oauth",
-        &["clock", "token", "secret", "profile", "tls", "telemetry"],
+        &[
+            "clock",
+            "token",
+            "secret",
+            "profile",
+            "tls",
+            "telemetry",
+            "hash",
+            "lock",
+            "net",
+        ],
     ),
     (
         "credential",
@@ -41,12 +57,14 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "redact",
             "secret",
             "telemetry",
+            "hash",
+            "lock",
         ],
     ),
     (
         "config",
         &[
-            "profile", "route", "upstream", "secret", "document", "tls", "token",
+            "profile", "route", "upstream", "secret", "document", "tls", "token", "net", "hash",
         ],
     ),
     (
@@ -71,9 +89,10 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "document",
             "telemetry",
             "clock",
+            "lock",
         ],
     ),
-    ("listen", &["logging"]),
+    ("listen", &["logging", "lock"]),
     (
         "proxy",
         &[
@@ -92,6 +111,8 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "redact",
             "secret",
             "logging",
+            "lock",
+            "net",
         ],
     ),
     (
@@ -107,6 +128,8 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "token",
             "telemetry",
             "reload",
+            "lock",
+            "net",
         ],
     ),
 ];

@@ -6,19 +6,20 @@ use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
-use {
-    crate::{
-        app, state,
-        telemetry::Metrics,
-        token::{
-            AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardKey, GuardStatus, Ledger,
-            LockoutPolicy, MemoryLedger, Reservation, TurnQueue,
-        },
+use futures_util::future::BoxFuture;
+
+use crate::{
+    app,
+    lock::Lock,
+    state,
+    telemetry::Metrics,
+    token::{
+        AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardKey, GuardStatus, Ledger,
+        LockoutPolicy, MemoryLedger, Reservation, TurnQueue,
     },
-    futures_util::future::BoxFuture,
 };
 
 /// Where it is counted.
@@ -116,7 +117,7 @@ pub struct ForcingLedger {
     /// The running program's: what it says after an unlatch holds.
     shared: bool,
     memory: MemoryLedger,
-    in_memory: Mutex<HashSet<u64>>,
+    in_memory: Lock<HashSet<u64>>,
 }
 
 impl ForcingLedger {
@@ -126,7 +127,7 @@ impl ForcingLedger {
             record,
             shared,
             memory: MemoryLedger::default(),
-            in_memory: Mutex::default(),
+            in_memory: Lock::default(),
         }
     }
 }
@@ -158,11 +159,7 @@ impl Ledger for ForcingLedger {
         verdict: AttemptOutcome,
         limits: &'a LockoutPolicy,
     ) -> BoxFuture<'a, ()> {
-        let here = self
-            .in_memory
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&permit.id);
+        let here = self.in_memory.lock().remove(&permit.id);
         if here {
             self.memory.settle(permit, verdict, limits)
         } else {
@@ -196,10 +193,7 @@ impl ForcingLedger {
     ) -> GuardDecision<Reservation> {
         let spend = self.memory.spend(key, limits, ask).await;
         if let Ok(permit) = &spend {
-            self.in_memory
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(permit.id);
+            self.in_memory.lock().insert(permit.id);
         }
         spend
     }

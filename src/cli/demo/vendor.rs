@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,7 +21,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 /// What issuer and API know in common.
 #[derive(Clone, Default)]
@@ -30,9 +30,9 @@ pub struct Vendor(Arc<VendorState>);
 #[derive(Default)]
 struct VendorState {
     /// Live tokens and when they die.
-    tokens: Mutex<HashMap<String, BootInstant>>,
+    tokens: Lock<HashMap<String, BootInstant>>,
     /// Token calls by client id.
-    calls: Mutex<HashMap<String, u64>>,
+    calls: Lock<HashMap<String, u64>>,
     issued: AtomicU64,
     expired_seen: AtomicU64,
     down: AtomicBool,
@@ -64,13 +64,7 @@ impl Vendor {
 
     /// Token calls made so far by `client`.
     pub fn calls(&self, client: &str) -> u64 {
-        self.0
-            .calls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(client)
-            .copied()
-            .unwrap_or(0)
+        self.0.calls.lock().get(client).copied().unwrap_or(0)
     }
     /// API calls that came with a token past its end.
     pub fn expired_seen(&self) -> u64 {
@@ -78,11 +72,7 @@ impl Vendor {
     }
     /// Forgets every token: what a vendor does after an incident.
     pub fn revoke_all(&self) {
-        self.0
-            .tokens
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.0.tokens.lock().clear();
     }
     /// From now on the issuer answers 503, or works again.
     pub fn set_down(&self, down: bool) {
@@ -95,19 +85,12 @@ impl Vendor {
         self.0
             .tokens
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
             .insert(token.clone(), BootInstant::now().after(life));
         token
     }
     /// Counts the call; an answer where it ends here already.
     fn admit(&self, client: &str, secret: &str) -> Result<(), Box<Response>> {
-        *self
-            .0
-            .calls
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(client.to_owned())
-            .or_default() += 1;
+        *self.0.calls.lock().entry(client.to_owned()).or_default() += 1;
         if self.0.down.load(Ordering::Acquire) {
             return Err(Box::new(
                 (StatusCode::SERVICE_UNAVAILABLE, "down for the demo").into_response(),
@@ -122,7 +105,7 @@ impl Vendor {
         Ok(())
     }
     fn live(&self, token: Option<&str>) -> bool {
-        let tokens = self.0.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.0.tokens.lock();
         let Some(end) = token.and_then(|t| tokens.get(t)) else {
             return false;
         };

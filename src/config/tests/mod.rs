@@ -172,7 +172,7 @@ fn every_file_that_was_read_is_named_to_be_polled() {
         config.map(|config| (config.file, config.files)),
         Some((
             Some(file.clone()),
-            BTreeMap::from([(file, crate::files::hash(OPEN.as_bytes()))])
+            BTreeMap::from([(file, crate::hash::sha256(OPEN.as_bytes()))])
         )),
         "{:?}",
         problems.list()

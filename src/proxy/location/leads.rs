@@ -4,13 +4,16 @@
 use std::{
     borrow::Cow,
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
 use url::{Host, Url};
 
 use super::{merged, scheme, without_dots};
-use crate::route::{RequestTarget, Router, split_authority};
+use crate::{
+    net::{default_port, is_localhost, is_loopback, split_authority},
+    route::{RequestTarget, Router},
+};
 
 /// Below this path tokens are vended, whatever the upstreams are.
 const VENDING: &str = "/.cupbearer/";
@@ -171,7 +174,7 @@ impl Door<'_> {
     fn is_admin(&self, host: &Host, port: Option<u16>, tls: bool) -> bool {
         let Some(admin) = self
             .admin
-            .filter(|admin| admin.port() == port.unwrap_or(if tls { 443 } else { 80 }))
+            .filter(|admin| admin.port() == port.unwrap_or(default_port(tls)))
         else {
             return false;
         };
@@ -179,7 +182,7 @@ impl Door<'_> {
         match host {
             Host::Ipv4(ip) => at((*ip).into()),
             Host::Ipv6(ip) => at((*ip).into()),
-            Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+            Host::Domain(name) => is_localhost(name),
         }
     }
 
@@ -191,15 +194,14 @@ impl Door<'_> {
             None
         };
         let own_port = own.as_ref().and_then(|(_, port)| *port);
-        let port = port.unwrap_or(if tls { 443 } else { 80 });
+        let port = port.unwrap_or(default_port(tls));
         let own_door = own_port.map_or(port == 80 || port == 443, |own| own == port);
         if !(self.ports.contains(&port) || own.is_some() && own_door) {
             return false;
         }
         let named = |name: &str| {
             self.any_name
-                || name == "localhost"
-                || name.ends_with(".localhost")
+                || is_localhost(name)
                 || self.router.has_host(name)
                 || self.hosts.iter().any(|h| h.eq_ignore_ascii_case(name))
         };
@@ -236,8 +238,7 @@ fn is_secure(scheme: &str) -> Option<bool> {
 
 /// An address of this host, from wherever it is looked at.
 fn is_here(ip: IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    ip.is_loopback() || ip == Ipv4Addr::UNSPECIFIED || ip == Ipv6Addr::UNSPECIFIED
+    is_loopback(ip) || ip.to_canonical().is_unspecified()
 }
 
 /// What stands before the path is an authority: behind the last `@`, for what is before it is user

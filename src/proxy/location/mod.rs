@@ -16,7 +16,8 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use super::{admit, chosen::Chosen, inject::authority};
 use crate::{
     config::ListenAddress,
-    route::{RequestTarget, UpstreamUrl, split_authority},
+    net::{default_port, split_authority},
+    route::{RequestTarget, UpstreamUrl},
     snapshot::Snapshot,
 };
 use leads::{Door, Lead};
@@ -207,7 +208,7 @@ fn within<'a>(rest: &'a str, scheme: Option<&str>, target: &UpstreamUrl) -> Opti
     };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let (host, port) = split_authority(authority)?;
-    let port = port.unwrap_or(if tls { 443 } else { 80 });
+    let port = port.unwrap_or(default_port(tls));
     (tls == target.tls && *host == *target.host && port == target.port).then_some(path)
 }
 
