@@ -27,10 +27,10 @@
 //! | [`lock`] | a lock whose holder may have panicked | – |
 //! | [`net`] | hosts and authorities: one spelling, and which of them are this host | – |
 //! | [`clock`] | moments that go on through a suspend; the one place that reads the clock | – |
-//! | [`files`] | one consistent read of several, when a change counts, how ours are written | clock, hash |
+//! | [`files`] | one consistent read of several, when a change counts, how ours are written | clock, hash, lock |
 //! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | hash |
 //! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | hash |
-//! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files, hash |
+//! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files, hash, lock |
 //! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock |
 //! | [`state`] | the guard's memory on disk: outlives the process, shared by several | clock, token |
 //! | [`tls`] | the `tls` table of one leg | files |

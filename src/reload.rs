@@ -6,7 +6,10 @@ mod start_settings;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -22,7 +25,8 @@ use crate::{
     config::{Config, LoadOptions},
     credential::{Look, World},
     document::{Problem, Severity},
-    files::{self, Judgement, Moment, Settling},
+    files::{ClockReading, FileWatcher, LookPermit, SettleState, digest_marks},
+    lock::Lock,
     snapshot::Snapshot,
     telemetry::Metrics,
 };
@@ -62,15 +66,6 @@ pub enum ReloadStep<'a> {
 
 type ReloadObserver = Box<dyn Fn(ReloadStep<'_>) + Send + Sync>;
 
-/// What runs, as its files were.
-struct RunningFiles {
-    settling: Settling,
-    /// Digest of the contents that the running configuration was read from.
-    contents: [u8; 32],
-    /// Who writes them without a rest was told of.
-    told: bool,
-}
-
 /// What became of one try to reload.
 enum ReloadAttempt {
     Ended(ReloadOutcome),
@@ -89,8 +84,13 @@ struct Inner {
     world: World,
     metrics: Metrics,
     options: LoadOptions,
-    /// Held through a reload, so that there is one at a time; not while a writer is waited for.
-    running: tokio::sync::Mutex<RunningFiles>,
+    /// Its permit is held through a reload, so that there is one at a time; not while a writer is
+    /// waited for.
+    watcher: FileWatcher,
+    /// Digest of the contents that the running configuration was read from.
+    contents: Lock<[u8; 32]>,
+    /// That somebody writes them without a rest was told.
+    told: AtomicBool,
     started: StartSettings,
     last: Lock<Option<(ReloadOutcome, BootInstant)>>,
     observer: OnceLock<ReloadObserver>,
@@ -101,31 +101,26 @@ impl Reloader {
     #[must_use]
     pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, world: World, options: LoadOptions) -> Self {
         let config = &snapshot.load_full().config;
-        let mut running = RunningFiles {
-            settling: Settling::default(),
-            contents: [0; 32],
-            told: false,
-        };
+        let (watcher, mut contents) = (FileWatcher::default(), [0; 32]);
         if let Some(marks) = read_marks(&watched_files(config)) {
             // A file that was changed since it was read is read again by the first poll.
-            running.contents = if is_read_from(config, &marks) {
-                files::contents(&marks)
-            } else {
-                [0; 32]
-            };
-            let _ = running.settling.judge(&marks, Moment::now());
+            if is_read_from(config, &marks) {
+                contents = digest_marks(&marks);
+            }
+            if let Some(mut permit) = watcher.try_permit() {
+                let _ = permit.judge(&marks, ClockReading::now());
+            }
         }
-        let (running, started) = (
-            tokio::sync::Mutex::new(running),
-            StartSettings::from_config(config),
-        );
+        let started = StartSettings::from_config(config);
         let metrics = world.metrics.clone();
         Self(Arc::new(Inner {
             snapshot,
             world,
             metrics,
             options,
-            running,
+            watcher,
+            contents: Lock::new(contents),
+            told: AtomicBool::new(false),
             started,
             last: Lock::default(),
             observer: OnceLock::new(),
@@ -165,8 +160,8 @@ impl Reloader {
         let until = BootInstant::now().after(PATIENCE);
         self.notify_observer(ReloadStep::Begins);
         let outcome = loop {
-            let mut running = self.0.running.lock().await;
-            let rest = match self.try_reload(&mut running).await {
+            let mut permit = self.0.watcher.wait_permit().await;
+            let rest = match self.try_reload(&mut permit).await {
                 ReloadAttempt::Ended(outcome) => break self.report(outcome),
                 ReloadAttempt::Unsettled { rest } => rest,
             };
@@ -175,7 +170,7 @@ impl Reloader {
                     self.0.snapshot.load().config.file.clone(),
                 )]));
             }
-            drop(running);
+            drop(permit);
             tokio::time::sleep(next_look(rest)).await;
         };
         self.notify_observer(ReloadStep::Ends(&self.0.snapshot.load().config));
@@ -186,8 +181,8 @@ impl Reloader {
     /// The same for the poller, who comes again: what is being written is not waited for, and what
     /// is refused for the reasons of the last time is not told again.
     async fn try_polled_reload(&self) -> ReloadAttempt {
-        let mut running = self.0.running.lock().await;
-        let tried = self.try_reload(&mut running).await;
+        let mut permit = self.0.watcher.wait_permit().await;
+        let tried = self.try_reload(&mut permit).await;
         if let ReloadAttempt::Ended(outcome) = &tried
             && !(matches!(outcome, ReloadOutcome::Refused(_))
                 && self.last().is_some_and(|(last, _)| last == *outcome))
@@ -229,7 +224,7 @@ impl Reloader {
         outcome
     }
 
-    async fn try_reload(&self, running: &mut RunningFiles) -> ReloadAttempt {
+    async fn try_reload(&self, permit: &mut LookPermit) -> ReloadAttempt {
         let old = self.0.snapshot.load_full();
         let Some(file) = old.config.file.clone() else {
             return ReloadAttempt::Ended(ReloadOutcome::Unchanged);
@@ -248,20 +243,20 @@ impl Reloader {
         else {
             return ReloadAttempt::Unsettled { rest: AGAIN };
         };
-        if let Judgement::Wait { rest, lasted } = running.settling.judge(&found, Moment::now()) {
-            if lasted >= RESTLESS && !std::mem::replace(&mut running.told, true) {
+        if let SettleState::Wait { rest, lasted } = permit.judge(&found, ClockReading::now()) {
+            if lasted >= RESTLESS && !self.0.told.swap(true, Relaxed) {
                 tracing::warn!(
                     "configuration files are written without a rest of two seconds; the old ones go on"
                 );
             }
             return ReloadAttempt::Unsettled { rest };
         }
-        running.told = false;
+        self.0.told.store(false, Relaxed);
         let (Some(config), false) = (config, problems.fatal()) else {
             return ReloadAttempt::Ended(ReloadOutcome::Refused(problems.into_list()));
         };
-        let contents = files::contents(&found);
-        if contents == running.contents {
+        let contents = digest_marks(&found);
+        if contents == *self.0.contents.lock() {
             return ReloadAttempt::Ended(ReloadOutcome::Unchanged);
         }
         if config.upstreams.is_empty() && !old.config.upstreams.is_empty() {
@@ -292,7 +287,7 @@ impl Reloader {
                 let new = Arc::new(new);
                 self.0.snapshot.store(new.clone());
                 new.adopt();
-                running.contents = contents;
+                *self.0.contents.lock() = contents;
                 ReloadOutcome::Applied {
                     restart: self.needs_restart(),
                 }
@@ -338,12 +333,13 @@ impl Reloader {
         let Ok(found) = tokio::task::spawn_blocking(move || read_marks(&named)).await else {
             return false;
         };
-        let mut running = self.0.running.lock().await;
-        let Some(found) = found.filter(|found| files::contents(found) == running.contents) else {
+        let mut permit = self.0.watcher.wait_permit().await;
+        let Some(found) = found.filter(|found| digest_marks(found) == *self.0.contents.lock())
+        else {
             return true;
         };
         // It was touched, or replaced by the same: later changes are compared with this.
-        let _ = running.settling.judge(&found, Moment::now());
+        let _ = permit.judge(&found, ClockReading::now());
         false
     }
 

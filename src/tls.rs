@@ -5,9 +5,11 @@ pub mod pem;
 mod verifier;
 
 use std::{
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, TryLockError},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -24,7 +26,7 @@ use serde::Deserialize;
 pub use flaw::CertificateFlaw;
 use verifier::ServerVerifier;
 
-use crate::files::{Moment, Watch};
+use crate::files::{ClockReading, FileWatcher, LookPermit};
 
 /// No file of a `tls` table is larger than this.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -365,25 +367,9 @@ struct IdentityFiles {
     key: PathBuf,
 }
 
-/// Device, inode, size and time of both files: another stamp, another content.
-type FileStamps = [Option<(u64, u64, u64, i64, i64)>; 2];
-
 impl IdentityFiles {
-    fn files(&self) -> [PathBuf; 2] {
+    fn paths(&self) -> [PathBuf; 2] {
         [self.cert.clone(), self.key.clone()]
-    }
-
-    fn stamp(&self) -> FileStamps {
-        [&self.cert, &self.key].map(|file| {
-            let about = std::fs::metadata(file).ok()?;
-            Some((
-                about.dev(),
-                about.ino(),
-                about.len(),
-                about.mtime(),
-                about.mtime_nsec(),
-            ))
-        })
     }
 
     fn read(&self) -> Result<ClientIdentity, TlsProblem> {
@@ -429,44 +415,49 @@ impl IdentityFiles {
 struct IdentityResolver {
     pair: IdentityFiles,
     shown: ArcSwap<CertifiedKey>,
-    /// What lay there when `shown` was read. Who looks holds it, and others show what is there: a
-    /// mount that hangs holds up one handshake.
-    seen: Mutex<FileStamps>,
-    watch: Watch,
+    /// Who looks has its permit, and others show what is there: a mount that hangs holds up one
+    /// handshake.
+    watcher: FileWatcher,
+    /// What was last believed of the files could not be loaded: it is tried again.
+    failed: AtomicBool,
 }
 
 impl IdentityResolver {
     /// Shows `held`, which was just read, until there is a newer pair.
     fn new(pair: IdentityFiles, held: Arc<CertifiedKey>) -> Self {
-        let (stamp, watch) = (pair.stamp(), Watch::default());
-        let _ = watch.settled(&pair.files(), Moment::now(), || ());
+        let watcher = FileWatcher::default();
+        let _ = watcher.load_settled(&pair.paths(), ClockReading::now(), || ());
         Self {
             pair,
             shown: ArcSwap::new(held),
-            seen: Mutex::new(stamp),
-            watch,
+            watcher,
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Looks whether there is a newer pair.
+    fn refresh(&self, permit: &mut LookPermit) {
+        let paths = self.pair.paths();
+        if permit.is_untouched(&paths) && !self.failed.load(Relaxed) {
+            return;
+        }
+        let load = || {
+            let newer = self.pair.read().ok()?;
+            certified_key(&newer).ok()
+        };
+        if let Some(newer) = permit.load_settled(&paths, ClockReading::now(), load) {
+            self.failed.store(newer.is_none(), Relaxed);
+            if let Some(newer) = newer {
+                self.shown.store(newer);
+            }
         }
     }
 }
 
 impl ResolvesClientCert for IdentityResolver {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let seen = match self.seen.try_lock() {
-            Ok(seen) => Some(seen),
-            Err(TryLockError::Poisoned(seen)) => Some(seen.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        if let Some(mut seen) = seen {
-            let stamp = self.pair.stamp();
-            if stamp != *seen
-                && let Some(Ok(newer)) =
-                    self.watch
-                        .settled(&self.pair.files(), Moment::now(), || self.pair.read())
-                && let Ok(newer) = certified_key(&newer)
-            {
-                *seen = stamp;
-                self.shown.store(newer);
-            }
+        if let Some(mut permit) = self.watcher.try_permit() {
+            self.refresh(&mut permit);
         }
         Some(self.shown.load_full())
     }

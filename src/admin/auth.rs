@@ -1,7 +1,7 @@
 //! Who may change something, and see the status where `[admin] auth` is set: who shows its token,
 //! or is a user of `uids` on a Unix socket (CONTRACT 2, 5).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -16,7 +16,7 @@ use super::{Admin, page, serve::Peer, text};
 use crate::{
     clock::BootInstant,
     config,
-    files::{Moment, PATIENCE, Turn, Watch},
+    files::{ClockReading, LOOK_PATIENCE, LookPermit, LookResult, LookTimes, WatchedValue},
     lock::Lock,
     secret::{Secret, Secrets, Source},
 };
@@ -28,6 +28,11 @@ const TELL: Duration = Duration::from_secs(60);
 /// Who comes while another looks at a file of which something is believed waits so long for a look
 /// of his own.
 const MOMENT: Duration = Duration::from_millis(250);
+const TIMES: LookTimes = LookTimes {
+    fresh: Duration::ZERO,
+    patience: MOMENT,
+    first: LOOK_PATIENCE,
+};
 const NAME: &str = "auth";
 
 /// What a request showed. Where there is no `auth`, whoever reaches a TCP port may ask, but is not
@@ -78,16 +83,15 @@ pub struct BelievedTokens(Lock<Vec<Arc<BelievedToken>>>);
 
 struct BelievedToken {
     source: Source,
-    watch: Watch,
-    last: Lock<Option<Secret>>,
+    value: Arc<WatchedValue<Secret>>,
 }
 
 impl BelievedTokens {
     /// Those of `sources` that can be believed, each for itself: one that cannot be read leaves the
     /// others.
-    async fn read(&self, sources: &[Source]) -> Vec<Secret> {
-        let tokens = self.of(sources);
-        join_all(tokens.iter().map(BelievedToken::read))
+    async fn read(&self, sources: &[Source]) -> Vec<Arc<Secret>> {
+        let tokens = self.known(sources);
+        join_all(tokens.iter().map(|token| token.read()))
             .await
             .into_iter()
             .flatten()
@@ -95,15 +99,14 @@ impl BelievedTokens {
     }
 
     /// What is known of these sources; what is known of others is forgotten.
-    fn of(&self, sources: &[Source]) -> Vec<Arc<BelievedToken>> {
+    fn known(&self, sources: &[Source]) -> Vec<Arc<BelievedToken>> {
         let mut known = self.0.lock();
         known.retain(|token| sources.contains(&token.source));
         for source in sources {
             if !known.iter().any(|token| token.source == *source) {
                 known.push(Arc::new(BelievedToken {
                     source: source.clone(),
-                    watch: Watch::default(),
-                    last: Lock::default(),
+                    value: Arc::default(),
                 }));
             }
         }
@@ -114,28 +117,23 @@ impl BelievedTokens {
 impl BelievedToken {
     /// What is believed after a look at its file, or after a while of waiting for one: a file that
     /// hangs keeps one thread and not a caller for ever.
-    async fn read(self: &Arc<Self>) -> Option<Secret> {
-        let patience = if self.last().is_some() {
-            MOMENT
-        } else {
-            PATIENCE
+    async fn read(&self) -> Option<Arc<Secret>> {
+        let source = self.source.clone();
+        let look = move |permit: &mut LookPermit, last: Option<Arc<Secret>>| {
+            let paths: Vec<_> = source.file().map(Into::into).into_iter().collect();
+            match permit.load_settled(&paths, ClockReading::now(), || secret(&source)) {
+                Some(read) => read.map(Arc::new),
+                None => last.ok_or_else(|| "is being written".to_owned()),
+            }
         };
-        if let Some(turn) = self.watch.turn(patience).await {
-            let me = self.clone();
-            turn.aside(move |turn| me.look(turn)).await;
-        }
-        self.last()
-    }
-
-    fn last(&self) -> Option<Secret> {
-        self.last.lock().clone()
-    }
-
-    /// For a thread that may block.
-    fn look(&self, turn: &mut Turn) {
-        let paths: Vec<_> = self.source.file().map(Into::into).into_iter().collect();
-        if let Some(now) = turn.settled(&paths, Moment::now(), || secret(&self.source).ok()) {
-            *self.last.lock() = now;
+        match self.value.look(TIMES, look).await {
+            LookResult::Value(secret) => Some(secret),
+            LookResult::Busy | LookResult::Silent => self.value.last(),
+            // Gone for as long, so that nobody is let in by it.
+            LookResult::Unusable(_) => {
+                self.value.keep(None);
+                None
+            }
         }
     }
 }
@@ -199,7 +197,7 @@ async fn judge(
     // All are compared, each in constant time: how long it takes says nothing.
     let right = secrets
         .iter()
-        .fold(false, |right, secret| (*secret == shown) | right);
+        .fold(false, |right, secret| (**secret == shown) | right);
     if right { Ok(true) } else { Err(Refused::Wrong) }
 }
 
@@ -229,13 +227,9 @@ fn bearer(headers: &HeaderMap) -> Option<Secret> {
 /// # Errors
 /// It cannot be read, in words without its value.
 pub fn secret(source: &Source) -> Result<Secret, String> {
-    let sources = BTreeMap::from([(NAME.to_owned(), source.clone())]);
-    let secrets = Secrets {
-        sources,
-        names: vec![NAME.to_owned()],
-        ..Secrets::default()
-    };
-    let values = secrets.read().map_err(|unreadable| unreadable.why)?;
+    let values = Secrets::one(NAME, source)
+        .read()
+        .map_err(|unreadable| unreadable.why)?;
     values
         .get(NAME)
         .filter(|secret| !secret.expose().is_empty())
@@ -420,7 +414,7 @@ mod tests {
         };
         for (known, expected, waited) in [
             (true, Ok(true), MOMENT),
-            (false, Err(Refused::Unreadable), PATIENCE),
+            (false, Err(Refused::Unreadable), LOOK_PATIENCE),
         ] {
             let tokens = BelievedTokens::default();
             if known {
@@ -436,7 +430,7 @@ mod tests {
                 );
             }
             // As a look does that never ends.
-            let _hung = tokens.of(&config.auth)[0].watch.turn_now().unwrap();
+            let _hung = tokens.known(&config.auth)[0].value.hang();
             let (began, right) = (BootInstant::now(), shows(&["Bearer first-token"]));
             let all =
                 join_all((0..1000).map(|_| super::judge(&config, &tokens, Peer::Network, &right)))

@@ -195,5 +195,5 @@ fn announce_ready(app: &App, ready_file: Option<&Path>) -> std::io::Result<()> {
         return Ok(());
     };
     let text = json!({ "proxy": proxy, "admin": app.admin().to_string(), "metrics": app.metrics_port().map(|a| a.to_string()) });
-    files::replace(file, format!("{text}\n").as_bytes())
+    files::replace_file(file, format!("{text}\n").as_bytes())
 }

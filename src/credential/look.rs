@@ -13,16 +13,14 @@ use tokio::{
 
 use super::{Credential, Refusal, world::Shared};
 use crate::{
-    files::Moment,
+    files::{ClockReading, LOOK_PATIENCE, LookPermit},
     oauth,
-    secret::{Looked, Turn, Values},
+    secret::{SecretCheck, Values},
     token::{FailureClass, GuardKey},
 };
 
 /// What is being written is looked at this often until it is whole.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Nobody waits longer for a look: a file may lie on a mount that hangs.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// A writer that has not rested for so long is told of.
 const RESTLESS: Duration = Duration::from_secs(30);
 
@@ -42,14 +40,14 @@ impl Credential {
     pub async fn look(self: &Arc<Self>, look: Look) {
         *self.shared.current.lock() = Arc::downgrade(self);
         let secrets = &self.shared.secrets;
-        let turn = match look {
-            Look::Poll => secrets.turn_now(),
-            Look::Now => secrets.turn().await,
+        let permit = match look {
+            Look::Poll => secrets.try_permit(),
+            Look::Now => secrets.permit().await,
         };
-        let Some(turn) = turn else { return };
+        let Some(permit) = permit else { return };
         let (tell, told) = oneshot::channel();
-        tokio::spawn(look_until_settled(self.shared.clone(), turn, tell));
-        if timeout(PATIENCE, told).await.is_err() {
+        tokio::spawn(look_until_settled(self.shared.clone(), permit, tell));
+        if timeout(LOOK_PATIENCE, told).await.is_err() {
             self.world
                 .metrics
                 .secret_unreadable(&self.name, "secrets: their files do not answer");
@@ -57,14 +55,14 @@ impl Credential {
     }
 
     /// Counts and logs what a look found, and tells keepers of values that they were not told of yet.
-    fn tell(&self, looked: &Looked) {
-        match looked {
-            Looked::Unsettled { lasted, .. } if *lasted >= RESTLESS => {
+    fn tell(&self, checked: &SecretCheck) {
+        match checked {
+            SecretCheck::Unsettled { lasted, .. } if *lasted >= RESTLESS => {
                 let why = "secrets: their files are written without a rest of two seconds; the last whole ones stay";
                 self.world.metrics.secret_unreadable(&self.name, why);
             }
-            Looked::Same | Looked::Changed { .. } | Looked::Unsettled { .. } => {}
-            Looked::Unreadable(why) => self
+            SecretCheck::Same | SecretCheck::Changed { .. } | SecretCheck::Unsettled { .. } => {}
+            SecretCheck::Unreadable(why) => self
                 .world
                 .metrics
                 .secret_unreadable(&self.name, &why.to_string()),
@@ -136,44 +134,45 @@ impl Shared {
 
 /// Looks, and as long as somebody may still be writing looks again. `tell`: told when the first
 /// look is done.
-async fn look_until_settled(shared: Arc<Shared>, turn: Turn, tell: oneshot::Sender<()>) {
-    let mut looked = look(&shared, turn).await;
+async fn look_until_settled(shared: Arc<Shared>, permit: LookPermit, tell: oneshot::Sender<()>) {
+    let mut checked = look(&shared, permit).await;
     // Who asked may have gone.
     let _ = tell.send(());
-    if !unsettled(looked.as_ref()) || shared.followed.swap(true, Ordering::AcqRel) {
+    if !unsettled(checked.as_ref()) || shared.followed.swap(true, Ordering::AcqRel) {
         return;
     }
     let weak: Weak<Shared> = Arc::downgrade(&shared);
     drop(shared);
-    while let Some(Looked::Unsettled { rest, .. }) = &looked {
+    while let Some(SecretCheck::Unsettled { rest, .. }) = &checked {
         sleep((*rest).clamp(Duration::from_millis(1), AGAIN)).await;
         let Some(shared) = weak.upgrade() else { return };
         let secrets = shared.secrets.clone();
         // Another look that hangs has the turn until it is done.
-        let Some(turn) = secrets.turn().await else {
+        let Some(permit) = secrets.permit().await else {
             continue;
         };
-        looked = look(&shared, turn).await;
+        checked = look(&shared, permit).await;
     }
     if let Some(shared) = weak.upgrade() {
         shared.followed.store(false, Ordering::Release);
     }
 }
 
-fn unsettled(looked: Option<&Looked>) -> bool {
-    matches!(looked, Some(Looked::Unsettled { .. }))
+fn unsettled(checked: Option<&SecretCheck>) -> bool {
+    matches!(checked, Some(SecretCheck::Unsettled { .. }))
 }
 
 /// A look on a thread that may block, told to the world. `None`: the runtime is going down.
-async fn look(shared: &Arc<Shared>, mut turn: Turn) -> Option<Looked> {
+async fn look(shared: &Arc<Shared>, mut permit: LookPermit) -> Option<SecretCheck> {
     let secrets = shared.secrets.clone();
-    let looked = tokio::task::spawn_blocking(move || secrets.look(&mut turn, Moment::now()))
-        .await
-        .ok()?;
+    let checked =
+        tokio::task::spawn_blocking(move || secrets.check(&mut permit, ClockReading::now()))
+            .await
+            .ok()?;
     if let Some(credential) = shared.current() {
-        credential.tell(&looked);
+        credential.tell(&checked);
     }
-    Some(looked)
+    Some(checked)
 }
 
 #[cfg(test)]

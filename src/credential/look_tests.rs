@@ -118,14 +118,14 @@ async fn what_one_writes_in_place_is_seen_without_another_poll() {
 #[tokio::test(start_paused = true)]
 async fn a_look_that_hangs_is_waited_for_by_nobody() {
     let (_folder, _, credential) = begin();
-    let hangs = credential.shared.secrets.turn().await;
+    let hangs = credential.shared.secrets.permit().await;
     let begun = BootInstant::now();
     credential.look(Look::Poll).await;
     assert_eq!(begun.until(BootInstant::now()), Duration::ZERO);
     credential.look(Look::Now).await;
     assert_eq!(
         begun.until(BootInstant::now()).as_secs(),
-        PATIENCE.as_secs()
+        LOOK_PATIENCE.as_secs()
     );
     drop(hangs);
     credential.look(Look::Now).await;

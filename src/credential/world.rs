@@ -15,7 +15,7 @@ use super::{Credential, Partition, Reason, Refusal, bundle::Bundle, refresh::ByH
 use crate::{
     lock::Lock,
     oauth::TokenClient,
-    secret::{Secrets, Watcher},
+    secret::{SecretWatcher, Secrets},
     telemetry::Metrics,
     token::{KeeperPolicy, Ledger, Store},
 };
@@ -83,7 +83,7 @@ impl World {
 /// What outlives a snapshot as long as the credential stays the same.
 pub(super) struct Shared {
     /// What is believed of its secrets, for token calls and presented headers alike.
-    pub(super) secrets: Arc<Watcher>,
+    pub(super) secrets: Arc<SecretWatcher>,
     /// The generation of secrets that running keepers were told of.
     pub(super) told: AtomicU64,
     /// Somebody looks again until what is being written is whole.
@@ -111,7 +111,7 @@ impl Shared {
         max: Option<u64>,
     ) -> Self {
         Self {
-            secrets: Arc::new(Watcher::new(secrets)),
+            secrets: Arc::new(SecretWatcher::new(secrets)),
             told: AtomicU64::new(0),
             followed: AtomicBool::new(false),
             current: Lock::default(),

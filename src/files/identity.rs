@@ -14,7 +14,7 @@ const COARSE: Duration = Duration::from_secs(2);
 
 /// Where a path leads, and what the file system says about the file that lies there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct FileIdentity {
     resolved: PathBuf,
     /// The path itself is a link.
     linked: bool,
@@ -29,12 +29,12 @@ pub struct Identity {
     changed: (i64, i64),
 }
 
-impl Identity {
+impl FileIdentity {
     /// Follows every link of `path`.
     ///
     /// # Errors
     /// There is nothing, or nothing we may look at.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    pub fn read(path: &Path) -> io::Result<Self> {
         let resolved = fs::canonicalize(path)?;
         let meta = fs::metadata(&resolved)?;
         let linked = fs::symlink_metadata(path)?.is_symlink();

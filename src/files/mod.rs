@@ -4,20 +4,22 @@
 //! A file that was replaced (another inode, or a link that leads elsewhere) counts at once: whoever
 //! made it had finished. One that was written in place counts when it has been quiet for [`QUIET`],
 //! because half a secret is a wrong attempt and half a configuration takes routes away.
-//! [`Settling`] is that rule for every kind of file; it reads no clock and no file. Who watches:
-//! credentials their secrets (`secret::Watcher`), the reloader configuration, profiles and
-//! certificates, and each leg's TLS its own files ([`Watch`]).
+//! [`FileWatcher`] holds that rule and who may look for everybody who asks whether a file changed:
+//! a credential's secrets and those that callers show (`secret`), the configuration with all that it
+//! names (`reload`), and the client certificate of a leg (`tls`).
 
 mod identity;
 mod read;
 mod settle;
 #[cfg(test)]
 mod settle_tests;
+mod value;
 mod watch;
 mod write;
 
-pub use identity::Identity;
-pub use read::{Bytes, Contents, Restless, read};
-pub use settle::{Judgement, Mark, Marks, Moment, QUIET, Settling, contents};
-pub use watch::{PATIENCE, Turn, Watch};
-pub use write::replace;
+pub use identity::FileIdentity;
+pub use read::{FileBytes, FileContents, UnstableFiles, read_together};
+pub use settle::{ClockReading, FileMark, FileMarks, QUIET, SettleState, digest_marks};
+pub use value::{LookResult, LookTimes, WatchedValue};
+pub use watch::{FileWatcher, LOOK_PATIENCE, LookPermit};
+pub use write::replace_file;

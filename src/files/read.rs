@@ -12,8 +12,8 @@ use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::{
-    identity::Identity,
-    settle::{Mark, Marks},
+    identity::FileIdentity,
+    settle::{FileMark, FileMarks},
 };
 
 use crate::hash::sha256;
@@ -23,21 +23,21 @@ use crate::hash::sha256;
 const TRIES: usize = 20;
 
 /// The bytes of a file, wiped when they are dropped.
-pub type Bytes = Zeroizing<Vec<u8>>;
+pub type FileBytes = Zeroizing<Vec<u8>>;
 
 /// What several files held at one moment.
-pub struct Contents(BTreeMap<PathBuf, Content>);
+pub struct FileContents(BTreeMap<PathBuf, FileContent>);
 
-struct Content {
+struct FileContent {
     /// `None`: there is nothing, or nothing we may look at.
-    identity: Option<Identity>,
-    bytes: io::Result<Bytes>,
+    identity: Option<FileIdentity>,
+    bytes: io::Result<FileBytes>,
 }
 
 /// The files changed faster than they could be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the files change faster than they can be read")]
-pub struct Restless;
+pub struct UnstableFiles;
 
 /// Reads all of `paths`, none of which may be larger than `limit` bytes. All links are resolved
 /// first (Kubernetes: `..data` once, in effect), then the resolved files are read, then everything
@@ -45,40 +45,43 @@ pub struct Restless;
 /// cannot be read is part of the result. For a thread that may block.
 ///
 /// # Errors
-/// [`Restless`].
-pub fn read(paths: &[PathBuf], limit: usize) -> Result<Contents, Restless> {
+/// [`UnstableFiles`].
+pub fn read_together(paths: &[PathBuf], limit: usize) -> Result<FileContents, UnstableFiles> {
     for _ in 0..TRIES {
-        let before = resolve(paths);
-        let read: Vec<io::Result<Bytes>> = before
+        let before = identify(paths);
+        let read: Vec<io::Result<FileBytes>> = before
             .iter()
             .map(|found| {
                 found
                     .as_ref()
-                    .map_err(again)
-                    .and_then(|id| whole(id, limit))
+                    .map_err(clone_error)
+                    .and_then(|id| read_whole(id, limit))
             })
             .collect();
-        if same(&before, &resolve(paths)) {
-            let contents = before.into_iter().zip(read).map(|(found, bytes)| Content {
-                identity: found.ok(),
-                bytes,
-            });
-            return Ok(Contents(paths.iter().cloned().zip(contents).collect()));
+        if is_same(&before, &identify(paths)) {
+            let contents = before
+                .into_iter()
+                .zip(read)
+                .map(|(found, bytes)| FileContent {
+                    identity: found.ok(),
+                    bytes,
+                });
+            return Ok(FileContents(paths.iter().cloned().zip(contents).collect()));
         }
     }
-    Err(Restless)
+    Err(UnstableFiles)
 }
 
-impl Contents {
+impl FileContents {
     /// The bytes of one of the paths that were asked for, or why there are none.
     #[must_use]
-    pub fn get(&self, path: &Path) -> Option<&io::Result<Bytes>> {
+    pub fn get(&self, path: &Path) -> Option<&io::Result<FileBytes>> {
         self.0.get(path).map(|content| &content.bytes)
     }
 
-    /// What was found where: for [`super::Settling`], which needs no contents.
+    /// What was found where: for [`super::Settler`], which needs no contents.
     #[must_use]
-    pub fn marks(&self) -> Marks {
+    pub fn marks(&self) -> FileMarks {
         self.0
             .iter()
             .map(|(path, content)| (path.clone(), content.mark()))
@@ -86,27 +89,27 @@ impl Contents {
     }
 }
 
-impl Content {
-    fn mark(&self) -> Mark {
+impl FileContent {
+    fn mark(&self) -> FileMark {
         let content = match &self.bytes {
             Ok(bytes) => sha256(bytes),
             // No text that we would find begins like this.
             Err(error) => sha256(format!("\0unreadable: {:?}", error.kind()).as_bytes()),
         };
-        Mark {
+        FileMark {
             identity: self.identity.clone(),
             content,
         }
     }
 }
 
-type Resolved = Vec<io::Result<Identity>>;
+type Identities = Vec<io::Result<FileIdentity>>;
 
-fn resolve(paths: &[PathBuf]) -> Resolved {
-    paths.iter().map(|path| Identity::of(path)).collect()
+fn identify(paths: &[PathBuf]) -> Identities {
+    paths.iter().map(|path| FileIdentity::read(path)).collect()
 }
 
-fn same(before: &Resolved, after: &Resolved) -> bool {
+fn is_same(before: &Identities, after: &Identities) -> bool {
     before.iter().zip(after).all(|pair| match pair {
         (Ok(before), Ok(after)) => before == after,
         (Err(before), Err(after)) => before.kind() == after.kind(),
@@ -114,7 +117,7 @@ fn same(before: &Resolved, after: &Resolved) -> bool {
     })
 }
 
-fn again(error: &io::Error) -> io::Error {
+fn clone_error(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(
         || io::Error::new(error.kind(), error.to_string()),
         io::Error::from_raw_os_error,
@@ -122,8 +125,8 @@ fn again(error: &io::Error) -> io::Error {
 }
 
 /// The whole content of a resolved path.
-fn whole(id: &Identity, limit: usize) -> io::Result<Bytes> {
-    let file = open(id.resolved())?;
+fn read_whole(id: &FileIdentity, limit: usize) -> io::Result<FileBytes> {
+    let file = open_quietly(id.resolved())?;
     let meta = file.metadata()?;
     if !meta.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -144,7 +147,7 @@ fn whole(id: &Identity, limit: usize) -> io::Result<Bytes> {
 }
 
 /// A FIFO without a writer must not hang us, a terminal must not become ours.
-fn open(path: &Path) -> io::Result<File> {
+fn open_quietly(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     OpenOptions::new()
         .read(true)

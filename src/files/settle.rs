@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use super::identity::Identity;
+use super::identity::FileIdentity;
 use crate::hash::sha256_of_parts;
 
 /// What is written in place counts when it has stayed the same for so long.
@@ -17,19 +17,19 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// What lay at one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub struct FileMark {
     /// `None`: there was nothing, or nothing we may look at.
-    pub(super) identity: Option<Identity>,
+    pub(super) identity: Option<FileIdentity>,
     /// SHA-256 of the content, or of why there is none.
     pub(super) content: [u8; 32],
 }
 
 /// What lay at several paths at one moment.
-pub type Marks = BTreeMap<PathBuf, Mark>;
+pub type FileMarks = BTreeMap<PathBuf, FileMark>;
 
 /// The moment of a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
+pub struct ClockReading {
     /// On a clock that never jumps.
     pub boot: Duration,
     /// Since the Unix epoch, as file systems count.
@@ -38,7 +38,7 @@ pub struct Moment {
 
 /// Whether what was found may be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judgement {
+pub enum SettleState {
     /// It is whole. From now on it is what later changes are compared with.
     Settled,
     /// Somebody may still be writing. `rest`: how long from now, if nothing more is written.
@@ -49,8 +49,8 @@ pub enum Judgement {
 /// What is believed of a set of files, and what is waited for. The set counts as a whole: as long
 /// as one of its files is being written, none is new.
 #[derive(Debug, Default)]
-pub struct Settling {
-    believed: Option<Marks>,
+pub struct Settler {
+    believed: Option<FileMarks>,
     pending: BTreeMap<PathBuf, Pending>,
     /// When it was last looked at, by the wall clock.
     looked: Duration,
@@ -62,14 +62,14 @@ pub struct Settling {
 
 #[derive(Debug)]
 struct Pending {
-    mark: Mark,
+    mark: FileMark,
     /// Since when it is as it is.
     since: Duration,
     /// How long it has to stay.
     need: Duration,
 }
 
-impl Settling {
+impl Settler {
     /// As the default, but a file that lies there at the very first look and may just now be
     /// written (its times say so) is waited for as well. What is not there, is empty, or was put in
     /// its place by a link is not waited for.
@@ -82,21 +82,21 @@ impl Settling {
     }
 
     /// Judges what was `found` at the moment `at`. What is found at the very first look counts at
-    /// once, for there is nothing to compare it with, but for one that is [`Settling::careful`]; a
+    /// once, for there is nothing to compare it with, but for one that is [`Settler::careful`]; a
     /// path that joins later is treated as a file that was not there before.
     #[must_use]
-    pub fn judge(&mut self, found: &Marks, at: Moment) -> Judgement {
+    pub fn judge(&mut self, found: &FileMarks, at: ClockReading) -> SettleState {
         let pending = match &self.believed {
-            Some(believed) => self.pending(believed, found, at),
+            Some(believed) => self.still_pending(believed, found, at),
             None if self.careful => {
-                let may_be_half = |mark: &Mark| {
+                let may_be_half = |mark: &FileMark| {
                     mark.identity
                         .as_ref()
                         .is_some_and(|file| !file.is_linked() && !file.is_empty())
                 };
                 let there = found.iter().filter(|(_, mark)| may_be_half(mark));
-                self.pending(
-                    &Marks::new(),
+                self.still_pending(
+                    &FileMarks::new(),
                     &there
                         .map(|(path, mark)| (path.clone(), mark.clone()))
                         .collect(),
@@ -115,17 +115,33 @@ impl Settling {
             self.believed = Some(found.clone());
             self.pending.clear();
             self.since = None;
-            return Judgement::Settled;
+            return SettleState::Settled;
         }
         self.pending = pending;
         let since = *self.since.get_or_insert(at.boot);
-        Judgement::Wait {
+        SettleState::Wait {
             rest,
             lasted: at.boot.saturating_sub(since),
         }
     }
 
-    fn pending(&self, believed: &Marks, found: &Marks, at: Moment) -> BTreeMap<PathBuf, Pending> {
+    /// Whether the file system says of each of `paths` what it said of what is believed.
+    pub(super) fn is_untouched(&self, paths: &[PathBuf]) -> bool {
+        self.believed.as_ref().is_some_and(|believed| {
+            paths.iter().all(|path| {
+                believed
+                    .get(path)
+                    .is_some_and(|mark| mark.identity == FileIdentity::read(path).ok())
+            })
+        })
+    }
+
+    fn still_pending(
+        &self,
+        believed: &FileMarks,
+        found: &FileMarks,
+        at: ClockReading,
+    ) -> BTreeMap<PathBuf, Pending> {
         let changed = found.iter().filter(|(path, mark)| {
             believed
                 .get(*path)
@@ -137,17 +153,18 @@ impl Settling {
                 Some(last) if last.mark == *mark => (last.since, last.need),
                 // Nothing was believed yet: there is only the one before to compare it with.
                 Some(last) if self.believed.is_none() => (
-                    written(mark, at, self.looked),
-                    mark.need(Some(&last.mark), true),
+                    written_at(mark, at, self.looked),
+                    mark.rest_needed(Some(&last.mark), true),
                 ),
                 Some(last) => (
-                    written(mark, at, self.looked),
-                    mark.need(old, true).max(mark.need(Some(&last.mark), true)),
+                    written_at(mark, at, self.looked),
+                    mark.rest_needed(old, true)
+                        .max(mark.rest_needed(Some(&last.mark), true)),
                 ),
                 // A path that joins was not looked at before.
                 None => (
-                    written(mark, at, old.map_or(Duration::ZERO, |_| self.looked)),
-                    mark.need(old, false),
+                    written_at(mark, at, old.map_or(Duration::ZERO, |_| self.looked)),
+                    mark.rest_needed(old, false),
                 ),
             };
             (
@@ -166,11 +183,11 @@ impl Settling {
 /// When a mark that did not lie there at the last look (`looked`) came to be, on the clock of
 /// `at.boot`. The file's own time counts where it can be true: not before that look. A server whose
 /// clock is behind ours says otherwise, and then it came just now.
-fn written(mark: &Mark, at: Moment, looked: Duration) -> Duration {
+fn written_at(mark: &FileMark, at: ClockReading, looked: Duration) -> Duration {
     let told = mark
         .identity
         .as_ref()
-        .map(Identity::last_changed)
+        .map(FileIdentity::last_changed)
         .filter(|told| *told + TICK >= looked);
     at.boot
         .saturating_sub(told.map_or(Duration::ZERO, |told| at.wall.saturating_sub(told)))
@@ -179,7 +196,7 @@ fn written(mark: &Mark, at: Moment, looked: Duration) -> Duration {
 /// SHA-256 over names and contents, whatever else the file system says of them: to tell "changed"
 /// from "same".
 #[must_use]
-pub fn contents(marks: &Marks) -> [u8; 32] {
+pub fn digest_marks(marks: &FileMarks) -> [u8; 32] {
     sha256_of_parts(
         marks
             .iter()
@@ -187,7 +204,7 @@ pub fn contents(marks: &Marks) -> [u8; 32] {
     )
 }
 
-impl Mark {
+impl FileMark {
     /// SHA-256 of what lies there, as [`crate::hash::sha256`] has it, or of why nothing does.
     #[must_use]
     pub fn content(&self) -> &[u8; 32] {
@@ -196,7 +213,7 @@ impl Mark {
 
     /// How long it has to stay as it is before it counts, coming after `before`. `again`: the file
     /// before was not believed yet either.
-    fn need(&self, before: Option<&Self>, again: bool) -> Duration {
+    fn rest_needed(&self, before: Option<&Self>, again: bool) -> Duration {
         let old = before.and_then(|mark| mark.identity.as_ref());
         match (old, &self.identity) {
             // Nobody means an empty file whole, however it came.

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use super::{
-    identity::Identity,
-    settle::{Judgement, Mark, Marks, Moment, Settling},
+    identity::FileIdentity,
+    settle::{ClockReading, FileMark, FileMarks, SettleState, Settler},
 };
 
 const START: i64 = 1_000_000;
 
 /// One file and its clock.
 struct Scene {
-    settling: Settling,
+    settling: Settler,
     now: Duration,
 }
 
@@ -33,15 +33,15 @@ fn time(ms: i64) -> (i64, i64) {
 }
 
 impl Lies<'_> {
-    fn mark(self) -> Mark {
+    fn mark(self) -> FileMark {
         let mut content = [0; 32];
         content
             .iter_mut()
             .zip(self.content.bytes())
             .for_each(|(to, from)| *to = from);
         let [modified, changed] = self.times.map(time);
-        Mark {
-            identity: Some(Identity::made_up(
+        FileMark {
+            identity: Some(FileIdentity::made_up(
                 self.at,
                 self.inode,
                 self.content.len() as u64,
@@ -53,15 +53,15 @@ impl Lies<'_> {
     }
 }
 
-fn gone() -> Mark {
-    Mark {
+fn gone() -> FileMark {
+    FileMark {
         identity: None,
         content: [255; 32],
     }
 }
 
 /// Written in place, into inode 1, at this millisecond.
-fn written(content: &str, ms: i64) -> Mark {
+fn written(content: &str, ms: i64) -> FileMark {
     Lies {
         at: "/f",
         inode: 1,
@@ -72,7 +72,7 @@ fn written(content: &str, ms: i64) -> Mark {
 }
 
 /// A file of its own inode, written and put there at these milliseconds.
-fn replaced(inode: u64, content: &str, times: [i64; 2]) -> Mark {
+fn replaced(inode: u64, content: &str, times: [i64; 2]) -> FileMark {
     Lies {
         at: "/f",
         inode,
@@ -86,7 +86,7 @@ impl Scene {
     /// "old" lies there, written long ago and looked at once.
     fn begin() -> Self {
         let mut scene = Self {
-            settling: Settling::default(),
+            settling: Settler::default(),
             now: Duration::from_mins(1),
         };
         assert_eq!(
@@ -98,12 +98,12 @@ impl Scene {
     }
 
     /// Looks at one file at this millisecond: how long it would still have to rest.
-    fn look(&mut self, mark: &Mark, ms: u64) -> Option<u64> {
+    fn look(&mut self, mark: &FileMark, ms: u64) -> Option<u64> {
         self.look_at(&[("f", mark)], ms)
     }
 
-    fn look_at(&mut self, marks: &[(&str, &Mark)], ms: u64) -> Option<u64> {
-        let marks: Marks = marks
+    fn look_at(&mut self, marks: &[(&str, &FileMark)], ms: u64) -> Option<u64> {
+        let marks: FileMarks = marks
             .iter()
             .map(|(path, mark)| ((*path).into(), (*mark).clone()))
             .collect();
@@ -111,13 +111,13 @@ impl Scene {
         let wall = Duration::from_secs(START.unsigned_abs()) + passed;
         match self.settling.judge(
             &marks,
-            Moment {
+            ClockReading {
                 boot: self.now + passed,
                 wall,
             },
         ) {
-            Judgement::Settled => None,
-            Judgement::Wait { rest, .. } => Some(u64::try_from(rest.as_millis()).unwrap()),
+            SettleState::Settled => None,
+            SettleState::Wait { rest, .. } => Some(u64::try_from(rest.as_millis()).unwrap()),
         }
     }
 }
@@ -251,7 +251,7 @@ fn a_clock_that_is_behind_or_ahead_or_coarse_makes_nobody_believe_sooner() {
     // Whole seconds only: this may have been written at 2.9 s.
     let mut scene = Scene::begin();
     let mut coarse = written("ha", 0);
-    coarse.identity = Some(Identity::made_up(
+    coarse.identity = Some(FileIdentity::made_up(
         "/f",
         1,
         2,
@@ -294,7 +294,7 @@ fn a_set_counts_as_a_whole_and_each_file_by_its_own_time() {
 fn a_writer_that_never_rests_is_told_by_how_long_it_lasts() {
     let mut scene = Scene::begin();
     for n in 1..=40_u64 {
-        let marks: Marks = [(
+        let marks: FileMarks = [(
             "f".into(),
             written(&format!("{n}"), i64::try_from(n * 1000).unwrap()),
         )]
@@ -302,13 +302,13 @@ fn a_writer_that_never_rests_is_told_by_how_long_it_lasts() {
         let passed = Duration::from_secs(n);
         let judged = scene.settling.judge(
             &marks,
-            Moment {
+            ClockReading {
                 boot: scene.now + passed,
                 wall: Duration::from_secs(START.unsigned_abs()) + passed,
             },
         );
         assert!(
-            matches!(judged, Judgement::Wait { lasted, .. } if lasted == Duration::from_secs(n - 1)),
+            matches!(judged, SettleState::Wait { lasted, .. } if lasted == Duration::from_secs(n - 1)),
             "{judged:?}"
         );
     }

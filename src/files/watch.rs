@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use super::{
-    read::read,
-    settle::{GRACE, Judgement, Moment, Settling},
+    read::read_together,
+    settle::{ClockReading, FileMarks, GRACE, SettleState, Settler},
 };
 use crate::clock::BootInstant;
 
@@ -19,74 +19,105 @@ use crate::clock::BootInstant;
 const LIMIT: usize = 16 * 1024 * 1024;
 
 /// Nobody waits longer for a look: a file may lie on a mount that hangs.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is believed of some files between readings.
+/// What is believed of some files between looks, and the right to look at them.
 #[derive(Debug, Default)]
-pub struct Watch(Arc<Mutex<Settling>>);
+pub struct FileWatcher(Arc<Mutex<Settler>>);
 
-/// The right to look at the files of a [`Watch`]. There is one, so that files that hang hang one
-/// thread and no more.
+/// The right to look at the files of a [`FileWatcher`]. There is one, so that files that hang hang
+/// one thread and no more; who has it sees everything that was written before.
 #[derive(Debug)]
-pub struct Turn(OwnedMutexGuard<Settling>);
+pub struct LookPermit(OwnedMutexGuard<Settler>);
 
-impl Watch {
-    /// As [`Turn::settled`], and `None` also while another looks. For a thread that may block.
-    pub fn settled<T>(&self, paths: &[PathBuf], at: Moment, load: impl FnOnce() -> T) -> Option<T> {
-        self.turn_now()?.settled(paths, at, load)
-    }
-
-    /// The turn, if nobody else has it.
+impl FileWatcher {
+    /// One whose very first look, too, waits for what may just now be written; others believe what
+    /// they find first.
     #[must_use]
-    pub fn turn_now(&self) -> Option<Turn> {
-        self.0.clone().try_lock_owned().ok().map(Turn)
+    pub fn careful() -> Self {
+        Self(Arc::new(Mutex::new(Settler::careful())))
     }
 
-    /// Waits for the turn, no longer than `patience`. `None`: another look takes longer.
-    pub async fn turn(&self, patience: Duration) -> Option<Turn> {
+    /// As [`LookPermit::load_settled`], and `None` also while another looks. For a thread that may
+    /// block.
+    pub fn load_settled<T>(
+        &self,
+        paths: &[PathBuf],
+        at: ClockReading,
+        load: impl FnOnce() -> T,
+    ) -> Option<T> {
+        self.try_permit()?.load_settled(paths, at, load)
+    }
+
+    /// The permit, if nobody else has it.
+    #[must_use]
+    pub fn try_permit(&self) -> Option<LookPermit> {
+        self.0.clone().try_lock_owned().ok().map(LookPermit)
+    }
+
+    /// Waits for the permit, no longer than `patience`. `None`: another look takes longer.
+    pub async fn permit(&self, patience: Duration) -> Option<LookPermit> {
         timeout(patience, self.0.clone().lock_owned())
             .await
             .ok()
-            .map(Turn)
+            .map(LookPermit)
+    }
+
+    /// Waits for the permit however long another look takes.
+    pub async fn wait_permit(&self) -> LookPermit {
+        LookPermit(self.0.clone().lock_owned().await)
     }
 }
 
-impl Turn {
+impl LookPermit {
     /// Does `look` on a thread that may block, and waits 5 s for it at most. `None`: it hangs, it
-    /// panicked, or the runtime is going down. One that is left behind keeps its turn until it is
+    /// panicked, or the runtime is going down. One that is left behind keeps its permit until it is
     /// done; what it finds it has to keep itself.
-    pub async fn aside<T: Send + 'static>(
+    pub async fn run_aside<T: Send + 'static>(
         mut self,
         look: impl FnOnce(&mut Self) -> T + Send + 'static,
     ) -> Option<T> {
-        timeout(PATIENCE, spawn_blocking(move || look(&mut self)))
+        timeout(LOOK_PATIENCE, spawn_blocking(move || look(&mut self)))
             .await
             .ok()?
             .ok()
     }
 
+    /// Whether what was `found` at the moment `at` may be believed; where it may, later looks are
+    /// compared with it.
+    #[must_use]
+    pub fn judge(&mut self, found: &FileMarks, at: ClockReading) -> SettleState {
+        self.0.judge(found, at)
+    }
+
+    /// The file system says of each of these files what it said when they were last believed: there
+    /// is no need to read them. For a thread that may block.
+    #[must_use]
+    pub fn is_untouched(&self, paths: &[PathBuf]) -> bool {
+        self.0.is_untouched(paths)
+    }
+
     /// What `load` makes of these files, where it may be believed: none of them is being written,
     /// nor was while `load` read them. `None`: what was made before stays. The first reading counts
     /// always. For a thread that may block.
-    pub fn settled<T>(
+    pub fn load_settled<T>(
         &mut self,
         paths: &[PathBuf],
-        at: Moment,
+        at: ClockReading,
         load: impl FnOnce() -> T,
     ) -> Option<T> {
-        let settling = &mut self.0;
-        let found = read(paths, LIMIT).ok()?.marks();
+        let found = read_together(paths, LIMIT).ok()?.marks();
         // A file that was replaced a moment ago is not looked at again as soon as that: what is
         // read is held against what lies there afterwards.
-        if matches!(settling.judge(&found, at), Judgement::Wait { rest, .. } if rest > GRACE) {
+        if matches!(self.judge(&found, at), SettleState::Wait { rest, .. } if rest > GRACE) {
             return None;
         }
         let made = load();
-        (read(paths, LIMIT).ok()?.marks() == found).then_some(made)
+        (read_together(paths, LIMIT).ok()?.marks() == found).then_some(made)
     }
 }
 
-impl Moment {
+impl ClockReading {
     /// The present moment.
     #[must_use]
     pub fn now() -> Self {
@@ -107,28 +138,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_look_that_hangs_is_left_behind_and_nobody_queues_behind_it() {
-        let watch = Watch::default();
+        let watch = FileWatcher::default();
         let (release, hung) = mpsc::channel::<()>();
         let began = BootInstant::now();
-        let looking = tokio::spawn(watch.turn_now().unwrap().aside(move |_| hung.recv()));
+        let looking = tokio::spawn(watch.try_permit().unwrap().run_aside(move |_| hung.recv()));
         tokio::task::yield_now().await;
         assert!(
-            watch.turn_now().is_none() && watch.settled(&[], Moment::now(), || ()).is_none(),
+            watch.try_permit().is_none()
+                && watch
+                    .load_settled(&[], ClockReading::now(), || ())
+                    .is_none(),
             "who comes second goes on without"
         );
-        let waiting = watch.turn(Duration::from_secs(2));
+        let waiting = watch.permit(Duration::from_secs(2));
         tokio::pin!(waiting);
         assert!(futures_util::poll!(&mut waiting).is_pending());
         // A thread that blocks holds the clock of the test.
-        tokio::time::advance(PATIENCE).await;
+        tokio::time::advance(LOOK_PATIENCE).await;
         assert!(waiting.await.is_none() && looking.await.unwrap().is_none());
         assert_eq!(
             began.until(BootInstant::now()).as_secs(),
-            PATIENCE.as_secs()
+            LOOK_PATIENCE.as_secs()
         );
         release.send(()).unwrap();
         assert!(
-            watch.turn(PATIENCE).await.is_some(),
+            watch.permit(LOOK_PATIENCE).await.is_some(),
             "it is as before once the look has ended"
         );
     }
@@ -138,30 +172,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         fs::write(&path, "one").unwrap();
-        let (watch, paths, start) = (Watch::default(), [path.clone()], Moment::now());
+        let (watch, paths, start) = (FileWatcher::default(), [path.clone()], ClockReading::now());
         // The wall clock stands still: only what was seen counts.
-        let at = |ms| Moment {
+        let at = |ms| ClockReading {
             boot: start.boot + Duration::from_millis(ms),
             wall: start.wall,
         };
         let content = || fs::read_to_string(&path).unwrap();
         assert_eq!(
-            watch.settled(&paths, at(0), content).as_deref(),
+            watch.load_settled(&paths, at(0), content).as_deref(),
             Some("one")
         );
         fs::write(&path, "tw").unwrap();
-        assert_eq!(watch.settled(&paths, at(100), content), None);
+        assert_eq!(watch.load_settled(&paths, at(100), content), None);
         fs::write(&path, "two").unwrap();
-        assert_eq!(watch.settled(&paths, at(2200), content), None);
+        assert_eq!(watch.load_settled(&paths, at(2200), content), None);
         let meanwhile = || {
             let read = content();
             fs::write(&path, "three").unwrap();
             read
         };
-        assert_eq!(watch.settled(&paths, at(4300), meanwhile), None);
-        assert_eq!(watch.settled(&paths, at(5000), content), None);
+        assert_eq!(watch.load_settled(&paths, at(4300), meanwhile), None);
+        assert_eq!(watch.load_settled(&paths, at(5000), content), None);
         assert_eq!(
-            watch.settled(&paths, at(7000), content).as_deref(),
+            watch.load_settled(&paths, at(7000), content).as_deref(),
             Some("three")
         );
     }

@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 /// # Errors
 /// The folder cannot be written to, or what lies at `path` is neither a file nor a link. What lay
 /// there is then still there.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path
         .file_name()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it has no name"))?;
@@ -35,7 +35,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     beside.push(name);
     beside.push(format!(".{:032x}", rand::random::<u128>()));
     let beside = folder.join(beside);
-    let written = make(&beside, bytes)
+    let written = write_new(&beside, bytes)
         .and_then(|()| fs::rename(&beside, path))
         .and_then(|()| File::open(folder)?.sync_all());
     written.inspect_err(|_| {
@@ -44,7 +44,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-fn make(path: &PathBuf, bytes: &[u8]) -> io::Result<()> {
+fn write_new(path: &PathBuf, bytes: &[u8]) -> io::Result<()> {
     // `create_new` alone follows no link; the flag says so once more.
     let mut file = OpenOptions::new()
         .write(true)
@@ -69,8 +69,8 @@ mod tests {
         for name in ["ready", "ready.new", ".ready.new", "ready.tmp"] {
             symlink(at("theirs"), at(name)).unwrap();
         }
-        replace(&at("ready"), b"one").unwrap();
-        replace(&at("ready"), b"two").unwrap();
+        replace_file(&at("ready"), b"one").unwrap();
+        replace_file(&at("ready"), b"two").unwrap();
         assert_eq!(fs::read_to_string(at("theirs")).unwrap(), "precious");
         assert_eq!(fs::read_to_string(at("ready")).unwrap(), "two");
         assert!(fs::symlink_metadata(at("ready")).unwrap().is_file());
@@ -88,9 +88,9 @@ mod tests {
         fs::create_dir(at("folder")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         for name in ["folder", "socket", "folder/..", "nowhere/ready"] {
-            assert!(replace(&at(name), b"x").is_err(), "{name}");
+            assert!(replace_file(&at(name), b"x").is_err(), "{name}");
         }
-        assert!(replace(Path::new("/dev/null"), b"x").is_err());
+        assert!(replace_file(Path::new("/dev/null"), b"x").is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

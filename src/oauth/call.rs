@@ -28,7 +28,7 @@ use crate::{
     clock::BootInstant,
     lock::Lock,
     profile::{Profile, Scope, TokenSpec, model::ClientAuth},
-    secret::{Secret, Values, Watcher},
+    secret::{Secret, SecretWatcher, Values},
     telemetry::Metrics,
     token::{
         Failure, FailureClass, Fetch, GuardKey, Issued, KeeperEvent, KeeperName, PreparedCall,
@@ -45,7 +45,7 @@ pub struct TokenCall {
     /// Index into `profile.tokens`.
     pub index: usize,
     /// What is believed of them is asked for at each attempt.
-    pub secrets: Arc<Watcher>,
+    pub secrets: Arc<SecretWatcher>,
     /// Partition values by name.
     pub partition: Vec<(Arc<str>, String)>,
     /// What it trusts may change under a running keeper, too.

@@ -1,6 +1,6 @@
 //! `client_auth`: callers prove that they may use this proxy (RFC 9110 11.7, RFC 7617, RFC 6750).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -13,8 +13,7 @@ use tokio::{
 
 use super::reply::{Cause, Reply};
 use crate::{
-    clock::BootInstant,
-    files::{Moment, PATIENCE, Turn, Watch},
+    files::{ClockReading, LOOK_PATIENCE, LookPermit, LookResult, LookTimes, WatchedValue},
     lock::Lock,
     logging::OncePerMinute,
     secret::{Secret, Secrets, Source},
@@ -35,7 +34,7 @@ static WRONG: OncePerMinute = OncePerMinute::new();
 /// cannot be read.
 #[derive(Debug, Default)]
 pub struct Gate {
-    seen: Lock<Vec<Arc<Seen>>>,
+    known: Lock<Vec<Arc<KnownSecret>>>,
     doubts: Arc<Doubts>,
 }
 
@@ -57,11 +56,9 @@ pub struct Denied {
 
 /// What is known of one source.
 #[derive(Debug)]
-struct Seen {
+struct KnownSecret {
     source: Source,
-    watch: Watch,
-    /// What was last read or went on being used, and when.
-    last: Lock<Option<(BootInstant, Arc<Secret>)>>,
+    value: Arc<WatchedValue<Secret>>,
 }
 
 impl Gate {
@@ -71,8 +68,11 @@ impl Gate {
     /// # Errors
     /// 407, or 502 where none of the secrets can be read.
     pub async fn check(&self, sources: &[Source], presented: Option<&[u8]>) -> Result<(), Reply> {
-        let all = self.seen(sources);
-        let mut looks: FuturesUnordered<_> = all.iter().map(|seen| seen.secret(PATIENCE)).collect();
+        let all = self.known(sources);
+        let mut looks: FuturesUnordered<_> = all
+            .iter()
+            .map(|known| known.secret(LOOK_PATIENCE))
+            .collect();
         let mut worst = Err(unreadable());
         // One that hangs keeps nobody waiting who shows another.
         while let Some(secret) = looks.next().await {
@@ -106,8 +106,8 @@ impl Gate {
             reply: unreadable(),
             wrong: false,
         };
-        for seen in self.seen(sources) {
-            let Ok(secret) = seen.fresh().map_or_else(|| seen.secret_here(), Ok) else {
+        for known in self.known(sources) {
+            let Ok(secret) = known.fresh().map_or_else(|| known.secret_here(), Ok) else {
                 continue;
             };
             match judge(&secret, presented) {
@@ -122,15 +122,14 @@ impl Gate {
     }
 
     /// What is known of these sources; what is known of others is forgotten.
-    fn seen(&self, sources: &[Source]) -> Vec<Arc<Seen>> {
-        let mut known = self.seen.lock();
-        known.retain(|seen| sources.contains(&seen.source));
+    fn known(&self, sources: &[Source]) -> Vec<Arc<KnownSecret>> {
+        let mut known = self.known.lock();
+        known.retain(|one| sources.contains(&one.source));
         for source in sources {
-            if !known.iter().any(|seen| seen.source == *source) {
-                known.push(Arc::new(Seen {
+            if !known.iter().any(|one| one.source == *source) {
+                known.push(Arc::new(KnownSecret {
                     source: source.clone(),
-                    watch: Watch::default(),
-                    last: Lock::default(),
+                    value: Arc::default(),
                 }));
             }
         }
@@ -138,46 +137,28 @@ impl Gate {
     }
 }
 
-impl Seen {
-    /// Who comes while another looks goes on with what is known, or waits no longer than
-    /// `patience`.
-    async fn secret(self: &Arc<Self>, patience: Duration) -> Result<Arc<Secret>, Reply> {
+impl KnownSecret {
+    /// Who comes while another looks goes on with what is known, or waits no longer than `first`.
+    async fn secret(&self, first: Duration) -> Result<Arc<Secret>, Reply> {
         if let Some(secret) = self.fresh() {
             return Ok(secret);
         }
-        let last = self.last();
-        let turn = if last.is_some() || patience.is_zero() {
-            self.watch.turn_now()
-        } else {
-            self.watch.turn(patience).await
+        let times = LookTimes {
+            fresh: FRESH,
+            patience: Duration::ZERO,
+            first,
         };
-        let Some(turn) = turn else {
-            return last.ok_or_else(unreadable);
-        };
-        if let Some(secret) = self.fresh() {
-            return Ok(secret);
-        }
-        let mine = self.clone();
-        let read = turn.aside(move |turn| mine.look(turn)).await.flatten();
-        self.kept(read)
+        self.resolve(self.value.look(times, self.loader()).await)
     }
 
     /// The other tasks of this thread go on elsewhere where there are other threads.
-    fn secret_here(self: &Arc<Self>) -> Result<Arc<Secret>, Reply> {
+    fn secret_here(&self) -> Result<Arc<Secret>, Reply> {
         if let Ok(runtime) = Handle::try_current()
             && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
         {
             return tokio::task::block_in_place(|| runtime.block_on(self.secret(Duration::ZERO)));
         }
-        self.kept(
-            self.watch
-                .turn_now()
-                .and_then(|mut turn| self.look(&mut turn)),
-        )
-    }
-
-    fn last(&self) -> Option<Arc<Secret>> {
-        self.last.lock().as_ref().map(|(_, secret)| secret.clone())
+        self.resolve(self.value.look_here(self.loader()))
     }
 
     /// Where there is no need to read it again.
@@ -185,47 +166,40 @@ impl Seen {
         if let Source::Value(secret) = &self.source {
             return Some(Arc::new(secret.clone()));
         }
-        let last = self.last.lock();
-        last.as_ref()
-            .filter(|(at, _)| at.until(BootInstant::now()) < FRESH)
-            .map(|(_, secret)| secret.clone())
+        self.value.fresh(FRESH)
     }
 
-    /// This counts for a while.
-    fn keep(&self, secret: &Arc<Secret>) {
-        *self.last.lock() = Some((BootInstant::now(), secret.clone()));
-    }
-
-    /// Reads it, for a thread that may block. While somebody writes to it, what was read before is
+    /// Reads it, on a thread that may block. While somebody writes to it, what was read before is
     /// what is there.
-    fn look(&self, turn: &mut Turn) -> Option<Arc<Secret>> {
-        let sources = BTreeMap::from([(NAME.to_owned(), self.source.clone())]);
-        let secrets = Secrets {
-            sources,
-            names: vec![NAME.to_owned()],
-            ..Secrets::default()
-        };
-        let read = || secrets.read().ok()?.get(NAME).cloned().map(Arc::new);
-        let secret = turn
-            .settled(&secrets.paths(), Moment::now(), read)
-            .unwrap_or_else(|| self.last())?;
-        self.keep(&secret);
-        Some(secret)
+    fn loader(
+        &self,
+    ) -> impl FnOnce(&mut LookPermit, Option<Arc<Secret>>) -> Result<Arc<Secret>, String> + use<>
+    {
+        let secrets = Secrets::one(NAME, &self.source);
+        move |permit, last| {
+            let read = || secrets.read().ok()?.get(NAME).cloned().map(Arc::new);
+            permit
+                .load_settled(&secrets.paths(), ClockReading::now(), read)
+                .unwrap_or(last)
+                .ok_or_else(|| "cannot be read".to_owned())
+        }
     }
 
     /// What was read, or else the last good value, which then counts for a while too.
-    fn kept(&self, read: Option<Arc<Secret>>) -> Result<Arc<Secret>, Reply> {
-        if let Some(secret) = read {
-            return Ok(secret);
-        }
+    fn resolve(&self, looked: LookResult<Secret>) -> Result<Arc<Secret>, Reply> {
+        let last = match looked {
+            LookResult::Value(secret) => return Ok(secret),
+            LookResult::Busy => return self.value.last().ok_or_else(unreadable),
+            LookResult::Silent | LookResult::Unusable(_) => self.value.last(),
+        };
         if let Some(times) = UNREAD.note() {
             tracing::warn!(
                 times,
                 "proxy.client_auth cannot be read; told once a minute"
             );
         }
-        let last = self.last().ok_or_else(unreadable)?;
-        self.keep(&last);
+        let last = last.ok_or_else(unreadable)?;
+        self.value.keep(Some(last.clone()));
         Ok(last)
     }
 }
@@ -301,6 +275,7 @@ fn password(value: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::BootInstant;
 
     fn code(presented: Option<&str>) -> u16 {
         let secret = Secret::new("s3:cret".to_owned());
@@ -345,7 +320,7 @@ mod tests {
         assert!(gate.check(&source, right).await.is_ok());
         tokio::time::advance(FRESH * 2).await;
         // As a look does that never ends.
-        let hung = gate.seen(&source)[0].watch.turn_now().unwrap();
+        let hung = gate.known(&source)[0].value.hang();
         let began = BootInstant::now();
         for _ in 0..1000 {
             assert!(gate.check(&source, right).await.is_ok());
@@ -361,7 +336,7 @@ mod tests {
         );
         drop(hung);
         let new = Gate::default();
-        let hung = new.seen(&source)[0].watch.turn_now().unwrap();
+        let hung = new.known(&source)[0].value.hang();
         let refused =
             futures_util::future::join_all((0..1000).map(|_| new.check(&source, right))).await;
         assert!(refused.iter().all(|refused| {
@@ -371,7 +346,7 @@ mod tests {
         }));
         assert_eq!(
             began.until(BootInstant::now()).as_secs(),
-            PATIENCE.as_secs()
+            LOOK_PATIENCE.as_secs()
         );
         drop(hung);
         let all = futures_util::future::join_all((0..100).map(|_| new.check(&source, right))).await;
@@ -436,7 +411,7 @@ mod tests {
         );
         // A look that never ends.
         let new = Gate::default();
-        let _hung = new.seen(&sources)[0].watch.turn_now().unwrap();
+        let _hung = new.known(&sources)[0].value.hang();
         let began = BootInstant::now();
         assert!(
             new.check(&sources, Some(b"Bearer third-secret"))

@@ -12,8 +12,7 @@ use std::{
 
 use super::{chosen::Speaks, patient::Patient};
 use crate::{
-    clock::BootInstant,
-    files::{Moment, PATIENCE, Turn, Watch},
+    files::{ClockReading, LOOK_PATIENCE, LookPermit, LookResult, LookTimes, WatchedValue},
     lock::Lock,
     logging::OncePerMinute,
     tls::Tls,
@@ -37,15 +36,7 @@ const STREAMS: usize = 100;
 /// the same.
 #[derive(Default)]
 pub struct Trust {
-    known: Lock<HashMap<Tls, Arc<Known>>>,
-}
-
-/// What is known of the files of one table.
-#[derive(Default)]
-struct Known {
-    /// What was last read or went on being used, and when.
-    last: Lock<Option<(BootInstant, Arc<Identity>)>>,
-    watch: Watch,
+    known: Lock<HashMap<Tls, Arc<WatchedValue<Identity>>>>,
 }
 
 /// Who is trusted and who we are, on connections to one upstream.
@@ -69,73 +60,43 @@ impl Trust {
             return Ok(Arc::default());
         }
         let known = self.known.lock().entry(tls.clone()).or_default().clone();
-        if let Some(identity) = known.fresh() {
-            return Ok(identity);
-        }
-        let last = known.last();
-        // Where there is something to go on with, nobody waits while another looks.
-        let turn = if last.is_some() {
-            known.watch.turn_now()
-        } else {
-            known.watch.turn(PATIENCE).await
+        let times = LookTimes {
+            fresh: FRESH,
+            // Where there is something to go on with, nobody waits while another looks.
+            patience: Duration::ZERO,
+            first: LOOK_PATIENCE,
         };
-        let Some(turn) = turn else {
-            return last.ok_or_else(|| SILENT.to_owned());
+        let table = tls.clone();
+        let looked = known.look(times, move |permit, last| look(&table, permit, last));
+        let why = match looked.await {
+            LookResult::Value(identity) => return Ok(identity),
+            LookResult::Busy => return known.last().ok_or_else(|| SILENT.to_owned()),
+            LookResult::Silent => SILENT.to_owned(),
+            LookResult::Unusable(why) => why,
         };
-        if let Some(identity) = known.fresh() {
-            return Ok(identity);
-        }
-        let (table, mine) = (tls.clone(), known.clone());
-        let looked = turn
-            .aside(move |turn| mine.look(&table, turn))
-            .await
-            .unwrap_or_else(|| Err(SILENT.to_owned()));
-        let (why, last) = match (looked, last) {
-            (Ok(identity), _) => return Ok(identity),
-            (Err(why), None) => return Err(why),
-            (Err(why), Some(last)) => (why, last),
+        let Some(last) = known.last() else {
+            return Err(why);
         };
         if let Some(times) = UNUSABLE.note() {
             tracing::warn!(%why, times, "tls files of an upstream cannot be used; going on with what was read before");
         }
-        known.keep(&last);
+        known.keep(Some(last.clone()));
         Ok(last)
     }
 }
 
-impl Known {
-    fn last(&self) -> Option<Arc<Identity>> {
-        self.last
-            .lock()
-            .as_ref()
-            .map(|(_, identity)| identity.clone())
-    }
-
-    /// Where there is no need to look again.
-    fn fresh(&self) -> Option<Arc<Identity>> {
-        let last = self.last.lock();
-        last.as_ref()
-            .filter(|(at, _)| at.until(BootInstant::now()) < FRESH)
-            .map(|(_, identity)| identity.clone())
-    }
-
-    /// This counts for a while.
-    fn keep(&self, identity: &Arc<Identity>) {
-        *self.last.lock() = Some((BootInstant::now(), identity.clone()));
-    }
-
-    /// Looks at the files, for a thread that may block. What is being written is left alone, unless
-    /// there is nothing else.
-    fn look(&self, tls: &Tls, turn: &mut Turn) -> Result<Arc<Identity>, String> {
-        let files: Vec<PathBuf> = tls.files().into_iter().map(Path::to_path_buf).collect();
-        let before = self.last();
-        let read = turn.settled(&files, Moment::now(), || load(tls, before.clone()));
-        let identity = read
-            .or_else(|| before.map(Ok))
-            .unwrap_or_else(|| load(tls, None))?;
-        self.keep(&identity);
-        Ok(identity)
-    }
+/// Looks at the files, for a thread that may block. What is being written is left alone, unless
+/// there is nothing else.
+fn look(
+    tls: &Tls,
+    permit: &mut LookPermit,
+    last: Option<Arc<Identity>>,
+) -> Result<Arc<Identity>, String> {
+    let files: Vec<PathBuf> = tls.files().into_iter().map(Path::to_path_buf).collect();
+    permit
+        .load_settled(&files, ClockReading::now(), || load(tls, last.clone()))
+        .or_else(|| last.map(Ok))
+        .unwrap_or_else(|| load(tls, None))
 }
 
 fn load(tls: &Tls, last: Option<Arc<Identity>>) -> Result<Arc<Identity>, String> {
@@ -263,6 +224,7 @@ pub fn peer(
 
 #[cfg(test)]
 mod tests {
+    use crate::clock::BootInstant;
     use std::path::PathBuf;
 
     use super::*;
@@ -308,7 +270,7 @@ mod tests {
             (&cert, made.cert.pem()),
             (&key, made.signing_key.serialize_pem()),
         ] {
-            crate::files::replace(path, text.as_bytes()).unwrap();
+            crate::files::replace_file(path, text.as_bytes()).unwrap();
         }
         (cert, key)
     }
@@ -402,7 +364,7 @@ mod tests {
         let first = trust.identity(&tls).await.unwrap();
         tokio::time::advance(FRESH * 2).await;
         // As a look does that never ends.
-        let hung = trust.known.lock().unwrap()[&tls].watch.turn_now().unwrap();
+        let hung = trust.known.lock()[&tls].hang();
         let began = BootInstant::now();
         for _ in 0..1000 {
             assert!(Arc::ptr_eq(&first, &trust.identity(&tls).await.unwrap()));
@@ -413,14 +375,8 @@ mod tests {
         );
         drop(hung);
         let new = Trust::default();
-        let known = new
-            .known
-            .lock()
-            .unwrap()
-            .entry(tls.clone())
-            .or_default()
-            .clone();
-        let hung = known.watch.turn_now().unwrap();
+        let known = new.known.lock().entry(tls.clone()).or_default().clone();
+        let hung = known.hang();
         let refused = futures_util::future::join_all((0..1000).map(|_| new.identity(&tls))).await;
         assert!(
             refused
@@ -429,7 +385,7 @@ mod tests {
         );
         assert_eq!(
             began.until(BootInstant::now()).as_secs(),
-            PATIENCE.as_secs()
+            LOOK_PATIENCE.as_secs()
         );
         drop(hung);
         let all = futures_util::future::join_all((0..100).map(|_| new.identity(&tls))).await;

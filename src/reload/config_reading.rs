@@ -8,7 +8,7 @@ use std::{
 use crate::{
     config::{self, Config, LoadOptions},
     document::{Problems, SourceText},
-    files::{self, Marks},
+    files::{self, FileMarks},
 };
 
 /// No configuration, profile or certificate is larger, in bytes.
@@ -20,7 +20,7 @@ const TRIES: usize = 5;
 pub(super) struct ConfigReading {
     pub config: Option<Config>,
     pub problems: Problems,
-    pub marks: Marks,
+    pub marks: FileMarks,
 }
 
 /// Loads `file` with all it names; `None`: the files change faster than they can be read. `known`
@@ -33,7 +33,7 @@ pub(super) fn read_config(
     options: &LoadOptions,
 ) -> Option<ConfigReading> {
     for _ in 0..TRIES {
-        let read = files::read(&[file.to_path_buf()], LIMIT).ok()?;
+        let read = files::read_together(&[file.to_path_buf()], LIMIT).ok()?;
         let source = match read.get(file) {
             // To read a pipe could take for ever.
             Some(Err(error)) if error.kind() == io::ErrorKind::Other => Err((
@@ -64,7 +64,7 @@ pub(super) fn read_config(
 }
 
 /// Whether the files that `config` was read from hold the same bytes still.
-pub(super) fn is_read_from(config: &Config, marks: &Marks) -> bool {
+pub(super) fn is_read_from(config: &Config, marks: &FileMarks) -> bool {
     config
         .files
         .iter()
@@ -72,8 +72,8 @@ pub(super) fn is_read_from(config: &Config, marks: &Marks) -> bool {
 }
 
 /// What lies at these paths now; `None`: it changes faster than it can be read.
-pub(super) fn read_marks(files: &[PathBuf]) -> Option<Marks> {
-    Some(files::read(files, LIMIT).ok()?.marks())
+pub(super) fn read_marks(files: &[PathBuf]) -> Option<FileMarks> {
+    Some(files::read_together(files, LIMIT).ok()?.marks())
 }
 
 /// Every file whose bytes shape the snapshot.

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::hash::sha256_of_parts;
 
-pub use watch::{Looked, Turn, Watcher};
+pub use watch::{SecretCheck, SecretWatcher};
 
 /// A secret value. It has no `Display`, no `Serialize`, and its `Debug` prints stars. Compared in
 /// constant time.
@@ -64,9 +64,9 @@ pub enum Source {
 impl Source {
     /// Where it stands, and whether the white space around it belongs to it.
     #[must_use]
-    pub fn place(&self) -> (&Self, bool) {
+    pub fn unwrap_kept(&self) -> (&Self, bool) {
         match self {
-            Self::Kept(place) => (place.place().0, true),
+            Self::Kept(place) => (place.unwrap_kept().0, true),
             place => (place, false),
         }
     }
@@ -74,7 +74,7 @@ impl Source {
     /// The file it is read from.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
-        match self.place().0 {
+        match self.unwrap_kept().0 {
             Self::File(path) | Self::Json(path, _) => Some(path),
             Self::Value(_) | Self::Kept(_) => None,
         }
@@ -83,7 +83,7 @@ impl Source {
     /// Its value where that is known without reading a file.
     #[must_use]
     pub fn value(&self) -> Option<&Secret> {
-        match self.place().0 {
+        match self.unwrap_kept().0 {
             Self::Value(secret) => Some(secret),
             _ => None,
         }
@@ -117,23 +117,33 @@ pub struct Values(pub BTreeMap<String, Secret>);
 /// A secret that cannot be read now. Names the secret and the file, never a value.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("secret {name}: {why}")]
-pub struct Unreadable {
+pub struct UnreadableSecret {
     pub name: String,
     pub file: Option<PathBuf>,
     pub why: String,
 }
 
 impl Secrets {
+    /// One secret alone, such as one that callers show us.
+    #[must_use]
+    pub fn one(name: &str, source: &Source) -> Self {
+        Self {
+            sources: BTreeMap::from([(name.to_owned(), source.clone())]),
+            names: vec![name.to_owned()],
+            ..Self::default()
+        }
+    }
+
     /// Reads all of them as they stand at one moment (a Kubernetes `..data` swap or a rewrite in
     /// between is read again), whether or not somebody is still writing them; what runs reads
-    /// through a [`Watcher`].
+    /// through a [`SecretWatcher`].
     ///
     /// # Errors
-    /// [`Unreadable`] for the first secret that is missing, empty, too large (1 MiB), not a regular
+    /// [`UnreadableSecret`] for the first secret that is missing, empty, too large (1 MiB), not a regular
     /// file or not UTF-8.
-    pub fn read(&self) -> Result<Values, Unreadable> {
-        read::consistent(self)?
-            .ok_or_else(|| read::restless(self))?
+    pub fn read(&self) -> Result<Values, UnreadableSecret> {
+        read::read_consistently(self)?
+            .ok_or_else(|| read::unstable(self))?
             .values
     }
 

@@ -5,17 +5,17 @@ use std::{collections::BTreeMap, io, path::Path, str};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{Secret, Secrets, Source, Unreadable, Values, trim};
-use crate::files::{self, Contents, Marks};
+use super::{Secret, Secrets, Source, UnreadableSecret, Values, trim};
+use crate::files::{self, FileContents, FileMarks};
 
 /// The largest file that is read as a secret, in bytes.
 const LIMIT: usize = 1024 * 1024;
 
 /// What one consistent read found.
-pub(super) struct Reading {
-    pub values: Result<Values, Unreadable>,
+pub(super) struct SecretReading {
+    pub values: Result<Values, UnreadableSecret>,
     /// What lay where, so that a file that somebody writes to is told from one that was replaced.
-    pub marks: Marks,
+    pub marks: FileMarks,
 }
 
 /// Reads every secret as it stands at one moment; `None`: the files change faster than they can be
@@ -23,23 +23,27 @@ pub(super) struct Reading {
 ///
 /// # Errors
 /// A name is given no source at all.
-pub(super) fn consistent(secrets: &Secrets) -> Result<Option<Reading>, Unreadable> {
+pub(super) fn read_consistently(
+    secrets: &Secrets,
+) -> Result<Option<SecretReading>, UnreadableSecret> {
     if let Some(name) = secrets.missing() {
-        return Err(Unreadable {
+        return Err(UnreadableSecret {
             name: name.clone(),
             file: None,
             why: "it is not given".into(),
         });
     }
-    let reading = |contents: Contents| Reading {
-        values: gather(secrets, &secrets.wanted(), &contents),
+    let reading = |contents: FileContents| SecretReading {
+        values: collect_values(secrets, &secrets.wanted(), &contents),
         marks: contents.marks(),
     };
-    Ok(files::read(&secrets.paths(), LIMIT).ok().map(reading))
+    Ok(files::read_together(&secrets.paths(), LIMIT)
+        .ok()
+        .map(reading))
 }
 
 /// What [`consistent`] could not get hold of.
-pub(super) fn restless(secrets: &Secrets) -> Unreadable {
+pub(super) fn unstable(secrets: &Secrets) -> UnreadableSecret {
     let wanted = secrets.wanted();
     let first = wanted
         .iter()
@@ -47,21 +51,21 @@ pub(super) fn restless(secrets: &Secrets) -> Unreadable {
     let (name, file) = first
         .map(|(name, file)| (name.to_owned(), Some(file.to_path_buf())))
         .unwrap_or_default();
-    Unreadable {
+    UnreadableSecret {
         name,
         file,
-        why: files::Restless.to_string(),
+        why: files::UnstableFiles.to_string(),
     }
 }
 
-fn gather(
+fn collect_values(
     secrets: &Secrets,
     wanted: &[(&str, Source)],
-    files: &Contents,
-) -> Result<Values, Unreadable> {
+    files: &FileContents,
+) -> Result<Values, UnreadableSecret> {
     let mut values = BTreeMap::new();
     for (name, source) in wanted {
-        let fail = |why: String| Unreadable {
+        let fail = |why: String| UnreadableSecret {
             name: (*name).to_owned(),
             file: source.file().map(Path::to_path_buf),
             why,
@@ -72,19 +76,19 @@ fn gather(
             // An optional secret need not be in the folder; where its file is named, it is meant to
             // be there.
             Some(Err(error))
-                if absent(error)
+                if is_absent(error)
                     && !secrets.sources.contains_key(*name)
                     && secrets.optional.iter().any(|o| o == name) =>
             {
                 continue;
             }
-            Some(Err(error)) => return Err(fail(in_words(error))),
+            Some(Err(error)) => return Err(fail(describe_io_error(error))),
         };
-        let (place, keep) = source.place();
+        let (place, keep) = source.unwrap_kept();
         let secret = match (place, bytes) {
-            (Source::Value(secret), _) => Ok(spaced(secret.expose(), keep)),
-            (Source::File(_), Some(bytes)) => plain(bytes, keep),
-            (Source::Json(_, pointer), Some(bytes)) => json(bytes, pointer, keep),
+            (Source::Value(secret), _) => Ok(trimmed_secret(secret.expose(), keep)),
+            (Source::File(_), Some(bytes)) => secret_from_text(bytes, keep),
+            (Source::Json(_, pointer), Some(bytes)) => secret_from_json(bytes, pointer, keep),
             (Source::Kept(_), _) | (_, None) => Err("it was not read".into()),
         };
         let secret = secret.map_err(&fail)?;
@@ -96,11 +100,11 @@ fn gather(
     Ok(Values(values))
 }
 
-fn absent(error: &io::Error) -> bool {
+fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
 }
 
-fn in_words(error: &io::Error) -> String {
+fn describe_io_error(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "the file is not there".into(),
         io::ErrorKind::PermissionDenied => "the file may not be read (permissions)".into(),
@@ -110,7 +114,7 @@ fn in_words(error: &io::Error) -> String {
 }
 
 /// UTF-8 without NUL. A byte order mark is an editor's, never part of a secret, and is dropped.
-fn text(bytes: &[u8]) -> Result<&str, String> {
+fn read_text(bytes: &[u8]) -> Result<&str, String> {
     let text = str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     if text.contains('\0') {
         return Err("it contains a NUL byte".into());
@@ -118,19 +122,19 @@ fn text(bytes: &[u8]) -> Result<&str, String> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-fn plain(bytes: &[u8], keep: bool) -> Result<Secret, String> {
-    Ok(spaced(text(bytes)?, keep))
+fn secret_from_text(bytes: &[u8], keep: bool) -> Result<Secret, String> {
+    Ok(trimmed_secret(read_text(bytes)?, keep))
 }
 
 /// The value with or without the white space around it.
-fn spaced(text: &str, keep: bool) -> Secret {
+fn trimmed_secret(text: &str, keep: bool) -> Secret {
     Secret::new(if keep { text } else { trim(text) }.to_owned())
 }
 
 /// `serde_json`'s tree is not zeroized: the file's other members live in freed memory for a while.
-fn json(bytes: &[u8], pointer: &str, keep: bool) -> Result<Secret, String> {
+fn secret_from_json(bytes: &[u8], pointer: &str, keep: bool) -> Result<Secret, String> {
     // The parser's own message may quote the text, so it is not passed on.
-    let tree: Value = serde_json::from_str(text(bytes)?)
+    let tree: Value = serde_json::from_str(read_text(bytes)?)
         .map_err(|e| format!("it is not JSON (line {}, column {})", e.line(), e.column()))?;
     let secret = match tree.pointer(pointer) {
         Some(Value::String(s)) => s.clone(),
@@ -152,7 +156,7 @@ fn json(bytes: &[u8], pointer: &str, keep: bool) -> Result<Secret, String> {
         return Err("it contains a NUL byte".into());
     }
     let secret = Zeroizing::new(secret);
-    Ok(spaced(&secret, keep))
+    Ok(trimmed_secret(&secret, keep))
 }
 
 #[cfg(test)]

@@ -10,16 +10,14 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::{
-    sync::{Mutex, OwnedMutexGuard},
-    time::{sleep, timeout},
+use tokio::time::sleep;
+
+use super::{Secrets, UnreadableSecret, Values, read};
+use crate::{
+    files::{ClockReading, FileWatcher, LOOK_PATIENCE, LookPermit, QUIET, SettleState},
+    lock::Lock,
 };
 
-use super::{Secrets, Unreadable, Values, read};
-use crate::files::{Judgement, Moment, QUIET, Settling};
-
-/// Nobody waits longer for a look: a file may lie on a mount that hangs.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Who needs the values now waits so long for a file that was replaced a moment ago; for one that
 /// is being written nobody waits, unless nothing is believed yet: then for one rest of it.
 const MOMENT: Duration = Duration::from_millis(250);
@@ -27,42 +25,24 @@ const MOMENT: Duration = Duration::from_millis(250);
 /// The secrets of one credential, watched. A value that is being written is not believed before its
 /// files have been quiet for two seconds ([`crate::files`]); until then, and while they cannot be
 /// read for no longer than that, what was believed before holds on.
-pub struct Watcher {
+pub struct SecretWatcher {
     sources: ArcSwap<Secrets>,
-    believed: ArcSwapOption<Believed>,
+    believed: ArcSwapOption<BelievedSecrets>,
     /// Counts up when believed values change.
     generation: AtomicU64,
-    state: Arc<Mutex<State>>,
+    files: FileWatcher,
+    /// What the last reading that was believed could not read.
+    unreadable: Lock<Option<UnreadableSecret>>,
 }
 
-struct Believed {
+struct BelievedSecrets {
     values: Arc<Values>,
     digest: [u8; 32],
 }
 
-/// What there is between looks.
-pub struct State {
-    settling: Settling,
-    /// What the last reading that was believed could not read.
-    unreadable: Option<Unreadable>,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        // A first half of a secret would be a wrong attempt.
-        Self {
-            settling: Settling::careful(),
-            unreadable: None,
-        }
-    }
-}
-
-/// The right to look. There is one, and who holds it sees everything that was written before.
-pub type Turn = OwnedMutexGuard<State>;
-
 /// What a look found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Looked {
+pub enum SecretCheck {
     Same,
     /// Other values than before are believed. `first`: there were none before.
     Changed {
@@ -74,14 +54,14 @@ pub enum Looked {
     Unsettled {
         rest: Duration,
         lasted: Duration,
-        unreadable: Option<Unreadable>,
+        unreadable: Option<UnreadableSecret>,
     },
     /// A secret is missing, empty or not readable, and not only for a moment. What was believed
     /// before is kept for what is placed on requests.
-    Unreadable(Unreadable),
+    Unreadable(UnreadableSecret),
 }
 
-impl Watcher {
+impl SecretWatcher {
     /// Nothing is read yet.
     #[must_use]
     pub fn new(secrets: Arc<Secrets>) -> Self {
@@ -90,7 +70,9 @@ impl Watcher {
             sources,
             believed,
             generation: AtomicU64::new(0),
-            state: Arc::default(),
+            // A first half of a secret would be a wrong attempt.
+            files: FileWatcher::careful(),
+            unreadable: Lock::default(),
         }
     }
 
@@ -114,47 +96,45 @@ impl Watcher {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Waits for the turn to look, 5 s at most; `None`: another look hangs.
-    pub async fn turn(&self) -> Option<Turn> {
-        timeout(PATIENCE, self.state.clone().lock_owned())
-            .await
-            .ok()
+    /// Waits for the right to look, 5 s at most; `None`: another look hangs.
+    pub async fn permit(&self) -> Option<LookPermit> {
+        self.files.permit(LOOK_PATIENCE).await
     }
 
-    /// The turn, if nobody else has it.
+    /// The right to look, if nobody else has it.
     #[must_use]
-    pub fn turn_now(&self) -> Option<Turn> {
-        self.state.clone().try_lock_owned().ok()
+    pub fn try_permit(&self) -> Option<LookPermit> {
+        self.files.try_permit()
     }
 
-    /// One look at the moment `at`. For a thread that may block.
-    pub fn look(&self, turn: &mut State, at: Moment) -> Looked {
-        let reading = match read::consistent(&self.sources.load_full()) {
+    /// One look at the moment `at`, with the permit of this watcher. For a thread that may block.
+    pub fn check(&self, permit: &mut LookPermit, at: ClockReading) -> SecretCheck {
+        let reading = match read::read_consistently(&self.sources.load_full()) {
             Ok(reading) => reading,
-            Err(why) => return Looked::Unreadable(why),
+            Err(why) => return SecretCheck::Unreadable(why),
         };
-        let unsettled = |rest, lasted, unreadable: &Option<Unreadable>| Looked::Unsettled {
+        let unsettled = |rest, lasted| SecretCheck::Unsettled {
             rest,
             lasted,
-            unreadable: unreadable.clone(),
+            unreadable: self.unreadable.lock().clone(),
         };
         let Some(reading) = reading else {
-            return unsettled(QUIET, Duration::ZERO, &turn.unreadable);
+            return unsettled(QUIET, Duration::ZERO);
         };
         if self.believed.load().is_none()
             && let Err(why) = &reading.values
         {
             // Nothing to hold on to, and nothing that half of could be sent.
-            turn.unreadable = Some(why.clone());
-            return Looked::Unreadable(why.clone());
+            *self.unreadable.lock() = Some(why.clone());
+            return SecretCheck::Unreadable(why.clone());
         }
-        if let Judgement::Wait { rest, lasted } = turn.settling.judge(&reading.marks, at) {
-            return unsettled(rest, lasted, &turn.unreadable);
+        if let SettleState::Wait { rest, lasted } = permit.judge(&reading.marks, at) {
+            return unsettled(rest, lasted);
         }
-        turn.unreadable = reading.values.as_ref().err().cloned();
+        *self.unreadable.lock() = reading.values.as_ref().err().cloned();
         let values = match reading.values {
             Ok(values) => values,
-            Err(why) => return Looked::Unreadable(why),
+            Err(why) => return SecretCheck::Unreadable(why),
         };
         let digest = values.digest();
         let before = self.believed.load();
@@ -162,15 +142,15 @@ impl Watcher {
             .as_ref()
             .is_some_and(|before| before.digest == digest)
         {
-            return Looked::Same;
+            return SecretCheck::Same;
         }
         let first = before.is_none();
-        self.believed.store(Some(Arc::new(Believed {
+        self.believed.store(Some(Arc::new(BelievedSecrets {
             values: Arc::new(values),
             digest,
         })));
         self.generation.fetch_add(1, Ordering::AcqRel);
-        Looked::Changed { first }
+        SecretCheck::Changed { first }
     }
 
     /// The values to use now: looks, and gives what is believed after that.
@@ -179,30 +159,30 @@ impl Watcher {
     /// In words, without values: a secret cannot be read, or nothing was believed yet and somebody
     /// is writing, or the files do not answer for 5 s.
     pub async fn values(self: &Arc<Self>) -> Result<Arc<Values>, String> {
-        let mut looked = self.look_now().await;
-        let patience = match &looked {
-            Some(Looked::Unsettled {
+        let mut checked = self.check_now().await;
+        let patience = match &checked {
+            Some(SecretCheck::Unsettled {
                 unreadable: None, ..
             }) if self.believed.load().is_none() => QUIET,
             _ => MOMENT,
         };
-        if let Some(Looked::Unsettled { rest, .. }) = looked
+        if let Some(SecretCheck::Unsettled { rest, .. }) = checked
             && rest <= patience
         {
             sleep(rest).await;
-            looked = self.look_now().await;
+            checked = self.check_now().await;
         }
-        match looked {
+        match checked {
             Some(
-                Looked::Same
-                | Looked::Changed { .. }
-                | Looked::Unsettled {
+                SecretCheck::Same
+                | SecretCheck::Changed { .. }
+                | SecretCheck::Unsettled {
                     unreadable: None, ..
                 },
             ) => {}
             Some(
-                Looked::Unreadable(why)
-                | Looked::Unsettled {
+                SecretCheck::Unreadable(why)
+                | SecretCheck::Unsettled {
                     unreadable: Some(why),
                     ..
                 },
@@ -214,13 +194,11 @@ impl Watcher {
     }
 
     /// `None`: it hangs, or the runtime is going down.
-    async fn look_now(self: &Arc<Self>) -> Option<Looked> {
-        let mut turn = self.turn().await?;
-        let me = self.clone();
-        // A file may lie on a slow disk. A look that is left behind keeps its turn until it is
-        // done.
-        let look = tokio::task::spawn_blocking(move || me.look(&mut turn, Moment::now()));
-        timeout(PATIENCE, look).await.ok()?.ok()
+    async fn check_now(self: &Arc<Self>) -> Option<SecretCheck> {
+        let (permit, me) = (self.permit().await?, self.clone());
+        permit
+            .run_aside(move |permit| me.check(permit, ClockReading::now()))
+            .await
     }
 }
 

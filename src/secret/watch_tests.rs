@@ -14,13 +14,13 @@ use crate::secret::Source;
 /// A folder with a file "key" that holds "old", and a watcher that has looked at it once.
 struct Scene {
     folder: TempDir,
-    watcher: Arc<Watcher>,
-    start: Moment,
+    watcher: Arc<SecretWatcher>,
+    start: ClockReading,
 }
 
-fn watcher(file: &Path) -> Arc<Watcher> {
+fn watcher(file: &Path) -> Arc<SecretWatcher> {
     let sources = [("key".to_owned(), Source::File(file.into()))].into();
-    Arc::new(Watcher::new(Arc::new(Secrets {
+    Arc::new(SecretWatcher::new(Arc::new(Secrets {
         sources,
         names: vec!["key".into()],
         ..Secrets::default()
@@ -42,9 +42,9 @@ impl Scene {
         let scene = Self {
             watcher: watcher(&file),
             folder,
-            start: Moment::now(),
+            start: ClockReading::now(),
         };
-        assert_eq!(scene.look(0), Looked::Changed { first: true });
+        assert_eq!(scene.look(0), SecretCheck::Changed { first: true });
         scene
     }
 
@@ -54,13 +54,13 @@ impl Scene {
 
     /// Looks this long after the start. The file's own time is real, so that it is later than the
     /// start and never older than a moment.
-    fn look(&self, ms: u64) -> Looked {
+    fn look(&self, ms: u64) -> SecretCheck {
         let ms = Duration::from_millis(ms);
-        let mut turn = self.watcher.turn_now().unwrap();
+        let mut permit = self.watcher.try_permit().unwrap();
         // The wall clock stands still: what is told by it is tested with made-up files.
-        self.watcher.look(
-            &mut turn,
-            Moment {
+        self.watcher.check(
+            &mut permit,
+            ClockReading {
                 boot: self.start.boot + ms,
                 wall: self.start.wall,
             },
@@ -81,8 +81,8 @@ impl Scene {
     }
 }
 
-fn unsettled(looked: &Looked) -> bool {
-    matches!(looked, Looked::Unsettled { .. })
+fn unsettled(looked: &SecretCheck) -> bool {
+    matches!(looked, SecretCheck::Unsettled { .. })
 }
 
 #[test]
@@ -92,10 +92,10 @@ fn what_is_being_written_at_the_very_first_look_is_not_believed_and_what_is_miss
     let scene = Scene {
         watcher: watcher(&file),
         folder,
-        start: Moment::now(),
+        start: ClockReading::now(),
     };
     assert!(
-        matches!(scene.look(0), Looked::Unreadable(_)),
+        matches!(scene.look(0), SecretCheck::Unreadable(_)),
         "nothing lies there, and nobody waits for that"
     );
     let scene = Scene {
@@ -107,7 +107,7 @@ fn what_is_being_written_at_the_very_first_look_is_not_believed_and_what_is_miss
     fs::write(&file, "the-right-secret").unwrap();
     assert!(unsettled(&scene.look(1500)));
     assert!(unsettled(&scene.look(3400)));
-    assert_eq!(scene.look(3600), Looked::Changed { first: true });
+    assert_eq!(scene.look(3600), SecretCheck::Changed { first: true });
     assert_eq!(scene.believed(), ("the-right-secret".into(), 1));
 }
 
@@ -123,16 +123,16 @@ fn what_is_written_in_place_is_believed_when_its_writer_has_rested() {
         assert!(unsettled(&scene.look(ms)));
         assert_eq!(scene.believed(), ("old".into(), 1));
     }
-    assert_eq!(scene.look(4500), Looked::Changed { first: false });
+    assert_eq!(scene.look(4500), SecretCheck::Changed { first: false });
     assert_eq!(scene.believed(), ("the-right-secret".into(), 2));
-    assert_eq!(scene.look(4600), Looked::Same);
+    assert_eq!(scene.look(4600), SecretCheck::Same);
     // Cut off, and then as it was.
     fs::write(scene.path("key"), "").unwrap();
     assert!(unsettled(&scene.look(5000)));
     fs::write(scene.path("key"), "the-right-secret").unwrap();
     assert_eq!(
         (scene.look(5001), scene.watcher.generation()),
-        (Looked::Same, 2)
+        (SecretCheck::Same, 2)
     );
 }
 
@@ -148,12 +148,12 @@ fn a_secret_that_is_gone_or_empty_for_a_moment_is_not_unreadable_and_one_that_st
         spoil(&scene.path("key"));
         assert!(matches!(
             scene.look(at),
-            Looked::Unsettled {
+            SecretCheck::Unsettled {
                 unreadable: None,
                 ..
             }
         ));
-        assert!(matches!(scene.look(at + 2000), Looked::Unreadable(_)));
+        assert!(matches!(scene.look(at + 2000), SecretCheck::Unreadable(_)));
         assert_eq!(
             scene.believed(),
             ("old".into(), 1),
@@ -163,7 +163,7 @@ fn a_secret_that_is_gone_or_empty_for_a_moment_is_not_unreadable_and_one_that_st
         fs::write(scene.path("key"), "old, but more of it").unwrap();
         assert!(matches!(
             scene.look(at + 3000),
-            Looked::Unsettled {
+            SecretCheck::Unsettled {
                 unreadable: Some(_),
                 ..
             }
@@ -171,7 +171,7 @@ fn a_secret_that_is_gone_or_empty_for_a_moment_is_not_unreadable_and_one_that_st
         fs::write(scene.path("beside"), "old").unwrap();
         fs::rename(scene.path("beside"), scene.path("key")).unwrap();
         let _ = scene.look(at + 3100);
-        assert_eq!(scene.look(at + 6000), Looked::Same);
+        assert_eq!(scene.look(at + 6000), SecretCheck::Same);
     }
 }
 
@@ -187,7 +187,7 @@ fn what_comes_whole_is_believed_at_once() {
             symlink("..data/key", scene.path("link")).unwrap();
             fs::rename(scene.path("link"), scene.path("key")).unwrap();
         }
-        assert_eq!(scene.look(n), Looked::Changed { first: false });
+        assert_eq!(scene.look(n), SecretCheck::Changed { first: false });
         assert_eq!(scene.believed(), (version.to_owned(), n + 1));
     }
 }
@@ -251,6 +251,6 @@ fn values_of_a_new_configuration_are_believed_at_once() {
         ..Secrets::default()
     };
     scene.watcher.adopt(Arc::new(inline));
-    assert_eq!(scene.look(1), Looked::Changed { first: false });
+    assert_eq!(scene.look(1), SecretCheck::Changed { first: false });
     assert_eq!(scene.believed(), ("inline".into(), 2));
 }

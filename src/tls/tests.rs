@@ -10,7 +10,7 @@ fn made(names: &[&str]) -> (String, String) {
 
 fn written(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
     let path = folder.path().join(name);
-    crate::files::replace(&path, text.as_ref()).unwrap();
+    crate::files::replace_file(&path, text.as_ref()).unwrap();
     path
 }
 
@@ -206,7 +206,7 @@ fn while_another_handshake_looks_at_the_files_one_goes_on_with_the_pair_that_was
     let held = certified_key(&pair.read().unwrap()).unwrap();
     let rotating = Arc::new(IdentityResolver::new(pair, held.clone()));
     // As a look does that never ends.
-    let _looking = rotating.seen.lock().unwrap();
+    let _looking = rotating.watcher.try_permit().unwrap();
     let (tell, told) = std::sync::mpsc::channel();
     let other = rotating.clone();
     std::thread::spawn(move || tell.send(other.resolve(&[], &[]).unwrap().cert.clone()));

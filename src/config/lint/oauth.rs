@@ -172,7 +172,7 @@ fn client(credential: &CredentialConfig) -> Option<String> {
                 .as_ref()
                 .map(|dir| Source::File(dir.join("client_id")))
         })?
-        .place()
+        .unwrap_kept()
         .0
     {
         Source::Value(value) if value.expose().is_empty() => None,

@@ -39,7 +39,7 @@ fn profile(tokens: Vec<TokenSpec>) -> Profile {
     }
 }
 
-fn secrets(list: &[(&str, &str)]) -> Arc<Watcher> {
+fn secrets(list: &[(&str, &str)]) -> Arc<SecretWatcher> {
     watcher(set(list))
 }
 
@@ -61,8 +61,8 @@ fn set(list: &[(&str, &str)]) -> Secrets {
     }
 }
 
-fn watcher(secrets: Secrets) -> Arc<Watcher> {
-    Arc::new(Watcher::new(Arc::new(secrets)))
+fn watcher(secrets: Secrets) -> Arc<SecretWatcher> {
+    Arc::new(SecretWatcher::new(Arc::new(secrets)))
 }
 
 pub(super) fn call(spec: TokenSpec) -> TokenCall {
