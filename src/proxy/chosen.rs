@@ -70,10 +70,10 @@ pub struct Ctx {
     pub chosen: Option<Chosen>,
     /// Set where a later phase found the reason for an error that pingora only carries.
     pub refusal: Option<Reply>,
+    /// There where it is being sent once more. Counted before the request ceases to be in flight.
+    pub replay: Option<Replay>,
     /// Counts it as one in flight, once its upstream is known.
     pub flight: Option<Flight>,
-    /// There where it is being sent once more.
-    pub replay: Option<Replay>,
     /// Times `upstream_peer` was called: pingora's own bound is shared by all reasons for a retry.
     pub tries: usize,
     /// Interim (1xx) answers so far.

@@ -175,6 +175,7 @@ async fn a_401_of_the_api_refuses_both_tokens_and_costs_one_call_each_and_one_re
         (1..=20).contains(&counts.revoked),
         "each call was sent again once at most: {counts:?}"
     );
+    w.sidecar.until_idle("mypos").await;
     #[expect(clippy::cast_precision_loss, reason = "at most twenty")]
     let replays = counts.revoked as f64;
     let series = "cupbearer_replays_total{outcome=\"ok\",upstream=\"mypos\"}";

@@ -65,7 +65,9 @@ impl World {
             .unwrap()
     }
 
+    /// Counted a moment after the last answer has been read.
     async fn replays(&self, outcome: &str) -> f64 {
+        self.sidecar.until_idle("acme").await;
         self.sidecar
             .metric(&format!(
                 "cupbearer_replays_total{{outcome=\"{outcome}\",upstream=\"acme\"}}"
