@@ -178,7 +178,7 @@ impl Reloader {
         outcome
     }
 
-    /// The same for the poller, who comes again: what is being written is not waited for, and what
+    /// Reloads for the poller, who comes again: what is being written is not waited for, and what
     /// is refused for the reasons of the last time is not told again.
     async fn try_polled_reload(&self) -> ReloadAttempt {
         let mut permit = self.0.watcher.wait_permit().await;

@@ -96,7 +96,8 @@ pub fn secret_file(
     }
 }
 
-/// The same for the files of a folder.
+/// A folder of secrets that is not there, and files of it that are missing, or that everybody on
+/// this host may read.
 pub fn secret_dir(
     at: &str,
     dir: &Path,

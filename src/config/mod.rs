@@ -59,7 +59,8 @@ pub fn load(file: &Path, options: &LoadOptions) -> (Option<Config>, Problems) {
     load_read(file, SourceText::read(file), options)
 }
 
-/// The same from what was read of `file` before.
+/// Loads what was read of `file` before: every problem and lint, and the configuration if none of
+/// them is fatal.
 #[must_use]
 pub fn load_read(
     file: &Path,
@@ -121,7 +122,7 @@ fn written(file: &Path, options: &LoadOptions) -> Option<Value> {
     tree.map(|tree| tree.value)
 }
 
-/// The same from a text, for tests and the demo; relative paths start from `folder`.
+/// Loads a text, for tests and the demo; relative paths start from `folder`.
 #[must_use]
 pub fn load_text(text: &str, folder: &Path, options: &LoadOptions) -> (Option<Config>, Problems) {
     build(text, folder, None, options)

@@ -73,7 +73,7 @@ impl<'a> KeyPath<'a> {
         parts.push(self.part);
         parts
     }
-    /// The same steps below another root, written out.
+    /// These steps below another root, written out.
     #[must_use]
     pub fn below(&self, root: &str) -> String {
         write_parts(root, &self.parts())

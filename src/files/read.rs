@@ -45,7 +45,7 @@ pub struct UnstableFiles;
 /// cannot be read is part of the result. For a thread that may block.
 ///
 /// # Errors
-/// [`UnstableFiles`].
+/// [`UnstableFiles`]: they changed during each of 20 tries.
 pub fn read_together(paths: &[PathBuf], limit: usize) -> Result<FileContents, UnstableFiles> {
     for _ in 0..TRIES {
         let before = identify(paths);

@@ -66,7 +66,8 @@ impl ProfileBuilder<'_> {
             .ok()
     }
 
-    /// The same for a text that may be wrong only because a setting is.
+    /// Takes the value of the text `source`, or notes why there is none: at the setting, where that
+    /// is what makes it wrong.
     pub fn or_blame<T>(
         &mut self,
         at: &KeyPath<'_>,
@@ -193,7 +194,8 @@ impl ProfileBuilder<'_> {
         self.choice(at, text, default, words).unwrap_or(default)
     }
 
-    /// The same, for those who must know that the word was wrong.
+    /// One of several words, `default` where none is written; `None`: it is another, and that is
+    /// noted.
     pub fn choice<T: Copy>(
         &mut self,
         at: &KeyPath<'_>,

@@ -36,7 +36,8 @@ pub fn is_ours(path: &str) -> bool {
 /// The token that is asked for.
 ///
 /// # Errors
-/// [`Stop`].
+/// [`Stop`]: 404 for a name that hands out nothing to this caller, 405 for another method than
+/// POST, 400 for a form that cannot be read, what keeps a token away, or the client has left.
 pub async fn vend(session: &mut Session, snapshot: &Snapshot, path: &str) -> Result<Vended, Stop> {
     let path = path.split('?').next().unwrap_or_default();
     let unknown = || {

@@ -113,7 +113,8 @@ impl Redactor {
         self.hide_repeatedly(value, |now| self.find_ranges(now))
     }
 
-    /// The same for the name of a field, in which case does not matter.
+    /// The name of a field, in which case does not matter, with every word replaced by `***`; `None`
+    /// where it holds none.
     #[must_use]
     pub fn hide_name(&self, name: &[u8]) -> Option<Vec<u8>> {
         self.hide_repeatedly(name, |now| self.find_ranges_in_name(now))

@@ -13,7 +13,7 @@ pub enum Spelling {
     /// Base64 (RFC 4648 4), with so many bytes of something else before the word in its group: 0, 1
     /// or 2.
     Base64(u8),
-    /// The same in the alphabet for URLs (RFC 4648 5).
+    /// Base64 in the alphabet for URLs (RFC 4648 5), with so many bytes before the word: 0, 1 or 2.
     Base64Url(u8),
 }
 

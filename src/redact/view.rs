@@ -54,7 +54,7 @@ pub fn decoded_views(text: &[u8]) -> Vec<DecodedView<'_>> {
 }
 
 impl DecodedView<'_> {
-    /// The same in small letters.
+    /// This view with its letters small, for names in which case does not matter.
     pub fn lowered(mut self) -> Self {
         self.text.to_mut().make_ascii_lowercase();
         self

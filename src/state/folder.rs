@@ -54,7 +54,7 @@ impl Folder {
         }
     }
 
-    /// The same folder in the name of its owner, for the superuser: files that are made belong to
+    /// A folder in the name of its owner, for the superuser: files that are made belong to
     /// the folder's owner, and a folder that is not there is not made.
     pub fn on_behalf(dir: PathBuf) -> Self {
         Self {
@@ -88,10 +88,10 @@ impl Folder {
         Ok(())
     }
 
-    /// The same, and changes nothing.
+    /// Looks whether the folder may be used, and changes nothing.
     ///
     /// # Errors
-    /// Those of [`Folder::check`].
+    /// It is not there, not a folder, somebody else's, or writable for others.
     pub fn look(&self) -> Result<(), Trouble> {
         self.judge(&std::fs::metadata(&self.dir).map_err(io_at("use the folder", &self.dir))?)
     }

@@ -68,7 +68,8 @@ impl Guard {
         decision
     }
 
-    /// The same in place of a ledger that cannot be used now and had counted what is `known`.
+    /// Spends one attempt in place of a ledger that cannot be used now and had counted what is
+    /// `known`.
     /// [`Denial::NoMemory`]: one who shares account or secret does not trust a guard that forgets
     /// with its process.
     pub fn stand_in(

@@ -16,7 +16,7 @@ use {
 /// At the front of those who wait for a turn, asked again after this even if nobody says that one
 /// is free.
 const TURN: Duration = Duration::from_secs(1);
-/// The same for those behind: should the front not move, they ask without having come there.
+/// Those behind it ask after this, should the front not move.
 const BEHIND: Duration = Duration::from_secs(5);
 
 impl Task {

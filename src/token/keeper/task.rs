@@ -130,7 +130,7 @@ impl Task {
         self.slot.state.send_replace(self.state.clone());
     }
 
-    /// The same, without waking a crowd of waiters for nothing.
+    /// Shows the state where it changed: a crowd of waiters is not woken for nothing.
     pub fn publish_change(&mut self) {
         self.state.pause = self.pause;
         if !self.slot.state.borrow().shows_same(&self.state) {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, process::Command};
 
-use super::{root, rust_files};
+use super::{is_test, root, rust_files};
 
 #[test]
 fn make_help_says_a_word_of_every_target() {
@@ -68,6 +68,21 @@ fn every_file_that_a_document_names_is_there() {
         );
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn no_page_of_the_documentation_needs_the_one_above_it() {
+    let same = regex::Regex::new(r"(?m)^\s*//[/!] The same( (for|from|in|with|as)\b|[,;.]).*$");
+    let bare = regex::Regex::new(r"/// # Errors\n\s*/// \[`\w+`\]\.?\n\s*(pub|async|fn|#)");
+    let (same, bare) = (same.unwrap(), bare.unwrap());
+    let mut wrong = Vec::new();
+    for file in rust_files("src").into_iter().filter(|f| !is_test(f)) {
+        let text = fs::read_to_string(&file).unwrap();
+        for found in same.find_iter(&text).chain(bare.find_iter(&text)) {
+            wrong.push(format!("{}: {}", file.display(), found.as_str().trim()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// The anchor that rustdoc gives a heading.
