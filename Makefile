@@ -26,7 +26,7 @@ CARGO_TEST := cargo test --locked
 BINARY := target/debug/cupbearer
 CHECK_DEPLOY := $(WITH_TOOLS) python3 tests/deploy
 
-.PHONY: help demo test conformance bench soak sbom build fmt lint deny unit integration deploy image doc
+.PHONY: help demo test conformance bench soak sbom build fmt lint deny example unit integration deploy image doc
 .PHONY: tools browser operators components keycloak go-tools
 
 help: ## this list
@@ -72,6 +72,9 @@ lint: components $(TOOLS)/build.stamp ## clippy over everything, warnings are er
 
 deny: $(TOOLS)/python.stamp ## licences, sources and known faults of dependencies
 	@tests/tools/deny "$(CURDIR)/$(VENV)"
+
+example: $(TOOLS)/build.stamp ## new keys of the configuration into config.example.toml
+	WRITE_EXAMPLE=1 cargo test --locked --lib the_example_has_every_key_of_its_tables
 
 unit: $(TOOLS)/build.stamp ## the tests beside the code
 	$(CARGO_TEST) --lib --bins

@@ -144,16 +144,21 @@ pub struct RequestLimits {
     pub idle: Duration,
 }
 
+impl RequestLimits {
+    /// Those of a configuration that says nothing of them.
+    pub const DEFAULT: Self = Self {
+        connections: 10_000,
+        header_bytes: 65_536,
+        headers: 256,
+        uri_bytes: 16_384,
+        header_timeout: Duration::from_secs(10),
+        idle: Duration::from_mins(10),
+    };
+}
+
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self {
-            connections: 10_000,
-            header_bytes: 65_536,
-            headers: 256,
-            uri_bytes: 16_384,
-            header_timeout: Duration::from_secs(10),
-            idle: Duration::from_mins(10),
-        }
+        Self::DEFAULT
     }
 }
 

@@ -165,6 +165,20 @@ impl SchemaNode {
             .all(|key| key.as_str().is_some_and(|key| table.contains_key(key)))
     }
 
+    /// What stands here where nothing is written, if that is anything.
+    #[must_use]
+    pub fn default_value(&self) -> Option<&'static Value> {
+        self.says("default").filter(|value| !value.is_null())
+    }
+
+    /// What it is for, in the words of the type.
+    #[must_use]
+    pub fn description(&self) -> &'static str {
+        self.says("description")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    }
+
     /// The least and the most that may stand here, as they are written.
     pub(super) fn bounds(&self) -> Option<(&'static Value, &'static Value)> {
         let both = |least, most| Some((self.says(least)?, self.says(most)?));

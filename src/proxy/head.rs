@@ -201,17 +201,13 @@ pub(super) fn too_large(limits: RequestLimits) -> Reply {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const LIMITS: RequestLimits = RequestLimits {
-        connections: 1,
         header_bytes: 200,
         headers: 5,
         uri_bytes: 30,
-        header_timeout: Duration::from_secs(1),
-        idle: Duration::from_secs(1),
+        ..RequestLimits::DEFAULT
     };
 
     fn code(head: &str) -> &'static str {

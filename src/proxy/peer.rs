@@ -234,7 +234,6 @@ mod tests {
     };
 
     fn upstream(tls: Tls) -> Upstream {
-        let second = Duration::from_secs(1);
         Upstream {
             name: "a".into(),
             target: UpstreamUrl {
@@ -248,16 +247,8 @@ mod tests {
             rewrite_location: true,
             redirects_to: Vec::new(),
             http2: true,
-            timeouts: UpstreamTimeouts {
-                connect: second,
-                read: second,
-                token: second,
-            },
-            pool: UpstreamPool {
-                idle: second,
-                connections: 1,
-                requests: 1,
-            },
+            timeouts: UpstreamTimeouts::default(),
+            pool: UpstreamPool::default(),
             tls,
         }
     }

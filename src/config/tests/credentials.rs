@@ -165,7 +165,7 @@ fn a_profile_of_ones_own_is_a_file_and_is_polled_with_those_it_extends() {
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
         std::fs::write(&path, text).unwrap();
-        (path, crate::hash::sha256(text.as_bytes()))
+        (path, digest(text))
     };
     let files = BTreeMap::from([
         write(

@@ -76,6 +76,81 @@ pub(super) fn uncommented() -> String {
         .join("\n")
 }
 
+/// Tables that the example has key by key: the line that opens each, and where it stands.
+const TABLES: [(&str, &[&str]); 12] = [
+    ("[proxy]", &["proxy"]),
+    ("[proxy.limits]", &["proxy", "limits"]),
+    ("[admin]", &["admin"]),
+    ("# [metrics]", &["metrics"]),
+    ("[log]", &["log"]),
+    ("# [state]", &["state"]),
+    ("[reload]", &["reload"]),
+    ("# [intercept]", &["intercept"]),
+    ("[upstreams.acme]", &["upstreams", "acme"]),
+    (
+        "[upstreams.acme.timeouts]",
+        &["upstreams", "acme", "timeouts"],
+    ),
+    ("[upstreams.acme.pool]", &["upstreams", "acme", "pool"]),
+    ("[upstreams.acme.tls]", &["upstreams", "acme", "tls"]),
+];
+
+/// The example with every key that it lacks, made of the types: at the end of its table, with the
+/// default and the words of the schema.
+fn completed() -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for block in EXAMPLE.split("\n\n") {
+        let opens = |line: &str, head: &str| {
+            line.strip_prefix(head)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        let mut block = block.trim_end_matches('\n').to_owned();
+        for (head, path) in TABLES {
+            if !block.lines().any(|line| opens(line, head)) {
+                continue;
+            }
+            let node = SchemaNode::of::<File>().at(path.iter().copied());
+            for key in node.keys() {
+                let here = node.key(key);
+                let written = block.lines().any(|line| {
+                    let line = line.strip_prefix("# ").unwrap_or(line);
+                    line.split_once(" = ").is_some_and(|(name, _)| name == key)
+                });
+                let is_table = here.takes("object") && !here.takes("string");
+                if written || (is_table && key != "match") {
+                    continue;
+                }
+                let line = match here.default_value() {
+                    Some(value) => format!("{key} = {value}"),
+                    None => format!("# {key} = "),
+                };
+                let words = here.description().replace('\n', " ");
+                block.extend(["\n", &line, " # ", &words]);
+            }
+        }
+        lines.push(block);
+    }
+    lines.join("\n\n") + "\n"
+}
+
+/// `make example` writes what is missing.
+#[test]
+fn the_example_has_every_key_of_its_tables() {
+    let (completed, write) = (completed(), std::env::var_os("WRITE_EXAMPLE"));
+    if write.is_some() && completed != EXAMPLE {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config.example.toml");
+        std::fs::write(path, &completed).unwrap();
+    }
+    let missing: Vec<&str> = completed
+        .lines()
+        .filter(|line| !EXAMPLE.lines().any(|old| old == *line))
+        .collect();
+    assert!(
+        write.is_some() || missing.is_empty(),
+        "make example writes these: {missing:#?}"
+    );
+}
+
 #[test]
 fn every_key_of_the_schema_occurs_in_the_example() {
     fn keys(schema: &Value, found: &mut BTreeSet<String>) {

@@ -79,6 +79,11 @@ fn mistake(text: &str, key: &str) -> Problem {
     found.into_iter().next().unwrap()
 }
 
+/// Of the bytes of a file that holds `text`.
+fn digest(text: &str) -> [u8; 32] {
+    SourceText::from_bytes(Ok(text.as_bytes())).unwrap().digest
+}
+
 const OPEN: &str = "[upstreams.a]\nurl = \"https://api.example/v2\"\ncredential = \"none\"\n";
 
 #[test]
@@ -170,10 +175,7 @@ fn every_file_that_was_read_is_named_to_be_polled() {
     let (config, problems) = load(&file, &LoadOptions::default());
     assert_eq!(
         config.map(|config| (config.file, config.files)),
-        Some((
-            Some(file.clone()),
-            BTreeMap::from([(file, crate::hash::sha256(OPEN.as_bytes()))])
-        )),
+        Some((Some(file.clone()), BTreeMap::from([(file, digest(OPEN))]))),
         "{:?}",
         problems.list()
     );

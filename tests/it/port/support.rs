@@ -117,11 +117,7 @@ pub struct Port {
 pub fn limits() -> RequestLimits {
     RequestLimits {
         connections: 100,
-        header_bytes: 65536,
-        headers: 256,
-        uri_bytes: 16384,
-        header_timeout: SECOND * 10,
-        idle: SECOND * 600,
+        ..RequestLimits::DEFAULT
     }
 }
 
@@ -148,7 +144,7 @@ pub fn upstream(name: &str, address: SocketAddr) -> (Upstream, RouteRule) {
         pool: UpstreamPool {
             idle: SECOND,
             connections: 8,
-            requests: 1024,
+            ..UpstreamPool::default()
         },
         tls: Tls::default(),
     };
