@@ -1,17 +1,9 @@
 //! Wires everything: store, first snapshot, listeners, drain. The only file that knows all modules.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, time::sleep};
 
 use crate::{
     admin::{Admin, Socket},
@@ -20,6 +12,7 @@ use crate::{
     credential::World,
     document::Problems,
     listen::{self, Address, SocketFile},
+    phase::{Phase, PhaseControl},
     proxy,
     reload::Reloader,
     snapshot::Snapshot,
@@ -47,10 +40,8 @@ pub struct App {
     store: Arc<Store>,
     metrics: Metrics,
     reloader: Reloader,
-    leaving: Arc<AtomicBool>,
+    phase: PhaseControl,
     exposition: Admin,
-    stop_admin: watch::Sender<bool>,
-    poller: JoinHandle<()>,
 }
 
 /// Why the program could not start.
@@ -118,14 +109,15 @@ impl App {
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let reloader = Reloader::new(snapshot.clone(), world, options.load_options);
 
-        let leaving = Arc::new(AtomicBool::new(false));
         let metrics_port = metrics_listener
             .as_ref()
             .map(|l| local("metrics.listen", l))
             .transpose()?;
 
         // From here on nothing fails.
-        let listeners = listen::serve(sockets, proxy::front(snapshot.clone(), metrics.clone()));
+        let phase = PhaseControl::default();
+        let front = proxy::front(snapshot.clone(), metrics.clone());
+        let listeners = listen::serve(sockets, front, &phase.watch());
         let admin = Admin {
             snapshot: snapshot.clone(),
             metrics: metrics.clone(),
@@ -135,7 +127,7 @@ impl App {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
-            leaving: leaving.clone(),
+            phase: phase.watch(),
             started: BootInstant::now(),
             salt,
             unread: Arc::default(),
@@ -143,18 +135,19 @@ impl App {
             tokens: Arc::default(),
             reached: Arc::default(),
         };
-        let (stop_admin, stopped) = watch::channel(false);
-        tokio::spawn(admin.clone().watch_readiness(stopped.clone()));
+        let readiness = admin.clone().watch_readiness();
+        tokio::spawn(phase.watch().run_until(Phase::Stopped, readiness));
         let bound = if let Address::Tcp(address) = &admin_address {
             Some(*address)
         } else {
             None
         };
-        tokio::spawn(admin.clone().serve(admin_socket, bound, stopped.clone()));
+        tokio::spawn(admin.clone().serve(admin_socket, bound));
         if let Some(listener) = metrics_listener {
-            tokio::spawn(admin.clone().serve_read_only(listener, stopped));
+            tokio::spawn(admin.clone().serve_read_only(listener));
         }
-        let poller = tokio::spawn(reloader.clone().poll());
+        let poller = reloader.clone().poll();
+        tokio::spawn(phase.watch().run_until(Phase::Lingering, poller));
         Ok(Self {
             proxy: listeners.addresses().to_vec(),
             admin: admin_address,
@@ -165,10 +158,8 @@ impl App {
             store,
             metrics,
             reloader,
-            leaving,
+            phase,
             exposition: admin,
-            stop_admin,
-            poller,
         })
     }
 
@@ -223,18 +214,19 @@ impl App {
             let snapshot = self.snapshot.load();
             (snapshot.config.proxy.linger, snapshot.config.proxy.drain)
         };
-        self.leaving.store(true, Ordering::Release);
+        self.phase.advance(Phase::Lingering);
         tracing::info!("stopping: open requests are finished");
-        self.poller.abort();
         let begun = BootInstant::now();
-        let clean = self.listeners.drain(linger, drain).await;
+        sleep(linger).await;
+        self.phase.advance(Phase::Draining);
+        let clean = self.listeners.finish(drain.saturating_sub(linger)).await;
         // A token call that is cut off is an attempt with an unknown outcome: it gets what is left
         // of the drain, and a moment.
         let left = drain
             .saturating_sub(begun.until(BootInstant::now()))
             .max(Duration::from_secs(1));
         self.store.drain(left).await;
-        let _ = self.stop_admin.send(true);
+        self.phase.advance(Phase::Stopped);
         clean
     }
 }

@@ -27,6 +27,7 @@
 //! | [`lock`] | a lock whose holder may have panicked | – |
 //! | [`net`] | hosts and authorities: one spelling, and which of them are this host | – |
 //! | [`clock`] | moments that go on through a suspend; the one place that reads the clock | – |
+//! | [`phase`] | how far this process is on its way out | – |
 //! | [`files`] | one consistent read of several, when a change counts, how ours are written | clock, hash, lock |
 //! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | hash |
 //! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | hash |
@@ -46,9 +47,9 @@
 //! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, document, tls, token, net, hash |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, document |
 //! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, document, telemetry, clock, lock |
-//! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging, lock |
+//! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging, lock, phase |
 //! | [`proxy`] | a request's way through pingora | clock, files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging, lock, net |
-//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, document, secret, token, telemetry, reload, lock, net |
+//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, document, secret, token, telemetry, reload, lock, net, phase |
 //! | [`app`], [`cli`] | wiring, and the command line | all |
 //!
 //! # Where is it decided?
@@ -165,6 +166,7 @@
 //! | SIGTERM, SIGHUP, the ready line and file | `src/cli/run.rs` |
 //! | systemd | `src/systemd.rs` |
 //! | order of start and stop | `src/app.rs` |
+//! | how far the stop is: lingering, draining | `src/phase.rs` |
 //! | core files and debuggers | `src/hardening.rs` |
 //! | exit status, arguments | `src/cli/mod.rs` |
 //! | `check --live` | `src/cli/check/live.rs` |
@@ -198,7 +200,7 @@
 //! built; unchanged credentials find their running keepers in the [`token::Store`] → one pointer is
 //! swapped → limits, secrets and trusted roots are handed to running keepers.
 //!
-//! **A shutdown.** SIGTERM → `/readyz` says 503 → linger → listeners close, idle connections at
+//! **A shutdown.** SIGTERM → [`phase`] moves on, and each watches it: `/readyz` says 503 → linger → listeners close, idle connections at
 //! once → open requests finish within the drain → running token calls are awaited → exit 0.
 //!
 //! # A panic
@@ -233,6 +235,7 @@ pub mod files;
 pub mod hash;
 pub mod lock;
 pub mod net;
+pub mod phase;
 pub mod redact;
 pub mod secret;
 pub mod token;

@@ -14,13 +14,7 @@ mod serve;
 mod status;
 mod unread;
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use axum::{
@@ -33,7 +27,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{StatusCode, header};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 
 pub use health::Verdict;
 pub use serve::Socket;
@@ -46,6 +40,7 @@ use unread::Unread;
 
 use crate::{
     clock::BootInstant,
+    phase::{Phase, PhaseWatch},
     reload::{ReloadOutcome, Reloader},
     snapshot::Snapshot,
     telemetry::Metrics,
@@ -62,8 +57,8 @@ pub struct Admin {
     pub reloader: Reloader,
     /// Where the data port listens.
     pub proxy: Vec<String>,
-    /// Set from SIGTERM on: `/readyz` says 503.
-    pub leaving: Arc<AtomicBool>,
+    /// From [`Phase::Lingering`] on `/readyz` says 503; with [`Phase::Stopped`] the ports close.
+    pub phase: PhaseWatch,
     /// When the program started.
     pub started: BootInstant,
     /// Salts token fingerprints, so that they say nothing across restarts.
@@ -79,14 +74,9 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves everything on `socket`, which is bound to this address where it has one, until `stop`
-    /// says true.
-    pub async fn serve(
-        self,
-        socket: Socket,
-        bound: Option<SocketAddr>,
-        stop: watch::Receiver<bool>,
-    ) {
+    /// Serves everything on `socket`, which is bound to this address where it has one, until
+    /// [`Phase::Stopped`].
+    pub async fn serve(self, socket: Socket, bound: Option<SocketAddr>) {
         let guarded = Router::new()
             .route("/", get(page::page))
             .route("/api/status", get(api_status))
@@ -100,25 +90,26 @@ impl Admin {
                 guardrail::check,
             ));
         let app = guarded.merge(read_only()).fallback(not_found);
-        self.answer(socket, app, stop).await;
+        self.answer(socket, app).await;
     }
 
-    /// Serves what kubelet and Prometheus need and nothing else, to any Host, until `stop` says
-    /// true.
-    pub async fn serve_read_only(self, listener: TcpListener, stop: watch::Receiver<bool>) {
-        self.answer(Socket::Tcp(listener), read_only().fallback(not_found), stop)
+    /// Serves what kubelet and Prometheus need and nothing else, to any Host, until
+    /// [`Phase::Stopped`].
+    pub async fn serve_read_only(self, listener: TcpListener) {
+        self.answer(Socket::Tcp(listener), read_only().fallback(not_found))
             .await;
     }
 
-    async fn answer(self, socket: Socket, app: Router<Self>, stop: watch::Receiver<bool>) {
+    async fn answer(self, socket: Socket, app: Router<Self>) {
         let seats = Seats::new(seats::MOST);
         self.unread.watch(&seats);
-        serve::serve(socket, app.with_state(self), seats, stop).await;
+        let phase = self.phase.clone();
+        serve::serve(socket, app.with_state(self), seats, phase).await;
     }
 
     /// Notices when this program is ready for the first time, also where nobody asks: what a reload
     /// adds afterwards takes nothing away.
-    pub async fn watch_readiness(self, mut stop: watch::Receiver<bool>) {
+    pub async fn watch_readiness(self) {
         let begun = BootInstant::now();
         while !self.reached.all(&self.snapshot.load_full()) {
             // A first outcome is seldom long in coming; one that is, is a refused secret or an
@@ -128,19 +119,13 @@ impl Admin {
             } else {
                 health::SELDOM
             };
-            // An error means that the program is gone.
-            if tokio::time::timeout(pause, stop.wait_for(|stop| *stop))
-                .await
-                .is_ok()
-            {
-                return;
-            }
+            tokio::time::sleep(pause).await;
         }
     }
 
     /// What `/readyz` answers.
     fn verdict(&self, snapshot: &Snapshot) -> Verdict {
-        if self.leaving.load(Ordering::Acquire) {
+        if self.phase.now() != Phase::Serving {
             return Verdict::NotYet("shutting down".to_owned());
         }
         self.reached.ready(snapshot)

@@ -15,7 +15,6 @@ use rustix::net::sockopt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::watch,
     time::sleep,
 };
 
@@ -23,6 +22,7 @@ use super::{
     patience::Patient,
     seats::{Seat, Seats},
 };
+use crate::phase::{Phase, PhaseWatch};
 
 /// A request's head is this long at most, and so much of what a client sends ahead is kept. Cookies
 /// of everything on this host come along.
@@ -49,14 +49,13 @@ pub enum Peer {
     User(u32),
 }
 
-/// Serves `app` until `stop` says true; open requests are then finished.
-pub async fn serve(socket: Socket, app: Router, seats: Arc<Seats>, stop: watch::Receiver<bool>) {
-    let mut stopped = stop.clone();
+/// Serves `app` until [`Phase::Stopped`]; open requests are then finished.
+pub async fn serve(socket: Socket, app: Router, seats: Arc<Seats>, phase: PhaseWatch) {
+    let mut stopped = phase.clone();
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&socket, &seats, &app, &stop) => accepted,
-            // An error means that the program is gone: stop as well.
-            _ = stopped.wait_for(|stop| *stop) => return,
+            accepted = accept(&socket, &seats, &app, &phase) => accepted,
+            () = stopped.reach(Phase::Stopped) => return,
         };
         if let Err(error) = accepted
             && !matches!(
@@ -77,7 +76,7 @@ async fn accept(
     socket: &Socket,
     seats: &Arc<Seats>,
     app: &Router,
-    stop: &watch::Receiver<bool>,
+    phase: &PhaseWatch,
 ) -> io::Result<()> {
     match socket {
         Socket::Tcp(listener) => {
@@ -90,7 +89,7 @@ async fn accept(
                 Peer::Network,
                 seat,
                 app.clone(),
-                stop.clone(),
+                phase.clone(),
             ));
         }
         Socket::Unix(listener) => {
@@ -98,13 +97,13 @@ async fn accept(
             let user = Peer::User(unix.peer_cred()?.uid());
             sockopt::set_socket_send_buffer_size(&unix, SEND_BUFFER)?;
             let seat = seats.clone().take().await;
-            tokio::spawn(converse(unix, user, seat, app.clone(), stop.clone()));
+            tokio::spawn(converse(unix, user, seat, app.clone(), phase.clone()));
         }
     }
     Ok(())
 }
 
-async fn converse<T>(io: T, peer: Peer, seat: Seat, app: Router, mut stop: watch::Receiver<bool>)
+async fn converse<T>(io: T, peer: Peer, seat: Seat, app: Router, mut phase: PhaseWatch)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -121,7 +120,7 @@ where
     tokio::select! {
         // What went wrong is the client's own business.
         _ = connection.as_mut() => return,
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = phase.reach(Phase::Stopped) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;

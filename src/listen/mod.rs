@@ -20,14 +20,17 @@ use futures_util::future::BoxFuture;
 use pingora_core::{apps::HttpServerApp, protocols::Stream};
 use tokio::{
     sync::{Semaphore, watch},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
 pub use bind::{Address, BindError, Bound, Peers, SocketFile, bind, bind_for, plain, plain_unix};
 pub use descriptors::Descriptors;
 
-use crate::logging::OncePerMinute;
+use crate::{
+    logging::OncePerMinute,
+    phase::{Phase, PhaseWatch},
+};
 use client::Client;
 use gather::Gather;
 use seats::Seats;
@@ -131,10 +134,9 @@ pub fn reset_on_close(stream: &Stream, reset: bool) {
 /// Running listeners. Dropping it ends all connections.
 pub struct Handle {
     bound: Vec<Address>,
-    close: watch::Sender<bool>,
-    draining: watch::Sender<bool>,
     loops: JoinSet<()>,
-    cleanup: Box<dyn FnOnce() -> JoinHandle<()> + Send + Sync>,
+    /// Tells pingora of the drain.
+    _herald: JoinSet<()>,
 }
 
 struct Shared<H> {
@@ -148,9 +150,9 @@ struct Shared<H> {
     draining: watch::Receiver<bool>,
 }
 
-/// Starts to accept on every socket. Needs a tokio runtime.
-pub fn serve<H: Handler>(sockets: Vec<Bound>, handler: Arc<H>) -> Handle {
-    let (close, closed) = watch::channel(false);
+/// Accepts on every socket until `phase` is [`Phase::Draining`]; then the listeners and idle
+/// connections are closed, and open requests go on. Needs a tokio runtime.
+pub fn serve<H: Handler>(sockets: Vec<Bound>, handler: Arc<H>, phase: &PhaseWatch) -> Handle {
     let (draining, drained) = watch::channel(false);
     let descriptors = Descriptors::of_this_process();
     let most = descriptors.clients();
@@ -171,15 +173,20 @@ pub fn serve<H: Handler>(sockets: Vec<Bound>, handler: Arc<H>) -> Handle {
     let bound = sockets.iter().map(|s| s.address().clone()).collect();
     let mut loops = JoinSet::new();
     for socket in sockets {
-        loops.spawn(accept(socket, shared.clone(), closed.clone()));
+        loops.spawn(accept(socket, shared.clone()));
     }
-    let cleanup = Box::new(move || tokio::spawn(async move { handler.app().http_cleanup().await }));
+    let mut herald = JoinSet::new();
+    let mut phase = phase.clone();
+    herald.spawn(async move {
+        phase.reach(Phase::Draining).await;
+        draining.send_replace(true);
+        // Wakes the connections that wait for a request.
+        handler.app().http_cleanup().await;
+    });
     Handle {
         bound,
-        close,
-        draining,
         loops,
-        cleanup,
+        _herald: herald,
     }
 }
 
@@ -190,41 +197,25 @@ impl Handle {
         &self.bound
     }
 
-    /// Goes on accepting for `linger`, then closes the listeners and idle connections and lets open
-    /// requests run until `drain` is over. Both count from now. Returns the moment all is done:
-    /// true if nothing had to be cut off.
-    pub async fn drain(mut self, linger: Duration, drain: Duration) -> bool {
-        let over = sleep(drain.max(linger));
-        tokio::pin!(over);
-        sleep(linger).await;
-        self.draining.send_replace(true);
-        self.close.send_replace(true);
-        // Wakes the connections that wait for a request, so it must not be awaited before them.
-        let cleanup = (self.cleanup)();
+    /// Once the drain has begun: waits for open requests until `patience` is over, and cuts off what
+    /// is left. Returns the moment all is done: true if nothing had to be cut off.
+    pub async fn finish(mut self, patience: Duration) -> bool {
         let all = async { while self.loops.join_next().await.is_some() {} };
-        let done = tokio::select! {
-            biased;
-            () = all => true,
-            () = over => false,
-        };
+        let done = timeout(patience, all).await.is_ok();
         self.loops.shutdown().await;
-        cleanup.abort();
         done
     }
 }
 
 /// One listener's loop, with the connections it accepted.
-async fn accept<H: Handler>(
-    socket: Bound,
-    shared: Arc<Shared<H>>,
-    mut closed: watch::Receiver<bool>,
-) {
+async fn accept<H: Handler>(socket: Bound, shared: Arc<Shared<H>>) {
+    let mut draining = shared.draining.clone();
     let mut connections = JoinSet::new();
     let mut pause = Duration::from_millis(5);
     loop {
         tokio::select! {
             biased;
-            () = set(&mut closed) => break,
+            () = set(&mut draining) => break,
             Some(_) = connections.join_next() => {}
             accepted = socket.accept() => match accepted {
                 Ok(stream) => {

@@ -15,6 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use cupbearer::{
     listen::{self, Address},
+    phase::PhaseControl,
     proxy::{
         front_with,
         resolve::{Lookup, Resolver},
@@ -84,12 +85,14 @@ fn port(names: &Arc<Names>) -> Port {
         metrics.clone(),
         Resolver::new(names.clone()),
     );
-    let handle = listen::serve(sockets, front);
+    let phase = PhaseControl::default();
+    let handle = listen::serve(sockets, front, &phase.watch());
     let Address::Tcp(address) = handle.addresses()[0] else {
         panic!("TCP was asked for")
     };
     Port {
         handle,
+        phase,
         address,
         metrics,
         snapshot,
@@ -174,11 +177,7 @@ async fn v14_a_name_that_leads_nowhere_is_told_in_bounded_time_and_heals() {
         );
         port.counts("cupbearer_requests_in_flight{upstream=\"acme\"} 0")
             .await;
-        assert!(
-            port.handle
-                .drain(Duration::ZERO, Duration::from_secs(5))
-                .await
-        );
+        assert!(port.drain(Duration::from_secs(5)).await);
         vendor.until_open(0).await;
     }
 }

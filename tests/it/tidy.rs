@@ -15,6 +15,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("net", &[]),
     ("clock", &[]),
+    ("phase", &[]),
     ("files", &["clock", "hash", "lock"]),
     ("document", &["hash"]),
     ("redact", &["hash"]),
@@ -92,7 +93,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "lock",
         ],
     ),
-    ("listen", &["logging", "lock"]),
+    ("listen", &["logging", "lock", "phase"]),
     (
         "proxy",
         &[
@@ -128,6 +129,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "token",
             "telemetry",
             "reload",
+            "phase",
             "lock",
             "net",
         ],

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use cupbearer::{
     config::{AdminConfig, Config, ListenAddress, LogConfig, ProxyConfig, Ready, RequestLimits},
     listen::{self, Address, Handle},
+    phase::{Phase, PhaseControl},
     proxy,
     route::{RouteRule, Router, UpstreamUrl},
     snapshot::{ServedUpstream, Snapshot},
@@ -109,6 +110,7 @@ pub async fn read_message(socket: &mut TcpStream) -> Option<String> {
 
 pub struct Port {
     pub handle: Handle,
+    pub phase: PhaseControl,
     pub address: SocketAddr,
     pub metrics: Metrics,
     pub snapshot: Arc<ArcSwap<Snapshot>>,
@@ -219,13 +221,16 @@ pub fn port_on(address: Address, snapshot: Snapshot) -> Port {
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
     let metrics = Metrics::new().unwrap();
     let sockets = listen::bind(&[address]).unwrap();
-    let handle = listen::serve(sockets, proxy::front(snapshot.clone(), metrics.clone()));
+    let phase = PhaseControl::default();
+    let front = proxy::front(snapshot.clone(), metrics.clone());
+    let handle = listen::serve(sockets, front, &phase.watch());
     let address = match &handle.addresses()[0] {
         Address::Tcp(a) => *a,
         Address::Unix(_) => "127.0.0.1:1".parse().unwrap(),
     };
     Port {
         handle,
+        phase,
         address,
         metrics,
         snapshot,
@@ -240,6 +245,12 @@ pub fn port(upstreams: Vec<(Upstream, RouteRule)>, change: impl FnOnce(&mut Conf
 }
 
 impl Port {
+    /// Ends it in order: true if nothing had to be cut off within `patience`.
+    pub async fn drain(self, patience: Duration) -> bool {
+        self.phase.advance(Phase::Draining);
+        self.handle.finish(patience).await
+    }
+
     /// Sends raw bytes on a new connection and reads one answer.
     pub async fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut socket = TcpStream::connect(self.address).await.unwrap();
