@@ -34,6 +34,7 @@
 //! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files, hash, lock |
 //! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock |
 //! | [`state`] | the guard's memory on disk: outlives the process, shared by several | clock, token |
+//! | [`client_auth`] | how a client shows who it is: each method whole, in a file of its own | secret |
 //! | [`tls`] | the `tls` table of one leg | files |
 //! | [`route`] | which upstream a request is for | hash, net |
 //! | [`upstream`] | a vendor API as configuration says | document, route, tls |
@@ -41,7 +42,7 @@
 //! | [`logging`] | the log subscriber | lock |
 //! | [`hardening`] | core files and foreign eyes kept off this process | – |
 //! | [`systemd`] | what the service manager is told: ready, reloading, stopping, alive | – |
-//! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls, hash, net |
+//! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls, hash, net, client_auth |
 //! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry, hash, lock, net |
 //! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry, hash, lock |
 //! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, document, tls, token, net, hash |
@@ -107,7 +108,8 @@
 //! | `guard.rate` | `src/token/guard/budget.rs` |
 //! | an unlatch is one attempt | `src/token/guard/leave.rs` |
 //! | partitions and sharers of a secret's count | `src/token/guard/record.rs` |
-//! | what a token request looks like; client authentication | `src/oauth/request.rs` |
+//! | what a token request looks like | `src/oauth/request.rs` |
+//! | how a client shows who it is, a file for each method | `src/client_auth/mod.rs` |
 //! | signed assertions | `src/oauth/assertion.rs` |
 //! | connecting to token endpoints, timeouts, no redirects | `src/oauth/client.rs` |
 //! | classes of answers, Retry-After | `src/oauth/classify.rs` |
@@ -251,6 +253,7 @@ pub mod logging;
 pub mod systemd;
 pub mod telemetry;
 
+pub mod client_auth;
 pub mod profile;
 
 pub mod oauth;

@@ -27,7 +27,7 @@ use futures_util::future::BoxFuture;
 use crate::{
     clock::BootInstant,
     lock::Lock,
-    profile::{Profile, Scope, TokenSpec, model::ClientAuth},
+    profile::{Profile, Scope, TokenSpec},
     secret::{Secret, SecretWatcher, Values},
     telemetry::Metrics,
     token::{
@@ -88,6 +88,34 @@ impl VendorClock {
         self.0
             .store(seconds(date).saturating_sub(seconds(wall)), Relaxed);
     }
+
+    /// A refused assertion that was dated by another clock than the vendor's, as its answer shows,
+    /// says nothing of the secret: later ones are dated by the vendor's. `wall`: ours when the
+    /// answer came.
+    fn blame(&self, failure: Failure, response: &TokenResponse, wall: Duration) -> Failure {
+        let dated = self.vendor_time(wall);
+        let Some(date) = classify::skewed_date(response, dated)
+            .filter(|_| matches!(failure.class, FailureClass::Rejected | FailureClass::Config))
+        else {
+            return failure;
+        };
+        self.learn(date, wall);
+        let (seconds, how) = (
+            date.abs_diff(dated).as_secs(),
+            if date > dated { "behind" } else { "ahead of" },
+        );
+        let error = format!(
+            "{}; the clock that dated the assertion is {seconds} s {how} the vendor's, so it was refused for its date, as it seems: the next is \
+             dated by the vendor's clock",
+            failure.error
+        );
+        Failure {
+            class: FailureClass::Config,
+            client_refused: failure.class == FailureClass::Rejected,
+            error,
+            ..failure
+        }
+    }
 }
 
 impl CallHistory {
@@ -118,25 +146,45 @@ impl Fetch for TokenCall {
             })?;
             let mut scrubber = scrubber_for(&values, &self.profile, spec, parents);
             self.history.add_to(&mut scrubber);
-            let mut attempt = Attempt {
+            let rendered_at = BootInstant::now();
+            let partition: Vec<(&str, &str)> = self
+                .partition
+                .iter()
+                .map(|(name, value)| (&**name, value.as_str()))
+                .collect();
+            let vars = parents.iter().flat_map(|p| p.issued.vars.clone()).collect();
+            let scope = Scope {
+                settings: Some(&self.profile.settings),
+                secrets: Some(&values),
+                partition: &partition,
+                vars: Some(&vars),
+                wall: Some(rendered_at.wall()),
+                ..Scope::default()
+            };
+            let rendered = self
+                .render(spec, parents, scope)
+                .map_err(|r| r.to_failure(&scrubber))?;
+            // What a refusal of this attempt counts against.
+            let key = match &rendered {
+                RenderedAttempt::Call(request, _) => guard_key::attempt_key(
+                    &self.profile,
+                    spec,
+                    &request.url,
+                    &self.name.credential,
+                    &scope,
+                ),
+                RenderedAttempt::Token(..) => None,
+            };
+            let attempt = Attempt {
                 profile: self.profile.clone(),
                 index: self.index,
-                partition: self.partition.clone(),
                 client: TokenClient::clone(&self.client.load()),
                 scrubber,
-                vars: parents.iter().flat_map(|p| p.issued.vars.clone()).collect(),
-                parents: self.named_tokens(spec, parents),
-                values: Values::clone(&values),
-                key: None,
+                rendered,
+                rendered_at,
+                key,
                 clock: self.history.clock.clone(),
             };
-            // A trial run: what cannot be made is found before an attempt is spent on it.
-            let trial = attempt
-                .render(BootInstant::now().wall())
-                .map_err(|r| r.to_failure(&attempt.scrubber))?;
-            attempt.key = trial
-                .url()
-                .and_then(|url| attempt.key(spec, url, &self.name.credential));
             Ok(Box::new(attempt) as Box<dyn PreparedCall>)
         })
     }
@@ -150,118 +198,46 @@ impl Fetch for TokenCall {
 }
 
 impl TokenCall {
-    /// The parents' tokens with their names.
-    fn named_tokens(
+    /// Renders and signs, once for an attempt: what cannot be made is found before one is spent on
+    /// it. Pure but for the fresh `jti` and the vendor's clock, which dates what is signed.
+    /// `scope`: all but the parents' tokens and the assertion.
+    fn render(
         &self,
         spec: &TokenSpec,
         parents: &[Arc<Token>],
-    ) -> Vec<(Arc<str>, Arc<Zeroizing<String>>)> {
+        scope: Scope<'_>,
+    ) -> Result<RenderedAttempt, RequestError> {
+        let wall = scope.wall.unwrap_or_default();
+        let wall = if spec.assertion.is_some() {
+            self.history.clock.vendor_time(wall)
+        } else {
+            wall
+        };
         let names = spec
             .parents
             .iter()
             .filter_map(|i| self.profile.tokens.get(*i))
-            .map(|t| t.name.clone());
-        names
-            .zip(parents.iter().map(|p| p.issued.value.clone()))
-            .collect()
-    }
-}
-
-/// One attempt: everything it is made of, read at one moment.
-struct Attempt {
-    profile: Arc<Profile>,
-    index: usize,
-    partition: Vec<(Arc<str>, String)>,
-    client: TokenClient,
-    scrubber: Scrubber,
-    vars: BTreeMap<String, String>,
-    parents: Vec<(Arc<str>, Arc<Zeroizing<String>>)>,
-    values: Values,
-    key: Option<GuardKey>,
-    clock: Arc<VendorClock>,
-}
-
-/// What an attempt comes to.
-enum RenderedAttempt {
-    /// To be sent. With the assertion in it, if any.
-    Call(Box<TokenRequest>, Option<Zeroizing<String>>),
-    /// The assertion is itself the token; it lives that long.
-    Token(Zeroizing<String>, Duration),
-}
-
-impl RenderedAttempt {
-    fn url(&self) -> Option<&Url> {
-        match self {
-            Self::Call(request, _) => Some(&request.url),
-            Self::Token(..) => None,
-        }
-    }
-}
-
-impl Attempt {
-    fn spec(&self) -> Result<&TokenSpec, RequestError> {
-        self.profile
-            .tokens
-            .get(self.index)
-            .ok_or_else(|| RequestError::new("no such token in the profile"))
-    }
-
-    /// What a refusal of this attempt counts against.
-    fn key(&self, spec: &TokenSpec, url: &Url, credential: &str) -> Option<GuardKey> {
-        let partition: Vec<(&str, &str)> = self
-            .partition
-            .iter()
-            .map(|(name, value)| (&**name, value.as_str()))
+            .map(|t| &*t.name);
+        let tokens: Vec<(&str, &str)> = names
+            .zip(parents.iter().map(|p| p.issued.value.as_str()))
             .collect();
         let scope = Scope {
-            settings: Some(&self.profile.settings),
-            secrets: Some(&self.values),
-            partition: &partition,
-            vars: Some(&self.vars),
-            wall: Some(BootInstant::now().wall()),
-            ..Scope::default()
-        };
-        guard_key::attempt_key(&self.profile, spec, url, credential, &scope)
-    }
-
-    /// Renders and signs. Pure but for the fresh `jti` and the vendor's clock, which dates what is
-    /// signed.
-    fn render(&self, wall: Duration) -> Result<RenderedAttempt, RequestError> {
-        let spec = self.spec()?;
-        let wall = if spec.assertion.is_some() {
-            self.clock.vendor_time(wall)
-        } else {
-            wall
-        };
-        let tokens: Vec<(&str, &str)> = self
-            .parents
-            .iter()
-            .map(|(name, value)| (&**name, value.as_str()))
-            .collect();
-        let partition: Vec<(&str, &str)> = self
-            .partition
-            .iter()
-            .map(|(name, value)| (&**name, value.as_str()))
-            .collect();
-        let scope = Scope {
-            settings: Some(&self.profile.settings),
-            secrets: Some(&self.values),
             tokens: &tokens,
-            partition: &partition,
-            vars: Some(&self.vars),
             wall: Some(wall),
-            assertion: None,
+            ..scope
         };
         let url = request::render_token_url(spec, &scope)?;
-        let audience = url.as_ref().map(Url::as_str);
-        let usual = AssertionDefaults {
-            client_id: self.values.get("client_id").map(Secret::expose),
-            audience,
+        let defaults = AssertionDefaults {
+            client_id: scope
+                .secrets
+                .and_then(|values| values.get("client_id"))
+                .map(Secret::expose),
+            audience: url.as_ref().map(Url::as_str),
         };
         let signed = spec
             .assertion
             .as_ref()
-            .map(|a| assertion::sign_assertion(a, usual, &scope, wall))
+            .map(|a| assertion::sign_assertion(a, defaults, &scope, wall))
             .transpose()?;
         match (url, signed) {
             (Some(url), signed) => {
@@ -288,6 +264,26 @@ impl Attempt {
     }
 }
 
+/// One attempt, ready to be sent.
+struct Attempt {
+    profile: Arc<Profile>,
+    index: usize,
+    client: TokenClient,
+    scrubber: Scrubber,
+    rendered: RenderedAttempt,
+    rendered_at: BootInstant,
+    key: Option<GuardKey>,
+    clock: Arc<VendorClock>,
+}
+
+/// What an attempt comes to.
+enum RenderedAttempt {
+    /// To be sent. With the assertion in it, if any.
+    Call(Box<TokenRequest>, Option<Zeroizing<String>>),
+    /// The assertion is itself the token; it lives that long.
+    Token(Zeroizing<String>, Duration),
+}
+
 impl PreparedCall for Attempt {
     fn key(&self) -> Option<&GuardKey> {
         self.key.as_ref()
@@ -295,17 +291,12 @@ impl PreparedCall for Attempt {
 
     fn send(mut self: Box<Self>) -> BoxFuture<'static, Result<Issued, Failure>> {
         Box::pin(async move {
-            let sent = BootInstant::now();
-            let wall = sent.wall();
-            let (request, assertion) = match self
-                .render(wall)
-                .map_err(|r| r.to_failure(&self.scrubber))?
-            {
+            let (request, assertion) = match self.rendered {
                 RenderedAttempt::Call(request, assertion) => (request, assertion),
                 RenderedAttempt::Token(token, life) => {
                     return Ok(Issued {
                         value: Arc::new(token),
-                        sent,
+                        sent: self.rendered_at,
                         life: Some(life),
                         implausible: false,
                         vars: BTreeMap::new(),
@@ -319,9 +310,11 @@ impl PreparedCall for Attempt {
             let spec = profile.tokens.get(self.index).ok_or_else(|| {
                 RequestError::new("no such token in the profile").to_failure(&self.scrubber)
             })?;
-            let answer = self.client.send(*request, spec.timeout).await?;
+            let sent = BootInstant::now();
+            let wall = sent.wall();
+            let response = self.client.send(*request, spec.timeout).await?;
             let read = issued::read_issued(
-                &answer,
+                &response,
                 &spec.name,
                 &spec.response,
                 &profile.errors,
@@ -330,42 +323,13 @@ impl PreparedCall for Attempt {
             );
             read.map_err(|failure| {
                 if assertion.is_some() {
-                    self.blame_clock(failure, &answer, BootInstant::now().wall())
+                    self.clock
+                        .blame(failure, &response, BootInstant::now().wall())
                 } else {
                     failure
                 }
             })
         })
-    }
-}
-
-impl Attempt {
-    /// A refused assertion that was dated by another clock than the vendor's, as its answer shows,
-    /// says nothing of the secret: later ones are dated by the vendor's. `wall`: ours when the
-    /// answer came.
-    fn blame_clock(&self, failure: Failure, answer: &TokenResponse, wall: Duration) -> Failure {
-        let dated = self.clock.vendor_time(wall);
-        let Some(date) = classify::skewed_date(answer, dated)
-            .filter(|_| matches!(failure.class, FailureClass::Rejected | FailureClass::Config))
-        else {
-            return failure;
-        };
-        self.clock.learn(date, wall);
-        let (seconds, how) = (
-            date.abs_diff(dated).as_secs(),
-            if date > dated { "behind" } else { "ahead of" },
-        );
-        let error = format!(
-            "{}; the clock that dated the assertion is {seconds} s {how} the vendor's, so it was refused for its date, as it seems: the next is \
-             dated by the vendor's clock",
-            failure.error
-        );
-        Failure {
-            class: FailureClass::Config,
-            client_refused: failure.class == FailureClass::Rejected,
-            error,
-            ..failure
-        }
     }
 }
 
@@ -389,13 +353,8 @@ fn scrubber_for(
     for parent in parents {
         scrubber.add(&parent.issued.value);
     }
-    if matches!(spec.client_auth, ClientAuth::Basic | ClientAuth::BasicRaw) {
-        let half = |name| values.get(name).map_or("", |s| s.expose());
-        let form =
-            |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-        let (id, secret) = (half("client_id"), half("client_secret"));
-        scrubber.add(&format!("{id}:{secret}"));
-        scrubber.add(&format!("{}:{}", form(id), form(secret)));
+    for derived in (spec.client_auth.method().derived_secrets)(values) {
+        scrubber.add(&derived);
     }
     scrubber
 }

@@ -10,10 +10,7 @@ use super::request;
 use crate::{
     clock::BootInstant,
     hash::sha256_of_parts,
-    profile::{
-        Profile, Scope, TokenSpec,
-        model::{ClientAuth, Param},
-    },
+    profile::{Profile, Scope, TokenSpec, model::Param},
     secret::{Secret, Values},
     token::GuardKey,
 };
@@ -169,7 +166,10 @@ fn client_identity(
     };
     let shown = spec.params.get("client_id").and_then(text).and_then(found);
     let shown = shown.or_else(|| {
-        (spec.client_auth != ClientAuth::None)
+        spec.client_auth
+            .method()
+            .secrets
+            .contains(&"client_id")
             .then(own)
             .flatten()
             .and_then(found)

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
     HeaderMap, HeaderValue, Method,
     header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE},
@@ -17,14 +16,11 @@ use crate::{
     net,
     profile::{
         Scope, Template, TokenSpec,
-        model::{ClientAuth, Format, Param},
+        model::{Format, Param},
     },
     secret::Values,
     token::{Failure, FailureClass},
 };
-
-/// RFC 7523 2.2.
-const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A token request, ready to be sent.
 pub struct TokenRequest {
@@ -109,7 +105,8 @@ pub fn build_request(
             );
         }
     }
-    if let Some(basic) = basic_credentials(spec.client_auth, secrets)? {
+    let method = spec.client_auth.method();
+    if let Some(own) = (method.authorization)(secrets).map_err(RequestError::new)? {
         if given.contains(&&AUTHORIZATION) {
             return Err(RequestError::new(
                 "headers.authorization: client_auth puts its own there (RFC 6749 2.3: one method per request)",
@@ -117,7 +114,7 @@ pub fn build_request(
         }
         headers.insert(
             AUTHORIZATION,
-            sensitive_header(&basic).map_err(RequestError::new)?,
+            sensitive_header(&own).map_err(RequestError::new)?,
         );
     }
     if !given.contains(&&ACCEPT) {
@@ -272,36 +269,16 @@ fn collect_params<'a>(
     secrets: &Values,
     scope: &Scope<'_>,
 ) -> Result<Vec<NamedParam<'a>>, RequestError> {
-    let mut ours: Vec<(&str, Option<String>)> = Vec::new();
+    let mut ours: Vec<(&str, String)> = Vec::new();
     if let Some(grant) = &spec.grant_type {
-        ours.push((
-            "grant_type",
-            Some(render_template(grant, scope)?.to_string()),
-        ));
+        ours.push(("grant_type", render_template(grant, scope)?.to_string()));
     }
-    match spec.client_auth {
-        ClientAuth::Body => {
-            let value = |name| secrets.get(name).map(|s| s.expose().to_owned());
-            ours.extend([
-                ("client_id", value("client_id")),
-                ("client_secret", value("client_secret")),
-            ]);
-        }
-        ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => {
-            let Some(assertion) = scope.assertion else {
-                return Err(RequestError::new("client_auth needs an assertion table"));
-            };
-            ours.extend([
-                ("client_assertion_type", Some(ASSERTION_TYPE.to_owned())),
-                ("client_assertion", Some(assertion.to_owned())),
-            ]);
-        }
-        ClientAuth::Basic | ClientAuth::BasicRaw | ClientAuth::None => {}
-    }
+    let own = (spec.client_auth.method().params)(secrets, scope.assertion);
+    ours.extend(own.map_err(RequestError::new)?);
     let ours = ours
         .into_iter()
         .filter(|(name, _)| !spec.params.contains_key(*name))
-        .filter_map(|(name, value)| Some((name.into(), Value::String(value?))));
+        .map(|(name, value)| (name.into(), Value::String(value)));
     let mut all: Vec<NamedParam<'a>> = ours.collect();
     for (name, param) in &spec.params {
         all.push((name.as_str().into(), render_param(param, scope)?));
@@ -361,40 +338,6 @@ fn append_query(url: &mut Url, pairs: &[(&str, Cow<'_, str>)]) -> Result<(), Req
     Ok(())
 }
 
-/// RFC 6749 2.3.1: identifier and secret are each form-encoded (appendix B) before base64.
-/// `basic_raw` is for vendors who forgot that.
-fn basic_credentials(
-    auth: ClientAuth,
-    secrets: &Values,
-) -> Result<Option<Zeroizing<String>>, RequestError> {
-    let encode = |text: &str| -> Zeroizing<String> {
-        Zeroizing::new(match auth {
-            ClientAuth::Basic => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
-            _ => text.to_owned(),
-        })
-    };
-    if !matches!(auth, ClientAuth::Basic | ClientAuth::BasicRaw) {
-        return Ok(None);
-    }
-    let id = encode(
-        secrets
-            .get("client_id")
-            .ok_or_else(|| RequestError::new("client_auth: there is no secret client_id"))?
-            .expose(),
-    );
-    if auth == ClientAuth::BasicRaw && id.contains(':') {
-        return Err(RequestError::new(
-            "client_auth: a client_id with a colon cannot be sent with basic_raw (RFC 7617 2)",
-        ));
-    }
-    let secret = encode(secrets.get("client_secret").map_or("", |s| s.expose()));
-    let both = Zeroizing::new(format!("{}:{}", id.as_str(), secret.as_str()));
-    Ok(Some(Zeroizing::new(format!(
-        "Basic {}",
-        STANDARD.encode(both.as_bytes())
-    ))))
-}
-
 fn sensitive_header(text: &str) -> Result<HeaderValue, &'static str> {
     if !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
         return Err("it holds a line break or another character that is not visible ASCII");
@@ -452,16 +395,12 @@ fn sends_params(spec: &TokenSpec) -> bool {
 }
 
 /// Secrets that client authentication sends without being told.
-fn implied_secrets(spec: &TokenSpec) -> Vec<&'static str> {
-    match spec.client_auth {
-        ClientAuth::Body if sends_params(spec) => ["client_id", "client_secret"]
-            .into_iter()
-            .filter(|name| !spec.params.contains_key(*name))
-            .collect(),
-        ClientAuth::Basic | ClientAuth::BasicRaw => vec!["client_id", "client_secret"],
-        ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => vec!["client_id"],
-        ClientAuth::Body | ClientAuth::None => vec![],
-    }
+fn implied_secrets(spec: &TokenSpec) -> impl Iterator<Item = &str> {
+    let method = spec.client_auth.method();
+    method.secrets.iter().copied().filter(move |name| {
+        !method.param_names.contains(name)
+            || (sends_params(spec) && !spec.params.contains_key(*name))
+    })
 }
 
 fn collect_templates<'a>(param: &'a Param, into: &mut Vec<&'a Template>) {

@@ -11,7 +11,10 @@ use super::{
     names::TemplateSite,
     token::params,
 };
-use crate::document::{KeyPath, one_of};
+use crate::{
+    client_auth::AssertionKey,
+    document::{KeyPath, one_of},
+};
 
 const ALGORITHMS: [&str; 12] = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256",
@@ -29,10 +32,8 @@ pub(super) fn assertion(
 ) -> Option<Assertion> {
     let own = at.name().unwrap_or_default();
     let at = &at.key("assertion");
-    let by_auth = matches!(
-        client_auth,
-        ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt
-    );
+    let signed_by = client_auth.method().assertion_key;
+    let by_auth = signed_by.is_some();
     let table = match table {
         Some(table) if by_auth || named || self_made => table,
         Some(_) => {
@@ -60,7 +61,7 @@ pub(super) fn assertion(
         None => return None,
     };
     let site = TemplateSite::Assertion(own);
-    let shared = client_auth == ClientAuth::ClientSecretJwt;
+    let shared = signed_by == Some(AssertionKey::Shared);
     let default = if shared {
         Algorithm::HS256
     } else {

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use http::{HeaderName, Method};
 use regex::Regex;
 
+pub use crate::client_auth::ClientAuth;
+
 use super::template::Template;
 use crate::{
     tls::Tls,
@@ -113,23 +115,6 @@ pub enum Format {
     Query,
     /// With a `url`: a request without body or parameters. Without: the assertion is itself the
     /// token.
-    None,
-}
-
-/// `client_auth`: how the client proves who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// `client_id` and `client_secret` as parameters (RFC 6749 2.3.1).
-    Body,
-    /// HTTP Basic of both, each form-encoded first (RFC 6749 2.3.1).
-    Basic,
-    /// HTTP Basic of both as they are, as many vendors want it.
-    BasicRaw,
-    /// An assertion that a private key signs (RFC 7523 2.2).
-    PrivateKeyJwt,
-    /// An assertion that the client secret signs (RFC 7523 2.2, OpenID Connect Core 9).
-    ClientSecretJwt,
-    /// Nothing is added: the profile's own parameters and header fields do it.
     None,
 }
 

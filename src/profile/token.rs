@@ -27,14 +27,6 @@ const FORMATS: [(&str, Format); 4] = [
     ("query", Format::Query),
     ("none", Format::None),
 ];
-const AUTHS: [(&str, ClientAuth); 6] = [
-    ("body", ClientAuth::Body),
-    ("basic", ClientAuth::Basic),
-    ("basic_raw", ClientAuth::BasicRaw),
-    ("private_key_jwt", ClientAuth::PrivateKeyJwt),
-    ("client_secret_jwt", ClientAuth::ClientSecretJwt),
-    ("none", ClientAuth::None),
-];
 
 /// Reads one token. Mistakes are noted; what is returned then is not used. `parents` are filled in
 /// by the caller from `build.seen`.
@@ -66,7 +58,7 @@ pub(super) fn token(
         &at.key("client_auth"),
         table.client_auth.as_deref(),
         default_auth,
-        &AUTHS,
+        &ClientAuth::words(),
     );
     // Of a word that is unknown nothing follows: what else it might need is not asked for.
     let client_auth = known_auth.unwrap_or(ClientAuth::None);
@@ -219,10 +211,7 @@ fn check_bare(
             "leave format out",
         );
     }
-    if matches!(
-        client_auth,
-        ClientAuth::Body | ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt
-    ) {
+    if !client_auth.method().param_names.is_empty() {
         b.note(
             &at.key("client_auth"),
             format!("puts parameters into the request, which {why} does not have"),
@@ -238,13 +227,7 @@ fn check_params(
     client_auth: ClientAuth,
     format: Format,
 ) {
-    let ours: &[&str] = match client_auth {
-        ClientAuth::Body => &["client_id", "client_secret"],
-        ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => {
-            &["client_assertion", "client_assertion_type"]
-        }
-        _ => &[],
-    };
+    let ours = client_auth.method().param_names;
     let params = at.key("params");
     for name in table.params.keys() {
         let at = params.key(name);
@@ -374,27 +357,12 @@ fn need_secrets(
     client_auth: ClientAuth,
     assertion: Option<&Assertion>,
 ) {
-    let why = |auth: ClientAuth| {
-        AUTHS
-            .iter()
-            .find(|(_, a)| *a == auth)
-            .map(|(word, _)| format!("client_auth = {word:?}"))
-            .unwrap_or_default()
-    };
-    let at = at.key("client_auth");
-    match client_auth {
-        ClientAuth::Body | ClientAuth::Basic | ClientAuth::BasicRaw => {
-            b.need_secret(&at, "client_id", &why(client_auth));
-            b.need_secret(&at, "client_secret", &why(client_auth));
-        }
-        ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => {
-            // The client id stands in iss and sub alone.
-            let own = assertion
-                .is_some_and(|a| a.claims.contains_key("iss") && a.claims.contains_key("sub"));
-            if !own {
-                b.need_secret(&at, "client_id", &why(client_auth));
-            }
-        }
-        ClientAuth::None => {}
+    let method = client_auth.method();
+    // The client id stands in iss and sub alone.
+    let own = method.assertion_key.is_some()
+        && assertion.is_some_and(|a| a.claims.contains_key("iss") && a.claims.contains_key("sub"));
+    let why = format!("client_auth = {:?}", method.word);
+    for name in method.secrets.iter().filter(|_| !own) {
+        b.need_secret(&at.key("client_auth"), name, &why);
     }
 }

@@ -22,6 +22,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("secret", &["files", "hash", "lock"]),
     ("token", &["clock"]),
     ("state", &["clock", "token"]),
+    ("client_auth", &["secret"]),
     ("tls", &["files"]),
     ("route", &["hash", "net"]),
     ("upstream", &["document", "route", "tls"]),
@@ -31,7 +32,16 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
     ("systemd", &[]),
     (
         "profile",
-        &["clock", "secret", "document", "token", "tls", "hash", "net"],
+        &[
+            "clock",
+            "secret",
+            "document",
+            "token",
+            "tls",
+            "hash",
+            "net",
+            "client_auth",
+        ],
     ),
     (
         "oauth",

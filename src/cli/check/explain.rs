@@ -8,7 +8,7 @@ use crate::{
     config,
     profile::{
         TokenSpec,
-        model::{ClientAuth, Format, Profile},
+        model::{Format, Profile},
     },
     token::{Failure, FailureClass, Issued},
 };
@@ -282,34 +282,13 @@ fn explain_client_refusal(case: &FailedToken<'_>, spec: &TokenSpec) -> Vec<Strin
         .as_ref()
         .and_then(|v| v.get("client_id"))
         .map_or("", |s| s.expose());
-    let changes =
-        |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>() != text;
     if secret.trim() != secret || id.trim() != id {
         hints.push(
             "the client id or secret begins or ends with white space, which is sent because of keep_space: is it meant to be there?"
                 .to_owned(),
         );
     }
-    match spec.client_auth {
-        ClientAuth::Basic if changes(secret) || changes(id) => hints.push(format!(
-            "the client id or secret has characters such as + / = %, which RFC 6749 wants form-encoded; many vendors take them as they are: try \
-             {key} = \"basic_raw\""
-        )),
-        ClientAuth::BasicRaw if changes(secret) || changes(id) => hints.push(format!(
-            "the client id or secret has characters such as + / = %, and is sent as it is; RFC 6749 wants it form-encoded: try {key} = \"basic\""
-        )),
-        ClientAuth::Body => hints.push(format!(
-            "the id and the secret are sent in the body; if both are right, the vendor may want them as HTTP Basic: try {key} = \"basic\""
-        )),
-        ClientAuth::Basic | ClientAuth::BasicRaw => hints.push(format!(
-            "the id and the secret are sent as HTTP Basic; if both are right, the vendor may want them in the body: try {key} = \"body\""
-        )),
-        ClientAuth::PrivateKeyJwt => hints.push(
-            "the vendor must know the public half of this key (by its kid, where one is sent), and the assertion's aud must be what it expects"
-                .to_owned(),
-        ),
-        ClientAuth::ClientSecretJwt | ClientAuth::None => {}
-    }
+    hints.extend((spec.client_auth.method().refusal_hint)(id, secret, &key));
     hints.push("compare the client id and secret with what the vendor gave you, and whether they belong to this environment".to_owned());
     hints
 }

@@ -9,7 +9,7 @@ use crate::{
     profile::{
         Scope, Template, TokenSpec,
         catalogue::{self, Description},
-        model::{ClientAuth, Param},
+        model::Param,
     },
     secret::Source,
     token::Rotation,
@@ -20,11 +20,8 @@ use crate::{
 pub fn two_ways(config: &Config, problems: &mut Problems) {
     for credential in config.credentials.values() {
         for token in &credential.profile.tokens {
-            let way = match token.client_auth {
-                ClientAuth::None => continue,
-                ClientAuth::Body => "in the body",
-                ClientAuth::Basic | ClientAuth::BasicRaw => "as HTTP Basic",
-                ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => "by an assertion",
+            let Some(way) = token.client_auth.method().shown else {
+                continue;
             };
             let table = format!("{}.tokens.{}", at(credential), quoted(&token.name));
             let what = format!("the client shows who it is {way} (client_auth) and here once more");
@@ -59,12 +56,8 @@ fn names_secret(value: &Template) -> bool {
 
 /// A parameter that `client_auth` does not set itself.
 fn second(token: &TokenSpec, name: &str) -> bool {
-    let own = match token.client_auth {
-        ClientAuth::Body => name == "client_secret",
-        ClientAuth::PrivateKeyJwt | ClientAuth::ClientSecretJwt => name == "client_assertion",
-        ClientAuth::Basic | ClientAuth::BasicRaw | ClientAuth::None => false,
-    };
-    !own && matches!(token.params.get(name), Some(Param::Text(text)) if !text.source().is_empty())
+    !token.client_auth.method().param_names.contains(&name)
+        && matches!(token.params.get(name), Some(Param::Text(text)) if !text.source().is_empty())
 }
 
 /// A built-in profile has no setting for a scope where its vendor documents none.

@@ -9,7 +9,7 @@ use super::{
     tests::{GOOD, call, failure, heard, run, serving, signed_with_the_secret},
     *,
 };
-use crate::oauth::testing::spec;
+use crate::{client_auth::ClientAuth, oauth::testing::spec};
 
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut out = GzEncoder::new(Vec::new(), Compression::default());

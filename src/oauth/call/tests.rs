@@ -13,6 +13,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    client_auth::ClientAuth,
     oauth::testing::{params, spec, template},
     profile::model::{Assertion, At, Format, Inject, Rule, StatusMatch, Then},
     secret::{Secret, Secrets, Source},
@@ -599,6 +600,29 @@ async fn an_assertion_can_be_the_client_or_the_token_itself() {
     assert_eq!(
         (issued.life, issued.value.split('.').count()),
         (Some(Duration::from_secs(45)), 3)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_is_rendered_and_signed_once_and_that_is_what_is_sent() {
+    let itself = TokenSpec {
+        url: None,
+        format: Format::None,
+        assertion: Some(signed_with_the_secret()),
+        ..spec("http://127.0.0.1:9/t")
+    };
+    let call = call(itself);
+    // The secrets are looked at on another thread, for which a clock that stands still does not
+    // wait.
+    call.secrets.values().await.unwrap();
+    let begun = BootInstant::now();
+    let prepared = call.prepare(&[]).await.ok().unwrap();
+    let ready = BootInstant::now();
+    tokio::time::advance(Duration::from_mins(10)).await;
+    let issued = prepared.send().await.ok().unwrap();
+    assert!(
+        (begun..=ready).contains(&issued.sent),
+        "it lives from when it was dated"
     );
 }
 

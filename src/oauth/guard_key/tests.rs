@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
+    client_auth::ClientAuth,
     oauth::testing::{params, spec, values},
     profile::model::{Format, Inject, SecretSpec},
     token::{Hold, LockoutPolicy},

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::HeaderName;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::oauth::testing::{client, params, scope, spec, template, text, values};
+use crate::{
+    client_auth::ClientAuth,
+    oauth::testing::{client, params, scope, spec, template, text, values},
+};
 
 const URL: &str = "https://auth.example/token";
 
