@@ -115,7 +115,7 @@
 //! | classes of answers, Retry-After | `src/oauth/classify.rs` |
 //! | the token and its life out of an answer | `src/oauth/issued.rs` |
 //! | what of a vendor's words may be shown | `src/oauth/scrubber.rs` |
-//! | what a token set puts on a request | `src/credential/presented.rs` |
+//! | what a token set puts on a request | `src/credential/injection.rs` |
 //! | refreshes by hand: 6 a minute, 30 an hour | `src/credential/refresh.rs` |
 //! | secrets that changed: rendered anew, keepers woken | `src/credential/look.rs` |
 //!
@@ -177,7 +177,7 @@
 //! # Journeys
 //! **A request, token warm.** [`listen`] reads the head within its deadline → pingora → `proxy`:
 //! the snapshot is loaded once, [`route::Router`] finds the upstream,
-//! [`credential::Credential::ready`] gives a [`credential::Presented`] (header values already
+//! [`credential::Credential::ready`] gives a [`credential::Injection`] (header values already
 //! built) → pingora connects → `send_until` is looked at again, what the client sent under our
 //! names is stripped, ours is placed → the body streams → what the answer's head repeats of ours is
 //! taken out → one line counts it.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Credential, Partition, Presented};
+use super::{Credential, Injection, Partition};
 use crate::clock::BootInstant;
 
 /// What to do with a vendor's 401.
 #[derive(Debug)]
 pub enum After401 {
     /// Send the request once more, with this.
-    Replay(Arc<Presented>),
+    Replay(Arc<Injection>),
     /// The vendor's answer goes on to the client.
     Pass,
 }
@@ -20,7 +20,7 @@ impl Credential {
     ///
     /// Where that causes a refresh, the refused tokens are sent to nobody from now on and until it
     /// has ended.
-    pub fn refused(&self, partition: &Partition, sent: &Presented) {
+    pub fn refused(&self, partition: &Partition, sent: &Injection) {
         // Of a token set that nobody uses any more there is nothing to renew.
         let Some(bundle) = self.running_bundle(partition) else {
             return;
@@ -37,7 +37,7 @@ impl Credential {
     pub async fn after_401(
         &self,
         partition: &Partition,
-        sent: &Presented,
+        sent: &Injection,
         until: BootInstant,
     ) -> After401 {
         let bundle = self.bundle(partition);
@@ -62,7 +62,7 @@ impl Credential {
     }
 
     /// The vendor answered something else than 401 to `sent`.
-    pub fn accepted(&self, partition: &Partition, sent: &Presented) {
+    pub fn accepted(&self, partition: &Partition, sent: &Injection) {
         let Some(bundle) = self.running_bundle(partition) else {
             return;
         };
@@ -76,7 +76,7 @@ impl Credential {
     /// May a request leave with this now? It was good when it was made; since then its time may
     /// have ended, or an API may have refused one of its tokens.
     #[must_use]
-    pub fn may_send(&self, partition: &Partition, presented: &Presented) -> bool {
+    pub fn may_send(&self, partition: &Partition, presented: &Injection) -> bool {
         presented.send_until > BootInstant::now()
             && self
                 .running_bundle(partition)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use super::Presented;
+use super::Injection;
 use crate::{
     clock::BootInstant,
     profile::Profile,
@@ -16,7 +16,7 @@ use crate::{
 pub struct Bundle {
     keepers: Vec<Arc<Keeper>>,
     partition: Vec<(Arc<str>, String)>,
-    presented: ArcSwapOption<Presented>,
+    presented: ArcSwapOption<Injection>,
 }
 
 impl Bundle {
@@ -49,7 +49,7 @@ impl Bundle {
         profile: &Arc<Profile>,
         epoch: u64,
         now: BootInstant,
-    ) -> Option<Arc<Presented>> {
+    ) -> Option<Arc<Injection>> {
         let presented = self.presented.load_full()?;
         if presented.epoch != epoch || presented.send_until <= now || !presented.is_of(profile) {
             return None;
@@ -62,13 +62,13 @@ impl Bundle {
     }
     /// May a request leave with this now? Not with a token whose refusal causes a refresh that
     /// runs.
-    pub fn may_send(&self, presented: &Presented) -> bool {
+    pub fn may_send(&self, presented: &Injection) -> bool {
         self.keepers
             .iter()
             .zip(&presented.numbers)
             .all(|(keeper, &number)| keeper.may_send(number))
     }
-    pub fn keep(&self, presented: Arc<Presented>) {
+    pub fn keep(&self, presented: Arc<Injection>) {
         self.presented.store(Some(presented));
     }
 }

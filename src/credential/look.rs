@@ -109,7 +109,7 @@ impl Credential {
 
     /// The last good secret values, where presented headers need any.
     pub(super) async fn values(&self) -> Result<Option<Arc<Values>>, Refusal> {
-        if !self.placed.uses_secrets {
+        if !self.names.uses_secrets {
             return Ok(None);
         }
         match self.shared.secrets.believed() {

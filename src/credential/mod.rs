@@ -1,12 +1,12 @@
 //! The tokens of one credential (and partition), presented together.
 //!
 //! [`Credential`] is what the rest of the program talks to; a bundle holds the keepers of one token
-//! set; [`presented`] is what a token set puts on a request.
+//! set; [`injection`] is what a token set puts on a request.
 
 mod after_401;
 mod bundle;
+pub mod injection;
 mod look;
-pub mod presented;
 mod refresh;
 mod refusal;
 mod status;
@@ -19,8 +19,8 @@ use std::sync::Arc;
 use http::HeaderName;
 
 pub use after_401::After401;
+pub use injection::{InjectedNames, InjectedValue, Injection};
 pub use look::Look;
-pub use presented::{Placed, Presented, Value};
 pub use refresh::ByHand;
 pub use refusal::{Reason, Refusal};
 pub use status::TokenState;
@@ -42,7 +42,7 @@ use crate::{
 pub struct Credential {
     name: Arc<str>,
     profile: Arc<Profile>,
-    placed: Placed,
+    names: InjectedNames,
     /// As this configuration has them; handed to running keepers by [`Credential::adopt`].
     secrets: Arc<Secrets>,
     tunings: Arc<Vec<KeeperPolicy>>,
@@ -100,11 +100,11 @@ impl Credential {
             .metrics
             .register_credential(&name, profile.tokens.iter().map(|t| &*t.name));
         let sets = max.map_or_else(|| Sets::One(Arc::default()), Sets::Many);
-        let placed = Placed::of(&profile);
+        let names = InjectedNames::from_profile(&profile);
         let mut made = Self {
             name,
             profile,
-            placed,
+            names,
             secrets,
             tunings,
             clients,
@@ -223,8 +223,8 @@ impl Credential {
 
     /// The names of what it puts on requests.
     #[must_use]
-    pub fn placed(&self) -> &Placed {
-        &self.placed
+    pub fn injected_names(&self) -> &InjectedNames {
+        &self.names
     }
 
     /// Which token set the request is for.
@@ -289,7 +289,7 @@ impl Credential {
 
     /// Hot path: what to place, if every token may be sent now.
     #[must_use]
-    pub fn ready(&self, partition: &Partition) -> Option<Arc<Presented>> {
+    pub fn ready(&self, partition: &Partition) -> Option<Arc<Injection>> {
         let epoch = self.shared.secrets.generation();
         match &self.sets {
             Sets::One(bundle) => bundle.ready(&self.profile, epoch, BootInstant::now()),
@@ -310,7 +310,7 @@ impl Credential {
         &self,
         partition: &Partition,
         until: BootInstant,
-    ) -> Result<Arc<Presented>, Refusal> {
+    ) -> Result<Arc<Injection>, Refusal> {
         if let Some(presented) = self.ready(partition) {
             return Ok(presented);
         }
@@ -331,7 +331,7 @@ impl Credential {
         bundle: &Bundle,
         began: BootInstant,
         until: BootInstant,
-    ) -> Result<Arc<Presented>, Refusal> {
+    ) -> Result<Arc<Injection>, Refusal> {
         loop {
             let mut tokens = Vec::with_capacity(bundle.keepers().len());
             for keeper in bundle.keepers() {
@@ -341,7 +341,7 @@ impl Credential {
             // rendered once more, never taken for newer than it is.
             let epoch = self.shared.secrets.generation();
             let values = self.values().await?;
-            let presented = Presented::render(
+            let presented = Injection::render(
                 &self.profile,
                 bundle.partition(),
                 tokens,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::profile::model::{AtFormat, ClientAuth, Param, Then};
+use crate::profile::model::{AtFormat, ClientAuth, InjectPlace, Param, Then};
 
 #[path = "dry_run_tests.rs"]
 mod dry_runs;
@@ -223,15 +223,18 @@ fn a_credential_overrides_single_keys_and_drops_others() {
         profile.tokens[0].params.keys().collect::<Vec<_>>(),
         ["resource", "scope"]
     );
-    assert!(profile.inject.headers.is_empty() && profile.inject.query.len() == 1);
+    assert!(matches!(&profile.inject[..], [(InjectPlace::Query(_), _)]));
 }
 
 #[test]
 fn header_names_know_no_case_when_tables_are_merged() {
     let profile =
         oauth2(json!({"inject": {"headers": {"authorization": "Token {{ token }}"}}})).right();
-    assert_eq!(profile.inject.headers.len(), 1);
-    assert_eq!(profile.inject.headers[0].1.source(), "Token {{ token }}");
+    assert_eq!(profile.injected_headers().len(), 1);
+    assert_eq!(
+        profile.injected_headers()[0].1.source(),
+        "Token {{ token }}"
+    );
     oauth2(json!({"inject": {"headers": {"X-a": "1", "x-A": "2"}}}))
         .says("credentials.x.inject.headers.x-A", "twice");
     oauth2(json!({"inject": {"drop": ["headers.Autorization"]}}))
@@ -470,7 +473,7 @@ fn moments_need_a_zone() {
 fn a_profile_that_says_nothing_of_headers_injects_a_bearer_token() {
     let token = "[tokens.a]\nurl = \"https://x.example\"\nclient_auth = \"none\"\n";
     assert_eq!(
-        own(token).right().inject.headers[0].1.source(),
+        own(token).right().injected_headers()[0].1.source(),
         "Bearer {{ token }}"
     );
     let other = own(&format!(
@@ -479,13 +482,13 @@ fn a_profile_that_says_nothing_of_headers_injects_a_bearer_token() {
     .right();
     assert_eq!(
         (
-            other.inject.headers.len(),
-            other.inject.headers[0].0.as_str()
+            other.injected_headers().len(),
+            other.injected_headers()[0].0.as_str()
         ),
         (1, "x-a")
     );
     let query = own(&format!("{token}[inject]\ndrop = [\"headers.Authorization\"]\nquery = {{ t = \"{{{{ token }}}}\" }}\n")).right();
-    assert!(query.inject.headers.is_empty());
+    assert!(query.injected_headers().is_empty());
 }
 
 #[test]

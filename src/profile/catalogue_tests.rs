@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::{
     document::Problems,
-    profile::model::{ClientAuth, Format, Param, Profile, Then, TokenSpec},
+    profile::model::{ClientAuth, Format, InjectPlace, Param, Profile, Then, TokenSpec},
     token::Hold,
 };
 
@@ -83,9 +83,8 @@ fn text(param: &Param) -> String {
 
 fn placed(profile: &Profile) -> BTreeMap<String, String> {
     profile
-        .inject
-        .headers
-        .iter()
+        .injected_headers()
+        .into_iter()
         .map(|(k, v)| (k.to_string(), v.source().to_owned()))
         .collect()
 }
@@ -416,9 +415,11 @@ fn worldline_sends_either_a_secret_or_a_jwt_never_a_client_id_with_the_latter() 
         assert_eq!(placed(&profile)["authorization"], "Bearer {{ token }}");
         let absent: Vec<_> = profile
             .inject
-            .headers_if_absent
             .iter()
-            .map(|(k, v)| (k.as_str(), v.source(), v.per_request()))
+            .filter_map(|(place, v)| match place {
+                InjectPlace::HeaderIfAbsent(k) => Some((k.as_str(), v.source(), v.per_request())),
+                InjectPlace::Header(_) | InjectPlace::Query(_) | InjectPlace::Cookie(_) => None,
+            })
             .collect();
         if name.starts_with("worldline") {
             assert_eq!(

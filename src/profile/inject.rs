@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     builder::ProfileBuilder,
     file::InjectTable,
-    model::Inject,
+    model::{Inject, InjectPlace},
     names::TemplateSite,
     template::Template,
     text::{self, Wrong},
@@ -41,12 +41,19 @@ pub(super) fn inject(b: &mut ProfileBuilder<'_>, table: &InjectTable) -> Inject 
         }
     });
     let cookies = texts(b, &at.key("cookies"), &table.cookies, text::cookie);
-    Inject {
-        headers: always,
-        headers_if_absent: if_absent,
-        query,
-        cookies,
-    }
+    let headers = always.into_iter().map(|(n, t)| (InjectPlace::Header(n), t));
+    let if_absent = if_absent
+        .into_iter()
+        .map(|(n, t)| (InjectPlace::HeaderIfAbsent(n), t));
+    let query = query.into_iter().map(|(n, t)| (InjectPlace::Query(n), t));
+    let cookies = cookies
+        .into_iter()
+        .map(|(n, t)| (InjectPlace::Cookie(n), t));
+    headers
+        .chain(if_absent)
+        .chain(query)
+        .chain(cookies)
+        .collect()
 }
 
 fn texts(

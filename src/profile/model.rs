@@ -181,17 +181,38 @@ pub enum AtFormat {
     },
 }
 
-/// `inject`
-#[derive(Debug, Clone, Default)]
-pub struct Inject {
-    /// Header fields that replace the client's.
-    pub headers: Vec<(HeaderName, Template)>,
-    /// Header fields that are added where the client sends none of that name.
-    pub headers_if_absent: Vec<(HeaderName, Template)>,
-    /// Query parameters that replace the client's.
-    pub query: Vec<(String, Template)>,
-    /// Cookies that replace the client's.
-    pub cookies: Vec<(String, Template)>,
+/// `inject`: what is put on a request, and where; headers first, then those for want of the
+/// client's own, the query and cookies.
+pub type Inject = Vec<(InjectPlace, Template)>;
+
+/// Where on a request something is put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InjectPlace {
+    /// A header field that replaces the client's.
+    Header(HeaderName),
+    /// A header field that is added where the client sends none of that name.
+    HeaderIfAbsent(HeaderName),
+    /// A query parameter that replaces the client's, not yet percent-encoded.
+    Query(String),
+    /// A cookie that replaces the client's.
+    Cookie(String),
+}
+
+#[cfg(test)]
+impl Profile {
+    /// The headers that are put on every request.
+    pub fn injected_headers(&self) -> Vec<(&HeaderName, &Template)> {
+        let headers = self
+            .inject
+            .iter()
+            .filter_map(|(place, template)| match place {
+                InjectPlace::Header(name) => Some((name, template)),
+                InjectPlace::HeaderIfAbsent(_) | InjectPlace::Query(_) | InjectPlace::Cookie(_) => {
+                    None
+                }
+            });
+        headers.collect()
+    }
 }
 
 /// `partition.NAME`

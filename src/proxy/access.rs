@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::BootInstant,
-    credential::{After401, Credential, Partition, Presented, Reason, Refusal},
+    credential::{After401, Credential, Injection, Partition, Reason, Refusal},
     listen,
     profile::model::{At, StatusMatch, Then},
     token::UnavailableReason,
@@ -67,7 +67,7 @@ pub async fn present(
     upstream: &Upstream,
     credential: &Credential,
     partition: &Partition,
-) -> Result<Arc<Presented>, Stop> {
+) -> Result<Arc<Injection>, Stop> {
     if let Some(presented) = credential.ready(partition) {
         return Ok(presented);
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     clock::BootInstant,
-    credential::{Credential, Partition, Presented},
+    credential::{Credential, Injection, Partition},
     redact::HiddenWord,
     snapshot::Snapshot,
     telemetry::Metrics,
@@ -45,7 +45,7 @@ pub enum Access {
         /// Which of its token sets.
         partition: Partition,
         /// Header values and more, rendered from the tokens at hand.
-        presented: Arc<Presented>,
+        presented: Arc<Injection>,
     },
 }
 

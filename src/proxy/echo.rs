@@ -19,7 +19,8 @@ use super::{
     inject::without,
 };
 use crate::{
-    credential::{Presented, Value},
+    credential::{InjectedValue, Injection},
+    profile::model::InjectPlace,
     redact::{HIDDEN, Redactor},
 };
 
@@ -47,8 +48,8 @@ pub fn hide(response: &mut ResponseHeader, chosen: &Chosen) -> Result<()> {
     else {
         return Ok(());
     };
-    cookies(response, &credential.placed().cookies)?;
-    if !presented.query.is_empty() {
+    cookies(response, &credential.injected_names().cookies)?;
+    if !credential.injected_names().query.is_empty() {
         for name in [LOCATION, CONTENT_LOCATION] {
             query(response, &name, presented)?;
         }
@@ -175,7 +176,7 @@ fn cookies(response: &mut ResponseHeader, ours: &[String]) -> Result<()> {
 }
 
 /// Parameters of ours with our value; others may well have the same name.
-fn query(response: &mut ResponseHeader, name: &HeaderName, presented: &Presented) -> Result<()> {
+fn query(response: &mut ResponseHeader, name: &HeaderName, presented: &Injection) -> Result<()> {
     let Some(url) = response
         .headers
         .get(name)
@@ -187,13 +188,17 @@ fn query(response: &mut ResponseHeader, name: &HeaderName, presented: &Presented
     let ours = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let same = |ready: &HeaderValue| plain(value).as_bytes() == ready.as_bytes();
-        presented.query.iter().any(|(n, v)| {
-            plain(name) == *n
-                && if let Value::Ready(ready) = v {
-                    same(ready)
-                } else {
-                    true
-                }
+        presented.values.iter().any(|(place, value)| match place {
+            InjectPlace::Query(ours) => {
+                plain(name) == *ours
+                    && match value {
+                        InjectedValue::Ready(ready) => same(ready),
+                        InjectedValue::PerRequest(_) => true,
+                    }
+            }
+            InjectPlace::Header(_) | InjectPlace::HeaderIfAbsent(_) | InjectPlace::Cookie(_) => {
+                false
+            }
         })
     };
     let (before, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));

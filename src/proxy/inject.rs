@@ -10,8 +10,9 @@ use pingora_http::RequestHeader;
 
 use super::chosen::{Access, Chosen};
 use crate::{
-    credential::{Placed, Presented, Value},
+    credential::{InjectedNames, Injection},
     net::default_port,
+    profile::model::InjectPlace,
     redact::HiddenWord,
     route::UpstreamUrl,
 };
@@ -57,8 +58,14 @@ pub fn apply(
         ..
     } = &chosen.access
     {
-        strip(request, credential.placed());
-        path = place(request, credential.placed(), presented, path, &mut made)?;
+        strip(request, credential.injected_names());
+        path = place(
+            request,
+            credential.injected_names(),
+            presented,
+            path,
+            &mut made,
+        )?;
     }
     if original.version == Version::HTTP_2 && request.version != Version::HTTP_2 {
         join_cookies(request)?;
@@ -136,7 +143,7 @@ const ANOTHER_PATH: [&str; 2] = ["x-original-url", "x-rewrite-url"];
 
 /// Removes what the client sent under names that are ours, all punctuation being the same to many
 /// servers.
-fn strip(request: &mut RequestHeader, placed: &Placed) {
+fn strip(request: &mut RequestHeader, names: &InjectedNames) {
     let ours = |name: &HeaderName| {
         let twin = |other: &str| same(name.as_str(), other);
         let usual = [
@@ -146,7 +153,7 @@ fn strip(request: &mut RequestHeader, placed: &Placed) {
         usual
             .into_iter()
             .chain(ANOTHER_PATH)
-            .chain(placed.headers.iter().map(HeaderName::as_str))
+            .chain(names.headers.iter().map(HeaderName::as_str))
             .any(twin)
     };
     let found: Vec<HeaderName> = request
@@ -189,47 +196,46 @@ fn is_twin(ours: &str, written: &str) -> bool {
 /// `made`: where to note what is for this request alone.
 fn place<'a>(
     request: &mut RequestHeader,
-    placed: &Placed,
-    presented: &Presented,
+    names: &InjectedNames,
+    presented: &Injection,
     path: Cow<'a, str>,
     made: &mut Vec<HiddenWord>,
 ) -> Result<Cow<'a, str>> {
-    let mut text = |value: &Value| {
+    let (mut own_cookies, mut own_query) = (Vec::new(), Vec::new());
+    for (place, value) in &presented.values {
+        if let InjectPlace::HeaderIfAbsent(name) = place
+            && request.headers.contains_key(name)
+        {
+            continue;
+        }
         let text = presented
-            .text(value)
+            .render_value(value)
             .map_err(|why| Error::explain(InternalError, why))?;
         made.extend(presented.word_of_request(value, &text));
-        Ok::<_, Box<Error>>(text)
-    };
-    for (name, value) in &presented.headers {
-        request.insert_header(name.clone(), text(value)?)?;
-    }
-    for (name, value) in &presented.headers_if_absent {
-        if !request.headers.contains_key(name) {
-            request.insert_header(name.clone(), text(value)?)?;
+        match place {
+            InjectPlace::Header(name) | InjectPlace::HeaderIfAbsent(name) => {
+                request.insert_header(name.clone(), text)?;
+            }
+            InjectPlace::Query(name) => own_query.push((name.as_str(), text)),
+            InjectPlace::Cookie(name) => own_cookies.push((name.as_str(), text)),
         }
     }
-    if !placed.cookies.is_empty() {
-        let mut all = Vec::new();
-        for (name, value) in &presented.cookies {
-            all.push((name.as_str(), text(value)?));
-        }
-        if let Some(cookie) = cookies(&request.headers, &placed.cookies, &all) {
+    if !names.cookies.is_empty() {
+        if let Some(cookie) = cookies(&request.headers, &names.cookies, &own_cookies) {
             request.insert_header(header::COOKIE, cookie)?;
         } else {
             request.remove_header(&header::COOKIE);
         }
     }
-    if placed.query.is_empty() {
+    if names.query.is_empty() {
         return Ok(path);
     }
-    let left = stripped(&path, &placed.query);
+    let left = stripped(&path, &names.query);
     // Ours first: of several with one name most servers take the first, and the client's are the
     // ones to go unheard.
     let (before, rest) = left.split_at(left.find('?').unwrap_or(left.len()));
     let mut path = before.to_owned();
-    for (name, value) in &presented.query {
-        let value = text(value)?;
+    for (name, value) in own_query {
         path.push(if path.len() > before.len() { '&' } else { '?' });
         path.extend(utf8_percent_encode(name, QUERY));
         path.push('=');
@@ -373,9 +379,9 @@ mod tests {
         ]);
         strip(
             &mut r,
-            &Placed {
+            &InjectedNames {
                 headers: vec![HeaderName::from_static("x-session")],
-                ..Placed::default()
+                ..InjectedNames::default()
             },
         );
         let mut left: Vec<&str> = r.headers.keys().map(HeaderName::as_str).collect();

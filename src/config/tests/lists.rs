@@ -37,8 +37,7 @@ fn a_single_value_is_a_list_of_one_everywhere() {
     );
     assert_eq!(
         profile
-            .inject
-            .headers
+            .injected_headers()
             .iter()
             .map(|(name, _)| name.as_str())
             .collect::<Vec<_>>(),
@@ -66,7 +65,7 @@ fn so_it_is_in_a_profile_file() {
         (
             profile.errors.len(),
             profile.limits.rate[0].n,
-            profile.inject.headers.len()
+            profile.injected_headers().len()
         ),
         (2, 7, 0)
     );

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::BootInstant,
-    profile::{Profile, Scope, Template},
+    profile::{Profile, Scope, Template, model::InjectPlace},
     redact::{HiddenWord, Redactor},
     secret::Values,
     token::Token,
@@ -17,7 +17,7 @@ use crate::{
 /// Names that only we may set on a request with this credential: whatever the client sent under
 /// them is removed.
 #[derive(Debug, Clone, Default)]
-pub struct Placed {
+pub struct InjectedNames {
     /// Injected headers and those that select a partition; their twins with `_` for `-` are to be
     /// removed as well.
     pub headers: Vec<HeaderName>,
@@ -31,7 +31,7 @@ pub struct Placed {
 
 /// A value to be placed: ready, or rendered anew for each request.
 #[derive(Debug, Clone)]
-pub enum Value {
+pub enum InjectedValue {
     /// Marked sensitive.
     Ready(HeaderValue),
     /// It names `now` or `uuid()`.
@@ -39,29 +39,23 @@ pub enum Value {
 }
 
 /// Everything one token set puts on a request.
-pub struct Presented {
+pub struct Injection {
     /// Token generations, in the order of the profile.
     pub numbers: Vec<u64>,
     /// Of the secrets it was rendered with.
     pub epoch: u64,
     /// The earliest of its tokens' ends: not to be sent from here on.
     pub send_until: BootInstant,
-    /// Header fields that replace the client's.
-    pub headers: Vec<(HeaderName, Value)>,
-    /// Header fields that are added where the client sends none of that name.
-    pub headers_if_absent: Vec<(HeaderName, Value)>,
-    /// Query parameters that replace the client's, not yet percent-encoded.
-    pub query: Vec<(String, Value)>,
-    /// Cookies that replace the client's.
-    pub cookies: Vec<(String, Value)>,
+    /// What is put where, in the order of the profile.
+    pub values: Vec<(InjectPlace, InjectedValue)>,
     /// What must not come back in the head of an answer: tokens, their variables, secrets that are
     /// not public, and what was made of them.
     pub redactor: Redactor,
     /// What `PerRequest` values are rendered with.
-    material: Material,
+    inputs: RenderInputs,
 }
 
-struct Material {
+struct RenderInputs {
     profile: Arc<Profile>,
     tokens: Vec<Arc<Token>>,
     vars: BTreeMap<String, String>,
@@ -69,34 +63,29 @@ struct Material {
     values: Option<Values>,
 }
 
-impl Placed {
+impl InjectedNames {
     /// What `profile` injects.
     #[must_use]
-    pub fn of(profile: &Profile) -> Self {
-        let inject = &profile.inject;
-        let headers = inject
-            .headers
-            .iter()
-            .map(|(n, _)| n)
-            .chain(profile.partition.iter().map(|p| &p.header));
-        let all = inject
-            .headers
-            .iter()
-            .chain(&inject.headers_if_absent)
-            .map(|(_, t)| t);
-        let all = all.chain(inject.query.iter().chain(&inject.cookies).map(|(_, t)| t));
-        Self {
-            headers: headers.cloned().collect(),
-            query: inject.query.iter().map(|(n, _)| n.clone()).collect(),
-            cookies: inject.cookies.iter().map(|(n, _)| n.clone()).collect(),
-            uses_secrets: all
-                .flat_map(Template::names)
-                .any(|n| n.starts_with("secrets.")),
+    pub fn from_profile(profile: &Profile) -> Self {
+        let mut names = Self {
+            headers: profile.partition.iter().map(|p| p.header.clone()).collect(),
+            ..Self::default()
+        };
+        for (place, template) in &profile.inject {
+            match place {
+                InjectPlace::Header(name) => names.headers.push(name.clone()),
+                // The client's own wins.
+                InjectPlace::HeaderIfAbsent(_) => {}
+                InjectPlace::Query(name) => names.query.push(name.clone()),
+                InjectPlace::Cookie(name) => names.cookies.push(name.clone()),
+            }
+            names.uses_secrets |= template.names().iter().any(|n| n.starts_with("secrets."));
         }
+        names
     }
 }
 
-impl Presented {
+impl Injection {
     /// Renders what is the same for every request.
     ///
     /// # Errors
@@ -115,129 +104,78 @@ impl Presented {
         }
         let keep_values = profile
             .inject
-            .headers_if_absent
             .iter()
-            .chain(&profile.inject.headers)
-            .map(|(_, t)| t);
-        let keep_values = keep_values.chain(
-            profile
-                .inject
-                .query
-                .iter()
-                .chain(&profile.inject.cookies)
-                .map(|(_, t)| t),
-        );
-        let keep_values = keep_values
-            .filter(|t| t.per_request())
-            .flat_map(Template::names)
+            .filter(|(_, template)| template.per_request())
+            .flat_map(|(_, template)| template.names())
             .any(|n| n.starts_with("secrets."));
-        let material = Material {
+        let inputs = RenderInputs {
             profile: profile.clone(),
             vars,
             partition: partition.to_vec(),
             values: values.filter(|_| keep_values).cloned(),
             tokens,
         };
-        let render = |template: &Template| -> Result<Value, String> {
-            if template.per_request() {
-                return Ok(Value::PerRequest(template.clone()));
-            }
-            header_value(&material.text(template, values)?).map(Value::Ready)
-        };
-        let named = |list: &[(HeaderName, Template)]| -> Result<Vec<(HeaderName, Value)>, String> {
-            list.iter()
-                .map(|(n, t)| {
-                    Ok((
-                        n.clone(),
-                        render(t).map_err(|why| format!("header {n}: {why}"))?,
-                    ))
-                })
-                .collect()
-        };
-        let texts = |list: &[(String, Template)]| -> Result<Vec<(String, Value)>, String> {
-            list.iter()
-                .map(|(n, t)| Ok((n.clone(), render(t).map_err(|why| format!("{n}: {why}"))?)))
-                .collect()
-        };
-        let headers = named(&profile.inject.headers)?;
-        let headers_if_absent = named(&profile.inject.headers_if_absent)?;
-        let (query, cookies) = (
-            texts(&profile.inject.query)?,
-            texts(&profile.inject.cookies)?,
-        );
-        let made = headers
-            .iter()
-            .map(|(_, v)| v)
-            .zip(profile.inject.headers.iter().map(|(_, t)| t));
-        let made = made.chain(
-            headers_if_absent
-                .iter()
-                .map(|(_, v)| v)
-                .zip(profile.inject.headers_if_absent.iter().map(|(_, t)| t)),
-        );
-        let made = made.chain(
-            query
-                .iter()
-                .map(|(_, v)| v)
-                .zip(profile.inject.query.iter().map(|(_, t)| t)),
-        );
-        let made = made.chain(
-            cookies
-                .iter()
-                .map(|(_, v)| v)
-                .zip(profile.inject.cookies.iter().map(|(_, t)| t)),
-        );
-        let made = made
-            .filter(|(_, template)| holds_secret(template, profile))
-            .filter_map(|(value, _)| match value {
-                Value::Ready(value) => secret_word(value),
-                Value::PerRequest(_) => None,
-            });
-        let redactor = Redactor::new(material.words(values).chain(made));
+        let mut injected = Vec::with_capacity(profile.inject.len());
+        let mut made = Vec::new();
+        for (place, template) in &profile.inject {
+            let value = if template.per_request() {
+                InjectedValue::PerRequest(template.clone())
+            } else {
+                let ready = inputs
+                    .render(template, values)
+                    .and_then(|text| header_value(&text))
+                    .map_err(|why| format!("{}: {why}", describe_place(place)))?;
+                if holds_secret(template, profile) {
+                    made.extend(secret_word(&ready));
+                }
+                InjectedValue::Ready(ready)
+            };
+            injected.push((place.clone(), value));
+        }
+        let redactor = Redactor::new(inputs.words(values).chain(made));
         Ok(Self {
-            numbers: material.tokens.iter().map(|t| t.number).collect(),
+            numbers: inputs.tokens.iter().map(|t| t.number).collect(),
             epoch,
-            send_until: material
+            send_until: inputs
                 .tokens
                 .iter()
                 .map(|t| t.send_until)
                 .min()
                 .unwrap_or(BootInstant::FAR),
-            headers,
-            headers_if_absent,
-            query,
-            cookies,
+            values: injected,
             redactor,
-            material,
+            inputs,
         })
     }
 
     /// It was rendered as this profile says, and not as that of another configuration.
     pub(super) fn is_of(&self, profile: &Arc<Profile>) -> bool {
-        Arc::ptr_eq(&self.material.profile, profile)
+        Arc::ptr_eq(&self.inputs.profile, profile)
     }
 
-    /// The text of a value for this request; [`Value::PerRequest`] ones are rendered now.
+    /// The text of a value for this request; [`InjectedValue::PerRequest`] ones are rendered now.
     ///
     /// # Errors
     /// In words, without the value, where a rendered value cannot be a header value.
-    pub fn text(&self, value: &Value) -> Result<HeaderValue, String> {
+    pub fn render_value(&self, value: &InjectedValue) -> Result<HeaderValue, String> {
         match value {
-            Value::Ready(ready) => Ok(ready.clone()),
-            Value::PerRequest(template) => header_value(
-                &self
-                    .material
-                    .text(template, self.material.values.as_ref())?,
-            ),
+            InjectedValue::Ready(ready) => Ok(ready.clone()),
+            InjectedValue::PerRequest(template) => {
+                header_value(&self.inputs.render(template, self.inputs.values.as_ref())?)
+            }
         }
     }
 
     /// What in a value that was made for one request must not come back: its longest word, where a
     /// token or a secret is in it. A value made of `uuid()` and `now` alone is no secret.
     #[must_use]
-    pub fn word_of_request(&self, value: &Value, rendered: &HeaderValue) -> Option<HiddenWord> {
+    pub fn word_of_request(
+        &self,
+        value: &InjectedValue,
+        rendered: &HeaderValue,
+    ) -> Option<HiddenWord> {
         match value {
-            Value::PerRequest(template) if holds_secret(template, &self.material.profile) => {
+            InjectedValue::PerRequest(template) if holds_secret(template, &self.inputs.profile) => {
                 secret_word(rendered)
             }
             _ => None,
@@ -245,7 +183,7 @@ impl Presented {
     }
 }
 
-impl Material {
+impl RenderInputs {
     /// Tokens, variables, and secrets that are not public.
     fn words(&self, values: Option<&Values>) -> impl Iterator<Item = HiddenWord> {
         let tokens = self.tokens.iter().map(|t| t.issued.value.clone());
@@ -262,7 +200,7 @@ impl Material {
         tokens.chain(vars).chain(secrets)
     }
 
-    fn text(
+    fn render(
         &self,
         template: &Template,
         values: Option<&Values>,
@@ -306,6 +244,14 @@ fn holds_secret(template: &Template, profile: &Profile) -> bool {
         })
 }
 
+/// A place, as the beginning of what is wrong there.
+fn describe_place(place: &InjectPlace) -> String {
+    match place {
+        InjectPlace::Header(name) | InjectPlace::HeaderIfAbsent(name) => format!("header {name}"),
+        InjectPlace::Query(name) | InjectPlace::Cookie(name) => name.clone(),
+    }
+}
+
 /// The longest word, so without `Bearer`.
 fn secret_word(value: &HeaderValue) -> Option<HiddenWord> {
     let longest = value
@@ -330,9 +276,9 @@ fn header_value(text: &str) -> Result<HeaderValue, String> {
     Ok(value)
 }
 
-impl fmt::Debug for Presented {
+impl fmt::Debug for Injection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Presented")
+        f.debug_struct("Injection")
             .field("numbers", &self.numbers)
             .field("epoch", &self.epoch)
             .finish_non_exhaustive()
