@@ -108,7 +108,7 @@ impl Reloader {
                 contents = digest_marks(&marks);
             }
             if let Some(mut permit) = watcher.try_permit() {
-                let _ = permit.judge(&marks, ClockReading::now());
+                let _ = permit.assess(&marks, ClockReading::now());
             }
         }
         let started = StartSettings::from_config(config);
@@ -243,7 +243,7 @@ impl Reloader {
         else {
             return ReloadAttempt::Unsettled { rest: AGAIN };
         };
-        if let SettleState::Wait { rest, lasted } = permit.judge(&found, ClockReading::now()) {
+        if let SettleState::Wait { rest, lasted } = permit.assess(&found, ClockReading::now()) {
             if lasted >= RESTLESS && !self.0.told.swap(true, Relaxed) {
                 tracing::warn!(
                     "configuration files are written without a rest of two seconds; the old ones go on"
@@ -339,7 +339,7 @@ impl Reloader {
             return true;
         };
         // It was touched, or replaced by the same: later changes are compared with this.
-        let _ = permit.judge(&found, ClockReading::now());
+        let _ = permit.assess(&found, ClockReading::now());
         false
     }
 

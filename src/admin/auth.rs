@@ -126,12 +126,12 @@ impl BelievedToken {
                 None => last.ok_or_else(|| "is being written".to_owned()),
             }
         };
-        match self.value.look(TIMES, look).await {
+        match self.value.refresh(TIMES, look).await {
             LookResult::Value(secret) => Some(secret),
             LookResult::Busy | LookResult::Silent => self.value.last(),
             // Gone for as long, so that nobody is let in by it.
             LookResult::Unusable(_) => {
-                self.value.keep(None);
+                self.value.keep_in_use(None);
                 None
             }
         }

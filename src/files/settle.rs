@@ -85,7 +85,7 @@ impl Settler {
     /// once, for there is nothing to compare it with, but for one that is [`Settler::careful`]; a
     /// path that joins later is treated as a file that was not there before.
     #[must_use]
-    pub fn judge(&mut self, found: &FileMarks, at: ClockReading) -> SettleState {
+    pub fn assess(&mut self, found: &FileMarks, at: ClockReading) -> SettleState {
         let pending = match &self.believed {
             Some(believed) => self.still_pending(believed, found, at),
             None if self.careful => {

@@ -109,7 +109,7 @@ impl Scene {
             .collect();
         let passed = Duration::from_millis(ms);
         let wall = Duration::from_secs(START.unsigned_abs()) + passed;
-        match self.settling.judge(
+        match self.settling.assess(
             &marks,
             ClockReading {
                 boot: self.now + passed,
@@ -300,7 +300,7 @@ fn a_writer_that_never_rests_is_told_by_how_long_it_lasts() {
         )]
         .into();
         let passed = Duration::from_secs(n);
-        let judged = scene.settling.judge(
+        let judged = scene.settling.assess(
             &marks,
             ClockReading {
                 boot: scene.now + passed,

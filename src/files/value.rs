@@ -63,13 +63,13 @@ impl<T: Send + Sync + 'static> WatchedValue<T> {
     }
 
     /// This counts from now on; `None`: nothing does.
-    pub fn keep(&self, value: Option<Arc<T>>) {
+    pub fn keep_in_use(&self, value: Option<Arc<T>>) {
         *self.last.lock() = value.map(|value| (BootInstant::now(), value));
     }
 
     /// Looks, unless there is something fresh; one at a time, and nobody waits longer for the files
     /// than 5 s. `load` runs on a thread that may block; it is given what was made before.
-    pub async fn look(
+    pub async fn refresh(
         self: &Arc<Self>,
         times: LookTimes,
         load: impl FnOnce(&mut LookPermit, Option<Arc<T>>) -> Result<Arc<T>, String> + Send + 'static,
@@ -96,7 +96,7 @@ impl<T: Send + Sync + 'static> WatchedValue<T> {
     }
 
     /// As [`Self::look`], on this thread, which may block; busy where another looks.
-    pub fn look_here(
+    pub fn refresh_here(
         &self,
         load: impl FnOnce(&mut LookPermit, Option<Arc<T>>) -> Result<Arc<T>, String>,
     ) -> LookResult<T> {
@@ -113,7 +113,7 @@ impl<T: Send + Sync + 'static> WatchedValue<T> {
     ) -> LookResult<T> {
         match load(permit, self.last()) {
             Ok(value) => {
-                self.keep(Some(value.clone()));
+                self.keep_in_use(Some(value.clone()));
                 LookResult::Value(value)
             }
             Err(why) => LookResult::Unusable(why),

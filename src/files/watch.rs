@@ -86,8 +86,8 @@ impl LookPermit {
     /// Whether what was `found` at the moment `at` may be believed; where it may, later looks are
     /// compared with it.
     #[must_use]
-    pub fn judge(&mut self, found: &FileMarks, at: ClockReading) -> SettleState {
-        self.0.judge(found, at)
+    pub fn assess(&mut self, found: &FileMarks, at: ClockReading) -> SettleState {
+        self.0.assess(found, at)
     }
 
     /// The file system says of each of these files what it said when they were last believed: there
@@ -109,7 +109,7 @@ impl LookPermit {
         let found = read_together(paths, LIMIT).ok()?.marks();
         // A file that was replaced a moment ago is not looked at again as soon as that: what is
         // read is held against what lies there afterwards.
-        if matches!(self.judge(&found, at), SettleState::Wait { rest, .. } if rest > GRACE) {
+        if matches!(self.assess(&found, at), SettleState::Wait { rest, .. } if rest > GRACE) {
             return None;
         }
         let made = load();

@@ -148,7 +148,7 @@ impl KnownSecret {
             patience: Duration::ZERO,
             first,
         };
-        self.resolve(self.value.look(times, self.loader()).await)
+        self.resolve(self.value.refresh(times, self.loader()).await)
     }
 
     /// The other tasks of this thread go on elsewhere where there are other threads.
@@ -158,7 +158,7 @@ impl KnownSecret {
         {
             return tokio::task::block_in_place(|| runtime.block_on(self.secret(Duration::ZERO)));
         }
-        self.resolve(self.value.look_here(self.loader()))
+        self.resolve(self.value.refresh_here(self.loader()))
     }
 
     /// Where there is no need to read it again.
@@ -199,7 +199,7 @@ impl KnownSecret {
             );
         }
         let last = last.ok_or_else(unreadable)?;
-        self.value.keep(Some(last.clone()));
+        self.value.keep_in_use(Some(last.clone()));
         Ok(last)
     }
 }

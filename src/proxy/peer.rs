@@ -67,7 +67,7 @@ impl Trust {
             first: LOOK_PATIENCE,
         };
         let table = tls.clone();
-        let looked = known.look(times, move |permit, last| look(&table, permit, last));
+        let looked = known.refresh(times, move |permit, last| look(&table, permit, last));
         let why = match looked.await {
             LookResult::Value(identity) => return Ok(identity),
             LookResult::Busy => return known.last().ok_or_else(|| SILENT.to_owned()),
@@ -80,7 +80,7 @@ impl Trust {
         if let Some(times) = UNUSABLE.note() {
             tracing::warn!(%why, times, "tls files of an upstream cannot be used; going on with what was read before");
         }
-        known.keep(Some(last.clone()));
+        known.keep_in_use(Some(last.clone()));
         Ok(last)
     }
 }

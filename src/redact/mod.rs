@@ -144,7 +144,7 @@ impl Redactor {
     fn find_ranges(&self, value: &[u8]) -> Vec<Range<usize>> {
         let mut ranges = Vec::new();
         for view in decoded_views(value) {
-            for (word, spelling) in self.candidate_needles(view.text()) {
+            for (word, spelling) in self.candidate_needles(view.bytes()) {
                 self.push_matches(word, spelling, &view, |needle| needle, &mut ranges);
             }
         }
@@ -156,7 +156,7 @@ impl Redactor {
         let mut ranges = Vec::new();
         for view in decoded_views(name).into_iter().map(DecodedView::lowered) {
             for (number, word) in (0_u16..).zip(&self.all) {
-                if word.len() <= view.text().len() {
+                if word.len() <= view.bytes().len() {
                     for spelling in Spelling::ALL {
                         self.push_matches(
                             number,
@@ -217,7 +217,7 @@ impl Redactor {
         else {
             return;
         };
-        let text = view.text();
+        let text = view.bytes();
         for at in memmem::find_iter(text, needle.as_slice()) {
             let end = at + needle.len();
             if !alone {

@@ -60,7 +60,7 @@ impl DecodedView<'_> {
         self
     }
 
-    pub fn text(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.text
     }
 
@@ -85,7 +85,7 @@ impl DecodedView<'_> {
 /// Percent-decoded (RFC 3986 2.1), once or as often as it changes, in one pass: what a decoded byte
 /// completes is decoded at once then.
 fn percent_decode(view: &DecodedView<'_>, fully: bool) -> Option<DecodedView<'static>> {
-    memchr(b'%', view.text())?;
+    memchr(b'%', view.bytes())?;
     let mut text: Vec<u8> = Vec::with_capacity(view.text.len());
     let mut from: Vec<u32> = Vec::with_capacity(view.text.len() + 1);
     let mut floor = 0;
@@ -119,7 +119,7 @@ fn unescape(
     view: &DecodedView<'_>,
     escape: fn(&[u8]) -> Option<(u8, usize)>,
 ) -> Option<DecodedView<'static>> {
-    memchr(b'\\', view.text())?;
+    memchr(b'\\', view.bytes())?;
     let mut text: Vec<u8> = Vec::with_capacity(view.text.len());
     let mut from: Vec<u32> = Vec::with_capacity(view.text.len() + 1);
     let mut at = 0;

@@ -1,15 +1,47 @@
 //! From the bytes of files to secrets.
 
-use std::{collections::BTreeMap, io, path::Path, str};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    str,
+};
 
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::{Secret, Secrets, Source, UnreadableSecret, Values, trim};
+use super::{
+    source::{Secrets, Source},
+    value::{Secret, Values, trim},
+};
 use crate::files::{self, FileContents, FileMarks};
 
 /// The largest file that is read as a secret, in bytes.
 const LIMIT: usize = 1024 * 1024;
+
+/// A secret that cannot be read now. Names the secret and the file, never a value.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+#[error("secret {name}: {why}")]
+pub struct UnreadableSecret {
+    pub name: String,
+    pub file: Option<PathBuf>,
+    pub why: String,
+}
+
+impl Secrets {
+    /// Reads all of them as they stand at one moment (a Kubernetes `..data` swap or a rewrite in
+    /// between is read again), whether or not somebody is still writing them; what runs reads
+    /// through a [`super::SecretWatcher`].
+    ///
+    /// # Errors
+    /// [`UnreadableSecret`] for the first secret that is missing, empty, too large (1 MiB), not a regular
+    /// file or not UTF-8.
+    pub fn read(&self) -> Result<Values, UnreadableSecret> {
+        read_consistently(self)?
+            .ok_or_else(|| unstable(self))?
+            .values
+    }
+}
 
 /// What one consistent read found.
 pub(super) struct SecretReading {

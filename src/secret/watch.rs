@@ -12,7 +12,11 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::time::sleep;
 
-use super::{Secrets, UnreadableSecret, Values, read};
+use super::{
+    read::{UnreadableSecret, read_consistently},
+    source::Secrets,
+    value::Values,
+};
 use crate::{
     files::{ClockReading, FileWatcher, LOOK_PATIENCE, LookPermit, QUIET, SettleState},
     lock::Lock,
@@ -109,7 +113,7 @@ impl SecretWatcher {
 
     /// One look at the moment `at`, with the permit of this watcher. For a thread that may block.
     pub fn check(&self, permit: &mut LookPermit, at: ClockReading) -> SecretCheck {
-        let reading = match read::read_consistently(&self.sources.load_full()) {
+        let reading = match read_consistently(&self.sources.load_full()) {
             Ok(reading) => reading,
             Err(why) => return SecretCheck::Unreadable(why),
         };
@@ -128,7 +132,7 @@ impl SecretWatcher {
             *self.unreadable.lock() = Some(why.clone());
             return SecretCheck::Unreadable(why.clone());
         }
-        if let SettleState::Wait { rest, lasted } = permit.judge(&reading.marks, at) {
+        if let SettleState::Wait { rest, lasted } = permit.assess(&reading.marks, at) {
             return unsettled(rest, lasted);
         }
         *self.unreadable.lock() = reading.values.as_ref().err().cloned();

@@ -1,14 +1,29 @@
-//! What keepers tell of their work, counted and logged.
+//! What keepers tell of their work, counted and logged; and what was counted of an upstream.
 
 use std::time::Duration;
 
-use super::{Metrics, repeats};
+use super::{
+    Metrics, repeats,
+    traffic::{Traffic, counts_by_code},
+};
 use crate::{
     clock::BootInstant,
     token::{FailureClass, KeeperEvent, KeeperName},
 };
 
 impl Metrics {
+    /// What was counted of `upstream`.
+    #[must_use]
+    pub fn traffic(&self, upstream: &str) -> Traffic {
+        let m = &self.0;
+        Traffic {
+            answers: counts_by_code(&m.requests, upstream),
+            refusals: counts_by_code(&m.refusals, upstream),
+            in_flight: u64::try_from(m.in_flight.with_label_values(&[upstream]).get()).unwrap_or(0),
+            last: m.recent.last(upstream),
+        }
+    }
+
     /// Everything a keeper tells of its work.
     pub fn token_event(&self, name: &KeeperName, event: &KeeperEvent<'_>) {
         let m = &self.0;

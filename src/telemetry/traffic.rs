@@ -12,8 +12,6 @@ use std::{
 use arc_swap::ArcSwap;
 use prometheus::{IntCounterVec, core::Collector};
 
-use super::Metrics;
-
 /// How many codes are remembered of an upstream.
 const LAST: usize = 8;
 
@@ -59,7 +57,7 @@ impl RecentStatuses {
         }
     }
 
-    fn last(&self, upstream: &str) -> Vec<u16> {
+    pub(super) fn last(&self, upstream: &str) -> Vec<u16> {
         let known = self.0.load();
         let Some(ring) = known.get(upstream) else {
             return Vec::new();
@@ -74,22 +72,8 @@ impl RecentStatuses {
     }
 }
 
-impl Metrics {
-    /// What was counted of `upstream`.
-    #[must_use]
-    pub fn traffic(&self, upstream: &str) -> Traffic {
-        let m = &self.0;
-        Traffic {
-            answers: counts_by_code(&m.requests, upstream),
-            refusals: counts_by_code(&m.refusals, upstream),
-            in_flight: u64::try_from(m.in_flight.with_label_values(&[upstream]).get()).unwrap_or(0),
-            last: m.recent.last(upstream),
-        }
-    }
-}
-
 /// The series of one upstream, by their label `code`.
-fn counts_by_code(counters: &IntCounterVec, upstream: &str) -> BTreeMap<String, u64> {
+pub(super) fn counts_by_code(counters: &IntCounterVec, upstream: &str) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     for family in counters.collect() {
         for series in family.get_metric() {
@@ -118,6 +102,7 @@ fn counts_by_code(counters: &IntCounterVec, upstream: &str) -> BTreeMap<String, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Metrics;
 
     #[test]
     fn codes_are_counted_by_upstream_and_the_newest_comes_first() {
