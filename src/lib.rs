@@ -29,11 +29,11 @@
 //! | [`clock`] | moments that go on through a suspend; the one place that reads the clock | – |
 //! | [`phase`] | how far this process is on its way out | – |
 //! | [`files`] | one consistent read of several, when a change counts, how ours are written | clock, hash, lock |
-//! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | hash |
+//! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | hash, lock |
 //! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | hash |
 //! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files, hash, lock |
-//! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock |
-//! | [`state`] | the guard's memory on disk: outlives the process, shared by several | clock, token |
+//! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock, lock, hash |
+//! | [`state`] | the guard's memory on disk: outlives the process, shared by several | clock, token, lock, hash |
 //! | [`client_auth`] | how a client shows who it is: each method whole, in a file of its own | secret |
 //! | [`tls`] | the `tls` table of one leg | files |
 //! | [`route`] | which upstream a request is for | hash, net |
@@ -42,7 +42,7 @@
 //! | [`logging`] | the log subscriber | lock |
 //! | [`hardening`] | core files and foreign eyes kept off this process | – |
 //! | [`systemd`] | what the service manager is told: ready, reloading, stopping, alive | – |
-//! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls, hash, net, client_auth |
+//! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls, hash, net, client_auth, lock |
 //! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry, hash, lock, net |
 //! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry, hash, lock |
 //! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, document, tls, token, net, hash |

@@ -1,15 +1,14 @@
 //! What may stand at a place of a document, by the JSON Schema of its type: keys, kinds, words and
 //! bounds. What is read, and every hint, comes from here.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::SECRET_FORMS;
+
+use crate::lock::Lock;
 
 /// References are followed this often; deeper nesting has no hints.
 const DEPTH: usize = 12;
@@ -29,8 +28,8 @@ pub enum OneOrMore<T> {
 /// The JSON Schema of `T`, made once for each type.
 #[must_use]
 pub fn schema_of<T: JsonSchema>() -> &'static Value {
-    static MADE: Mutex<BTreeMap<String, &'static Value>> = Mutex::new(BTreeMap::new());
-    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    static MADE: Lock<BTreeMap<String, &'static Value>> = Lock::new(BTreeMap::new());
+    let mut made = MADE.lock();
     made.entry(T::schema_id().into_owned())
         .or_insert_with(|| Box::leak(Box::new(schemars::schema_for!(T).to_value())))
 }

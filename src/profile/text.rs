@@ -1,18 +1,14 @@
 //! Texts of the profile language into values: durations, rates, sources, statuses. Errors say what
 //! would be right.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use regex::{Regex, RegexBuilder};
 use url::Url;
 
 use super::model::{Pick, StatusMatch};
-use crate::{document::parse_duration, net, token::Rate};
+use crate::{document::parse_duration, lock::Lock, net, token::Rate};
 
 /// What is wrong with a text, and what would be right.
 pub type Wrong = (&'static str, &'static str);
@@ -173,14 +169,14 @@ pub fn anchored(pattern: &str) -> Result<Regex, Wrong> {
 pub fn whole(pattern: &str) -> Result<Regex, Wrong> {
     /// Patterns that are remembered: many credentials start from one profile.
     const KNOWN: usize = 256;
-    static MADE: Mutex<BTreeMap<String, Regex>> = Mutex::new(BTreeMap::new());
+    static MADE: Lock<BTreeMap<String, Regex>> = Lock::new(BTreeMap::new());
     if pattern.len() > 1024 {
         return Err((
             "is longer than 1024 bytes",
             "a pattern describes what values look like: make it shorter",
         ));
     }
-    let lock = || MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let lock = || MADE.lock();
     if let Some(known) = lock().get(pattern) {
         return Ok(known.clone());
     }

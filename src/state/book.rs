@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     fs::File,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -13,13 +13,15 @@ use std::{
 
 use super::{
     file::{Counts, Entry, decode, encode, newer},
-    fingerprint::{Fingerprints, Salt, hex, unhex},
+    fingerprint::{Fingerprints, Salt, unhex},
     folder::{Folder, Locked},
     pair::{Last, Pair, whose},
     trouble::{Losses, Trouble},
 };
 use crate::{
     clock::{BootInstant, BootStamp},
+    hash::hex,
+    lock::Lock,
     token::{
         AttemptOutcome, AttemptRequest, Denial, GuardKey, GuardStatus, LockoutPolicy,
         guard::{AccountRecord, CountPair, GuardDecision, KeyCounts, SecretRecord, value_name},
@@ -36,11 +38,11 @@ const SWEEP_AFTER: usize = if cfg!(test) { 16 } else { 4096 };
 pub(super) struct Book {
     pub(super) folder: Folder,
     pub(super) fingerprints: Fingerprints,
-    opened: Mutex<Option<Arc<Opened>>>,
+    opened: Lock<Option<Arc<Opened>>>,
     /// Outcomes that are not on disk yet. They are written with the next change.
-    pub(super) outcomes: Mutex<HashMap<GuardKey, Vec<Ended>>>,
+    pub(super) outcomes: Lock<HashMap<GuardKey, Vec<Ended>>>,
     /// Records as they were last read or written, for when they can be no more.
-    pub(super) last: Mutex<Last>,
+    pub(super) last: Lock<Last>,
     /// How many files were made since the last sweep.
     pub(super) made: AtomicUsize,
     pub(super) losses: Losses,
@@ -70,9 +72,9 @@ impl Book {
         Self {
             folder,
             fingerprints: Fingerprints::default(),
-            opened: Mutex::default(),
-            outcomes: Mutex::default(),
-            last: Mutex::default(),
+            opened: Lock::default(),
+            outcomes: Lock::default(),
+            last: Lock::default(),
             made: AtomicUsize::new(0),
             losses: Losses::default(),
         }
@@ -165,7 +167,6 @@ impl Book {
     pub fn ended(&self, key: &GuardKey, ended: Ended) {
         self.outcomes
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
             .entry(key.clone())
             .or_default()
             .push(ended);
@@ -236,10 +237,7 @@ impl Book {
     }
 
     pub(super) fn as_opened(&self) -> Option<Arc<Opened>> {
-        self.opened
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.opened.lock().clone()
     }
 
     /// The folder, ready to be used.
@@ -249,7 +247,7 @@ impl Book {
 
     /// `anew`: a salt that is lost is made again, and all that was counted by it is forgotten.
     fn open_as(&self, stamp: &BootStamp, anew: bool) -> Result<Arc<Opened>, Trouble> {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = self.opened.lock();
         self.folder.check(opened.is_none() || anew)?;
         if let Some(opened) = &*opened
             && !anew

@@ -3,7 +3,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -25,6 +25,8 @@ use {
     futures_util::future::BoxFuture,
 };
 
+use crate::lock::Lock;
+
 /// How often the folder is looked at for what other processes did there.
 const LOOK: Duration = Duration::from_millis(250);
 /// Attempts on disk have this bit in their number, those counted in memory do not.
@@ -40,7 +42,7 @@ struct Inner {
     memory: MemoryLedger,
     freed: Arc<Notify>,
     /// When the folder had changed last, by the last look at it.
-    seen: Mutex<Option<SystemTime>>,
+    seen: Lock<Option<SystemTime>>,
     report: Report,
 }
 
@@ -66,7 +68,7 @@ impl Disk {
             book: Book::new(folder),
             memory: MemoryLedger::default(),
             freed: Arc::default(),
-            seen: Mutex::default(),
+            seen: Lock::default(),
             report,
         }))
     }
@@ -267,12 +269,12 @@ impl Inner {
     /// Looks when the folder changed last. Blocks.
     fn look(&self) -> Option<SystemTime> {
         let changed = self.book.changed();
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = changed;
+        *self.seen.lock() = changed;
         changed
     }
 
     fn seen(&self) -> Option<SystemTime> {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.seen.lock()
     }
 
     /// A reservation was dropped. Does not block.

@@ -3,12 +3,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::fingerprint::hex;
 use crate::{
     clock::{BootInstant, BootStamp},
+    hash::{hex, sha256},
     token::guard::{AccountRecord, Budget, SecretRecord},
 };
 
@@ -295,5 +294,5 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 }
 
 fn checksum(body: &[u8]) -> String {
-    hex(digest(&SHA256, body).as_ref())
+    hex(&sha256(body))
 }

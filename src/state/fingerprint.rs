@@ -4,16 +4,19 @@
 use std::{
     collections::HashMap,
     num::NonZeroU32,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
 use aws_lc_rs::{
-    digest::{SHA256, digest},
     hmac,
     pbkdf2::{self, PBKDF2_HMAC_SHA256},
 };
 
-use crate::token::GuardKey;
+use crate::{
+    hash::{hex, sha256},
+    lock::Lock,
+    token::GuardKey,
+};
 
 /// Random, made with the folder; the same for all that lies in it.
 pub(super) type Salt = [u8; 16];
@@ -31,7 +34,7 @@ type Stretched = Arc<OnceLock<hmac::Key>>;
 /// Stretched digests of one salt.
 #[derive(Default)]
 pub(super) struct Fingerprints {
-    known: Mutex<HashMap<(Salt, [u8; 32]), Stretched>>,
+    known: Lock<HashMap<(Salt, [u8; 32]), Stretched>>,
 }
 
 /// How a key is called on disk.
@@ -77,7 +80,7 @@ impl Fingerprints {
         then: impl FnOnce(&hmac::Key) -> T,
     ) -> T {
         let cell = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.known.lock();
             if known.len() >= MOST {
                 known.clear();
             }
@@ -93,10 +96,7 @@ impl Fingerprints {
 
 /// A file's name for something that is no secret.
 pub(super) fn plain(text: &str) -> String {
-    hex(digest(&SHA256, text.as_bytes())
-        .as_ref()
-        .get(..16)
-        .unwrap_or_default())
+    hex(sha256(text.as_bytes()).get(..16).unwrap_or_default())
 }
 
 /// The salt that [`hex`] wrote.
@@ -104,16 +104,6 @@ pub(super) fn unhex(text: &str) -> Option<Salt> {
     let value = u128::from_str_radix(text, 16).ok()?;
     let salt = value.to_be_bytes();
     (hex(&salt) == text).then_some(salt)
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, b| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{b:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -1,20 +1,18 @@
 //! The two files that one attempt concerns, its account's and its secret's: read, judged and
 //! written together under the lock.
 
-use std::{
-    collections::HashMap,
-    sync::{MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::MutexGuard};
 
 use super::{
     book::{Book, Ended, Opened},
     file::{Counts, Entry, Purse, decode, encode, newer},
-    fingerprint::{Names, hex},
+    fingerprint::Names,
     folder::Locked,
     trouble::{Losses, Trouble},
 };
 use crate::{
     clock::BootStamp,
+    hash::hex,
     token::{
         GuardKey,
         guard::{AccountRecord, CountPair, KeyLabels, SecretRecord},
@@ -319,13 +317,7 @@ impl Book {
         names: &Names,
         stamp: &BootStamp,
     ) -> usize {
-        let outcomes = self
-            .outcomes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(key)
-            .cloned()
-            .unwrap_or_default();
+        let outcomes = self.outcomes.lock().get(key).cloned().unwrap_or_default();
         let alive = |owner: &str| owner == opened.owner || self.folder.is_alive(owner);
         pair.account.bring_up(stamp, alive);
         pair.secret.bring_up(stamp, alive);
@@ -379,7 +371,7 @@ impl Book {
 
     /// The first `known` outcomes are on disk.
     fn written(&self, key: &GuardKey, known: usize) {
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outcomes = self.outcomes.lock();
         if let Some(all) = outcomes.get_mut(key) {
             all.drain(..known.min(all.len()));
             if all.is_empty() {
@@ -428,7 +420,7 @@ impl Book {
     }
 
     pub(super) fn last(&self) -> MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock()
     }
 }
 

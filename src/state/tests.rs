@@ -355,7 +355,7 @@ async fn nothing_in_the_folder_is_for_others_or_tells_a_secret() {
     for file in files {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
         let text = format!("{} {}", file.display(), fs::read_to_string(&file).unwrap());
-        let hash = super::fingerprint::hex(&[1; 32]);
+        let hash = crate::hash::hex(&[1; 32]);
         for told in ["issuer.example", PARTITION, &hash, &hash[..16]] {
             assert!(!text.contains(told), "{text}");
         }

@@ -4,11 +4,10 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 /// Lost records are told so often at most.
 const AGAIN: Duration = Duration::from_mins(1);
@@ -53,12 +52,12 @@ pub enum Trouble {
 
 /// Tells that records were gone, once a minute.
 #[derive(Default)]
-pub(super) struct Losses(Mutex<(Option<BootInstant>, u64)>);
+pub(super) struct Losses(Lock<(Option<BootInstant>, u64)>);
 
 impl Losses {
     /// `file` was removed or set back while this program ran. Says whether that was told.
     pub fn another(&self, file: &Path, now: BootInstant) -> bool {
-        let (told, untold) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (told, untold) = &mut *self.0.lock();
         *untold += 1;
         let tell = told.is_none_or(|told| told.until(now) >= AGAIN);
         if tell {
@@ -77,7 +76,7 @@ impl Losses {
 /// Counts each failure, and logs each kind of it once until it is over.
 pub(super) struct Report {
     count: Box<dyn Fn() + Send + Sync>,
-    told: Mutex<Told>,
+    told: Lock<Told>,
 }
 
 #[derive(Default)]
@@ -91,14 +90,14 @@ impl Report {
     pub fn new(count: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             count: Box::new(count),
-            told: Mutex::default(),
+            told: Lock::default(),
         }
     }
 
     /// It could not be read or written.
     pub fn fails(&self, trouble: &Trouble) {
         (self.count)();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         let new = match trouble {
             Trouble::Damaged { file, .. } => told.damaged.insert(file.clone()),
             other => told
@@ -116,25 +115,14 @@ impl Report {
 
     /// Something was written.
     pub fn works(&self) {
-        if self
-            .told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .other
-            .take()
-            .is_some()
-        {
+        if self.told.lock().other.take().is_some() {
             tracing::info!("the guard's memory can be used again");
         }
     }
 
     /// Something was written anew.
     pub fn mended(&self) {
-        self.told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .damaged
-            .clear();
+        self.told.lock().damaged.clear();
     }
 }
 

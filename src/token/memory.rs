@@ -1,6 +1,6 @@
 //! The ledger that lives as long as the process: a guard behind a lock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
@@ -12,7 +12,7 @@ use super::{
     policy::LockoutPolicy,
     queue::TurnQueue,
 };
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 /// A ledger that lives as long as the process.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub struct MemoryLedger {
 
 #[derive(Debug, Default)]
 struct MemoryState {
-    state: Mutex<(u64, Guard)>,
+    state: Lock<(u64, Guard)>,
     freed: Arc<Notify>,
     line: TurnQueue,
 }
@@ -30,7 +30,7 @@ struct MemoryState {
 impl MemoryState {
     /// Never held across an await.
     fn lock(&self) -> MutexGuard<'_, (u64, Guard)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

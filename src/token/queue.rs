@@ -3,13 +3,15 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::model::{GuardKey, SecretId};
 use futures_util::future::BoxFuture;
+
+use crate::lock::Lock;
 
 /// So many ask at a time: while one prepares, the next one may.
 const AT_THE_FRONT: usize = 2;
@@ -19,7 +21,7 @@ const AT_THE_FRONT: usize = 2;
 /// guard's.
 #[derive(Debug, Default)]
 pub struct TurnQueue {
-    lines: Mutex<HashMap<SecretId, Weak<Semaphore>>>,
+    lines: Lock<HashMap<SecretId, Weak<Semaphore>>>,
 }
 
 /// A place in a line. Dropped, it is given up.
@@ -35,7 +37,7 @@ impl TurnQueue {
     #[must_use]
     pub fn join(&self, key: &GuardKey) -> QueueTicket {
         let line = key.secret_id();
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock();
         let front = lines.get(&line).and_then(Weak::upgrade).unwrap_or_else(|| {
             lines.retain(|_, line| line.strong_count() > 0);
             let new = Arc::new(Semaphore::new(AT_THE_FRONT));
@@ -115,6 +117,6 @@ mod tests {
         for secret in 0..9 {
             line.join(&key(secret)).reach_front().await;
         }
-        assert_eq!(line.lines.lock().unwrap().len(), 1);
+        assert_eq!(line.lines.lock().len(), 1);
     }
 }

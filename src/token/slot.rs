@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{
             AtomicBool, AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Acquire,
             Ordering::Relaxed, Ordering::Release,
@@ -23,7 +23,7 @@ use super::{
     renewal::Renewals,
     schedule::Lifetime,
 };
-use crate::clock::BootInstant;
+use crate::{clock::BootInstant, lock::Lock};
 
 /// An operator's refreshes do not follow a call more closely.
 const BY_HAND_GAP: Duration = Duration::from_secs(1);
@@ -121,7 +121,7 @@ pub(super) struct Slot {
     pub waiters: AtomicUsize,
     pub refusals: Refusals,
     /// What APIs said of its tokens. Never held across an await.
-    renewals: Mutex<Renewals>,
+    renewals: Lock<Renewals>,
     /// Copies for the hot path: the generation that must not be sent now (0: none), the newest refused, the newest accepted.
     barred: AtomicU64,
     refused: AtomicU64,
@@ -139,8 +139,8 @@ pub(super) struct Slot {
     pub busy: BusyFlags,
     /// The last call brought the token that was there already.
     pub unchanged: AtomicBool,
-    policy: Mutex<(u64, KeeperPolicy)>,
-    last_key: Mutex<Option<GuardKey>>,
+    policy: Lock<(u64, KeeperPolicy)>,
+    last_key: Lock<Option<GuardKey>>,
 }
 
 impl Slot {
@@ -166,7 +166,7 @@ impl Slot {
             idle: AtomicU64::new(idle_millis(&policy.lifetime)),
             waiters: AtomicUsize::new(0),
             refusals: Refusals::default(),
-            renewals: Mutex::default(),
+            renewals: Lock::default(),
             barred: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
@@ -178,8 +178,8 @@ impl Slot {
             closed: AtomicBool::new(false),
             busy: BusyFlags::default(),
             unchanged: AtomicBool::new(false),
-            policy: Mutex::new((0, policy)),
-            last_key: Mutex::new(None),
+            policy: Lock::new((0, policy)),
+            last_key: Lock::new(None),
         }
     }
 
@@ -228,14 +228,11 @@ impl Slot {
     /// What the guard counted the last attempt against; `None`: there was none, or it carried no
     /// secret.
     pub fn last_key(&self) -> Option<GuardKey> {
-        self.last_key
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.last_key.lock().clone()
     }
 
     pub fn set_last_key(&self, key: Option<GuardKey>) {
-        *self.last_key.lock().unwrap_or_else(PoisonError::into_inner) = key;
+        *self.last_key.lock() = key;
     }
 
     /// When the token was last used; in milliseconds since boot.
@@ -363,7 +360,7 @@ impl Slot {
 
     /// Does something to what is known of refusals, and brings the hot path's copy up to date.
     pub fn change_renewals<T>(&self, change: impl FnOnce(&mut Renewals) -> T) -> T {
-        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut renewals = self.renewals.lock();
         let done = change(&mut renewals);
         self.barred.store(renewals.barred(), Release);
         done
@@ -376,15 +373,12 @@ impl Slot {
 
     /// The policy and how often it was changed.
     pub fn policy(&self) -> (u64, KeeperPolicy) {
-        self.policy
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.policy.lock().clone()
     }
 
     pub fn change_policy(&self, policy: KeeperPolicy) {
         {
-            let mut lock = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lock = self.policy.lock();
             if lock.1 == policy {
                 return;
             }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, MutexGuard, OnceLock, Weak},
     time::Duration,
 };
 
@@ -10,10 +10,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{keeper::Keeper, slot::Slot};
 
+use crate::lock::Lock;
+
 /// Finds or starts keepers.
 #[derive(Default)]
 pub struct Store {
-    inner: Mutex<Keepers>,
+    inner: Lock<Keepers>,
 }
 
 #[derive(Default)]
@@ -150,6 +152,6 @@ impl Store {
 
     /// Never held across an await or a call to others.
     fn lock(&self) -> MutexGuard<'_, Keepers> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }

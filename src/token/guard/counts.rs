@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     clock::BootInstant,
+    hash::hex,
     token::{
         model::{GuardKey, SecretId},
         policy::LockoutPolicy,
@@ -250,12 +251,7 @@ fn thin<K: Clone + Eq + std::hash::Hash, V>(
 /// How a ledger in memory calls the secret of a key; nobody else is told.
 #[must_use]
 pub fn value_name(key: &GuardKey) -> String {
-    use std::fmt::Write as _;
-    key.secret.iter().fold(String::new(), |mut text, b| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{b:02x}");
-        text
-    })
+    hex(&key.secret)
 }
 
 fn labels<'a>(key: &'a GuardKey, name: &'a str) -> KeyLabels<'a> {
