@@ -164,6 +164,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
             this.seat.unread(false);
             if std::mem::take(&mut this.writing) && this.answered {
                 this.still.set(sleep(KEPT));
+                // Nobody may read again before the next request comes, so it is asked here to wake.
+                this.over |= this.still.as_mut().poll(cx).is_ready();
             }
         }
         done

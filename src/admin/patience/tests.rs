@@ -181,3 +181,25 @@ async fn connections_that_were_answered_keep_half_of_the_seats_and_no_more() {
     }
     assert_eq!((known.len(), crowd.len()), (2, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_ends_between_two_requests_though_nobody_reads_it_again() {
+    let (mut client, mut server) = pair().await;
+    client.write_all(b"GET /\r\n\r\n").await.unwrap();
+    server.read_exact(&mut [0; 9]).await.unwrap();
+    // As the server does it: it looks for the next request, and only then is the answer written.
+    let begun = BootInstant::now();
+    let mut written = false;
+    let ended = std::future::poll_fn(|cx| {
+        let mut bytes = [0; 8];
+        let read = Pin::new(&mut server).poll_read(cx, &mut ReadBuf::new(&mut bytes));
+        if !std::mem::replace(&mut written, true) {
+            assert!(Pin::new(&mut server).poll_write(cx, b"y").is_ready());
+            assert!(Pin::new(&mut server).poll_flush(cx).is_ready());
+        }
+        read
+    });
+    let ended = timeout(10 * KEPT, ended).await.expect("it wakes up");
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert!(about(begun.until(BootInstant::now()), KEPT));
+}
