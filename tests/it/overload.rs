@@ -406,13 +406,10 @@ async fn one_vendor_that_drips_leaves_descriptors_for_the_others_and_a_pool_that
     command
         .args(["--nofile=1024:1024", binary(), "run", "--config"])
         .arg(file(&folder, &text));
-    let process = Process::spawn(command).await;
+    let mut process = Process::spawn(command).await;
     for name in ["slow", "fast"] {
-        let told = process
-            .before
-            .lines()
-            .any(|line| line.contains("pool.requests = 5000") && line.contains(name));
-        assert!(told, "{name}: {}", process.before);
+        let told = |line: &str| line.contains("pool.requests = 5000") && line.contains(name);
+        process.until_logged(told).await;
     }
     let mut crowd = Vec::new();
     for n in 0..400 {

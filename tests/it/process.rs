@@ -600,16 +600,14 @@ async fn on_a_host_without_ipv6_every_address_means_those_of_ipv4() {
     command
         .args(["-c", WITHOUT_IPV6, binary(), "run", "--config"])
         .arg(&file);
-    let process = Process::spawn(command).await;
+    let mut process = Process::spawn(command).await;
     assert_eq!(
         read(client().get(format!("http://127.0.0.1:{port}/livez")))
             .await
             .0,
         200
     );
-    assert!(
-        process.before.contains("this host has no IPv6"),
-        "{}",
-        process.before
-    );
+    process
+        .until_logged(|line| line.contains("this host has no IPv6"))
+        .await;
 }

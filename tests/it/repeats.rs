@@ -130,8 +130,9 @@ async fn an_http_1_head_repeats_our_token_nowhere() {
             ),
         ] {
             stage.vendor.script(Answer::Raw(vec![Step::Bytes(
-                format!("{head}Content-Length: 2\r\n\r\nhi").into_bytes(),
+                format!("{head}Connection: close\r\nContent-Length: 2\r\n\r\nhi").into_bytes(),
             )]));
+            // It closes behind its answer, so it says so: a kept connection would be tried again.
             let answer = RawClient::exchange(stage.sidecar.addr(), ASK).await;
             let text = String::from_utf8_lossy(&answer).into_owned();
             assert!(

@@ -217,9 +217,9 @@ pub struct Process {
     pub child: Child,
     pub proxy: SocketAddr,
     pub admin: SocketAddr,
-    /// What it wrote to stderr before the ready line.
+    /// What it wrote to stderr before the ready line, and what was waited for since.
     pub before: String,
-    /// What it writes to stderr from the ready line on.
+    /// What it writes to stderr from there on.
     pub log: BufReader<tokio::process::ChildStderr>,
 }
 
@@ -266,6 +266,20 @@ impl Process {
             admin: admin.parse().unwrap(),
             before: seen,
             log,
+        }
+    }
+
+    /// Waits for a line of its log. The log is written by a thread of its own, so the ready line may
+    /// stand before what was told earlier.
+    pub async fn until_logged(&mut self, so: impl Fn(&str) -> bool) {
+        while !self.before.lines().any(&so) {
+            let line = self.log.read_line(&mut self.before);
+            let read = tokio::time::timeout(Duration::from_secs(30), line).await;
+            assert!(
+                matches!(read, Ok(Ok(1..))),
+                "never saw it in {}",
+                self.before
+            );
         }
     }
 
