@@ -95,7 +95,7 @@
 //! | tokens | file |
 //! |---|---|
 //! | when a token is renewed, and until when it is sent | `src/token/schedule.rs` |
-//! | the loop of a keeper: due, asked for, resting | `src/token/keeper/task.rs` |
+//! | the loop of a keeper: due, asked for, resting | `src/token/keeper/step.rs` |
 //! | one attempt, from secrets to the published token | `src/token/keeper/attempt.rs` |
 //! | how long after a failure | `src/token/keeper/backoff.rs` |
 //! | who waits, how long, and what they hear | `src/token/keeper/waiters.rs` |
@@ -108,6 +108,7 @@
 //! | `guard.rate` | `src/token/guard/budget.rs` |
 //! | an unlatch is one attempt | `src/token/guard/leave.rs` |
 //! | partitions and sharers of a secret's count | `src/token/guard/record.rs` |
+//! | what an attempt counts against | `src/oauth/guard_key.rs` |
 //! | what a token request looks like | `src/oauth/request.rs` |
 //! | how a client shows who it is, a file for each method | `src/client_auth/mod.rs` |
 //! | signed assertions | `src/oauth/assertion.rs` |
@@ -144,6 +145,7 @@
 //! | where secrets come from; white space | `src/secret/mod.rs` |
 //! | which values are believed | `src/secret/watch.rs` |
 //! | when a changed file counts | `src/files/settle.rs` |
+//! | files that requests look at: one looks, nobody waits long | `src/files/value.rs` |
 //! | one consistent read of several files | `src/files/read.rs` |
 //! | reloads, polled and by hand | `src/reload.rs` |
 //! | what only a restart brings into effect | `src/reload/start_settings.rs` |
@@ -159,6 +161,7 @@
 //! | seats and patience of the admin port | `src/admin/seats.rs` |
 //! | the status page | `src/admin/page/render.rs` |
 //! | metrics: names, help, labels | `src/telemetry.rs` |
+//! | metrics: what is read at the moment of a scrape | `src/admin/exposition.rs` |
 //! | repeated lines once a minute | `src/telemetry/repeats.rs` |
 //! | log levels, lost lines | `src/logging.rs` |
 //! | how a line of text looks | `src/logging/text.rs` |
@@ -172,6 +175,7 @@
 //! | core files and debuggers | `src/hardening.rs` |
 //! | exit status, arguments | `src/cli/mod.rs` |
 //! | `check --live` | `src/cli/check/live.rs` |
+//! | where it counts refusals | `src/cli/check/guard_memory.rs` |
 //! | what a failed answer means for the configuration | `src/cli/check/explain.rs` |
 //!
 //! # Journeys

@@ -83,6 +83,7 @@ impl FileIdentity {
         self.linked
     }
 
+    /// The file has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.size == 0

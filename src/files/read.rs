@@ -79,7 +79,7 @@ impl FileContents {
         self.0.get(path).map(|content| &content.bytes)
     }
 
-    /// What was found where: for [`super::Settler`], which needs no contents.
+    /// What was found where: for [`super::FileWatcher`], which needs no contents.
     #[must_use]
     pub fn marks(&self) -> FileMarks {
         self.0

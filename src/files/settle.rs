@@ -41,9 +41,13 @@ pub struct ClockReading {
 pub enum SettleState {
     /// It is whole. From now on it is what later changes are compared with.
     Settled,
-    /// Somebody may still be writing. `rest`: how long from now, if nothing more is written.
-    /// `lasted`: for how long it has been so.
-    Wait { rest: Duration, lasted: Duration },
+    /// Somebody may still be writing.
+    Wait {
+        /// How long from now, if nothing more is written.
+        rest: Duration,
+        /// For how long it has been so.
+        lasted: Duration,
+    },
 }
 
 /// What is believed of a set of files, and what is waited for. The set counts as a whole: as long

@@ -74,7 +74,7 @@ pub(super) fn read_consistently(
         .map(reading))
 }
 
-/// What [`consistent`] could not get hold of.
+/// What [`read_consistently`] could not get hold of.
 pub(super) fn unstable(secrets: &Secrets) -> UnreadableSecret {
     let wanted = secrets.wanted();
     let first = wanted

@@ -47,17 +47,21 @@ struct BelievedSecrets {
 /// What a look found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretCheck {
+    /// What was believed before still is.
     Same,
-    /// Other values than before are believed. `first`: there were none before.
+    /// Other values than before are believed.
     Changed {
+        /// There were none before.
         first: bool,
     },
     /// Somebody may still be writing; what was believed before still is, also that a secret cannot
-    /// be read. `rest`: how long from now, if nothing more is written. `lasted`: how long it has
-    /// been so.
+    /// be read.
     Unsettled {
+        /// How long from now, if nothing more is written.
         rest: Duration,
+        /// How long it has been so.
         lasted: Duration,
+        /// What could not be read when values were last believed.
         unreadable: Option<UnreadableSecret>,
     },
     /// A secret is missing, empty or not readable, and not only for a moment. What was believed
