@@ -1,5 +1,5 @@
-//! Metrics (CONTRACT 6). The only room that knows prometheus (`app` names its error); one event, one
-//! method: it counts, and where it is worth a line it logs.
+//! Metrics ([Metrics](crate::promises#metrics)). The only room that knows prometheus (`app` names
+//! its error); one event, one method: it counts, and where it is worth a line it logs.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -182,7 +182,8 @@ fn unix_now() -> f64 {
 
 impl Metrics {
     /// A registry of its own with every series this program has. Those whose labels are all known
-    /// have to be made visible with [`Metrics::register_upstream`] and [`Metrics::register_credential`].
+    /// have to be made visible with [`Metrics::register_upstream`] and
+    /// [`Metrics::register_credential`].
     ///
     /// # Errors
     /// None in practice: only a name registered twice or not well-formed, which a test would have

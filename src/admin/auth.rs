@@ -1,5 +1,5 @@
 //! Who may change something, and see the status where `[admin] auth` is set: who shows its token,
-//! or is a user of `uids` on a Unix socket (CONTRACT 2, 5).
+//! or is a user of `uids` on a Unix socket ([Admin port](crate::promises#admin-port)).
 
 use std::{sync::Arc, time::Duration};
 

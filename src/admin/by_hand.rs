@@ -1,5 +1,5 @@
-//! What an operator asks for: when it is done, or why not (CONTRACT 2.3, "Asked by hand" and
-//! Guard).
+//! What an operator asks for: when it is done, or why not ([By hand](crate::promises#by-hand),
+//! [Guard](crate::promises#guard)).
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What `/metrics` says: counters as they stand, gauges as they are at this moment (CONTRACT 6).
+//! What `/metrics` says: counters as they stand, gauges as they are at this moment
+//! ([Metrics](crate::promises#metrics)).
 
 use super::Admin;
 use crate::{

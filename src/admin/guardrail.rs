@@ -1,4 +1,5 @@
-//! Who may talk to `/api` and `/`: no rebound name, no foreign web page (CONTRACT 5).
+//! Who may talk to `/api` and `/`: no rebound name, no foreign web page
+//! ([Admin port](crate::promises#admin-port)).
 
 use std::net::{IpAddr, SocketAddr};
 

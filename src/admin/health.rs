@@ -1,4 +1,4 @@
-//! Ready or not (CONTRACT 5).
+//! Ready or not ([Ready](crate::promises#ready)).
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -102,8 +102,8 @@ fn settled(credential: &Credential) -> Verdict {
 }
 
 /// Every token fetched at start has had its first outcome, and none that stands against it: a
-/// refused secret, a senseless answer, or a guard that cannot remember and so allows no call hold it
-/// until a success. Whatever comes after that takes nothing away.
+/// refused secret, a senseless answer, or a guard that cannot remember and so allows no call hold
+/// it until a success. Whatever comes after that takes nothing away.
 fn accepted(credential: &Credential) -> Verdict {
     let refused = |t: &TokenState| t.partition.is_none() && t.status.unaccepted;
     // A child that waits for a refused parent is not counted as settled by a mistake: the parent is

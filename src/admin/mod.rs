@@ -1,5 +1,5 @@
-//! The admin port: metrics, health, status, the status page, refresh, unlatch and reload (CONTRACT
-//! 5). axum over HTTP/1.1; loopback or a Unix socket.
+//! The admin port: metrics, health, status, the status page, refresh, unlatch and reload
+//! ([Admin port](crate::promises#admin-port)). axum over HTTP/1.1; loopback or a Unix socket.
 
 mod advice;
 pub mod auth;

@@ -1,4 +1,5 @@
-//! The command line (CONTRACT 1): one file per subcommand, exit codes in one place.
+//! The command line ([Command line](crate::promises#command-line)): one file per subcommand, exit
+//! codes in one place.
 
 pub mod check;
 pub mod ctl;

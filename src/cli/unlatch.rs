@@ -1,5 +1,5 @@
 //! `unlatch`: lets a credential try once more where no program runs, or none that could be asked
-//! (CONTRACT 2.3, Guard).
+//! ([By hand](crate::promises#by-hand)).
 
 use std::path::Path;
 

@@ -8,7 +8,7 @@ use crate::{
     token::{RefreshPlan, Window},
 };
 
-/// What becomes of a refresh that was asked for (CONTRACT 2.3, "Asked by hand").
+/// What becomes of a refresh that was asked for ([By hand](crate::promises#by-hand)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ByHand {
     /// Every token of the credential has been asked for anew at this moment, as far as can be known

@@ -1,4 +1,4 @@
-//! Handing out a token itself, where the profile says `vend` (CONTRACT 3.4).
+//! Handing out a token itself, where the profile says `vend` ([Vending](crate::promises#vending)).
 
 use std::{sync::Arc, time::Duration};
 

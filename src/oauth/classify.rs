@@ -1,5 +1,6 @@
-//! What an answer of a token endpoint means (CONTRACT 2.3, "Classes of answers"): the user's and
-//! the profile's rules, then ours. Pure and total.
+//! What an answer of a token endpoint means
+//! ([Classes of answers](crate::promises#classes-of-answers)): the user's and the profile's rules, then ours.
+//! Pure and total.
 
 use std::time::Duration;
 

@@ -173,7 +173,7 @@ fn every_mistake_is_told_in_one_go_at_its_own_key() {
 }
 
 #[test]
-fn defaults_are_those_of_the_contract() {
+fn defaults_are_those_that_are_promised() {
     let profile = oauth2(json!({})).right();
     let token = &profile.tokens[0];
     assert_eq!(

@@ -1,6 +1,7 @@
-//! The profile language: a vendor is data. `catalogue` holds the built-in ones, `layers` lays a
-//! chain of `extends` and a user's overrides over each other, `assembly` makes the model of it with
-//! one file for each table, `template` renders its strings, `dry_run` renders each once at load.
+//! The profile language ([Profiles](crate::promises#profiles)): a vendor is data. `catalogue` holds
+//! the built-in ones, `layers` lays a chain of `extends` and a user's overrides over each other,
+//! `assembly` makes the model of it with one file for each table, `template` renders its strings,
+//! `dry_run` renders each once at load.
 
 mod assembly;
 mod assertion;

@@ -107,7 +107,7 @@ async fn left(session: &mut Session) {
     }
 }
 
-/// CONTRACT 4, for a credential that has no token to give.
+/// The refusal ([Refusals](crate::promises#refusals)) for a credential that has no token to give.
 #[must_use]
 pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc<str>>) -> Reply {
     // No token is to blame: its own templates are, or a secret's value. The reason says nothing of
@@ -181,8 +181,8 @@ pub enum Verdict {
     Silent,
 }
 
-/// The profile's rules for API answers decide first, then the status and its challenge (CONTRACT
-/// 2.3).
+/// The profile's rules for API answers decide first, then the status and its challenge
+/// ([A 401](crate::promises#a-401)).
 #[must_use]
 pub fn verdict(response: &ResponseHeader, credential: &Credential) -> Verdict {
     let status = response.status.as_u16();

@@ -1,5 +1,5 @@
-//! May this request go on, and where to? The checks of CONTRACT 4 in their order, up to the
-//! partition.
+//! May this request go on, and where to? The checks of [Refusals](crate::promises#refusals) in
+//! their order, up to the partition.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -120,7 +120,7 @@ pub fn asked(request: &RequestHeader) -> Result<Asked<'_>, Reply> {
 }
 
 /// `browser = "deny"`: what web pages send is refused, and so is a name that could have been
-/// rebound to us (CONTRACT 2, 4).
+/// rebound to us ([Routes](crate::promises#routes)).
 ///
 /// # Errors
 /// 403 `forbidden_origin`.

@@ -32,7 +32,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// vendor must not keep a request for ever.
 const INTERIM: usize = 256;
 /// Fields of an answer's head, or of its trailers, and their bytes with two for each end of a name
-/// and a line (CONTRACT 3).
+/// and a line ([What passes](crate::promises#what-passes)).
 const FIELDS: usize = 256;
 const HEAD: usize = 64 * 1024;
 

@@ -22,7 +22,7 @@ enum Next {
 }
 
 impl Proxy {
-    /// The order is CONTRACT 4's. `true`: it was answered here.
+    /// The order is that of [Refusals](crate::promises#refusals). `true`: it was answered here.
     pub(super) async fn admit(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool, Stop> {
         let snapshot = ctx.snapshot.clone();
         let proxy = &snapshot.config.proxy;

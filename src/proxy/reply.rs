@@ -21,7 +21,8 @@ const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 const RETRY_AFTER: u64 = 1;
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-/// Why a request is refused: every cause there is (CONTRACT 4). Several share one code.
+/// Why a request is refused: every cause there is ([Refusals](crate::promises#refusals)). Several
+/// share one code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// No upstream has this host or path.
@@ -303,7 +304,7 @@ impl Cause {
         }
     }
 
-    /// The code of CONTRACT 4.
+    /// Its code ([Refusals](crate::promises#refusals)).
     #[must_use]
     pub fn code(self) -> &'static str {
         self.row().code
@@ -329,7 +330,8 @@ pub struct Reply {
     pub credential: Option<Arc<str>>,
     /// The token's name, where it is to do with one.
     pub token: Option<Arc<str>>,
-    /// Sent as `Retry-After`, in whole seconds, rounded up; with 503 it is 1 s where this is `None`.
+    /// Sent as `Retry-After`, in whole seconds, rounded up; with 503 it is 1 s where this is
+    /// `None`.
     pub retry_after: Option<Duration>,
     /// What 405 names (RFC 9110 section 10.2.1).
     pub allow: &'static str,
@@ -498,7 +500,7 @@ impl Reply {
     }
 }
 
-/// CONTRACT 4; never 16, upon which applications would log in again.
+/// [Refusals](crate::promises#refusals); never 16, upon which applications would log in again.
 fn grpc_status(status: StatusCode) -> u8 {
     match status.as_u16() {
         503 | 504 => 14,

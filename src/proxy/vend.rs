@@ -1,5 +1,5 @@
-//! `POST /.cupbearer/token/NAME`: hands out a token itself, where its profile says so (CONTRACT
-//! 3.4).
+//! `POST /.cupbearer/token/NAME`: hands out a token itself, where its profile says so
+//! ([Vending](crate::promises#vending)).
 
 use std::sync::Arc;
 

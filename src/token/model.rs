@@ -29,7 +29,7 @@ pub struct Token {
     pub parents: Vec<u64>,
     /// Dead from here on.
     pub expires: BootInstant,
-    /// Sent only until here (CONTRACT 2.3).
+    /// Sent only until here ([Life](crate::promises#life)).
     pub send_until: BootInstant,
     /// The next planned fetch.
     pub refresh_at: BootInstant,
@@ -58,7 +58,7 @@ pub struct Issued {
     pub vars: BTreeMap<String, String>,
 }
 
-/// Classes of failed attempts (CONTRACT 2.3).
+/// Classes of failed attempts ([Classes of answers](crate::promises#classes-of-answers)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FailureClass {
     /// Try again with backoff.

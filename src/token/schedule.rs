@@ -15,7 +15,8 @@ pub struct Lifetime {
     pub idle: Option<Duration>,
     /// Whether to renew ahead of need.
     pub refresh: RefreshMode,
-    /// Renew this long before the end; `None`: computed from the life (CONTRACT 2.3).
+    /// Renew this long before the end; `None`: computed from the life
+    /// ([Refresh](crate::promises#refresh)).
     pub refresh_before: Option<Duration>,
     /// What a new token does to the old one.
     pub rotation: Rotation,
@@ -45,7 +46,7 @@ pub enum Rotation {
     Replaces,
 }
 
-/// Longer lives are not believed (CONTRACT 2.3).
+/// Longer lives are not believed ([Life](crate::promises#life)).
 pub const LONGEST: Duration = Duration::from_hours(9600);
 /// The same token came back, or one that is gone at once: never ask again sooner than this.
 pub const SAME_AGAIN: Duration = Duration::from_secs(5);
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contract_s_examples() {
+    fn the_examples_that_are_promised() {
         for (life, early, late, sent) in [
             (300.0, 210.0, 240.0, 270.0),
             (10.0, 4.0, 5.0, 9.0),

@@ -1,4 +1,5 @@
-//! CONTRACT 5: health, status, and what may be asked for by hand; who is answered and who is not.
+//! `promises.md#admin-port`: health, status, and what may be asked for by hand; who is answered and
+//! who is not.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,5 +1,5 @@
-//! CONTRACT 2 and 5: who may change something at the admin port: over TCP, with a token, over a
-//! Unix socket.
+//! `promises.md#admin-port`: who may change something at the admin port: over TCP, with a token,
+//! over a Unix socket.
 
 use std::{os::unix::fs::PermissionsExt, path::Path};
 

@@ -1,5 +1,5 @@
-//! CONTRACT 5: the admin and the metrics port speak HTTP/1.1 alone, and what nobody reads of their
-//! answers is bounded.
+//! `promises.md#admin-port`: the admin and the metrics port speak HTTP/1.1 alone, and what nobody
+//! reads of their answers is bounded.
 
 use std::{net::SocketAddr, time::Duration};
 

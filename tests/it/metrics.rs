@@ -1,5 +1,5 @@
-//! CONTRACT 6: every series is there from the start, moves with what happens, and none comes from a
-//! request.
+//! `promises.md#metrics`: every series is there from the start, moves with what happens, and none
+//! comes from a request.
 
 use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 

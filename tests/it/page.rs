@@ -335,7 +335,7 @@ async fn m1_the_page_answers_to_its_own_names_only_and_to_reading_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_says_everything_the_contract_lists() {
+async fn the_status_says_everything_that_is_promised() {
     let scene = Scene::start().await;
     let status = scene.sidecar.status().await;
     assert_eq!(status["build"]["version"], env!("CARGO_PKG_VERSION"));

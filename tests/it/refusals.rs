@@ -48,7 +48,7 @@ const NOT_HERE: [(&str, u16, &str, &str); 2] = [
 struct Seen(BTreeSet<Row>);
 
 impl Seen {
-    /// Holds one refusal to all of CONTRACT 4.
+    /// Holds one refusal to all of `promises.md#refusals`.
     fn check(&mut self, answer: &RawAnswer, code: &str, status: u16, error: &str) {
         let shown = format!("{code}: {}{}", answer.head, answer.text());
         assert_eq!(answer.status, status, "{shown}");
@@ -158,7 +158,7 @@ fn the_promises_name_every_refusal_with_its_status_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r32_r33_every_refusal_that_can_occur_is_whole_and_says_what_the_contract_says() {
+async fn r32_r33_every_refusal_that_can_occur_is_whole_and_says_what_is_promised() {
     let mut seen = Seen::default();
     requests(&mut seen).await;
     callers(&mut seen).await;

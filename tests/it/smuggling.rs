@@ -280,7 +280,7 @@ enum Becomes {
     Broken,
 }
 
-/// RELIABILITY.md R26 and A9, one by one. `{H}` is a sound Host line.
+/// What rows R26 and A9 of `tests/README.md` name, one by one. `{H}` is a sound Host line.
 fn payloads() -> Vec<(&'static str, String, Becomes)> {
     use Becomes::{Body, Broken, Refused};
     let post = |rest: &str| format!("POST /p HTTP/1.1\r\nHost: v\r\n{rest}");

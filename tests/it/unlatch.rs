@@ -1,4 +1,4 @@
-//! CONTRACT 1 and 2.3: one attempt more, let through by a person, with and without a running
+//! `promises.md#by-hand`: one attempt more, let through by a person, with and without a running
 //! program.
 
 use std::path::Path;

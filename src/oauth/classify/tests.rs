@@ -1,4 +1,4 @@
-//! Every class of CONTRACT 2.3, row by row; the user's rules; and arbitrary answers.
+//! Every row of `promises.md#classes-of-answers`; the user's rules; and arbitrary answers.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -33,7 +33,7 @@ fn error(code: &str) -> String {
 }
 
 #[test]
-fn r8_every_answer_has_the_class_the_contract_gives_it() {
+fn r8_every_answer_has_the_class_that_is_promised() {
     use FailureClass::{Config, Rejected, Retry};
     let html = "<html>no</html>".to_owned();
     let mut rows: Vec<(u16, String, Option<FailureClass>)> = vec![

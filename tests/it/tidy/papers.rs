@@ -1,7 +1,12 @@
 //! What documents say of the tree is true of it: the table of tests, what make can do, and the
 //! parts of the page of promises that comments name.
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::{is_test, root, rust_files};
 
@@ -68,6 +73,53 @@ fn every_file_that_a_document_names_is_there() {
         );
     }
     assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+/// Every file of ours that is text, but for what is made (`Cargo.lock`) and the licence.
+fn texts() -> Vec<PathBuf> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if ["target", ".git", "Cargo.lock", "LICENSE"].contains(&&*name) {
+                continue;
+            }
+            if path.is_dir() {
+                walk(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root(), &mut found);
+    found
+}
+
+#[test]
+fn nothing_cites_a_paper_that_is_not_here() {
+    // Written apart, so that this list is none of them.
+    let papers = [
+        "CON TRACT",
+        "DES IGN",
+        "RELIA BILITY",
+        "PING ORA",
+        "PERFOR MANCE",
+    ];
+    let papers = papers.map(|paper| paper.replace(' ', ""));
+    let mut cited = Vec::new();
+    for file in texts() {
+        let Ok(text) = fs::read_to_string(&file) else {
+            continue;
+        };
+        cited.extend(
+            papers
+                .iter()
+                .filter(|paper| text.contains(paper.as_str()))
+                .map(|paper| format!("{}: {paper}", file.display())),
+        );
+    }
+    assert!(cited.is_empty(), "{}", cited.join("\n"));
 }
 
 #[test]

@@ -136,7 +136,7 @@ fn a_refused_configuration_is_told_with_every_reason() {
 }
 
 proptest! {
-    /// RELIABILITY M5: the tags of the page are the same whatever a vendor or a configuration says.
+    /// The tags of the page are the same whatever a vendor or a configuration says.
     #[test]
     fn m5_no_text_from_outside_changes_the_structure(text in "\\PC+", ready in any::<bool>()) {
         let shape = |text: &str| {

@@ -45,7 +45,7 @@ struct KeeperView {
     key: GuardKey,
     running: usize,
     calls: u64,
-    /// The newest token: value, and until when it may be sent by the contract's rule.
+    /// The newest token: value, and until when it may be sent by the rule of `promises.md#life`.
     newest: Option<(String, BootInstant)>,
     /// When each value really dies.
     deaths: BTreeMap<String, BootInstant>,

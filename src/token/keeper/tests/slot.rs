@@ -99,7 +99,7 @@ async fn asking_in_vain_is_a_need_and_no_use() {
 }
 
 #[test]
-fn what_ends_a_pause_is_what_the_contract_says() {
+fn what_ends_a_pause_is_what_is_promised() {
     use PauseReason::{Budget, Config, Latched, NoMemory, Rejected, Retry, Throttled, Unreadable};
     for (kind, by_change, by_hand) in [
         (Retry, false, true),
