@@ -23,8 +23,11 @@ const LIMIT: usize = 1024 * 1024;
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 #[error("secret {name}: {why}")]
 pub struct UnreadableSecret {
+    /// The secret's name.
     pub name: String,
+    /// Its file, where it has one.
     pub file: Option<PathBuf>,
+    /// In words: missing, empty, too large, no regular file, not UTF-8.
     pub why: String,
 }
 

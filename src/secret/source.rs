@@ -53,6 +53,7 @@ impl Source {
 /// The secrets of one credential, by name. Not read yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Secrets {
+    /// Where each comes from that has a source of its own.
     pub sources: BTreeMap<String, Source>,
     /// `secrets = { dir = "PATH" }`: one file per secret name, for names without a source of their
     /// own.

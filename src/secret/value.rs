@@ -13,6 +13,7 @@ use crate::hash::sha256_of_parts;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
+    /// Takes the text as it is; each copy is wiped from memory when it is dropped.
     #[must_use]
     pub fn new(value: String) -> Self {
         Self(Zeroizing::new(value))
@@ -43,6 +44,7 @@ impl fmt::Debug for Secret {
 pub struct Values(pub BTreeMap<String, Secret>);
 
 impl Values {
+    /// The value of this name, if it was read.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Secret> {
         self.0.get(name)
