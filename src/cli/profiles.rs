@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Exit, complain, say};
 use crate::{
     document::known,
-    profile::catalogue::{self, Description, Needed, Setting},
+    profile::catalogue::{self, ProfileDescription, SecretDescription, SettingDescription},
 };
 
 /// `cupbearer profiles [NAME]`.
@@ -25,7 +25,7 @@ pub fn profiles(name: Option<&str>) -> Exit {
 
 /// A line for each: its name, then what it is for.
 fn list_profiles() -> String {
-    let all: Vec<&Description> = catalogue::all()
+    let all: Vec<&ProfileDescription> = catalogue::all()
         .iter()
         .filter_map(|(name, _)| catalogue::describe(name))
         .collect();
@@ -45,7 +45,7 @@ fn list_profiles() -> String {
 
 /// The profile as TOML; what a user has to know, inherited parts included, stands in comments
 /// before it.
-fn print_profile(d: &Description) -> String {
+fn print_profile(d: &ProfileDescription) -> String {
     let mut out = format!("# Profile {}\n# {}\n", d.name, d.doc);
     if !d.source.is_empty() {
         let _ = writeln!(out, "# Source: {}", d.source);
@@ -105,7 +105,7 @@ fn write_pairs(out: &mut String, key: &str, pairs: &[String]) {
     }
 }
 
-fn describe_setting(s: &Setting) -> String {
+fn describe_setting(s: &SettingDescription) -> String {
     let standing = match &s.default {
         _ if s.required => "required".to_owned(),
         Some(default) if !default.is_empty() => format!("default {default}"),
@@ -119,7 +119,7 @@ fn describe_setting(s: &Setting) -> String {
     format!("{} ({standing}{pattern})", s.help)
 }
 
-fn describe_secret(s: &Needed) -> String {
+fn describe_secret(s: &SecretDescription) -> String {
     let standing = if s.optional { "optional" } else { "required" };
     let public = if s.public { ", public" } else { "" };
     format!("{} ({standing}{public})", s.help)

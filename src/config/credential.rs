@@ -13,7 +13,7 @@ use super::{
 use crate::{
     document::{KeyPath, Problems, ScalarText, SecretRef},
     hash::{sha256, sha256_of_parts},
-    profile::{self, CredentialTable, Given, Profile, ProfileRef, TokenSpec},
+    profile::{self, CredentialInputs, CredentialTable, Profile, ProfileRef, TokenSpec},
     secret::Secrets,
 };
 
@@ -94,7 +94,7 @@ pub fn parse(
     let (dir, refs) = (entry.secrets.dir, entry.secrets.refs);
     let dir = dir.map(|dir| context.path(&dir));
     let names: Vec<String> = refs.keys().cloned().chain(wrong("secrets")).collect();
-    let filled = Given {
+    let filled = CredentialInputs {
         settings: &settings,
         secrets: dir.is_none().then_some(&names[..]),
         blind: context.options.no_secrets,

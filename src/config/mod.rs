@@ -23,7 +23,7 @@ pub use self::{
     model::{AdminConfig, Config, CredentialConfig, ListenAddress, LogConfig, ProxyConfig},
 };
 use crate::{
-    document::{Overrides, Problems, SourceText, read_layers, schema_of, sound_part},
+    document::{Mistake, Overrides, Problems, SourceText, read_layers, schema_of, sound_part},
     profile::ProfileFiles,
 };
 
@@ -64,7 +64,7 @@ pub fn load(file: &Path, options: &LoadOptions) -> (Option<Config>, Problems) {
 #[must_use]
 pub fn load_read(
     file: &Path,
-    source: Result<SourceText, (String, &str)>,
+    source: Result<SourceText, Mistake<String>>,
     options: &LoadOptions,
 ) -> (Option<Config>, Problems) {
     let source = match source {

@@ -16,7 +16,7 @@ use super::{
     parse::{ParseContext, hosts as hosts_of, name},
 };
 use crate::{
-    document::{KeyPath, Problems, known, quoted},
+    document::{KeyPath, Mistake, Problems, known, quoted},
     net,
     route::{self, RouteRule, UpstreamUrl},
     tls::Tls,
@@ -41,7 +41,7 @@ struct Claim {
 }
 
 /// One upstream's table, with its name and what it is looked at with.
-struct Entry<'a> {
+struct UpstreamEntry<'a> {
     name: &'a str,
     own: &'a Value,
     defaults: &'a Value,
@@ -63,7 +63,7 @@ pub fn parse(
     let mut claims = Vec::new();
     let defaults = Value::Object(defaults);
     for (name, own) in tables {
-        let entry = Entry {
+        let entry = UpstreamEntry {
             name,
             own: &Value::Object(own.clone()),
             defaults: &defaults,
@@ -81,7 +81,7 @@ pub fn parse(
     found
 }
 
-impl Entry<'_> {
+impl UpstreamEntry<'_> {
     fn parse(
         &self,
         credentials: &BTreeSet<String>,
@@ -301,9 +301,7 @@ fn lay_over(under: &mut Value, over: &Value) {
     }
 }
 
-type Wrong = (String, &'static str);
-
-fn target(text: &str) -> Result<UpstreamUrl, Wrong> {
+fn target(text: &str) -> Result<UpstreamUrl, Mistake<String>> {
     let hint = "for instance \"https://api.example/v2\"";
     let no = |what: &str, hint| Err((what.to_owned(), hint));
     if text

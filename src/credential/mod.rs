@@ -380,7 +380,7 @@ fn with_partitions(digest: [u8; 32], profile: &Profile) -> [u8; 32] {
         // Out: the header and its pattern, which say where a request's value is found; `max`, which
         // running ones are handed.
         let names = profile.partition.iter().map(
-            |profile::model::Partition {
+            |profile::model::PartitionSpec {
                  name,
                  header: _,
                  pattern: _,

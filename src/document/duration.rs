@@ -8,8 +8,7 @@ use serde::{
     de::{self, Visitor},
 };
 
-/// What is wrong with a duration, and what would be right.
-type Wrong = (&'static str, &'static str);
+use super::Mistake;
 
 /// A duration of a configuration is at most this long (400 days): deadlines stay computable.
 const LONGEST: Duration = Duration::from_hours(400 * 24);
@@ -18,7 +17,7 @@ const LONGEST: Duration = Duration::from_hours(400 * 24);
 ///
 /// # Errors
 /// What is no such text, or is longer than `longest`, in words that do not repeat it, with a hint.
-pub fn parse_duration(text: &str, longest: Duration) -> Result<Duration, Wrong> {
+pub fn parse_duration(text: &str, longest: Duration) -> Result<Duration, Mistake> {
     let wrong = (
         "is not a duration: write a whole number and a unit",
         "such as \"250ms\", \"30s\", \"5m\", \"1h\" or \"2d\"",

@@ -12,7 +12,7 @@ use figment::{
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
-use super::{KeyPath, Problems, SchemaNode, known};
+use super::{KeyPath, Mistake, Problems, SchemaNode, known};
 
 /// Mistakes that are stepped back over.
 const TURNS: usize = 64;
@@ -50,7 +50,7 @@ struct Override {
 /// # Errors
 /// What is wrong, with line and column, and a hint. The line itself may hold a secret and is not
 /// repeated.
-pub fn parse_toml(text: &str) -> Result<Map<String, Value>, (String, &'static str)> {
+pub fn parse_toml(text: &str) -> Result<Map<String, Value>, Mistake<String>> {
     Toml::from_str(text).map_err(|error: toml::de::Error| {
         let place = error
             .span()
@@ -71,7 +71,7 @@ pub fn read_layers<T: JsonSchema>(
         .map(Value::Object)
         .map_err(|(what, hint)| problems.problem("", what, hint))
         .ok()?;
-    let root = SchemaNode::of::<T>();
+    let root = SchemaNode::of_type::<T>();
     let (overlay, set) = read_environment(&written, &root, env, problems);
     let mut overrides = Vec::new();
     for (names, variable) in set {

@@ -14,7 +14,9 @@ mod source;
 pub use duration::{DurationOrOff, DurationSchema, DurationText, parse_duration};
 pub use key::{KeyPart, KeyPath, quoted, write_parts};
 pub use layers::{Overrides, Tree, parse_toml, read_layers, sound_part};
-pub use problem::{Problem, Problems, Severity, known, nearest, one_of, shown_path, why_unread};
+pub use problem::{
+    Mistake, Problem, Problems, Severity, known, nearest, one_of, shown_path, why_unread,
+};
 pub use read::{UNKNOWN, clean, kind_of, read};
 pub use scalar::ScalarText;
 pub use schema::{OneOrMore, SchemaNode, schema_of};

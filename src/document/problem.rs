@@ -5,6 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What is wrong with a value, and what would be right. Neither repeats the value.
+pub type Mistake<What = &'static str> = (What, &'static str);
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Severity {

@@ -33,7 +33,7 @@ pub fn read<T: DeserializeOwned + Default + JsonSchema>(
 /// Takes out of `tree` what cannot be read into a `T`, and notes it. Where a list is expected, a
 /// single value becomes a list of one.
 pub fn clean<T: JsonSchema>(tree: &mut Value, mut note: impl FnMut(&KeyPath<'_>, String, String)) {
-    let node = SchemaNode::of::<T>();
+    let node = SchemaNode::of_type::<T>();
     if !check(tree, &node, &KeyPath::ROOT, &mut note) {
         *tree = Value::Object(serde_json::Map::new());
     }

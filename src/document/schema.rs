@@ -44,7 +44,7 @@ pub struct SchemaNode {
 impl SchemaNode {
     /// The root of a document that is read into `T`.
     #[must_use]
-    pub fn of<T: JsonSchema>() -> Self {
+    pub fn of_type<T: JsonSchema>() -> Self {
         let root = schema_of::<T>();
         Self::from_options(root, [root])
     }

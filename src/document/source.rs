@@ -2,11 +2,8 @@
 
 use std::{fs, io, path::Path};
 
-use super::why_unread;
+use super::{Mistake, why_unread};
 use crate::hash::sha256;
-
-/// What is wrong with a file, and what to do.
-type Wrong = (String, &'static str);
 
 /// A text that was read once: whoever keeps its digest can tell whether its file holds it still.
 #[derive(Debug)]
@@ -22,7 +19,7 @@ impl SourceText {
     ///
     /// # Errors
     /// What cannot be read, or is not UTF-8.
-    pub fn read(path: &Path) -> Result<Self, Wrong> {
+    pub fn read(path: &Path) -> Result<Self, Mistake<String>> {
         Self::from_bytes(fs::read(path).as_deref())
     }
 
@@ -30,7 +27,7 @@ impl SourceText {
     ///
     /// # Errors
     /// What could not be read, or is not UTF-8.
-    pub fn from_bytes(bytes: Result<&[u8], &io::Error>) -> Result<Self, Wrong> {
+    pub fn from_bytes(bytes: Result<&[u8], &io::Error>) -> Result<Self, Mistake<String>> {
         let place = "name another file with --config FILE or CUPBEARER_CONFIG";
         let bytes =
             bytes.map_err(|error| (format!("cannot be read: {}", why_unread(error)), place))?;

@@ -14,7 +14,7 @@ use super::{
     scrubber::Scrubber,
 };
 use crate::{
-    profile::model::{At, Rule, StatusMatch, Test, Then},
+    profile::model::{ErrorRule, RuleMeaning, RuleSide, RuleTest, StatusMatch},
     token::{Failure, FailureClass},
 };
 
@@ -37,7 +37,7 @@ const SKEW: Duration = Duration::from_secs(60);
 pub fn classify_response(
     response: &TokenResponse,
     token: &str,
-    rules: &[Rule],
+    rules: &[ErrorRule],
     wall: Duration,
     scrubber: &Scrubber,
 ) -> Result<(), Failure> {
@@ -132,18 +132,18 @@ pub fn skewed_date(response: &TokenResponse, wall: Duration) -> Option<Duration>
 
 /// `None` outside: the rule says nothing about token answers. `None` inside: ok.
 #[expect(clippy::option_option, reason = "two different absences")]
-fn class_of(then: Then) -> Option<Option<FailureClass>> {
+fn class_of(then: RuleMeaning) -> Option<Option<FailureClass>> {
     match then {
-        Then::Ok => Some(None),
-        Then::Retry => Some(Some(FailureClass::Retry)),
-        Then::Throttled => Some(Some(FailureClass::Throttled)),
-        Then::Rejected => Some(Some(FailureClass::Rejected)),
-        Then::Config => Some(Some(FailureClass::Config)),
-        Then::StaleToken | Then::Pass => None,
+        RuleMeaning::Ok => Some(None),
+        RuleMeaning::Retry => Some(Some(FailureClass::Retry)),
+        RuleMeaning::Throttled => Some(Some(FailureClass::Throttled)),
+        RuleMeaning::Rejected => Some(Some(FailureClass::Rejected)),
+        RuleMeaning::Config => Some(Some(FailureClass::Config)),
+        RuleMeaning::StaleToken | RuleMeaning::Pass => None,
     }
 }
 
-fn rule_matches(rule: &Rule, response: &TokenResponse, token: &str) -> bool {
+fn rule_matches(rule: &ErrorRule, response: &TokenResponse, token: &str) -> bool {
     let status = |m: &StatusMatch| match m {
         StatusMatch::Exact(code) => *code == response.status,
         StatusMatch::Class(class) => *class == response.status / 100,
@@ -152,11 +152,11 @@ fn rule_matches(rule: &Rule, response: &TokenResponse, token: &str) -> bool {
         None => rule.test.is_none(),
         Some(path) => response::pick_text(response, path).is_some_and(|text| match &rule.test {
             None => true,
-            Some(Test::In(list)) => list.contains(&text),
-            Some(Test::NotIn(list)) => !list.contains(&text),
+            Some(RuleTest::In(list)) => list.contains(&text),
+            Some(RuleTest::NotIn(list)) => !list.contains(&text),
         }),
     };
-    rule.at == At::Token
+    rule.at == RuleSide::Token
         && rule.token.as_deref().is_none_or(|t| t == token)
         && (rule.status.is_empty() || rule.status.iter().any(status))
         && rule

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::BootInstant,
-    profile::model::{AtFormat, Pick, Response, Rule},
+    profile::model::{ErrorRule, MomentFormat, Response, ValueSource},
     token::{Failure, FailureClass, Issued},
 };
 
@@ -52,7 +52,7 @@ pub fn read_issued(
     response: &TokenResponse,
     token: &str,
     spec: &Response,
-    rules: &[Rule],
+    rules: &[ErrorRule],
     moment: SendTime,
     scrubber: &mut Scrubber,
 ) -> Result<Issued, Failure> {
@@ -61,7 +61,8 @@ pub fn read_issued(
         scrubber.add(text);
     }
     classify::classify_response(response, token, rules, moment.wall, scrubber)?;
-    if let (Pick::Pointer(_) | Pick::Body, ResponseBody::Coded(why)) = (&spec.token, &response.body)
+    if let (ValueSource::Pointer(_) | ValueSource::Body, ResponseBody::Coded(why)) =
+        (&spec.token, &response.body)
     {
         return Err(Failure {
             class: FailureClass::Retry,
@@ -73,7 +74,7 @@ pub fn read_issued(
         matches!(&found, Some(Value::String(text)) if text.contains('\u{fffd}'))
             && !response.is_utf8()
     };
-    if matches!(spec.token, Pick::Pointer(_))
+    if matches!(spec.token, ValueSource::Pointer(_))
         && matches!(response.body, ResponseBody::Whole(_))
         && (response.json().is_none() || garbled())
     {
@@ -143,13 +144,13 @@ pub fn token_fault(token: &str) -> Option<&'static str> {
 
 /// Token types that are worth nothing without a proof of possession (RFC 9449 5,
 /// draft-ietf-oauth-v2-http-mac). The type stands at the top, or beside the token.
-fn needs_proof(response: &TokenResponse, token: &Pick) -> Option<&'static str> {
+fn needs_proof(response: &TokenResponse, token: &ValueSource) -> Option<&'static str> {
     let json = response.json()?;
     let beside = match token {
-        Pick::Pointer(pointer) => pointer
+        ValueSource::Pointer(pointer) => pointer
             .rsplit_once('/')
             .and_then(|(parent, _)| json.pointer(parent)),
-        Pick::Header(_) | Pick::Cookie(_) | Pick::Body => None,
+        ValueSource::Header(_) | ValueSource::Cookie(_) | ValueSource::Body => None,
     };
     let kinds = [Some(json), beside]
         .into_iter()
@@ -243,20 +244,20 @@ fn read_number(value: &Value) -> Option<f64> {
 }
 
 /// A moment in seconds since the Unix epoch.
-fn read_epoch(value: &Value, format: &AtFormat) -> Option<f64> {
+fn read_epoch(value: &Value, format: &MomentFormat) -> Option<f64> {
     match (format, value) {
-        (AtFormat::Auto, _) => match (read_number(value), value) {
+        (MomentFormat::Auto, _) => match (read_number(value), value) {
             (Some(n), _) => epoch_seconds(n),
             (None, Value::String(text)) => Some(unix_seconds(text.trim().parse().ok()?)),
             (None, _) => None,
         },
-        (AtFormat::Strftime { format, zone }, Value::String(text)) => {
+        (MomentFormat::Strftime { format, zone }, Value::String(text)) => {
             parse_date(text.trim(), format, zone.as_deref())
         }
-        (AtFormat::Strftime { format, zone }, Value::Number(n)) => {
+        (MomentFormat::Strftime { format, zone }, Value::Number(n)) => {
             parse_date(&n.to_string(), format, zone.as_deref())
         }
-        (AtFormat::Strftime { .. }, _) => None,
+        (MomentFormat::Strftime { .. }, _) => None,
     }
 }
 

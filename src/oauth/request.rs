@@ -16,7 +16,7 @@ use crate::{
     net,
     profile::{
         Scope, Template, TokenSpec,
-        model::{Format, Param},
+        model::{Param, ParamFormat},
     },
     secret::Values,
     token::{Failure, FailureClass},
@@ -126,13 +126,13 @@ pub fn build_request(
         .map(|t| render_template(t, scope))
         .transpose()?;
     let (kind, body) = match (spec.format, raw) {
-        (Format::Form, Some(raw)) => (
+        (ParamFormat::Form, Some(raw)) => (
             Some("application/x-www-form-urlencoded"),
             Some(wiped_bytes(&raw)),
         ),
-        (Format::Json, Some(raw)) => (Some("application/json"), Some(wiped_bytes(&raw))),
-        (Format::Query | Format::None, Some(raw)) => {
-            if spec.format == Format::Query {
+        (ParamFormat::Json, Some(raw)) => (Some("application/json"), Some(wiped_bytes(&raw))),
+        (ParamFormat::Query | ParamFormat::None, Some(raw)) => {
+            if spec.format == ParamFormat::Query {
                 append_query(
                     &mut url,
                     &text_pairs(&collect_params(spec, secrets, scope)?)?,
@@ -140,13 +140,13 @@ pub fn build_request(
             }
             (None, Some(wiped_bytes(&raw)))
         }
-        (Format::Form, None) => (
+        (ParamFormat::Form, None) => (
             Some("application/x-www-form-urlencoded"),
             Some(wiped_bytes(&encode_form(&text_pairs(&collect_params(
                 spec, secrets, scope,
             )?)?))),
         ),
-        (Format::Json, None) => {
+        (ParamFormat::Json, None) => {
             let table: Map<String, Value> = collect_params(spec, secrets, scope)?
                 .into_iter()
                 .map(|(k, v)| (k.into_owned(), v))
@@ -158,14 +158,14 @@ pub fn build_request(
                 ))),
             )
         }
-        (Format::Query, None) => {
+        (ParamFormat::Query, None) => {
             append_query(
                 &mut url,
                 &text_pairs(&collect_params(spec, secrets, scope)?)?,
             )?;
             (None, None)
         }
-        (Format::None, None) => (None, None),
+        (ParamFormat::None, None) => (None, None),
     };
     if let Some(kind) = kind.filter(|_| !given.contains(&&CONTENT_TYPE)) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -388,9 +388,9 @@ pub fn used_secrets(spec: &TokenSpec) -> Vec<&str> {
 /// A raw body stands in the place of the parameters, except where these go into the URL.
 fn sends_params(spec: &TokenSpec) -> bool {
     match spec.format {
-        Format::Form | Format::Json => spec.body.is_none(),
-        Format::Query => true,
-        Format::None => false,
+        ParamFormat::Form | ParamFormat::Json => spec.body.is_none(),
+        ParamFormat::Query => true,
+        ParamFormat::None => false,
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::json;
-use crate::profile::model::Pick;
+use crate::profile::model::ValueSource;
 
 /// The body of an answer, as far as it could be had.
 pub enum ResponseBody {
@@ -72,18 +72,18 @@ impl TokenResponse {
 
 /// What stands there, as JSON; text from elsewhere is a string. `null` is nothing.
 #[must_use]
-pub fn pick_value(response: &TokenResponse, pick: &Pick) -> Option<Value> {
+pub fn pick_value(response: &TokenResponse, pick: &ValueSource) -> Option<Value> {
     match pick {
-        Pick::Pointer(pointer) => response
+        ValueSource::Pointer(pointer) => response
             .json()?
             .pointer(pointer)
             .filter(|v| !v.is_null())
             .cloned(),
-        Pick::Header(name) => Some(Value::String(
+        ValueSource::Header(name) => Some(Value::String(
             response.headers.get(name)?.to_str().ok()?.trim().to_owned(),
         )),
-        Pick::Cookie(name) => cookie_value(response, name).map(Value::String),
-        Pick::Body => Some(Value::String(
+        ValueSource::Cookie(name) => cookie_value(response, name).map(Value::String),
+        ValueSource::Body => Some(Value::String(
             std::str::from_utf8(response.bytes()?)
                 .ok()?
                 .trim()
@@ -95,7 +95,7 @@ pub fn pick_value(response: &TokenResponse, pick: &Pick) -> Option<Value> {
 /// What stands there, as text: strings as they are, numbers and booleans as JSON writes them. Lists
 /// and tables are nothing.
 #[must_use]
-pub fn pick_text(response: &TokenResponse, pick: &Pick) -> Option<String> {
+pub fn pick_text(response: &TokenResponse, pick: &ValueSource) -> Option<String> {
     match pick_value(response, pick)? {
         Value::String(text) => Some(text),
         Value::Bool(b) => Some(b.to_string()),
@@ -106,12 +106,12 @@ pub fn pick_text(response: &TokenResponse, pick: &Pick) -> Option<String> {
 
 /// Where it was looked for, in words.
 #[must_use]
-pub fn describe_pick(pick: &Pick) -> String {
+pub fn describe_pick(pick: &ValueSource) -> String {
     match pick {
-        Pick::Pointer(pointer) => pointer.clone(),
-        Pick::Header(name) => format!("header {name}"),
-        Pick::Cookie(name) => format!("cookie {name}"),
-        Pick::Body => "the body".into(),
+        ValueSource::Pointer(pointer) => pointer.clone(),
+        ValueSource::Header(name) => format!("header {name}"),
+        ValueSource::Cookie(name) => format!("cookie {name}"),
+        ValueSource::Body => "the body".into(),
     }
 }
 

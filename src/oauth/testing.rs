@@ -7,7 +7,7 @@ use http::Method;
 use crate::{
     profile::{
         Scope, Template, TokenSpec,
-        model::{AtFormat, ClientAuth, Format, Param, Pick, Response},
+        model::{ClientAuth, MomentFormat, Param, ParamFormat, Response, ValueSource},
     },
     secret::{Secret, Values},
     tls::Tls,
@@ -39,7 +39,7 @@ pub fn spec(url: &str) -> TokenSpec {
         url: Some(template(url)),
         allow_plaintext: false,
         method: Method::POST,
-        format: Format::Form,
+        format: ParamFormat::Form,
         client_auth: ClientAuth::Body,
         grant_type: Some(template("client_credentials")),
         params: BTreeMap::new(),
@@ -49,11 +49,11 @@ pub fn spec(url: &str) -> TokenSpec {
         tls: Tls::default(),
         assertion: None,
         response: Response {
-            token: Pick::Pointer("/access_token".into()),
-            expires_in: Some(Pick::Pointer("/expires_in".into())),
+            token: ValueSource::Pointer("/access_token".into()),
+            expires_in: Some(ValueSource::Pointer("/expires_in".into())),
             expires_unit: Duration::from_secs(1),
             expires_at: None,
-            expires_at_format: AtFormat::Auto,
+            expires_at_format: MomentFormat::Auto,
             jwt_exp: true,
             vars: BTreeMap::new(),
         },

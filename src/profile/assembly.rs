@@ -22,7 +22,7 @@ use crate::document::{KeyPath, Problems, known, read};
 
 /// What a credential says besides its overrides.
 #[derive(Debug, Clone, Copy)]
-pub struct Given<'a> {
+pub struct CredentialInputs<'a> {
     /// `settings`, by name.
     pub settings: &'a BTreeMap<String, String>,
     /// Names of the secrets; `None`: a directory, so all may be there.
@@ -39,7 +39,7 @@ pub struct Given<'a> {
 pub fn build(
     base: &ProfileRef,
     overrides: &Map<String, Value>,
-    given: Given<'_>,
+    given: CredentialInputs<'_>,
     at: &str,
     relative_to: &Path,
     problems: &mut Problems,
@@ -99,7 +99,7 @@ fn assemble(
     name: Arc<str>,
     head: &HeadTable,
     body: &CredentialTable,
-    given: Given<'_>,
+    given: CredentialInputs<'_>,
     problems: &mut Problems,
 ) -> Profile {
     let mut b = ProfileBuilder {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::profile::model::{AtFormat, ClientAuth, InjectPlace, Param, Then};
+use crate::profile::model::{ClientAuth, InjectPlace, MomentFormat, Param, RuleMeaning};
 
 #[path = "dry_run_tests.rs"]
 mod dry_runs;
@@ -51,7 +51,7 @@ fn on(base: &ProfileRef, overrides: Value, settings: &Value, secrets: Option<&[&
         panic!("a table")
     };
     let names = secrets.map(|names| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
-    let given = Given {
+    let given = CredentialInputs {
         settings: &pairs(settings),
         secrets: names.as_deref(),
         blind: true,
@@ -184,7 +184,7 @@ fn defaults_are_those_that_are_promised() {
     assert!(
         token.response.jwt_exp
             && token.response.expires_at.is_none()
-            && token.response.expires_at_format == AtFormat::Auto
+            && token.response.expires_at_format == MomentFormat::Auto
     );
     let life = &token.lifetime;
     assert_eq!(
@@ -258,7 +258,11 @@ fn a_users_error_rules_come_first_and_keep_their_own_numbers() {
             .iter()
             .map(|rule| rule.then)
             .collect::<Vec<_>>(),
-        [Then::Retry, Then::Retry, Then::Rejected]
+        [
+            RuleMeaning::Retry,
+            RuleMeaning::Retry,
+            RuleMeaning::Rejected
+        ]
     );
     let file = "extends = \"mypos\"\n[[errors]]\nat = \"token\"\nthen = \"ok\"\ntoken = \"nope\"\n";
     own(file).says("errors[0].token", "unknown token");

@@ -6,14 +6,14 @@ use std::{
 };
 
 use super::{
-    dry_run::Waiting,
+    dry_run::PendingTemplate,
     layers::Layers,
     model::SecretSpec,
     names::TemplateSite,
     template::{RenderError, Scope, Template},
-    text::{self, Wrong},
+    text,
 };
-use crate::document::{DurationText, KeyPath, Problems, known, one_of};
+use crate::document::{DurationText, KeyPath, Mistake, Problems, known, one_of};
 
 const EXPRESSION: &str = "an expression stands between {{ and }}, such as {{ secrets.client_id }} or {{ now | date(\"%Y\") }}";
 
@@ -41,7 +41,7 @@ pub(super) struct ProfileBuilder<'a> {
     /// Names used since it was last emptied; a token's parents follow from them.
     pub seen: BTreeSet<String>,
     /// Templates whose names are right, to be tried once everything is known.
-    pub waiting: Vec<Waiting>,
+    pub waiting: Vec<PendingTemplate>,
 }
 
 impl ProfileBuilder<'_> {
@@ -60,7 +60,7 @@ impl ProfileBuilder<'_> {
     }
 
     /// Takes the value, or notes why there is none.
-    pub fn or_note<T>(&mut self, at: &KeyPath<'_>, result: Result<T, Wrong>) -> Option<T> {
+    pub fn or_note<T>(&mut self, at: &KeyPath<'_>, result: Result<T, Mistake>) -> Option<T> {
         result
             .map_err(|(what, hint)| self.note(at, what, hint))
             .ok()
@@ -72,7 +72,7 @@ impl ProfileBuilder<'_> {
         &mut self,
         at: &KeyPath<'_>,
         source: &str,
-        result: Result<T, Wrong>,
+        result: Result<T, Mistake>,
     ) -> Option<T> {
         result
             .map_err(|(what, hint)| self.blame(at, source, what, hint))
@@ -125,7 +125,7 @@ impl ProfileBuilder<'_> {
             }
         }
         if right && !template.is_plain() {
-            self.waiting.push(Waiting {
+            self.waiting.push(PendingTemplate {
                 place: self.layers.place(at),
                 template: template.clone(),
             });

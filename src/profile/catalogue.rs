@@ -55,7 +55,7 @@ pub(super) fn table(name: &str) -> Option<&'static Table> {
 
 /// What a user has to know of a profile, what it extends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Description {
+pub struct ProfileDescription {
     /// What a credential writes as its `profile`.
     pub name: &'static str,
     /// The file as it is, comments included.
@@ -65,14 +65,14 @@ pub struct Description {
     /// Where the vendor says so.
     pub source: String,
     /// By name.
-    pub settings: Vec<Setting>,
+    pub settings: Vec<SettingDescription>,
     /// By name.
-    pub secrets: Vec<Needed>,
+    pub secrets: Vec<SecretDescription>,
 }
 
 /// A setting of a profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
+pub struct SettingDescription {
     /// Its key in `settings`.
     pub name: String,
     /// What it is, for people.
@@ -87,7 +87,7 @@ pub struct Setting {
 
 /// A secret of a profile; `*` is any.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Needed {
+pub struct SecretDescription {
     /// Its key in `secrets`.
     pub name: String,
     /// What it is and where it comes from, for people.
@@ -100,8 +100,8 @@ pub struct Needed {
 
 /// For `cupbearer profiles NAME`.
 #[must_use]
-pub fn describe(name: &str) -> Option<&'static Description> {
-    static ALL: LazyLock<BTreeMap<&str, Description>> = LazyLock::new(|| {
+pub fn describe(name: &str) -> Option<&'static ProfileDescription> {
+    static ALL: LazyLock<BTreeMap<&str, ProfileDescription>> = LazyLock::new(|| {
         all()
             .iter()
             .filter_map(|(name, _)| Some((*name, read(name)?)))
@@ -110,27 +110,33 @@ pub fn describe(name: &str) -> Option<&'static Description> {
     ALL.get(name)
 }
 
-fn read(name: &str) -> Option<Description> {
+fn read(name: &str) -> Option<ProfileDescription> {
     let (name, toml) = all().iter().find(|(known, _)| *known == name)?;
     let head = assembly::head(
         &ProfileRef::Builtin((*name).to_owned()),
         Path::new(""),
         &ProfileFiles::default(),
     )?;
-    let settings = head.settings.into_iter().map(|(name, setting)| Setting {
-        name,
-        help: setting.help.unwrap_or_default(),
-        default: setting.default.map(|default| default.0),
-        required: setting.required,
-        pattern: setting.pattern,
-    });
-    let secrets = head.secrets.into_iter().map(|(name, secret)| Needed {
-        name,
-        help: secret.help.unwrap_or_default(),
-        optional: secret.optional,
-        public: secret.public,
-    });
-    Some(Description {
+    let settings = head
+        .settings
+        .into_iter()
+        .map(|(name, setting)| SettingDescription {
+            name,
+            help: setting.help.unwrap_or_default(),
+            default: setting.default.map(|default| default.0),
+            required: setting.required,
+            pattern: setting.pattern,
+        });
+    let secrets = head
+        .secrets
+        .into_iter()
+        .map(|(name, secret)| SecretDescription {
+            name,
+            help: secret.help.unwrap_or_default(),
+            optional: secret.optional,
+            public: secret.public,
+        });
+    Some(ProfileDescription {
         name,
         toml,
         doc: head.doc.unwrap_or_default(),

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::{
     document::Problems,
-    profile::model::{ClientAuth, Format, InjectPlace, Param, Profile, Then, TokenSpec},
+    profile::model::{
+        ClientAuth, InjectPlace, Param, ParamFormat, Profile, RuleMeaning, TokenSpec,
+    },
     token::Hold,
 };
 
@@ -47,7 +49,7 @@ fn load_with(name: &str, settings: &BTreeMap<String, String>) -> Profile {
     let profile = assembly::build(
         &base,
         &overrides,
-        assembly::Given {
+        assembly::CredentialInputs {
             settings,
             secrets: None,
             blind: false,
@@ -279,7 +281,9 @@ fn mypos_makes_a_session_with_the_partner_token_and_places_four_headers() {
     assert_eq!(session.lifetime.cap, Some(Duration::from_mins(5)));
     assert_eq!(
         partner.response.expires_at,
-        Some(crate::profile::model::Pick::Pointer("/expires_on".into()))
+        Some(crate::profile::model::ValueSource::Pointer(
+            "/expires_on".into()
+        ))
     );
     let placed = placed(&profile);
     assert_eq!(
@@ -317,7 +321,12 @@ fn mypos_makes_a_session_with_the_partner_token_and_places_four_headers() {
             gateway.then,
             gateway.hold
         ),
-        (Some(false), 2, Then::Retry, Some(Duration::from_mins(5)))
+        (
+            Some(false),
+            2,
+            RuleMeaning::Retry,
+            Some(Duration::from_mins(5))
+        )
     );
     assert_eq!(
         (
@@ -326,7 +335,7 @@ fn mypos_makes_a_session_with_the_partner_token_and_places_four_headers() {
             refused.then,
             refused.hold
         ),
-        (None, 3, Then::Rejected, None)
+        (None, 3, RuleMeaning::Rejected, None)
     );
     assert!(gateway.token.is_none() && refused.token.is_none());
     assert_eq!(
@@ -362,7 +371,7 @@ fn lean_always_sends_a_scope_and_its_customers_have_their_own() {
     );
     assert_eq!(
         (only(&lean).format, only(&lean).client_auth, lean.vend),
-        (Format::Form, ClientAuth::Body, false)
+        (ParamFormat::Form, ClientAuth::Body, false)
     );
     let customer = load("lean_customer");
     assert_eq!(

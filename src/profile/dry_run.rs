@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A template that waits for its dry run, and where it stands.
-pub(super) struct Waiting {
+pub(super) struct PendingTemplate {
     /// Its key, and the file it was written in.
     pub place: (String, Option<PathBuf>),
     pub template: Template,
@@ -31,7 +31,7 @@ const MOMENT: Duration = Duration::from_secs(1_700_000_000);
 
 /// Tries all of them, once it is known which secrets there are.
 pub(super) fn all(b: &mut ProfileBuilder<'_>) {
-    for Waiting { place, template } in std::mem::take(&mut b.waiting) {
+    for PendingTemplate { place, template } in std::mem::take(&mut b.waiting) {
         if let Err((what, hint)) = one(b, &template) {
             let (key, file) = place;
             b.problems.add(Problem {

@@ -5,13 +5,13 @@ use serde_json::Value;
 use super::{
     builder::ProfileBuilder,
     file::ErrorTable,
-    model::{At, Rule, Test, Then},
+    model::{ErrorRule, RuleMeaning, RuleSide, RuleTest},
     text,
 };
 use crate::document::{KeyPath, known};
 
 /// `errors`, in their order.
-pub(super) fn errors(b: &mut ProfileBuilder<'_>, tables: &[ErrorTable]) -> Vec<Rule> {
+pub(super) fn errors(b: &mut ProfileBuilder<'_>, tables: &[ErrorTable]) -> Vec<ErrorRule> {
     tables
         .iter()
         .enumerate()
@@ -19,7 +19,7 @@ pub(super) fn errors(b: &mut ProfileBuilder<'_>, tables: &[ErrorTable]) -> Vec<R
         .collect()
 }
 
-fn rule(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, table: &ErrorTable) -> Rule {
+fn rule(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, table: &ErrorTable) -> ErrorRule {
     let key = |name| at.key(name);
     for (name, value) in [("at", &table.at), ("then", &table.then)] {
         if value.is_none() {
@@ -37,26 +37,29 @@ fn rule(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, table: &ErrorTable) -> Rul
     let side = b.one_of(
         &key("at"),
         table.at.as_deref(),
-        At::Token,
-        &[("token", At::Token), ("api", At::Api)],
+        RuleSide::Token,
+        &[("token", RuleSide::Token), ("api", RuleSide::Api)],
     );
-    let words: &[(&str, Then)] = match side {
-        At::Token => &[
-            ("ok", Then::Ok),
-            ("retry", Then::Retry),
-            ("throttled", Then::Throttled),
-            ("rejected", Then::Rejected),
-            ("config", Then::Config),
+    let words: &[(&str, RuleMeaning)] = match side {
+        RuleSide::Token => &[
+            ("ok", RuleMeaning::Ok),
+            ("retry", RuleMeaning::Retry),
+            ("throttled", RuleMeaning::Throttled),
+            ("rejected", RuleMeaning::Rejected),
+            ("config", RuleMeaning::Config),
         ],
-        At::Api => &[("stale_token", Then::StaleToken), ("pass", Then::Pass)],
+        RuleSide::Api => &[
+            ("stale_token", RuleMeaning::StaleToken),
+            ("pass", RuleMeaning::Pass),
+        ],
     };
     let then = b.one_of(
         &key("then"),
         table.then.as_deref(),
-        if side == At::Api {
-            Then::Pass
+        if side == RuleSide::Api {
+            RuleMeaning::Pass
         } else {
-            Then::Config
+            RuleMeaning::Config
         },
         words,
     );
@@ -108,8 +111,8 @@ fn rule(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, table: &ErrorTable) -> Rul
             );
             None
         }
-        (Some(list), None) => Some(Test::In(texts(b, &key("in"), list))),
-        (None, Some(list)) => Some(Test::NotIn(texts(b, &key("not_in"), list))),
+        (Some(list), None) => Some(RuleTest::In(texts(b, &key("in"), list))),
+        (None, Some(list)) => Some(RuleTest::NotIn(texts(b, &key("not_in"), list))),
         (None, None) => None,
     };
     match (&table.path, &test) {
@@ -125,7 +128,7 @@ fn rule(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, table: &ErrorTable) -> Rul
         ),
         _ => {}
     }
-    if side == At::Api {
+    if side == RuleSide::Api {
         if table.path.is_some() {
             b.note(
                 &key("path"),
@@ -157,9 +160,9 @@ fn rule(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, table: &ErrorTable) -> Rul
     }
     // Good tokens come with answers too: what hits them all would refuse them all, and latch the
     // credential.
-    if side == At::Token
+    if side == RuleSide::Token
         && table.then.is_some()
-        && then != Then::Ok
+        && then != RuleMeaning::Ok
         && table.status.is_none()
         && table.path.is_none()
     {
@@ -175,7 +178,7 @@ fn rule(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, table: &ErrorTable) -> Rul
         .hold
         .as_ref()
         .and_then(|span| b.duration(&key("hold"), span));
-    Rule {
+    ErrorRule {
         at: side,
         token: table.token.as_deref().map(Into::into),
         status,

@@ -8,10 +8,10 @@ use super::{
     model::{Inject, InjectPlace},
     names::TemplateSite,
     template::Template,
-    text::{self, Wrong},
+    text,
     token::headers,
 };
-use crate::document::KeyPath;
+use crate::document::{KeyPath, Mistake};
 
 /// `inject`
 pub(super) fn inject(b: &mut ProfileBuilder<'_>, table: &InjectTable) -> Inject {
@@ -60,7 +60,7 @@ fn texts(
     b: &mut ProfileBuilder<'_>,
     at: &KeyPath<'_>,
     table: &BTreeMap<String, String>,
-    check: fn(&str) -> Result<(), Wrong>,
+    check: fn(&str) -> Result<(), Mistake>,
 ) -> Vec<(String, Template)> {
     let mut out = Vec::new();
     for (name, text) in table {

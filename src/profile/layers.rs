@@ -39,7 +39,7 @@ pub(super) enum Origin {
 }
 
 impl Origin {
-    fn of(profile: &ProfileRef, folder: &Path) -> Self {
+    fn from_ref(profile: &ProfileRef, folder: &Path) -> Self {
         match profile {
             ProfileRef::Builtin(name) => Self::Builtin(name.clone()),
             ProfileRef::File { file } => Self::File(folder.join(file)),
@@ -59,11 +59,9 @@ const DEPTH: usize = 16;
 /// Profile files as they were found, each read once while one configuration is loaded: credentials
 /// that share one see the same.
 #[derive(Debug, Default)]
-pub struct ProfileFiles(RefCell<BTreeMap<PathBuf, Arc<Found>>>);
+pub struct ProfileFiles(RefCell<BTreeMap<PathBuf, Arc<Result<ProfileFile, Problem>>>>);
 
-/// What was read of a profile file, or why it cannot be.
-type Found = Result<ProfileFile, Problem>;
-
+/// What was read of a profile file.
 #[derive(Debug)]
 struct ProfileFile {
     /// Without what was wrong in it.
@@ -84,7 +82,7 @@ impl ProfileFiles {
         read.collect()
     }
 
-    fn find(&self, path: &Path) -> Arc<Found> {
+    fn find(&self, path: &Path) -> Arc<Result<ProfileFile, Problem>> {
         let known = self.0.borrow().get(path).cloned();
         known.unwrap_or_else(|| {
             let read = Arc::new(read_file(path));
@@ -114,7 +112,7 @@ impl Layers {
             }],
             at: at.to_owned(),
         };
-        let mut next = Some(Origin::of(base, relative_to));
+        let mut next = Some(Origin::from_ref(base, relative_to));
         while let Some(origin) = next.take() {
             let circle = layers.all.iter().any(|layer| layer.origin == origin);
             let table = if circle || layers.all.len() > DEPTH {
@@ -169,7 +167,7 @@ impl Layers {
             Origin::Builtin(_) | Origin::Credential => Path::new(""),
         };
         match ProfileRef::deserialize(extends) {
-            Ok(parent) => Some(Some(Origin::of(&parent, folder))),
+            Ok(parent) => Some(Some(Origin::from_ref(&parent, folder))),
             Err(_) => {
                 let key = KeyPath::written("extends");
                 self.note(problems, &key, ProfileRef::WRONG, ProfileRef::HINT);
@@ -356,7 +354,7 @@ fn problem(what: String, hint: String, file: Option<PathBuf>) -> Problem {
 /// A profile file is at most this long, in bytes.
 const LONGEST: u64 = 1024 * 1024;
 
-fn read_file(path: &Path) -> Found {
+fn read_file(path: &Path) -> Result<ProfileFile, Problem> {
     let unread = |what| {
         problem(
             format!("profile file {}: {what}", shown_path(path)),

@@ -24,9 +24,9 @@ pub mod template;
 mod text;
 mod token;
 
-pub use assembly::{Given, build};
+pub use assembly::{CredentialInputs, build};
 pub use file::{CredentialTable, ProfileRef};
 pub use layers::ProfileFiles;
 pub use model::{Profile, TokenSpec};
 pub use template::{RenderError, Scope, Template};
-pub use text::judge_url;
+pub use text::parse_token_url;

@@ -27,9 +27,9 @@ pub struct Profile {
     /// What is put on requests.
     pub inject: Inject,
     /// What selects a token set; empty: there is one for all requests.
-    pub partition: Vec<Partition>,
+    pub partition: Vec<PartitionSpec>,
     /// The user's rules first, then the profile's.
-    pub errors: Vec<Rule>,
+    pub errors: Vec<ErrorRule>,
     /// How often the token endpoint may be asked, and how refusals are counted.
     pub limits: LockoutPolicy,
     /// At most so many requests wait for a token of this credential.
@@ -54,16 +54,16 @@ pub struct SecretSpec {
 pub struct TokenSpec {
     /// Its name, and the label `token` of metrics.
     pub name: Arc<str>,
-    /// `None` only with [`Format::None`]. Judged at load where it names settings only; one that
+    /// `None` only with [`ParamFormat::None`]. Judged at load where it names settings only; one that
     /// names secrets, tokens or variables is known only when it is rendered, so the sender judges
-    /// it then, by the rules of [`super::judge_url`] (https, or loopback, or `allow_plaintext`).
+    /// it then, by the rules of [`super::parse_token_url`] (https, or loopback, or `allow_plaintext`).
     pub url: Option<Template>,
     /// `http` to a host that is not loopback is let pass.
     pub allow_plaintext: bool,
     /// POST, unless the profile says otherwise.
     pub method: Method,
     /// Where parameters go.
-    pub format: Format,
+    pub format: ParamFormat,
     /// How the client proves who it is.
     pub client_auth: ClientAuth,
     /// `None`: none is sent.
@@ -106,7 +106,7 @@ pub enum Param {
 
 /// `format`: where the parameters of a token request go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum ParamFormat {
     /// Into the content, as `application/x-www-form-urlencoded` (RFC 6749 4.4.2).
     Form,
     /// Into the content, as one JSON object.
@@ -136,7 +136,7 @@ pub struct Assertion {
 
 /// Where in an answer something stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pick {
+pub enum ValueSource {
     /// A JSON pointer (RFC 6901).
     Pointer(String),
     /// A field of the head.
@@ -151,24 +151,24 @@ pub enum Pick {
 #[derive(Debug, Clone)]
 pub struct Response {
     /// The token.
-    pub token: Pick,
+    pub token: ValueSource,
     /// Its life from now on.
-    pub expires_in: Option<Pick>,
+    pub expires_in: Option<ValueSource>,
     /// One unit of `expires_in`.
     pub expires_unit: Duration,
     /// The moment of its end.
-    pub expires_at: Option<Pick>,
+    pub expires_at: Option<ValueSource>,
     /// How that moment is written.
-    pub expires_at_format: AtFormat,
+    pub expires_at_format: MomentFormat,
     /// Read `exp` and `iat` where the token looks like a JWT.
     pub jwt_exp: bool,
     /// What else of the answer templates may name, as `vars.NAME`.
-    pub vars: BTreeMap<String, Pick>,
+    pub vars: BTreeMap<String, ValueSource>,
 }
 
 /// `expires_at_format`: how a moment is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AtFormat {
+pub enum MomentFormat {
     /// Epoch seconds or milliseconds by magnitude, or RFC 3339.
     Auto,
     /// strftime with the zone it is meant in (IANA name or offset); `None` where the format itself
@@ -217,7 +217,7 @@ impl Profile {
 
 /// `partition.NAME`
 #[derive(Debug, Clone)]
-pub struct Partition {
+pub struct PartitionSpec {
     /// Templates name its value as `partition.NAME`.
     pub name: Arc<str>,
     /// The field that holds the value; it goes no further.
@@ -230,9 +230,9 @@ pub struct Partition {
 
 /// One entry of `errors`.
 #[derive(Debug, Clone)]
-pub struct Rule {
+pub struct ErrorRule {
     /// Whose answers it judges.
-    pub at: At,
+    pub at: RuleSide,
     /// Only for this token; `None`: for all.
     pub token: Option<Arc<str>>,
     /// Empty: any.
@@ -240,18 +240,18 @@ pub struct Rule {
     /// The answer's media type has to be JSON's, or must not be; `None`: any.
     pub json: Option<bool>,
     /// What of the answer is looked at; where nothing is found there, the rule does not fit.
-    pub path: Option<Pick>,
+    pub path: Option<ValueSource>,
     /// What that has to be; `None`: anything.
-    pub test: Option<Test>,
+    pub test: Option<RuleTest>,
     /// What the answer then means.
-    pub then: Then,
+    pub then: RuleMeaning,
     /// How long to wait before the next attempt.
     pub hold: Option<Duration>,
 }
 
 /// `at`: whose answers a rule judges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum At {
+pub enum RuleSide {
     /// The token endpoint's.
     Token,
     /// The API's, to requests of callers.
@@ -269,7 +269,7 @@ pub enum StatusMatch {
 
 /// Compared as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Test {
+pub enum RuleTest {
     /// It is one of these.
     In(Vec<String>),
     /// It is none of these.
@@ -278,7 +278,7 @@ pub enum Test {
 
 /// `then`: what an answer means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub enum RuleMeaning {
     /// There is a token in it.
     Ok,
     /// The endpoint failed: try again with backoff.

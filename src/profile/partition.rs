@@ -2,26 +2,25 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
-    builder::ProfileBuilder,
-    file::PartitionTable,
-    model::Partition,
-    text::{self, Wrong},
-};
-use crate::document::KeyPath;
+use super::{builder::ProfileBuilder, file::PartitionTable, model::PartitionSpec, text};
+use crate::document::{KeyPath, Mistake};
 
 /// `partition.NAME`
 pub(super) fn partitions(
     b: &mut ProfileBuilder<'_>,
     tables: &BTreeMap<String, PartitionTable>,
-) -> Vec<Partition> {
+) -> Vec<PartitionSpec> {
     tables
         .iter()
         .filter_map(|(name, table)| partition(b, name, table))
         .collect()
 }
 
-fn partition(b: &mut ProfileBuilder<'_>, name: &str, table: &PartitionTable) -> Option<Partition> {
+fn partition(
+    b: &mut ProfileBuilder<'_>,
+    name: &str,
+    table: &PartitionTable,
+) -> Option<PartitionSpec> {
     let partition = KeyPath::written("partition");
     let at = partition.key(name);
     b.check_name(&at, name);
@@ -47,7 +46,7 @@ fn partition(b: &mut ProfileBuilder<'_>, name: &str, table: &PartitionTable) -> 
             "leave it out for 1000",
         );
     }
-    Some(Partition {
+    Some(PartitionSpec {
         name: Arc::from(name),
         header: header?,
         pattern: pattern?,
@@ -59,7 +58,7 @@ fn required<T>(
     b: &mut ProfileBuilder<'_>,
     at: &KeyPath<'_>,
     written: Option<&str>,
-    read: fn(&str) -> Result<T, Wrong>,
+    read: fn(&str) -> Result<T, Mistake>,
     hint: &str,
 ) -> Option<T> {
     let Some(written) = written else {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     builder::ProfileBuilder,
     file::ResponseTable,
-    model::{AtFormat, Pick, Response},
+    model::{MomentFormat, Response, ValueSource},
     text,
 };
 use crate::document::KeyPath;
@@ -59,7 +59,7 @@ pub(super) fn response(
     );
     Response {
         // Only after a mistake that has been noted is there none.
-        token: token.unwrap_or(Pick::Body),
+        token: token.unwrap_or(ValueSource::Body),
         expires_in,
         expires_unit: unit,
         expires_at,
@@ -81,7 +81,7 @@ pub(super) fn response(
 /// Bytes of a strftime format: each of its letters may ask for 255 columns.
 const FORMAT: usize = 256;
 
-fn at_format(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, value: Option<&Value>) -> AtFormat {
+fn at_format(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, value: Option<&Value>) -> MomentFormat {
     let wrong = "must be \"auto\" or { format = \"%Y-%m-%d %H:%M:%S\", zone = \"Asia/Seoul\" }";
     let text = |key: &str| {
         value
@@ -90,8 +90,8 @@ fn at_format(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, value: Option<&Value>
             .map(str::to_owned)
     };
     let (format, zone) = match value {
-        None => return AtFormat::Auto,
-        Some(Value::String(word)) if word == "auto" => return AtFormat::Auto,
+        None => return MomentFormat::Auto,
+        Some(Value::String(word)) if word == "auto" => return MomentFormat::Auto,
         Some(Value::String(format)) => (format.clone(), None),
         Some(Value::Object(table)) => {
             let strange = table.iter().any(|(key, value)| {
@@ -99,13 +99,13 @@ fn at_format(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, value: Option<&Value>
             });
             let Some(format) = text("format").filter(|_| !strange) else {
                 b.note(at, wrong, "what the vendor documents, such as { format = \"%Y-%m-%d %H:%M:%S\", zone = \"UTC\" }");
-                return AtFormat::Auto;
+                return MomentFormat::Auto;
             };
             (format, text("zone"))
         }
         Some(_) => {
             b.note(at, wrong, "what the vendor documents, such as { format = \"%Y-%m-%d %H:%M:%S\", zone = \"UTC\" }");
-            return AtFormat::Auto;
+            return MomentFormat::Auto;
         }
     };
     // A moment that is written and read back shows whether the format can be used at all.
@@ -138,7 +138,7 @@ fn at_format(b: &mut ProfileBuilder<'_>, at: &KeyPath<'_>, value: Option<&Value>
         }
         _ => {}
     }
-    AtFormat::Strftime { format, zone }
+    MomentFormat::Strftime { format, zone }
 }
 
 fn known_zone(zone: &str) -> bool {

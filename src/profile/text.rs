@@ -7,11 +7,13 @@ use http::{HeaderName, HeaderValue};
 use regex::{Regex, RegexBuilder};
 use url::Url;
 
-use super::model::{Pick, StatusMatch};
-use crate::{document::parse_duration, lock::Lock, net, token::Rate};
-
-/// What is wrong with a text, and what would be right.
-pub type Wrong = (&'static str, &'static str);
+use super::model::{StatusMatch, ValueSource};
+use crate::{
+    document::{Mistake, parse_duration},
+    lock::Lock,
+    net,
+    token::Rate,
+};
 
 /// Stands for "off" where a duration is needed: longer than any process lives, short enough to
 /// count with.
@@ -21,12 +23,12 @@ pub const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 ///
 /// # Errors
 /// What would be right.
-pub fn duration(text: &str) -> Result<Duration, Wrong> {
+pub fn duration(text: &str) -> Result<Duration, Mistake> {
     parse_duration(text, NEVER)
 }
 
 /// "120/m": so many calls per unit or duration.
-pub fn rate(text: &str) -> Result<Rate, Wrong> {
+pub fn rate(text: &str) -> Result<Rate, Mistake> {
     let wrong = (
         "must be a number per unit",
         "such as \"120/m\", \"1000/d\" or \"10/10m\"",
@@ -44,22 +46,22 @@ pub fn rate(text: &str) -> Result<Rate, Wrong> {
 }
 
 /// A JSON pointer, `header:NAME`, `cookie:NAME` or `body`.
-pub fn pick(text: &str) -> Result<Pick, Wrong> {
+pub fn pick(text: &str) -> Result<ValueSource, Mistake> {
     if text == "body" {
-        return Ok(Pick::Body);
+        return Ok(ValueSource::Body);
     }
     if let Some(name) = text.strip_prefix("header:") {
-        return header(name).map(Pick::Header);
+        return header(name).map(ValueSource::Header);
     }
     if let Some(name) = text.strip_prefix("cookie:") {
-        return cookie(name).map(|()| Pick::Cookie(name.to_owned()));
+        return cookie(name).map(|()| ValueSource::Cookie(name.to_owned()));
     }
     let escapes_right = text
         .split('~')
         .skip(1)
         .all(|after| after.starts_with(['0', '1']));
     if text.starts_with('/') && escapes_right {
-        return Ok(Pick::Pointer(text.to_owned()));
+        return Ok(ValueSource::Pointer(text.to_owned()));
     }
     Err((
         "must be a JSON pointer, a header, a cookie or the body",
@@ -68,7 +70,7 @@ pub fn pick(text: &str) -> Result<Pick, Wrong> {
 }
 
 /// A header's name.
-pub fn header(name: &str) -> Result<HeaderName, Wrong> {
+pub fn header(name: &str) -> Result<HeaderName, Mistake> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
         (
             "is no header name",
@@ -78,7 +80,7 @@ pub fn header(name: &str) -> Result<HeaderName, Wrong> {
 }
 
 /// A header that a profile may set: not one that frames the message or names the host.
-pub fn settable(name: &str) -> Result<HeaderName, Wrong> {
+pub fn settable(name: &str) -> Result<HeaderName, Mistake> {
     const OURS: [&str; 10] = [
         "host",
         "content-length",
@@ -103,7 +105,7 @@ pub fn settable(name: &str) -> Result<HeaderName, Wrong> {
 }
 
 /// Whether a text can be a header's value: visible ASCII, spaces and tabs inside.
-pub fn header_value(text: &str) -> Result<(), Wrong> {
+pub fn header_value(text: &str) -> Result<(), Mistake> {
     let visible = HeaderValue::from_str(text).is_ok() && text.is_ascii() && text.trim() == text;
     if visible {
         Ok(())
@@ -116,7 +118,7 @@ pub fn header_value(text: &str) -> Result<(), Wrong> {
 }
 
 /// A cookie's name: a token (RFC 6265 4.1.1).
-pub fn cookie(name: &str) -> Result<(), Wrong> {
+pub fn cookie(name: &str) -> Result<(), Mistake> {
     let token = !name.is_empty()
         && name
             .bytes()
@@ -129,7 +131,7 @@ pub fn cookie(name: &str) -> Result<(), Wrong> {
 }
 
 /// "429", "5xx", 429.
-pub fn status(value: &serde_json::Value) -> Result<StatusMatch, Wrong> {
+pub fn status(value: &serde_json::Value) -> Result<StatusMatch, Mistake> {
     let wrong = (
         "must be a status or a class of them",
         "a number from 100 to 599, or \"1xx\" to \"5xx\"",
@@ -152,7 +154,7 @@ pub fn status(value: &serde_json::Value) -> Result<StatusMatch, Wrong> {
 
 /// A pattern that begins with `^` and ends with `$`, made to match whole texts whatever stands
 /// between.
-pub fn anchored(pattern: &str) -> Result<Regex, Wrong> {
+pub fn anchored(pattern: &str) -> Result<Regex, Mistake> {
     let inner = pattern.strip_prefix('^').and_then(|p| p.strip_suffix('$'));
     let escaped =
         inner.is_some_and(|inner| inner.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 1);
@@ -166,7 +168,7 @@ pub fn anchored(pattern: &str) -> Result<Regex, Wrong> {
 }
 
 /// A pattern that matches whole texts.
-pub fn whole(pattern: &str) -> Result<Regex, Wrong> {
+pub fn whole(pattern: &str) -> Result<Regex, Mistake> {
     /// Patterns that are remembered: many credentials start from one profile.
     const KNOWN: usize = 256;
     static MADE: Lock<BTreeMap<String, Regex>> = Lock::new(BTreeMap::new());
@@ -211,7 +213,7 @@ pub fn whole(pattern: &str) -> Result<Regex, Wrong> {
 ///
 /// # Errors
 /// What is wrong and what to do, without the URL itself.
-pub fn judge_url(text: &str, allow_plaintext: bool) -> Result<Url, (String, &'static str)> {
+pub fn parse_token_url(text: &str, allow_plaintext: bool) -> Result<Url, Mistake<String>> {
     let url = Url::parse(text).map_err(|e| (format!("is no URL ({e})"), "https://HOST/PATH"))?;
     match url.scheme() {
         "https" => {}
@@ -276,13 +278,16 @@ mod tests {
 
     #[test]
     fn sources_are_pointers_headers_cookies_or_the_body() {
-        assert_eq!(pick("/a~1b").unwrap(), Pick::Pointer("/a~1b".into()));
+        assert_eq!(pick("/a~1b").unwrap(), ValueSource::Pointer("/a~1b".into()));
         assert_eq!(
             pick("header:X-T").unwrap(),
-            Pick::Header(HeaderName::from_static("x-t"))
+            ValueSource::Header(HeaderName::from_static("x-t"))
         );
-        assert_eq!(pick("cookie:sid").unwrap(), Pick::Cookie("sid".into()));
-        assert_eq!(pick("body").unwrap(), Pick::Body);
+        assert_eq!(
+            pick("cookie:sid").unwrap(),
+            ValueSource::Cookie("sid".into())
+        );
+        assert_eq!(pick("body").unwrap(), ValueSource::Body);
         for text in [
             "",
             "access_token",

@@ -10,22 +10,22 @@ use super::{
     builder::ProfileBuilder,
     file::TokenTable,
     lifetime,
-    model::{Assertion, ClientAuth, Format, Param, TokenSpec},
+    model::{Assertion, ClientAuth, Param, ParamFormat, TokenSpec},
     names::TemplateSite,
     response,
     template::Template,
-    text::{self, judge_url},
+    text::{self, parse_token_url},
 };
 use crate::{
     document::{KeyPath, one_of},
     tls::Tls,
 };
 
-const FORMATS: [(&str, Format); 4] = [
-    ("form", Format::Form),
-    ("json", Format::Json),
-    ("query", Format::Query),
-    ("none", Format::None),
+const FORMATS: [(&str, ParamFormat); 4] = [
+    ("form", ParamFormat::Form),
+    ("json", ParamFormat::Json),
+    ("query", ParamFormat::Query),
+    ("none", ParamFormat::None),
 ];
 
 /// Reads one token. Mistakes are noted; what is returned then is not used. `parents` are filled in
@@ -43,12 +43,12 @@ pub(super) fn token(
     let format = b.one_of(
         &at.key("format"),
         table.format.as_deref(),
-        Format::Form,
+        ParamFormat::Form,
         &FORMATS,
     );
     // Without parameters there is nowhere to put credentials: the default fits, what is written is
     // checked below.
-    let bare = format == Format::None || table.body.is_some();
+    let bare = format == ParamFormat::None || table.body.is_some();
     let default_auth = if bare {
         ClientAuth::None
     } else {
@@ -70,7 +70,7 @@ pub(super) fn token(
         .map(|url| b.template(&at.key("url"), url, site));
     match &url {
         Some(url) => check_url(b, &at.key("url"), url, allow_plaintext),
-        None if format == Format::None => {}
+        None if format == ParamFormat::None => {}
         None => b.note(
             &at.key("url"),
             "is missing",
@@ -109,7 +109,7 @@ pub(super) fn token(
         table.assertion.as_ref(),
         client_auth,
         named,
-        url.is_none() && format == Format::None,
+        url.is_none() && format == ParamFormat::None,
     );
     need_secrets(b, &at, client_auth, assertion.as_ref());
     TokenSpec {
@@ -169,7 +169,7 @@ fn check_url(
     let Some(text) = b.rendered(template).filter(|_| !unset) else {
         return;
     };
-    if let Err((what, hint)) = judge_url(&text, allow_plaintext) {
+    if let Err((what, hint)) = parse_token_url(&text, allow_plaintext) {
         b.blame(at, template.source(), what, hint);
     }
 }
@@ -225,7 +225,7 @@ fn check_params(
     at: &KeyPath<'_>,
     table: &TokenTable,
     client_auth: ClientAuth,
-    format: Format,
+    format: ParamFormat,
 ) {
     let ours = client_auth.method().param_names;
     let params = at.key("params");
@@ -250,7 +250,7 @@ fn check_params(
         }
     }
     for (name, value) in &table.params {
-        if format != Format::Json && nested(value) {
+        if format != ParamFormat::Json && nested(value) {
             b.note(
                 &params.key(name),
                 "can be a table only with format = \"json\"",

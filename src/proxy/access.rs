@@ -17,7 +17,7 @@ use crate::{
     clock::BootInstant,
     credential::{After401, Credential, Injection, Partition, Reason, Refusal},
     listen,
-    profile::model::{At, StatusMatch, Then},
+    profile::model::{RuleMeaning, RuleSide, StatusMatch},
     token::UnavailableReason,
     upstream::{ReplayPolicy, Upstream},
 };
@@ -194,10 +194,10 @@ pub fn verdict(response: &ResponseHeader, credential: &Credential) -> Verdict {
         .profile()
         .errors
         .iter()
-        .filter(|r| r.at == At::Api && r.path.is_none());
+        .filter(|r| r.at == RuleSide::Api && r.path.is_none());
     for rule in rules {
         if rule.status.is_empty() || rule.status.iter().any(fits) {
-            return if rule.then == Then::StaleToken {
+            return if rule.then == RuleMeaning::StaleToken {
                 Verdict::Stale
             } else {
                 Verdict::Silent

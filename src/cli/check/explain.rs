@@ -8,7 +8,7 @@ use crate::{
     config,
     profile::{
         TokenSpec,
-        model::{Format, Profile},
+        model::{ParamFormat, Profile},
     },
     token::{Failure, FailureClass, Issued},
 };
@@ -313,12 +313,12 @@ fn explain_scope(case: &FailedToken<'_>, spec: &TokenSpec) -> String {
     }
 }
 
-fn format_word(format: Format) -> &'static str {
+fn format_word(format: ParamFormat) -> &'static str {
     match format {
-        Format::Form => "\"form\"",
-        Format::Json => "\"json\"",
-        Format::Query => "\"query\"",
-        Format::None => "\"none\"",
+        ParamFormat::Form => "\"form\"",
+        ParamFormat::Json => "\"json\"",
+        ParamFormat::Query => "\"query\"",
+        ParamFormat::None => "\"none\"",
     }
 }
 

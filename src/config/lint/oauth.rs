@@ -8,7 +8,7 @@ use crate::{
     document::{Problems, quoted},
     profile::{
         Scope, Template, TokenSpec,
-        catalogue::{self, Description},
+        catalogue::{self, ProfileDescription},
         model::Param,
     },
     secret::Source,
@@ -64,7 +64,7 @@ fn second(token: &TokenSpec, name: &str) -> bool {
 pub fn foreign_scope(config: &Config, problems: &mut Problems) {
     for credential in config.credentials.values() {
         let knows_none =
-            |d: &&Description| d.settings.iter().all(|setting| setting.name != "scope");
+            |d: &&ProfileDescription| d.settings.iter().all(|setting| setting.name != "scope");
         // A profile of one's own, even of the same name, has settings of its own.
         let Some(built_in) = catalogue::describe(&credential.profile.name).filter(knows_none)
         else {

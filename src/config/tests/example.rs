@@ -109,7 +109,7 @@ fn completed() -> String {
             if !block.lines().any(|line| opens(line, head)) {
                 continue;
             }
-            let node = SchemaNode::of::<File>().at(path.iter().copied());
+            let node = SchemaNode::of_type::<File>().at(path.iter().copied());
             for key in node.keys() {
                 let here = node.key(key);
                 let written = block.lines().any(|line| {

@@ -45,7 +45,9 @@ fn a_single_value_is_a_list_of_one_everywhere() {
     );
     assert_eq!(
         profile.errors[0].test,
-        Some(crate::profile::model::Test::In(vec!["locked".to_owned()]))
+        Some(crate::profile::model::RuleTest::In(vec![
+            "locked".to_owned()
+        ]))
     );
 }
 
@@ -122,7 +124,7 @@ fn what_is_wrong_in_a_list_of_one_is_told_in_its_place() {
 #[test]
 fn the_schema_says_so() {
     let takes = |steps: &[&str], kind: &str| {
-        let node = SchemaNode::of::<File>().at(steps.iter().copied());
+        let node = SchemaNode::of_type::<File>().at(steps.iter().copied());
         node.takes(kind)
     };
     for steps in [

@@ -15,7 +15,9 @@ use super::*;
 use crate::{
     client_auth::ClientAuth,
     oauth::testing::{params, spec, template},
-    profile::model::{Assertion, At, Format, Inject, Rule, StatusMatch, Then},
+    profile::model::{
+        Assertion, ErrorRule, Inject, ParamFormat, RuleMeaning, RuleSide, StatusMatch,
+    },
     secret::{Secret, Secrets, Source},
     token::{Hold, LockoutPolicy},
 };
@@ -183,9 +185,9 @@ async fn a_call_that_has_no_content_says_so() {
         (Method::GET, false),
     ] {
         for (format, target) in [
-            (Format::None, "/token"),
+            (ParamFormat::None, "/token"),
             (
-                Format::Query,
+                ParamFormat::Query,
                 "/token?grant_type=client_credentials&client_id=app&client_secret=s3cr3t%2Bvalue",
             ),
         ] {
@@ -261,7 +263,7 @@ async fn the_key_of_the_guard_tells_secrets_partitions_and_urls_apart_and_shows_
     );
     let query = key(
         TokenSpec {
-            format: Format::Query,
+            format: ParamFormat::Query,
             ..spec("http://127.0.0.1:9/t")
         },
         &one,
@@ -547,14 +549,14 @@ async fn plaintext_to_elsewhere_is_refused_before_anything_is_sent() {
 async fn t12_a_rule_of_the_profile_decides_over_the_status() {
     let (url, _told) = serving(http("400 Bad", "", "{}")).await;
     let mut call = call(spec(&url));
-    let rule = Rule {
-        at: At::Token,
+    let rule = ErrorRule {
+        at: RuleSide::Token,
         token: None,
         status: vec![StatusMatch::Exact(400)],
         path: None,
         test: None,
         json: None,
-        then: Then::Rejected,
+        then: RuleMeaning::Rejected,
         hold: None,
     };
     call.profile = Arc::new(Profile {
@@ -590,7 +592,7 @@ async fn an_assertion_can_be_the_client_or_the_token_itself() {
     assert_ne!(first, second);
     let itself = TokenSpec {
         url: None,
-        format: Format::None,
+        format: ParamFormat::None,
         assertion: Some(own),
         ..spec(&url)
     };
@@ -607,7 +609,7 @@ async fn an_assertion_can_be_the_client_or_the_token_itself() {
 async fn an_attempt_is_rendered_and_signed_once_and_that_is_what_is_sent() {
     let itself = TokenSpec {
         url: None,
-        format: Format::None,
+        format: ParamFormat::None,
         assertion: Some(signed_with_the_secret()),
         ..spec("http://127.0.0.1:9/t")
     };

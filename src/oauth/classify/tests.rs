@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
-use crate::profile::model::Pick;
+use crate::profile::model::ValueSource;
 
 const WALL: Duration = Duration::from_hours(500_000);
 
@@ -24,7 +24,7 @@ fn with(mut answer: TokenResponse, name: &'static str, value: &str) -> TokenResp
     answer
 }
 
-fn failed(answer: &TokenResponse, rules: &[Rule]) -> Option<Failure> {
+fn failed(answer: &TokenResponse, rules: &[ErrorRule]) -> Option<Failure> {
     classify_response(answer, "access", rules, WALL, &Scrubber::default()).err()
 }
 
@@ -117,9 +117,9 @@ fn a_refusal_counts_by_its_status_even_where_the_body_breaks_off_or_is_too_large
     }
     assert!(of(200, cut()).timed_out);
     assert_eq!(of(200, cut()).error, "connection reset");
-    let rule = Rule {
+    let rule = ErrorRule {
         status: vec![StatusMatch::Exact(403)],
-        ..rule(Then::Rejected)
+        ..rule(RuleMeaning::Rejected)
     };
     assert_eq!(
         failed(&TokenResponse::new(403, HeaderMap::new(), cut()), &[rule])
@@ -185,9 +185,9 @@ fn r35_retry_after_is_read_in_both_forms_and_stays_between_a_second_and_an_hour(
     );
 }
 
-fn rule(then: Then) -> Rule {
-    Rule {
-        at: At::Token,
+fn rule(then: RuleMeaning) -> ErrorRule {
+    ErrorRule {
+        at: RuleSide::Token,
         token: None,
         status: vec![],
         json: None,
@@ -202,12 +202,12 @@ fn rule(then: Then) -> Rule {
 fn a_rule_may_mean_only_answers_of_a_json_type_or_only_others() {
     let by = |json| {
         [
-            Rule {
+            ErrorRule {
                 json,
                 status: vec![StatusMatch::Exact(403)],
-                ..rule(Then::Retry)
+                ..rule(RuleMeaning::Retry)
             },
-            rule(Then::Rejected),
+            rule(RuleMeaning::Rejected),
         ]
     };
     let class = |json, types: &[&str]| {
@@ -253,15 +253,15 @@ fn a_rule_may_mean_only_answers_of_a_json_type_or_only_others() {
 
 #[test]
 fn rules_are_tried_in_order_and_the_first_hit_wins() {
-    let errcode = |test| Rule {
-        path: Some(Pick::Pointer("/errcode".into())),
+    let errcode = |test| ErrorRule {
+        path: Some(ValueSource::Pointer("/errcode".into())),
         test: Some(test),
-        ..rule(Then::Rejected)
+        ..rule(RuleMeaning::Rejected)
     };
-    let is = |list: &[&str]| Test::In(list.iter().map(ToString::to_string).collect());
-    let isnt = |list: &[&str]| Test::NotIn(list.iter().map(ToString::to_string).collect());
+    let is = |list: &[&str]| RuleTest::In(list.iter().map(ToString::to_string).collect());
+    let isnt = |list: &[&str]| RuleTest::NotIn(list.iter().map(ToString::to_string).collect());
     let class =
-        |rules: &[Rule], status, body| failed(&answer(status, body), rules).map(|f| f.class);
+        |rules: &[ErrorRule], status, body| failed(&answer(status, body), rules).map(|f| f.class);
     // Compared as text, so a number and its string are the same.
     for body in ["{\"errcode\":40001}", "{\"errcode\":\"40001\"}"] {
         assert_eq!(
@@ -294,9 +294,9 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
         class(&[errcode(isnt(&["0"]))], 200, "{\"errcode\":0}"),
         None
     );
-    let there = Rule {
-        path: Some(Pick::Pointer("/errcode".into())),
-        ..rule(Then::Retry)
+    let there = ErrorRule {
+        path: Some(ValueSource::Pointer("/errcode".into())),
+        ..rule(RuleMeaning::Retry)
     };
     assert_eq!(
         class(std::slice::from_ref(&there), 200, "{\"errcode\":1}"),
@@ -304,25 +304,25 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
     );
     assert_eq!(class(&[there], 200, "{}"), None);
     // Order, status lists and classes, tokens, places.
-    let by = |status, then| Rule {
+    let by = |status, then| ErrorRule {
         status,
         ..rule(then)
     };
     let both = [
         by(
             vec![StatusMatch::Exact(400), StatusMatch::Class(5)],
-            Then::Config,
+            RuleMeaning::Config,
         ),
-        by(vec![], Then::Retry),
+        by(vec![], RuleMeaning::Retry),
     ];
     assert_eq!(class(&both, 400, ""), Some(FailureClass::Config));
     assert_eq!(class(&both, 503, ""), Some(FailureClass::Config));
     assert_eq!(class(&both, 401, ""), Some(FailureClass::Retry));
     assert_eq!(
         class(
-            &[Rule {
+            &[ErrorRule {
                 token: Some("session".into()),
-                ..rule(Then::Retry)
+                ..rule(RuleMeaning::Retry)
             }],
             401,
             ""
@@ -331,9 +331,9 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
     );
     assert_eq!(
         class(
-            &[Rule {
+            &[ErrorRule {
                 token: Some("access".into()),
-                ..rule(Then::Retry)
+                ..rule(RuleMeaning::Retry)
             }],
             401,
             ""
@@ -342,9 +342,9 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
     );
     assert_eq!(
         class(
-            &[Rule {
-                at: At::Api,
-                ..rule(Then::Pass)
+            &[ErrorRule {
+                at: RuleSide::Api,
+                ..rule(RuleMeaning::Pass)
             }],
             401,
             ""
@@ -352,14 +352,14 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
         Some(FailureClass::Rejected)
     );
     assert_eq!(
-        class(&[rule(Then::Pass)], 401, ""),
+        class(&[rule(RuleMeaning::Pass)], 401, ""),
         Some(FailureClass::Rejected)
     );
-    assert_eq!(class(&[rule(Then::Ok)], 401, ""), None);
-    let header = Rule {
-        path: Some(Pick::Header(HeaderName::from_static("x-why"))),
+    assert_eq!(class(&[rule(RuleMeaning::Ok)], 401, ""), None);
+    let header = ErrorRule {
+        path: Some(ValueSource::Header(HeaderName::from_static("x-why"))),
         test: Some(is(&["quota"])),
-        ..rule(Then::Throttled)
+        ..rule(RuleMeaning::Throttled)
     };
     let failure = failed(&with(answer(403, ""), "x-why", "quota"), &[header]).unwrap();
     assert_eq!(
@@ -371,10 +371,15 @@ fn rules_are_tried_in_order_and_the_first_hit_wins() {
 #[test]
 fn the_hold_of_a_rule_is_how_long_is_waited() {
     let hold = Some(Duration::from_secs(77));
-    for then in [Then::Retry, Then::Throttled, Then::Rejected, Then::Config] {
+    for then in [
+        RuleMeaning::Retry,
+        RuleMeaning::Throttled,
+        RuleMeaning::Rejected,
+        RuleMeaning::Config,
+    ] {
         let failure = failed(
             &with(answer(429, ""), "retry-after", "3"),
-            &[Rule { hold, ..rule(then) }],
+            &[ErrorRule { hold, ..rule(then) }],
         )
         .unwrap();
         assert_eq!(failure.wait, hold, "{then:?}");
@@ -400,9 +405,9 @@ fn only_invalid_client_and_a_bare_401_speak_of_the_client() {
             "{status} {body}"
         );
     }
-    let rejected = Rule {
+    let rejected = ErrorRule {
         status: vec![StatusMatch::Exact(400)],
-        ..rule(Then::Rejected)
+        ..rule(RuleMeaning::Rejected)
     };
     assert!(
         !failed(&answer(400, "{}"), &[rejected])

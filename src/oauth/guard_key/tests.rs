@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     client_auth::ClientAuth,
     oauth::testing::{params, spec, values},
-    profile::model::{Format, Inject, SecretSpec},
+    profile::model::{Inject, ParamFormat, SecretSpec},
     token::{Hold, LockoutPolicy},
 };
 
@@ -124,7 +124,7 @@ fn the_client_is_what_the_request_shows_wherever_it_shows_it() {
             ("client_secret", "{{ secrets.sec }}"),
         ]);
         let spec = TokenSpec {
-            format: Format::Json,
+            format: ParamFormat::Json,
             client_auth: ClientAuth::None,
             params,
             ..spec("https://a.example/t")

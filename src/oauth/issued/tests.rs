@@ -10,11 +10,11 @@ const WALL: Duration = Duration::from_hours(498_680);
 
 fn spec() -> Response {
     Response {
-        token: Pick::Pointer("/access_token".into()),
-        expires_in: Some(Pick::Pointer("/expires_in".into())),
+        token: ValueSource::Pointer("/access_token".into()),
+        expires_in: Some(ValueSource::Pointer("/expires_in".into())),
         expires_unit: Duration::from_secs(1),
         expires_at: None,
-        expires_at_format: AtFormat::Auto,
+        expires_at_format: MomentFormat::Auto,
         jwt_exp: true,
         vars: BTreeMap::new(),
     }
@@ -143,7 +143,7 @@ fn r15_answers_without_a_usable_token_have_their_class() {
 #[test]
 fn a_type_that_needs_a_proof_is_found_beside_the_token_too() {
     let nested = Response {
-        token: Pick::Pointer("/data/access_token".into()),
+        token: ValueSource::Pointer("/data/access_token".into()),
         ..spec()
     };
     for (body, class) in [
@@ -224,11 +224,11 @@ fn tokens_are_found_in_headers_cookies_and_bodies() {
     );
     let rows = [
         (
-            Pick::Header(HeaderName::from_static("x-token")),
+            ValueSource::Header(HeaderName::from_static("x-token")),
             "from-header",
         ),
-        (Pick::Cookie("sid".into()), "from-cookie"),
-        (Pick::Body, "from-body"),
+        (ValueSource::Cookie("sid".into()), "from-cookie"),
+        (ValueSource::Body, "from-body"),
     ];
     for (token, expected) in rows {
         assert_eq!(
@@ -240,8 +240,8 @@ fn tokens_are_found_in_headers_cookies_and_bodies() {
         );
     }
     for token in [
-        Pick::Header(HeaderName::from_static("x-none")),
-        Pick::Cookie("none".into()),
+        ValueSource::Header(HeaderName::from_static("x-none")),
+        ValueSource::Cookie("none".into()),
     ] {
         assert_eq!(
             class(&answer, &Response { token, ..spec() }),
@@ -257,7 +257,7 @@ fn tokens_are_found_in_headers_cookies_and_bodies() {
         class(
             &page,
             &Response {
-                token: Pick::Body,
+                token: ValueSource::Body,
                 ..spec()
             }
         ),
@@ -317,7 +317,7 @@ fn t4_expires_in_is_a_number_or_a_numeric_string_and_nothing_absurd() {
 #[test]
 fn expires_at_is_read_as_epoch_seconds_or_milliseconds_or_as_a_date() {
     let auto = Response {
-        expires_at: Some(Pick::Pointer("/at".into())),
+        expires_at: Some(ValueSource::Pointer("/at".into())),
         ..spec()
     };
     let rows = [
@@ -387,7 +387,7 @@ fn c4_a_date_in_a_vendors_own_format_has_its_own_zone() {
 #[test]
 fn the_smallest_plausible_life_counts() {
     let both = Response {
-        expires_at: Some(Pick::Pointer("/at".into())),
+        expires_at: Some(ValueSource::Pointer("/at".into())),
         ..spec()
     };
     assert_eq!(
@@ -626,7 +626,7 @@ fn times_that_make_sense_only_as_milliseconds_are_milliseconds() {
 #[test]
 fn a_moment_of_expiry_is_measured_by_the_vendors_clock() {
     let spec = Response {
-        expires_at: Some(Pick::Pointer("/at".into())),
+        expires_at: Some(ValueSource::Pointer("/at".into())),
         ..spec()
     };
     for wrong in [-600_i64, 600] {
@@ -651,7 +651,7 @@ fn a_moment_of_expiry_is_measured_by_the_vendors_clock() {
 #[test]
 fn vars_are_taken_as_text() {
     let vars = [("url", "/instance/url"), ("id", "/id"), ("none", "/none")]
-        .map(|(n, p)| (n.to_owned(), Pick::Pointer(p.into())));
+        .map(|(n, p)| (n.to_owned(), ValueSource::Pointer(p.into())));
     let body = r#"{"access_token":"a","instance":{"url":"https://x.example"},"id":7}"#;
     let issued = run(
         &answer(body),
@@ -674,8 +674,8 @@ proptest! {
     #[test]
     fn any_answer_gives_a_token_or_a_failure(status in 100u16..1000, body in any::<Vec<u8>>(), wall in any::<u64>()) {
         let answer = TokenResponse::new(status, HeaderMap::new(), ResponseBody::Whole(body.into()));
-        for token in [Pick::Pointer("/access_token".into()), Pick::Body, Pick::Cookie("a".into())] {
-            let spec = Response { token, expires_at: Some(Pick::Body), ..spec() };
+        for token in [ValueSource::Pointer("/access_token".into()), ValueSource::Body, ValueSource::Cookie("a".into())] {
+            let spec = Response { token, expires_at: Some(ValueSource::Body), ..spec() };
             let moment = SendTime { sent: BootInstant::default(), wall: Duration::from_secs(wall) };
             if let Ok(issued) = read_issued(&answer, "access", &spec, &[], moment, &mut Scrubber::default()) {
                 prop_assert!(token_fault(&issued.value).is_none());
@@ -687,7 +687,7 @@ proptest! {
     #[test]
     fn any_lifetime_is_plausible_or_ignored(said in prop_oneof![any::<f64>().prop_map(|f| serde_json::json!(f)), any::<i64>().prop_map(Into::into), "\\PC{0,20}".prop_map(Into::into)], token in "[!-~]{1,60}") {
         let body = serde_json::json!({ "access_token": token, "expires_in": said, "at": said }).to_string();
-        let spec = Response { expires_at: Some(Pick::Pointer("/at".into())), ..spec() };
+        let spec = Response { expires_at: Some(ValueSource::Pointer("/at".into())), ..spec() };
         let issued = run(&answer(&body), &spec).unwrap();
         prop_assert!(issued.life.is_none_or(|l| l >= MIN_LIFE && l <= Duration::from_hours(400 * 24)));
     }

@@ -199,7 +199,7 @@ fn json_keeps_types_and_leaves_out_only_empty_parameters_at_the_top() {
     );
     let request = made(
         &TokenSpec {
-            format: Format::Json,
+            format: ParamFormat::Json,
             params: tree,
             ..spec(URL)
         },
@@ -278,7 +278,7 @@ fn r3_what_the_profile_names_itself_is_not_sent_twice() {
 fn only_a_query_puts_anything_into_the_url() {
     let secrets = values(&[("client_id", "i d"), ("client_secret", "s&c")]);
     let query = TokenSpec {
-        format: Format::Query,
+        format: ParamFormat::Query,
         method: Method::GET,
         ..spec("https://auth.example/token?v=2")
     };
@@ -296,7 +296,7 @@ fn only_a_query_puts_anything_into_the_url() {
         &scope(&secrets),
     );
     assert!(why.contains("params.v") && why.contains("twice"), "{why}");
-    for format in [Format::Form, Format::Json, Format::None] {
+    for format in [ParamFormat::Form, ParamFormat::Json, ParamFormat::None] {
         let request = made(
             &TokenSpec {
                 format,
@@ -306,7 +306,7 @@ fn only_a_query_puts_anything_into_the_url() {
         )
         .unwrap();
         assert_eq!(request.url.as_str(), URL, "{format:?}");
-        assert_eq!(request.body.is_none(), format == Format::None);
+        assert_eq!(request.body.is_none(), format == ParamFormat::None);
     }
 }
 
@@ -419,14 +419,14 @@ fn the_guard_counts_against_the_secrets_that_are_really_sent() {
     assert_eq!(
         used(TokenSpec {
             client_auth: ClientAuth::Basic,
-            format: Format::None,
+            format: ParamFormat::None,
             ..spec(URL)
         }),
         both
     );
     assert_eq!(
         used(TokenSpec {
-            format: Format::None,
+            format: ParamFormat::None,
             ..spec(URL)
         }),
         [""; 0]
@@ -462,7 +462,7 @@ proptest! {
     fn any_values_make_a_request_or_an_error(url in any::<String>(), secret in any::<String>()) {
         let secrets = values(&[("u", &url), ("client_id", &secret), ("client_secret", &secret)]);
         for client_auth in [ClientAuth::Body, ClientAuth::Basic, ClientAuth::BasicRaw] {
-            for format in [Format::Form, Format::Json, Format::Query, Format::None] {
+            for format in [ParamFormat::Form, ParamFormat::Json, ParamFormat::Query, ParamFormat::None] {
                 let headers = vec![(HeaderName::from_static("x-key"), template("{{ secrets.client_secret }}"))];
                 let any = TokenSpec { format, client_auth, headers, ..spec("{{ secrets.u }}") };
                 if let Err(refused) = made(&any, &scope(&secrets)) {
