@@ -17,7 +17,7 @@ use crate::support::{
     issuer::{Issuer, PATIENCE},
     tally::hex,
     tokens::Tokens,
-    tool::free_port,
+    tool::dead_port,
     vendor::Vendor,
     wait::{Asking, until},
     wire::{Answer, Reply, Step},
@@ -419,7 +419,7 @@ async fn h3_network_and_tls_failures_name_no_url_with_a_secret_in_it() {
     let tls = Authority::server(&authority.localhost(&[]), &["http/1.1"]);
     let (vendor, dark) = (
         Vendor::with_tls(&Tokens::default(), vec![], Some(tls)).await,
-        format!("http://127.0.0.1:{}", free_port()),
+        format!("http://127.0.0.1:{}", dead_port()),
     );
     let cut = issuer(Answer::Raw(vec![
         Step::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{".to_vec()),

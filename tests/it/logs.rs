@@ -10,7 +10,7 @@ use crate::support::{
     issuer::{Issuer, PATIENCE},
     sidecar::{PORTS, open, plain},
     tokens::Tokens,
-    tool::free_port,
+    tool::dead_port,
     vendor::Vendor,
     wait::until,
     wire::Reply,
@@ -49,7 +49,7 @@ fn lines(log: &str, message: &str) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_failure_is_told_once_however_often_it_comes() {
-    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let nobody = format!("http://127.0.0.1:{}", dead_port());
     let text = format!(
         "[log]\nformat = \"json\"\n{}{}",
         plain("acme", &format!("{nobody}/token"), &nobody),
@@ -219,7 +219,7 @@ async fn the_trace_of_a_request_passes_untouched_and_stands_in_its_lines() {
     let text = format!(
         "{}{}",
         open("free", &vendor.url()),
-        open("dead", &format!("http://127.0.0.1:{}", free_port()))
+        open("dead", &format!("http://127.0.0.1:{}", dead_port()))
     );
     let whole = PORTS.replace("[proxy]\n", "[proxy]\naccess_log = true\n")
         + "[log]\nformat = \"json\"\n"
@@ -277,7 +277,7 @@ async fn h6_what_a_caller_writes_in_query_and_headers_stands_in_no_line_label_or
     let text = format!(
         "{}{}",
         open("free", &vendor.url()),
-        open("dead", &format!("http://127.0.0.1:{}", free_port()))
+        open("dead", &format!("http://127.0.0.1:{}", dead_port()))
     );
     let whole = PORTS.replace("[proxy]\n", "[proxy]\naccess_log = true\n")
         + "[log]\nlevel = \"debug\"\n"

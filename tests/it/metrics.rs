@@ -12,7 +12,7 @@ use crate::support::{
     raw::RawClient,
     sidecar::{PORTS, Sidecar, plain},
     tokens::Tokens,
-    tool::{Tool, free_port, skip},
+    tool::{Tool, dead_port, skip},
     vendor::{Need, Vendor},
     wire::{Answer, Gate, Reply, Step},
 };
@@ -179,7 +179,7 @@ async fn calls_tokens_and_refusals_are_counted_as_they_happen() {
     let text = acme(&issuer, &vendor)
         + &format!(
             "[upstreams.dark]\nurl = \"http://127.0.0.1:{}\"\ncredential = \"none\"\n",
-            free_port()
+            dead_port()
         );
     let sidecar = Sidecar::start(&text).await;
     vendor.script(Reply::new(200, ""));

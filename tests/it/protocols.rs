@@ -229,7 +229,7 @@ async fn a_grpc_call_brings_its_status_back_in_trailers() {
 async fn r36_a_grpc_caller_is_refused_in_its_own_language() {
     let tokens = Tokens::default();
     let issuer = Issuer::start(&tokens, vec![Endpoint::new("/token", "acme", "other")]).await;
-    let gone = format!("http://127.0.0.1:{}", crate::support::tool::free_port());
+    let gone = format!("http://127.0.0.1:{}", crate::support::tool::dead_port());
     let text = plain(
         "acme",
         &format!("{}/token", issuer.url()),

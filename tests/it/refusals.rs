@@ -18,7 +18,7 @@ use crate::support::{
     raw::{RawAnswer, RawClient},
     sidecar::{PORTS, Sidecar, open, plain},
     tokens::Tokens,
-    tool::free_port,
+    tool::dead_port,
     vendor::{Need, Raw, Vendor},
     wait::until,
     wire::{Answer, Gate, Reply, Step},
@@ -436,7 +436,7 @@ async fn upstreams(seen: &mut Seen) {
     .await;
     let clear = Raw::start().await;
     let text = [
-        open("gone", &format!("http://127.0.0.1:{}", free_port())),
+        open("gone", &format!("http://127.0.0.1:{}", dead_port())),
         open("nowhere", "http://255.255.255.255") + "allow_plaintext = true\n",
         open("nameless", "http://no-such-host.invalid") + "allow_plaintext = true\n",
         open(

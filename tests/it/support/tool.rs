@@ -259,6 +259,17 @@ impl Running {
     }
 }
 
+/// A port of loopback on which nobody listens, and nobody will: it is taken, by a socket that does
+/// not listen, until this process ends.
+pub fn dead_port() -> u16 {
+    static TAKEN: std::sync::Mutex<Vec<tokio::net::TcpSocket>> = std::sync::Mutex::new(Vec::new());
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    TAKEN.lock().unwrap().push(socket);
+    port
+}
+
 /// A port of loopback that was free a moment ago.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0")
