@@ -32,7 +32,7 @@
 //! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | hash, lock |
 //! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | hash |
 //! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files, hash, lock |
-//! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock, lock, hash |
+//! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock, lock, hash, tls |
 //! | [`state`] | the guard's memory on disk: outlives the process, shared by several | clock, token, lock, hash |
 //! | [`client_auth`] | how a client shows who it is: each method whole, in a file of its own | secret |
 //! | [`tls`] | the `tls` table of one leg | files |

@@ -1,5 +1,6 @@
 //! The `tls` table: trust and identity of one leg, as data and as what reqwest and pingora take.
 
+mod fault;
 mod flaw;
 pub mod pem;
 mod verifier;
@@ -23,6 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use fault::{HandshakeFailure, HandshakeFault};
 pub use flaw::CertificateFlaw;
 use verifier::ServerVerifier;
 

@@ -316,7 +316,7 @@ fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
             },
             at: rfc3339(*at),
             status: f.status,
-            error: f.error.clone(),
+            error: f.to_string(),
             help: advice::help(
                 f.class,
                 matches!(status.activity, Activity::Held { latched: true, .. }),

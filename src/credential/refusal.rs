@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::token::{Failure, FailureClass, Unavailable, UnavailableReason};
+use crate::token::{Failure, FailureClass, FailureKind, Unavailable, UnavailableReason};
 
 /// Why a request gets no token.
 #[derive(Debug, Clone)]
@@ -28,22 +28,22 @@ pub enum Reason {
 
 impl Refusal {
     pub(super) fn unreadable(why: &str) -> Self {
-        Self::local(UnavailableReason::Unreadable, FailureClass::Unreadable, why)
+        let kind = FailureKind::SecretUnreadable(why.to_owned());
+        Self::local(
+            UnavailableReason::Unreadable,
+            Failure::own(FailureClass::Unreadable, kind),
+        )
     }
     pub(super) fn unrenderable(why: &str) -> Self {
-        Self::local(UnavailableReason::Misconfigured, FailureClass::Config, why)
+        let kind = FailureKind::Unsendable(why.to_owned());
+        Self::local(
+            UnavailableReason::Misconfigured,
+            Failure::own(FailureClass::Config, kind),
+        )
     }
-    fn local(why: UnavailableReason, class: FailureClass, error: &str) -> Self {
-        let failure = Failure {
-            class,
-            status: None,
-            error: error.to_owned(),
-            wait: None,
-            client_refused: false,
-            timed_out: false,
-        };
+    fn local(reason: UnavailableReason, failure: Failure) -> Self {
         Self {
-            reason: Reason::NoToken(why),
+            reason: Reason::NoToken(reason),
             token: None,
             retry_after: None,
             failure: Some(Arc::new(failure)),

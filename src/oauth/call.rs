@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -22,8 +23,6 @@ use super::{
     response::TokenResponse,
     scrubber::Scrubber,
 };
-use futures_util::future::BoxFuture;
-
 use crate::{
     clock::BootInstant,
     lock::Lock,
@@ -31,8 +30,8 @@ use crate::{
     secret::{Secret, SecretWatcher, Values},
     telemetry::Metrics,
     token::{
-        Failure, FailureClass, Fetch, GuardKey, Issued, KeeperEvent, KeeperName, PreparedCall,
-        Token,
+        Failure, FailureClass, FailureKind, Fetch, GuardKey, Issued, KeeperEvent, KeeperName,
+        PreparedCall, Token,
     },
 };
 
@@ -100,19 +99,14 @@ impl VendorClock {
             return failure;
         };
         self.learn(date, wall);
-        let (seconds, how) = (
-            date.abs_diff(dated).as_secs(),
-            if date > dated { "behind" } else { "ahead of" },
-        );
-        let error = format!(
-            "{}; the clock that dated the assertion is {seconds} s {how} the vendor's, so it was refused for its date, as it seems: the next is \
-             dated by the vendor's clock",
-            failure.error
-        );
         Failure {
             class: FailureClass::Config,
+            kind: FailureKind::ClockSkew {
+                seconds: date.abs_diff(dated).as_secs(),
+                behind: date > dated,
+                refusal: Box::new(failure.kind),
+            },
             client_refused: failure.class == FailureClass::Rejected,
-            error,
             ..failure
         }
     }
@@ -359,15 +353,8 @@ fn scrubber_for(
     scrubber
 }
 
-fn unreadable_secret(error: String) -> Failure {
-    Failure {
-        class: FailureClass::Unreadable,
-        status: None,
-        error,
-        wait: None,
-        client_refused: false,
-        timed_out: false,
-    }
+fn unreadable_secret(why: String) -> Failure {
+    Failure::own(FailureClass::Unreadable, FailureKind::SecretUnreadable(why))
 }
 
 #[cfg(test)]

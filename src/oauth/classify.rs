@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     profile::model::{ErrorRule, RuleMeaning, RuleSide, RuleTest, StatusMatch},
-    token::{Failure, FailureClass},
+    token::{Failure, FailureClass, FailureKind, VendorError},
 };
 
 /// No vendor makes us wait longer, whatever it says.
@@ -41,18 +41,18 @@ pub fn classify_response(
     wall: Duration,
     scrubber: &Scrubber,
 ) -> Result<(), Failure> {
-    let vendor_error = VendorError::from_response(response, scrubber);
+    let vendor = vendor_error(response, scrubber);
     let after = retry_after(response, wall);
     let rule = rules
         .iter()
         .find(|r| rule_matches(r, response, token))
         .and_then(|r| Some((class_of(r.then)?, r.hold)));
-    let (class, hold, why) = match rule {
+    let (class, hold, kind) = match rule {
         Some((None, _)) => return Ok(()),
-        Some((Some(class), hold)) => (class, hold, None),
-        None => match default_class(response, vendor_error.code.as_deref(), after.is_some()) {
+        Some((Some(class), hold)) => (class, hold, FailureKind::Answered),
+        None => match default_class(response, vendor.code.as_deref(), after.is_some()) {
             (None, _) => return Ok(()),
-            (Some(class), why) => (class, None, why),
+            (Some(class), kind) => (class, None, kind),
         },
     };
     let throttled = class == FailureClass::Throttled || response.status == 429;
@@ -64,33 +64,22 @@ pub fn classify_response(
     };
     Err(Failure {
         class,
+        kind,
         status: Some(response.status),
         client_refused: class == FailureClass::Rejected
-            && refuses_client(response.status, vendor_error.code.as_deref()),
-        error: vendor_error.into_line(response, why),
+            && refuses_client(response.status, vendor.code.as_deref()),
+        vendor,
         wait,
-        timed_out: matches!(
-            response.body,
-            ResponseBody::Broken {
-                timed_out: true,
-                ..
-            }
-        ),
     })
 }
 
-/// A failure of class `config` about an answer: it says `why` and what the vendor said.
+/// A failure of class `config` about an answer, with what the vendor said of it.
 #[must_use]
-pub fn config_failure(response: &TokenResponse, why: &str, scrubber: &Scrubber) -> Failure {
-    let error =
-        VendorError::from_response(response, scrubber).into_line(response, Some(why.to_owned()));
+pub fn config_failure(response: &TokenResponse, kind: FailureKind, scrubber: &Scrubber) -> Failure {
     Failure {
-        class: FailureClass::Config,
         status: Some(response.status),
-        error,
-        wait: None,
-        client_refused: false,
-        timed_out: false,
+        vendor: vendor_error(response, scrubber),
+        ..Failure::own(FailureClass::Config, kind)
     }
 }
 
@@ -188,10 +177,12 @@ fn default_class(
     response: &TokenResponse,
     code: Option<&str>,
     waits: bool,
-) -> (Option<FailureClass>, Option<String>) {
+) -> (Option<FailureClass>, FailureKind) {
+    use FailureClass::{Config, Rejected, Retry, Throttled};
+    use FailureKind::{Answered, Redirect, TooLarge};
     let unread = match &response.body {
-        ResponseBody::Coded(why) => Some(why.clone()),
-        ResponseBody::Whole(_) | ResponseBody::TooLarge | ResponseBody::Broken { .. } => None,
+        ResponseBody::Coded(kind) => kind.clone(),
+        ResponseBody::Whole(_) | ResponseBody::TooLarge | ResponseBody::Broken(_) => Answered,
     };
     let refused = matches!(
         code,
@@ -200,31 +191,18 @@ fn default_class(
     match (response.status, &response.body) {
         // The status alone decides these: an answer that breaks off after its head is still a
         // refusal, and counts as one.
-        (401, _) => (Some(FailureClass::Rejected), unread),
-        (429, _) => (
-            Some(if waits {
-                FailureClass::Throttled
-            } else {
-                FailureClass::Retry
-            }),
-            unread,
-        ),
-        (_, ResponseBody::TooLarge) => (
-            Some(FailureClass::Retry),
-            Some("the answer is larger than 64 KiB".into()),
-        ),
-        (_, ResponseBody::Broken { why, .. }) => (Some(FailureClass::Retry), Some(why.clone())),
-        (200..=299, _) => (None, None),
-        (400 | 403, _) if refused => (Some(FailureClass::Rejected), None),
-        (408 | 425 | 500..=599, _) => (Some(FailureClass::Retry), unread),
+        (401, _) => (Some(Rejected), unread),
+        (429, _) => (Some(if waits { Throttled } else { Retry }), unread),
+        (_, ResponseBody::TooLarge) => (Some(Retry), TooLarge),
+        (_, ResponseBody::Broken(kind)) => (Some(Retry), kind.clone()),
+        (200..=299, _) => (None, Answered),
+        (400 | 403, _) if refused => (Some(Rejected), Answered),
+        (408 | 425 | 500..=599, _) => (Some(Retry), unread),
         (400, _) if matches!(code, Some("temporarily_unavailable" | "server_error")) => {
-            (Some(FailureClass::Retry), None)
+            (Some(Retry), Answered)
         }
-        (300..=399, _) => (
-            Some(FailureClass::Config),
-            Some("a redirect, which is never followed".into()),
-        ),
-        _ => (Some(FailureClass::Config), unread),
+        (300..=399, _) => (Some(Config), Redirect),
+        _ => (Some(Config), unread),
     }
 }
 
@@ -233,43 +211,20 @@ fn refuses_client(status: u16, code: Option<&str>) -> bool {
     code == Some("invalid_client") || (status == 401 && code.is_none())
 }
 
-/// What an answer says of its error (RFC 6749 5.2): the only text of it that is ever shown.
-struct VendorError {
-    code: Option<String>,
-    description: Option<String>,
-}
-
-impl VendorError {
-    fn from_response(response: &TokenResponse, scrubber: &Scrubber) -> Self {
-        let member = |name| {
-            response
-                .json()
-                .and_then(|v| v.get(name))
-                .and_then(serde_json::Value::as_str)
-        };
-        let description = member("error_description")
-            .map(|d| scrubber.scrub_description(d))
-            .filter(|d| !d.is_empty());
-        Self {
-            code: member("error").and_then(|e| scrubber.scrub_code(e)),
-            description,
-        }
-    }
-
-    fn into_line(self, response: &TokenResponse, why: Option<String>) -> String {
-        let said = match (self.code, self.description) {
-            (Some(code), Some(text)) => Some(format!("{code}: {text}")),
-            (Some(text), None) | (None, Some(text)) => Some(text),
-            (None, None) => None,
-        };
-        match (why, said) {
-            (Some(why), Some(said)) => format!("{why} ({said})"),
-            (Some(text), None) | (None, Some(text)) => text,
-            (None, None) => format!(
-                "the token endpoint answered {} without saying why",
-                response.status
-            ),
-        }
+/// What an answer says of its error (RFC 6749 5.2), scrubbed.
+fn vendor_error(response: &TokenResponse, scrubber: &Scrubber) -> VendorError {
+    let member = |name| {
+        response
+            .json()
+            .and_then(|v| v.get(name))
+            .and_then(serde_json::Value::as_str)
+    };
+    let description = member("error_description")
+        .map(|d| scrubber.scrub_description(d))
+        .filter(|d| !d.is_empty());
+    VendorError {
+        code: member("error").and_then(|e| scrubber.scrub_code(e)),
+        description,
     }
 }
 

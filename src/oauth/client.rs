@@ -19,7 +19,7 @@ use crate::{
     hash::sha256_of_parts,
     lock::Lock,
     tls::{Tls, TlsMaterial},
-    token::{Failure, FailureClass},
+    token::{Failure, FailureClass, FailureKind},
 };
 
 /// Largest answer that is read, after its content codings are undone.
@@ -101,7 +101,7 @@ impl TokenClient {
     ) -> Result<TokenResponse, Failure> {
         match tokio::time::timeout(timeout, self.exchange(request, timeout)).await {
             Ok(done) => done,
-            Err(_) => Err(transport_failure(timeout_text(timeout), true)),
+            Err(_) => Err(transport_failure(FailureKind::NoAnswer(timeout))),
         }
     }
 
@@ -113,12 +113,9 @@ impl TokenClient {
         let started = BootInstant::now();
         let (client, request) = self
             .choose_client(request)
-            .map_err(|why| transport_failure(why, false))?;
+            .map_err(|why| transport_failure(FailureKind::Unsendable(why)))?;
         let response = client.execute(request).await.map_err(|e| {
-            transport_failure(
-                transport_error::describe(&e, is_clock_unset()),
-                e.is_timeout(),
-            )
+            transport_failure(transport_error::transport_kind(&e, is_clock_unset()))
         })?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         // The status counts even where the body never comes to an end, so the body has a limit of
@@ -127,17 +124,11 @@ impl TokenClient {
             .saturating_sub(started.until(BootInstant::now()))
             .saturating_sub(Duration::from_millis(5));
         let body = match coding::codings(&headers) {
-            Err(why) => ResponseBody::Coded(why),
+            Err(kind) => ResponseBody::Coded(kind),
             Ok(codings) => match tokio::time::timeout(rest, read_body(response)).await {
                 Ok(ResponseBody::Whole(packed)) => decode_body(packed, &codings),
                 Ok(unfinished) => unfinished,
-                Err(_) => ResponseBody::Broken {
-                    why: format!(
-                        "the answer did not end within {}",
-                        humantime::format_duration(timeout)
-                    ),
-                    timed_out: true,
-                },
+                Err(_) => ResponseBody::Broken(FailureKind::Unfinished(timeout)),
             },
         };
         Ok(TokenResponse::new(status, headers, body))
@@ -266,10 +257,7 @@ fn decode_body(packed: Zeroizing<Vec<u8>>, codings: &[coding::Coding]) -> Respon
     match coding::decode(packed, codings, MAX_BODY) {
         Ok(body) => ResponseBody::Whole(body),
         Err(DecodeError::TooLarge) => ResponseBody::TooLarge,
-        Err(DecodeError::Damaged) => ResponseBody::Broken {
-            why: "the answer is damaged: it is not in the content coding that it names".into(),
-            timed_out: false,
-        },
+        Err(DecodeError::Damaged) => ResponseBody::Broken(FailureKind::DamagedCoding),
     }
 }
 
@@ -284,10 +272,7 @@ async fn read_body(mut response: reqwest::Response) -> ResponseBody {
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => return ResponseBody::Whole(body),
             Err(e) => {
-                return ResponseBody::Broken {
-                    why: transport_error::describe(&e, is_clock_unset()),
-                    timed_out: e.is_timeout(),
-                };
+                return ResponseBody::Broken(transport_error::transport_kind(&e, is_clock_unset()));
             }
         }
     }
@@ -297,17 +282,6 @@ fn is_clock_unset() -> bool {
     BootInstant::now().wall() < CLOCK_SET
 }
 
-fn timeout_text(timeout: Duration) -> String {
-    format!("no answer within {}", humantime::format_duration(timeout))
-}
-
-fn transport_failure(error: String, timed_out: bool) -> Failure {
-    Failure {
-        class: FailureClass::Retry,
-        status: None,
-        error,
-        wait: None,
-        client_refused: false,
-        timed_out,
-    }
+fn transport_failure(kind: FailureKind) -> Failure {
+    Failure::own(FailureClass::Retry, kind)
 }

@@ -7,6 +7,8 @@ use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::{HeaderMap, header::CONTENT_ENCODING};
 use zeroize::Zeroizing;
 
+use crate::token::FailureKind;
+
 /// What we ask for (RFC 9110 12.5.3).
 pub const ACCEPTED: &str = "gzip";
 /// Nobody packs an answer more often than this for a good reason.
@@ -35,8 +37,8 @@ pub enum DecodeError {
 /// nothing.
 ///
 /// # Errors
-/// In words, naming it: a coding that is not known here, or more than three.
-pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
+/// A coding that is not known here, by its name, or more than three.
+pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, FailureKind> {
     let mut all = Vec::new();
     for field in headers.get_all(CONTENT_ENCODING) {
         for name in field
@@ -60,15 +62,11 @@ pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
                             }
                         })
                         .collect();
-                    return Err(format!(
-                        "the answer is in the content coding {name:?}, which is not known here (gzip was asked for)"
-                    ));
+                    return Err(FailureKind::UnknownCoding(name));
                 }
             };
             if all.len() == MAX_CODINGS {
-                return Err(format!(
-                    "the answer is in more than {MAX_CODINGS} content codings"
-                ));
+                return Err(FailureKind::TooManyCodings(MAX_CODINGS));
             }
             all.push(coding);
         }

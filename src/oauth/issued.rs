@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::BootInstant,
     profile::model::{ErrorRule, MomentFormat, Response, ValueSource},
-    token::{Failure, FailureClass, Issued},
+    token::{Failure, FailureClass, FailureKind, Issued},
 };
 
 /// Longest token, in bytes.
@@ -61,12 +61,12 @@ pub fn read_issued(
         scrubber.add(text);
     }
     classify::classify_response(response, token, rules, moment.wall, scrubber)?;
-    if let (ValueSource::Pointer(_) | ValueSource::Body, ResponseBody::Coded(why)) =
+    if let (ValueSource::Pointer(_) | ValueSource::Body, ResponseBody::Coded(kind)) =
         (&spec.token, &response.body)
     {
         return Err(Failure {
             class: FailureClass::Retry,
-            ..classify::config_failure(response, why, scrubber)
+            ..classify::config_failure(response, kind.clone(), scrubber)
         });
     }
     // Where what is no UTF-8 hits the token itself, the answer is no JSON to us (RFC 8259 8.1).
@@ -80,39 +80,21 @@ pub fn read_issued(
     {
         return Err(Failure {
             class: FailureClass::Retry,
-            ..classify::config_failure(response, "the answer is not JSON", scrubber)
+            ..classify::config_failure(response, FailureKind::NotJson, scrubber)
         });
     }
+    let config = |kind| Err(classify::config_failure(response, kind, scrubber));
     if let Some(kind) = needs_proof(response, &spec.token) {
-        let why = format!(
-            "the token is of type {kind}, which needs a proof with every request; only bearer tokens can be placed"
-        );
-        return Err(classify::config_failure(response, &why, scrubber));
+        return config(FailureKind::NeedsProof(kind));
     }
-    let place = response::describe_pick(&spec.token);
+    let at = response::describe_pick(&spec.token);
     let value = match found {
         Some(Value::String(text)) => Zeroizing::new(text),
-        Some(_) => {
-            return Err(classify::config_failure(
-                response,
-                &format!("what stands at {place} is not a string"),
-                scrubber,
-            ));
-        }
-        None => {
-            return Err(classify::config_failure(
-                response,
-                &format!("the answer has no token at {place}"),
-                scrubber,
-            ));
-        }
+        Some(_) => return config(FailureKind::TokenNotText(at)),
+        None => return config(FailureKind::NoTokenAt(at)),
     };
-    if let Some(why) = token_fault(&value) {
-        return Err(classify::config_failure(
-            response,
-            &format!("the token at {place} {why}"),
-            scrubber,
-        ));
+    if let Some(fault) = token_fault(&value) {
+        return config(FailureKind::TokenUnusable { at, fault });
     }
     let (life, implausible) = plausible_life(response, &value, spec, moment.wall);
     let vars: BTreeMap<String, String> = spec

@@ -19,7 +19,7 @@ use crate::{
         model::{Param, ParamFormat},
     },
     secret::Values,
-    token::{Failure, FailureClass},
+    token::{Failure, FailureClass, FailureKind},
 };
 
 /// A token request, ready to be sent.
@@ -68,14 +68,10 @@ impl RequestError {
         } else {
             FailureClass::Config
         };
-        Failure {
+        Failure::own(
             class,
-            status: None,
-            error: scrubber.scrub_text(&self.why),
-            wait: None,
-            client_refused: false,
-            timed_out: false,
-        }
+            FailureKind::Unsendable(scrubber.scrub_text(&self.why)),
+        )
     }
 }
 

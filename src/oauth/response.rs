@@ -7,7 +7,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::json;
-use crate::profile::model::ValueSource;
+use crate::{profile::model::ValueSource, token::FailureKind};
 
 /// The body of an answer, as far as it could be had.
 pub enum ResponseBody {
@@ -15,15 +15,10 @@ pub enum ResponseBody {
     Whole(Zeroizing<Vec<u8>>),
     /// More than 64 KiB after decompression; none of it is kept.
     TooLarge,
-    /// It broke off.
-    Broken {
-        /// In words, without a URL.
-        why: String,
-        /// The call's time was over; else the connection was.
-        timed_out: bool,
-    },
-    /// It is in a content coding that is not known here, in words.
-    Coded(String),
+    /// It broke off in this way.
+    Broken(FailureKind),
+    /// It is in a content coding that is not known here, or in too many.
+    Coded(FailureKind),
 }
 
 /// An answer of a token endpoint.
@@ -65,7 +60,7 @@ impl TokenResponse {
     fn bytes(&self) -> Option<&[u8]> {
         match &self.body {
             ResponseBody::Whole(bytes) => Some(bytes),
-            ResponseBody::TooLarge | ResponseBody::Broken { .. } | ResponseBody::Coded(_) => None,
+            ResponseBody::TooLarge | ResponseBody::Broken(_) | ResponseBody::Coded(_) => None,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     credential::{After401, Credential, Injection, Partition, Reason, Refusal},
     listen,
     profile::model::{RuleMeaning, RuleSide, StatusMatch},
-    token::UnavailableReason,
+    token::{FailureKind, UnavailableReason},
     upstream::{ReplayPolicy, Upstream},
 };
 
@@ -113,23 +113,14 @@ pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc
     // No token is to blame: its own templates are, or a secret's value. The reason says nothing of
     // values.
     let unplaceable = refusal.failure.as_ref().filter(|_| refusal.token.is_none());
-    let unplaceable = unplaceable.map(|f| {
-        format!(
-            "what this credential places into requests cannot be made: {}",
-            f.error
-        )
-    });
-    // Our own words (`tls::CertificateFlaw`), in which a stranger's are quoted and cut.
-    let distrusted = refusal
-        .failure
-        .as_ref()
-        .and_then(|f| f.error.strip_prefix("TLS: certificate "));
-    let distrusted = distrusted
-        .map(|flaw| format!("the token endpoint cannot be trusted: its certificate {flaw}"));
-    let forgetful = refusal
-        .failure
-        .as_ref()
-        .filter(|f| f.error.contains("the guard's memory"));
+    let unplaceable = unplaceable
+        .map(|f| format!("what this credential places into requests cannot be made: {f}"));
+    let kind = refusal.failure.as_ref().map(|f| &f.kind);
+    // Our own words, in which a stranger's are quoted and cut.
+    let distrusted = kind
+        .and_then(FailureKind::distrust)
+        .map(|failure| format!("the token endpoint cannot be trusted: its {failure}"));
+    let forgetful = kind.filter(|kind| **kind == FailureKind::GuardMemory);
     let forgetful = forgetful.map(|_| "the guard's memory ([state] dir) cannot be read or written, so no token call is made; see the log");
     let (cause, detail) = match refusal.reason {
         Reason::Overloaded => (

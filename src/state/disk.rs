@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 
 use super::{
@@ -14,15 +15,12 @@ use super::{
     folder::Folder,
     trouble::{Report, Trouble},
 };
-use {
-    crate::{
-        clock::{BootInstant, BootStamp},
-        token::{
-            AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardKey, GuardStatus, Ledger,
-            LockoutPolicy, MemoryLedger, Reservation, TurnQueue, guard::KeyCounts,
-        },
+use crate::{
+    clock::{BootInstant, BootStamp},
+    token::{
+        AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardKey, GuardStatus, Ledger,
+        LockoutPolicy, MemoryLedger, Reservation, TurnQueue, guard::KeyCounts,
     },
-    futures_util::future::BoxFuture,
 };
 
 use crate::lock::Lock;

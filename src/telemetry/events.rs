@@ -71,6 +71,7 @@ impl Metrics {
                 next,
                 latched,
             } => {
+                let error = failure.to_string();
                 let outcome = match failure.class {
                     FailureClass::Retry => "retry",
                     FailureClass::Throttled => "throttled",
@@ -78,11 +79,9 @@ impl Metrics {
                     FailureClass::Config => "config",
                     FailureClass::Unreadable => {
                         m.secret_read_errors.with_label_values(&[credential]).inc();
-                        if let Some(times) =
-                            m.repeats
-                                .note_failure(ct, &failure.error, BootInstant::now())
+                        if let Some(times) = m.repeats.note_failure(ct, &error, BootInstant::now())
                         {
-                            tracing::warn!(credential, token, error = %failure.error, times, "secret cannot be read{}", repeats::repeat_suffix(times));
+                            tracing::warn!(credential, token, %error, times, "secret cannot be read{}", repeats::repeat_suffix(times));
                         }
                         return;
                     }
@@ -95,7 +94,7 @@ impl Metrics {
                     .observe(took.as_secs_f64());
                 let Some(times) = m.repeats.note_failure(
                     ct,
-                    (outcome, failure.status, latched, &failure.error),
+                    (outcome, failure.status, latched, &error),
                     BootInstant::now(),
                 ) else {
                     return;
@@ -104,7 +103,7 @@ impl Metrics {
                     || "when the secret changes".to_owned(),
                     |d| format!("in {:.1} s", d.as_secs_f64()),
                 );
-                tracing::warn!(credential, token, outcome, status = failure.status, error = %failure.error, latched, next, times, "token request failed{}", repeats::repeat_suffix(times));
+                tracing::warn!(credential, token, outcome, status = failure.status, %error, latched, next, times, "token request failed{}", repeats::repeat_suffix(times));
             }
             // Counted and logged where it happened; this is told again and again.
             KeeperEvent::NoMemory => tracing::debug!(

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-use super::model::{Failure, GuardKey, Issued, Token};
+use super::{
+    failure::Failure,
+    model::{GuardKey, Issued, Token},
+};
 
 /// One token's way of being fetched.
 pub trait Fetch: Send + Sync {

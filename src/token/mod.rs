@@ -1,12 +1,13 @@
-//! The token engine: one task keeps one token. Imports nothing of ours but the clock; knows no HTTP,
-//! no files, no pingora.
+//! The token engine: one task keeps one token. Imports nothing of ours but the clock, and what is
+//! wrong with a certificate; sends nothing, knows no files, no pingora.
 //!
-//! Data first ([`model`]), then what configuration says of it ([`policy`], [`schedule`]), the pure
+//! Data first ([`model`], [`failure`]), then what configuration says of it ([`policy`], [`schedule`]), the pure
 //! judgements ([`guard`]), the seams ([`fetch`], [`ledger`]), the slot, the keeper, and the store
 //! that finds keepers again.
 
 mod busy;
 mod doubling;
+pub mod failure;
 pub mod fetch;
 pub mod guard;
 pub mod keeper;
@@ -24,12 +25,13 @@ pub mod store;
 mod window;
 
 pub use self::{
+    failure::{Failure, FailureClass, FailureKind, VendorError},
     fetch::{Fetch, KeeperEvent, PreparedCall},
     guard::{AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardStatus, NextAttempt},
     keeper::{Keeper, RefreshPlan, Unavailable, UnavailableReason},
     ledger::{Ledger, Reservation},
     memory::MemoryLedger,
-    model::{Failure, FailureClass, GuardKey, Issued, KeeperName, Token},
+    model::{GuardKey, Issued, KeeperName, Token},
     policy::{Hold, KeeperPolicy, LockoutPolicy, Rate},
     queue::{QueueTicket, TurnQueue},
     schedule::{Lifetime, RefreshMode, Rotation},

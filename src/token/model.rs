@@ -1,5 +1,5 @@
-//! The engine's data: a token and whose it is, what a failed attempt says, and what refusals are
-//! counted against.
+//! The engine's data: a token and whose it is, and what refusals are counted against. What a failed
+//! attempt says is in [`failure`](super::failure).
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -56,55 +56,6 @@ pub struct Issued {
     pub implausible: bool,
     /// `response.vars`.
     pub vars: BTreeMap<String, String>,
-}
-
-/// Classes of failed attempts ([Classes of answers](crate::promises#classes-of-answers)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum FailureClass {
-    /// Try again with backoff.
-    Retry,
-    /// The vendor said how long to wait.
-    Throttled,
-    /// The vendor refuses our secret.
-    Rejected,
-    /// The answer makes no sense or a parameter is wrong.
-    Config,
-    /// A secret could not be read; nothing was sent.
-    Unreadable,
-}
-
-/// A failed attempt, scrubbed of secrets, ready to be shown.
-#[derive(Debug, Clone)]
-pub struct Failure {
-    pub class: FailureClass,
-    /// The vendor's status, where there was an answer.
-    pub status: Option<u16>,
-    /// One line in plain words: `error` and at most 200 characters of `error_description`, or what
-    /// broke.
-    pub error: String,
-    /// How long the vendor (or a rule's `hold`) wants us to wait.
-    pub wait: Option<Duration>,
-    /// The refusal speaks of the client (`invalid_client`, bare 401), not of one partition. With
-    /// [`FailureClass::Config`]: it was a refusal, which is blamed on a clock; an account's budget counts
-    /// it all the same.
-    pub client_refused: bool,
-    /// The call hung until its timeout.
-    pub timed_out: bool,
-}
-
-impl Failure {
-    /// One that the vendor did not speak of: no answer, no wish how long to wait.
-    #[must_use]
-    pub fn own(class: FailureClass, error: &str) -> Self {
-        Self {
-            class,
-            status: None,
-            error: error.to_owned(),
-            wait: None,
-            client_refused: false,
-            timed_out: false,
-        }
-    }
 }
 
 /// What refusals are counted against: the token URL and the secret values sent to it. Never the

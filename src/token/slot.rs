@@ -16,7 +16,8 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     busy::BusyFlags,
-    model::{Failure, GuardKey, KeeperName, Token},
+    failure::Failure,
+    model::{GuardKey, KeeperName, Token},
     pause::Pause,
     policy::KeeperPolicy,
     refusals::{Refusals, RefusedBy},

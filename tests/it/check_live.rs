@@ -143,6 +143,14 @@ async fn an_answer_is_explained_by_the_key_to_change() {
                 "/token)",
             ],
         ),
+        // What a stranger writes into a description chooses no hint.
+        (
+            Reply::json(
+                404,
+                &json!({ "error": "not_found", "error_description": "no invalid_scope here" }),
+            ),
+            &["check the path in credentials.acme.settings.token_url"],
+        ),
         (
             code(400, "unauthorized_client"),
             &["must allow this client the grant client_credentials"],

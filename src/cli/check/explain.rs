@@ -10,7 +10,8 @@ use crate::{
         TokenSpec,
         model::{ParamFormat, Profile},
     },
-    token::{Failure, FailureClass, Issued},
+    tls::{CertificateFlaw, HandshakeFailure, HandshakeFault},
+    token::{Failure, FailureClass, FailureKind, Issued},
 };
 
 /// A token that could not be had.
@@ -83,18 +84,14 @@ pub fn explain_failure(case: &FailedToken<'_>) -> Vec<String> {
         return Vec::new();
     };
     let mut hints = Vec::new();
-    if case.failure.error.starts_with("TLS: ") {
-        hints.push(explain_tls(case, &case.failure.error));
-    } else if case.failure.status.is_none() {
-        hints.extend(explain_no_answer(case, spec));
-    } else {
-        hints.extend(explain_answer(case, spec));
+    match (case.failure.kind.refusal(), case.failure.status) {
+        (FailureKind::Tls(failure), _) => hints.push(explain_tls(case, failure)),
+        (kind, None) => hints.extend(explain_no_answer(case, spec, kind)),
+        (kind, Some(status)) => {
+            hints.extend(explain_answer(case, spec, kind, status).unwrap_or_default());
+        }
     }
-    if case
-        .failure
-        .error
-        .contains("the clock that dated the assertion")
-    {
+    if matches!(case.failure.kind, FailureKind::ClockSkew { .. }) {
         hints.push("set this machine's clock (NTP): an assertion is refused where it looks expired, or dated in the future".to_owned());
     }
     if case.rejections > 0 {
@@ -117,156 +114,191 @@ pub fn explain_failure(case: &FailedToken<'_>) -> Vec<String> {
 }
 
 /// One sentence for each check that a handshake may fail.
-fn explain_tls(case: &FailedToken<'_>, error: &str) -> String {
+fn explain_tls(case: &FailedToken<'_>, failure: &HandshakeFailure) -> String {
+    use CertificateFlaw as Flaw;
+    use HandshakeFault as Fault;
+    const CLOCK: &str =
+        "the certificate's time begins in the future: set this machine's clock (NTP)";
+    const OTHER: &str =
+        "the TLS handshake failed: an intercepting proxy or an old server may be in between";
     let at = format!(
         "credentials.{}.tokens.{}.tls",
         case.configured.name, case.token
     );
-    let has = |part: &str| error.contains(part);
-    if has("is self-signed") || has("authority's own") {
-        format!(
+    match &failure.fault {
+        Fault::Certificate(Flaw::SelfSigned(_) | Flaw::Authority) => format!(
             "where you know that this is the vendor's own certificate, put it itself into {at}.ca_file (its name and time are still checked); \
              otherwise something in between answers"
-        )
-    } else if has("unknown issuer") {
-        format!(
+        ),
+        Fault::Certificate(Flaw::UnknownIssuer(_)) => format!(
             "the certificate's issuer is not among those trusted here: name the vendor's own CA in {at}.ca_file, or update this system's CA certificates"
-        )
-    } else if has("it names none") {
-        "the vendor must have its certificate made anew with a subjectAltName (openssl req -x509 … -addext \"subjectAltName=DNS:…\")"
-            .to_owned()
-    } else if has("is for another name") {
-        format!(
+        ),
+        Fault::Certificate(Flaw::OtherName { names: Some(names), .. }) if names.is_empty() => {
+            "the vendor must have its certificate made anew with a subjectAltName (openssl req -x509 … -addext \"subjectAltName=DNS:…\")"
+                .to_owned()
+        }
+        Fault::Certificate(Flaw::OtherName { .. }) => format!(
             "the certificate does not name the host that was called: check the host in {}; {at}.server_name only where the vendor documents another name",
             url_key(case)
-        )
-    } else if has("not valid yet") || has("clock of this machine") {
-        "the certificate's time begins in the future: set this machine's clock (NTP)".to_owned()
-    } else if has("has expired") {
-        "the certificate's time is over: the vendor must renew it; if other programs still reach the vendor, look at this machine's clock"
-            .to_owned()
-    } else if has("wants a client certificate") {
-        format!(
+        ),
+        Fault::Certificate(Flaw::NotYetValid(_)) => CLOCK.to_owned(),
+        // Whatever else is wrong looks so by a clock that was never set.
+        Fault::Certificate(_)
+        | Fault::CertificateRequired
+        | Fault::Alert(_)
+        | Fault::Incompatible
+        | Fault::NotTls
+        | Fault::Other
+            if failure.clock_unset =>
+        {
+            CLOCK.to_owned()
+        }
+        Fault::Certificate(Flaw::Expired(_)) => {
+            "the certificate's time is over: the vendor must renew it; if other programs still reach the vendor, look at this machine's clock"
+                .to_owned()
+        }
+        Fault::CertificateRequired => format!(
             "mutual TLS: name the certificate the vendor knows in {at}.client_cert_file and its key in client_key_file"
-        )
-    } else if has("refused the handshake") {
-        format!(
+        ),
+        Fault::Alert(_) => format!(
             "the vendor ended the handshake: a missing or unknown client certificate ({at}.client_cert_file), or a host name it does not serve"
-        )
-    } else if has("not TLS") {
-        format!(
+        ),
+        Fault::NotTls => format!(
             "something else than TLS answers there: check the port in {}",
             url_key(case)
+        ),
+        Fault::Certificate(
+            Flaw::BadSignature
+            | Flaw::Revoked
+            | Flaw::NotForServers
+            | Flaw::Unreadable
+            | Flaw::Unacceptable,
         )
-    } else {
-        "the TLS handshake failed: an intercepting proxy or an old server may be in between"
-            .to_owned()
+        | Fault::Incompatible
+        | Fault::Other => OTHER.to_owned(),
     }
 }
 
 /// No answer came at all.
-fn explain_no_answer(case: &FailedToken<'_>, spec: &TokenSpec) -> Option<String> {
-    let error = &case.failure.error;
+fn explain_no_answer(
+    case: &FailedToken<'_>,
+    spec: &TokenSpec,
+    kind: &FailureKind,
+) -> Option<String> {
     let url = url_key(case);
-    Some(match case.failure.class {
-        FailureClass::Unreadable => format!(
+    Some(match kind {
+        FailureKind::SecretUnreadable(_) => format!(
             "look at credentials.{}.secrets: the file must be there, have something in it, and be readable for this user",
             case.configured.name
         ),
-        FailureClass::Rejected => {
+        FailureKind::RefusedBefore => {
             "nothing was sent: the guard remembers refusals of this very secret; put the right one in place, or wait (--force tries once, unless the account waits for `cupbearer unlatch`)"
                 .to_owned()
         }
-        _ if error.contains("guard's memory") => {
+        FailureKind::GuardMemory => {
             "nothing was sent: run this check as the user that cupbearer runs as, or [state] dir cannot be read or written".to_owned()
         }
-        _ if error.contains("DNS") => format!("check the host in {url}, and whether this machine resolves names of the outside"),
-        _ if error.contains("refused") => format!("nothing listens there: check host and port in {url}"),
-        _ if case.failure.timed_out || error.contains("timed out") || error.contains("no answer") => format!(
+        FailureKind::Dns => format!("check the host in {url}, and whether this machine resolves names of the outside"),
+        FailureKind::ConnectionRefused => format!("nothing listens there: check host and port in {url}"),
+        FailureKind::TimedOut
+        | FailureKind::ConnectTimeout
+        | FailureKind::NoAnswer(_)
+        | FailureKind::Unfinished(_) => format!(
             "a firewall may drop it silently, or the vendor takes longer than credentials.{}.tokens.{}.timeout ({})",
             case.configured.name,
             spec.name,
             humantime::format_duration(spec.timeout)
         ),
-        FailureClass::Retry => format!("check {url} and the way out of this network: HTTP_PROXY and its like are not obeyed"),
-        FailureClass::Config | FailureClass::Throttled => return None,
+        FailureKind::Unsendable(_) if case.failure.class == FailureClass::Config => return None,
+        FailureKind::Unsendable(_)
+        | FailureKind::Panicked
+        | FailureKind::ConnectionReset
+        | FailureKind::NetworkUnreachable
+        | FailureKind::ClosedEarly
+        | FailureKind::CannotConnect
+        | FailureKind::RequestRefused
+        | FailureKind::NotHttp
+        | FailureKind::Tls(_)
+        | FailureKind::BrokenBody
+        | FailureKind::Outlived => {
+            format!("check {url} and the way out of this network: HTTP_PROXY and its like are not obeyed")
+        }
+        // Only an answer can be wrong in these.
+        FailureKind::DamagedCoding
+        | FailureKind::UnknownCoding(_)
+        | FailureKind::TooManyCodings(_)
+        | FailureKind::TooLarge
+        | FailureKind::Redirect
+        | FailureKind::NotJson
+        | FailureKind::NeedsProof(_)
+        | FailureKind::NoTokenAt(_)
+        | FailureKind::TokenNotText(_)
+        | FailureKind::TokenUnusable { .. }
+        | FailureKind::Answered
+        | FailureKind::ClockSkew { .. } => return None,
     })
 }
 
 /// The vendor answered with a refusal or with what makes no sense.
-fn explain_answer(case: &FailedToken<'_>, spec: &TokenSpec) -> Vec<String> {
-    let Failure {
-        class,
-        status,
-        error,
-        ..
-    } = case.failure;
-    let status = status.unwrap_or_default();
+fn explain_answer(
+    case: &FailedToken<'_>,
+    spec: &TokenSpec,
+    kind: &FailureKind,
+    status: u16,
+) -> Option<Vec<String>> {
+    let class = case.failure.class;
+    let code = case.failure.vendor.code.as_deref();
     let (name, token) = (&case.configured.name, &spec.name);
-    let says = |code: &str| error.contains(code);
-    let mut hints = Vec::new();
-    if says("content coding") {
-        hints.push(format!(
-            "only gzip was asked for: a proxy in between may pack answers otherwise; check {}",
-            url_key(case)
-        ));
-    } else if says("invalid_scope") {
-        hints.push(explain_scope(case, spec));
-    } else if says("unsupported_grant_type") || says("unauthorized_client") {
-        hints.push("the vendor must allow this client the grant client_credentials (machine to machine, service account)".to_owned());
-    } else if says("invalid_client")
-        || status == 401
-        || (*class == FailureClass::Rejected && !says("invalid_grant"))
-    {
-        hints.extend(explain_client_refusal(case, spec));
-    } else if status == 403 {
-        hints.push(
+    let url = url_key(case);
+    let unread = matches!(
+        kind,
+        FailureKind::UnknownCoding(_) | FailureKind::TooManyCodings(_) | FailureKind::DamagedCoding
+    );
+    let hint = match (code, status) {
+        _ if unread => format!("only gzip was asked for: a proxy in between may pack answers otherwise; check {url}"),
+        (Some("invalid_scope"), _) => explain_scope(case, spec),
+        (Some("unsupported_grant_type" | "unauthorized_client"), _) => {
+            "the vendor must allow this client the grant client_credentials (machine to machine, service account)".to_owned()
+        }
+        (Some("invalid_client"), _) | (_, 401) => return Some(explain_client_refusal(case, spec)),
+        (code, _) if class == FailureClass::Rejected && code != Some("invalid_grant") => {
+            return Some(explain_client_refusal(case, spec));
+        }
+        (_, 403) => {
             "a 403 that names no error is often a firewall's, or a list of addresses that may call: ask the vendor whether this host's is on it"
-                .to_owned(),
-        );
-    } else if status == 404 || status == 410 {
-        hints.push(format!(
-            "the host answers, but knows no such path: check the path in {}",
-            url_key(case)
-        ));
-    } else if status == 405 {
-        hints.push(format!(
-            "the path takes no {}: check {}, or credentials.{name}.tokens.{token}.method",
-            spec.method,
-            url_key(case)
-        ));
-    } else if status == 415 {
-        hints.push(format!(
+                .to_owned()
+        }
+        (_, 404 | 410) => format!("the host answers, but knows no such path: check the path in {url}"),
+        (_, 405) => format!(
+            "the path takes no {}: check {url}, or credentials.{name}.tokens.{token}.method",
+            spec.method
+        ),
+        (_, 415) => format!(
             "the vendor wants the parameters in another form: credentials.{name}.tokens.{token}.format is {}",
             format_word(spec.format)
-        ));
-    } else if (300..400).contains(&status) {
-        hints.push(format!(
-            "put the address that the vendor's documentation gives into {}: often only https or a last slash differs",
-            url_key(case)
-        ));
-    } else if says("not JSON") {
-        hints.push(format!(
-            "a web page answers there, as it seems: check {}",
-            url_key(case)
-        ));
-    } else if (200..300).contains(&status) && says("token at") {
-        hints.push(format!("where the vendor puts its token elsewhere, say so in credentials.{name}.tokens.{token}.response"));
-    } else if says("invalid_request") {
-        hints.push(format!(
+        ),
+        (_, 300..=399) => format!(
+            "put the address that the vendor's documentation gives into {url}: often only https or a last slash differs"
+        ),
+        _ if *kind == FailureKind::NotJson => format!("a web page answers there, as it seems: check {url}"),
+        (_, 200..=299)
+            if matches!(kind, FailureKind::NoTokenAt(_) | FailureKind::TokenUnusable { .. }) =>
+        {
+            format!("where the vendor puts its token elsewhere, say so in credentials.{name}.tokens.{token}.response")
+        }
+        (Some("invalid_request"), _) => format!(
             "a parameter is missing, unknown or sent twice: compare with the vendor's documentation (credentials.{name}.tokens.{token}.params, {})",
             auth_key(case)
-        ));
-    } else if *class == FailureClass::Throttled || status == 429 {
-        hints.push(format!(
+        ),
+        _ if class == FailureClass::Throttled || status == 429 => format!(
             "the client asks too often: do other programs use the same one? credentials.{name}.guard.rate sets our own bound"
-        ));
-    } else if status >= 500 {
-        hints.push(
-            "the vendor's own trouble; `cupbearer run` tries again with growing pauses".to_owned(),
-        );
-    }
-    hints
+        ),
+        (_, 500..) => {
+            "the vendor's own trouble; `cupbearer run` tries again with growing pauses".to_owned()
+        }
+        _ => return None,
+    };
+    Some(vec![hint])
 }
 
 /// The client was refused: a wrong secret, or the right one in the wrong wrapping.

@@ -303,7 +303,7 @@ fn report_token(
             TokenReport {
                 outcome: failure.class.into(),
                 status: failure.status,
-                what: format!("{}{answered}{}: {}", explain::class_word(failure.class), after_millis(took), failure.error),
+                what: format!("{}{answered}{}: {}", explain::class_word(failure.class), after_millis(took), failure),
                 hints: explain::explain_failure(&FailedToken { configured, token: &state.token, failure, rejections: state.status.rejections, record }),
                 ..found
             }

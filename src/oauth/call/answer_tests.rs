@@ -40,12 +40,12 @@ async fn an_answer_and_a_refusal_are_read_in_every_spelling_of_their_coding() {
         let (url, _told) = serving(packed("200 OK", headers, &gzip(GOOD.as_bytes()))).await;
         let issued = run(&call(spec(&url)))
             .await
-            .unwrap_or_else(|f| panic!("{headers}: {}", f.error));
+            .unwrap_or_else(|f| panic!("{headers}: {f}"));
         assert_eq!(issued.value.as_str(), "tok-1", "{headers}");
         let (url, _told) = serving(packed("400 Bad", headers, &gzip(refusal))).await;
         let refused = failure(&call(spec(&url))).await;
         assert_eq!(
-            (refused.class, refused.error.as_str()),
+            (refused.class, refused.to_string().as_str()),
             (FailureClass::Rejected, "invalid_client: no"),
             "{headers}"
         );
@@ -65,9 +65,8 @@ async fn an_unknown_coding_is_named_whatever_the_status() {
         let failed = failure(&call(spec(&url))).await;
         assert_eq!(failed.class, class, "{status}");
         assert!(
-            failed.error.contains("content coding \"br\""),
-            "{status}: {}",
-            failed.error
+            failed.to_string().contains("content coding \"br\""),
+            "{status}: {failed}"
         );
     }
 }
@@ -108,9 +107,8 @@ async fn an_answer_of_64_kib_is_read_and_one_byte_more_is_not_in_any_coding() {
             match run(&call(spec(&url))).await {
                 Ok(_) => assert!(read, "{length}"),
                 Err(failed) => assert!(
-                    !read && failed.error.contains("larger than 64 KiB"),
-                    "{length}: {}",
-                    failed.error
+                    !read && failed.to_string().contains("larger than 64 KiB"),
+                    "{length}: {failed}"
                 ),
             }
         }
@@ -156,11 +154,11 @@ async fn c7_a_refused_assertion_is_told_how_far_its_clock_is_from_the_vendors() 
             let told = how.is_some_and(|how| {
                 (-2..=2).any(|s| {
                     refused
-                        .error
+                        .to_string()
                         .contains(&format!(" is {} s {how} the vendor's", i64::abs(ahead) + s))
                 })
             });
-            assert_eq!(told, how.is_some(), "{ahead}: {}", refused.error);
+            assert_eq!(told, how.is_some(), "{ahead}: {refused}");
             let class = if how.is_some() {
                 FailureClass::Config
             } else {
@@ -178,7 +176,7 @@ async fn c7_a_refused_assertion_is_told_how_far_its_clock_is_from_the_vendors() 
                 FailureClass::Rejected,
                 "without an assertion no clock of ours was told"
             );
-            assert!(!undated.error.contains("clock"), "{}", undated.error);
+            assert!(!undated.to_string().contains("clock"), "{}", undated);
         }
     }
 }

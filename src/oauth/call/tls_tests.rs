@@ -127,16 +127,18 @@ async fn r4_t11_a_certificate_is_verified_and_what_is_wrong_with_it_is_said() {
     let unknown = failure(&call(spec(&url))).await;
     assert!(
         unknown.class == FailureClass::Retry
-            && unknown.error.contains("is self-signed (\"CN=the server\")"),
+            && unknown
+                .to_string()
+                .contains("is self-signed (\"CN=the server\")"),
         "{}",
-        unknown.error
+        unknown
     );
     let other = failure(&call(TokenSpec {
         tls: trusting,
         ..spec(&format!("https://127.0.0.1:{port}/token"))
     }))
     .await;
-    assert!(other.error.contains("another name"), "{}", other.error);
+    assert!(other.to_string().contains("another name"), "{}", other);
     let (port, file, _told) = tls_serving(&["localhost"], &folder, true, false).await;
     let trusting = Tls {
         ca_file: Some(file),
@@ -150,10 +152,10 @@ async fn r4_t11_a_certificate_is_verified_and_what_is_wrong_with_it_is_said() {
     .await;
     assert!(
         expired
-            .error
+            .to_string()
             .contains("has expired (on 2002-01-01T00:00:00Z)"),
         "{}",
-        expired.error
+        expired
     );
     assert!(
         told.try_recv().is_err(),
@@ -178,7 +180,7 @@ async fn a_server_name_is_asked_for_and_verified_while_the_host_stays_the_urls()
             ..spec(&url)
         }))
         .await
-        .unwrap_or_else(|f| panic!("{host}: {}", f.error));
+        .unwrap_or_else(|f| panic!("{host}: {f}"));
         let (name, heard) = told.recv().await.unwrap();
         assert_eq!(name.as_deref(), Some("inner.example"));
         assert!(
@@ -191,7 +193,7 @@ async fn a_server_name_is_asked_for_and_verified_while_the_host_stays_the_urls()
         ..spec(&format!("https://localhost:{port}/token"))
     }))
     .await;
-    assert!(wrong.error.contains("another name"), "{}", wrong.error);
+    assert!(wrong.to_string().contains("another name"), "{}", wrong);
 }
 
 #[tokio::test]
@@ -214,7 +216,7 @@ async fn r14_a_client_certificate_is_shown_where_the_server_wants_one() {
         ..spec(&url)
     }))
     .await
-    .unwrap_or_else(|f| panic!("{}", f.error));
+    .unwrap_or_else(|f| panic!("{}", f));
     told.recv().await.unwrap();
     let refused = failure(&call(TokenSpec {
         tls: without,
@@ -223,9 +225,9 @@ async fn r14_a_client_certificate_is_shown_where_the_server_wants_one() {
     .await;
     assert!(
         refused.class == FailureClass::Retry
-            && refused.error.contains("wants a client certificate"),
+            && refused.to_string().contains("wants a client certificate"),
         "{}",
-        refused.error
+        refused
     );
 }
 
@@ -317,7 +319,7 @@ async fn a_servers_own_certificate_in_ca_file_is_taken_where_name_and_time_fit_w
             }))
             .await
         };
-        let refused = run(trusting(elsewhere)).await.err().unwrap().error;
+        let refused = run(trusting(elsewhere)).await.err().unwrap().to_string();
         assert!(
             refused.starts_with("TLS: certificate ") && refused.contains(without),
             "{refused} should say {without}"
@@ -326,9 +328,8 @@ async fn a_servers_own_certificate_in_ca_file_is_taken_where_name_and_time_fit_w
         match run(trusting(file)).await {
             Ok(_) => assert_eq!(with, ""),
             Err(failure) => assert!(
-                !with.is_empty() && failure.error.contains(with),
-                "{} should say {with:?}",
-                failure.error
+                !with.is_empty() && failure.to_string().contains(with),
+                "{failure} should say {with:?}"
             ),
         }
     }
@@ -380,8 +381,8 @@ async fn a_certificate_in_ca_file_is_worth_nothing_without_its_key() {
     };
     let failure = failure(&call(TokenSpec { tls, ..spec(&url) })).await;
     assert!(
-        failure.error.contains("has a bad signature"),
+        failure.to_string().contains("has a bad signature"),
         "{}",
-        failure.error
+        failure
     );
 }

@@ -47,7 +47,7 @@ fn class(answer: &TokenResponse, spec: &Response) -> Option<FailureClass> {
 }
 
 fn lived(body: &str, spec: &Response) -> (Option<f64>, bool) {
-    let issued = run(&answer(body), spec).unwrap_or_else(|f| panic!("{body}: {}", f.error));
+    let issued = run(&answer(body), spec).unwrap_or_else(|f| panic!("{body}: {f}"));
     (issued.life.map(|l| l.as_secs_f64()), issued.implausible)
 }
 
@@ -112,9 +112,9 @@ fn r15_answers_without_a_usable_token_have_their_class() {
             .unwrap_or_else(|| panic!("{body} should fail"));
         assert_eq!(failure.class, expected, "{body}");
         assert!(
-            !failure.error.contains("Evil") && failure.error.len() < 200,
+            !failure.to_string().contains("Evil") && failure.to_string().len() < 200,
             "{}",
-            failure.error
+            failure
         );
     }
     for kind in ["bearer", "BEARER", "BearerToken", "N_A", ""] {
@@ -189,9 +189,9 @@ fn bytes_that_are_no_text_cost_their_member_and_where_that_is_the_token_the_answ
     );
     let garbled = of(b"{\"access_token\":\"a\xe9\"}").err().unwrap();
     assert!(
-        garbled.class == FailureClass::Retry && garbled.error.contains("not JSON"),
+        garbled.class == FailureClass::Retry && garbled.to_string().contains("not JSON"),
         "{}",
-        garbled.error
+        garbled
     );
 }
 
@@ -202,7 +202,7 @@ fn a_description_that_repeats_the_token_is_scrubbed() {
         run(&answer(body), &spec())
             .err()
             .unwrap()
-            .error
+            .to_string()
             .contains("got ***")
     );
 }

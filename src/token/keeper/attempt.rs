@@ -6,23 +6,21 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, future::BoxFuture};
 
 use super::{backoff::AFTER_REFUSAL, task::Task};
-use {
-    crate::{
-        clock::BootInstant,
-        token::{
-            fetch::KeeperEvent,
-            guard::{AttemptOutcome, AttemptRequest, Denial},
-            ledger::Reservation,
-            model::{Failure, FailureClass, GuardKey, Issued, Token},
-            pause::{Pause, PauseReason},
-            schedule::SAME_AGAIN,
-            slot::Activity,
-        },
+use crate::{
+    clock::BootInstant,
+    token::{
+        failure::{Failure, FailureClass, FailureKind},
+        fetch::KeeperEvent,
+        guard::{AttemptOutcome, AttemptRequest, Denial},
+        ledger::Reservation,
+        model::{GuardKey, Issued, Token},
+        pause::{Pause, PauseReason},
+        schedule::SAME_AGAIN,
+        slot::Activity,
     },
-    futures_util::future::BoxFuture,
 };
 
 /// The guard may be asked again after this at the earliest.
@@ -54,7 +52,7 @@ impl Task {
         let after = AssertUnwindSafe(self.attempt(parents)).catch_unwind().await;
         if after.is_err() {
             self.note_failure(
-                Failure::own(FailureClass::Retry, "the token call panicked"),
+                Failure::own(FailureClass::Retry, FailureKind::Panicked),
                 started,
             )
             .await;
@@ -210,23 +208,22 @@ impl Task {
     }
 
     /// The guard said no. Where nothing failed before, that is what there is to show.
-    fn note_denial(&mut self, kind: PauseReason, now: BootInstant) {
-        let (class, error) = match kind {
+    fn note_denial(&mut self, reason: PauseReason, now: BootInstant) {
+        let (class, kind) = match reason {
             PauseReason::Budget => return,
-            PauseReason::NoMemory => (
-                FailureClass::Retry,
-                "the guard's memory cannot be read or written",
-            ),
-            _ => (
-                FailureClass::Rejected,
-                "this secret, or another of its account, was refused before; not tried again yet",
-            ),
+            PauseReason::NoMemory => (FailureClass::Retry, FailureKind::GuardMemory),
+            PauseReason::Retry
+            | PauseReason::Throttled
+            | PauseReason::Rejected
+            | PauseReason::Latched
+            | PauseReason::Config
+            | PauseReason::Unreadable => (FailureClass::Rejected, FailureKind::RefusedBefore),
         };
         self.state.settled = true;
         // Also without memory: a rollout that went on would spread what can make no call.
         self.state.unaccepted |= self.slot.token.load().is_none();
         if self.state.failure.is_none() {
-            self.state.failure = Some((Arc::new(Failure::own(class, error)), now));
+            self.state.failure = Some((Arc::new(Failure::own(class, kind)), now));
         }
     }
 
@@ -267,10 +264,7 @@ impl Task {
             self.note_failure(
                 Failure {
                     wait,
-                    ..Failure::own(
-                        FailureClass::Retry,
-                        "the token had outlived its time when it came",
-                    )
+                    ..Failure::own(FailureClass::Retry, FailureKind::Outlived)
                 },
                 started,
             )

@@ -6,7 +6,8 @@ use crate::{
     clock::BootInstant,
     token::{
         doubling::doubled,
-        model::{Failure, FailureClass, GuardKey},
+        failure::{Failure, FailureClass},
+        model::GuardKey,
         pause::{Pause, PauseReason},
     },
 };
@@ -117,16 +118,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::token::failure::FailureKind;
 
     fn failure(class: FailureClass) -> Failure {
-        Failure {
-            class,
-            status: None,
-            error: "test".into(),
-            wait: None,
-            client_refused: false,
-            timed_out: false,
-        }
+        Failure::own(class, FailureKind::Answered)
     }
 
     fn waits(failure: &Failure, random: f64, times: usize) -> Vec<f64> {

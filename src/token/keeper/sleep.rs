@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::sleep;
 
 use super::task::Task;
-use {
-    crate::{
-        clock::BootInstant,
-        token::pause::{Pause, PauseReason},
-    },
-    futures_util::future::BoxFuture,
+use crate::{
+    clock::BootInstant,
+    token::pause::{Pause, PauseReason},
 };
 
 /// At the front of those who wait for a turn, asked again after this even if nobody says that one

@@ -8,7 +8,8 @@ use super::handle::Keeper;
 use crate::{
     clock::BootInstant,
     token::{
-        model::{Failure, FailureClass, Token},
+        failure::{Failure, FailureClass},
+        model::Token,
         pause::PauseReason,
         slot::{Activity, KeeperState, Waiter},
     },

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     clock::BootInstant,
     token::{
-        model::Failure,
+        failure::Failure,
         policy::{KeeperPolicy, LockoutPolicy},
     },
 };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     clock::{BootInstant, simulate_suspend},
-    token::{model::Failure, policy::KeeperPolicy, schedule::Lifetime},
+    token::{failure::Failure, policy::KeeperPolicy, schedule::Lifetime},
 };
 
 /// Without a secret the guard counts nothing: what is measured is the keeper's own waiting.

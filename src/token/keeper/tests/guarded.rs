@@ -8,9 +8,9 @@ use super::*;
 use crate::{
     clock::BootInstant,
     token::{
+        failure::{Failure, FailureKind},
         guard::{AttemptOutcome, AttemptRequest, Denial, GuardDecision, GuardStatus},
         ledger::{Ledger, Reservation},
-        model::Failure,
         policy::{KeeperPolicy, LockoutPolicy, Rate},
         queue::TurnQueue,
     },
@@ -213,11 +213,7 @@ async fn what_another_did_to_the_secret_is_told_and_is_no_refusal_of_who_has_a_t
     );
     let (failure, _) = status.failure.unwrap();
     assert_eq!(failure.class, FailureClass::Rejected);
-    assert!(
-        failure.error.contains("was refused before"),
-        "{}",
-        failure.error
-    );
+    assert!(failure.kind == FailureKind::RefusedBefore, "{}", failure);
     // One that has none yet is told as much, and is not accepted.
     let late = Script::always(Reply::Token(3600 * SEC));
     let third = start_with(&late, vec![], ledger, until_changed());
@@ -283,7 +279,7 @@ async fn without_memory_no_call_leaves_and_the_reason_is_told() {
         (refused.reason, script.count()),
         (UnavailableReason::Down, 0)
     );
-    assert!(refused.failure.unwrap().error.contains("memory"));
+    assert_eq!(refused.failure.unwrap().kind, FailureKind::GuardMemory);
     assert!((10..=13).contains(&script.events("NoMemory")));
     let status = keeper.status();
     assert!(

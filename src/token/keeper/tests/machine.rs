@@ -22,9 +22,9 @@ use super::*;
 use crate::{
     clock::{BootInstant, simulate_suspend},
     token::{
+        failure::Failure,
         fetch::Fetch,
         ledger::Ledger,
-        model::Failure,
         policy::{KeeperPolicy, LockoutPolicy, Rate},
         schedule::Lifetime,
     },

@@ -23,24 +23,23 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
 use super::*;
-use {
-    crate::{
-        clock::BootInstant,
-        token::{
-            fetch::{Fetch, KeeperEvent, PreparedCall},
-            ledger::Ledger,
-            memory::MemoryLedger,
-            model::{Failure, FailureClass, GuardKey, Issued, KeeperName, Token},
-            policy::{Hold, KeeperPolicy, LockoutPolicy},
-            schedule::{Lifetime, RefreshMode, default_lifetime},
-            slot::Activity,
-        },
+use crate::{
+    clock::BootInstant,
+    token::{
+        failure::{Failure, FailureClass, FailureKind},
+        fetch::{Fetch, KeeperEvent, PreparedCall},
+        ledger::Ledger,
+        memory::MemoryLedger,
+        model::{GuardKey, Issued, KeeperName, Token},
+        policy::{Hold, KeeperPolicy, LockoutPolicy},
+        schedule::{Lifetime, RefreshMode, default_lifetime},
+        slot::Activity,
     },
-    futures_util::future::BoxFuture,
 };
 
 pub(super) const SEC: Duration = Duration::from_secs(1);
@@ -63,12 +62,8 @@ pub(super) fn fail(class: FailureClass) -> Reply {
 
 pub(super) fn failure(class: FailureClass) -> Failure {
     Failure {
-        class,
-        status: None,
-        error: "scripted".into(),
-        wait: None,
         client_refused: true,
-        timed_out: false,
+        ..Failure::own(class, FailureKind::Answered)
     }
 }
 

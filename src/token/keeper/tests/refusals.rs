@@ -1,6 +1,6 @@
 //! An API's 401: one refresh, then a pause that doubles.
 
-use crate::{clock::BootInstant, token::model::Failure};
+use crate::{clock::BootInstant, token::failure::Failure};
 use futures_util::future::join_all;
 
 use super::*;

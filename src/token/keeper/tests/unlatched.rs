@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     clock::BootInstant,
-    token::{guard::NextAttempt, ledger::Ledger, model::Failure},
+    token::{failure::Failure, guard::NextAttempt, ledger::Ledger},
 };
 
 /// How often a keeper called and looked at its secrets while somebody unlatched it five times a

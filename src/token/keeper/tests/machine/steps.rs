@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::KEEPERS;
-use crate::token::model::FailureClass;
+use crate::token::failure::FailureClass;
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
