@@ -21,6 +21,7 @@ use crate::{
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct StatusPage {
+    /// Which program answers.
     pub build: Build,
     /// The time of this answer (RFC 3339).
     #[schemars(extend("format" = "date-time"))]
@@ -31,22 +32,29 @@ pub struct StatusPage {
     pub not_ready: Option<String>,
     /// Seconds since the program started.
     pub uptime: u64,
+    /// What runs, and the last reload.
     pub config: ConfigState,
+    /// In the order of their names.
     pub upstreams: Vec<UpstreamState>,
+    /// In the order of their names.
     pub credentials: Vec<CredentialState>,
 }
 
+/// Which program answers.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Build {
+    /// The package's version.
     pub version: &'static str,
 }
 
+/// The configuration that runs.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct ConfigState {
     /// Counts up with every applied configuration, from 1.
     pub generation: u64,
+    /// The file it came from.
     pub file: Option<String>,
     /// `started`, `accepted`, `any` or `all`.
     #[schemars(extend("enum" = ["started", "accepted", "any", "all"]))]
@@ -57,11 +65,14 @@ pub struct ConfigState {
     pub last_reload: Option<LastReload>,
 }
 
+/// How the last reload ended.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct LastReload {
+    /// `applied`, `unchanged` or `refused`.
     #[schemars(extend("enum" = ["applied", "unchanged", "refused"]))]
     pub outcome: &'static str,
+    /// RFC 3339.
     #[schemars(extend("format" = "date-time"))]
     pub at: String,
     /// Why it was refused, every reason.
@@ -74,19 +85,26 @@ pub struct LastReload {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct ProblemState {
+    /// `error` or `lint`.
     #[schemars(extend("enum" = ["error", "lint"]))]
     pub severity: &'static str,
     /// Key path; empty for the file as a whole.
     pub key: String,
+    /// The file it stands in, where known.
     pub file: Option<String>,
+    /// What is wrong; never a secret's value.
     pub what: String,
+    /// What to do.
     pub hint: Option<String>,
 }
 
+/// One upstream, and what was counted of it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct UpstreamState {
+    /// Its name in the configuration.
     pub name: Arc<str>,
+    /// Where its requests go.
     pub url: String,
     /// `null` is `credential = "none"`.
     pub credential: Option<Arc<str>>,
@@ -100,10 +118,13 @@ pub struct UpstreamState {
     pub last_codes: Vec<u16>,
 }
 
+/// One credential, and what its tokens do.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct CredentialState {
+    /// Its name in the configuration.
     pub name: Arc<str>,
+    /// The name of its profile, or the stem of the profile's file.
     pub profile: Arc<str>,
     /// It can send now, or would fetch a token when asked to.
     pub able: bool,
@@ -111,12 +132,15 @@ pub struct CredentialState {
     pub waiters: usize,
     /// Counts up when the poller sees new secret values.
     pub secret_generation: u64,
+    /// In the order in which they are made with each other.
     pub tokens: Vec<TokenJson>,
 }
 
+/// One token; of a partitioned one every running token set has its own.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct TokenJson {
+    /// Its name in the profile.
     pub name: Arc<str>,
     /// Salted fingerprint of the partition's value.
     #[schemars(regex(pattern = "^[0-9a-f]{8}$"))]
@@ -129,6 +153,7 @@ pub struct TokenJson {
     /// RFC 3339; when the request for the current token was sent.
     #[schemars(extend("format" = "date-time"))]
     pub obtained_at: Option<String>,
+    /// RFC 3339; the end of its life.
     #[schemars(extend("format" = "date-time"))]
     pub expires_at: Option<String>,
     /// The next planned token call, or the end of the pause before it.
@@ -136,6 +161,7 @@ pub struct TokenJson {
     pub refresh_at: Option<String>,
     /// May be sent now.
     pub sendable: bool,
+    /// The last failed attempt, until one succeeds.
     pub last_failure: Option<LastFailure>,
     /// Counted against the lockout limit.
     pub rejections: u32,
@@ -225,6 +251,7 @@ pub fn word(outcome: &ReloadOutcome) -> &'static str {
 }
 
 impl ProblemState {
+    /// As it is shown.
     pub fn of(problem: &Problem) -> Self {
         let Problem {
             severity,

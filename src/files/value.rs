@@ -95,7 +95,7 @@ impl<T: Send + Sync + 'static> WatchedValue<T> {
             .unwrap_or(LookResult::Silent)
     }
 
-    /// As [`Self::look`], on this thread, which may block; busy where another looks.
+    /// As [`Self::refresh`], on this thread, which may block; busy where another looks.
     pub fn refresh_here(
         &self,
         load: impl FnOnce(&mut LookPermit, Option<Arc<T>>) -> Result<Arc<T>, String>,
