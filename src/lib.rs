@@ -43,14 +43,14 @@
 //! | [`hardening`] | core files and foreign eyes kept off this process | – |
 //! | [`systemd`] | what the service manager is told: ready, reloading, stopping, alive | – |
 //! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls, hash, net, client_auth, lock |
-//! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry, hash, lock, net |
+//! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry, hash, lock, net, client_auth |
 //! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry, hash, lock |
 //! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, document, tls, token, net, hash |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, document |
 //! | [`reload`] | from new bytes to a new snapshot | config, credential, files, snapshot, document, telemetry, clock, lock |
 //! | [`listen`] | sockets, accept loop, deadlines of request heads, framing of chunked bodies, drain | logging, lock, phase |
 //! | [`proxy`] | a request's way through pingora | clock, files, snapshot, credential, config, upstream, route, token, telemetry, tls, listen, profile, redact, secret, logging, lock, net |
-//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, document, secret, token, telemetry, reload, lock, net, phase |
+//! | [`admin`] | metrics, health, status and its page, refresh, unlatch, reload | clock, snapshot, credential, config, files, document, secret, token, telemetry, reload, phase, lock, net |
 //! | [`app`], [`cli`] | wiring, and the command line | all |
 //!
 //! # Where is it decided?

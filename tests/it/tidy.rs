@@ -56,6 +56,7 @@ const MAY_TOUCH: &[(&str, &[&str])] = &[
             "hash",
             "lock",
             "net",
+            "client_auth",
         ],
     ),
     (
