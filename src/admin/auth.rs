@@ -16,9 +16,9 @@ use super::{Admin, page, serve::Peer, text};
 use crate::{
     clock::BootInstant,
     config,
-    files::{ClockReading, LOOK_PATIENCE, LookPermit, LookResult, LookTimes, WatchedValue},
+    files::{LOOK_PATIENCE, LookResult, LookTimes},
     lock::Lock,
-    secret::{Secret, Secrets, Source},
+    secret::{CallerSecret, CallerSecrets, Secret, Secrets, Source},
 };
 
 /// Wrong tokens are answered one after the other, each after this: 50 a second however many guess.
@@ -76,64 +76,27 @@ impl Doubts {
     }
 }
 
-/// The tokens of `[admin] auth` as they are believed: a file that is being written counts when it
-/// has been quiet for two seconds, as everywhere. One that is gone for as long lets nobody in.
-#[derive(Default)]
-pub struct BelievedTokens(Lock<Vec<Arc<BelievedToken>>>);
-
-struct BelievedToken {
-    source: Source,
-    value: Arc<WatchedValue<Secret>>,
+/// Those of `sources` that can be believed, each for itself: one that cannot be read leaves the
+/// others.
+async fn read_tokens(tokens: &CallerSecrets, sources: &[Source]) -> Vec<Arc<Secret>> {
+    let tokens = tokens.known(sources);
+    join_all(tokens.iter().map(|token| read_token(token)))
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
-impl BelievedTokens {
-    /// Those of `sources` that can be believed, each for itself: one that cannot be read leaves the
-    /// others.
-    async fn read(&self, sources: &[Source]) -> Vec<Arc<Secret>> {
-        let tokens = self.known(sources);
-        join_all(tokens.iter().map(|token| token.read()))
-            .await
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-
-    /// What is known of these sources; what is known of others is forgotten.
-    fn known(&self, sources: &[Source]) -> Vec<Arc<BelievedToken>> {
-        let mut known = self.0.lock();
-        known.retain(|token| sources.contains(&token.source));
-        for source in sources {
-            if !known.iter().any(|token| token.source == *source) {
-                known.push(Arc::new(BelievedToken {
-                    source: source.clone(),
-                    value: Arc::default(),
-                }));
-            }
-        }
-        known.clone()
-    }
-}
-
-impl BelievedToken {
-    /// What is believed after a look at its file, or after a while of waiting for one: a file that
-    /// hangs keeps one thread and not a caller for ever.
-    async fn read(&self) -> Option<Arc<Secret>> {
-        let source = self.source.clone();
-        let look = move |permit: &mut LookPermit, last: Option<Arc<Secret>>| {
-            let paths: Vec<_> = source.file().map(Into::into).into_iter().collect();
-            match permit.load_settled(&paths, ClockReading::now(), || secret(&source)) {
-                Some(read) => read.map(Arc::new),
-                None => last.ok_or_else(|| "is being written".to_owned()),
-            }
-        };
-        match self.value.refresh(TIMES, look).await {
-            LookResult::Value(secret) => Some(secret),
-            LookResult::Busy | LookResult::Silent => self.value.last(),
-            // Gone for as long, so that nobody is let in by it.
-            LookResult::Unusable(_) => {
-                self.value.keep_in_use(None);
-                None
-            }
+/// What is believed after a look at its file, or after a while of waiting for one: a file that hangs
+/// keeps one thread and not a caller for ever. One that is gone, and not only for a moment, lets
+/// nobody in.
+async fn read_token(token: &CallerSecret) -> Option<Arc<Secret>> {
+    match token.refresh(TIMES).await {
+        LookResult::Value(secret) => Some(secret),
+        LookResult::Busy | LookResult::Silent => token.last(),
+        LookResult::Unusable(_) => {
+            token.keep_in_use(None);
+            None
         }
     }
 }
@@ -173,7 +136,7 @@ enum Refused {
 
 async fn judge(
     config: &config::AdminConfig,
-    tokens: &BelievedTokens,
+    tokens: &CallerSecrets,
     peer: Peer,
     headers: &HeaderMap,
 ) -> Result<bool, Refused> {
@@ -190,7 +153,7 @@ async fn judge(
         };
     }
     let shown = bearer(headers).ok_or(Refused::Missing)?;
-    let secrets = tokens.read(&config.auth).await;
+    let secrets = read_tokens(tokens, &config.auth).await;
     if secrets.is_empty() {
         return Err(Refused::Unreadable);
     }
@@ -287,7 +250,7 @@ mod tests {
         peer: Peer,
         headers: &HeaderMap,
     ) -> Result<bool, Refused> {
-        super::judge(config, &BelievedTokens::default(), peer, headers).await
+        super::judge(config, &CallerSecrets::default(), peer, headers).await
     }
 
     fn config(auth: &[&str], uids: &[u32]) -> config::AdminConfig {
@@ -416,7 +379,7 @@ mod tests {
             (true, Ok(true), MOMENT),
             (false, Err(Refused::Unreadable), LOOK_PATIENCE),
         ] {
-            let tokens = BelievedTokens::default();
+            let tokens = CallerSecrets::default();
             if known {
                 assert_eq!(
                     super::judge(
@@ -430,7 +393,7 @@ mod tests {
                 );
             }
             // As a look does that never ends.
-            let _hung = tokens.known(&config.auth)[0].value.hang();
+            let _hung = tokens.known(&config.auth)[0].hang();
             let (began, right) = (BootInstant::now(), shows(&["Bearer first-token"]));
             let all =
                 join_all((0..1000).map(|_| super::judge(&config, &tokens, Peer::Network, &right)))
@@ -451,7 +414,7 @@ mod tests {
             auth: vec![source],
             ..config(&[], &[])
         };
-        let tokens = BelievedTokens::default();
+        let tokens = CallerSecrets::default();
         let asked = async |shown: &str| {
             super::judge(&config, &tokens, Peer::Network, &shows(&[shown])).await
         };

@@ -33,7 +33,7 @@ pub use health::Verdict;
 pub use serve::Socket;
 pub use status::{ProblemState, StatusPage};
 
-use auth::{BelievedTokens, Doubts};
+use auth::Doubts;
 use health::Reached;
 use seats::Seats;
 use unread::Unread;
@@ -42,6 +42,7 @@ use crate::{
     clock::BootInstant,
     phase::{Phase, PhaseWatch},
     reload::{ReloadOutcome, Reloader},
+    secret::CallerSecrets,
     snapshot::Snapshot,
     telemetry::Metrics,
 };
@@ -68,7 +69,7 @@ pub struct Admin {
     /// Those who showed a wrong token.
     pub doubts: Arc<Doubts>,
     /// The tokens of `[admin] auth`.
-    pub tokens: Arc<BelievedTokens>,
+    pub tokens: Arc<CallerSecrets>,
     /// What of readiness was reached once.
     pub reached: Arc<Reached>,
 }

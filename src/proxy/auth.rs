@@ -13,10 +13,9 @@ use tokio::{
 
 use super::reply::{Cause, Reply};
 use crate::{
-    files::{ClockReading, LOOK_PATIENCE, LookPermit, LookResult, LookTimes, WatchedValue},
-    lock::Lock,
+    files::{LOOK_PATIENCE, LookResult, LookTimes},
     logging::OncePerMinute,
-    secret::{Secret, Secrets, Source},
+    secret::{CallerSecret, CallerSecrets, Secret, Source},
 };
 
 /// A secret file is read again after this.
@@ -26,7 +25,6 @@ const SLOW: Duration = Duration::from_millis(20);
 /// So many wait for that at most, as each of them keeps its request's head; the others are answered
 /// at once.
 const WAITING: usize = 64;
-const NAME: &str = "client_auth";
 static UNREAD: OncePerMinute = OncePerMinute::new();
 static WRONG: OncePerMinute = OncePerMinute::new();
 
@@ -34,13 +32,13 @@ static WRONG: OncePerMinute = OncePerMinute::new();
 /// cannot be read.
 #[derive(Debug, Default)]
 pub struct Gate {
-    known: Lock<Vec<Arc<KnownSecret>>>,
-    doubts: Arc<Doubts>,
+    secrets: CallerSecrets,
+    doubts: Arc<GuessDelay>,
 }
 
 /// Those who showed a wrong secret.
 #[derive(Debug)]
-pub struct Doubts {
+pub struct GuessDelay {
     places: Semaphore,
     turn: Semaphore,
 }
@@ -50,15 +48,8 @@ pub struct Doubts {
 pub struct Denied {
     /// 407, or 502 where no secret can be read.
     pub reply: Reply,
-    /// A secret was shown, and it is another: wait for [`Doubts::pass`] before this is answered.
+    /// A secret was shown, and it is another: wait for [`GuessDelay::pass`] before this is answered.
     pub wrong: bool,
-}
-
-/// What is known of one source.
-#[derive(Debug)]
-struct KnownSecret {
-    source: Source,
-    value: Arc<WatchedValue<Secret>>,
 }
 
 impl Gate {
@@ -68,10 +59,10 @@ impl Gate {
     /// # Errors
     /// 407, or 502 where none of the secrets can be read.
     pub async fn check(&self, sources: &[Source], presented: Option<&[u8]>) -> Result<(), Reply> {
-        let all = self.known(sources);
+        let all = self.secrets.known(sources);
         let mut looks: FuturesUnordered<_> = all
             .iter()
-            .map(|known| known.secret(LOOK_PATIENCE))
+            .map(|known| value(known, LOOK_PATIENCE))
             .collect();
         let mut worst = Err(unreadable());
         // One that hangs keeps nobody waiting who shows another.
@@ -91,7 +82,7 @@ impl Gate {
     }
 
     /// Where whoever showed a wrong secret waits.
-    pub fn doubts(&self) -> &Arc<Doubts> {
+    pub fn doubts(&self) -> &Arc<GuessDelay> {
         &self.doubts
     }
 
@@ -106,8 +97,8 @@ impl Gate {
             reply: unreadable(),
             wrong: false,
         };
-        for known in self.known(sources) {
-            let Ok(secret) = known.fresh().map_or_else(|| known.secret_here(), Ok) else {
+        for known in self.secrets.known(sources) {
+            let Ok(secret) = value_here(&known) else {
                 continue;
             };
             match judge(&secret, presented) {
@@ -120,95 +111,57 @@ impl Gate {
         }
         Err(worst)
     }
-
-    /// What is known of these sources; what is known of others is forgotten.
-    fn known(&self, sources: &[Source]) -> Vec<Arc<KnownSecret>> {
-        let mut known = self.known.lock();
-        known.retain(|one| sources.contains(&one.source));
-        for source in sources {
-            if !known.iter().any(|one| one.source == *source) {
-                known.push(Arc::new(KnownSecret {
-                    source: source.clone(),
-                    value: Arc::default(),
-                }));
-            }
-        }
-        known.clone()
-    }
 }
 
-impl KnownSecret {
-    /// Who comes while another looks goes on with what is known, or waits no longer than `first`.
-    async fn secret(&self, first: Duration) -> Result<Arc<Secret>, Reply> {
-        if let Some(secret) = self.fresh() {
-            return Ok(secret);
-        }
-        let times = LookTimes {
-            fresh: FRESH,
-            patience: Duration::ZERO,
-            first,
-        };
-        self.resolve(self.value.refresh(times, self.loader()).await)
+/// Who comes while another looks goes on with what is known, or waits no longer than `first`.
+async fn value(known: &CallerSecret, first: Duration) -> Result<Arc<Secret>, Reply> {
+    if let Some(secret) = known.fresh(FRESH) {
+        return Ok(secret);
     }
+    let times = LookTimes {
+        fresh: FRESH,
+        patience: Duration::ZERO,
+        first,
+    };
+    resolve(known, known.refresh(times).await)
+}
 
-    /// The other tasks of this thread go on elsewhere where there are other threads.
-    fn secret_here(&self) -> Result<Arc<Secret>, Reply> {
-        if let Ok(runtime) = Handle::try_current()
-            && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
-        {
-            return tokio::task::block_in_place(|| runtime.block_on(self.secret(Duration::ZERO)));
-        }
-        self.resolve(self.value.refresh_here(self.loader()))
+/// The other tasks of this thread go on elsewhere where there are other threads.
+fn value_here(known: &CallerSecret) -> Result<Arc<Secret>, Reply> {
+    if let Some(secret) = known.fresh(FRESH) {
+        return Ok(secret);
     }
-
-    /// Where there is no need to read it again.
-    fn fresh(&self) -> Option<Arc<Secret>> {
-        if let Source::Value(secret) = &self.source {
-            return Some(Arc::new(secret.clone()));
-        }
-        self.value.fresh(FRESH)
-    }
-
-    /// Reads it, on a thread that may block. While somebody writes to it, what was read before is
-    /// what is there.
-    fn loader(
-        &self,
-    ) -> impl FnOnce(&mut LookPermit, Option<Arc<Secret>>) -> Result<Arc<Secret>, String> + use<>
+    if let Ok(runtime) = Handle::try_current()
+        && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
     {
-        let secrets = Secrets::one(NAME, &self.source);
-        move |permit, last| {
-            let read = || secrets.read().ok()?.get(NAME).cloned().map(Arc::new);
-            permit
-                .load_settled(&secrets.paths(), ClockReading::now(), read)
-                .unwrap_or(last)
-                .ok_or_else(|| "cannot be read".to_owned())
-        }
+        return tokio::task::block_in_place(|| runtime.block_on(value(known, Duration::ZERO)));
     }
+    resolve(known, known.refresh_here())
+}
 
-    /// What was read, or else the last good value, which then counts for a while too.
-    fn resolve(&self, looked: LookResult<Secret>) -> Result<Arc<Secret>, Reply> {
-        let last = match looked {
-            LookResult::Value(secret) => return Ok(secret),
-            LookResult::Busy => return self.value.last().ok_or_else(unreadable),
-            LookResult::Silent | LookResult::Unusable(_) => self.value.last(),
-        };
-        if let Some(times) = UNREAD.note() {
-            tracing::warn!(
-                times,
-                "proxy.client_auth cannot be read; told once a minute"
-            );
-        }
-        let last = last.ok_or_else(unreadable)?;
-        self.value.keep_in_use(Some(last.clone()));
-        Ok(last)
+/// What was read, or else the last good value, which then counts for a while too.
+fn resolve(known: &CallerSecret, looked: LookResult<Secret>) -> Result<Arc<Secret>, Reply> {
+    let last = match looked {
+        LookResult::Value(secret) => return Ok(secret),
+        LookResult::Busy => return known.last().ok_or_else(unreadable),
+        LookResult::Silent | LookResult::Unusable(_) => known.last(),
+    };
+    if let Some(times) = UNREAD.note() {
+        tracing::warn!(
+            times,
+            "proxy.client_auth cannot be read; told once a minute"
+        );
     }
+    let last = last.ok_or_else(unreadable)?;
+    known.keep_in_use(Some(last.clone()));
+    Ok(last)
 }
 
 fn unreadable() -> Reply {
     Reply::new(Cause::SecretUnreadable, "proxy.client_auth cannot be read")
 }
 
-impl Default for Doubts {
+impl Default for GuessDelay {
     fn default() -> Self {
         Self {
             places: Semaphore::new(WAITING),
@@ -217,7 +170,7 @@ impl Default for Doubts {
     }
 }
 
-impl Doubts {
+impl GuessDelay {
     /// Waits for one's turn, and a while. Who shows the right secret is not kept waiting by it. It
     /// takes the speed from a few connections; against many at once it is the secret's length that
     /// helps.
@@ -320,7 +273,7 @@ mod tests {
         assert!(gate.check(&source, right).await.is_ok());
         tokio::time::advance(FRESH * 2).await;
         // As a look does that never ends.
-        let hung = gate.known(&source)[0].value.hang();
+        let hung = gate.secrets.known(&source)[0].hang();
         let began = BootInstant::now();
         for _ in 0..1000 {
             assert!(gate.check(&source, right).await.is_ok());
@@ -336,7 +289,7 @@ mod tests {
         );
         drop(hung);
         let new = Gate::default();
-        let hung = new.known(&source)[0].value.hang();
+        let hung = new.secrets.known(&source)[0].hang();
         let refused =
             futures_util::future::join_all((0..1000).map(|_| new.check(&source, right))).await;
         assert!(refused.iter().all(|refused| {
@@ -411,7 +364,7 @@ mod tests {
         );
         // A look that never ends.
         let new = Gate::default();
-        let _hung = new.known(&sources)[0].value.hang();
+        let _hung = new.secrets.known(&sources)[0].hang();
         let began = BootInstant::now();
         assert!(
             new.check(&sources, Some(b"Bearer third-secret"))

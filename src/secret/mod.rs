@@ -1,11 +1,13 @@
 //! Secrets: where from, what is believed of their files, never printed.
 
 mod read;
+mod shown;
 mod source;
 mod value;
 mod watch;
 
 pub use read::UnreadableSecret;
+pub use shown::{CallerSecret, CallerSecrets};
 pub use source::{Secrets, Source};
 pub use value::{Secret, Values, trim};
 pub use watch::{SecretCheck, SecretWatcher};

@@ -197,7 +197,10 @@ const ORDER_IN_ROOM: &[(&str, &[&str])] = &[
         ],
     ),
     ("redact", &["spelling", "view", "redact"]),
-    ("secret", &["value", "source", "read", "watch", "secret"]),
+    (
+        "secret",
+        &["value", "source", "read", "shown", "watch", "secret"],
+    ),
     (
         "client_auth",
         &[
