@@ -32,7 +32,7 @@
 //! | [`document`] | what people write: TOML and the environment, read against a type's schema, every mistake at its key | hash, lock |
 //! | [`redact`] | what hides our tokens, secrets and variables in bytes that a vendor sends | hash |
 //! | [`secret`] | secrets: where from, what is believed of their files, unprintable | files, hash, lock |
-//! | [`token`] | the engine: schedule, guard, slot, keeper, store | clock, lock, hash, tls |
+//! | [`token`] | the engine: data, schedule, guard, slot, keeper, store | clock, lock, hash, tls |
 //! | [`state`] | the guard's memory on disk: outlives the process, shared by several | clock, token, lock, hash |
 //! | [`client_auth`] | how a client shows who it is: each method whole, in a file of its own | secret |
 //! | [`tls`] | the `tls` table of one leg | files |
@@ -43,7 +43,7 @@
 //! | [`hardening`] | core files and foreign eyes kept off this process | – |
 //! | [`systemd`] | what the service manager is told: ready, reloading, stopping, alive | – |
 //! | [`profile`] | the profile language: layers, one file a table, model, templates, catalogue | clock, secret, document, token, tls, hash, net, client_auth, lock |
-//! | [`oauth`] | one token call: request, assertion, response, rules, client | clock, token, secret, profile, tls, telemetry, hash, lock, net, client_auth |
+//! | [`oauth`] | one token call: request, assertion, client, response, what it means | clock, token, secret, profile, tls, telemetry, hash, lock, net, client_auth |
 //! | [`credential`] | the tokens of one credential, presented together | clock, files, token, oauth, profile, redact, secret, telemetry, hash, lock |
 //! | [`config`] | what may be written, and what the program runs on | profile, route, upstream, secret, document, tls, token, net, hash |
 //! | [`snapshot`] | one configuration at work | config, credential, oauth, route, upstream, tls, document |
@@ -114,6 +114,7 @@
 //! | signed assertions | `src/oauth/assertion.rs` |
 //! | connecting to token endpoints, timeouts, no redirects | `src/oauth/client.rs` |
 //! | classes of answers, Retry-After | `src/oauth/classify.rs` |
+//! | what failed, and the words for it | `src/token/failure.rs` |
 //! | the token and its life out of an answer | `src/oauth/issued.rs` |
 //! | what of a vendor's words may be shown | `src/oauth/scrubber.rs` |
 //! | what a token set puts on a request | `src/credential/injection.rs` |
@@ -171,6 +172,7 @@
 //! | SIGTERM, SIGHUP, the ready line and file | `src/cli/run.rs` |
 //! | systemd | `src/systemd.rs` |
 //! | order of start and stop | `src/app.rs` |
+//! | how far the process is on its way out | `src/phase.rs` |
 //! | how far the stop is: lingering, draining | `src/phase.rs` |
 //! | core files and debuggers | `src/hardening.rs` |
 //! | exit status, arguments | `src/cli/mod.rs` |

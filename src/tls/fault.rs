@@ -10,6 +10,7 @@ use super::flaw::CertificateFlaw;
 /// the likelier reason. Its `Display` says no URL and no name that is not in the certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandshakeFailure {
+    /// What is wrong.
     pub fault: HandshakeFault,
     /// The wall clock stands before 2020: it was never set, and every certificate looks wrong.
     pub clock_unset: bool,

@@ -25,7 +25,9 @@ pub enum FailureClass {
 /// most 200 characters of what the vendor said of it.
 #[derive(Debug, Clone)]
 pub struct Failure {
+    /// What follows from it.
     pub class: FailureClass,
+    /// What broke.
     pub kind: FailureKind,
     /// The vendor's status, where there was an answer.
     pub status: Option<u16>,
@@ -79,10 +81,13 @@ pub enum FailureKind {
     Panicked,
     /// The name of the endpoint cannot be looked up.
     Dns,
+    /// Nobody listens there, or a firewall says so.
     ConnectionRefused,
+    /// The other end, or something in between, cut the connection.
     ConnectionReset,
     /// The operating system gave up connecting.
     ConnectTimeout,
+    /// There is no way to the endpoint's address.
     NetworkUnreachable,
     /// The connection ended within a message.
     ClosedEarly,
@@ -92,6 +97,7 @@ pub enum FailureKind {
     RequestRefused,
     /// The connection ended without an answer, or the answer is not HTTP.
     NotHttp,
+    /// The TLS handshake failed.
     Tls(Box<HandshakeFailure>),
     /// A step of the call took too long.
     TimedOut,
@@ -121,7 +127,9 @@ pub enum FailureKind {
     TokenNotText(String),
     /// The token that stands there cannot be sent, for this reason.
     TokenUnusable {
+        /// Where it stands: a JSON pointer, or a place in words.
         at: String,
+        /// In words that follow the token's place.
         fault: &'static str,
     },
     /// The token's life had ended when it came.
@@ -132,9 +140,11 @@ pub enum FailureKind {
     /// It failed with `refusal`, as it seems because the clock that dated the assertion differs by
     /// so many seconds from the vendor's.
     ClockSkew {
+        /// How far the two are apart.
         seconds: u64,
         /// Ours is behind; else ahead.
         behind: bool,
+        /// What failed.
         refusal: Box<FailureKind>,
     },
 }

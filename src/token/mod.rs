@@ -1,9 +1,9 @@
 //! The token engine: one task keeps one token. Imports nothing of ours but the clock, and what is
 //! wrong with a certificate; sends nothing, knows no files, no pingora.
 //!
-//! Data first ([`model`], [`failure`]), then what configuration says of it ([`policy`], [`schedule`]), the pure
-//! judgements ([`guard`]), the seams ([`fetch`], [`ledger`]), the slot, the keeper, and the store
-//! that finds keepers again.
+//! Data first ([`model`], [`failure`]), then what configuration says of it ([`policy`],
+//! [`schedule`]), the pure judgements ([`guard`]), the seams ([`fetch`], [`ledger`]), the slot, the
+//! keeper, and the store that finds keepers again.
 
 mod busy;
 mod doubling;
