@@ -8,7 +8,7 @@ use serde::{
     de::{self, Visitor},
 };
 
-use super::Mistake;
+use super::problem::Mistake;
 
 /// A duration of a configuration is at most this long (400 days): deadlines stay computable.
 const LONGEST: Duration = Duration::from_hours(400 * 24);

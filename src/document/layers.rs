@@ -12,7 +12,11 @@ use figment::{
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
-use super::{KeyPath, Mistake, Problems, SchemaNode, known};
+use super::{
+    key::KeyPath,
+    problem::{Mistake, Problems, known},
+    schema::SchemaNode,
+};
 
 /// Mistakes that are stepped back over.
 const TURNS: usize = 64;

@@ -6,8 +6,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    DurationOrOff, KeyPath, SchemaNode, SecretRef, SecretRefs, duration, known, one_of,
-    parse_duration,
+    duration::{self, DurationOrOff, parse_duration},
+    key::KeyPath,
+    problem::{known, one_of},
+    schema::SchemaNode,
+    secret_ref::{SecretRef, SecretRefs},
 };
 
 /// Words for a key that nobody reads.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde_json::Value;
 
-use super::SECRET_FORMS;
+use super::secret_ref::SECRET_FORMS;
 
 use crate::lock::Lock;
 

@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use super::{Mistake, why_unread};
+use super::problem::{Mistake, why_unread};
 use crate::hash::sha256;
 
 /// A text that was read once: whoever keeps its digest can tell whether its file holds it still.

@@ -5,11 +5,10 @@ use std::{str::FromStr, time::Duration};
 use jsonwebtoken::Algorithm;
 
 use super::{
-    builder::ProfileBuilder,
+    builder::{ProfileBuilder, TemplateSite},
     file::AssertionTable,
     model::{Assertion, ClientAuth},
-    names::TemplateSite,
-    token::params,
+    params::params,
 };
 use crate::{
     client_auth::AssertionKey,

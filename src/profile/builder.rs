@@ -2,14 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::Duration,
 };
 
 use super::{
-    dry_run::PendingTemplate,
     layers::Layers,
     model::SecretSpec,
-    names::TemplateSite,
     template::{RenderError, Scope, Template},
     text,
 };
@@ -42,6 +41,24 @@ pub(super) struct ProfileBuilder<'a> {
     pub seen: BTreeSet<String>,
     /// Templates whose names are right, to be tried once everything is known.
     pub waiting: Vec<PendingTemplate>,
+}
+
+/// Where a template stands decides what it may name.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum TemplateSite<'p> {
+    /// In a token's request.
+    Request(&'p str),
+    /// In a token's assertion, which cannot name itself.
+    Assertion(&'p str),
+    /// On requests to the upstream.
+    Inject,
+}
+
+/// A template that waits for its dry run, and where it stands.
+pub(super) struct PendingTemplate {
+    /// Its key, and the file it was written in.
+    pub place: (String, Option<PathBuf>),
+    pub template: Template,
 }
 
 impl ProfileBuilder<'_> {

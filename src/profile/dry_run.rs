@@ -3,12 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     time::Duration,
 };
 
 use super::{
-    builder::ProfileBuilder,
+    builder::{PendingTemplate, ProfileBuilder},
     filters::PLACEHOLDER,
     template::{Scope, Template, eval::Fault},
 };
@@ -16,13 +15,6 @@ use crate::{
     document::{Problem, Severity},
     secret::{Secret, Values},
 };
-
-/// A template that waits for its dry run, and where it stands.
-pub(super) struct PendingTemplate {
-    /// Its key, and the file it was written in.
-    pub place: (String, Option<PathBuf>),
-    pub template: Template,
-}
 
 /// Stands for values that are as short as can be.
 const SHORTEST: &str = "p";

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    builder::ProfileBuilder,
+    builder::{ProfileBuilder, TemplateSite},
     file::InjectTable,
     model::{Inject, InjectPlace},
-    names::TemplateSite,
+    params::headers,
     template::Template,
     text,
-    token::headers,
 };
 use crate::document::{KeyPath, Mistake};
 

@@ -18,6 +18,7 @@ mod layers;
 mod lifetime;
 pub mod model;
 mod names;
+mod params;
 mod partition;
 mod response;
 pub mod template;

@@ -1,6 +1,6 @@
 //! What a template may name, by where it stands.
 
-use super::builder::ProfileBuilder;
+use super::builder::{ProfileBuilder, TemplateSite};
 use crate::document::known;
 
 /// Names that are no settings.
@@ -14,17 +14,6 @@ pub(super) const RESERVED: [&str; 8] = [
     "now",
     "uuid",
 ];
-
-/// Where a template stands decides what it may name.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum TemplateSite<'p> {
-    /// In a token's request.
-    Request(&'p str),
-    /// In a token's assertion, which cannot name itself.
-    Assertion(&'p str),
-    /// On requests to the upstream.
-    Inject,
-}
 
 impl ProfileBuilder<'_> {
     /// Whether a template at `site` may name `name`.

@@ -196,6 +196,21 @@ const ORDER_IN_ROOM: &[(&str, &[&str])] = &[
             "identity", "settle", "read", "watch", "value", "write", "files",
         ],
     ),
+    (
+        "document",
+        &[
+            "problem",
+            "key",
+            "duration",
+            "scalar",
+            "secret_ref",
+            "schema",
+            "source",
+            "read",
+            "layers",
+            "document",
+        ],
+    ),
     ("redact", &["spelling", "view", "redact"]),
     (
         "secret",
