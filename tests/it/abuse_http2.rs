@@ -206,8 +206,12 @@ async fn a9_over_http2_a_length_that_lies_is_never_a_whole_request() {
     ] {
         let mut h2 = H2::connect(sidecar.addr()).await;
         let head = request(&[(b":method", b"POST"), (b"content-length", length)]);
-        h2.write(&frame(HEADERS, END_HEADERS, 1, &head)).await;
-        h2.write(&frame(DATA, END_STREAM, 1, body)).await;
+        // At once: a head that says "0" is a whole request until something comes behind it.
+        let frames = [
+            frame(HEADERS, END_HEADERS, 1, &head),
+            frame(DATA, END_STREAM, 1, body),
+        ];
+        h2.write(&frames.concat()).await;
         assert_ne!(h2.end(1).await, End::Answered, "{length:?}");
     }
     assert_eq!(ask(sidecar.addr(), &[]).await, End::Answered);

@@ -20,6 +20,7 @@ use crate::support::{
     sidecar::{PORTS, Sidecar, plain},
     tokens::Tokens,
     vendor::{Need, Vendor},
+    wait::until,
     wire::Reply,
 };
 
@@ -64,6 +65,10 @@ async fn answering(reply: Reply) -> (Issuer, Vendor, Sidecar) {
 
 /// Seconds from when it was had until it is over, as the status tells.
 async fn life(sidecar: &Sidecar) -> i64 {
+    until("a token", async || {
+        sidecar.token("acme", "access").await["expires_at"].is_string()
+    })
+    .await;
     let token = sidecar.token("acme", "access").await;
     let at = |name: &str| {
         token[name]
