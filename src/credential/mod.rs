@@ -35,7 +35,7 @@ use crate::{
     oauth::{CallHistory, TokenCall, TokenClient},
     profile::{self, Profile},
     secret::Secrets,
-    token::{Keeper, KeeperName, KeeperPolicy},
+    token::{Keeper, KeeperName, KeeperPolicy, Unshared},
 };
 
 /// A credential at work.
@@ -161,6 +161,7 @@ impl Credential {
                     parents,
                     Arc::new(call),
                     self.world.ledger.clone(),
+                    Arc::new(Unshared),
                     tuning.clone(),
                 )
             });

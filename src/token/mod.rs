@@ -2,8 +2,8 @@
 //! wrong with a certificate; sends nothing, knows no files, no pingora.
 //!
 //! Data first ([`model`], [`failure`]), then what configuration says of it ([`policy`],
-//! [`schedule`]), the pure judgements ([`guard`]), the seams ([`fetch`], [`ledger`]), the slot, the
-//! keeper, and the store that finds keepers again.
+//! [`schedule`]), the pure judgements ([`guard`]), the seams ([`fetch`], [`ledger`],
+//! [`share`]), the slot, the keeper, and the store that finds keepers again.
 
 mod busy;
 mod doubling;
@@ -20,6 +20,7 @@ mod queue;
 mod refusals;
 mod renewal;
 pub mod schedule;
+pub mod share;
 pub mod slot;
 pub mod store;
 mod window;
@@ -35,6 +36,7 @@ pub use self::{
     policy::{Hold, KeeperPolicy, LockoutPolicy, Rate},
     queue::{QueueTicket, TurnQueue},
     schedule::{Lifetime, RefreshMode, Rotation},
+    share::{Lease, Share, ShareStep, Unshared},
     slot::{Activity, KeeperStatus, Waiter},
     store::Store,
     window::Window,

@@ -177,6 +177,7 @@ const ORDER_IN_ROOM: &[(&str, &[&str])] = &[
             "ledger",
             "memory",
             "fetch",
+            "share",
             "slot",
             "keeper/backoff",
             "keeper/handle",

@@ -19,6 +19,7 @@ use crate::{
         model::{GuardKey, Issued, Token},
         pause::{Pause, PauseReason},
         schedule::SAME_AGAIN,
+        share::ShareStep,
         slot::Activity,
     },
 };
@@ -99,11 +100,31 @@ impl Task {
         };
         let key = prepared.key().cloned();
         self.slot.set_last_key(key.clone());
+        let lease = match self.adopt_or_lease(key.as_ref()).await {
+            Ok(ShareStep::Mint(lease)) => lease,
+            Ok(ShareStep::Adopt(issued)) => {
+                if self.take_token(issued, parents, started).await.is_none() && by_hand {
+                    self.slot.requeue_refresh(started);
+                }
+                return AttemptEnd::Done;
+            }
+            Ok(ShareStep::Wait(freed)) => {
+                if by_hand {
+                    self.slot.requeue_refresh(started);
+                }
+                return AttemptEnd::Busy(freed);
+            }
+            Err(failure) => {
+                self.note_failure(failure, started).await;
+                return AttemptEnd::Done;
+            }
+        };
         let reservation = match &key {
             None => None,
             Some(key) => match self.reserve(key).await {
                 Ok(reservation) => Some(reservation),
                 Err(after) => {
+                    self.share.publish(Some(key), lease, None).await;
                     if by_hand {
                         // Not forgotten: the moment that the guard names is the earliest for it.
                         self.slot.requeue_refresh(
@@ -127,6 +148,7 @@ impl Task {
                     .settle(reservation, AttemptOutcome::GivenBack, &self.policy.limits)
                     .await;
             }
+            self.share.publish(key.as_ref(), lease, None).await;
             if by_hand {
                 self.slot.requeue_refresh(started);
             }
@@ -145,11 +167,26 @@ impl Task {
                 .settle(reservation, outcome, &self.policy.limits)
                 .await;
         }
+        self.share
+            .publish(key.as_ref(), lease, result.as_ref().ok())
+            .await;
         match result {
             Ok(issued) => self.publish_issued(issued, parents, started).await,
             Err(failure) => return self.settle_failure(failure, parents, started).await,
         }
         AttemptEnd::Done
+    }
+
+    /// What other processes have of this token, or leave to get one. That an API refused the one
+    /// that is held is told first: it is nobody's newer token.
+    async fn adopt_or_lease(&mut self, key: Option<&GuardKey>) -> Result<ShareStep, Failure> {
+        let held = self.slot.token.load_full();
+        if let Some(token) = &held
+            && self.refused_through >= token.number
+        {
+            self.share.refused(key, token).await;
+        }
+        self.share.adopt_or_lease(key, held.as_deref()).await
     }
 
     async fn reserve(&mut self, key: &GuardKey) -> Result<Reservation, AttemptEnd> {
@@ -227,12 +264,32 @@ impl Task {
         }
     }
 
+    /// A token call brought `issued`.
     async fn publish_issued(
         &mut self,
         issued: Issued,
         parents: &[Arc<Token>],
         started: BootInstant,
     ) {
+        let implausible = issued.implausible;
+        if let Some((token, unchanged)) = self.take_token(issued, parents, started).await {
+            self.report(KeeperEvent::Issued {
+                took: started.until(BootInstant::now()),
+                unchanged,
+                implausible,
+                token: &token,
+            });
+        }
+    }
+
+    /// Puts `issued` into the slot. Says what stands there now, and whether it is the same as
+    /// before; `None`: it had outlived its time.
+    async fn take_token(
+        &mut self,
+        issued: Issued,
+        parents: &[Arc<Token>],
+        started: BootInstant,
+    ) -> Option<(Arc<Token>, bool)> {
         let now = BootInstant::now();
         let lifetime = &self.policy.lifetime;
         let old = self.slot.token.load_full();
@@ -246,7 +303,6 @@ impl Task {
         };
         let fleeting = lifetime.is_fleeting(&plan, issued.sent);
         let number = same.unwrap_or_else(|| old.map_or(0, |old| old.number) + 1);
-        let implausible = issued.implausible;
         let token = Arc::new(Token {
             number,
             issued,
@@ -269,7 +325,7 @@ impl Task {
                 started,
             )
             .await;
-            return;
+            return None;
         }
         self.slot.unchanged.store(same.is_some(), Release);
         self.slot.token.store(Some(Arc::clone(&token)));
@@ -284,12 +340,7 @@ impl Task {
         self.state.unaccepted = false;
         self.state.rejections = 0;
         self.state.activity = Activity::Due(token.refresh_at);
-        self.report(KeeperEvent::Issued {
-            took: started.until(now),
-            unchanged: same.is_some(),
-            implausible,
-            token: &token,
-        });
+        Some((token, same.is_some()))
     }
 
     /// A refusal blames the parents that were not fetched for this very attempt: they are fetched

@@ -25,6 +25,7 @@ use crate::{
         pause::{Pause, PauseReason},
         policy::KeeperPolicy,
         schedule::RefreshMode,
+        share::Share,
         slot::{Activity, Slot},
     },
 };
@@ -48,10 +49,11 @@ impl Keeper {
         parents: Vec<Arc<Keeper>>,
         fetch: Arc<dyn Fetch>,
         ledger: Arc<dyn Ledger>,
+        share: Arc<dyn Share>,
         policy: KeeperPolicy,
     ) -> Arc<Self> {
         let slot = Arc::new(Slot::new(name, policy, BootInstant::now()));
-        tokio::spawn(Task::new(Arc::clone(&slot), parents.clone(), fetch, ledger).run());
+        tokio::spawn(Task::new(Arc::clone(&slot), parents.clone(), fetch, ledger, share).run());
         Arc::new(Self { slot, parents })
     }
 }

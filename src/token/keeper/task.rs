@@ -23,6 +23,7 @@ use crate::{
         pause::Pause,
         policy::KeeperPolicy,
         queue::QueueTicket,
+        share::Share,
         slot::{KeeperState, Slot, Waiter},
     },
 };
@@ -37,6 +38,7 @@ pub(super) struct Task {
     pub parents: Vec<Arc<Keeper>>,
     pub fetch: Arc<dyn Fetch>,
     pub ledger: Arc<dyn Ledger>,
+    pub share: Arc<dyn Share>,
     pub policy: KeeperPolicy,
     pub backoff: Backoff,
     pub pause: Option<Pause>,
@@ -72,6 +74,7 @@ impl Task {
         parents: Vec<Arc<Keeper>>,
         fetch: Arc<dyn Fetch>,
         ledger: Arc<dyn Ledger>,
+        share: Arc<dyn Share>,
     ) -> Self {
         let (policy_version, policy) = slot.policy();
         let state = slot.state.borrow().clone();
@@ -86,6 +89,7 @@ impl Task {
             parents,
             fetch,
             ledger,
+            share,
             policy,
             backoff: Backoff::default(),
             pause: None,

@@ -27,6 +27,7 @@ use crate::{
         ledger::Ledger,
         policy::{KeeperPolicy, LockoutPolicy, Rate},
         schedule::Lifetime,
+        share::Unshared,
     },
 };
 
@@ -325,6 +326,7 @@ async fn play(steps: Vec<Step>, latch_is_final: bool) -> Result<usize, String> {
             parents,
             fetch,
             Arc::clone(&ledger),
+            Arc::new(Unshared),
             policy_of(0),
         )
     };

@@ -9,6 +9,7 @@ mod guarded;
 mod life;
 mod machine;
 mod refusals;
+mod share;
 mod single_flight;
 mod slot;
 mod turns;
@@ -38,6 +39,7 @@ use crate::{
         model::{GuardKey, Issued, KeeperName, Token},
         policy::{Hold, KeeperPolicy, LockoutPolicy},
         schedule::{Lifetime, RefreshMode, default_lifetime},
+        share::Unshared,
         slot::Activity,
     },
 };
@@ -252,6 +254,7 @@ pub(super) fn start_with(
         parents,
         Arc::clone(script) as Arc<dyn Fetch>,
         ledger,
+        Arc::new(Unshared),
         policy,
     )
 }
