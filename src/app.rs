@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, time::sleep};
 
 use crate::{
-    admin::{Admin, Socket},
+    admin::{Admin, AdminSocket},
     clock::BootInstant,
     config::{self, Config, ListenAddress, LoadOptions},
     credential::World,
@@ -248,18 +248,18 @@ pub async fn ledger(dir: Option<&Path>, metrics: &Metrics) -> Arc<dyn Ledger> {
 /// alone, unless `uids` names others, whom the kernel then vouches for.
 fn admin_socket(
     config: &config::AdminConfig,
-) -> Result<(Socket, Address, Option<SocketFile>), StartError> {
+) -> Result<(AdminSocket, Address, Option<SocketFile>), StartError> {
     match &config.listen {
         ListenAddress::Tcp(address) => {
             let listener = port("admin.listen", *address)?;
             let address = Address::Tcp(local("admin.listen", &listener)?);
-            Ok((Socket::Tcp(listener), address, None))
+            Ok((AdminSocket::Tcp(listener), address, None))
         }
         ListenAddress::Unix(path) => {
             let address = Address::Unix(path.clone());
             let mode = if config.uids.is_empty() { 0o600 } else { 0o666 };
             match listen::plain_unix(path, mode) {
-                Ok((listener, file)) => Ok((Socket::Unix(listener), address, Some(file))),
+                Ok((listener, file)) => Ok((AdminSocket::Unix(listener), address, Some(file))),
                 Err(error) => Err(StartError::Port {
                     key: "admin.listen",
                     address,

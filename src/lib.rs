@@ -159,7 +159,7 @@
 //! | `/api/status` | `src/admin/status.rs` |
 //! | who may ask the admin port: Host, Origin | `src/admin/guardrail.rs` |
 //! | who may ask the admin port: `auth`, `uids` | `src/admin/auth.rs` |
-//! | seats and patience of the admin port | `src/admin/seats.rs` |
+//! | seats and patience of the admin port | `src/admin/seats.rs`, `src/admin/stream.rs` |
 //! | the status page | `src/admin/page/render.rs` |
 //! | metrics: names, help, labels | `src/telemetry.rs` |
 //! | metrics: what is read at the moment of a scrape | `src/admin/exposition.rs` |

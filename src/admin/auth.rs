@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::{sync::Semaphore, time::sleep};
 
-use super::{Admin, page, serve::Peer, text};
+use super::{Admin, page, serve::AdminPeer, text_response};
 use crate::{
     clock::BootInstant,
     config,
@@ -38,15 +38,15 @@ const NAME: &str = "auth";
 /// What a request showed. Where there is no `auth`, whoever reaches a TCP port may ask, but is not
 /// trusted with everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trusted(pub bool);
+pub struct CallerTrust(pub bool);
 
 /// What is remembered of those who showed a wrong token.
-pub struct Doubts {
+pub struct GuessBrake {
     turn: Semaphore,
     told: Lock<(Option<BootInstant>, u64)>,
 }
 
-impl Default for Doubts {
+impl Default for GuessBrake {
     fn default() -> Self {
         Self {
             turn: Semaphore::new(1),
@@ -55,9 +55,9 @@ impl Default for Doubts {
     }
 }
 
-impl Doubts {
+impl GuessBrake {
     /// One more; who is right is not kept waiting by it.
-    async fn another(&self) {
+    async fn slow_down(&self) {
         let untold = {
             let (told, since) = &mut *self.told.lock();
             *since += 1;
@@ -101,30 +101,34 @@ async fn read_token(token: &CallerSecret) -> Option<Arc<Secret>> {
     }
 }
 
-/// Lets through who may, with [`Trusted`] as an extension of the request.
-pub async fn check(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
+/// Lets through who may, with [`CallerTrust`] as an extension of the request.
+pub async fn require_auth(
+    State(admin): State<Admin>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let config = &admin.snapshot.load_full().config.admin;
     let peer = request
         .extensions()
-        .get::<Peer>()
+        .get::<AdminPeer>()
         .copied()
-        .unwrap_or(Peer::Network);
-    let trusted = match judge(config, &admin.tokens, peer, request.headers()).await {
+        .unwrap_or(AdminPeer::Network);
+    let trusted = match authorize(config, &admin.tokens, peer, request.headers()).await {
         Ok(trusted) => trusted,
         Err(refused) => {
-            if refused == Refused::Wrong {
-                admin.doubts.another().await;
+            if refused == AuthRefusal::Wrong {
+                admin.doubts.slow_down().await;
             }
             let at_page = request.uri().path() == "/" && request.method() == Method::GET;
-            return refused.answer(peer, at_page);
+            return refused.into_response(peer, at_page);
         }
     };
-    request.extensions_mut().insert(Trusted(trusted));
+    request.extensions_mut().insert(CallerTrust(trusted));
     next.run(request).await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refused {
+enum AuthRefusal {
     /// No token was shown.
     Missing,
     Wrong,
@@ -134,37 +138,41 @@ enum Refused {
     Stranger,
 }
 
-async fn judge(
+async fn authorize(
     config: &config::AdminConfig,
     tokens: &CallerSecrets,
-    peer: Peer,
+    peer: AdminPeer,
     headers: &HeaderMap,
-) -> Result<bool, Refused> {
-    if let Peer::User(uid) = peer
-        && is_ours(uid, &config.uids)
+) -> Result<bool, AuthRefusal> {
+    if let AdminPeer::User(uid) = peer
+        && is_own_user(uid, &config.uids)
     {
         return Ok(true);
     }
     if config.auth.is_empty() {
-        return if peer == Peer::Network {
+        return if peer == AdminPeer::Network {
             Ok(false)
         } else {
-            Err(Refused::Stranger)
+            Err(AuthRefusal::Stranger)
         };
     }
-    let shown = bearer(headers).ok_or(Refused::Missing)?;
+    let shown = bearer_token(headers).ok_or(AuthRefusal::Missing)?;
     let secrets = read_tokens(tokens, &config.auth).await;
     if secrets.is_empty() {
-        return Err(Refused::Unreadable);
+        return Err(AuthRefusal::Unreadable);
     }
     // All are compared, each in constant time: how long it takes says nothing.
     let right = secrets
         .iter()
         .fold(false, |right, secret| (**secret == shown) | right);
-    if right { Ok(true) } else { Err(Refused::Wrong) }
+    if right {
+        Ok(true)
+    } else {
+        Err(AuthRefusal::Wrong)
+    }
 }
 
-fn is_ours(uid: u32, uids: &[u32]) -> bool {
+fn is_own_user(uid: u32, uids: &[u32]) -> bool {
     if uids.is_empty() {
         uid == 0 || uid == rustix::process::geteuid().as_raw()
     } else {
@@ -174,7 +182,7 @@ fn is_ours(uid: u32, uids: &[u32]) -> bool {
 
 /// What stands behind Bearer (RFC 6750 2.1), where there is one such field and something stands
 /// there.
-fn bearer(headers: &HeaderMap) -> Option<Secret> {
+fn bearer_token(headers: &HeaderMap) -> Option<Secret> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else {
         return None;
@@ -189,7 +197,7 @@ fn bearer(headers: &HeaderMap) -> Option<Secret> {
 ///
 /// # Errors
 /// It cannot be read, in words without its value.
-pub fn secret(source: &Source) -> Result<Secret, String> {
+pub fn load_token(source: &Source) -> Result<Secret, String> {
     let values = Secrets::one(NAME, source)
         .read()
         .map_err(|unreadable| unreadable.why)?;
@@ -200,13 +208,13 @@ pub fn secret(source: &Source) -> Result<Secret, String> {
         .ok_or_else(|| "is empty".to_owned())
 }
 
-impl Refused {
-    fn answer(self, peer: Peer, at_page: bool) -> Response {
+impl AuthRefusal {
+    fn into_response(self, peer: AdminPeer, at_page: bool) -> Response {
         if self == Self::Stranger {
-            let Peer::User(uid) = peer else {
-                return text(StatusCode::FORBIDDEN, "not for you\n");
+            let AdminPeer::User(uid) = peer else {
+                return text_response(StatusCode::FORBIDDEN, "not for you\n");
             };
-            return text(
+            return text_response(
                 StatusCode::FORBIDDEN,
                 format!(
                     "user {uid} is none of [admin] uids (our own user and root where it is not set)\n"
@@ -214,20 +222,20 @@ impl Refused {
             );
         }
         if self == Self::Unreadable {
-            return text(
+            return text_response(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "[admin] auth cannot be read, so nobody can show it\n",
             );
         }
         let mut response = if at_page {
-            page::asks(self == Self::Wrong)
+            page::token_page(self == Self::Wrong)
         } else if self == Self::Wrong {
-            text(
+            text_response(
                 StatusCode::UNAUTHORIZED,
                 "this is not the token of [admin] auth\n",
             )
         } else {
-            text(
+            text_response(
                 StatusCode::UNAUTHORIZED,
                 "send the token of [admin] auth as Authorization: Bearer\n",
             )
@@ -245,12 +253,12 @@ impl Refused {
 mod tests {
     use super::*;
 
-    async fn judge(
+    async fn authorize(
         config: &config::AdminConfig,
-        peer: Peer,
+        peer: AdminPeer,
         headers: &HeaderMap,
-    ) -> Result<bool, Refused> {
-        super::judge(config, &CallerSecrets::default(), peer, headers).await
+    ) -> Result<bool, AuthRefusal> {
+        super::authorize(config, &CallerSecrets::default(), peer, headers).await
     }
 
     fn config(auth: &[&str], uids: &[u32]) -> config::AdminConfig {
@@ -284,7 +292,7 @@ mod tests {
             "BEARER   first-token ",
         ] {
             assert_eq!(
-                judge(&two, Peer::Network, &shows(&[right])).await,
+                authorize(&two, AdminPeer::Network, &shows(&[right])).await,
                 Ok(true),
                 "{right}"
             );
@@ -296,8 +304,8 @@ mod tests {
             "Bearer FIRST-TOKEN",
         ] {
             assert_eq!(
-                judge(&two, Peer::Network, &shows(&[wrong])).await,
-                Err(Refused::Wrong),
+                authorize(&two, AdminPeer::Network, &shows(&[wrong])).await,
+                Err(AuthRefusal::Wrong),
                 "{wrong}"
             );
         }
@@ -310,14 +318,19 @@ mod tests {
             &["Bearer first-token", "Bearer first-token"],
         ] {
             assert_eq!(
-                judge(&two, Peer::Network, &shows(none)).await,
-                Err(Refused::Missing),
+                authorize(&two, AdminPeer::Network, &shows(none)).await,
+                Err(AuthRefusal::Missing),
                 "{none:?}"
             );
         }
         assert_eq!(
-            judge(&config(&[""], &[]), Peer::Network, &shows(&["Bearer x"])).await,
-            Err(Refused::Unreadable),
+            authorize(
+                &config(&[""], &[]),
+                AdminPeer::Network,
+                &shows(&["Bearer x"])
+            )
+            .await,
+            Err(AuthRefusal::Unreadable),
             "an empty one is none"
         );
     }
@@ -337,30 +350,30 @@ mod tests {
             let expected = if right {
                 Ok(true)
             } else {
-                Err(Refused::Stranger)
+                Err(AuthRefusal::Stranger)
             };
             assert_eq!(
-                judge(&alone, Peer::User(uid), &none).await,
+                authorize(&alone, AdminPeer::User(uid), &none).await,
                 expected,
                 "{uids:?} {uid}"
             );
             let expected = if right {
                 Ok(true)
             } else {
-                Err(Refused::Missing)
+                Err(AuthRefusal::Missing)
             };
             assert_eq!(
-                judge(&with_token, Peer::User(uid), &none).await,
+                authorize(&with_token, AdminPeer::User(uid), &none).await,
                 expected,
                 "{uids:?} {uid}"
             );
             assert_eq!(
-                judge(&with_token, Peer::User(uid), &shows(&["Bearer token"])).await,
+                authorize(&with_token, AdminPeer::User(uid), &shows(&["Bearer token"])).await,
                 Ok(true)
             );
         }
         assert_eq!(
-            judge(&config(&[], &[]), Peer::Network, &none).await,
+            authorize(&config(&[], &[]), AdminPeer::Network, &none).await,
             Ok(false),
             "whoever reaches a port may ask, and is not trusted"
         );
@@ -377,15 +390,15 @@ mod tests {
         };
         for (known, expected, waited) in [
             (true, Ok(true), MOMENT),
-            (false, Err(Refused::Unreadable), LOOK_PATIENCE),
+            (false, Err(AuthRefusal::Unreadable), LOOK_PATIENCE),
         ] {
             let tokens = CallerSecrets::default();
             if known {
                 assert_eq!(
-                    super::judge(
+                    super::authorize(
                         &config,
                         &tokens,
-                        Peer::Network,
+                        AdminPeer::Network,
                         &shows(&["Bearer first-token"])
                     )
                     .await,
@@ -395,9 +408,10 @@ mod tests {
             // As a look does that never ends.
             let _hung = tokens.known(&config.auth)[0].hang();
             let (began, right) = (BootInstant::now(), shows(&["Bearer first-token"]));
-            let all =
-                join_all((0..1000).map(|_| super::judge(&config, &tokens, Peer::Network, &right)))
-                    .await;
+            let all = join_all(
+                (0..1000).map(|_| super::authorize(&config, &tokens, AdminPeer::Network, &right)),
+            )
+            .await;
             assert!(all.iter().all(|one| *one == expected), "{expected:?}");
             let took = began.until(BootInstant::now());
             assert!(took >= waited && took < waited * 2, "{took:?}");
@@ -416,12 +430,12 @@ mod tests {
         };
         let tokens = CallerSecrets::default();
         let asked = async |shown: &str| {
-            super::judge(&config, &tokens, Peer::Network, &shows(&[shown])).await
+            super::authorize(&config, &tokens, AdminPeer::Network, &shows(&[shown])).await
         };
         assert_eq!(asked("Bearer first-token").await, Ok(true));
         // Written in place, and not at rest yet.
         std::fs::write(&path, "oth").unwrap();
-        assert_eq!(asked("Bearer oth").await, Err(Refused::Wrong));
+        assert_eq!(asked("Bearer oth").await, Err(AuthRefusal::Wrong));
         assert_eq!(
             asked("Bearer first-token").await,
             Ok(true),
@@ -431,6 +445,6 @@ mod tests {
         std::fs::write(folder.path().join("new"), "other-token").unwrap();
         std::fs::rename(folder.path().join("new"), &path).unwrap();
         assert_eq!(asked("Bearer other-token").await, Ok(true));
-        assert_eq!(asked("Bearer first-token").await, Err(Refused::Wrong));
+        assert_eq!(asked("Bearer first-token").await, Err(AuthRefusal::Wrong));
     }
 }

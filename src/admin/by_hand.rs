@@ -11,7 +11,7 @@ use axum::{
 use http::StatusCode;
 use serde::Serialize;
 
-use super::{Admin, auth::Trusted, json_bytes, respond, status::rfc3339, text};
+use super::{Admin, auth::CallerTrust, json_bytes, respond, status::format_rfc3339, text_response};
 use crate::{
     clock::BootInstant,
     credential::{ByHand, Credential},
@@ -22,7 +22,7 @@ use crate::{
 /// What becomes of what was asked for.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Asked {
+pub enum ActionOutcome {
     /// It is done at this moment (RFC 3339), or as soon after it as others let it.
     At(String),
     /// Nothing is done, and why.
@@ -30,22 +30,22 @@ pub enum Asked {
 }
 
 /// `POST /api/credentials/NAME/refresh` and `/unlatch`.
-pub async fn act(
+pub async fn run_action(
     State(admin): State<Admin>,
     Path((name, action)): Path<(String, String)>,
-    Extension(Trusted(trusted)): Extension<Trusted>,
+    Extension(CallerTrust(trusted)): Extension<CallerTrust>,
 ) -> Response {
     let snapshot = admin.snapshot.load_full();
     let Some(credential) = snapshot.credentials.get(&*name) else {
-        return text(StatusCode::NOT_FOUND, "no such credential\n");
+        return text_response(StatusCode::NOT_FOUND, "no such credential\n");
     };
     let asked = match &*action {
         "refresh" => refresh(credential, trusted),
         "unlatch" => match strict_neighbour(credential, &snapshot).filter(|_| !trusted) {
-            Some(strict) => return locks_accounts(strict),
+            Some(strict) => return refuse_unlatch(strict),
             None => unlatch(credential).await,
         },
-        _ => return text(StatusCode::NOT_FOUND, "refresh or unlatch\n"),
+        _ => return text_response(StatusCode::NOT_FOUND, "refresh or unlatch\n"),
     };
     admin.metrics.asked_by_hand(&name, &action);
     respond(StatusCode::ACCEPTED, "application/json", json_bytes(&asked))
@@ -69,34 +69,36 @@ fn strict_neighbour<'a>(
         .or_else(|| others.find(|other| credential.may_share_account_with(other)))
 }
 
-fn locks_accounts(strict: &Credential) -> Response {
+fn refuse_unlatch(strict: &Credential) -> Response {
     let name = strict.name();
     let why = format!(
         "this vendor locks accounts (account_rejections of credentials.{name}, and whatever shares a token origin with it), and any program of this \
          host reaches a TCP port: set [admin] auth, or [admin] listen = \"unix:PATH\"; or run `cupbearer unlatch NAME` as the user of the [state] \
          folder\n"
     );
-    text(StatusCode::FORBIDDEN, why)
+    text_response(StatusCode::FORBIDDEN, why)
 }
 
-fn refresh(credential: &Credential, trusted: bool) -> Asked {
+fn refresh(credential: &Credential, trusted: bool) -> ActionOutcome {
     match credential.refresh(trusted) {
-        ByHand::At(at) => Asked::At(not_before(at)),
-        ByHand::Held(why) => Asked::Held(why),
+        ByHand::At(at) => ActionOutcome::At(format_not_before(at)),
+        ByHand::Held(why) => ActionOutcome::Held(why),
     }
 }
 
-async fn unlatch(credential: &Credential) -> Asked {
+async fn unlatch(credential: &Credential) -> ActionOutcome {
     match credential.unlatch().await {
-        NextAttempt::At(at) => Asked::At(not_before(at)),
-        NextAttempt::Latched => Asked::Held("it is latched until its secret changes".to_owned()),
-        NextAttempt::NoMemory => {
-            Asked::Held("the guard's memory cannot be read or written: see the log".to_owned())
+        NextAttempt::At(at) => ActionOutcome::At(format_not_before(at)),
+        NextAttempt::Latched => {
+            ActionOutcome::Held("it is latched until its secret changes".to_owned())
         }
+        NextAttempt::NoMemory => ActionOutcome::Held(
+            "the guard's memory cannot be read or written: see the log".to_owned(),
+        ),
     }
 }
 
 /// To the second, rounded up.
-fn not_before(at: BootInstant) -> String {
-    rfc3339(at.wall() + Duration::from_nanos(999_999_999))
+fn format_not_before(at: BootInstant) -> String {
+    format_rfc3339(at.wall() + Duration::from_nanos(999_999_999))
 }

@@ -10,21 +10,21 @@ use axum::{
 };
 use http::{HeaderMap, Method, StatusCode, header};
 
-use super::{Admin, text};
+use super::{Admin, text_response};
 use crate::net::is_localhost;
 
 /// Refuses a Host that is not ours, a foreign Origin, and what changes state without JSON content
 /// type. `bound`: the address, where it is one.
-pub async fn check(
+pub async fn refuse_foreign(
     State((admin, bound)): State<(Admin, Option<SocketAddr>)>,
     request: Request,
     next: Next,
 ) -> Response {
     let named = admin.snapshot.load().config.admin.hosts.clone();
     let headers = request.headers();
-    let host = host(&request).unwrap_or("");
-    if !ours(host, bound, &named) {
-        return text(
+    let host = requested_host(&request).unwrap_or("");
+    if !is_own_host(host, bound, &named) {
+        return text_response(
             StatusCode::FORBIDDEN,
             "this Host is not one of the admin port's names: see [admin] hosts\n",
         );
@@ -36,12 +36,12 @@ pub async fn check(
             .or_else(|| origin.strip_prefix("https://"))
             .unwrap_or("");
         if authority.is_empty() || !authority.eq_ignore_ascii_case(host) {
-            return text(StatusCode::FORBIDDEN, "foreign Origin\n");
+            return text_response(StatusCode::FORBIDDEN, "foreign Origin\n");
         }
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if foreign_site(headers, reads) {
-        return text(
+    if is_foreign_site(headers, reads) {
+        return text_response(
             StatusCode::FORBIDDEN,
             "a foreign page asks (Sec-Fetch-Site)\n",
         );
@@ -58,7 +58,7 @@ pub async fn check(
             .trim()
             .eq_ignore_ascii_case("application/json")
         {
-            return text(
+            return text_response(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "Content-Type must be application/json\n",
             );
@@ -69,7 +69,7 @@ pub async fn check(
 
 /// A browser says that another site's page asks (Fetch Metadata). A link to the status page may be
 /// followed from anywhere: what it leads to is read by who followed it alone.
-fn foreign_site(headers: &HeaderMap, reads: bool) -> bool {
+fn is_foreign_site(headers: &HeaderMap, reads: bool) -> bool {
     let all = |name: &str, fits: fn(&[u8]) -> bool| {
         headers
             .get_all(name)
@@ -86,7 +86,7 @@ fn foreign_site(headers: &HeaderMap, reads: bool) -> bool {
 
 /// What the client calls us: the authority of an absolute URL, or Host. None where there are two
 /// and they differ.
-fn host(request: &Request) -> Option<&str> {
+fn requested_host(request: &Request) -> Option<&str> {
     let mut fields = request.headers().get_all(header::HOST).iter();
     let field = fields.next().map(|h| h.to_str().unwrap_or(""));
     match (
@@ -100,7 +100,7 @@ fn host(request: &Request) -> Option<&str> {
 }
 
 /// Loopback literals, localhost names, the bound address, and the configured names; any port.
-fn ours(host: &str, bound: Option<SocketAddr>, named: &[String]) -> bool {
+fn is_own_host(host: &str, bound: Option<SocketAddr>, named: &[String]) -> bool {
     let name = without_port(host)
         .trim_end_matches('.')
         .to_ascii_lowercase();
@@ -136,7 +136,7 @@ mod tests {
             "ADMIN.example.",
             "127.9.9.9",
         ] {
-            assert!(ours(good, bound, &named), "{good}");
+            assert!(is_own_host(good, bound, &named), "{good}");
         }
         for bad in [
             "",
@@ -150,10 +150,10 @@ mod tests {
             ":",
             "[::1",
         ] {
-            assert!(!ours(bad, bound, &named), "{bad}");
+            assert!(!is_own_host(bad, bound, &named), "{bad}");
         }
         assert!(
-            ours("localhost", None, &[]) && !ours("10.1.2.3", None, &[]),
+            is_own_host("localhost", None, &[]) && !is_own_host("10.1.2.3", None, &[]),
             "a Unix socket has no address"
         );
     }
@@ -188,8 +188,8 @@ mod tests {
             ),
         ] {
             let found = (
-                foreign_site(&headers(&pairs), true),
-                foreign_site(&headers(&pairs), false),
+                is_foreign_site(&headers(&pairs), true),
+                is_foreign_site(&headers(&pairs), false),
             );
             assert_eq!(found, (foreign_read, foreign_change), "{pairs:?}");
         }

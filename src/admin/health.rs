@@ -13,7 +13,7 @@ use crate::{
 
 /// The answer of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Readiness {
     /// 200.
     Ready,
     /// 503: which credential is waited for, and why.
@@ -29,24 +29,28 @@ pub const SELDOM: Duration = Duration::from_secs(1);
 
 /// What this process has reached once, and has from then on whatever a reload brings.
 #[derive(Debug, Default)]
-pub struct Reached {
+pub struct ReadinessMemory {
     started: AtomicBool,
     accepted: AtomicBool,
 }
 
-impl Reached {
+impl ReadinessMemory {
     /// Of the whole program, by `[admin] ready`.
-    pub fn ready(&self, snapshot: &Snapshot) -> Verdict {
+    pub fn readiness(&self, snapshot: &Snapshot) -> Readiness {
         let all = || snapshot.credentials.values();
         match snapshot.config.admin.ready {
-            Ready::Started => once(&self.started, || first_not(all(), settled)),
-            Ready::Accepted => once(&self.accepted, || first_not(all(), accepted)),
-            Ready::All => first_not(all(), one),
+            Ready::Started => remember(&self.started, || first_unready(all(), settled_readiness)),
+            Ready::Accepted => {
+                remember(&self.accepted, || first_unready(all(), accepted_readiness))
+            }
+            Ready::All => first_unready(all(), credential_readiness),
             Ready::Any => {
-                if all().next().is_none() || all().any(|c| one(c) == Verdict::Ready) {
-                    return Verdict::Ready;
+                if all().next().is_none()
+                    || all().any(|c| credential_readiness(c) == Readiness::Ready)
+                {
+                    return Readiness::Ready;
                 }
-                Verdict::NotYet("no credential can send".to_owned())
+                Readiness::NotYet("no credential can send".to_owned())
             }
         }
     }
@@ -57,63 +61,64 @@ impl Reached {
     }
 
     /// Whether there is nothing left to reach.
-    pub fn all(&self, snapshot: &Snapshot) -> bool {
+    pub fn has_reached_all(&self, snapshot: &Snapshot) -> bool {
         let all = || snapshot.credentials.values();
-        once(&self.started, || first_not(all(), settled)) == Verdict::Ready
-            && once(&self.accepted, || first_not(all(), accepted)) == Verdict::Ready
+        remember(&self.started, || first_unready(all(), settled_readiness)) == Readiness::Ready
+            && remember(&self.accepted, || first_unready(all(), accepted_readiness))
+                == Readiness::Ready
     }
 }
 
-fn once(reached: &AtomicBool, judge: impl FnOnce() -> Verdict) -> Verdict {
+fn remember(reached: &AtomicBool, decide: impl FnOnce() -> Readiness) -> Readiness {
     if reached.load(Ordering::Acquire) {
-        return Verdict::Ready;
+        return Readiness::Ready;
     }
-    let verdict = judge();
-    if verdict == Verdict::Ready {
+    let readiness = decide();
+    if readiness == Readiness::Ready {
         reached.store(true, Ordering::Release);
     }
-    verdict
+    readiness
 }
 
 /// Of one credential: it can send.
-pub fn one(credential: &Credential) -> Verdict {
+pub fn credential_readiness(credential: &Credential) -> Readiness {
     if credential.able() {
-        Verdict::Ready
+        Readiness::Ready
     } else {
-        Verdict::NotYet(format!("{}: no token may be sent", credential.name()))
+        Readiness::NotYet(format!("{}: no token may be sent", credential.name()))
     }
 }
 
-fn first_not<'a>(
+fn first_unready<'a>(
     mut all: impl Iterator<Item = &'a std::sync::Arc<Credential>>,
-    judge: impl Fn(&Credential) -> Verdict,
-) -> Verdict {
-    all.find_map(|c| Some(judge(c)).filter(|v| *v != Verdict::Ready))
-        .unwrap_or(Verdict::Ready)
+    decide: impl Fn(&Credential) -> Readiness,
+) -> Readiness {
+    all.find_map(|c| Some(decide(c)).filter(|v| *v != Readiness::Ready))
+        .unwrap_or(Readiness::Ready)
 }
 
 /// Every token fetched at start has had its first outcome.
-fn settled(credential: &Credential) -> Verdict {
+fn settled_readiness(credential: &Credential) -> Readiness {
     if credential.settled() {
-        Verdict::Ready
+        Readiness::Ready
     } else {
-        Verdict::NotYet(format!("{}: first token call not done", credential.name()))
+        Readiness::NotYet(format!("{}: first token call not done", credential.name()))
     }
 }
 
 /// Every token fetched at start has had its first outcome, and none that stands against it: a
 /// refused secret, a senseless answer, or a guard that cannot remember and so allows no call hold
 /// it until a success. Whatever comes after that takes nothing away.
-fn accepted(credential: &Credential) -> Verdict {
+fn accepted_readiness(credential: &Credential) -> Readiness {
     let refused = |t: &TokenState| t.partition.is_none() && t.status.unaccepted;
     // A child that waits for a refused parent is not counted as settled by a mistake: the parent is
     // found first.
     match credential.tokens().iter().find(|t| refused(t)) {
-        Some(t) => Verdict::NotYet(format!(
+        Some(t) => Readiness::NotYet(format!(
             "{}: token {} was not accepted",
             credential.name(),
             t.token
         )),
-        None => settled(credential),
+        None => settled_readiness(credential),
     }
 }

@@ -8,10 +8,10 @@ mod exposition;
 mod guardrail;
 mod health;
 mod page;
-mod patience;
 mod seats;
 mod serve;
 mod status;
+mod stream;
 mod unread;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -29,14 +29,14 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use tokio::net::TcpListener;
 
-pub use health::Verdict;
-pub use serve::Socket;
+pub use health::Readiness;
+pub use serve::AdminSocket;
 pub use status::{ProblemState, StatusPage};
 
-use auth::Doubts;
-use health::Reached;
-use seats::Seats;
-use unread::Unread;
+use auth::GuessBrake;
+use health::ReadinessMemory;
+use seats::PortSeats;
+use unread::UnreadAnswers;
 
 use crate::{
     clock::BootInstant,
@@ -65,45 +65,54 @@ pub struct Admin {
     /// Salts token fingerprints, so that they say nothing across restarts.
     pub salt: [u8; 16],
     /// The memory that answers hold which nobody has read yet.
-    pub unread: Arc<Unread>,
+    pub unread: Arc<UnreadAnswers>,
     /// Those who showed a wrong token.
-    pub doubts: Arc<Doubts>,
+    pub doubts: Arc<GuessBrake>,
     /// The tokens of `[admin] auth`.
     pub tokens: Arc<CallerSecrets>,
     /// What of readiness was reached once.
-    pub reached: Arc<Reached>,
+    pub reached: Arc<ReadinessMemory>,
 }
 
 impl Admin {
     /// Serves everything on `socket`, which is bound to this address where it has one, until
     /// [`Phase::Stopped`].
-    pub async fn serve(self, socket: Socket, bound: Option<SocketAddr>) {
+    pub async fn serve(self, socket: AdminSocket, bound: Option<SocketAddr>) {
         let guarded = Router::new()
-            .route("/", get(page::page))
-            .route("/api/status", get(api_status))
-            .route("/api/credentials/{name}/{action}", post(by_hand::act))
-            .route("/api/reload", post(reload))
-            .route_layer(middleware::from_fn_with_state(self.clone(), auth::check))
+            .route("/", get(page::get_page))
+            .route("/api/status", get(get_status))
+            .route(
+                "/api/credentials/{name}/{action}",
+                post(by_hand::run_action),
+            )
+            .route("/api/reload", post(post_reload))
+            .route_layer(middleware::from_fn_with_state(
+                self.clone(),
+                auth::require_auth,
+            ))
             // Style and script of the page that asks for the token.
-            .merge(page::parts())
+            .merge(page::part_routes())
             .route_layer(middleware::from_fn_with_state(
                 (self.clone(), bound),
-                guardrail::check,
+                guardrail::refuse_foreign,
             ));
-        let app = guarded.merge(read_only()).fallback(not_found);
-        self.answer(socket, app).await;
+        let app = guarded.merge(read_only_routes()).fallback(not_found);
+        self.serve_router(socket, app).await;
     }
 
     /// Serves what kubelet and Prometheus need and nothing else, to any Host, until
     /// [`Phase::Stopped`].
     pub async fn serve_read_only(self, listener: TcpListener) {
-        self.answer(Socket::Tcp(listener), read_only().fallback(not_found))
-            .await;
+        self.serve_router(
+            AdminSocket::Tcp(listener),
+            read_only_routes().fallback(not_found),
+        )
+        .await;
     }
 
-    async fn answer(self, socket: Socket, app: Router<Self>) {
-        let seats = Seats::new(seats::MOST);
-        self.unread.watch(&seats);
+    async fn serve_router(self, socket: AdminSocket, app: Router<Self>) {
+        let seats = PortSeats::new(seats::MOST);
+        self.unread.watch_port(&seats);
         let phase = self.phase.clone();
         serve::serve(socket, app.with_state(self), seats, phase).await;
     }
@@ -112,7 +121,7 @@ impl Admin {
     /// adds afterwards takes nothing away.
     pub async fn watch_readiness(self) {
         let begun = BootInstant::now();
-        while !self.reached.all(&self.snapshot.load_full()) {
+        while !self.reached.has_reached_all(&self.snapshot.load_full()) {
             // A first outcome is seldom long in coming; one that is, is a refused secret or an
             // issuer that is down.
             let pause = if begun.until(BootInstant::now()) < health::SOON {
@@ -125,61 +134,66 @@ impl Admin {
     }
 
     /// What `/readyz` answers.
-    fn verdict(&self, snapshot: &Snapshot) -> Verdict {
+    fn readiness(&self, snapshot: &Snapshot) -> Readiness {
         if self.phase.now() != Phase::Serving {
-            return Verdict::NotYet("shutting down".to_owned());
+            return Readiness::NotYet("shutting down".to_owned());
         }
-        self.reached.ready(snapshot)
+        self.reached.readiness(snapshot)
     }
 }
 
-fn read_only() -> Router<Admin> {
+fn read_only_routes() -> Router<Admin> {
     Router::new()
-        .route("/metrics", get(metrics))
-        .route("/livez", get(|| async { text(StatusCode::OK, "ok\n") }))
-        .route("/readyz", get(readyz))
-        .route("/readyz/{name}", get(readyz_one))
+        .route("/metrics", get(get_metrics))
+        .route(
+            "/livez",
+            get(|| async { text_response(StatusCode::OK, "ok\n") }),
+        )
+        .route("/readyz", get(get_readyz))
+        .route("/readyz/{name}", get(get_credential_readyz))
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    match admin.unread.metrics(|| admin.render_metrics()).await {
+async fn get_metrics(State(admin): State<Admin>) -> Response {
+    match admin.unread.share_metrics(|| admin.render_metrics()).await {
         Some(body) => respond(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
             body,
         ),
-        None => crowded(),
+        None => crowded_response(),
     }
 }
 
-async fn readyz(State(admin): State<Admin>) -> Response {
-    health_answer(&admin.verdict(&admin.snapshot.load_full()))
+async fn get_readyz(State(admin): State<Admin>) -> Response {
+    readiness_response(&admin.readiness(&admin.snapshot.load_full()))
 }
 
-async fn readyz_one(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
+async fn get_credential_readyz(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
     match admin.snapshot.load_full().credentials.get(&*name) {
-        Some(credential) => health_answer(&health::one(credential)),
-        None => text(StatusCode::NOT_FOUND, "no such credential\n"),
+        Some(credential) => readiness_response(&health::credential_readiness(credential)),
+        None => text_response(StatusCode::NOT_FOUND, "no such credential\n"),
     }
 }
 
-fn health_answer(verdict: &Verdict) -> Response {
+fn readiness_response(verdict: &Readiness) -> Response {
     match verdict {
-        Verdict::Ready => text(StatusCode::OK, "ok\n"),
-        Verdict::NotYet(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        Readiness::Ready => text_response(StatusCode::OK, "ok\n"),
+        Readiness::NotYet(why) => {
+            text_response(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+        }
     }
 }
 
-async fn api_status(State(admin): State<Admin>) -> Response {
-    large(&admin, StatusCode::OK, "application/json", || {
-        json_bytes(&StatusPage::of(&admin))
+async fn get_status(State(admin): State<Admin>) -> Response {
+    large_response(&admin, StatusCode::OK, "application/json", || {
+        json_bytes(&StatusPage::collect(&admin))
     })
     .await
 }
 
 /// What `POST /api/reload` answers.
 #[derive(serde::Serialize)]
-struct Reloaded {
+struct ReloadAnswer {
     outcome: &'static str,
     /// Of the configuration that runs now.
     generation: u64,
@@ -187,13 +201,13 @@ struct Reloaded {
     restart: Vec<&'static str>,
 }
 
-async fn reload(State(admin): State<Admin>) -> Response {
+async fn post_reload(State(admin): State<Admin>) -> Response {
     admin.metrics.asked_by_hand("", "reload");
     let outcome = admin.reloader.reload().await;
     let (status, problems) = match &outcome {
         ReloadOutcome::Refused(problems) => (
             StatusCode::UNPROCESSABLE_ENTITY,
-            problems.iter().map(ProblemState::of).collect(),
+            problems.iter().map(ProblemState::from_problem).collect(),
         ),
         ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged => (StatusCode::OK, Vec::new()),
     };
@@ -201,20 +215,20 @@ async fn reload(State(admin): State<Admin>) -> Response {
         admin.snapshot.load().generation,
         admin.reloader.needs_restart(),
     );
-    let answer = Reloaded {
-        outcome: status::word(&outcome),
+    let answer = ReloadAnswer {
+        outcome: status::outcome_word(&outcome),
         generation,
         problems,
         restart,
     };
-    large(&admin, status, "application/json", || json_bytes(&answer)).await
+    large_response(&admin, status, "application/json", || json_bytes(&answer)).await
 }
 
 async fn not_found() -> Response {
-    text(StatusCode::NOT_FOUND, "not found\n")
+    text_response(StatusCode::NOT_FOUND, "not found\n")
 }
 
-fn text(status: StatusCode, body: impl Into<String>) -> Response {
+fn text_response(status: StatusCode, body: impl Into<String>) -> Response {
     respond(
         status,
         "text/plain; charset=utf-8",
@@ -223,7 +237,7 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response {
 }
 
 /// An answer that may be large: it is made once there is room for it.
-async fn large(
+async fn large_response(
     admin: &Admin,
     status: StatusCode,
     content_type: &'static str,
@@ -231,12 +245,12 @@ async fn large(
 ) -> Response {
     match admin.unread.hold(render).await {
         Some(body) => respond(status, content_type, body),
-        None => crowded(),
+        None => crowded_response(),
     }
 }
 
-fn crowded() -> Response {
-    let mut response = text(
+fn crowded_response() -> Response {
+    let mut response = text_response(
         StatusCode::SERVICE_UNAVAILABLE,
         "too many answers lie here unread\n",
     );

@@ -24,20 +24,20 @@ pub const SOON: Duration = Duration::from_millis(20);
 
 /// Everybody who is connected. Where all seats are taken, a newcomer gets that of whom has been
 /// silent longest: probes and scrapes cannot be kept out by who only sits there.
-pub struct Seats {
+pub struct PortSeats {
     most: usize,
     room: Arc<Semaphore>,
-    taken: Lock<Taken>,
+    taken: Lock<SeatTable>,
 }
 
 #[derive(Default)]
-struct Taken {
+struct SeatTable {
     /// All that ever were.
     count: u64,
-    by: HashMap<u64, Sitting>,
+    by: HashMap<u64, SeatHolder>,
 }
 
-struct Sitting {
+struct SeatHolder {
     moved: BootInstant,
     answered: bool,
     busy: bool,
@@ -47,7 +47,7 @@ struct Sitting {
     stay: Option<oneshot::Sender<()>>,
 }
 
-impl Seats {
+impl PortSeats {
     /// So many seats.
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
@@ -59,7 +59,7 @@ impl Seats {
     }
 
     /// A seat; where all are taken, somebody is told to leave.
-    pub async fn take(self: Arc<Self>) -> Seat {
+    pub async fn take(self: Arc<Self>) -> PortSeat {
         let mut patience = Duration::ZERO;
         let room = loop {
             match timeout(patience, self.room.clone().acquire_owned()).await {
@@ -75,7 +75,7 @@ impl Seats {
             let number = taken.count;
             taken.by.insert(
                 number,
-                Sitting {
+                SeatHolder {
                     moved: BootInstant::now(),
                     answered: false,
                     busy: false,
@@ -85,7 +85,7 @@ impl Seats {
             );
             number
         };
-        Seat {
+        PortSeat {
             seats: self,
             number,
             unread: false,
@@ -104,7 +104,7 @@ impl Seats {
             .filter(|s| s.stay.is_some() && s.answered)
             .count()
             > self.most / 2;
-        let may_go = |s: &Sitting| {
+        let may_go = |s: &SeatHolder| {
             s.answered == known && s.moved.until(now) >= if s.busy { BUSY } else { FRESH }
         };
         let longest = taken
@@ -137,14 +137,14 @@ impl Seats {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, SeatTable> {
         self.taken.lock()
     }
 }
 
 /// One connection's place.
-pub struct Seat {
-    seats: Arc<Seats>,
+pub struct PortSeat {
+    seats: Arc<PortSeats>,
     number: u64,
     unread: bool,
     /// Resolves when it is time to go.
@@ -152,9 +152,9 @@ pub struct Seat {
     _room: Option<OwnedSemaphorePermit>,
 }
 
-impl Seat {
+impl PortSeat {
     /// Bytes moved. `busy`: it waits for an answer, or is within a body.
-    pub fn moved(&mut self, answered: bool, busy: bool) {
+    pub fn note_movement(&mut self, answered: bool, busy: bool) {
         let mut taken = self.seats.lock();
         if let Some(sitting) = taken.by.get_mut(&self.number) {
             sitting.moved = BootInstant::now();
@@ -171,7 +171,7 @@ impl Seat {
 
     /// Whether a part of an answer waits for the peer to read. It lasts until all of the answer is
     /// gone, however the peer drips.
-    pub fn unread(&mut self, unread: bool) {
+    pub fn note_unread(&mut self, unread: bool) {
         if std::mem::replace(&mut self.unread, unread) != unread
             && let Some(sitting) = self.seats.lock().by.get_mut(&self.number)
         {
@@ -180,7 +180,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for PortSeat {
     fn drop(&mut self) {
         self.seats.lock().by.remove(&self.number);
     }

@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use super::{
-    patience::Patient,
-    seats::{Seat, Seats},
+    seats::{PortSeat, PortSeats},
+    stream::SeatedStream,
 };
 use crate::phase::{Phase, PhaseWatch};
 
@@ -33,7 +33,7 @@ const SEND_BUFFER: usize = 32 * 1024;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A socket that accepts.
-pub enum Socket {
+pub enum AdminSocket {
     /// An address.
     Tcp(TcpListener),
     /// A path.
@@ -42,7 +42,7 @@ pub enum Socket {
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub enum AdminPeer {
     /// Anybody who can reach the address.
     Network,
     /// A program of this user, as the kernel says (SO_PEERCRED).
@@ -50,7 +50,7 @@ pub enum Peer {
 }
 
 /// Serves `app` until [`Phase::Stopped`]; open requests are then finished.
-pub async fn serve(socket: Socket, app: Router, seats: Arc<Seats>, phase: PhaseWatch) {
+pub async fn serve(socket: AdminSocket, app: Router, seats: Arc<PortSeats>, phase: PhaseWatch) {
     let mut stopped = phase.clone();
     loop {
         let accepted = tokio::select! {
@@ -73,28 +73,28 @@ pub async fn serve(socket: Socket, app: Router, seats: Arc<Seats>, phase: PhaseW
 /// One connection. It has been accepted before it waits for its seat, so that the kernel's queue is
 /// ours to empty.
 async fn accept(
-    socket: &Socket,
-    seats: &Arc<Seats>,
+    socket: &AdminSocket,
+    seats: &Arc<PortSeats>,
     app: &Router,
     phase: &PhaseWatch,
 ) -> io::Result<()> {
     match socket {
-        Socket::Tcp(listener) => {
+        AdminSocket::Tcp(listener) => {
             let (tcp, _) = listener.accept().await?;
             tcp.set_nodelay(true)?;
             sockopt::set_socket_send_buffer_size(&tcp, SEND_BUFFER)?;
             let seat = seats.clone().take().await;
             tokio::spawn(converse(
                 tcp,
-                Peer::Network,
+                AdminPeer::Network,
                 seat,
                 app.clone(),
                 phase.clone(),
             ));
         }
-        Socket::Unix(listener) => {
+        AdminSocket::Unix(listener) => {
             let (unix, _) = listener.accept().await?;
-            let user = Peer::User(unix.peer_cred()?.uid());
+            let user = AdminPeer::User(unix.peer_cred()?.uid());
             sockopt::set_socket_send_buffer_size(&unix, SEND_BUFFER)?;
             let seat = seats.clone().take().await;
             tokio::spawn(converse(unix, user, seat, app.clone(), phase.clone()));
@@ -103,7 +103,7 @@ async fn accept(
     Ok(())
 }
 
-async fn converse<T>(io: T, peer: Peer, seat: Seat, app: Router, mut phase: PhaseWatch)
+async fn converse<T>(io: T, peer: AdminPeer, seat: PortSeat, app: Router, mut phase: PhaseWatch)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -116,7 +116,7 @@ where
     // Heads have their deadline below, where bytes are seen.
     server.header_read_timeout(None).max_buf_size(HEAD);
     let mut connection =
-        pin!(server.serve_connection(TokioIo::new(Patient::new(io, seat)), service));
+        pin!(server.serve_connection(TokioIo::new(SeatedStream::new(io, seat)), service));
     tokio::select! {
         // What went wrong is the client's own business.
         _ = connection.as_mut() => return,

@@ -190,19 +190,19 @@ pub struct LastFailure {
 impl StatusPage {
     /// As things stand now.
     #[must_use]
-    pub fn of(admin: &Admin) -> Self {
+    pub fn collect(admin: &Admin) -> Self {
         let snapshot = admin.snapshot.load_full();
         let config = &snapshot.config;
-        let verdict = admin.verdict(&snapshot);
+        let readiness = admin.readiness(&snapshot);
         Self {
             build: Build {
                 version: env!("CARGO_PKG_VERSION"),
             },
-            now: rfc3339(BootInstant::now().wall()),
-            ready: verdict == health::Verdict::Ready,
-            not_ready: match verdict {
-                health::Verdict::Ready => None,
-                health::Verdict::NotYet(why) => Some(why),
+            now: format_rfc3339(BootInstant::now().wall()),
+            ready: readiness == health::Readiness::Ready,
+            not_ready: match readiness {
+                health::Readiness::Ready => None,
+                health::Readiness::NotYet(why) => Some(why),
             },
             uptime: admin.started.until(BootInstant::now()).as_secs(),
             config: ConfigState {
@@ -216,11 +216,11 @@ impl StatusPage {
                 },
                 listen: admin.proxy.clone(),
                 last_reload: admin.reloader.last().map(|(outcome, at)| LastReload {
-                    outcome: word(&outcome),
-                    at: rfc3339(at.wall()),
+                    outcome: outcome_word(&outcome),
+                    at: format_rfc3339(at.wall()),
                     problems: match &outcome {
                         ReloadOutcome::Refused(problems) => {
-                            problems.iter().map(ProblemState::of).collect()
+                            problems.iter().map(ProblemState::from_problem).collect()
                         }
                         ReloadOutcome::Applied { .. } | ReloadOutcome::Unchanged => Vec::new(),
                     },
@@ -230,19 +230,19 @@ impl StatusPage {
             upstreams: snapshot
                 .upstreams
                 .iter()
-                .map(|u| upstream(u, admin))
+                .map(|u| upstream_state(u, admin))
                 .collect(),
             credentials: snapshot
                 .credentials
                 .values()
-                .map(|c| credential(c, &admin.salt))
+                .map(|c| credential_state(c, &admin.salt))
                 .collect(),
         }
     }
 }
 
 /// An outcome's name.
-pub fn word(outcome: &ReloadOutcome) -> &'static str {
+pub fn outcome_word(outcome: &ReloadOutcome) -> &'static str {
     match outcome {
         ReloadOutcome::Applied { .. } => "applied",
         ReloadOutcome::Unchanged => "unchanged",
@@ -252,7 +252,7 @@ pub fn word(outcome: &ReloadOutcome) -> &'static str {
 
 impl ProblemState {
     /// As it is shown.
-    pub fn of(problem: &Problem) -> Self {
+    pub fn from_problem(problem: &Problem) -> Self {
         let Problem {
             severity,
             key,
@@ -275,7 +275,7 @@ impl ProblemState {
     }
 }
 
-fn upstream(served: &ServedUpstream, admin: &Admin) -> UpstreamState {
+fn upstream_state(served: &ServedUpstream, admin: &Admin) -> UpstreamState {
     let u = &served.upstream;
     let traffic = admin.metrics.traffic(&u.name);
     let scheme = if u.target.tls { "https" } else { "http" };
@@ -295,18 +295,18 @@ fn upstream(served: &ServedUpstream, admin: &Admin) -> UpstreamState {
     }
 }
 
-fn credential(c: &Credential, salt: &[u8]) -> CredentialState {
+fn credential_state(c: &Credential, salt: &[u8]) -> CredentialState {
     CredentialState {
         name: c.name().clone(),
         profile: c.profile().name.clone(),
         able: c.able(),
         waiters: c.waiters(),
         secret_generation: c.secret_generation(),
-        tokens: c.tokens().iter().map(|t| token(t, salt)).collect(),
+        tokens: c.tokens().iter().map(|t| token_json(t, salt)).collect(),
     }
 }
 
-fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
+fn token_json(state: &TokenState, salt: &[u8]) -> TokenJson {
     let now = BootInstant::now();
     let status = &state.status;
     let current = status.token.as_ref().filter(|t| t.expires > now);
@@ -323,13 +323,13 @@ fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
             Activity::Resting => "resting",
         },
         generation: status.token.as_ref().map_or(0, |t| t.number),
-        obtained_at: current.map(|t| rfc3339(t.issued.sent.wall())),
-        expires_at: current.map(|t| rfc3339(t.expires.wall())),
+        obtained_at: current.map(|t| format_rfc3339(t.issued.sent.wall())),
+        expires_at: current.map(|t| format_rfc3339(t.expires.wall())),
         refresh_at: match status.activity {
             Activity::Due(at)
             | Activity::Held {
                 until: Some(at), ..
-            } => Some(rfc3339(at.wall())),
+            } => Some(format_rfc3339(at.wall())),
             _ => None,
         },
         sendable,
@@ -341,7 +341,7 @@ fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
                 FailureClass::Config => "config",
                 FailureClass::Unreadable => "secret_unreadable",
             },
-            at: rfc3339(*at),
+            at: format_rfc3339(*at),
             status: f.status,
             error: f.to_string(),
             help: advice::help(
@@ -356,7 +356,7 @@ fn token(state: &TokenState, salt: &[u8]) -> TokenJson {
 }
 
 /// A Unix time, to the second.
-pub fn rfc3339(unix: Duration) -> String {
+pub fn format_rfc3339(unix: Duration) -> String {
     let seconds = i64::try_from(unix.as_secs()).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "unknown".to_owned(), |t| t.to_string())
 }

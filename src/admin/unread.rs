@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::seats::{SOON, Seats};
+use super::seats::{PortSeats, SOON};
 use crate::{clock::BootInstant, lock::Lock};
 
 /// KiB of unread answers, renderings of metrics aside. A larger answer takes all of it.
@@ -28,8 +28,8 @@ const SHARED: Duration = Duration::from_secs(1);
 const TRIES: u32 = 100;
 
 /// What answers hold.
-pub struct Unread {
-    ports: Lock<Vec<Weak<Seats>>>,
+pub struct UnreadAnswers {
+    ports: Lock<Vec<Weak<PortSeats>>>,
     room: Arc<Semaphore>,
     /// One large answer is made at a time: what is not yet counted is one.
     turn: Turn<()>,
@@ -37,7 +37,7 @@ pub struct Unread {
     metrics: Turn<Option<(BootInstant, Bytes)>>,
 }
 
-impl Default for Unread {
+impl Default for UnreadAnswers {
     fn default() -> Self {
         Self {
             ports: Lock::default(),
@@ -50,20 +50,20 @@ impl Default for Unread {
 }
 
 /// Gives its room back when the last part of it was written to somebody, or to nobody.
-struct Held {
+struct CountedBody {
     body: Vec<u8>,
     _room: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for CountedBody {
     fn as_ref(&self) -> &[u8] {
         &self.body
     }
 }
 
-impl Unread {
+impl UnreadAnswers {
     /// Those who sit here may be told to leave where room is short.
-    pub fn watch(&self, seats: &Arc<Seats>) {
+    pub fn watch_port(&self, seats: &Arc<PortSeats>) {
         self.ports.lock().push(Arc::downgrade(seats));
     }
 
@@ -78,12 +78,12 @@ impl Unread {
             .unwrap_or(ROOM)
             .min(ROOM);
         let room = self.make_room(&self.room, wanted).await?;
-        Some(Bytes::from_owner(Held { body, _room: room }))
+        Some(Bytes::from_owner(CountedBody { body, _room: room }))
     }
 
     /// The metrics as `render` shows them, or as it showed them less than a second ago. `None`:
     /// those of before are held by readers who do not read.
-    pub async fn metrics(&self, render: impl FnOnce() -> Vec<u8>) -> Option<Bytes> {
+    pub async fn share_metrics(&self, render: impl FnOnce() -> Vec<u8>) -> Option<Bytes> {
         let mut last = self.metrics.lock().await;
         if let Some((at, body)) = &*last
             && at.until(BootInstant::now()) < SHARED
@@ -93,7 +93,7 @@ impl Unread {
         *last = None;
         let room = self.make_room(&self.renderings, 1).await?;
         let at = BootInstant::now();
-        let body = Bytes::from_owner(Held {
+        let body = Bytes::from_owner(CountedBody {
             body: render(),
             _room: room,
         });
@@ -135,18 +135,18 @@ mod tests {
     };
 
     use super::*;
-    use crate::admin::patience::Patient;
+    use crate::admin::stream::SeatedStream;
 
     /// A connection whose peer reads nothing of `body`: its answer begins, and stays.
     fn deaf(
-        unread: &Arc<Unread>,
+        unread: &Arc<UnreadAnswers>,
         body: Bytes,
     ) -> (tokio::io::DuplexStream, tokio::task::JoinHandle<()>) {
         let (client, server) = duplex(64);
-        let seats = Seats::new(1);
-        unread.watch(&seats);
+        let seats = PortSeats::new(1);
+        unread.watch_port(&seats);
         let writes = async move {
-            let mut server = Patient::new(server, seats.take().await);
+            let mut server = SeatedStream::new(server, seats.take().await);
             let _ = server.write_all(&body).await;
         };
         (client, tokio::spawn(writes))
@@ -154,8 +154,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn metrics_are_rendered_once_a_second_however_many_ask() {
-        let (unread, rendered) = (Unread::default(), Cell::new(0_u8));
-        let ask = || unread.metrics(|| vec![rendered.replace(rendered.get() + 1); 10]);
+        let (unread, rendered) = (UnreadAnswers::default(), Cell::new(0_u8));
+        let ask = || unread.share_metrics(|| vec![rendered.replace(rendered.get() + 1); 10]);
         let first = ask().await.unwrap();
         for _ in 0..100 {
             let again = ask().await.unwrap();
@@ -170,16 +170,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_does_not_read_gives_way_to_who_asks() {
-        let unread = Arc::new(Unread::default());
+        let unread = Arc::new(UnreadAnswers::default());
         let mut all = Vec::new();
         for _ in 0..RENDERINGS {
             all.push(deaf(
                 &unread,
-                unread.metrics(|| vec![0; 4096]).await.unwrap(),
+                unread.share_metrics(|| vec![0; 4096]).await.unwrap(),
             ));
             sleep(SHARED + Duration::from_millis(1)).await;
         }
-        assert!(unread.metrics(|| vec![1; 10]).await.is_some());
+        assert!(unread.share_metrics(|| vec![1; 10]).await.is_some());
         let left = |all: &[(_, tokio::task::JoinHandle<()>)]| {
             all.iter()
                 .map(|(_, task)| task.is_finished())
@@ -218,11 +218,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn where_no_room_can_be_made_there_is_no_answer() {
-        let unread = Unread::default();
+        let unread = UnreadAnswers::default();
         let _kept = unread.hold(|| vec![0; 100 << 20]).await.unwrap();
         assert!(unread.hold(|| vec![0; 2048]).await.is_none());
         assert!(
-            unread.metrics(|| vec![0; 2048]).await.is_some(),
+            unread.share_metrics(|| vec![0; 2048]).await.is_some(),
             "scrapers have room of their own"
         );
     }

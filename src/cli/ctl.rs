@@ -231,7 +231,7 @@ impl AdminTarget {
             auth: sources,
             ..
         } = admin;
-        let tokens: Vec<_> = sources.iter().map(auth::secret).collect();
+        let tokens: Vec<_> = sources.iter().map(auth::load_token).collect();
         let why = tokens
             .iter()
             .find_map(|token| token.as_ref().err().cloned());

@@ -7,7 +7,7 @@ use super::html::Html;
 
 /// Moments of a token's life, in Unix seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Life {
+pub struct TokenLife {
     pub obtained: i64,
     pub expires: i64,
     pub now: i64,
@@ -15,19 +15,19 @@ pub struct Life {
     pub refresh: Option<i64>,
 }
 
-impl Life {
+impl TokenLife {
     /// From the status's RFC 3339 texts; `None` without a token.
-    pub fn of(
+    pub fn from_texts(
         obtained: Option<&str>,
         expires: Option<&str>,
         refresh: Option<&str>,
         now: &str,
     ) -> Option<Self> {
         Some(Self {
-            obtained: unix(obtained?)?,
-            expires: unix(expires?)?,
-            now: unix(now)?,
-            refresh: refresh.and_then(unix),
+            obtained: parse_unix(obtained?)?,
+            expires: parse_unix(expires?)?,
+            now: parse_unix(now)?,
+            refresh: refresh.and_then(parse_unix),
         })
     }
 
@@ -36,18 +36,18 @@ impl Life {
         clippy::cast_precision_loss,
         reason = "a place on a bar needs no more than 53 bits"
     )]
-    fn place(self, at: i64) -> f64 {
+    fn percent(self, at: i64) -> f64 {
         let whole = self.expires.saturating_sub(self.obtained).max(1) as f64;
         (at.saturating_sub(self.obtained) as f64 / whole * 100.0).clamp(0.0, 100.0)
     }
 
     /// Draws it. `what` names the token for those who do not see.
     pub fn draw(self, what: &str, out: &mut Html) {
-        let now = self.place(self.now);
+        let now = self.percent(self.now);
         let refresh = self
             .refresh
             .filter(|r| *r <= self.expires)
-            .map(|r| self.place(r));
+            .map(|r| self.percent(r));
         out.raw("<svg class=\"life\" role=\"img\" aria-label=\"")
             .text(what)
             .raw(": ")
@@ -65,15 +65,17 @@ impl Life {
             .text(format_args!("{now:.2}%"))
             .raw("\"/>");
         if let Some(at) = refresh {
-            out.raw("<line class=\"refresh\" y1=\"14\" y2=\"40\"").x(at);
+            out.raw("<line class=\"refresh\" y1=\"14\" y2=\"40\"")
+                .write_x(at);
             out.raw("/><text class=\"refresh\" y=\"52\" text-anchor=\"")
-                .raw(anchor(at))
+                .raw(text_anchor(at))
                 .raw("\" x=\"");
             out.text(format_args!("{at:.2}%")).raw("\">refresh</text>");
         }
-        out.raw("<line class=\"now\" y1=\"14\" y2=\"40\"").x(now);
+        out.raw("<line class=\"now\" y1=\"14\" y2=\"40\"")
+            .write_x(now);
         out.raw("/><text class=\"now\" y=\"11\" text-anchor=\"")
-            .raw(anchor(now))
+            .raw(text_anchor(now))
             .raw("\" x=\"");
         out.text(format_args!("{now:.2}%"))
             .raw("\">now</text></svg>");
@@ -81,7 +83,7 @@ impl Life {
 }
 
 impl Html {
-    fn x(&mut self, at: f64) {
+    fn write_x(&mut self, at: f64) {
         // The line keeps within the bar at both ends.
         let at = at.clamp(0.2, 99.8);
         self.raw(" x1=\"")
@@ -93,7 +95,7 @@ impl Html {
 }
 
 /// Text at an end of the bar would leave the page.
-fn anchor(at: f64) -> &'static str {
+fn text_anchor(at: f64) -> &'static str {
     match at {
         at if at < 8.0 => "start",
         at if at > 92.0 => "end",
@@ -102,7 +104,7 @@ fn anchor(at: f64) -> &'static str {
 }
 
 /// Unix seconds of an RFC 3339 time.
-pub fn unix(text: &str) -> Option<i64> {
+pub fn parse_unix(text: &str) -> Option<i64> {
     text.parse::<Timestamp>().ok().map(Timestamp::as_second)
 }
 
@@ -112,7 +114,7 @@ mod tests {
 
     #[test]
     fn now_and_refresh_stand_where_they_belong() {
-        let life = Life {
+        let life = TokenLife {
             obtained: 1000,
             expires: 1300,
             now: 1150,
@@ -140,17 +142,17 @@ mod tests {
             (0, 10, 99),
             (0, 10, -99),
         ] {
-            let at = Life {
+            let at = TokenLife {
                 obtained,
                 expires,
                 now,
                 refresh: Some(now),
             }
-            .place(now);
+            .percent(now);
             assert!((0.0..=100.0).contains(&at), "{at}");
         }
         assert_eq!(
-            Life::of(
+            TokenLife::from_texts(
                 Some("2030-01-01T00:00:00Z"),
                 None,
                 None,
@@ -158,6 +160,9 @@ mod tests {
             ),
             None
         );
-        assert_eq!(Life::of(Some("nonsense"), Some("x"), None, "y"), None);
+        assert_eq!(
+            TokenLife::from_texts(Some("nonsense"), Some("x"), None, "y"),
+            None
+        );
     }
 }

@@ -2,16 +2,16 @@
 //! says, in words.
 
 use super::{
-    bar::{Life, unix},
+    bar::{TokenLife, parse_unix},
     html::Html,
 };
 use crate::admin::status::{ConfigState, CredentialState, StatusPage, TokenJson, UpstreamState};
 
 /// Everything that changes, to be put into the page's frame.
-pub fn live(status: &StatusPage) -> String {
+pub fn render_live(status: &StatusPage) -> String {
     let mut out = Html::default();
-    let now = unix(&status.now).unwrap_or(0);
-    heading(status, now, &mut out);
+    let now = parse_unix(&status.now).unwrap_or(0);
+    write_heading(status, now, &mut out);
     out.raw("<main><section aria-labelledby=\"credentials\"><h2 id=\"credentials\" tabindex=\"-1\">Credentials</h2>");
     if status.credentials.is_empty() {
         out.raw("<p>None is configured.</p>");
@@ -19,77 +19,79 @@ pub fn live(status: &StatusPage) -> String {
     status
         .credentials
         .iter()
-        .for_each(|c| credential(c, status, &mut out));
+        .for_each(|c| write_credential(c, status, &mut out));
     out.raw("</section><section aria-labelledby=\"upstreams\"><h2 id=\"upstreams\">Upstreams</h2>");
-    upstreams(&status.upstreams, &mut out);
+    write_upstreams(&status.upstreams, &mut out);
     out.raw("</section><section aria-labelledby=\"configuration\"><h2 id=\"configuration\">Configuration</h2>");
-    configuration(&status.config, now, &mut out);
+    write_configuration(&status.config, now, &mut out);
     out.raw("</section></main><footer><small>cupbearer ")
         .text(status.build.version)
         .raw(" · up for ");
-    out.text(span(i64::try_from(status.uptime).unwrap_or(i64::MAX)))
-        .raw(" · as of ")
-        .raw("<time datetime=\"")
-        .text(&status.now);
+    out.text(format_span(
+        i64::try_from(status.uptime).unwrap_or(i64::MAX),
+    ))
+    .raw(" · as of ")
+    .raw("<time datetime=\"")
+    .text(&status.now);
     out.raw("\">")
-        .text(clock(&status.now))
+        .text(time_of_day(&status.now))
         .raw(" UTC</time></small></footer>");
     out.finish()
 }
 
 /// How something stands: a class for the colour, a sign and words for those who see none.
-struct Look {
+struct TokenBadge {
     class: &'static str,
     sign: &'static str,
     words: &'static str,
 }
 
-const fn look(class: &'static str, sign: &'static str, words: &'static str) -> Look {
-    Look { class, sign, words }
+const fn new_badge(class: &'static str, sign: &'static str, words: &'static str) -> TokenBadge {
+    TokenBadge { class, sign, words }
 }
 
-fn of_token(token: &TokenJson) -> Look {
+fn token_badge(token: &TokenJson) -> TokenBadge {
     match (token.state, token.last_failure.is_some(), token.sendable) {
-        ("ok", false, _) => look("good", "✓", "token in use"),
-        ("latched", _, true) => look(
+        ("ok", false, _) => new_badge("good", "✓", "token in use"),
+        ("latched", _, true) => new_badge(
             "bad",
             "✕",
             "latched: the secret was refused; the old token is used to its end",
         ),
-        ("latched", ..) => look(
+        ("latched", ..) => new_badge(
             "bad",
             "✕",
             "latched: the secret was refused, attempts are stopped",
         ),
-        ("held", _, true) => look(
+        ("held", _, true) => new_badge(
             "warn",
             "!",
             "paused after a failure; the old token is used to its end",
         ),
-        ("held", ..) => look("bad", "✕", "paused after a failure, no token"),
-        ("resting", ..) => look("idle", "–", "resting: nobody uses it"),
-        ("refreshing", false, _) => look("busy", "↻", "asking for a token"),
-        ("refreshing", ..) => look("warn", "↻", "asking again after a failure"),
-        (_, true, true) => look("warn", "!", "token in use, but its renewal fails"),
-        (_, true, false) => look("bad", "✕", "no token, waiting for the next try"),
-        _ => look("busy", "…", "waiting for its turn"),
+        ("held", ..) => new_badge("bad", "✕", "paused after a failure, no token"),
+        ("resting", ..) => new_badge("idle", "–", "resting: nobody uses it"),
+        ("refreshing", false, _) => new_badge("busy", "↻", "asking for a token"),
+        ("refreshing", ..) => new_badge("warn", "↻", "asking again after a failure"),
+        (_, true, true) => new_badge("warn", "!", "token in use, but its renewal fails"),
+        (_, true, false) => new_badge("bad", "✕", "no token, waiting for the next try"),
+        _ => new_badge("busy", "…", "waiting for its turn"),
     }
 }
 
-fn badge(look: &Look, out: &mut Html) {
+fn write_badge(badge: &TokenBadge, out: &mut Html) {
     out.raw("<span class=\"badge ")
-        .raw(look.class)
+        .raw(badge.class)
         .raw("\"><span aria-hidden=\"true\">")
-        .raw(look.sign)
+        .raw(badge.sign)
         .raw("</span> ");
-    out.raw(look.words).raw("</span>");
+    out.raw(badge.words).raw("</span>");
 }
 
-fn heading(status: &StatusPage, now: i64, out: &mut Html) {
+fn write_heading(status: &StatusPage, now: i64, out: &mut Html) {
     let troubled = |c: &&CredentialState| {
         c.tokens
             .iter()
-            .any(|t| matches!(of_token(t).class, "bad" | "warn"))
+            .any(|t| matches!(token_badge(t).class, "bad" | "warn"))
     };
     let troubles = status.credentials.iter().filter(troubled).count();
     let refused = status
@@ -112,7 +114,7 @@ fn heading(status: &StatusPage, now: i64, out: &mut Html) {
         words.push_str(" · the last configuration was refused");
     }
     out.raw("<header class=\"bar-top\"><h1>cupbearer</h1><div class=\"buttons\">");
-    button(
+    write_button(
         "Reload configuration",
         "",
         "/api/reload",
@@ -142,7 +144,7 @@ fn heading(status: &StatusPage, now: i64, out: &mut Html) {
         .filter(|r| r.outcome == "refused")
     {
         out.raw("<div class=\"card failure\"><p>The configuration was refused ")
-            .text(ago(&reload.at, now))
+            .text(relative_time(&reload.at, now))
             .raw("; the one before goes on:</p><ul>");
         for problem in reload.problems.iter().filter(|p| p.severity == "error") {
             out.raw("<li>");
@@ -160,7 +162,7 @@ fn heading(status: &StatusPage, now: i64, out: &mut Html) {
 }
 
 /// `what` is spoken after the words, so that buttons of the same name can be told apart.
-fn button(
+fn write_button(
     words: &'static str,
     what: &str,
     post: &str,
@@ -186,7 +188,7 @@ fn button(
     out.raw(">").raw(words).raw("</button>");
 }
 
-fn credential(c: &CredentialState, status: &StatusPage, out: &mut Html) {
+fn write_credential(c: &CredentialState, status: &StatusPage, out: &mut Html) {
     let name = &c.name;
     out.raw("<article class=\"card\" id=\"credential-")
         .text(name)
@@ -201,7 +203,7 @@ fn credential(c: &CredentialState, status: &StatusPage, out: &mut Html) {
         .raw("</small></h3><div class=\"buttons\">");
     if !c.tokens.is_empty() {
         let done = format!("{name}: a new token is asked for, as far as the guard allows.");
-        button(
+        write_button(
             "Refresh",
             name,
             &format!("/api/credentials/{name}/refresh"),
@@ -216,7 +218,7 @@ fn credential(c: &CredentialState, status: &StatusPage, out: &mut Html) {
     {
         let ask = "Unlatch? The vendor may lock the account after further wrong attempts. With a new secret no unlatch is needed.";
         let done = format!("{name}: unlatched; one attempt is made.");
-        button(
+        write_button(
             "Unlatch",
             name,
             &format!("/api/credentials/{name}/unlatch"),
@@ -240,21 +242,23 @@ fn credential(c: &CredentialState, status: &StatusPage, out: &mut Html) {
             });
         out.raw("</p>");
     }
-    c.tokens.iter().for_each(|t| token(name, t, status, out));
+    c.tokens
+        .iter()
+        .for_each(|t| write_token(name, t, status, out));
     out.raw("</article>");
 }
 
-fn token(credential: &str, t: &TokenJson, status: &StatusPage, out: &mut Html) {
-    let now = unix(&status.now).unwrap_or(0);
+fn write_token(credential: &str, t: &TokenJson, status: &StatusPage, out: &mut Html) {
+    let now = parse_unix(&status.now).unwrap_or(0);
     let what = match &t.partition {
         Some(partition) => format!("{credential} {} {partition}", t.name),
         None => format!("{credential} {}", t.name),
     };
-    let look = of_token(t);
+    let badge = token_badge(t);
     out.raw("<section class=\"token\" data-what=\"")
         .text(&what)
         .raw("\" data-state=\"")
-        .raw(look.words)
+        .raw(badge.words)
         .raw("\" aria-label=\"Token ");
     out.text(&what).raw("\"><header><h4>").text(&t.name);
     if let Some(partition) = &t.partition {
@@ -263,9 +267,9 @@ fn token(credential: &str, t: &TokenJson, status: &StatusPage, out: &mut Html) {
             .raw("</small>");
     }
     out.raw("</h4>");
-    badge(&look, out);
+    write_badge(&badge, out);
     out.raw("</header>");
-    if let Some(life) = Life::of(
+    if let Some(life) = TokenLife::from_texts(
         t.obtained_at.as_deref(),
         t.expires_at.as_deref(),
         t.refresh_at.as_deref(),
@@ -274,14 +278,14 @@ fn token(credential: &str, t: &TokenJson, status: &StatusPage, out: &mut Html) {
         life.draw(&what, out);
     }
     out.raw("<dl>");
-    moment("obtained", t.obtained_at.as_deref(), now, out);
+    write_moment("obtained", t.obtained_at.as_deref(), now, out);
     let next = if matches!(t.state, "held" | "latched") || !t.sendable {
         "next try"
     } else {
         "refresh"
     };
-    moment(next, t.refresh_at.as_deref(), now, out);
-    moment("expires", t.expires_at.as_deref(), now, out);
+    write_moment(next, t.refresh_at.as_deref(), now, out);
+    write_moment("expires", t.expires_at.as_deref(), now, out);
     if let Some(fingerprint) = &t.fingerprint {
         out.raw("<div><dt>token</dt><dd>no. ")
             .text(t.generation)
@@ -297,7 +301,7 @@ fn token(credential: &str, t: &TokenJson, status: &StatusPage, out: &mut Html) {
     out.raw("</dl>");
     if let Some(failure) = &t.last_failure {
         out.raw("<div class=\"failure\"><p><b>Last failure</b> ")
-            .text(ago(&failure.at, now));
+            .text(relative_time(&failure.at, now));
         if let Some(code) = failure.status {
             out.raw(", status ").text(code);
         }
@@ -310,22 +314,22 @@ fn token(credential: &str, t: &TokenJson, status: &StatusPage, out: &mut Html) {
     out.raw("</section>");
 }
 
-fn moment(name: &'static str, at: Option<&str>, now: i64, out: &mut Html) {
+fn write_moment(name: &'static str, at: Option<&str>, now: i64, out: &mut Html) {
     if let Some(at) = at {
         out.raw("<div><dt>")
             .raw(name)
             .raw("</dt><dd><time datetime=\"")
             .text(at)
             .raw("\">")
-            .text(clock(at))
+            .text(time_of_day(at))
             .raw("</time> ");
         out.raw("<span class=\"dim\">(")
-            .text(ago(at, now))
+            .text(relative_time(at, now))
             .raw(")</span></dd></div>");
     }
 }
 
-fn upstreams(all: &[UpstreamState], out: &mut Html) {
+fn write_upstreams(all: &[UpstreamState], out: &mut Html) {
     if all.is_empty() {
         out.raw("<p>None is configured.</p>");
         return;
@@ -397,7 +401,7 @@ fn upstreams(all: &[UpstreamState], out: &mut Html) {
     out.raw("</tbody></table></div>");
 }
 
-fn configuration(config: &ConfigState, now: i64, out: &mut Html) {
+fn write_configuration(config: &ConfigState, now: i64, out: &mut Html) {
     out.raw("<div class=\"card\"><dl><div><dt>generation</dt><dd>")
         .text(config.generation)
         .raw("</dd></div><div><dt>file</dt><dd>");
@@ -410,7 +414,9 @@ fn configuration(config: &ConfigState, now: i64, out: &mut Html) {
     match &config.last_reload {
         None => _ = out.raw("none since start"),
         Some(last) => {
-            out.raw(last.outcome).raw(" ").text(ago(&last.at, now));
+            out.raw(last.outcome)
+                .raw(" ")
+                .text(relative_time(&last.at, now));
             if !last.restart.is_empty() {
                 out.raw("; <b class=\"warn\">only a restart brings into effect: ")
                     .text(last.restart.join(", "))
@@ -422,23 +428,23 @@ fn configuration(config: &ConfigState, now: i64, out: &mut Html) {
 }
 
 /// The time of day of an RFC 3339 time.
-fn clock(at: &str) -> &str {
+fn time_of_day(at: &str) -> &str {
     at.split_once('T')
         .map_or(at, |(_, time)| time.trim_end_matches('Z'))
 }
 
 /// "in 3 min 20 s", "2 h 5 min ago".
-fn ago(at: &str, now: i64) -> String {
-    match unix(at).map(|at| at.saturating_sub(now)) {
+fn relative_time(at: &str, now: i64) -> String {
+    match parse_unix(at).map(|at| at.saturating_sub(now)) {
         None => "at an unknown time".to_owned(),
         Some(0) => "just now".to_owned(),
-        Some(ahead @ 1..) => format!("in {}", span(ahead)),
-        Some(past) => format!("{} ago", span(past.saturating_neg())),
+        Some(ahead @ 1..) => format!("in {}", format_span(ahead)),
+        Some(past) => format!("{} ago", format_span(past.saturating_neg())),
     }
 }
 
 /// Seconds in the two largest units that matter.
-fn span(seconds: i64) -> String {
+fn format_span(seconds: i64) -> String {
     let (days, hours, minutes, rest) = (
         seconds / 86400,
         seconds / 3600 % 24,

@@ -64,7 +64,7 @@ fn status(tokens: Vec<TokenJson>) -> StatusPage {
 
 #[test]
 fn a_token_in_use_is_shown_with_its_life() {
-    let page = live(&status(vec![token("ok", None, true)]));
+    let page = render_live(&status(vec![token("ok", None, true)]));
     for part in [
         "All tokens are well",
         "token in use",
@@ -82,7 +82,7 @@ fn a_token_in_use_is_shown_with_its_life() {
 
 #[test]
 fn every_state_has_words_and_a_latched_one_can_be_unlatched() {
-    let latched = live(&status(vec![token(
+    let latched = render_live(&status(vec![token(
         "latched",
         Some("invalid_client"),
         false,
@@ -103,7 +103,9 @@ fn every_state_has_words_and_a_latched_one_can_be_unlatched() {
                 [(false, false), (false, true), (true, false), (true, true)]
                     .map(|(failed, can)| (state, failed, can))
             })
-            .map(|(state, failed, can)| of_token(&token(state, failed.then_some("x"), can)).words)
+            .map(|(state, failed, can)| {
+                token_badge(&token(state, failed.then_some("x"), can)).words
+            })
             .collect();
     assert_eq!(words.len(), 11, "{words:?}");
 }
@@ -124,7 +126,7 @@ fn a_refused_configuration_is_told_with_every_reason() {
         problems: vec![problem("proxy.lisen"), problem("")],
         restart: vec!["proxy.workers"],
     });
-    let page = live(&status);
+    let page = render_live(&status);
     for part in [
         "the last configuration was refused",
         "<b>proxy.lisen</b>",
@@ -145,7 +147,7 @@ proptest! {
             status.credentials[0].name = text.into();
             status.upstreams[0].url = text.into();
             status.config.file = Some(text.into());
-            let page = live(&status);
+            let page = render_live(&status);
             page.chars().filter(|c| matches!(c, '<' | '>' | '"' | '\'')).collect::<String>()
         };
         prop_assert_eq!(shape(&text), shape("plain"));

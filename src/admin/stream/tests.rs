@@ -8,22 +8,25 @@ use tokio::{
 };
 
 use super::*;
-use crate::admin::seats::{BUSY, FRESH, SOON, Seats};
+use crate::admin::seats::{BUSY, FRESH, PortSeats, SOON};
 
 /// Clocks are read one after the other.
 const MOMENT: Duration = Duration::from_millis(500);
 
-async fn pair() -> (DuplexStream, Patient<DuplexStream>) {
-    seated(&Seats::new(1)).await
+async fn pair() -> (DuplexStream, SeatedStream<DuplexStream>) {
+    seated(&PortSeats::new(1)).await
 }
 
-async fn seated(seats: &Arc<Seats>) -> (DuplexStream, Patient<DuplexStream>) {
+async fn seated(seats: &Arc<PortSeats>) -> (DuplexStream, SeatedStream<DuplexStream>) {
     let (client, server) = duplex(64);
-    (client, Patient::new(server, seats.clone().take().await))
+    (
+        client,
+        SeatedStream::new(server, seats.clone().take().await),
+    )
 }
 
 /// One request and its answer.
-async fn serve(client: &mut DuplexStream, server: &mut Patient<DuplexStream>) {
+async fn serve(client: &mut DuplexStream, server: &mut SeatedStream<DuplexStream>) {
     client.write_all(b"GET /\r\n\r\n").await.unwrap();
     server.read_exact(&mut [0; 9]).await.unwrap();
     server.write_all(b"y").await.unwrap();
@@ -32,7 +35,7 @@ async fn serve(client: &mut DuplexStream, server: &mut Patient<DuplexStream>) {
 }
 
 /// Reading finds that the connection is over, after so long.
-async fn ends(server: &mut Patient<DuplexStream>) -> Duration {
+async fn ends(server: &mut SeatedStream<DuplexStream>) -> Duration {
     let begun = BootInstant::now();
     assert_eq!(
         server.read(&mut [0; 8]).await.unwrap_err().kind(),
@@ -119,7 +122,7 @@ async fn what_drips_ends_after_its_time_and_what_is_answered_goes_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_newcomer_gets_the_seat_of_whom_has_been_silent_longest() {
-    let seats = Seats::new(3);
+    let seats = PortSeats::new(3);
     let (mut scraper, mut scraped) = seated(&seats).await;
     serve(&mut scraper, &mut scraped).await;
     let (mut spoke, mut heard) = seated(&seats).await;
@@ -141,7 +144,7 @@ async fn a_newcomer_gets_the_seat_of_whom_has_been_silent_longest() {
 
 #[tokio::test(start_paused = true)]
 async fn who_sends_a_request_when_told_to_leave_has_time_for_its_answer() {
-    let seats = Seats::new(1);
+    let seats = PortSeats::new(1);
     let (mut client, mut server) = seated(&seats).await;
     sleep(FRESH).await;
     let newcomer = tokio::spawn(seats.clone().take());
@@ -155,7 +158,7 @@ async fn who_sends_a_request_when_told_to_leave_has_time_for_its_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn connections_that_were_answered_keep_half_of_the_seats_and_no_more() {
-    let seats = Seats::new(4);
+    let seats = PortSeats::new(4);
     let mut known = Vec::new();
     for _ in 0..4 {
         let (mut client, mut server) = seated(&seats).await;

@@ -13,7 +13,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::seats::Seat;
+use super::seats::PortSeat;
 use crate::clock::BootInstant;
 
 /// A request's head is whole so long after its first byte; the first head of a connection so long
@@ -29,7 +29,7 @@ const KEPT: Duration = Duration::from_secs(75);
 const WHOLE: Duration = Duration::from_secs(120);
 
 /// A connection that ends where its peer stands still, or has to make room.
-pub struct Patient<T> {
+pub struct SeatedStream<T> {
     io: T,
     still: Pin<Box<Sleep>>,
     /// Reading ends here; moved on by each head that is whole and by each answer.
@@ -41,12 +41,12 @@ pub struct Patient<T> {
     /// Something was written since all of it was last known to be gone.
     writing: bool,
     over: bool,
-    seat: Seat,
+    seat: PortSeat,
 }
 
-impl<T> Patient<T> {
+impl<T> SeatedStream<T> {
     /// `io`, sitting on `seat`.
-    pub fn new(io: T, seat: Seat) -> Self {
+    pub fn new(io: T, seat: PortSeat) -> Self {
         let still = Box::pin(sleep(HEAD));
         Self {
             io,
@@ -61,7 +61,7 @@ impl<T> Patient<T> {
     }
 
     /// These bytes came.
-    fn heard(&mut self, bytes: &[u8]) {
+    fn note_read(&mut self, bytes: &[u8]) {
         if std::mem::take(&mut self.answered) {
             self.head = Some(0);
             self.whole = BootInstant::now().after(HEAD);
@@ -78,18 +78,18 @@ impl<T> Patient<T> {
                 self.whole = BootInstant::now().after(WHOLE);
             }
         }
-        self.moved();
+        self.note_movement();
     }
 
-    fn moved(&mut self) {
+    fn note_movement(&mut self) {
         self.still
             .set(sleep(STILL.min(BootInstant::now().until(self.whole))));
         self.seat
-            .moved(self.answered, self.head.is_none() && !self.answered);
+            .note_movement(self.answered, self.head.is_none() && !self.answered);
     }
 
     /// It has stood still for too long, or its seat is wanted.
-    fn ends(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.over = self.over
             || self.still.as_mut().poll(cx).is_ready()
             || Pin::new(&mut self.seat.leave).poll(cx).is_ready();
@@ -101,22 +101,22 @@ impl<T> Patient<T> {
     }
 
     /// What came of writing.
-    fn wrote(
+    fn note_written(
         &mut self,
         cx: &mut Context<'_>,
         done: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if done.is_ready() {
             (self.answered, self.writing) = (true, true);
-            self.moved();
+            self.note_movement();
             return done;
         }
-        self.seat.unread(true);
-        self.ends(cx).map(Err)
+        self.seat.note_unread(true);
+        self.poll_end(cx).map(Err)
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for SeatedStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -125,14 +125,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for Patient<T> {
         let this = &mut *self;
         let before = buf.filled().len();
         if let Poll::Ready(done) = Pin::new(&mut this.io).poll_read(cx, buf) {
-            this.heard(buf.filled().get(before..).unwrap_or_default());
+            this.note_read(buf.filled().get(before..).unwrap_or_default());
             return Poll::Ready(done);
         }
-        this.ends(cx).map(Err)
+        this.poll_end(cx).map(Err)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for SeatedStream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -140,7 +140,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let done = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.wrote(cx, done)
+        this.note_written(cx, done)
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
@@ -149,7 +149,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let done = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.wrote(cx, done)
+        this.note_written(cx, done)
     }
     /// The server above copies nothing only where this is true, and begins no answer before the one
     /// before is gone.
@@ -161,7 +161,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Patient<T> {
         let this = &mut *self;
         let done = Pin::new(&mut this.io).poll_flush(cx);
         if done.is_ready() {
-            this.seat.unread(false);
+            this.seat.note_unread(false);
             if std::mem::take(&mut this.writing) && this.answered {
                 this.still.set(sleep(KEPT));
                 // Nobody may read again before the next request comes, so it is asked here to wake.
