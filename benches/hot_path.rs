@@ -13,7 +13,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use cupbearer::{
     clock::BootInstant,
     config::{self, LoadOptions},
-    credential::{Partition, World},
+    credential::{CredentialDeps, PartitionKey},
     proxy::{
         answer,
         chosen::{Access, Chosen},
@@ -80,17 +80,19 @@ fn hot_path(c: &mut Criterion) {
     let text = twenty_upstreams(runtime.block_on(issuer()));
     let (config, problems) = config::load_text(&text, Path::new("."), &LoadOptions::default());
     let config = config.unwrap_or_else(|| panic!("{:?}", problems.list()));
-    let world = World::new(
+    let deps = CredentialDeps::new(
         Arc::new(Store::default()),
         Arc::new(MemoryLedger::default()),
         Metrics::new().unwrap(),
     );
-    let snapshot = Snapshot::build(config, &world, 1).unwrap_or_else(|p| panic!("{:?}", p.list()));
+    let snapshot = Snapshot::build(config, &deps, 1).unwrap_or_else(|p| panic!("{:?}", p.list()));
     let served = snapshot.upstreams[7].clone();
     let credential = served.credential.clone().unwrap();
-    let whole = Partition::default();
+    let whole = PartitionKey::default();
     let presented = runtime
-        .block_on(credential.present(&whole, BootInstant::now().after(Duration::from_secs(5))))
+        .block_on(
+            credential.wait_for_injection(&whole, BootInstant::now().after(Duration::from_secs(5))),
+        )
         .unwrap();
 
     let route = || {
@@ -105,7 +107,9 @@ fn hot_path(c: &mut Criterion) {
             .unwrap()
     };
     c.bench_function("route", |b| b.iter(route));
-    c.bench_function("slots", |b| b.iter(|| credential.ready(&whole).unwrap()));
+    c.bench_function("slots", |b| {
+        b.iter(|| credential.ready_injection(&whole).unwrap());
+    });
 
     let chosen = Chosen {
         upstream: served.upstream.clone(),
@@ -162,7 +166,7 @@ fn hot_path(c: &mut Criterion) {
             || (original.clone(), answered.clone()),
             |(request, answer)| {
                 std::hint::black_box(route());
-                std::hint::black_box(credential.ready(&whole).unwrap());
+                std::hint::black_box(credential.ready_injection(&whole).unwrap());
                 inject::apply(request, &original, &chosen, None).unwrap();
                 judge(answer);
             },

@@ -9,7 +9,7 @@ use crate::{
     admin::{Admin, AdminSocket},
     clock::BootInstant,
     config::{self, Config, ListenAddress, LoadOptions},
-    credential::World,
+    credential::CredentialDeps,
     document::Problems,
     listen::{self, Address, SocketFile},
     phase::{Phase, PhaseControl},
@@ -98,16 +98,16 @@ impl App {
         let store = Arc::new(Store::default());
         let mut salt = [0; 16];
         aws_lc_rs::rand::fill(&mut salt).map_err(|e| StartError::Random(e.to_string()))?;
-        let world = World::new(
+        let deps = CredentialDeps::new(
             store.clone(),
             ledger(config.state.as_deref(), &metrics).await,
             metrics.clone(),
         )
         .with_salt(salt);
-        let snapshot = Snapshot::build(config, &world, 1).map_err(StartError::Config)?;
+        let snapshot = Snapshot::build(config, &deps, 1).map_err(StartError::Config)?;
         snapshot.adopt();
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
-        let reloader = Reloader::new(snapshot.clone(), world, options.load_options);
+        let reloader = Reloader::new(snapshot.clone(), deps, options.load_options);
 
         let metrics_port = metrics_listener
             .as_ref()

@@ -9,7 +9,7 @@
 //!    puts a token into its slot. Everyone else reads the slot, raises a flag in it, or says there
 //!    what an API answered. Single flight, cancel safety and "a failed refresh changes nothing"
 //!    follow from that.
-//! 2. **Reading a token is a few atomic loads and comparisons** ([`credential::Credential::ready`]):
+//! 2. **Reading a token is a few atomic loads and comparisons** ([`credential::Credential::ready_injection`]):
 //!    one for what was rendered last, one for each of its tokens; no lock and no await.
 //! 3. **Time is an argument**: schedule and guard are pure. Whatever decides over a token reads the
 //!    clock in [`clock`] alone; the linter names the few others, and why each may.
@@ -118,8 +118,9 @@
 //! | the token and its life out of an answer | `src/oauth/issued.rs` |
 //! | what of a vendor's words may be shown | `src/oauth/scrubber.rs` |
 //! | what a token set puts on a request | `src/credential/injection.rs` |
-//! | refreshes by hand: 6 a minute, 30 an hour | `src/credential/refresh.rs` |
-//! | secrets that changed: rendered anew, keepers woken | `src/credential/look.rs` |
+//! | what of a credential outlives a reload | `src/credential/runtime.rs` |
+//! | refreshes by hand: 6 a minute, 30 an hour | `src/credential/manual_refresh.rs` |
+//! | secrets that changed: rendered anew, keepers woken | `src/credential/secret_watch.rs` |
 //!
 //! | configuration | file |
 //! |---|---|
@@ -183,12 +184,12 @@
 //! # Journeys
 //! **A request, token warm.** [`listen`] reads the head within its deadline → pingora → `proxy`:
 //! the snapshot is loaded once, [`route::Router`] finds the upstream,
-//! [`credential::Credential::ready`] gives a [`credential::Injection`] (header values already
+//! [`credential::Credential::ready_injection`] gives a [`credential::Injection`] (header values already
 //! built) → pingora connects → `send_until` is looked at again, what the client sent under our
 //! names is stripped, ours is placed → the body streams → what the answer's head repeats of ours is
 //! taken out → one line counts it.
 //!
-//! **A request, token cold.** [`credential::Credential::present`] waits on each keeper in graph
+//! **A request, token cold.** [`credential::Credential::wait_for_injection`] waits on each keeper in graph
 //! order with the request's own patience; the keeper makes one call whoever waits. While it is held
 //! or backs off longer than the patience, the refusal is immediate.
 //!

@@ -23,7 +23,7 @@ use self::{
 use crate::{
     clock::BootInstant,
     config::{Config, LoadOptions},
-    credential::{Look, World},
+    credential::{CredentialDeps, SecretCheckTrigger},
     document::{Problem, Severity},
     files::{ClockReading, FileWatcher, LookPermit, SettleState, digest_marks},
     lock::Lock,
@@ -81,7 +81,7 @@ pub struct Reloader(Arc<Inner>);
 
 struct Inner {
     snapshot: Arc<ArcSwap<Snapshot>>,
-    world: World,
+    deps: CredentialDeps,
     metrics: Metrics,
     options: LoadOptions,
     /// Its permit is held through a reload, so that there is one at a time; not while a writer is
@@ -99,7 +99,11 @@ struct Inner {
 impl Reloader {
     /// For the snapshot that runs now.
     #[must_use]
-    pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, world: World, options: LoadOptions) -> Self {
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        deps: CredentialDeps,
+        options: LoadOptions,
+    ) -> Self {
         let config = &snapshot.load_full().config;
         let (watcher, mut contents) = (FileWatcher::default(), [0; 32]);
         if let Some(marks) = read_marks(&watched_files(config)) {
@@ -112,10 +116,10 @@ impl Reloader {
             }
         }
         let started = StartSettings::from_config(config);
-        let metrics = world.metrics.clone();
+        let metrics = deps.metrics.clone();
         Self(Arc::new(Inner {
             snapshot,
-            world,
+            deps,
             metrics,
             options,
             watcher,
@@ -174,7 +178,7 @@ impl Reloader {
             tokio::time::sleep(next_look(rest)).await;
         };
         self.notify_observer(ReloadStep::Ends(&self.0.snapshot.load().config));
-        self.look_at_secrets(Look::Now).await;
+        self.look_at_secrets(SecretCheckTrigger::Now).await;
         outcome
     }
 
@@ -262,15 +266,15 @@ impl Reloader {
         if config.upstreams.is_empty() && !old.config.upstreams.is_empty() {
             return ReloadAttempt::Ended(ReloadOutcome::Refused(vec![no_upstreams(config.file)]));
         }
-        let (world, generation, named) = (
-            self.0.world.clone(),
+        let (deps, generation, named) = (
+            self.0.deps.clone(),
             old.generation + 1,
             watched_files(&config),
         );
         // It reads certificates: what lies there must still be what was found right.
         let build = move || {
             (
-                Snapshot::build(config, &world, generation),
+                Snapshot::build(config, &deps, generation),
                 read_marks(&named).as_ref() == Some(&found),
             )
         };
@@ -318,7 +322,7 @@ impl Reloader {
             }
             match self.try_polled_reload().await {
                 ReloadAttempt::Unsettled { rest } => unsettled = Some(rest),
-                ReloadAttempt::Ended(_) => self.look_at_secrets(Look::Now).await,
+                ReloadAttempt::Ended(_) => self.look_at_secrets(SecretCheckTrigger::Now).await,
             }
         }
     }
@@ -345,10 +349,10 @@ impl Reloader {
 
     async fn poll_secrets(&self) {
         // The first look is the one that later ones compare with.
-        self.look_at_secrets(Look::Poll).await;
+        self.look_at_secrets(SecretCheckTrigger::Poll).await;
         loop {
             if self.interval_over().await {
-                self.look_at_secrets(Look::Poll).await;
+                self.look_at_secrets(SecretCheckTrigger::Poll).await;
             }
         }
     }
@@ -366,7 +370,7 @@ impl Reloader {
     }
 
     /// Several at a time: one may have to wait for its files.
-    async fn look_at_secrets(&self, look: Look) {
+    async fn look_at_secrets(&self, trigger: SecretCheckTrigger) {
         let all: Vec<_> = self
             .0
             .snapshot
@@ -376,7 +380,9 @@ impl Reloader {
             .cloned()
             .collect();
         stream::iter(all)
-            .for_each_concurrent(AT_A_TIME, async |credential| credential.look(look).await)
+            .for_each_concurrent(AT_A_TIME, async |credential| {
+                credential.check_secrets(trigger).await;
+            })
             .await;
     }
 }

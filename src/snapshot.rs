@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     config::Config,
-    credential::{Credential, World},
+    credential::{Credential, CredentialDeps},
     document::Problems,
     oauth::TokenClient,
     route::Router,
@@ -47,7 +47,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// Certificates and keys of tokens' `tls` tables that cannot be used; then nothing is started.
-    pub fn build(config: Config, world: &World, generation: u64) -> Result<Self, Problems> {
+    pub fn build(config: Config, deps: &CredentialDeps, generation: u64) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let mut clients: HashMap<Tls, TokenClient> = HashMap::new();
         for credential in config.credentials.values() {
@@ -88,7 +88,7 @@ impl Snapshot {
                     c.secrets.clone(),
                     c.digest,
                     clients,
-                    world,
+                    deps,
                 );
                 (c.name.clone(), Arc::new(made))
             })
@@ -97,7 +97,7 @@ impl Snapshot {
             .upstreams
             .iter()
             .map(|u| {
-                world.metrics.register_upstream(&u.name);
+                deps.metrics.register_upstream(&u.name);
                 ServedUpstream {
                     upstream: Arc::new(u.clone()),
                     credential: u
@@ -107,8 +107,7 @@ impl Snapshot {
                 }
             })
             .collect();
-        world
-            .metrics
+        deps.metrics
             .set_certificate_expiries(&certificate_expiries(&config));
         let router = Router::new(config.rules.clone());
         Ok(Self {

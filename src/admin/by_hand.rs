@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{Admin, auth::CallerTrust, json_bytes, respond, status::format_rfc3339, text_response};
 use crate::{
     clock::BootInstant,
-    credential::{ByHand, Credential},
+    credential::{Credential, RefreshOutcome},
     snapshot::Snapshot,
     token::NextAttempt,
 };
@@ -81,8 +81,8 @@ fn refuse_unlatch(strict: &Credential) -> Response {
 
 fn refresh(credential: &Credential, trusted: bool) -> ActionOutcome {
     match credential.refresh(trusted) {
-        ByHand::At(at) => ActionOutcome::At(format_not_before(at)),
-        ByHand::Held(why) => ActionOutcome::Held(why),
+        RefreshOutcome::At(at) => ActionOutcome::At(format_not_before(at)),
+        RefreshOutcome::Held(why) => ActionOutcome::Held(why),
     }
 }
 

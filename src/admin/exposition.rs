@@ -16,7 +16,7 @@ impl Admin {
         let (mut tokens, mut credentials) = (Vec::new(), Vec::new());
         let now = BootInstant::now();
         for credential in snapshot.credentials.values() {
-            let states = credential.tokens();
+            let states = credential.token_states();
             let (mut latched, mut rejections) = (false, 0);
             for spec in &credential.profile().tokens {
                 let mut gauges = TokenGauges {

@@ -82,7 +82,7 @@ fn remember(reached: &AtomicBool, decide: impl FnOnce() -> Readiness) -> Readine
 
 /// Of one credential: it can send.
 pub fn credential_readiness(credential: &Credential) -> Readiness {
-    if credential.able() {
+    if credential.can_send() {
         Readiness::Ready
     } else {
         Readiness::NotYet(format!("{}: no token may be sent", credential.name()))
@@ -99,7 +99,7 @@ fn first_unready<'a>(
 
 /// Every token fetched at start has had its first outcome.
 fn settled_readiness(credential: &Credential) -> Readiness {
-    if credential.settled() {
+    if credential.is_settled() {
         Readiness::Ready
     } else {
         Readiness::NotYet(format!("{}: first token call not done", credential.name()))
@@ -113,7 +113,7 @@ fn accepted_readiness(credential: &Credential) -> Readiness {
     let refused = |t: &TokenState| t.partition.is_none() && t.status.unaccepted;
     // A child that waits for a refused parent is not counted as settled by a mistake: the parent is
     // found first.
-    match credential.tokens().iter().find(|t| refused(t)) {
+    match credential.token_states().iter().find(|t| refused(t)) {
         Some(t) => Readiness::NotYet(format!(
             "{}: token {} was not accepted",
             credential.name(),

@@ -299,10 +299,14 @@ fn credential_state(c: &Credential, salt: &[u8]) -> CredentialState {
     CredentialState {
         name: c.name().clone(),
         profile: c.profile().name.clone(),
-        able: c.able(),
+        able: c.can_send(),
         waiters: c.waiters(),
         secret_generation: c.secret_generation(),
-        tokens: c.tokens().iter().map(|t| token_json(t, salt)).collect(),
+        tokens: c
+            .token_states()
+            .iter()
+            .map(|t| token_json(t, salt))
+            .collect(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Exit, complain, load_options, require_usable, say};
 use crate::{
-    clock::BootInstant, config, credential::unlatch_at_rest, state::Disk, token::NextAttempt,
+    clock::BootInstant, config, credential::unlatch_offline, state::Disk, token::NextAttempt,
 };
 
 /// `cupbearer unlatch`. Writes to the state folder as its owner, without the admin port; a program
@@ -52,7 +52,7 @@ pub fn unlatch(name: &str, file: &Path) -> Exit {
         }
     };
     let ledger = Disk::on_behalf(dir.clone(), || {});
-    let next = runtime.block_on(unlatch_at_rest(
+    let next = runtime.block_on(unlatch_offline(
         name,
         &credential.profile,
         &credential.secrets,

@@ -161,7 +161,7 @@ fn digest(
     // `Debug` is stable within one program, sorted (no hash maps inside), and shows templates as
     // their source. Out: `name`, a word for people; `inject`, which is rendered anew for each
     // configuration; `partition`, which is part of the name of a token set
-    // (`credential::with_partitions`); `limits`, `max_waiters` and `vend`, which running keepers
+    // (`credential::digest_with_partitions`); `limits`, `max_waiters` and `vend`, which running keepers
     // and requests are handed.
     let Profile {
         name: _,

@@ -1,4 +1,4 @@
-//! The keepers of one token set, in graph order, and what they last presented.
+//! The keepers of one token set, in graph order, and what they were last rendered into.
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ use crate::{
 
 /// One token set.
 #[derive(Default)]
-pub struct Bundle {
+pub struct TokenBundle {
     keepers: Vec<Arc<Keeper>>,
     partition: Vec<(Arc<str>, String)>,
-    presented: ArcSwapOption<Injection>,
+    injection: ArcSwapOption<Injection>,
 }
 
-impl Bundle {
+impl TokenBundle {
     pub fn new(keepers: Vec<Arc<Keeper>>, partition: Vec<(Arc<str>, String)>) -> Self {
         Self {
             keepers,
             partition,
-            presented: ArcSwapOption::empty(),
+            injection: ArcSwapOption::empty(),
         }
     }
     /// Parents before children.
@@ -35,14 +35,14 @@ impl Bundle {
     pub fn partition(&self) -> &[(Arc<str>, String)] {
         &self.partition
     }
-    /// `tunings` in the order of the profile.
-    pub fn retune(&self, tunings: &[KeeperPolicy]) {
+    /// `policies` in the order of the profile.
+    pub fn change_policies(&self, policies: &[KeeperPolicy]) {
         self.keepers
             .iter()
-            .zip(tunings)
-            .for_each(|(keeper, tuning)| keeper.change_policy(tuning.clone()));
+            .zip(policies)
+            .for_each(|(keeper, policy)| keeper.change_policy(policy.clone()));
     }
-    /// What was last presented, if it still is what the keepers hold, and as `profile` wants it:
+    /// The injection rendered last, if it still is what the keepers hold, and as `profile` wants it:
     /// token sets outlive reloads.
     pub fn ready(
         &self,
@@ -50,25 +50,25 @@ impl Bundle {
         epoch: u64,
         now: BootInstant,
     ) -> Option<Arc<Injection>> {
-        let presented = self.presented.load_full()?;
-        if presented.epoch != epoch || presented.send_until <= now || !presented.is_of(profile) {
+        let injection = self.injection.load_full()?;
+        if injection.epoch != epoch || injection.send_until <= now || !injection.is_of(profile) {
             return None;
         }
-        let current = self.keepers.iter().zip(&presented.numbers).all(|(k, &n)| {
+        let current = self.keepers.iter().zip(&injection.numbers).all(|(k, &n)| {
             k.get(now)
-                .is_some_and(|t| t.number == n && t.send_until >= presented.send_until)
+                .is_some_and(|t| t.number == n && t.send_until >= injection.send_until)
         });
-        current.then_some(presented)
+        current.then_some(injection)
     }
     /// May a request leave with this now? Not with a token whose refusal causes a refresh that
     /// runs.
-    pub fn may_send(&self, presented: &Injection) -> bool {
+    pub fn may_send(&self, injection: &Injection) -> bool {
         self.keepers
             .iter()
-            .zip(&presented.numbers)
+            .zip(&injection.numbers)
             .all(|(keeper, &number)| keeper.may_send(number))
     }
-    pub fn keep(&self, presented: Arc<Injection>) {
-        self.presented.store(Some(presented));
+    pub fn store_injection(&self, injection: Arc<Injection>) {
+        self.injection.store(Some(injection));
     }
 }

@@ -3,32 +3,32 @@
 //! [`Credential`] is what the rest of the program talks to; a bundle holds the keepers of one token
 //! set; [`injection`] is what a token set puts on a request.
 
-mod after_401;
 mod bundle;
 pub mod injection;
-mod look;
-mod refresh;
+mod manual_refresh;
 mod refusal;
+mod runtime;
+mod secret_watch;
 mod status;
+mod unauthorized;
 mod unlatch;
 mod vend;
-mod world;
 
 use std::sync::Arc;
 
 use http::HeaderName;
 
-pub use after_401::After401;
 pub use injection::{InjectedNames, InjectedValue, Injection};
-pub use look::Look;
-pub use refresh::ByHand;
-pub use refusal::{Reason, Refusal};
+pub use manual_refresh::RefreshOutcome;
+pub use refusal::{Refusal, RefusalReason};
+pub use runtime::CredentialDeps;
+pub use secret_watch::SecretCheckTrigger;
 pub use status::TokenState;
-pub use unlatch::unlatch_at_rest;
-pub use vend::{Vended, fingerprint};
-pub use world::World;
+pub use unauthorized::UnauthorizedOutcome;
+pub use unlatch::unlatch_offline;
+pub use vend::{VendedToken, fingerprint};
 
-use self::{bundle::Bundle, world::Shared};
+use self::{bundle::TokenBundle, runtime::CredentialRuntime};
 use crate::{
     clock::BootInstant,
     hash::sha256_of_parts,
@@ -45,29 +45,29 @@ pub struct Credential {
     names: InjectedNames,
     /// As this configuration has them; handed to running keepers by [`Credential::adopt`].
     secrets: Arc<Secrets>,
-    tunings: Arc<Vec<KeeperPolicy>>,
+    policies: Arc<Vec<KeeperPolicy>>,
     clients: Vec<TokenClient>,
     digest: [u8; 32],
-    shared: Arc<Shared>,
-    world: World,
-    sets: Sets,
+    runtime: Arc<CredentialRuntime>,
+    deps: CredentialDeps,
+    sets: TokenSets,
 }
 
 /// The token sets of a credential.
-enum Sets {
-    One(Arc<Bundle>),
-    /// In [`Shared`], bounded by this: what fetched them would fetch the same after a reload.
+enum TokenSets {
+    One(Arc<TokenBundle>),
+    /// In [`CredentialRuntime`], bounded by this: what fetched them would fetch the same after a reload.
     Many(u64),
 }
 
 /// Which of a credential's token sets a request is for; the empty one where the profile has no
 /// partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Partition(pub Vec<String>);
+pub struct PartitionKey(pub Vec<String>);
 
 /// The partition header is missing, repeated, or does not fit its pattern. Holds the header's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PartitionInvalid(pub HeaderName);
+pub struct PartitionError(pub HeaderName);
 
 impl Credential {
     /// Finds the running keepers of this credential or starts them (partitioned ones start with
@@ -79,11 +79,11 @@ impl Credential {
         secrets: Secrets,
         digest: [u8; 32],
         clients: Vec<TokenClient>,
-        world: &World,
+        deps: &CredentialDeps,
     ) -> Self {
         let secrets = Arc::new(secrets);
-        let digest = with_partitions(digest, &profile);
-        let tunings = profile
+        let digest = digest_with_partitions(digest, &profile);
+        let policies = profile
             .tokens
             .iter()
             .map(|t| KeeperPolicy {
@@ -91,36 +91,35 @@ impl Credential {
                 limits: profile.limits.clone(),
             })
             .collect();
-        let tunings: Arc<Vec<KeeperPolicy>> = Arc::new(tunings);
+        let policies: Arc<Vec<KeeperPolicy>> = Arc::new(policies);
         let max = profile.partition.iter().map(|p| p.max).min();
-        let shared = world.shared(&name, digest, || {
-            Shared::new(secrets.clone(), &clients, tunings.clone(), max)
+        let runtime = deps.find_or_start(&name, digest, || {
+            CredentialRuntime::new(secrets.clone(), &clients, policies.clone(), max)
         });
-        world
-            .metrics
+        deps.metrics
             .register_credential(&name, profile.tokens.iter().map(|t| &*t.name));
-        let sets = max.map_or_else(|| Sets::One(Arc::default()), Sets::Many);
+        let sets = max.map_or_else(|| TokenSets::One(Arc::default()), TokenSets::Many);
         let names = InjectedNames::from_profile(&profile);
         let mut made = Self {
             name,
             profile,
             names,
             secrets,
-            tunings,
+            policies,
             clients,
             digest,
-            shared,
-            world: world.clone(),
+            runtime,
+            deps: deps.clone(),
             sets,
         };
-        if let Sets::One(_) = made.sets {
-            made.sets = Sets::One(Arc::new(made.start(&Partition::default())));
+        if let TokenSets::One(_) = made.sets {
+            made.sets = TokenSets::One(Arc::new(made.start(&PartitionKey::default())));
         }
         made
     }
 
     /// Starts or finds the keepers of one token set.
-    fn start(&self, partition: &Partition) -> Bundle {
+    fn start(&self, partition: &PartitionKey) -> TokenBundle {
         let values: Vec<(Arc<str>, String)> = self
             .profile
             .partition
@@ -129,7 +128,7 @@ impl Credential {
             .zip(partition.0.iter().cloned())
             .collect();
         let mut keepers: Vec<Arc<Keeper>> = Vec::with_capacity(self.profile.tokens.len());
-        let tunings = self.shared.tunings();
+        let policies = self.runtime.policies();
         for (index, spec) in self.profile.tokens.iter().enumerate() {
             let name = KeeperName {
                 credential: self.name.clone(),
@@ -141,33 +140,34 @@ impl Credential {
                 .iter()
                 .filter_map(|&i| keepers.get(i).cloned())
                 .collect();
-            let (Some(client), Some(tuning)) = (self.shared.clients.get(index), tunings.get(index))
+            let (Some(client), Some(policy)) =
+                (self.runtime.clients.get(index), policies.get(index))
             else {
                 continue; // Both lists were made from `profile.tokens`.
             };
-            let keeper = self.world.store.get_or_start(self.key(&name), || {
+            let keeper = self.deps.store.get_or_start(self.key(&name), || {
                 let call = TokenCall {
                     name: name.clone(),
                     profile: self.profile.clone(),
                     index,
-                    secrets: self.shared.secrets.clone(),
+                    secrets: self.runtime.secrets.clone(),
                     partition: values.clone(),
                     client: client.clone(),
-                    metrics: self.world.metrics.clone(),
+                    metrics: self.deps.metrics.clone(),
                     history: CallHistory::default(),
                 };
                 Keeper::spawn(
                     name.clone(),
                     parents,
                     Arc::new(call),
-                    self.world.ledger.clone(),
+                    self.deps.ledger.clone(),
                     Arc::new(Unshared),
-                    tuning.clone(),
+                    policy.clone(),
                 )
             });
             keepers.push(keeper);
         }
-        Bundle::new(keepers, values)
+        TokenBundle::new(keepers, values)
     }
 
     /// A keeper's key: the credential's digest covers everything that shapes its requests, parents
@@ -186,22 +186,23 @@ impl Credential {
         ])
     }
 
-    /// Called once this configuration is the one that runs: running keepers get its secrets, tuning
-    /// and trust. Reads no file; a look (see [`Credential::look`]) finds out what that changed.
+    /// Called once this configuration is the one that runs: running keepers get its secrets, policy
+    /// and trust. Reads no file; a look (see [`Credential::check_secrets`]) finds out what that changed.
     pub fn adopt(&self) {
-        self.shared.secrets.adopt(self.secrets.clone());
+        self.runtime.secrets.adopt(self.secrets.clone());
         let mut trust_changed = false;
-        for (running, client) in self.shared.clients.iter().zip(&self.clients) {
+        for (running, client) in self.runtime.clients.iter().zip(&self.clients) {
             // Another client would begin without connections.
             if !running.load().trusts_as(client) {
                 running.store(Arc::new(client.clone()));
                 trust_changed = true;
             }
         }
-        if let Sets::Many(max) = self.sets {
-            self.shared.resize(max);
+        if let TokenSets::Many(max) = self.sets {
+            self.runtime.resize(max);
         }
-        self.shared.retune(&self.tunings, || self.bundles());
+        self.runtime
+            .change_policies(&self.policies, || self.bundles());
         if trust_changed {
             // What held them may be mended.
             self.keepers()
@@ -231,8 +232,8 @@ impl Credential {
     /// Which token set the request is for.
     ///
     /// # Errors
-    /// [`PartitionInvalid`]: a header that selects is missing, repeated, or does not fit its pattern.
-    pub fn partition(&self, headers: &http::HeaderMap) -> Result<Partition, PartitionInvalid> {
+    /// [`PartitionError`]: a header that selects is missing, repeated, or does not fit its pattern.
+    pub fn partition(&self, headers: &http::HeaderMap) -> Result<PartitionKey, PartitionError> {
         let mut values = Vec::with_capacity(self.profile.partition.len());
         for p in &self.profile.partition {
             let mut all = headers.get_all(&p.header).iter();
@@ -242,37 +243,38 @@ impl Credential {
             };
             values.push(
                 value
-                    .ok_or_else(|| PartitionInvalid(p.header.clone()))?
+                    .ok_or_else(|| PartitionError(p.header.clone()))?
                     .to_owned(),
             );
         }
-        Ok(Partition(values))
+        Ok(PartitionKey(values))
     }
 
-    fn bundle(&self, partition: &Partition) -> Arc<Bundle> {
-        match (&self.sets, self.shared.many.load_full()) {
-            (Sets::One(bundle), _) => bundle.clone(),
-            (Sets::Many(_), Some(many)) => self
-                .shared
-                .set_of(many, partition, || self.start(partition)),
-            // Not reached: a partitioned credential is shared by its like alone.
-            (Sets::Many(_), None) => Arc::new(self.start(partition)),
+    fn bundle(&self, partition: &PartitionKey) -> Arc<TokenBundle> {
+        match (&self.sets, self.runtime.many.load_full()) {
+            (TokenSets::One(bundle), _) => bundle.clone(),
+            (TokenSets::Many(_), Some(many)) => {
+                self.runtime
+                    .find_or_start_bundle(many, partition, || self.start(partition))
+            }
+            // Not reached: a partitioned credential shares a runtime with its like alone.
+            (TokenSets::Many(_), None) => Arc::new(self.start(partition)),
         }
     }
 
     /// The token set of a partition, where it is in use.
-    fn running_bundle(&self, partition: &Partition) -> Option<Arc<Bundle>> {
+    fn running_bundle(&self, partition: &PartitionKey) -> Option<Arc<TokenBundle>> {
         match &self.sets {
-            Sets::One(bundle) => Some(bundle.clone()),
-            Sets::Many(_) => self.shared.many.load().as_ref()?.get(partition),
+            TokenSets::One(bundle) => Some(bundle.clone()),
+            TokenSets::Many(_) => self.runtime.many.load().as_ref()?.get(partition),
         }
     }
 
-    fn bundles(&self) -> Vec<Arc<Bundle>> {
+    fn bundles(&self) -> Vec<Arc<TokenBundle>> {
         match &self.sets {
-            Sets::One(bundle) => vec![bundle.clone()],
-            Sets::Many(_) => self
-                .shared
+            TokenSets::One(bundle) => vec![bundle.clone()],
+            TokenSets::Many(_) => self
+                .runtime
                 .many
                 .load()
                 .as_ref()
@@ -290,11 +292,11 @@ impl Credential {
 
     /// Hot path: what to place, if every token may be sent now.
     #[must_use]
-    pub fn ready(&self, partition: &Partition) -> Option<Arc<Injection>> {
-        let epoch = self.shared.secrets.generation();
+    pub fn ready_injection(&self, partition: &PartitionKey) -> Option<Arc<Injection>> {
+        let epoch = self.runtime.secrets.generation();
         match &self.sets {
-            Sets::One(bundle) => bundle.ready(&self.profile, epoch, BootInstant::now()),
-            Sets::Many(_) => self.shared.many.load().as_ref()?.get(partition)?.ready(
+            TokenSets::One(bundle) => bundle.ready(&self.profile, epoch, BootInstant::now()),
+            TokenSets::Many(_) => self.runtime.many.load().as_ref()?.get(partition)?.ready(
                 &self.profile,
                 epoch,
                 BootInstant::now(),
@@ -307,29 +309,29 @@ impl Credential {
     /// # Errors
     /// [`Refusal`]: there is no token in time, none is to be expected, too many wait, or what the
     /// tokens are to become cannot be rendered.
-    pub async fn present(
+    pub async fn wait_for_injection(
         &self,
-        partition: &Partition,
+        partition: &PartitionKey,
         until: BootInstant,
     ) -> Result<Arc<Injection>, Refusal> {
-        if let Some(presented) = self.ready(partition) {
-            return Ok(presented);
+        if let Some(injection) = self.ready_injection(partition) {
+            return Ok(injection);
         }
-        let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
+        let _waiting = self.runtime.queue_waiter(self.profile.max_waiters)?;
         let started = BootInstant::now();
         let bundle = self.bundle(partition);
-        let result = self.present_slowly(&bundle, started, until).await;
+        let result = self.render_injection(&bundle, started, until).await;
         if !bundle.keepers().is_empty() {
-            self.world
+            self.deps
                 .metrics
                 .token_waited(&self.name, started.until(BootInstant::now()));
         }
         result
     }
 
-    async fn present_slowly(
+    async fn render_injection(
         &self,
-        bundle: &Bundle,
+        bundle: &TokenBundle,
         began: BootInstant,
         until: BootInstant,
     ) -> Result<Arc<Injection>, Refusal> {
@@ -340,9 +342,9 @@ impl Credential {
             }
             // After the wait, for it may be long, and the epoch first: what changes in between is
             // rendered once more, never taken for newer than it is.
-            let epoch = self.shared.secrets.generation();
-            let values = self.values().await?;
-            let presented = Injection::render(
+            let epoch = self.runtime.secrets.generation();
+            let values = self.secret_values().await?;
+            let injection = Injection::render(
                 &self.profile,
                 bundle.partition(),
                 tokens,
@@ -352,10 +354,10 @@ impl Credential {
             .map_err(|why| Refusal::unrenderable(&why))?;
             // While a child was waited for, a short-lived parent may have come to its end, or an
             // API may have refused one.
-            if presented.send_until > BootInstant::now() && bundle.may_send(&presented) {
-                let presented = Arc::new(presented);
-                bundle.keep(presented.clone());
-                return Ok(presented);
+            if injection.send_until > BootInstant::now() && bundle.may_send(&injection) {
+                let injection = Arc::new(injection);
+                bundle.store_injection(injection.clone());
+                return Ok(injection);
             }
         }
     }
@@ -363,18 +365,18 @@ impl Credential {
     /// Counts up when secret values change.
     #[must_use]
     pub fn secret_generation(&self) -> u64 {
-        self.shared.secrets.generation()
+        self.runtime.secrets.generation()
     }
 
     /// Requests that wait for one of its tokens now.
     #[must_use]
     pub fn waiters(&self) -> usize {
-        self.shared.waiters()
+        self.runtime.waiters()
     }
 }
 
 /// Token sets are found by the values of partitions: under other names they would be other ones.
-fn with_partitions(digest: [u8; 32], profile: &Profile) -> [u8; 32] {
+fn digest_with_partitions(digest: [u8; 32], profile: &Profile) -> [u8; 32] {
     if profile.partition.is_empty() {
         digest
     } else {

@@ -8,7 +8,7 @@ use crate::token::{Failure, FailureClass, FailureKind, Unavailable, UnavailableR
 #[derive(Debug, Clone)]
 pub struct Refusal {
     /// What kind it is.
-    pub reason: Reason,
+    pub reason: RefusalReason,
     /// The token at fault.
     pub token: Option<Arc<str>>,
     /// When it is worth asking again, where that is known.
@@ -19,7 +19,7 @@ pub struct Refusal {
 
 /// The kinds of [`Refusal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum RefusalReason {
     /// There is none, and none came in time.
     NoToken(UnavailableReason),
     /// More than `max_waiters` wait.
@@ -43,7 +43,7 @@ impl Refusal {
     }
     fn local(reason: UnavailableReason, failure: Failure) -> Self {
         Self {
-            reason: Reason::NoToken(reason),
+            reason: RefusalReason::NoToken(reason),
             token: None,
             retry_after: None,
             failure: Some(Arc::new(failure)),
@@ -54,7 +54,7 @@ impl Refusal {
 impl From<Unavailable> for Refusal {
     fn from(u: Unavailable) -> Self {
         Self {
-            reason: Reason::NoToken(u.reason),
+            reason: RefusalReason::NoToken(u.reason),
             token: Some(u.token),
             retry_after: u.retry_after,
             failure: u.failure,

@@ -19,7 +19,7 @@ pub struct TokenState {
 impl Credential {
     /// Every token, in graph order.
     #[must_use]
-    pub fn tokens(&self) -> Vec<TokenState> {
+    pub fn token_states(&self) -> Vec<TokenState> {
         let keepers = self.keepers();
         let states = keepers.iter().map(|k| TokenState {
             token: k.name().token.clone(),
@@ -31,8 +31,8 @@ impl Credential {
 
     /// Every token fetched at start has had its first outcome, good or bad.
     #[must_use]
-    pub fn settled(&self) -> bool {
-        self.tokens()
+    pub fn is_settled(&self) -> bool {
+        self.token_states()
             .iter()
             .all(|t| t.status.settled || matches!(t.status.activity, Activity::Resting))
     }
@@ -40,9 +40,9 @@ impl Credential {
     /// It can send: a token is there, or would be fetched when asked for (resting, lazy,
     /// partitioned, static).
     #[must_use]
-    pub fn able(&self) -> bool {
+    pub fn can_send(&self) -> bool {
         let now = crate::clock::BootInstant::now();
-        self.tokens().iter().all(|t| {
+        self.token_states().iter().all(|t| {
             t.partition.is_some()
                 || matches!(t.status.activity, Activity::Resting)
                 || t.status

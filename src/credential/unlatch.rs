@@ -16,7 +16,7 @@ impl Credential {
     /// and twice as long after each that was let through and refused (to an hour). Says when.
     pub async fn unlatch(&self) -> NextAttempt {
         let keys = self.configured_keys().await;
-        Keeper::unlatch(&self.keepers(), &*self.world.ledger, keys).await
+        Keeper::unlatch(&self.keepers(), &*self.deps.ledger, keys).await
     }
 
     /// Does an unlatch of this credential, or could it, open an account on which refusals of
@@ -25,7 +25,7 @@ impl Credential {
     #[must_use]
     pub fn may_share_account_with(&self, other: &Self) -> bool {
         let origins = |one: &Self| {
-            oauth::token_origins(&one.profile, one.shared.secrets.believed().as_deref())
+            oauth::token_origins(&one.profile, one.runtime.secrets.believed().as_deref())
         };
         match (origins(self), origins(other)) {
             (Some(ours), Some(theirs)) => !ours.is_disjoint(&theirs),
@@ -37,12 +37,12 @@ impl Credential {
     async fn configured_keys(&self) -> HashSet<GuardKey> {
         // Where they cannot be read now, what was believed last stands in for them.
         let values = self
-            .shared
+            .runtime
             .secrets
             .values()
             .await
             .ok()
-            .or_else(|| self.shared.secrets.believed());
+            .or_else(|| self.runtime.secrets.believed());
         values
             .map(|values| keys(&self.name, &self.profile, &values))
             .unwrap_or_default()
@@ -55,7 +55,7 @@ impl Credential {
 /// # Errors
 /// The secrets cannot be read, in words without their values: what refusals count against is not
 /// known then.
-pub async fn unlatch_at_rest(
+pub async fn unlatch_offline(
     name: &str,
     profile: &Profile,
     secrets: &Secrets,

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Credential, Partition, Refusal};
+use super::{Credential, PartitionKey, Refusal};
 use crate::{
     clock::BootInstant,
     hash::{hex, sha256_of_parts},
 };
 
 /// A token handed out (RFC 6749 section 5.1).
-pub struct Vended {
+pub struct VendedToken {
     /// The token itself.
     pub access_token: Arc<zeroize::Zeroizing<String>>,
     /// What really remains.
@@ -27,11 +27,11 @@ impl Credential {
     /// [`Refusal`]: there is no token in time, or the profile has none.
     pub async fn vend(
         &self,
-        partition: &Partition,
+        partition: &PartitionKey,
         refused: Option<&str>,
         until: BootInstant,
-    ) -> Result<Vended, Refusal> {
-        let _waiting = self.shared.wait_in_line(self.profile.max_waiters)?;
+    ) -> Result<VendedToken, Refusal> {
+        let _waiting = self.runtime.queue_waiter(self.profile.max_waiters)?;
         let bundle = self.bundle(partition);
         let keeper = bundle
             .keepers()
@@ -41,14 +41,14 @@ impl Credential {
         let current = keeper.status().token;
         if let (Some(refused), Some(token)) = (refused, current) {
             let value = token.issued.value.as_str();
-            if value == refused || fingerprint(&self.world.salt, value) == refused {
+            if value == refused || fingerprint(&self.deps.salt, value) == refused {
                 keeper.reject(token.number);
                 let _newer = keeper.wait_after_refusal(token.number, until).await;
             }
         }
         let token = keeper.wait_fresh(until).await?;
         keeper.note_vended(token.number);
-        Ok(Vended {
+        Ok(VendedToken {
             access_token: token.issued.value.clone(),
             expires_in: BootInstant::now().until(token.expires),
         })

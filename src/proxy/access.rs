@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     clock::BootInstant,
-    credential::{After401, Credential, Injection, Partition, Reason, Refusal},
+    credential::{
+        Credential, Injection, PartitionKey, Refusal, RefusalReason, UnauthorizedOutcome,
+    },
     listen,
     profile::model::{RuleMeaning, RuleSide, StatusMatch},
     token::{FailureKind, UnavailableReason},
@@ -44,10 +46,13 @@ impl From<Reply> for Stop {
 ///
 /// # Errors
 /// 400 `partition_invalid`: a selecting header is missing, repeated, or does not fit its pattern.
-pub fn partition(credential: &Credential, headers: &http::HeaderMap) -> Result<Partition, Reply> {
+pub fn partition(
+    credential: &Credential,
+    headers: &http::HeaderMap,
+) -> Result<PartitionKey, Reply> {
     credential.partition(headers).map_err(|e| {
         let mut reply = Reply::new(
-            Cause::PartitionInvalid,
+            Cause::PartitionError,
             format!(
                 "the header {} is missing, repeated, or does not fit its pattern",
                 e.0
@@ -66,13 +71,13 @@ pub async fn present(
     session: &mut Session,
     upstream: &Upstream,
     credential: &Credential,
-    partition: &Partition,
+    partition: &PartitionKey,
 ) -> Result<Arc<Injection>, Stop> {
-    if let Some(presented) = credential.ready(partition) {
+    if let Some(presented) = credential.ready_injection(partition) {
         return Ok(presented);
     }
     let until = BootInstant::now().after(upstream.timeouts.token);
-    let result = while_there(session, credential.present(partition, until))
+    let result = while_there(session, credential.wait_for_injection(partition, until))
         .await
         .ok_or(Stop::Gone)?;
     result.map_err(|refusal| refused(&refusal, credential, Some(&upstream.name)).into())
@@ -123,32 +128,32 @@ pub fn refused(refusal: &Refusal, credential: &Credential, upstream: Option<&Arc
     let forgetful = kind.filter(|kind| **kind == FailureKind::GuardMemory);
     let forgetful = forgetful.map(|_| "the guard's memory ([state] dir) cannot be read or written, so no token call is made; see the log");
     let (cause, detail) = match refusal.reason {
-        Reason::Overloaded => (
+        RefusalReason::Overloaded => (
             Cause::TokenOverloaded,
             "more requests wait for this token than guard.max_waiters allows",
         ),
-        Reason::NoToken(UnavailableReason::Hanging) => (
+        RefusalReason::NoToken(UnavailableReason::Hanging) => (
             Cause::TokenTimeout,
             "the token endpoint did not answer within timeouts.token",
         ),
-        Reason::NoToken(UnavailableReason::Down) => (
+        RefusalReason::NoToken(UnavailableReason::Down) => (
             Cause::TokenUnavailable,
             distrusted
                 .as_deref()
                 .or(forgetful)
                 .unwrap_or("the token endpoint is down, throttles us, or its budget is used up"),
         ),
-        Reason::NoToken(UnavailableReason::Rejected) => (
+        RefusalReason::NoToken(UnavailableReason::Rejected) => (
             Cause::TokenRejected,
             "the token endpoint refuses our secret; see the log and /api/status",
         ),
-        Reason::NoToken(UnavailableReason::Misconfigured) => (
+        RefusalReason::NoToken(UnavailableReason::Misconfigured) => (
             Cause::TokenMisconfigured,
             unplaceable.as_deref().unwrap_or(
                 "the token endpoint's answer makes no sense, or a parameter is wrong; see the log",
             ),
         ),
-        Reason::NoToken(UnavailableReason::Unreadable) => (
+        RefusalReason::NoToken(UnavailableReason::Unreadable) => (
             Cause::SecretUnreadable,
             "a secret of this credential is missing, empty or not readable; see the log",
         ),
@@ -241,7 +246,7 @@ pub fn tell(chosen: &Chosen) {
         presented,
     } = &chosen.access
     {
-        credential.refused(partition, presented);
+        credential.note_refused(partition, presented);
     }
 }
 
@@ -257,11 +262,16 @@ pub async fn renew(session: &mut Session, chosen: &mut Chosen) -> Option<bool> {
         return Some(false);
     };
     let until = BootInstant::now().after(chosen.upstream.timeouts.token);
-    match while_there(session, credential.after_401(partition, presented, until)).await? {
-        After401::Replay(newer) => {
+    match while_there(
+        session,
+        credential.renew_after_401(partition, presented, until),
+    )
+    .await?
+    {
+        UnauthorizedOutcome::Replay(newer) => {
             *presented = newer;
             Some(true)
         }
-        After401::Pass => Some(false),
+        UnauthorizedOutcome::Pass => Some(false),
     }
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     clock::BootInstant,
-    credential::{Credential, Injection, Partition},
+    credential::{Credential, Injection, PartitionKey},
     redact::HiddenWord,
     snapshot::Snapshot,
     telemetry::Metrics,
@@ -43,7 +43,7 @@ pub enum Access {
         /// Whose tokens they are.
         credential: Arc<Credential>,
         /// Which of its token sets.
-        partition: Partition,
+        partition: PartitionKey,
         /// Header values and more, rendered from the tokens at hand.
         presented: Arc<Injection>,
     },

@@ -312,7 +312,7 @@ impl ProxyHttp for Proxy {
         let found = access::verdict(response, credential);
         if found != Verdict::Stale {
             if found == Verdict::Good {
-                credential.accepted(partition, presented);
+                credential.note_accepted(partition, presented);
             }
             ctx.replay.iter_mut().for_each(Replay::worked);
             return Ok(());

@@ -40,7 +40,7 @@ pub enum Cause {
     /// The client's head or body comes too slowly.
     RequestTimeout,
     /// The header that selects a partition is missing, repeated, or does not fit.
-    PartitionInvalid,
+    PartitionError,
     /// TRACE, TRACK, CONNECT over HTTP/2, or a wrong method of a path of ours.
     MethodRefused,
     /// The head is above `limits.header_bytes` or `limits.headers`.
@@ -145,7 +145,7 @@ impl Cause {
                 "http_request_error",
                 "The request did not arrive in time",
             ),
-            Self::PartitionInvalid => (
+            Self::PartitionError => (
                 "partition_invalid",
                 S::BAD_REQUEST,
                 "http_request_error",

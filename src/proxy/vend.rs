@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::BootInstant,
-    credential::{Credential, Vended},
+    credential::{Credential, VendedToken},
     net,
     snapshot::Snapshot,
     upstream::UpstreamTimeouts,
@@ -38,7 +38,11 @@ pub fn is_ours(path: &str) -> bool {
 /// # Errors
 /// [`Stop`]: 404 for a name that hands out nothing to this caller, 405 for another method than
 /// POST, 400 for a form that cannot be read, what keeps a token away, or the client has left.
-pub async fn vend(session: &mut Session, snapshot: &Snapshot, path: &str) -> Result<Vended, Stop> {
+pub async fn vend(
+    session: &mut Session,
+    snapshot: &Snapshot,
+    path: &str,
+) -> Result<VendedToken, Stop> {
     let path = path.split('?').next().unwrap_or_default();
     let unknown = || {
         Reply::new(

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::BootInstant,
     config::{self, Config, LoadOptions},
-    credential::{Credential, TokenState, World},
+    credential::{Credential, CredentialDeps, TokenState},
     document::known,
     oauth::TokenClient,
     telemetry::Metrics,
@@ -146,7 +146,7 @@ pub fn try_tokens(
         } else {
             ledger
         };
-        let world = World::new(store.clone(), ledger, metrics);
+        let deps = CredentialDeps::new(store.clone(), ledger, metrics);
         let mut found = Vec::new();
         for credential in config.credentials.values().filter(|c| {
             live.credential
@@ -159,7 +159,7 @@ pub fn try_tokens(
                     what: why,
                     ..TokenReport::default()
                 }),
-                None => found.extend(try_credential(credential, &record, &world).await),
+                None => found.extend(try_credential(credential, &record, &deps).await),
             }
         }
         // An attempt that is cut off would count as spent.
@@ -205,7 +205,7 @@ fn reason_to_skip(
 async fn try_credential(
     configured: &config::CredentialConfig,
     record: &GuardMemory,
-    world: &World,
+    deps: &CredentialDeps,
 ) -> Vec<TokenReport> {
     let mut profile = (*configured.profile).clone();
     // Fetched at once, also what would wait for a first request.
@@ -249,18 +249,19 @@ async fn try_credential(
         configured.secrets.clone(),
         configured.digest,
         clients,
-        world,
+        deps,
     );
     let until = BootInstant::now().after(patience);
-    while !credential.tokens().iter().all(|t| t.status.settled) && BootInstant::now() < until {
+    while !credential.token_states().iter().all(|t| t.status.settled) && BootInstant::now() < until
+    {
         tokio::time::sleep(LOOK).await;
     }
-    let states = credential.tokens();
+    let states = credential.token_states();
     // From here on its keepers stop: nothing is tried twice.
     drop(credential);
     states
         .iter()
-        .map(|state| report_token(configured, state, record, world))
+        .map(|state| report_token(configured, state, record, deps))
         .collect()
 }
 
@@ -268,9 +269,9 @@ fn report_token(
     configured: &config::CredentialConfig,
     state: &TokenState,
     record: &GuardMemory,
-    world: &World,
+    deps: &CredentialDeps,
 ) -> TokenReport {
-    let seconds = world.metrics.token_seconds(&configured.name, &state.token);
+    let seconds = deps.metrics.token_seconds(&configured.name, &state.token);
     let took = Some(Duration::from_secs_f64(seconds)).filter(|took| !took.is_zero());
     let found = TokenReport {
         credential: configured.name.clone(),

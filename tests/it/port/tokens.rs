@@ -10,7 +10,7 @@ use std::{
 
 use cupbearer::{
     config,
-    credential::World,
+    credential::CredentialDeps,
     listen::Address,
     snapshot::Snapshot,
     telemetry::Metrics,
@@ -47,12 +47,12 @@ fn with(text: &str) -> Port {
     let (config, problems) =
         config::load_text(text, Path::new("."), &config::LoadOptions::default());
     let config = config.unwrap_or_else(|| panic!("{:?}", problems.list()));
-    let world = World::new(
+    let deps = CredentialDeps::new(
         Arc::new(Store::default()),
         Arc::new(MemoryLedger::default()),
         Metrics::new().unwrap(),
     );
-    let snapshot = Snapshot::build(config, &world, 1).unwrap_or_else(|p| panic!("{:?}", p.list()));
+    let snapshot = Snapshot::build(config, &deps, 1).unwrap_or_else(|p| panic!("{:?}", p.list()));
     snapshot.adopt();
     port_on(Address::Tcp("127.0.0.1:0".parse().unwrap()), snapshot)
 }

@@ -11,7 +11,10 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{Credential, Partition, Reason, Refusal, bundle::Bundle, refresh::ByHandLimit};
+use super::{
+    Credential, PartitionKey, Refusal, RefusalReason, bundle::TokenBundle,
+    manual_refresh::ManualRefreshLimit,
+};
 use crate::{
     lock::Lock,
     oauth::TokenClient,
@@ -21,11 +24,11 @@ use crate::{
 };
 
 /// By name and digest.
-type Running = HashMap<(Arc<str>, [u8; 32]), Weak<Shared>>;
+type RuntimeRegistry = HashMap<(Arc<str>, [u8; 32]), Weak<CredentialRuntime>>;
 
 /// What credentials of all snapshots have in common.
 #[derive(Clone)]
-pub struct World {
+pub struct CredentialDeps {
     /// Running keepers.
     pub store: Arc<Store>,
     /// Where attempts are written down.
@@ -34,12 +37,12 @@ pub struct World {
     pub metrics: Metrics,
     /// Running credentials by name and digest, so that a reload finds the state of the one it
     /// replaces.
-    running: Arc<Lock<Running>>,
+    running: Arc<Lock<RuntimeRegistry>>,
     /// Salts fingerprints of tokens, so that they say nothing across restarts.
     pub(super) salt: [u8; 16],
 }
 
-impl World {
+impl CredentialDeps {
     /// One in which nothing runs yet.
     #[must_use]
     pub fn new(store: Arc<Store>, ledger: Arc<dyn Ledger>, metrics: Metrics) -> Self {
@@ -59,29 +62,29 @@ impl World {
     }
 
     /// What runs under this name and digest, or the one `start` makes.
-    pub(super) fn shared(
+    pub(super) fn find_or_start(
         &self,
         name: &Arc<str>,
         digest: [u8; 32],
-        start: impl FnOnce() -> Shared,
-    ) -> Arc<Shared> {
+        start: impl FnOnce() -> CredentialRuntime,
+    ) -> Arc<CredentialRuntime> {
         let mut running = self.running.lock();
         // Forgets those that have ended now and then: at each start it would take the square of
         // their number.
         if running.len() == running.capacity() {
             running.retain(|_, s| s.strong_count() > 0);
         }
-        if let Some(shared) = running.get(&(name.clone(), digest)).and_then(Weak::upgrade) {
-            return shared;
+        if let Some(runtime) = running.get(&(name.clone(), digest)).and_then(Weak::upgrade) {
+            return runtime;
         }
-        let shared = Arc::new(start());
-        running.insert((name.clone(), digest), Arc::downgrade(&shared));
-        shared
+        let runtime = Arc::new(start());
+        running.insert((name.clone(), digest), Arc::downgrade(&runtime));
+        runtime
     }
 }
 
 /// What outlives a snapshot as long as the credential stays the same.
-pub(super) struct Shared {
+pub(super) struct CredentialRuntime {
     /// What is believed of its secrets, for token calls and presented headers alike.
     pub(super) secrets: Arc<SecretWatcher>,
     /// The generation of secrets that running keepers were told of.
@@ -94,20 +97,20 @@ pub(super) struct Shared {
     /// running keepers.
     pub(super) clients: Vec<Arc<ArcSwap<TokenClient>>>,
     /// The token sets of a partitioned credential.
-    pub(super) many: ArcSwapOption<Many>,
-    /// Held while keepers are tuned, so that none is left with an older tuning. Never across an
+    pub(super) many: ArcSwapOption<PartitionedBundles>,
+    /// Held while keepers are tuned, so that none is left with an older policy. Never across an
     /// await.
-    tunings: Lock<Arc<Vec<KeeperPolicy>>>,
+    policies: Lock<Arc<Vec<KeeperPolicy>>>,
     waiters: AtomicUsize,
     /// How often operators who have not shown who they are may cause a refresh.
-    pub(super) by_hand: Lock<ByHandLimit>,
+    pub(super) by_hand: Lock<ManualRefreshLimit>,
 }
 
-impl Shared {
+impl CredentialRuntime {
     pub(super) fn new(
         secrets: Arc<Secrets>,
         clients: &[TokenClient],
-        tunings: Arc<Vec<KeeperPolicy>>,
+        policies: Arc<Vec<KeeperPolicy>>,
         max: Option<u64>,
     ) -> Self {
         Self {
@@ -119,37 +122,37 @@ impl Shared {
                 .iter()
                 .map(|client| Arc::new(ArcSwap::from_pointee(client.clone())))
                 .collect(),
-            many: ArcSwapOption::from_pointee(max.map(Many::new)),
-            tunings: Lock::new(tunings),
+            many: ArcSwapOption::from_pointee(max.map(PartitionedBundles::new)),
+            policies: Lock::new(policies),
             waiters: AtomicUsize::new(0),
             by_hand: Lock::default(),
         }
     }
 
-    pub(super) fn tunings(&self) -> Arc<Vec<KeeperPolicy>> {
-        self.tunings.lock().clone()
+    pub(super) fn policies(&self) -> Arc<Vec<KeeperPolicy>> {
+        self.policies.lock().clone()
     }
 
-    /// New tunings, for `bundles` and all that are started from now on.
-    pub(super) fn retune(
+    /// New policies, for `bundles` and all that are started from now on.
+    pub(super) fn change_policies(
         &self,
-        tunings: &Arc<Vec<KeeperPolicy>>,
-        bundles: impl FnOnce() -> Vec<Arc<Bundle>>,
+        policies: &Arc<Vec<KeeperPolicy>>,
+        bundles: impl FnOnce() -> Vec<Arc<TokenBundle>>,
     ) {
-        let mut held = self.tunings.lock();
-        *held = tunings.clone();
+        let mut held = self.policies.lock();
+        *held = policies.clone();
         for bundle in bundles() {
-            bundle.retune(tunings);
+            bundle.change_policies(policies);
         }
     }
 
     /// The token set of a partition, or the one `start` makes.
-    pub(super) fn set_of(
+    pub(super) fn find_or_start_bundle(
         &self,
-        many: Arc<Many>,
-        partition: &Partition,
-        start: impl Fn() -> Bundle,
-    ) -> Arc<Bundle> {
+        many: Arc<PartitionedBundles>,
+        partition: &PartitionKey,
+        start: impl Fn() -> TokenBundle,
+    ) -> Arc<TokenBundle> {
         let mut many = many;
         loop {
             let mut started = false;
@@ -161,8 +164,8 @@ impl Shared {
                 return bundle;
             }
             // Its keepers may be ones that ran before, and a reload may have come in between.
-            let held = self.tunings.lock();
-            bundle.retune(&held);
+            let held = self.policies.lock();
+            bundle.change_policies(&held);
             match self.many.load_full() {
                 Some(current) if !Arc::ptr_eq(&current, &many) => many = current,
                 _ => return bundle,
@@ -175,7 +178,7 @@ impl Shared {
         let Some(old) = self.many.load_full().filter(|old| old.max != max) else {
             return;
         };
-        let new = Arc::new(Many::new(max));
+        let new = Arc::new(PartitionedBundles::new(max));
         self.many.store(Some(new.clone()));
         for (partition, bundle) in &old.sets {
             new.sets.get_with_by_ref(&*partition, || bundle);
@@ -185,12 +188,12 @@ impl Shared {
 
 /// Token sets by partition, the least recently used of which goes first. moka bounds memory here;
 /// freshness is the keepers' matter.
-pub(super) struct Many {
+pub(super) struct PartitionedBundles {
     max: u64,
-    sets: moka::sync::Cache<Partition, Arc<Bundle>>,
+    sets: moka::sync::Cache<PartitionKey, Arc<TokenBundle>>,
 }
 
-impl Many {
+impl PartitionedBundles {
     fn new(max: u64) -> Self {
         let sets = moka::sync::Cache::builder()
             .max_capacity(max)
@@ -199,22 +202,22 @@ impl Many {
         Self { max, sets }
     }
 
-    pub(super) fn get(&self, partition: &Partition) -> Option<Arc<Bundle>> {
+    pub(super) fn get(&self, partition: &PartitionKey) -> Option<Arc<TokenBundle>> {
         self.sets.get(partition)
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Bundle>> {
+    pub(super) fn all(&self) -> Vec<Arc<TokenBundle>> {
         self.sets.iter().map(|(_, bundle)| bundle).collect()
     }
 }
 
-impl Shared {
+impl CredentialRuntime {
     /// A place among at most `max` waiters.
-    pub(super) fn wait_in_line(self: &Arc<Self>, max: usize) -> Result<InLine, Refusal> {
-        let line = InLine(self.clone());
+    pub(super) fn queue_waiter(self: &Arc<Self>, max: usize) -> Result<WaiterTicket, Refusal> {
+        let line = WaiterTicket(self.clone());
         if self.waiters.fetch_add(1, Ordering::AcqRel) >= max {
             return Err(Refusal {
-                reason: Reason::Overloaded,
+                reason: RefusalReason::Overloaded,
                 token: None,
                 retry_after: Some(Duration::from_secs(1)),
                 failure: None,
@@ -229,9 +232,9 @@ impl Shared {
 }
 
 /// A place among the waiters; given back when dropped, also by a caller that leaves.
-pub(super) struct InLine(Arc<Shared>);
+pub(super) struct WaiterTicket(Arc<CredentialRuntime>);
 
-impl Drop for InLine {
+impl Drop for WaiterTicket {
     fn drop(&mut self) {
         self.0.waiters.fetch_sub(1, Ordering::AcqRel);
     }

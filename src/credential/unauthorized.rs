@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Credential, Injection, Partition};
+use super::{Credential, Injection, PartitionKey};
 use crate::clock::BootInstant;
 
 /// What to do with a vendor's 401.
 #[derive(Debug)]
-pub enum After401 {
+pub enum UnauthorizedOutcome {
     /// Send the request once more, with this.
     Replay(Arc<Injection>),
     /// The vendor's answer goes on to the client.
@@ -20,7 +20,7 @@ impl Credential {
     ///
     /// Where that causes a refresh, the refused tokens are sent to nobody from now on and until it
     /// has ended.
-    pub fn refused(&self, partition: &Partition, sent: &Injection) {
+    pub fn note_refused(&self, partition: &PartitionKey, sent: &Injection) {
         // Of a token set that nobody uses any more there is nothing to renew.
         let Some(bundle) = self.running_bundle(partition) else {
             return;
@@ -34,12 +34,12 @@ impl Credential {
 
     /// The vendor answered 401 to `sent`: marks its generations refused, parents first, and waits
     /// for the refresh.
-    pub async fn after_401(
+    pub async fn renew_after_401(
         &self,
-        partition: &Partition,
+        partition: &PartitionKey,
         sent: &Injection,
         until: BootInstant,
-    ) -> After401 {
+    ) -> UnauthorizedOutcome {
         let bundle = self.bundle(partition);
         let generations = || bundle.keepers().iter().zip(&sent.numbers);
         let _queued: Vec<_> = bundle
@@ -53,16 +53,16 @@ impl Credential {
             newer |= keeper.wait_after_refusal(number, until).await.is_some();
         }
         if !newer {
-            return After401::Pass;
+            return UnauthorizedOutcome::Pass;
         }
-        match self.present(partition, until).await {
-            Ok(presented) => After401::Replay(presented),
-            Err(_) => After401::Pass,
+        match self.wait_for_injection(partition, until).await {
+            Ok(injection) => UnauthorizedOutcome::Replay(injection),
+            Err(_) => UnauthorizedOutcome::Pass,
         }
     }
 
     /// The vendor answered something else than 401 to `sent`.
-    pub fn accepted(&self, partition: &Partition, sent: &Injection) {
+    pub fn note_accepted(&self, partition: &PartitionKey, sent: &Injection) {
         let Some(bundle) = self.running_bundle(partition) else {
             return;
         };
@@ -76,10 +76,10 @@ impl Credential {
     /// May a request leave with this now? It was good when it was made; since then its time may
     /// have ended, or an API may have refused one of its tokens.
     #[must_use]
-    pub fn may_send(&self, partition: &Partition, presented: &Injection) -> bool {
-        presented.send_until > BootInstant::now()
+    pub fn may_send(&self, partition: &PartitionKey, injection: &Injection) -> bool {
+        injection.send_until > BootInstant::now()
             && self
                 .running_bundle(partition)
-                .is_none_or(|bundle| bundle.may_send(presented))
+                .is_none_or(|bundle| bundle.may_send(injection))
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 
 /// What becomes of a refresh that was asked for ([By hand](crate::promises#by-hand)).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ByHand {
+pub enum RefreshOutcome {
     /// Every token of the credential has been asked for anew at this moment, as far as can be known
     /// now.
     At(BootInstant),
@@ -24,14 +24,14 @@ const APART: Duration = Duration::from_secs(1);
 /// How often those may cause a refresh who have not shown who they are: 6 times a minute and 30
 /// times an hour.
 #[derive(Debug)]
-pub(super) struct ByHandLimit {
+pub(super) struct ManualRefreshLimit {
     minute: Window,
     hour: Window,
     /// The latest refresh that was promised.
     latest: Option<BootInstant>,
 }
 
-impl Default for ByHandLimit {
+impl Default for ManualRefreshLimit {
     fn default() -> Self {
         Self {
             minute: Window::new(6, Duration::from_mins(1)),
@@ -41,7 +41,7 @@ impl Default for ByHandLimit {
     }
 }
 
-impl ByHandLimit {
+impl ManualRefreshLimit {
     /// When the refresh may be made that is asked for at `now`. One that is promised for later
     /// serves all who ask until then.
     fn reserve(&mut self, now: BootInstant) -> BootInstant {
@@ -67,7 +67,7 @@ impl Credential {
     /// `trusted`: who asks showed that they may (`admin.auth`, or a Unix peer of `admin.uids`).
     /// Others cause 6 refreshes a minute and 30 an hour at most; what they ask beyond that is done
     /// as soon as that allows.
-    pub fn refresh(&self, trusted: bool) -> ByHand {
+    pub fn refresh(&self, trusted: bool) -> RefreshOutcome {
         let keepers = self.keepers();
         let now = BootInstant::now();
         let held = keepers
@@ -92,7 +92,7 @@ impl Credential {
         let from = match promised {
             _ if trusted || all_held => now,
             Some(promised) => promised,
-            None => self.shared.by_hand.lock().reserve(now),
+            None => self.runtime.by_hand.lock().reserve(now),
         };
         let at = keepers
             .iter()
@@ -102,12 +102,14 @@ impl Credential {
                 RefreshPlan::Latched | RefreshPlan::Draining => None,
             });
         match (held, at.max()) {
-            (Some(held), _) => ByHand::Held(held),
-            (None, Some(at)) => ByHand::At(at),
+            (Some(held), _) => RefreshOutcome::Held(held),
+            (None, Some(at)) => RefreshOutcome::At(at),
             (None, None) if self.profile.partition.is_empty() => {
-                ByHand::Held("this credential has no token to fetch".to_owned())
+                RefreshOutcome::Held("this credential has no token to fetch".to_owned())
             }
-            (None, None) => ByHand::Held("no token of this credential is in use".to_owned()),
+            (None, None) => {
+                RefreshOutcome::Held("no token of this credential is in use".to_owned())
+            }
         }
     }
 }
@@ -122,7 +124,7 @@ mod tests {
 
     #[test]
     fn six_a_minute_and_thirty_an_hour_and_the_rest_at_the_next_free_moment() {
-        let mut limit = ByHandLimit::default();
+        let mut limit = ManualRefreshLimit::default();
         let at = |secs: u32| BootInstant::from_boot(secs * SEC);
         for secs in 100..106 {
             assert_eq!(limit.reserve(at(secs)), at(secs));
@@ -143,7 +145,7 @@ mod tests {
 
     #[test]
     fn who_asks_all_the_time_gets_six_refreshes_and_not_one() {
-        let mut limit = ByHandLimit::default();
+        let mut limit = ManualRefreshLimit::default();
         let promised: std::collections::BTreeSet<_> = (0..20_000)
             .map(|ms| limit.reserve(BootInstant::from_boot(Duration::from_millis(100_000 + ms))))
             .collect();
@@ -155,7 +157,7 @@ mod tests {
     proptest! {
         #[test]
         fn however_often_it_is_asked_no_hour_sees_more_than_thirty(waits in proptest::collection::vec(0..20_000u64, 1..400)) {
-            let mut limit = ByHandLimit::default();
+            let mut limit = ManualRefreshLimit::default();
             let mut now = BootInstant::from_boot(SEC);
             let mut done = std::collections::BTreeSet::new();
             for wait in waits {

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     clock::BootInstant,
-    credential::World,
+    credential::CredentialDeps,
     profile::{Profile, model::Inject},
     secret::{Secrets, Source},
     telemetry::Metrics,
@@ -38,7 +38,7 @@ fn credential(file: &Path) -> Arc<Credential> {
         names: vec!["key".into()],
         ..Secrets::default()
     };
-    let world = World::new(
+    let deps = CredentialDeps::new(
         Arc::new(Store::default()),
         Arc::new(MemoryLedger::default()),
         Metrics::new().unwrap(),
@@ -49,7 +49,7 @@ fn credential(file: &Path) -> Arc<Credential> {
         secrets,
         [0; 32],
         vec![],
-        &world,
+        &deps,
     ))
 }
 
@@ -71,7 +71,7 @@ fn begin() -> (TempDir, std::path::PathBuf, Arc<Credential>) {
 
 fn value(credential: &Credential) -> String {
     credential
-        .shared
+        .runtime
         .secrets
         .believed()
         .unwrap()
@@ -84,13 +84,13 @@ fn value(credential: &Credential) -> String {
 #[tokio::test]
 async fn what_one_writes_in_place_is_seen_without_another_poll() {
     let (_folder, file, credential) = begin();
-    credential.look(Look::Poll).await;
+    credential.check_secrets(SecretCheckTrigger::Poll).await;
     assert_eq!(
         (credential.secret_generation(), value(&credential)),
         (1, "old".into())
     );
     fs::write(&file, "new").unwrap();
-    let looks = (0..3).map(|_| credential.look(Look::Now));
+    let looks = (0..3).map(|_| credential.check_secrets(SecretCheckTrigger::Now));
     futures_util::future::join_all(looks).await;
     assert_eq!(credential.secret_generation(), 1);
     let whole = async {
@@ -103,7 +103,7 @@ async fn what_one_writes_in_place_is_seen_without_another_poll() {
     let told = async {
         let counted = b"cupbearer_secret_changes_total{credential=\"acme\"} 1";
         while !credential
-            .world
+            .deps
             .metrics
             .render(&[], &[])
             .windows(counted.len())
@@ -118,16 +118,16 @@ async fn what_one_writes_in_place_is_seen_without_another_poll() {
 #[tokio::test(start_paused = true)]
 async fn a_look_that_hangs_is_waited_for_by_nobody() {
     let (_folder, _, credential) = begin();
-    let hangs = credential.shared.secrets.permit().await;
+    let hangs = credential.runtime.secrets.permit().await;
     let begun = BootInstant::now();
-    credential.look(Look::Poll).await;
+    credential.check_secrets(SecretCheckTrigger::Poll).await;
     assert_eq!(begun.until(BootInstant::now()), Duration::ZERO);
-    credential.look(Look::Now).await;
+    credential.check_secrets(SecretCheckTrigger::Now).await;
     assert_eq!(
         begun.until(BootInstant::now()).as_secs(),
         LOOK_PATIENCE.as_secs()
     );
     drop(hangs);
-    credential.look(Look::Now).await;
+    credential.check_secrets(SecretCheckTrigger::Now).await;
     assert_eq!(credential.secret_generation(), 1);
 }

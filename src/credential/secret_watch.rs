@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Credential, Refusal, world::Shared};
+use super::{Credential, Refusal, runtime::CredentialRuntime};
 use crate::{
     files::{ClockReading, LOOK_PATIENCE, LookPermit},
     oauth,
@@ -26,7 +26,7 @@ const RESTLESS: Duration = Duration::from_secs(30);
 
 /// Who asks for a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum SecretCheckTrigger {
     /// The poller, who comes again: where a look is under way, it is left to that one.
     Poll,
     /// Somebody who knows of a change: what is read is read after this.
@@ -37,39 +37,39 @@ impl Credential {
     /// Reads the secrets; where their values changed, presented headers are rendered anew and held
     /// keepers try at once. Ends when that is done, or sooner: what hangs, and what is still being
     /// written, is waited for by nobody.
-    pub async fn look(self: &Arc<Self>, look: Look) {
-        *self.shared.current.lock() = Arc::downgrade(self);
-        let secrets = &self.shared.secrets;
-        let permit = match look {
-            Look::Poll => secrets.try_permit(),
-            Look::Now => secrets.permit().await,
+    pub async fn check_secrets(self: &Arc<Self>, trigger: SecretCheckTrigger) {
+        *self.runtime.current.lock() = Arc::downgrade(self);
+        let secrets = &self.runtime.secrets;
+        let permit = match trigger {
+            SecretCheckTrigger::Poll => secrets.try_permit(),
+            SecretCheckTrigger::Now => secrets.permit().await,
         };
         let Some(permit) = permit else { return };
         let (tell, told) = oneshot::channel();
-        tokio::spawn(look_until_settled(self.shared.clone(), permit, tell));
+        tokio::spawn(check_until_settled(self.runtime.clone(), permit, tell));
         if timeout(LOOK_PATIENCE, told).await.is_err() {
-            self.world
+            self.deps
                 .metrics
                 .secret_unreadable(&self.name, "secrets: their files do not answer");
         }
     }
 
     /// Counts and logs what a look found, and tells keepers of values that they were not told of yet.
-    fn tell(&self, checked: &SecretCheck) {
+    fn report_check(&self, checked: &SecretCheck) {
         match checked {
             SecretCheck::Unsettled { lasted, .. } if *lasted >= RESTLESS => {
                 let why = "secrets: their files are written without a rest of two seconds; the last whole ones stay";
-                self.world.metrics.secret_unreadable(&self.name, why);
+                self.deps.metrics.secret_unreadable(&self.name, why);
             }
             SecretCheck::Same | SecretCheck::Changed { .. } | SecretCheck::Unsettled { .. } => {}
             SecretCheck::Unreadable(why) => self
-                .world
+                .deps
                 .metrics
                 .secret_unreadable(&self.name, &why.to_string()),
         }
         // A token call may have been the first to see them.
-        let generation = self.shared.secrets.generation();
-        let before = self.shared.told.fetch_max(generation, Ordering::AcqRel);
+        let generation = self.runtime.secrets.generation();
+        let before = self.runtime.told.fetch_max(generation, Ordering::AcqRel);
         if before >= generation {
             return;
         }
@@ -77,9 +77,9 @@ impl Credential {
         // them.
         let first = before == 0 && generation == 1;
         if !first {
-            self.world.metrics.secret_changed(&self.name);
+            self.deps.metrics.secret_changed(&self.name);
         }
-        let values = self.shared.secrets.believed();
+        let values = self.runtime.secrets.believed();
         let keys: Vec<Option<GuardKey>> = (0..self.profile.tokens.len())
             .map(|index| oauth::guard_key(&self.profile, index, &self.name, values.as_deref()?))
             .collect();
@@ -108,14 +108,14 @@ impl Credential {
     }
 
     /// The last good secret values, where presented headers need any.
-    pub(super) async fn values(&self) -> Result<Option<Arc<Values>>, Refusal> {
+    pub(super) async fn secret_values(&self) -> Result<Option<Arc<Values>>, Refusal> {
         if !self.names.uses_secrets {
             return Ok(None);
         }
-        match self.shared.secrets.believed() {
+        match self.runtime.secrets.believed() {
             Some(values) => Ok(Some(values)),
             None => self
-                .shared
+                .runtime
                 .secrets
                 .values()
                 .await
@@ -125,7 +125,7 @@ impl Credential {
     }
 }
 
-impl Shared {
+impl CredentialRuntime {
     /// What runs now, as far as it still does.
     fn current(&self) -> Option<Arc<Credential>> {
         self.current.lock().upgrade()
@@ -134,27 +134,33 @@ impl Shared {
 
 /// Looks, and as long as somebody may still be writing looks again. `tell`: told when the first
 /// look is done.
-async fn look_until_settled(shared: Arc<Shared>, permit: LookPermit, tell: oneshot::Sender<()>) {
-    let mut checked = look(&shared, permit).await;
+async fn check_until_settled(
+    runtime: Arc<CredentialRuntime>,
+    permit: LookPermit,
+    tell: oneshot::Sender<()>,
+) {
+    let mut checked = check_once(&runtime, permit).await;
     // Who asked may have gone.
     let _ = tell.send(());
-    if !unsettled(checked.as_ref()) || shared.followed.swap(true, Ordering::AcqRel) {
+    if !unsettled(checked.as_ref()) || runtime.followed.swap(true, Ordering::AcqRel) {
         return;
     }
-    let weak: Weak<Shared> = Arc::downgrade(&shared);
-    drop(shared);
+    let weak: Weak<CredentialRuntime> = Arc::downgrade(&runtime);
+    drop(runtime);
     while let Some(SecretCheck::Unsettled { rest, .. }) = &checked {
         sleep((*rest).clamp(Duration::from_millis(1), AGAIN)).await;
-        let Some(shared) = weak.upgrade() else { return };
-        let secrets = shared.secrets.clone();
+        let Some(runtime) = weak.upgrade() else {
+            return;
+        };
+        let secrets = runtime.secrets.clone();
         // Another look that hangs has the turn until it is done.
         let Some(permit) = secrets.permit().await else {
             continue;
         };
-        checked = look(&shared, permit).await;
+        checked = check_once(&runtime, permit).await;
     }
-    if let Some(shared) = weak.upgrade() {
-        shared.followed.store(false, Ordering::Release);
+    if let Some(runtime) = weak.upgrade() {
+        runtime.followed.store(false, Ordering::Release);
     }
 }
 
@@ -162,19 +168,22 @@ fn unsettled(checked: Option<&SecretCheck>) -> bool {
     matches!(checked, Some(SecretCheck::Unsettled { .. }))
 }
 
-/// A look on a thread that may block, told to the world. `None`: the runtime is going down.
-async fn look(shared: &Arc<Shared>, mut permit: LookPermit) -> Option<SecretCheck> {
-    let secrets = shared.secrets.clone();
+/// A look on a thread that may block, told to the credential that runs. `None`: the runtime is going down.
+async fn check_once(
+    runtime: &Arc<CredentialRuntime>,
+    mut permit: LookPermit,
+) -> Option<SecretCheck> {
+    let secrets = runtime.secrets.clone();
     let checked =
         tokio::task::spawn_blocking(move || secrets.check(&mut permit, ClockReading::now()))
             .await
             .ok()?;
-    if let Some(credential) = shared.current() {
-        credential.tell(&checked);
+    if let Some(credential) = runtime.current() {
+        credential.report_check(&checked);
     }
     Some(checked)
 }
 
 #[cfg(test)]
-#[path = "look_tests.rs"]
+#[path = "secret_watch_tests.rs"]
 mod tests;
