@@ -239,7 +239,7 @@ pub fn may_replay(session: &Session, upstream: &Upstream) -> Result<(), &'static
 
 /// The token was refused and the request is not to be sent again: nobody waits for the refresh that
 /// this may cause.
-pub fn tell(chosen: &Chosen) {
+pub fn report_refused(chosen: &Chosen) {
     if let Access::Credential {
         credential,
         partition,

@@ -342,7 +342,7 @@ impl ProxyHttp for Proxy {
                 if let Some(outcome) = may.map(|m| m.err().unwrap_or("failed")) {
                     self.metrics.replay_considered(&name, outcome);
                 }
-                access::tell(chosen);
+                access::report_refused(chosen);
                 Ok(())
             }
         }
