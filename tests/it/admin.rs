@@ -239,9 +239,9 @@ async fn the_status_says_what_every_token_is_doing() {
         ok[key]
             .as_str()
             .unwrap()
-            .parse::<rfc3339::Seconds>()
+            .parse::<jiff::Timestamp>()
             .unwrap()
-            .0
+            .as_second()
     };
     assert_eq!(at("expires_at") - at("obtained_at"), 600);
     assert!(
@@ -257,23 +257,6 @@ async fn the_status_says_what_every_token_is_doing() {
         fingerprint.len() == 8 && fingerprint.bytes().all(|b| b.is_ascii_hexdigit()),
         "{fingerprint}"
     );
-}
-
-/// Times of RFC 3339 in UTC, to the second, without a library: only differences within a day matter
-/// here.
-mod rfc3339 {
-    pub struct Seconds(pub i64);
-
-    impl std::str::FromStr for Seconds {
-        type Err = std::num::ParseIntError;
-
-        fn from_str(text: &str) -> Result<Self, Self::Err> {
-            let part = |range: std::ops::Range<usize>| text[range].parse::<i64>();
-            Ok(Self(
-                ((part(8..10)? * 24 + part(11..13)?) * 60 + part(14..16)?) * 60 + part(17..19)?,
-            ))
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
